@@ -1,0 +1,36 @@
+"""What several callbacks need of the Trainer and of the file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+def finished_rollouts(trainer: Trainer) -> int:
+    """Return how many rollouts the run has finished, over restarts; in ``on_train_batch_end`` this one included."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def root_folder(trainer: Trainer) -> Path:
+    """Return the folder of the run, ``trainer.default_root_dir``."""
+    return Path(trainer.default_root_dir)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that the name only ever stands for a complete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Return True under ``fast_dev_run``, which runs every line once and is meant to leave nothing behind."""
+    untyped: Any = trainer  # the Trainer's connectors set the attribute; mypy does not know it
+    return bool(untyped.fast_dev_run)

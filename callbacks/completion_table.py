@@ -1,0 +1,114 @@
+"""Writes down what the policy said while it was trained."""
+
+from __future__ import annotations
+
+import html
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks._shared import finished_rollouts, root_folder, write_atomically
+from lightning_pspo.types import InputError, Rollout, StepOutput
+
+_FILENAME = "completions.jsonl"
+
+
+class CompletionTable(Callback):
+    """Appends some completions of every n-th rollout to ``<default_root_dir>/completions.jsonl`` and to TensorBoard.
+
+    The rows are drawn from the first rank's part of the rollout, the same ones whenever the run is repeated. When a run
+    resumes, the rows of rollouts that it is about to repeat are dropped first, so that none is there twice.
+
+    Args:
+        every_n_rollouts: Rollouts between two entries, at least 1.
+        rows: Completions to write each time, at least 1.
+
+    Raises:
+        InputError: A number is below 1.
+    """
+
+    def __init__(self, every_n_rollouts: int = 10, rows: int = 4) -> None:
+        super().__init__()
+        for name, value in (("every_n_rollouts", every_n_rollouts), ("rows", rows)):
+            if value < 1:
+                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        self.every_n_rollouts = every_n_rollouts
+        self.rows = rows
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the rows of rollouts that are still to come."""
+        path = root_folder(trainer) / _FILENAME
+        if trainer.is_global_zero and path.exists():
+            dropped = _drop_rows_after(path, finished_rollouts(trainer))
+            if dropped:
+                rank_zero_info(f"Dropped {dropped} rows of {path}: their rollouts are done again.")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the rows of this rollout, on rank zero."""
+        rollout = finished_rollouts(trainer)
+        if not trainer.is_global_zero or rollout % self.every_n_rollouts:
+            return
+        step: StepOutput = outputs
+        rows = _rows(step["rollout"], rollout, self.rows)
+        path = root_folder(trainer) / _FILENAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("completions", _markdown(rows), trainer.global_step)
+
+
+def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
+    rewards = rollout.rewards.flatten().tolist()
+    chosen = random.Random(number).sample(range(len(rewards)), min(count, len(rewards)))
+    rows = []
+    for index in sorted(chosen):
+        sample = rollout.samples[index]
+        rows.append(
+            {
+                "rollout": number,
+                "id": sample.problem.id,
+                "question": sample.problem.question,
+                "completion": sample.completion,
+                "answer": sample.problem.answer,
+                "extracted": sample.grade.extracted,
+                "verdict": sample.grade.verdict.value,
+                "reward": rewards[index],
+                "length_tokens": sample.length_tokens,
+                "truncated": sample.truncated,
+            }
+        )
+    return rows
+
+
+def _drop_rows_after(path: Path, rollout: int) -> int:
+    """Keep the rows up to ``rollout``; a line that a crash cut short goes as well. Return the number dropped."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _rollout_of(line) <= rollout]
+    if len(kept) < len(lines):
+        write_atomically(path, b"".join(kept))
+    return len(lines) - len(kept)
+
+
+def _rollout_of(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["rollout"]) if line.endswith(b"\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    parts = []
+    for row in rows:
+        head = f"**{row['id']}** {row['verdict']}, reward {row['reward']:.3g}, {row['length_tokens']} tokens"
+        texts = (html.escape(row[name]) for name in ("question", "completion"))
+        parts.append("\n\n".join([head, *(f"<pre>{text}</pre>" for text in texts)]))
+    return "\n\n---\n\n".join(parts)

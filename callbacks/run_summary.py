@@ -1,0 +1,222 @@
+"""Says at the end of a run what it has changed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from rich import get_console
+
+from callbacks._report import before_after_table, draw_curves, examples_table
+from callbacks._shared import finished_rollouts, is_trial, root_folder, write_atomically
+from callbacks.reward_logger import RewardLogger
+from lightning_pspo.statistics import wilson_interval
+from lightning_pspo.types import EvaluationOutput, EvaluationResult, InputError
+
+CURVES = {
+    "reward": "train/reward",
+    "accuracy": "train/accuracy",
+    "length": "completion/length_tokens",
+    "ratio_p01": "ratio/p01",
+    "ratio_p99": "ratio/p99",
+    "ratio_max": "ratio/max",
+}
+_Measurement = dict[str, Any]
+
+
+class RunSummary(Callback):
+    """Measures one source before and after training; writes the numbers, the curves and some completions.
+
+    "Before" is Lightning's sanity check, run in full (``trainer.num_sanity_val_steps: -1``); "after" is the validation
+    that follows the last rollout. Both are carried over restarts, as are the curves and the seconds. A run that is
+    stopped before its last measurement gets no summary. Should a run be resumed between its last rollout and that
+    measurement, where Lightning would do nothing more, the measurement is made up for.
+
+    Args:
+        source: Key of ``data.val`` whose accuracy is reported.
+        filename: Name of the JSON file in ``trainer.default_root_dir``.
+        figure: Name of the PNG file in ``trainer.default_root_dir``.
+        examples: Problems whose completions are shown side by side: the first ones of the source, at least 0.
+
+    Raises:
+        InputError: ``examples`` is negative; "before" cannot be measured; `RewardLogger` is missing; the source or a
+            temperature above 0 is not evaluated.
+    """
+
+    def __init__(
+        self, source: str, filename: str = "summary.json", figure: str = "curves.png", examples: int = 3
+    ) -> None:
+        super().__init__()
+        if examples < 0:
+            raise InputError(f"`examples` must be at least 0, got {examples}.")
+        self.source = source
+        self.filename = filename
+        self.figure = figure
+        self.examples = examples
+        self._before: _Measurement | None = None
+        self._after: _Measurement | None = None
+        self._curves: dict[str, list[float]] = {name: [] for name in ("rollout", *CURVES)}
+        self._seen: list[dict[str, str]] = []
+        self._earlier_seconds = 0.0
+        self._started: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know."""
+        return {
+            "before": self._before,
+            "curves": {name: list(values) for name, values in self._curves.items()},
+            "seconds": self._seconds(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what the interrupted run had measured."""
+        self._before = state_dict["before"]
+        self._curves = state_dict["curves"]
+        self._earlier_seconds = state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the curves will be there."""
+        untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
+        earlier = untyped.callbacks[: untyped.callbacks.index(self)]
+        if stage == "fit" and not any(isinstance(callback, RewardLogger) for callback in earlier):
+            raise InputError("RunSummary needs callbacks.RewardLogger before it in trainer.callbacks.")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        resumed = trainer.ckpt_path is not None
+        if not (resumed or is_trial(trainer) or trainer.num_sanity_val_steps == math.inf):
+            raise InputError(
+                f"RunSummary needs trainer.num_sanity_val_steps: -1, got {trainer.num_sanity_val_steps}:"
+                " the sanity check is the measurement before training."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that "before" is known, and make up for a last measurement that an interruption cost."""
+        if self._before is None and not is_trial(trainer):
+            raise InputError(
+                f"RunSummary needs a measurement of `{self.source}` before training, got none: neither from a sanity"
+                " check nor from the checkpoint that the run resumes."
+            )
+        if finished_rollouts(trainer) == trainer.num_training_batches:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep this rollout's point of every curve."""
+        self._curves["rollout"].append(finished_rollouts(trainer))
+        for name, key in CURVES.items():
+            self._curves[name].append(float(trainer.callback_metrics[key]))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the examples of the last validation."""
+        self._seen = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first problems' first samples."""
+        output: EvaluationOutput = outputs
+        if output["batch"].source == self.source and len(self._seen) < self.examples:
+            self._seen += _example_rows(output)[: self.examples - len(self._seen)]
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the measurement before training."""
+        self._before = self._measurement(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the latest measurement."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._after = self._measurement(pl_module) | {"rollout": finished_rollouts(trainer)}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and print, on rank zero."""
+        if is_trial(trainer):
+            rank_zero_info("RunSummary: fast_dev_run measures nothing, so there is no summary.")
+        elif self._before is None or self._after is None or self._after["rollout"] != finished_rollouts(trainer):
+            rank_zero_warn(f"No {self.filename}: `{self.source}` was not evaluated after the last rollout.")
+        elif trainer.is_global_zero:
+            self._write(trainer, pl_module, self._before, self._after)
+
+    def _write(self, trainer: Trainer, pl_module: Any, before: _Measurement, after: _Measurement) -> None:
+        root = root_folder(trainer)
+        summary: dict[str, Any] = {}
+        for when, measured in (("before", before), ("after", after)):
+            interval = wilson_interval(measured["correct"], measured["samples"])
+            summary[f"accuracy_{when}"] = measured["accuracy"]
+            summary[f"interval_{when}"] = [float(bound) for bound in interval]
+            if "greedy_accuracy" in measured:
+                summary[f"greedy_accuracy_{when}"] = measured["greedy_accuracy"]
+            summary[f"length_tokens_{when}"] = measured["length_tokens"]
+        summary |= {
+            "n": after["samples"],
+            "problems": after["problems"],
+            "source": self.source,
+            "temperature": after["temperature"],
+            "seconds": self._seconds(),
+            "seed": pl_module.seed,
+            "rollouts": after["rollout"],
+            "samples_before": before["examples"],
+            "samples_after": after["examples"],
+        }
+        write_atomically(root / self.figure, draw_curves(self._curves, summary))
+        write_atomically(root / self.filename, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+        console = get_console()
+        console.print(before_after_table(summary))
+        if summary["samples_after"]:
+            console.print(examples_table(summary))
+
+    def _measurement(self, pl_module: Any) -> _Measurement:
+        evaluation: Mapping[str, Mapping[float, EvaluationResult]] = pl_module.evaluation
+        if self.source not in evaluation:
+            raise InputError(f"`source` of RunSummary must be one of {sorted(evaluation)}, got {self.source!r}.")
+        results = evaluation[self.source]
+        temperature = next((temperature for temperature in results if temperature > 0), None)
+        if temperature is None:
+            raise InputError(f"RunSummary needs an evaluation temperature above 0, got {list(results)}.")
+        sampled = results[temperature]
+        measured: _Measurement = {
+            "accuracy": sampled.accuracy,
+            "correct": sampled.correct,
+            "samples": sampled.samples,
+            "problems": sampled.problems,
+            "length_tokens": sampled.length_tokens,
+            "temperature": temperature,
+            "examples": list(self._seen),
+        }
+        return measured | ({"greedy_accuracy": results[0.0].accuracy} if 0.0 in results else {})
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+
+def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
+    """Return the first sample of every problem of the batch, at the first temperature above 0."""
+    batch, by_temperature = output["batch"], output["samples"]
+    samples = next((samples for temperature, samples in by_temperature.items() if temperature > 0), [])
+    each = max(len(samples) // len(batch), 1)
+    return [
+        {
+            "id": sample.problem.id,
+            "question": sample.problem.question,
+            "answer": sample.problem.answer,
+            "completion": sample.completion,
+            "verdict": sample.grade.verdict.value,
+        }
+        for sample, valid in zip(samples[::each], batch.valid.tolist(), strict=False)
+        if valid
+    ]

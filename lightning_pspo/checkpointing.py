@@ -1,0 +1,66 @@
+"""Checkpoint files: written atomically, found again by rollout number."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+_NAME = re.compile(r"rollout=(\d+)\.ckpt")
+
+
+def checkpoint_name(rollout: int) -> str:
+    """Return the file name of the checkpoint after ``rollout`` finished rollouts.
+
+    >>> checkpoint_name(12)
+    'rollout=000012.ckpt'
+    """
+    return f"rollout={rollout:06d}.ckpt"
+
+
+def find_checkpoints(folder: Path | str) -> list[Path]:
+    """Return the complete checkpoints directly in ``folder``, oldest rollout first; none if there is no folder."""
+    folder = Path(folder)
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+
+def save_atomically(trainer: Trainer, path: Path | str) -> None:
+    """Save the run's state to ``path`` so that the name only ever stands for a complete checkpoint.
+
+    Every rank must call it. The state is written under a temporary name in the same folder, forced to disk, then
+    renamed: a crash in the middle leaves the earlier checkpoints as they were.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+    trainer.strategy.barrier("pspo.save.begin")
+    trainer.save_checkpoint(partial)  # every rank takes part; ends with a barrier
+    if trainer.is_global_zero:
+        _sync_to_disk(partial)
+        if path.is_dir():  # a folder cannot be replaced in one step
+            _remove(path)
+        partial.replace(path)
+        _sync_to_disk(path.parent)
+    trainer.strategy.barrier("pspo.save.end")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_to_disk(path: Path) -> None:
+    for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

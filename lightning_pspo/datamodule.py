@@ -1,0 +1,318 @@
+"""Prompts for training and evaluation, split over ranks and resumable to the prompt.
+
+Training draws from an endless stream: pass after pass over the source, each in an order that is a pure function of
+(seed, pass). Rollout i takes the next ``prompts_per_rollout`` prompts of the stream, across the end of a pass where need
+be, so that no prompt is skipped or seen twice in a pass; the only state is how many rollouts were served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lightning_pspo.prompts import PLAIN_TEMPLATE, check_template, encode_prompt
+from lightning_pspo.sources import PromptSource
+from lightning_pspo.types import InputError, Problem, PromptBatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedProblem:
+    """A problem with its prompt's token ids."""
+
+    problem: Problem
+    ids: list[int]
+
+
+def collate(
+    source: str, rows: Sequence[EncodedProblem], positions: Sequence[int], valid: Sequence[bool], pad_id: int
+) -> PromptBatch:
+    """Left-pad ``rows`` into one batch of B = len(rows) prompts."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row.ids) :] = torch.tensor(row.ids, dtype=torch.long)
+        mask[index, width - len(row.ids) :] = True
+    problems = tuple(row.problem for row in rows)
+    return PromptBatch(source, problems, ids, mask, torch.tensor(positions), torch.tensor(valid))
+
+
+class RolloutLoader:
+    """One rank's prompts, one batch per rollout. Lightning stores and restores its state with the checkpoint.
+
+    It has a length, so that Lightning does not fetch ahead and the cursor is that of the batch in hand.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[EncodedProblem],
+        prompts_per_rollout: int,
+        num_rollouts: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        pad_id: int,
+    ) -> None:
+        self.rows = rows
+        self.prompts_per_rollout = prompts_per_rollout
+        self.num_rollouts = num_rollouts
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.pad_id = pad_id
+        self.cursor = 0
+        self._pass = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of rollouts."""
+        return self.num_rollouts
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """Serve the rollouts that are left; a further iteration starts from the first again."""
+        start, self.cursor = self.cursor, 0
+        for rollout in range(start, self.num_rollouts):
+            self.cursor = rollout + 1
+            yield self.batch(rollout)
+
+    def batch(self, rollout: int) -> PromptBatch:
+        """Return this rank's prompts of ``rollout``: every world-size-th of the rollout's stretch of the stream."""
+        first = rollout * self.prompts_per_rollout
+        positions = range(first + self.rank, first + self.prompts_per_rollout, self.world_size)
+        rows = [self.rows[self._row(position)] for position in positions]
+        return collate("train", rows, positions, [True] * len(rows), self.pad_id)
+
+    def _row(self, position: int) -> int:
+        number, place = divmod(position, len(self.rows))
+        if self._pass != number:
+            self._pass, self._order = number, np.random.default_rng([self.seed, number]).permutation(len(self.rows))
+        return int(self._order[place])
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the cursor, and what it counts."""
+        return {"cursor": self.cursor, "prompts_per_rollout": self.prompts_per_rollout, "problems": len(self.rows)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue after the rollouts that were served.
+
+        Raises:
+            InputError: If the stream is not the one that the cursor counts.
+        """
+        for name, here in (("prompts_per_rollout", self.prompts_per_rollout), ("problems", len(self.rows))):
+            if state[name] != here:
+                raise InputError(
+                    f"The checkpoint was made with {name}={state[name]}, this run has {here}: "
+                    "a resumed run must draw from the same stream of prompts."
+                )
+        self.cursor = state["cursor"]
+
+
+class EvaluationLoader:
+    """One rank's share of an evaluation source, in order: every world-size-th row.
+
+    All ranks serve equally many rows, as sharded strategies need; a row that only makes up the number is not ``valid``.
+    """
+
+    def __init__(
+        self, source: str, rows: Sequence[EncodedProblem], batch_size: int, rank: int, world_size: int, pad_id: int
+    ) -> None:
+        self.source = source
+        self.rows = rows
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.pad_id = pad_id
+        self.per_rank = -(-len(rows) // world_size)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-self.per_rank // self.batch_size)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """Serve the batches."""
+        places = [self.rank + step * self.world_size for step in range(self.per_rank)]
+        for start in range(0, self.per_rank, self.batch_size):
+            chunk = places[start : start + self.batch_size]
+            valid = [place < len(self.rows) for place in chunk]
+            positions = [min(place, len(self.rows) - 1) for place in chunk]
+            yield collate(self.source, [self.rows[place] for place in positions], positions, valid, self.pad_id)
+
+
+class MathDataModule(pl.LightningDataModule):
+    """Serves maths problems as tokenised prompts.
+
+    Args:
+        tokenizer: The policy's tokenizer; linked by the command line.
+        max_prompt_tokens: Longest prompt that leaves room for a completion in the model's context; None for no limit.
+            Linked by the command line.
+        train: Source of training problems.
+        val: Name -> source, for ``validate`` and for validation during ``fit``.
+        test: Name -> source, for ``test``.
+        predict: Name -> source, for ``predict``; the sources of ``val`` when not given.
+        prompts_per_rollout: B over all ranks, at least 1; a multiple of the number of ranks.
+        num_rollouts: Length of the run, at least 1.
+        eval_batch_size: Prompts per rank and evaluation batch, at least 1.
+        system_prompt: Text of the system turn; None for none.
+        template: Prompt for tokenizers without a chat template, with ``{question}`` and optionally ``{system}``.
+        overlap: What to do when an evaluation question also occurs in training: ``warn`` or ``refuse``.
+        seed: Seed of the prompts' order; linked to ``seed_everything`` by the command line.
+
+    Raises:
+        InputError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_prompt_tokens: int | None = None,
+        train: PromptSource | None = None,
+        val: Mapping[str, PromptSource] | None = None,
+        test: Mapping[str, PromptSource] | None = None,
+        predict: Mapping[str, PromptSource] | None = None,
+        prompts_per_rollout: int = 16,
+        num_rollouts: int = 100,
+        eval_batch_size: int = 64,
+        system_prompt: str | None = None,
+        template: str = PLAIN_TEMPLATE,
+        overlap: Literal["warn", "refuse"] = "warn",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {"prompts_per_rollout": prompts_per_rollout, "num_rollouts": num_rollouts, "eval_batch_size": eval_batch_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        try:
+            check_template(template)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.tokenizer = tokenizer
+        self.max_prompt_tokens = max_prompt_tokens
+        self.train = train
+        self.val = dict(val or {})
+        self.test = dict(test or {})
+        self.predict = dict(predict or {})
+        self.prompts_per_rollout = prompts_per_rollout
+        self.num_rollouts = num_rollouts
+        self.eval_batch_size = eval_batch_size
+        self.system_prompt = system_prompt
+        self.template = template
+        self.overlap = overlap
+        self.seed = seed
+        self._encoded: dict[str, list[EncodedProblem]] = {}
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Load, encode and check every source of the stage, before any model is touched.
+
+        Raises:
+            InputError: If a source is missing, empty or unreadable, or a prompt is too long.
+        """
+        if stage == "fit":
+            if self.train is None:
+                raise InputError("`data.train` must name a source of training problems, got none.")
+            self._share("data.prompts_per_rollout", self.prompts_per_rollout)
+            self._load("train", self.train)
+        for key, source in self._evaluation_sources(stage).items():
+            self._load(key, source)
+        if stage == "fit":
+            self._check_overlap()
+
+    def train_dataloader(self) -> RolloutLoader:
+        """Return this rank's rollouts."""
+        rank, world_size = self._ranks()
+        rows = self._encoded["train"]
+        return RolloutLoader(
+            rows, self.prompts_per_rollout, self.num_rollouts, self.seed, rank, world_size, self._pad_id()
+        )
+
+    def val_dataloader(self) -> list[EvaluationLoader]:
+        """Return one loader per validation source."""
+        return self._evaluation_loaders("fit")  # unlike ``validate``, training may go without
+
+    def test_dataloader(self) -> list[EvaluationLoader]:
+        """Return one loader per test source."""
+        return self._evaluation_loaders("test")
+
+    def predict_dataloader(self) -> list[EvaluationLoader]:
+        """Return one loader per source to complete."""
+        return self._evaluation_loaders("predict")
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _evaluation_sources(self, stage: str) -> dict[str, PromptSource]:
+        """Return key -> source; the key names the stage's setting and the source."""
+        setting = {"fit": "val", "validate": "val", "test": "test", "predict": "predict" if self.predict else "val"}[stage]
+        sources: dict[str, PromptSource] = getattr(self, setting)
+        if not sources and stage != "fit":
+            raise InputError(f"`data.{setting}` must name at least one source for `{stage}`, got none.")
+        return {f"{setting}.{name}": source for name, source in sources.items()}
+
+    def _load(self, key: str, source: PromptSource) -> None:
+        if key in self._encoded:
+            return
+        problems = source.load()
+        try:
+            rows = [
+                EncodedProblem(
+                    problem,
+                    encode_prompt(
+                        self.tokenizer, problem.question, system_prompt=self.system_prompt, template=self.template
+                    ),
+                )
+                for problem in problems
+            ]
+        except ValueError as error:
+            raise InputError(f"data.{key}: {error}") from error
+        longest = max(rows, key=lambda row: len(row.ids))
+        if self.max_prompt_tokens is not None and len(longest.ids) > self.max_prompt_tokens:
+            raise InputError(
+                f"data.{key}: the prompt of problem {longest.problem.id!r} must have at most {self.max_prompt_tokens} tokens "
+                f"(the model's context less `max_new_tokens`), it has {len(longest.ids)}."
+            )
+        self._encoded[key] = rows
+
+    def _check_overlap(self) -> None:
+        training = {row.problem.question for row in self._encoded["train"]}
+        for key in self._evaluation_sources("fit"):
+            shared = [row.problem for row in self._encoded[key] if row.problem.question in training]
+            if not shared:
+                continue
+            message = (
+                f"{len(shared)} of {len(self._encoded[key])} questions of data.{key} occur in data.train as well "
+                f"(the first: {shared[0].id!r})."
+            )
+            if self.overlap == "refuse":
+                raise InputError(f"{message} data.overlap=warn trains all the same.")
+            logger.warning(message)
+
+    def _evaluation_loaders(self, stage: str) -> list[EvaluationLoader]:
+        rank, world_size = self._ranks()
+        return [
+            EvaluationLoader(
+                key.partition(".")[2], self._encoded[key], self.eval_batch_size, rank, world_size, self._pad_id()
+            )
+            for key in self._evaluation_sources(stage)
+        ]
+
+    def _ranks(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _share(self, name: str, value: int) -> None:
+        _, world_size = self._ranks()
+        if value % world_size:
+            raise InputError(f"`{name}` must be a multiple of the number of ranks ({world_size}), got {value}.")
+
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)

@@ -1,0 +1,58 @@
+"""The distribution that is sampled, and log-probs under it.
+
+Rollout and update must speak of the same distribution, or the importance ratio compares two different ones; so both take
+it from ``sampling_logits``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sampling_logits(logits: Tensor, temperature: float, top_p: float, chosen: Tensor | None = None) -> Tensor:
+    """Turn a model's logits into those of the distribution that is sampled: temperature, then nucleus.
+
+    Args:
+        logits: (..., V), any float dtype.
+        temperature: Greater than 0.
+        top_p: In (0, 1]; the smallest set of most probable tokens whose probability reaches it is kept.
+        chosen: (...) long; tokens that stay in the set whatever their probability. A token that the behaviour policy
+            sampled can leave the nucleus of a later policy; its log-prob must stay finite.
+
+    Returns:
+        (..., V) float32, -inf outside the nucleus.
+
+    >>> sampling_logits(torch.tensor([0.5, 0.3, 0.2]).log(), temperature=1.0, top_p=0.7).softmax(-1)
+    tensor([0.6250, 0.3750, 0.0000])
+    """
+    scaled = logits.float() / temperature
+    if top_p >= 1.0:
+        return scaled
+    with torch.no_grad():
+        probabilities, order = scaled.softmax(dim=-1).sort(dim=-1, descending=True)
+        outside_sorted = probabilities.cumsum(dim=-1) - probabilities >= top_p  # the mass before a token suffices
+        outside = torch.empty_like(outside_sorted).scatter_(-1, order, outside_sorted)
+        if chosen is not None:
+            outside.scatter_(-1, chosen.unsqueeze(-1), False)
+    return scaled.masked_fill(outside, float("-inf"))
+
+
+def chosen_logprobs(logits: Tensor, chosen: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Return the log-probs of the chosen tokens under the sampled distribution.
+
+    Args:
+        logits: (..., V).
+        chosen: (...) long.
+        temperature: Greater than 0.
+        top_p: In (0, 1].
+
+    Returns:
+        (...) float32.
+
+    >>> chosen_logprobs(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([1])).exp()
+    tensor([0.7500])
+    """
+    scaled = sampling_logits(logits, temperature, top_p, chosen)
+    picked = scaled.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+    return picked - scaled.logsumexp(dim=-1)

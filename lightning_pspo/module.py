@@ -1,0 +1,461 @@
+"""PSPO as a LightningModule: one training step is one iteration of reinforcement learning.
+
+    prompts -> G completions each -> verdicts -> rewards -> advantages -> old log-probs
+    repeat mu times, for each mini-batch:
+        accumulate the gradient of the surrogate over micro-batches; clip; step
+
+Nothing of a rollout outlives its step, so every checkpoint falls between iterations and has no buffer to save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import lazy_instance
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from lightning_pspo.advantages import Advantage, GroupAdvantage
+from lightning_pspo.grading import grade
+from lightning_pspo.metrics import SampleMetrics
+from lightning_pspo.policy import Policy
+from lightning_pspo.rewards import Correctness, Reward
+from lightning_pspo.rollout import GenerateEngine, RolloutEngine, Sampling, keyed_uniforms
+from lightning_pspo.schedules import Constant, Schedule
+from lightning_pspo.surrogates import PSPO, Aggregation, Surrogate, TokenMean
+from lightning_pspo.types import (
+    Completions,
+    EvaluationOutput,
+    EvaluationResult,
+    InputError,
+    PromptBatch,
+    Rollout,
+    Sample,
+    StepOutput,
+    Update,
+)
+
+_TRAINING_NOISE, _EVALUATION_NOISE = 0, 1
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward and backward pass; ``mask`` (n, T) has the tokens that count in the loss."""
+
+    rows: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """Rows of one optimiser step; ``denominator`` () is that of the whole mini-batch over all ranks."""
+
+    micro_batches: list[MicroBatch]
+    denominator: Tensor
+
+
+class PSPOModule(pl.LightningModule):
+    """Fine-tunes a causal language model with PSPO, or any other surrogate (arXiv 2509.21282).
+
+    Args:
+        policy: The model and its tokenizer.
+        surrogate: Per-token objective.
+        aggregation: How token objectives become one number.
+        advantage: How rewards become advantages.
+        reward: What is rewarded.
+        engine: How completions are generated.
+        optimizer: Optimiser over the trainable parameters.
+        lr_schedule: Factor of the learning rate over the optimiser steps of the run.
+        group_size: Completions per prompt (G), at least 2.
+        updates_per_rollout: Passes over each rollout (mu), at least 1.
+        minibatches_per_rollout: Optimiser steps per pass, at least 1.
+        micro_batch_size: Rows per forward and backward pass, at least 1. It changes memory and speed, not the gradient.
+        max_grad_norm: Gradient-norm bound, greater than 0; None for none.
+        max_new_tokens: Token limit of a completion, at least 1.
+        temperature: Sampling temperature of rollouts, greater than 0.
+        top_p: Nucleus mass of rollouts and of sampled evaluation, in (0, 1].
+        eval_temperatures: Temperatures at which evaluation samples; 0 is greedy. The first gives ``val/<source>/accuracy``.
+        eval_samples: Samples per problem at temperatures above 0, at least 1.
+        seed: Key of all sampling noise; linked to ``seed_everything`` by the command line.
+
+    Raises:
+        InputError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        policy: Policy = lazy_instance(Policy),
+        surrogate: Surrogate = lazy_instance(PSPO),
+        aggregation: Aggregation = lazy_instance(TokenMean),
+        advantage: Advantage = lazy_instance(GroupAdvantage),
+        reward: Reward = lazy_instance(Correctness),
+        engine: RolloutEngine = lazy_instance(GenerateEngine),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
+        lr_schedule: Schedule = lazy_instance(Constant),
+        group_size: int = 8,
+        updates_per_rollout: int = 2,
+        minibatches_per_rollout: int = 1,
+        micro_batch_size: int = 16,
+        max_grad_norm: float | None = 1.0,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        eval_temperatures: Sequence[float] = (0.0,),
+        eval_samples: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        _check_at_least("group_size", group_size, 2)
+        _check_at_least("updates_per_rollout", updates_per_rollout, 1)
+        _check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1)
+        _check_at_least("micro_batch_size", micro_batch_size, 1)
+        _check_at_least("max_new_tokens", max_new_tokens, 1)
+        _check_at_least("eval_samples", eval_samples, 1)
+        _check_at_least("seed", seed, 0)
+        if max_grad_norm is not None and not max_grad_norm > 0.0:
+            raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
+        if not temperature > 0.0:
+            raise InputError(f"`temperature` must be greater than 0, got {temperature}.")
+        if not 0.0 < top_p <= 1.0:
+            raise InputError(f"`top_p` must lie in (0, 1], got {top_p}.")
+        if not eval_temperatures or min(eval_temperatures) < 0.0 or len(set(eval_temperatures)) < len(eval_temperatures):
+            raise InputError(f"`eval_temperatures` must be different numbers, at least 0, got {list(eval_temperatures)}.")
+        if policy.context_length is not None and max_new_tokens >= policy.context_length:
+            raise InputError(
+                f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, got {max_new_tokens}."
+            )
+        self.policy = policy
+        self.surrogate = surrogate
+        self.aggregation = aggregation
+        self.advantage = advantage
+        self.reward = reward
+        self.engine = engine
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.group_size = group_size
+        self.updates_per_rollout = updates_per_rollout
+        self.minibatches_per_rollout = minibatches_per_rollout
+        self.micro_batch_size = micro_batch_size
+        self.max_grad_norm = max_grad_norm
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.eval_temperatures = tuple(eval_temperatures)
+        self.eval_samples = eval_samples
+        self.seed = seed
+        self.evaluation: dict[str, dict[float, EvaluationResult]] = {}
+        self._metrics: dict[str, dict[float, SampleMetrics]] = {}
+
+    # -- one iteration -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> StepOutput:
+        """Run one iteration: collect a rollout, then update the policy on it."""
+        seconds: dict[str, float] = {}
+        self._optimizer().zero_grad(set_to_none=True)  # no gradient is held while sampling
+        rollout, mini_batches = self.collect(batch, seconds)
+        with _timed(seconds, "update"):
+            updates = [
+                self.update(rollout, mini_batch)
+                for _ in range(self.updates_per_rollout)
+                for mini_batch in mini_batches
+            ]
+        self._log_updates(updates)
+        return {"loss": updates[-1].loss, "rollout": rollout, "updates": tuple(updates), "seconds": seconds}
+
+    def collect(self, prompts: PromptBatch, seconds: dict[str, float]) -> tuple[Rollout, list[MiniBatch]]:
+        """Sample, verify and reward G completions of each prompt; prepare the updates."""
+        with _timed(seconds, "rollout"):
+            completions = self.sample(prompts, self.group_size, self.temperature, _TRAINING_NOISE)
+        with _timed(seconds, "reward"):
+            samples = self.verify(prompts, completions)
+            rewards, terms = self._rewards(samples)
+            advantages = self.advantage(rewards).view(-1, 1)  # (N, 1)
+        mini_batches = self._plan(completions.completion_mask, advantages)
+        rollout = Rollout(prompts, completions, samples, rewards, terms, advantages, old_logprobs=None)
+        with _timed(seconds, "old_logprobs"):
+            if self.updates_per_rollout * len(mini_batches) > 1:
+                rollout = self._with_old_logprobs(rollout, mini_batches)
+        return rollout, mini_batches
+
+    def sample(self, prompts: PromptBatch, samples: int, temperature: float, stream: int) -> Completions:
+        """Draw ``samples`` completions of each prompt from the policy as it is."""
+        sampling = Sampling(
+            samples, temperature, self.top_p, self.max_new_tokens, self.policy.eos_ids, self.policy.pad_id
+        )
+        uniforms = None
+        if temperature > 0.0:
+            uniforms = keyed_uniforms((self.seed, stream), prompts.positions, samples, self.max_new_tokens)
+        with self.policy.generating() as model:
+            return self.engine.generate(model, prompts, sampling, uniforms)
+
+    def verify(self, prompts: PromptBatch, completions: Completions) -> list[Sample]:
+        """Decode and grade each completion."""
+        lengths = completions.completion_mask.sum(dim=1).tolist()
+        ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
+        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        group = len(texts) // len(prompts)
+        problems = [problem for problem in prompts.problems for _ in range(group)]
+        return [
+            Sample(problem, text, grade(text, problem.answer), truncated, length)
+            for problem, text, truncated, length in zip(
+                problems, texts, completions.truncated.tolist(), lengths, strict=True
+            )
+        ]
+
+    def update(self, rollout: Rollout, mini_batch: MiniBatch) -> Update:
+        """Take one optimiser step on ``mini_batch``; its gradient does not depend on micro-batches or ranks."""
+        loss = torch.zeros((), device=self.device)
+        log_ratios = []
+        last = mini_batch.micro_batches[-1]
+        for micro_batch in mini_batch.micro_batches:
+            logprobs = self._logprobs(rollout.prompts, rollout.completions, micro_batch.rows)  # (n, T')
+            width = logprobs.shape[1]
+            old = logprobs.detach() if rollout.old_logprobs is None else rollout.old_logprobs[micro_batch.rows, :width]
+            mask = micro_batch.mask[:, :width]
+            log_ratio = (logprobs - old).masked_fill(~mask, 0.0)
+            objective = self.surrogate(log_ratio, rollout.advantages[micro_batch.rows])
+            part = -self.aggregation(objective, mask, mini_batch.denominator)
+            with self._without_sync(micro_batch is not last):
+                self.manual_backward(part * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
+            loss += part.detach()
+            log_ratios.append(log_ratio.detach()[mask])
+        return Update(loss, self._step(), torch.cat(log_ratios))
+
+    # -- parts of an iteration -----------------------------------------------------------------------------------------
+
+    def _rewards(self, samples: Sequence[Sample]) -> tuple[Tensor, dict[str, Tensor]]:
+        total, terms = self.reward.breakdown(samples)
+
+        def grouped(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, self.group_size)  # (B, G)
+
+        return grouped(total), {name: grouped(values) for name, values in terms.items()}
+
+    def _plan(self, mask: Tensor, advantages: Tensor) -> list[MiniBatch]:
+        """Split the rows into mini-batches and those into micro-batches, equally many on every rank.
+
+        Rows of zero advantage have no gradient and are left out; their tokens stay in the denominators. A mini-batch
+        with fewer such parts than another rank's gets parts without a token, so that all ranks run the same passes.
+        """
+        if self.minibatches_per_rollout > len(mask):
+            raise InputError(
+                f"`minibatches_per_rollout` must be at most a rank's {len(mask)} completions, "
+                f"got {self.minibatches_per_rollout}."
+            )
+        parts = torch.arange(len(mask), device=mask.device).tensor_split(self.minibatches_per_rollout)
+        active = [rows[(advantages[rows, 0] != 0.0) & mask[rows].any(dim=1)] for rows in parts]
+        counts = torch.tensor([max(1, -(-len(rows) // self.micro_batch_size)) for rows in active], device=mask.device)
+        denominators = torch.stack([self.aggregation.denominator(mask[rows]) for rows in parts])
+        counts, denominators = self._reduce(counts, "max"), self._reduce(denominators, "sum")
+        return [
+            MiniBatch(self._micro_batches(rows, int(count), mask), denominator)
+            for rows, count, denominator in zip(active, counts, denominators, strict=True)
+        ]
+
+    def _micro_batches(self, rows: Tensor, count: int, mask: Tensor) -> list[MicroBatch]:
+        filled = [MicroBatch(chunk, mask[chunk]) for chunk in rows.split(self.micro_batch_size) if len(chunk)]
+        anchor = torch.zeros(1, dtype=torch.long, device=mask.device)
+        empty = MicroBatch(anchor, torch.zeros_like(mask[anchor]))
+        return filled + [empty] * (count - len(filled))
+
+    def _with_old_logprobs(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> Rollout:
+        """Add the behaviour policy's log-probs, from the same passes as the first update: its ratio is then exactly 1."""
+        from dataclasses import replace
+
+        old = torch.zeros_like(rollout.completions.completion_mask, dtype=torch.float32)  # (N, T)
+        with torch.no_grad():
+            for mini_batch in mini_batches:
+                for micro_batch in mini_batch.micro_batches:
+                    logprobs = self._logprobs(rollout.prompts, rollout.completions, micro_batch.rows)
+                    old[micro_batch.rows, : logprobs.shape[1]] = logprobs
+        return replace(rollout, old_logprobs=old)
+
+    def _logprobs(self, prompts: PromptBatch, completions: Completions, rows: Tensor) -> Tensor:
+        """Return (n, T') log-probs of ``rows``, without the columns that pad all of them."""
+        of_prompt = rows // self.group_size
+        prompt_mask, mask = prompts.prompt_mask[of_prompt], completions.completion_mask[rows]
+        first = int(prompt_mask.any(dim=0).int().argmax())
+        width = int(mask.sum(dim=1).max())
+        return self.policy.logprobs(
+            prompts.prompt_ids[of_prompt, first:],
+            prompt_mask[:, first:],
+            completions.completion_ids[rows, :width],
+            mask[:, :width],
+            self.temperature,
+            self.top_p,
+        )
+
+    def _step(self) -> Tensor:
+        """Clip, step, advance the schedule; return the gradient norm before clipping, ()."""
+        optimizer, scheduler = self._optimizer(), self.lr_schedulers()
+        bound = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable_parameters(), bound)
+        if not bool(grad_norm.isfinite()):
+            raise FloatingPointError(f"The gradient norm is {float(grad_norm)}; the weights were left as they are.")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()  # type: ignore[union-attr, call-arg]
+        return grad_norm.detach()
+
+    def _log_updates(self, updates: list[Update]) -> None:
+        losses = self._reduce(torch.stack([update.loss for update in updates]), "sum")
+        norms = torch.stack([update.grad_norm for update in updates])
+        self.log_dict(
+            {
+                "train/loss": losses.mean(),
+                "train/grad_norm": norms.mean(),
+                "train/lr": float(self._optimizer().param_groups[0]["lr"]),
+                "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches
+            },
+            on_step=True,
+            on_epoch=False,
+            batch_size=1,
+        )
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
+        """Complete and grade the prompts of one batch at every evaluation temperature."""
+        output = self.predict_step(batch, batch_idx, dataloader_idx)
+        metrics = self._metrics.setdefault(batch.source, {})
+        for temperature, samples in output["samples"].items():
+            metrics.setdefault(temperature, SampleMetrics().to(self.device)).update(samples, batch.valid)
+        return output
+
+    def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
+        """Complete and grade the prompts of one batch at every evaluation temperature."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
+        """Complete and grade the prompts of one batch at every evaluation temperature."""
+        samples = {}
+        for temperature in self.eval_temperatures:
+            count = self.eval_samples if temperature > 0.0 else 1
+            samples[temperature] = self.verify(batch, self.sample(batch, count, temperature, _EVALUATION_NOISE))
+        return {"batch": batch, "samples": samples}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the results of every source."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the results of every source."""
+        self._finish_evaluation("test")
+
+    def _finish_evaluation(self, stage: str) -> None:
+        self.evaluation = {
+            source: {temperature: metric.result() for temperature, metric in by_temperature.items()}
+            for source, by_temperature in self._metrics.items()
+        }
+        self._metrics = {}
+        for source, results in self.evaluation.items():
+            for temperature, result in results.items():
+                suffix = "" if temperature == self.eval_temperatures[0] else f"@t{temperature:g}"
+                self.log(f"{stage}/{source}/accuracy{suffix}", result.accuracy, sync_dist=True)
+                self.log(f"{stage}/{source}/length_tokens{suffix}", result.length_tokens, sync_dist=True)
+                self.log(f"{stage}/{source}/truncated{suffix}", result.truncated, sync_dist=True)
+
+    # -- set-up and state ----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what this loop cannot honour."""
+        trainer = self.trainer
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise InputError(
+                f"`trainer.strategy` must be a single device or DDP, got {type(trainer.strategy).__name__}: "
+                "sharded strategies are not supported yet."
+            )
+        if trainer.precision not in _PRECISIONS:
+            raise InputError(f"`trainer.precision` must be one of {', '.join(_PRECISIONS)}, got {trainer.precision}.")
+        if stage == "fit":
+            self._check_loop()
+
+    def _check_loop(self) -> None:
+        trainer = self.trainer
+        if trainer.max_epochs != 1:
+            raise InputError(f"`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got {trainer.max_epochs}.")
+        if trainer.max_steps != -1:
+            raise InputError(f"`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got {trainer.max_steps}.")
+        if trainer.fit_loop.epoch_loop.val_loop.inference_mode:
+            raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
+
+    def configure_model(self) -> None:
+        """Load the policy's weights, once."""
+        self.policy.build(self.seed)
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:
+        """Build the optimiser and its schedule, which ``training_step`` steps itself."""
+        optimizer = self.optimizer(self.policy.trainable_parameters())
+        total = self._total_updates()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: self.lr_schedule(update, total))
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def _total_updates(self) -> int:
+        """Optimiser steps of the whole run; a run cut short by ``limit_train_batches`` keeps its schedule."""
+        self.trainer.fit_loop.setup_data()
+        rollouts = len(self.trainer.train_dataloader)  # type: ignore[arg-type]
+        return rollouts * self.updates_per_rollout * self.minibatches_per_rollout
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what tells one policy from another."""
+        checkpoint["policy"] = {"model_name_or_path": self.policy.model_name_or_path, **self.policy.identity()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another policy, before anything is overwritten."""
+        saved, here = checkpoint.get("policy"), self.policy.identity()
+        if saved is None:
+            raise InputError("The checkpoint must come from PSPOModule; it does not say which policy it holds.")
+        for name, value in here.items():
+            if saved[name] != value:
+                raise _another_model(saved["model_name_or_path"], name, saved[name], value)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+        for name in sorted(shapes.keys() | found.keys()):
+            if shapes.get(name) != found.get(name):
+                raise _another_model(saved["model_name_or_path"], name, found.get(name), shapes.get(name))
+        if "loops" in checkpoint:  # a run that ended early, at its limit_train_batches, goes on
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+    # -- ranks ---------------------------------------------------------------------------------------------------------
+
+    def _optimizer(self) -> Any:
+        return self.optimizers()
+
+    def _reduce(self, values: Tensor, how: str) -> Tensor:
+        if self.trainer.world_size == 1:
+            return values
+        reduced = self.trainer.strategy.reduce(values.clone(), reduce_op=how)
+        return torch.as_tensor(reduced)
+
+    def _without_sync(self, block: bool) -> contextlib.AbstractContextManager[None]:
+        strategy = self.trainer.strategy
+        if block and isinstance(strategy, ParallelStrategy):
+            return strategy.block_backward_sync()
+        return contextlib.nullcontext()
+
+
+def _check_at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def _another_model(model: str, name: str, saved: object, here: object) -> InputError:
+    return InputError(
+        f"The checkpoint is of another model ({model}): {name} is {saved} there and {here} in this run."
+    )
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -1,0 +1,296 @@
+"""The policy: a Hugging Face causal language model with its tokenizer, trained whole or through LoRA adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from lightning_pspo.logprobs import chosen_logprobs
+from lightning_pspo.types import InputError
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_ASSETS = Path(__file__).parent / "assets" / "tiny_policy"
+
+
+@dataclass
+class LoRA:
+    """Low-rank adapters (arXiv 2106.09685); the base weights stay frozen. Dropout is 0, or the ratio would be noise.
+
+    Attributes:
+        rank: At least 1.
+        alpha: Scale; the adapter's output is multiplied by alpha / rank (alpha / sqrt(rank) with ``rslora``).
+        target_modules: Names of the modules to adapt, or ``all-linear``.
+        rslora: Rank-stabilised scale (arXiv 2312.03732).
+        dora: Weight-decomposed adapters (arXiv 2402.09353).
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    target_modules: str | list[str] = "all-linear"
+    rslora: bool = False
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.rank < 1:
+            raise InputError(f"`lora.rank` must be at least 1, got {self.rank}.")
+        if not self.alpha > 0:
+            raise InputError(f"`lora.alpha` must be greater than 0, got {self.alpha}.")
+
+
+class Policy(nn.Module):
+    """A causal language model by hub id or local folder. Nothing but the config and tokenizer is read before ``build``.
+
+    Args:
+        model_name_or_path: Hub id, local folder, or ``embedded`` for the tiny policy that comes with the package.
+        revision: Hub revision.
+        lora: Train adapters instead of the whole model.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        dtype: Dtype of the loaded weights. Trained weights must be float32 (bfloat16 loses small updates; use
+            ``trainer.precision: bf16-mixed``); bfloat16 is for a frozen base under LoRA.
+        attn_implementation: Passed to transformers, such as ``sdpa``, ``eager`` or ``flash_attention_2``.
+        trust_remote_code: Allow model code from the hub or folder to run.
+
+    Raises:
+        InputError: If the model or tokenizer cannot be read, or cannot be used.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str = EMBEDDED,
+        revision: str | None = None,
+        lora: LoRA | None = None,
+        gradient_checkpointing: bool = False,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        if dtype == "bfloat16" and lora is None:
+            raise InputError(
+                "`dtype` must be float32 for weights that are trained, got bfloat16: small updates would be lost. "
+                "Use trainer.precision=bf16-mixed, or set lora."
+            )
+        self.model_name_or_path = model_name_or_path
+        self.lora = lora
+        self.gradient_checkpointing = gradient_checkpointing
+        self.dtype = dtype
+        self._loading: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._attn_implementation = attn_implementation
+        self._location = str(_ASSETS) if model_name_or_path == EMBEDDED else model_name_or_path
+        self.config = self._read_config()
+        self.tokenizer = self._read_tokenizer()
+        self.generation_config = self._read_generation_config()
+        self.eos_ids = self._eos_ids()
+        self.model: nn.Module | None = None
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _read_config(self) -> PreTrainedConfig:
+        try:
+            config = AutoConfig.from_pretrained(self._location, **self._loading)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"`model_name_or_path` must be a hub id or a folder with a config.json, got {self.model_name_or_path!r}: "
+                f"{_first_line(error)}"
+            ) from error
+        for name, value in config.to_dict().items():
+            if ("drop" in name) and isinstance(value, float) and value > 0.0:
+                logger.info("Setting %s from %s to 0: train and rollout log-probs must agree.", name, value)
+                setattr(config, name, 0.0)
+        return config
+
+    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            declared = get_tokenizer_config(self._location, **self._loading).get("tokenizer_class")
+            # AutoTokenizer rebuilds a generic tokenizer as the model type's own class, which may split text differently.
+            loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
+            tokenizer = loader.from_pretrained(self._location, **self._loading)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise InputError(f"No usable tokenizer in {self.model_name_or_path!r}: {_first_line(error)}") from error
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"The tokenizer of {self.model_name_or_path!r} must have an EOS token, it has none.")
+        if tokenizer.vocab_size > self.vocab_size or tokenizer.eos_token_id >= self.vocab_size:
+            raise InputError(
+                f"The tokenizer of {self.model_name_or_path!r} must fit the model's vocabulary of {self.vocab_size}, "
+                f"it has {len(tokenizer)} tokens."
+            )
+        return cast(PreTrainedTokenizerBase, tokenizer)
+
+    def _read_generation_config(self) -> GenerationConfig:
+        try:
+            return GenerationConfig.from_pretrained(self._location, **self._loading)
+        except OSError:  # a model need not have one; its config then names the special tokens
+            return GenerationConfig.from_model_config(self.config)
+
+    def _eos_ids(self) -> tuple[int, ...]:
+        named = [self.tokenizer.eos_token_id, self.generation_config.eos_token_id, self.config.eos_token_id]
+        flat = [id_ for entry in named for id_ in (entry if isinstance(entry, list | tuple) else [entry])]
+        return tuple(sorted({id_ for id_ in flat if id_ is not None}))
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that the model was made for; None when it names no limit."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return int(limit) if limit else None
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padding; masks come from lengths, so that it may equal an EOS id."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.eos_ids[0] if pad is None else pad)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a checkpoint to belong to this policy (primitives only)."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
+        return {
+            "model_type": self.config.model_type,
+            "tokenizer": hashlib.sha256(vocabulary).hexdigest()[:16],
+            "lora": None if self.lora is None else asdict(self.lora),
+        }
+
+    # -- the model -----------------------------------------------------------------------------------------------------
+
+    def build(self, seed: int) -> None:
+        """Load the weights; does nothing when they are loaded. New adapters are drawn from ``seed``."""
+        if self.model is not None:
+            return
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                self._location,
+                config=self.config,
+                dtype=getattr(torch, self.dtype),
+                attn_implementation=self._attn_implementation,
+                **self._loading,
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(f"Cannot load the weights of {self.model_name_or_path!r}: {_first_line(error)}") from error
+        model.generation_config = GenerationConfig()  # a checkpoint's own top_k or penalties would change what is sampled
+        if self.gradient_checkpointing:
+            try:
+                model.activation_checkpointing_enable()
+            except ValueError as error:
+                raise InputError(f"`gradient_checkpointing` must be false: {_first_line(error)}") from error
+        if self.lora is not None:
+            model = self._with_adapters(model, self.lora, seed)
+        model.train()  # loading leaves evaluation mode, in which gradient checkpointing is off
+        self.model = model
+
+    def _with_adapters(self, model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            target_modules=lora.target_modules,
+            lora_dropout=0.0,
+            use_rslora=lora.rslora,
+            use_dora=lora.dora,
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                return cast(nn.Module, get_peft_model(model, config))
+            except ValueError as error:
+                raise InputError(f"`lora.target_modules` must name modules of the model: {_first_line(error)}") from error
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The transformers model itself, with adapters in place if there are any."""
+        if self.model is None:
+            raise RuntimeError("Policy.build() must run before the model is used.")
+        return cast(PreTrainedModel, self.model if self.lora is None else cast(Any, self.model).get_base_model())
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the optimiser steps."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[PreTrainedModel]:
+        """Yield the model ready for generation: evaluation mode, no gradient, KV cache on; all restored afterwards.
+
+        ``torch.inference_mode`` is avoided: its tensors cannot enter the backward pass of the update.
+        """
+        model = self.causal_lm
+        was_training = model.training
+        if self.gradient_checkpointing:  # else generation silently drops the KV cache
+            model.activation_checkpointing_disable()
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield model
+        finally:
+            model.train(was_training)
+            if self.gradient_checkpointing:
+                model.activation_checkpointing_enable()
+
+    def logprobs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+        temperature: float,
+        top_p: float,
+    ) -> Tensor:
+        """Return the log-probs of completion tokens under the distribution that rollouts sample.
+
+        Args:
+            prompt_ids: (n, P) long, left-padded.
+            prompt_mask: (n, P) bool.
+            completion_ids: (n, T) long, right-padded.
+            completion_mask: (n, T) bool.
+            temperature: Sampling temperature, greater than 0.
+            top_p: Nucleus mass, in (0, 1].
+
+        Returns:
+            (n, T) float32, with graph where gradients are enabled; arbitrary finite numbers where the mask is False.
+        """
+        ids = torch.cat([prompt_ids, completion_ids], dim=1)  # (n, P + T)
+        mask = torch.cat([prompt_mask, completion_mask], dim=1).long()
+        length = completion_ids.shape[1]
+        model = self.causal_lm
+        accepted = inspect.signature(model.forward).parameters
+        optional: dict[str, Any] = {}
+        if "position_ids" in accepted:
+            optional["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        if "logits_to_keep" in accepted:  # the head runs on completion positions only
+            optional["logits_to_keep"] = length + 1
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **optional).logits
+        return chosen_logprobs(logits[:, -length - 1 : -1], completion_ids, temperature, top_p)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,135 @@
+"""Prompt texts and their encoding; answer markers. Imports nothing of ours and no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HASH_MARKER = "####"
+"""Stands before the final answer in GSM8K's solutions, and in what ``GSM8K_SYSTEM_PROMPT`` asks for."""
+
+BOXED_MARKER = r"\boxed"
+"""TeX command around the final answer in MATH's solutions, and in what ``MATH_SYSTEM_PROMPT`` asks for."""
+
+GSM8K_SYSTEM_PROMPT = (
+    "You solve maths word problems. Write down each step of the calculation in a short sentence. "
+    f"Then end with one last line that holds {HASH_MARKER}, a space and the final number only, as in: {HASH_MARKER} 12"
+)
+
+MATH_SYSTEM_PROMPT = (
+    "You solve mathematics problems. Write down the steps that lead to the result. "
+    f"Then end with the final answer in the form {BOXED_MARKER}{{answer}}."
+)
+
+PLAIN_TEMPLATE = "{system}\n\nQuestion: {question}\nAnswer:"
+"""For a tokenizer without a chat template."""
+
+_PLACE = re.compile(r"\{question\}|\{system\}(\s*)")
+
+
+def check_template(template: str) -> None:
+    r"""Check a plain prompt template.
+
+    Args:
+        template: Text with ``{question}`` and, if wanted, ``{system}``; every other brace is literal.
+
+    Raises:
+        ValueError: ``{question}`` does not occur.
+
+    >>> check_template(PLAIN_TEMPLATE)
+    >>> check_template("Q: {problem}")
+    Traceback (most recent call last):
+    ValueError: `template` must contain {question}, got 'Q: {problem}'.
+    """
+    if "{question}" not in template:
+        raise ValueError(f"`template` must contain {{question}}, got {template!r}.")
+
+
+def fill_template(template: str, question: str, *, system_prompt: str | None) -> str:
+    r"""Put the question and the system prompt into a plain template.
+
+    Without a system prompt, ``{system}`` goes together with the white space behind it. Braces in the question and in
+    the system prompt stay as they are.
+
+    Raises:
+        ValueError: ``{question}`` does not occur in the template, or ``{system}`` does not although there is a system
+            prompt.
+
+    >>> fill_template(PLAIN_TEMPLATE, "What is {2}?", system_prompt=None)
+    'Question: What is {2}?\nAnswer:'
+    >>> fill_template("{system} {question}", "{system}", system_prompt="Be brief.")
+    'Be brief. {system}'
+    """
+    check_template(template)
+    if system_prompt is not None and "{system}" not in template:
+        raise ValueError(f"`template` must contain {{system}} when a system prompt is set, got {template!r}.")
+
+    def fill(match: re.Match[str]) -> str:
+        if match.group() == "{question}":
+            return question
+        return "" if system_prompt is None else system_prompt + match.group(1)
+
+    return _PLACE.sub(fill, template)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, *, system_prompt: str | None, template: str
+) -> list[int]:
+    """Turn a question into the prompt's token ids.
+
+    With a chat template, that decides: a system message if there is a system prompt, the question as the user's
+    message, and the opening of the assistant's turn. Without one, ``template`` is filled and encoded.
+
+    Args:
+        tokenizer: Its chat template and special tokens are used.
+        question: The user's text.
+        system_prompt: What the system's turn holds; None for no system turn.
+        template: Plain text with ``{question}`` and ``{system}``, for a tokenizer without a chat template only.
+
+    Returns:
+        P ids: the special tokens that the tokenizer or its chat template puts in front, once, and none at the end.
+
+    Raises:
+        ValueError: The chat template refuses or leaves out the system prompt, cannot be rendered, or ``template`` lacks
+            a place.
+    """
+    if tokenizer.chat_template is None:
+        return _encode_open(tokenizer, fill_template(template, question, system_prompt=system_prompt))
+    messages = [{"role": "user", "content": question}]
+    if system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    _check_system(tokenizer, messages)
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return list(cast("list[int]", ids))
+
+
+def _check_system(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> None:
+    """Raise if the chat template cannot render the messages, or drops the system message."""
+    from jinja2 import TemplateError
+
+    try:
+        text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except TemplateError as error:
+        if len(messages) == 1:
+            raise ValueError(f"the tokenizer's chat template cannot be rendered: {error}.") from error
+        raise ValueError(
+            f"the tokenizer's chat template refuses the system role ({error}): set the system prompt to null and put "
+            "the instructions into the questions, or use another chat template."
+        ) from error
+    if len(messages) > 1 and messages[0]["content"].strip() not in text:
+        raise ValueError("the tokenizer's chat template leaves the system message out: set the system prompt to null.")
+
+
+def _encode_open(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode with the tokenizer's special tokens in front, and without those that it would append."""
+    full = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[: start + len(bare)]
+    raise ValueError(
+        "the tokenizer encodes a prompt differently with its special tokens: such a tokenizer cannot be used."
+    )

@@ -1,0 +1,189 @@
+"""The values that pass between the parts: problems, prompts, samples, rollouts, updates.
+
+Shape letters: B prompts of this rank, G completions per prompt, N = B * G rows (row b * G + g), P prompt tokens,
+T completion tokens. A mask is bool and True counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from lightning_pspo.grading import Grade
+
+
+class InputError(ValueError):
+    """Bad input: a setting, a data row, a checkpoint or an environment that cannot be used.
+
+    The message names the thing, the rule and the value; the command line prints it without a traceback.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its reference answer.
+
+    Attributes:
+        id: Unique within its source, stable between runs.
+        question: The text that the user's turn of the prompt holds.
+        answer: The reference ("gold") answer, without its derivation.
+    """
+
+    id: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One finished and verified completion: all that a reward may look at.
+
+    Attributes:
+        problem: What was asked.
+        completion: The decoded completion without special tokens.
+        grade: The verifier's verdict, with the extracted answer and the rule that decided.
+        truncated: True when the token limit ended the completion, not an end-of-sequence token.
+        length_tokens: Completion tokens, the end-of-sequence token included.
+    """
+
+    problem: Problem
+    completion: str
+    grade: Grade
+    truncated: bool
+    length_tokens: int
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """B tokenised prompts of one source, left-padded.
+
+    Attributes:
+        source: Name of the source: the key in ``data.val`` or ``data.test``, or ``train``.
+        problems: B problems.
+        prompt_ids: (B, P) long.
+        prompt_mask: (B, P) bool, False on the padding at the left.
+        positions: (B,) long; the prompts' places in the run's endless stream of prompts (training) or in the source
+            (evaluation). Sampling noise is keyed by them, so that a prompt's completions do not depend on how the work
+            is split or on when the run was interrupted.
+        valid: (B,) bool; False for a repeated row that only makes every rank's number of batches equal.
+    """
+
+    source: str
+    problems: tuple[Problem, ...]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    positions: Tensor
+    valid: Tensor
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.problems)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PromptBatch:
+        """Return the batch with its tensors on ``device``; Lightning's batch transfer calls this."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("prompt_ids", "prompt_mask", "positions", "valid")
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What an engine sampled, right-padded.
+
+    Attributes:
+        completion_ids: (N, T) long.
+        completion_mask: (N, T) bool, True through the first end-of-sequence token.
+        truncated: (N,) bool, True where the token limit came before an end-of-sequence token.
+    """
+
+    completion_ids: Tensor
+    completion_mask: Tensor
+    truncated: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One rank's part of a rollout: sampled, verified, rewarded, with its advantages.
+
+    Attributes:
+        prompts: The B prompts.
+        completions: The N = B * G completions.
+        samples: N samples, in row order.
+        rewards: (B, G) float32, the total that the advantages come from.
+        reward_terms: Name -> (B, G) float32, each term before its weight.
+        advantages: (N, 1) float32.
+        old_logprobs: (N, T) float32 log-probs under the behaviour policy, detached; None when the rollout has a single
+            update, whose own detached log-probs are the same numbers.
+    """
+
+    prompts: PromptBatch
+    completions: Completions
+    samples: Sequence[Sample]
+    rewards: Tensor
+    reward_terms: Mapping[str, Tensor]
+    advantages: Tensor
+    old_logprobs: Tensor | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimiser step saw; scalars are global over ranks, ``log_ratio`` is this rank's part.
+
+    Attributes:
+        loss: () float32.
+        grad_norm: () float32, before clipping.
+        log_ratio: (M,) float32, log pi_theta - log pi_old of every token that entered the backward pass.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    log_ratio: Tensor
+
+
+class StepOutput(TypedDict):
+    """What ``PSPOModule.training_step`` returns; callbacks receive it as ``outputs`` in ``on_train_batch_end``.
+
+    ``seconds`` has the wall time of each phase: ``rollout``, ``reward``, ``old_logprobs``, ``update``.
+    """
+
+    loss: Tensor
+    rollout: Rollout
+    updates: tuple[Update, ...]
+    seconds: dict[str, float]
+
+
+class EvaluationOutput(TypedDict):
+    """What ``validation_step``, ``test_step`` and ``predict_step`` return for one batch.
+
+    ``samples`` maps each evaluation temperature to the batch's samples (B * ``eval_samples`` rows, prompt-major).
+    """
+
+    batch: PromptBatch
+    samples: dict[float, list[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """One source at one temperature, over all ranks, each problem counted once.
+
+    Attributes:
+        accuracy: Mean share of correct samples.
+        problems: Number of problems.
+        samples: Number of samples (problems times samples per problem).
+        correct: Number of correct samples.
+        length_tokens: Mean completion length in tokens.
+        truncated: Share of truncated completions.
+    """
+
+    accuracy: float
+    problems: int
+    samples: int
+    correct: int
+    length_tokens: float
+    truncated: float

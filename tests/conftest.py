@@ -1,0 +1,91 @@
+"""What tests share: tiny model folders as the hub lays them out, made here, and small problem files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+torch.set_num_threads(1)
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer of 256 bytes and <pad>, <s>, </s>."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def make_model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
+    """Return a random Qwen2 model of some ten thousand parameters."""
+    torch.manual_seed(seed)
+    defaults: dict[str, Any] = {
+        "vocab_size": 259,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,  # far from uniform, so that a wrong distribution shows
+    }
+    return Qwen2ForCausalLM(Qwen2Config(**(defaults | settings)))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that writes a model folder: ``model_folder(seed=0, chat_template=None, **config)``."""
+
+    def write(
+        seed: int = 0,
+        chat_template: str | None = None,
+        generation: dict[str, Any] | None = None,
+        model: PreTrainedModel | None = None,
+        **settings: Any,
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("model")
+        model = make_model(seed, **settings) if model is None else model
+        if generation is not None:
+            model.generation_config = GenerationConfig(**generation)
+        model.save_pretrained(folder)
+        make_tokenizer(chat_template).save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(model_folder: Callable[..., Path]) -> Path:
+    """A model folder with default settings and no chat template."""
+    return model_folder()
+
+
+@pytest.fixture(scope="session")
+def problem_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL file of 20 problems of varied length."""
+    path = tmp_path_factory.mktemp("data") / "problems.jsonl"
+    rows = [{"question": f"What is {i} + {i * i}?" + " Think." * (i % 3), "answer": str(i + i * i)} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
