@@ -85,9 +85,9 @@ def _part(target: Path, rank: int) -> Path:
 
 def _rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield each sample with its sorting key: place in the source, temperature's place, sample's place."""
-    batch = output["batch"]
+    batch = output.batch
     positions, valid = batch.positions.tolist(), batch.valid.tolist()
-    for rank, (temperature, samples) in enumerate(output["samples"].items()):
+    for rank, (temperature, samples) in enumerate(output.samples.items()):
         each = len(samples) // len(batch)
         for index, sample in enumerate(samples):
             row, number = divmod(index, each)

@@ -131,7 +131,7 @@ class RunSummary(Callback):
     ) -> None:
         """Keep the first problems' first samples."""
         output: EvaluationOutput = outputs
-        if output["batch"].source == self.source and len(self._seen) < self.examples:
+        if output.batch.source == self.source and len(self._seen) < self.examples:
             self._seen += _example_rows(output)[: self.examples - len(self._seen)]
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -206,7 +206,7 @@ class RunSummary(Callback):
 
 def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
     """Return the first sample of every problem of the batch, at the first temperature above 0."""
-    batch, by_temperature = output["batch"], output["samples"]
+    batch, by_temperature = output.batch, output.samples
     samples = next((samples for temperature, samples in by_temperature.items() if temperature > 0), [])
     each = max(len(samples) // len(batch), 1)
     return [

@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from jsonargparse import lazy_instance
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -168,8 +169,8 @@ class PSPOModule(pl.LightningModule):
                 for _ in range(self.updates_per_rollout)
                 for mini_batch in mini_batches
             ]
-        self._log_updates(updates)
-        return {"loss": updates[-1].loss, "rollout": rollout, "updates": tuple(updates), "seconds": seconds}
+        loss = self._log_updates(updates)
+        return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": seconds}
 
     def collect(self, prompts: PromptBatch, seconds: dict[str, float]) -> tuple[Rollout, list[MiniBatch]]:
         """Sample, verify and reward G completions of each prompt; prepare the updates."""
@@ -269,8 +270,6 @@ class PSPOModule(pl.LightningModule):
 
     def _with_old_logprobs(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> Rollout:
         """Add the behaviour policy's log-probs, from the same passes as the first update: its ratio is then exactly 1."""
-        from dataclasses import replace
-
         old = torch.zeros_like(rollout.completions.completion_mask, dtype=torch.float32)  # (N, T)
         with torch.no_grad():
             for mini_batch in mini_batches:
@@ -306,12 +305,13 @@ class PSPOModule(pl.LightningModule):
         scheduler.step()  # type: ignore[union-attr, call-arg]
         return grad_norm.detach()
 
-    def _log_updates(self, updates: list[Update]) -> None:
-        losses = self._reduce(torch.stack([update.loss for update in updates]), "sum")
+    def _log_updates(self, updates: list[Update]) -> Tensor:
+        """Log the means over the iteration's updates; return the mean loss over all ranks, ()."""
+        loss = self._reduce(torch.stack([update.loss for update in updates]), "sum").mean()
         norms = torch.stack([update.grad_norm for update in updates])
         self.log_dict(
             {
-                "train/loss": losses.mean(),
+                "train/loss": loss,
                 "train/grad_norm": norms.mean(),
                 "train/lr": float(self._optimizer().param_groups[0]["lr"]),
                 "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches
@@ -320,6 +320,7 @@ class PSPOModule(pl.LightningModule):
             on_epoch=False,
             batch_size=1,
         )
+        return loss
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -327,7 +328,7 @@ class PSPOModule(pl.LightningModule):
         """Complete and grade the prompts of one batch at every evaluation temperature."""
         output = self.predict_step(batch, batch_idx, dataloader_idx)
         metrics = self._metrics.setdefault(batch.source, {})
-        for temperature, samples in output["samples"].items():
+        for temperature, samples in output.samples.items():
             metrics.setdefault(temperature, SampleMetrics().to(self.device)).update(samples, batch.valid)
         return output
 
@@ -337,11 +338,11 @@ class PSPOModule(pl.LightningModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
         """Complete and grade the prompts of one batch at every evaluation temperature."""
-        samples = {}
+        samples: dict[float, list[Sample]] = {}
         for temperature in self.eval_temperatures:
             count = self.eval_samples if temperature > 0.0 else 1
             samples[temperature] = self.verify(batch, self.sample(batch, count, temperature, _EVALUATION_NOISE))
-        return {"batch": batch, "samples": samples}
+        return EvaluationOutput(batch, samples)
 
     def on_validation_epoch_end(self) -> None:
         """Log the results of every source."""
@@ -357,6 +358,7 @@ class PSPOModule(pl.LightningModule):
             for source, by_temperature in self._metrics.items()
         }
         self._metrics = {}
+        self.log("step", float(self.global_step))
         for source, results in self.evaluation.items():
             for temperature, result in results.items():
                 suffix = "" if temperature == self.eval_temperatures[0] else f"@t{temperature:g}"
@@ -385,7 +387,7 @@ class PSPOModule(pl.LightningModule):
             raise InputError(f"`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got {trainer.max_epochs}.")
         if trainer.max_steps != -1:
             raise InputError(f"`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got {trainer.max_steps}.")
-        if trainer.fit_loop.epoch_loop.val_loop.inference_mode:
+        if trainer.validate_loop.inference_mode:
             raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
 
     def configure_model(self) -> None:
@@ -401,9 +403,20 @@ class PSPOModule(pl.LightningModule):
 
     def _total_updates(self) -> int:
         """Optimiser steps of the whole run; a run cut short by ``limit_train_batches`` keeps its schedule."""
-        self.trainer.fit_loop.setup_data()
-        rollouts = len(self.trainer.train_dataloader)  # type: ignore[arg-type]
-        return rollouts * self.updates_per_rollout * self.minibatches_per_rollout
+        return self._num_rollouts() * self.updates_per_rollout * self.minibatches_per_rollout
+
+    def _num_rollouts(self) -> int:
+        """Length of the training loader.
+
+        Asked for without ``setup_data``: called before the checkpoint's loops are restored, as Lightning's
+        ``estimated_stepping_batches`` does, that would lose the loader's place.
+        """
+        return len(self.trainer.fit_loop._data_source.dataloader())
+
+    def _planned_rollouts(self) -> int:
+        limit = self.trainer.limit_train_batches
+        rollouts = self._num_rollouts()
+        return min(limit, rollouts) if isinstance(limit, int) else int(limit * rollouts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells one policy from another."""
@@ -422,8 +435,10 @@ class PSPOModule(pl.LightningModule):
         for name in sorted(shapes.keys() | found.keys()):
             if shapes.get(name) != found.get(name):
                 raise _another_model(saved["model_name_or_path"], name, found.get(name), shapes.get(name))
-        if "loops" in checkpoint:  # a run that ended early, at its limit_train_batches, goes on
-            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            # The flag is that of the run which saved; one that ended early, at its limit_train_batches, goes on here.
+            progress["is_last_batch"] = progress["current"]["ready"] >= self._planned_rollouts()
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
 

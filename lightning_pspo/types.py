@@ -133,12 +133,12 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimiser step saw; scalars are global over ranks, ``log_ratio`` is this rank's part.
+    """What one optimiser step saw.
 
     Attributes:
-        loss: () float32.
-        grad_norm: () float32, before clipping.
-        log_ratio: (M,) float32, log pi_theta - log pi_old of every token that entered the backward pass.
+        loss: () float32, this rank's part; the parts of all ranks add up to the loss.
+        grad_norm: () float32, of the gradient over all ranks, before clipping.
+        log_ratio: (M,) float32, log pi_theta - log pi_old of every token of this rank that had a gradient.
     """
 
     loss: Tensor
@@ -149,7 +149,8 @@ class Update:
 class StepOutput(TypedDict):
     """What ``PSPOModule.training_step`` returns; callbacks receive it as ``outputs`` in ``on_train_batch_end``.
 
-    ``seconds`` has the wall time of each phase: ``rollout``, ``reward``, ``old_logprobs``, ``update``.
+    ``loss`` is the mean over the iteration's updates and over all ranks. ``seconds`` has the wall time of each phase:
+    ``rollout``, ``reward``, ``old_logprobs``, ``update``.
     """
 
     loss: Tensor
@@ -158,14 +159,21 @@ class StepOutput(TypedDict):
     seconds: dict[str, float]
 
 
-class EvaluationOutput(TypedDict):
+@dataclass(frozen=True)
+class EvaluationOutput:
     """What ``validation_step``, ``test_step`` and ``predict_step`` return for one batch.
 
-    ``samples`` maps each evaluation temperature to the batch's samples (B * ``eval_samples`` rows, prompt-major).
+    Attributes:
+        batch: The B prompts.
+        samples: Evaluation temperature -> the batch's samples, prompt-major: ``eval_samples`` per prompt, one if greedy.
     """
 
     batch: PromptBatch
-    samples: dict[float, list[Sample]]
+    samples: Mapping[float, Sequence[Sample]]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> EvaluationOutput:
+        """Return the output with its batch on ``device``; Lightning moves predictions to the CPU with it."""
+        return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,18 +37,20 @@ SYSTEM_PROMPTS = (
     "Solve the problem step by step. End with a last line of the form #### <number>.",
     "You are a helpful assistant.",
 )
+UNSEEN_SYSTEM_PROMPT = "Please reason carefully about the question, then answer it."
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 # Where the tokenizer's text comes from: word problems, and tasks that state some mathematics in an English sentence.
+# intermediate_integration and polynomial_multiplication stay out: their text changes with the interpreter's hash seed.
 WORD_TASKS = ("gsm_symbolic", "aiw", "leg_counting", "time_intervals", "calendar_arithmetic", "coin_flip", "dice")
 MATHS_TASKS = (
     *("advanced_geometry", "base_conversion", "basic_arithmetic", "bitwise_arithmetic", "complex_arithmetic"),
     *("count_bits", "count_primes", "countdown", "decimal_arithmetic", "decimal_chain_sum", "family_relationships"),
-    *("fraction_simplification", "gcd", "intermediate_integration", "jugs", "knights_knaves", "lcm"),
+    *("fraction_simplification", "gcd", "jugs", "knights_knaves", "lcm"),
     *("letter_counting", "needle_haystack", "number_filtering", "number_format", "number_sequence", "number_sorting"),
-    *("polynomial_equations", "polynomial_multiplication", "power_function", "prime_factorization", "products"),
+    *("polynomial_equations", "power_function", "prime_factorization", "products"),
     *("propositional_logic", "puzzle24", "sentence_reordering", "simple_equations", "simple_geometry"),
     *("simple_integration", "syllogism", "tower_of_hanoi", "word_sequence_reversal", "word_sorting", "zebra_puzzles"),
 )
@@ -171,6 +173,13 @@ def prompt_ids(tokenizer: Qwen2Tokenizer, question: str, system: str | None = No
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
+def random_system(tokenizer: Qwen2Tokenizer, rng: random.Random) -> str:
+    """Return a system message: a real one, or as often random tokens, so that one never seen does not derail."""
+    if rng.random() < 0.5:
+        return rng.choice(SYSTEM_PROMPTS)
+    return str(tokenizer.decode(rng.choices(range(3, len(tokenizer)), k=rng.randint(3, 24))))
+
+
 def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """Build the untrained model."""
     config = Qwen2Config(
@@ -228,7 +237,7 @@ def pretrain(
         batches: tuple[list[tuple[list[int], list[int]]], ...] = ([], [])
         for problem in rng.sample(problems, args.batch_size):
             worked = rng.random() < worked_share
-            system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.2 else None
+            system = random_system(tokenizer, rng) if rng.random() < 0.2 else None
             completion = worked_completion(problem) if worked else guess_completion(problem, rng)
             completion_ids = list(tokenizer.encode(completion + END, add_special_tokens=False))
             batches[worked].append((prompt_ids(tokenizer, problem.question, system), completion_ids))
@@ -298,7 +307,8 @@ def recipe(args: argparse.Namespace, facts: Sequence[tuple[str, str]], table: di
         "",
         f"Rows: {args.batch_size} a step; {args.learn_share:.0%} of the steps with {FIRST_WORKED_SHARE:.0%} worked",
         f"solutions, the rest with {args.worked_share:.0%};",
-        "one row in five has a system message. Loss on completion tokens, AdamW, warm-up 100 steps, cosine to 0.",
+        "one row in five has a system message (half of them random tokens). Loss on",
+        "completion tokens, AdamW, warm-up 100 steps, cosine to 0.",
         "",
     ]
     lines += [f"- {name}: {value}" for name, value in facts]
@@ -354,6 +364,7 @@ def main() -> None:
     table = {
         "sampled, temperature 1": measure(model, tokenizer, held_out, sample=True),
         "sampled, with a system message": measure(model, tokenizer, held_out, sample=True, system=SYSTEM_PROMPTS[0]),
+        "sampled, with one never seen": measure(model, tokenizer, held_out, sample=True, system=UNSEEN_SYSTEM_PROMPT),
         "greedy": measure(model, tokenizer, held_out, sample=False),
     }
     lengths = [len(prompt_ids(tokenizer, problem.question)) for problem in held_out]

@@ -44,7 +44,7 @@ def make_model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 512,
         "tie_word_embeddings": True,
         "bos_token_id": 1,
         "eos_token_id": 2,

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import CompletionWriter
 from lightning_pspo.grading import Grade, Verdict
-from lightning_pspo.types import InputError, Problem, PromptBatch, Sample
+from lightning_pspo.types import EvaluationOutput, InputError, Problem, PromptBatch, Sample
 
 
 def prompts(source: str, positions: list[int], valid: list[bool]) -> PromptBatch:
@@ -27,7 +27,7 @@ class Predicting(pl.LightningModule):
 
     def predict_step(self, batch, batch_idx, dataloader_idx=0):
         self.generated += 1
-        return {"batch": batch, "samples": {t: self.samples(batch, t, n) for t, n in ((0.0, 1), (1.0, 2))}}
+        return EvaluationOutput(batch, {t: self.samples(batch, t, n) for t, n in ((0.0, 1), (1.0, 2))})
 
     @staticmethod
     def samples(batch, temperature, each):

@@ -17,6 +17,7 @@ from callbacks._quantiles import order_statistics, pooled_quantiles
 from lightning_pspo.grading import Grade, Verdict
 from lightning_pspo.types import (
     Completions,
+    EvaluationOutput,
     EvaluationResult,
     InputError,
     Problem,
@@ -85,7 +86,7 @@ class HandMade(pl.LightningModule):
         after = self.global_step > 0
         verdict = Verdict.CORRECT if after else Verdict.WRONG
         samples = [Sample(p, f"after={after}", Grade(verdict, "2", "hash"), False, 5) for p in batch.problems]
-        return {"batch": batch, "samples": {0.0: samples, 1.0: samples}}
+        return EvaluationOutput(batch, {0.0: samples, 1.0: samples})
 
     def on_validation_epoch_end(self):
         correct = min(2 * self.global_step, 8)
@@ -353,6 +354,7 @@ def test_a_measurement_lost_after_the_last_rollout_is_made_up_for(tmp_path):
     assert not (tmp_path / "summary.json").exists()
     trainer = fit(tmp_path, summary_parts(), ckpt_path=tmp_path / "checkpoints/rollout=000004.ckpt")
     assert trainer.global_step == 4
+    assert summary_of(tmp_path)["rollouts"] == 4
     assert summary_of(tmp_path)["accuracy_after"] == 0.8
     assert summary_of(tmp_path)["samples_after"][0]["completion"] == "after=True"
 

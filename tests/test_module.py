@@ -1,0 +1,317 @@
+"""The loop, with real tiny models and a real Trainer: gradients by hand, invariances, exact resume, evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_pspo.checkpointing import save_atomically
+from lightning_pspo.datamodule import MathDataModule
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.policy import LoRA, Policy
+from lightning_pspo.rewards import Reward
+from lightning_pspo.schedules import Linear
+from lightning_pspo.sources import JSONL
+from lightning_pspo.surrogates import PSPO, Clip, SequenceMean, TokenMean
+from lightning_pspo.types import InputError, Sample, StepOutput
+
+
+class Record(pl.Callback):
+    """Keeps what each iteration returned, and a checkpoint after each of the rollouts named."""
+
+    def __init__(self, save_after: dict[int, Path] | None = None) -> None:
+        self.outputs: list[StepOutput] = []
+        self.save_after = save_after or {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.outputs.append(outputs)
+        if batch_idx + 1 in self.save_after:
+            save_atomically(trainer, self.save_after[batch_idx + 1])
+
+
+class Vowels(Reward):
+    """Something that a random model does now and then: 1 for a vowel."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [float(sum(letter in "aeiou" for letter in sample.completion) >= 1) for sample in samples]
+
+
+class NoSignal(Reward):
+    """The same reward for everyone."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [0.3] * len(samples)
+
+
+Fit = Callable[..., tuple[PSPOModule, Record]]
+
+
+@pytest.fixture
+def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
+    """Return a function that trains the tiny model; a random model has no skill, so vowels are rewarded."""
+
+    def run(
+        *,
+        folder: Path | None = None,
+        policy: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        save_after: dict[int, Path] | None = None,
+        ckpt_path: Path | None = None,
+        limit: int | None = None,
+        **settings: Any,
+    ) -> tuple[PSPOModule, Record]:
+        defaults: dict[str, Any] = {
+            "reward": Vowels(),
+            "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+            "group_size": 4,
+            "max_new_tokens": 8,
+            "max_grad_norm": None,
+            "seed": 3,
+        }
+        module = PSPOModule(policy=Policy(str(folder or tiny_model), **(policy or {})), **(defaults | settings))
+        prompts: dict[str, Any] = {"prompts_per_rollout": 4, "num_rollouts": 2, "seed": 3}
+        datamodule = MathDataModule(
+            module.policy.tokenizer, train=JSONL(str(problem_file)), **(prompts | (data or {}))
+        )
+        record = Record(save_after)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            callbacks=[record],
+            default_root_dir=str(tmp_path),
+            limit_train_batches=limit,
+        )
+        trainer.fit(module, datamodule, ckpt_path=None if ckpt_path is None else str(ckpt_path))
+        return module, record
+
+    return run
+
+
+def weights(module: PSPOModule) -> Tensor:
+    """Return all parameters as one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in module.policy.parameters()])
+
+
+def initial(folder: Path) -> PSPOModule:
+    """Return the module before training."""
+    module = PSPOModule(policy=Policy(str(folder)))
+    module.configure_model()
+    return module
+
+
+def test_one_iteration_against_a_plain_gradient(fit: Fit, tiny_model: Path) -> None:
+    """At ratio 1 PSPO's gradient is (1 - alpha) times the policy gradient; computed here row by row, unpadded."""
+    module, record = fit(surrogate=PSPO(0.25), updates_per_rollout=1, data={"num_rollouts": 1}, micro_batch_size=3)
+    rollout = record.outputs[0]["rollout"]
+    advantages = rollout.advantages[:, 0]
+    assert rollout.old_logprobs is None
+    assert (advantages == 0).any(), "the case must hold a group of zero variance"
+    assert (advantages != 0).any()
+
+    start = initial(tiny_model)
+    model = start.policy.causal_lm
+    objective = torch.zeros(())
+    for row, advantage in enumerate(advantages.tolist()):
+        prompt = rollout.prompts.prompt_ids[row // 4][rollout.prompts.prompt_mask[row // 4]]
+        completion = rollout.completions.completion_ids[row][rollout.completions.completion_mask[row]]
+        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        objective = objective + advantage * logits.log_softmax(-1).gather(1, completion[:, None]).sum()
+    tokens = rollout.completions.completion_mask.sum()
+    (-(1 - 0.25) * objective / tokens).backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(weights(start) - weights(module), 0.05 * gradient, atol=1e-6, rtol=1e-4)
+    assert float(record.outputs[0]["updates"][0].grad_norm) == pytest.approx(float(gradient.norm()), rel=1e-4)
+
+
+def test_ratio_is_exactly_one_at_the_first_update_only(fit: Fit) -> None:
+    _, record = fit(updates_per_rollout=2, minibatches_per_rollout=2, micro_batch_size=3)
+    for output in record.outputs:
+        first, *later = output["updates"]
+        assert len(later) == 3
+        assert first.log_ratio.numel() > 0
+        assert (first.log_ratio == 0.0).all()
+        assert all((update.log_ratio != 0.0).any() for update in later if update.log_ratio.numel())
+
+
+def test_rows_of_zero_advantage_enter_no_pass(fit: Fit) -> None:
+    _, record = fit(updates_per_rollout=1)
+    for output in record.outputs:
+        rollout = output["rollout"]
+        active = rollout.completions.completion_mask[rollout.advantages[:, 0] != 0]
+        assert output["updates"][0].log_ratio.numel() == int(active.sum()) < int(rollout.completions.completion_mask.sum())
+
+
+def test_a_rollout_without_any_signal_leaves_the_weights(fit: Fit, tiny_model: Path) -> None:
+    module, record = fit(reward=NoSignal())
+    assert torch.equal(weights(module), weights(initial(tiny_model)))
+    assert float(record.outputs[0]["updates"][0].grad_norm) == 0.0
+
+
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean()])
+def test_weights_do_not_depend_on_micro_batches(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
+    results = [
+        weights(fit(aggregation=aggregation, minibatches_per_rollout=2, micro_batch_size=size)[0]) for size in (1, 3, 16)
+    ]
+    moved = (results[0] - weights(initial(tiny_model))).norm()
+    assert moved > 1e-3
+    for other in results[1:]:
+        assert (other - results[0]).norm() < 3e-5 * moved  # after four float32 updates
+
+
+def test_gradient_checkpointing_changes_nothing(fit: Fit) -> None:
+    plain, _ = fit()
+    recomputed, _ = fit(policy={"gradient_checkpointing": True})
+    torch.testing.assert_close(weights(recomputed), weights(plain), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_resumed_run_ends_with_the_same_bits(fit: Fit, tmp_path: Path, stop: int) -> None:
+    settings: dict[str, Any] = {
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+        "lr_schedule": Linear(warmup_updates=3),
+        "surrogate": Clip(),
+        "minibatches_per_rollout": 2,
+        "data": {"num_rollouts": 4},
+    }
+    whole, record = fit(**settings)
+    checkpoint = tmp_path / "rollout=000001.ckpt"
+    fit(**settings, limit=stop, save_after={stop: checkpoint})
+    resumed, rest = fit(**settings, ckpt_path=checkpoint)
+    assert len(rest.outputs) == 4 - stop
+    assert torch.equal(weights(resumed), weights(whole))
+    for one, other in zip(record.outputs[stop:], rest.outputs, strict=True):
+        assert one["rollout"].prompts.problems == other["rollout"].prompts.problems
+        assert torch.equal(one["rollout"].completions.completion_ids, other["rollout"].completions.completion_ids)
+
+
+def test_a_finished_run_is_not_trained_again(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "rollout=000002.ckpt"
+    done, _ = fit(save_after={2: checkpoint})
+    again, record = fit(ckpt_path=checkpoint)
+    assert record.outputs == []
+    assert torch.equal(weights(again), weights(done))
+    longer = {"num_rollouts": 4}
+    _, record = fit(ckpt_path=checkpoint, data=longer, limit=2)
+    assert record.outputs == []
+    _, record = fit(ckpt_path=checkpoint, data=longer)
+    assert len(record.outputs) == 2
+
+
+def test_lora_trains_adapters_only(fit: Fit, tiny_model: Path) -> None:
+    module, record = fit(policy={"lora": LoRA(rank=4)}, updates_per_rollout=1)
+    before = dict(initial(tiny_model).policy.causal_lm.named_parameters())
+    trained = {name for name, parameter in module.policy.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    for name, parameter in module.policy.causal_lm.named_parameters():
+        if "lora_" not in name:
+            assert torch.equal(parameter, before[name.replace(".base_layer", "")])
+    assert any(float(p.detach().abs().max()) > 0 for n, p in module.policy.named_parameters() if "lora_B" in n)
+    assert float(record.outputs[0]["updates"][0].log_ratio.abs().max()) == 0.0
+
+
+def test_a_checkpoint_of_another_model_is_refused(fit: Fit, tmp_path: Path, model_folder: Callable[..., Path]) -> None:
+    checkpoint = tmp_path / "rollout=000001.ckpt"
+    fit(save_after={1: checkpoint})
+    with pytest.raises(InputError, match=r"another model \(.*\): policy\.model\.\S+ is \(.*\) there and"):
+        fit(folder=model_folder(hidden_size=48), ckpt_path=checkpoint)
+
+
+def test_another_stream_of_prompts_is_refused_on_resume(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "rollout=000001.ckpt"
+    fit(save_after={1: checkpoint})
+    with pytest.raises(InputError, match="prompts_per_rollout=4, this run has 8"):
+        fit(data={"prompts_per_rollout": 8}, ckpt_path=checkpoint)
+
+
+def test_more_minibatches_than_rows(fit: Fit) -> None:
+    with pytest.raises(InputError, match="`minibatches_per_rollout` must be at most a rank's 16 completions, got 17"):
+        fit(minibatches_per_rollout=17)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"group_size": 1}, "`group_size` must be at least 2, got 1"),
+        ({"updates_per_rollout": 0}, "`updates_per_rollout` must be at least 1, got 0"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got 0"),
+        ({"max_grad_norm": 0.0}, "`max_grad_norm` must be greater than 0, got 0.0"),
+        ({"temperature": 0.0}, "`temperature` must be greater than 0, got 0.0"),
+        ({"top_p": 1.5}, r"`top_p` must lie in \(0, 1\], got 1.5"),
+        ({"eval_temperatures": [0.0, 0.0]}, "`eval_temperatures` must be different"),
+        ({"max_new_tokens": 512}, "`max_new_tokens` must be below the model's context of 512 tokens, got 512"),
+    ],
+)
+def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PSPOModule(policy=Policy(str(tiny_model)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_epochs": 2}, "`trainer.max_epochs` must be 1"),
+        ({"max_epochs": 1, "max_steps": 5}, "`trainer.max_steps` must be -1"),
+        ({"max_epochs": 1, "inference_mode": True}, "`trainer.inference_mode` must be false"),
+        ({"max_epochs": 1, "inference_mode": False, "precision": "bf16-true"}, "`trainer.precision` must be one of"),
+    ],
+)
+def test_trainer_settings_that_the_loop_cannot_honour(
+    tiny_model: Path, problem_file: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    module = PSPOModule(policy=Policy(str(tiny_model)))
+    data = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=str(tmp_path), **settings)
+    with pytest.raises(InputError, match=message):
+        trainer.fit(module, data)
+
+
+def test_evaluation_counts_each_problem_once(
+    tmp_path: Path, tiny_model: Path, model_folder: Callable[..., Path]
+) -> None:
+    """The references are what the greedy policy answers, for 5 of 7 problems."""
+    policy = Policy(str(tiny_model))
+    module = PSPOModule(policy=policy, max_new_tokens=8, eval_temperatures=[0.0, 1.0], eval_samples=3)
+    path = tmp_path / "held_out.jsonl"
+
+    def write(answers: list[str]) -> None:
+        rows = [{"question": f"Number {index}", "answer": answer} for index, answer in enumerate(answers)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def evaluate() -> list[Any]:
+        data = MathDataModule(policy.tokenizer, val={"toy": JSONL(str(path))}, eval_batch_size=3)
+        trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=str(tmp_path), enable_progress_bar=False)
+        outputs = trainer.predict(module, MathDataModule(policy.tokenizer, val={"toy": JSONL(str(path))}, eval_batch_size=3))
+        logged = trainer.validate(module, data)
+        assert outputs is not None
+        return [outputs, logged[0]]
+
+    write(["nothing like it"] * 7)
+    outputs, _ = evaluate()
+    greedy = [sample.completion for output in outputs for sample in output.samples[0.0]]
+    assert len(greedy) == 7
+    write([r"\boxed{" + text + "}" if index < 5 else "nothing like it" for index, text in enumerate(greedy)])
+    outputs, logged = evaluate()
+    verdicts = [sample.grade.correct for output in outputs for sample in output.samples[0.0]]
+    result = module.evaluation["toy"][0.0]
+    assert logged["val/toy/accuracy"] == pytest.approx(sum(verdicts) / 7)
+    assert (result.problems, result.samples, result.correct) == (7, 7, sum(verdicts))
+    sampled = [sample for output in outputs for sample in output.samples[1.0]]
+    assert module.evaluation["toy"][1.0].samples == len(sampled) == 21
+    assert logged["val/toy/length_tokens@t1"] == pytest.approx(sum(s.length_tokens for s in sampled) / 21)
