@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 __all__ = ["MathDataModule", "PSPOModule", "__version__"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     """Import the two entry classes when first used: graders and readers of the package need no torch."""
     if name == "PSPOModule":
         from lightning_pspo.module import PSPOModule

@@ -1,13 +1,18 @@
-"""Checkpoint files: written atomically, found again by rollout number."""
+"""Checkpoint files: written atomically, found again by rollout number, held against the policy that loads them."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
+from torch import Tensor
+
+from lightning_pspo.types import InputError
 
 _NAME = re.compile(r"rollout=(\d+)\.ckpt")
 
@@ -48,6 +53,34 @@ def save_atomically(trainer: Trainer, path: Path | str) -> None:
         partial.replace(path)
         _sync_to_disk(path.parent)
     trainer.strategy.barrier("pspo.save.end")
+
+
+def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse the checkpoint of another policy, before anything is overwritten.
+
+    Args:
+        checkpoint: As loaded; ``policy`` holds the identity of the policy that was saved.
+        identity: Of this run's policy.
+        weights: This run's state, by name.
+
+    Raises:
+        InputError: If the checkpoint does not say which policy it holds, or holds another one.
+    """
+    saved = checkpoint.get("policy")
+    if saved is None:
+        raise InputError("The checkpoint must come from PSPOModule; it does not say which policy it holds.")
+    there = {name: saved[name] for name in identity} | _shapes(checkpoint["state_dict"])
+    here = dict(identity) | _shapes(weights)
+    for name in [*here, *there]:
+        if there.get(name) != here.get(name):
+            raise InputError(
+                f"The checkpoint is of another model ({saved['model_name_or_path']}): "
+                f"{name} is {there.get(name)} there and {here.get(name)} in this run."
+            )
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def _remove(path: Path) -> None:

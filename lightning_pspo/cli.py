@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
 from lightning_pspo.checkpointing import find_checkpoints
@@ -51,7 +51,7 @@ class RunConfig(SaveConfigCallback):
 class PSPOCLI(LightningCLI):
     """LightningCLI with this application's links and run directory."""
 
-    def add_arguments_to_parser(self, parser: Any) -> None:  # noqa: ANN401
+    def add_arguments_to_parser(self, parser: Any) -> None:
         """Link what module and data must agree on."""
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
@@ -62,8 +62,8 @@ class PSPOCLI(LightningCLI):
         """Settle the run directory and the checkpoint before anything is built."""
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir)
-        config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, self.subcommand)
-        if self.subcommand == "fit" and config.ckpt_path is None and rank_zero_only.rank == 0:
+        config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, str(self.subcommand))
+        if self.subcommand == "fit" and config.ckpt_path is None:
             _refuse_overwriting(root)
         loggers = config.trainer.logger
         for entry in loggers if isinstance(loggers, list) else [loggers]:
@@ -130,6 +130,7 @@ def _resolve_checkpoint(requested: str | None, root: Path, subcommand: str) -> s
     return requested
 
 
+@rank_zero_only
 def _refuse_overwriting(root: Path) -> None:
     if (root / _CONFIG).exists() or find_checkpoints(root / CHECKPOINT_FOLDER):
         raise InputError(

@@ -1,8 +1,8 @@
 """Prompts for training and evaluation, split over ranks and resumable to the prompt.
 
 Training draws from an endless stream: pass after pass over the source, each in an order that is a pure function of
-(seed, pass). Rollout i takes the next ``prompts_per_rollout`` prompts of the stream, across the end of a pass where need
-be, so that no prompt is skipped or seen twice in a pass; the only state is how many rollouts were served.
+(seed, pass). Rollout i takes the next ``prompts_per_rollout`` prompts of the stream, across the end of a pass where
+need be, so that no prompt is skipped or seen twice in a pass; the only state is how many rollouts were served.
 """
 
 from __future__ import annotations
@@ -187,7 +187,11 @@ class MathDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"prompts_per_rollout": prompts_per_rollout, "num_rollouts": num_rollouts, "eval_batch_size": eval_batch_size}
+        sizes = {
+            "prompts_per_rollout": prompts_per_rollout,
+            "num_rollouts": num_rollouts,
+            "eval_batch_size": eval_batch_size,
+        }
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"`{name}` must be at least 1, got {value}.")
@@ -252,7 +256,9 @@ class MathDataModule(pl.LightningDataModule):
 
     def _evaluation_sources(self, stage: str) -> dict[str, PromptSource]:
         """Return key -> source; the key names the stage's setting and the source."""
-        setting = {"fit": "val", "validate": "val", "test": "test", "predict": "predict" if self.predict else "val"}[stage]
+        setting = {"fit": "val", "validate": "val", "test": "test", "predict": "predict" if self.predict else "val"}[
+            stage
+        ]
         sources: dict[str, PromptSource] = getattr(self, setting)
         if not sources and stage != "fit":
             raise InputError(f"`data.{setting}` must name at least one source for `{stage}`, got none.")
@@ -277,8 +283,9 @@ class MathDataModule(pl.LightningDataModule):
         longest = max(rows, key=lambda row: len(row.ids))
         if self.max_prompt_tokens is not None and len(longest.ids) > self.max_prompt_tokens:
             raise InputError(
-                f"data.{key}: the prompt of problem {longest.problem.id!r} must have at most {self.max_prompt_tokens} tokens "
-                f"(the model's context less `max_new_tokens`), it has {len(longest.ids)}."
+                f"data.{key}: the prompt of problem {longest.problem.id!r} must have at most "
+                f"{self.max_prompt_tokens} tokens (the model's context less `max_new_tokens`), "
+                f"it has {len(longest.ids)}."
             )
         self._encoded[key] = rows
 

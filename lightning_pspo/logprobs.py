@@ -1,7 +1,7 @@
 """The distribution that is sampled, and log-probs under it.
 
-Rollout and update must speak of the same distribution, or the importance ratio compares two different ones; so both take
-it from ``sampling_logits``.
+Rollout and update must speak of the same distribution, or the importance ratio compares two different ones; so both
+take it from ``sampling_logits``.
 """
 
 from __future__ import annotations

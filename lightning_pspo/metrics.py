@@ -37,7 +37,9 @@ class SampleMetrics(Metric):
             valid: (B,) bool; the samples of a False row are not counted.
         """
         per_problem = len(samples) // len(valid)
-        counted = [sample for sample, keep in zip(samples, valid.repeat_interleave(per_problem).tolist(), strict=True) if keep]
+        counted = [
+            sample for sample, keep in zip(samples, valid.repeat_interleave(per_problem).tolist(), strict=True) if keep
+        ]
         self.problems += int(valid.sum())
         self.samples += len(counted)
         self.correct += sum(sample.grade.correct for sample in counted)

@@ -12,20 +12,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse import lazy_instance
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_pspo.advantages import Advantage, GroupAdvantage
+from lightning_pspo.checkpointing import check_policy
 from lightning_pspo.grading import grade
 from lightning_pspo.metrics import SampleMetrics
+from lightning_pspo.minibatches import MiniBatch, plan
 from lightning_pspo.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import GenerateEngine, RolloutEngine, Sampling, keyed_uniforms
@@ -45,22 +47,6 @@ from lightning_pspo.types import (
 
 _TRAINING_NOISE, _EVALUATION_NOISE = 0, 1
 _PRECISIONS = ("32-true", "bf16-mixed")
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows of one forward and backward pass; ``mask`` (n, T) has the tokens that count in the loss."""
-
-    rows: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class MiniBatch:
-    """Rows of one optimiser step; ``denominator`` () is that of the whole mini-batch over all ranks."""
-
-    micro_batches: list[MicroBatch]
-    denominator: Tensor
 
 
 class PSPOModule(pl.LightningModule):
@@ -83,7 +69,7 @@ class PSPOModule(pl.LightningModule):
         max_new_tokens: Token limit of a completion, at least 1.
         temperature: Sampling temperature of rollouts, greater than 0.
         top_p: Nucleus mass of rollouts and of sampled evaluation, in (0, 1].
-        eval_temperatures: Temperatures at which evaluation samples; 0 is greedy. The first gives ``val/<source>/accuracy``.
+        eval_temperatures: Temperatures of evaluation; 0 is greedy. The first one gives ``val/<source>/accuracy``.
         eval_samples: Samples per problem at temperatures above 0, at least 1.
         seed: Key of all sampling noise; linked to ``seed_everything`` by the command line.
 
@@ -128,11 +114,18 @@ class PSPOModule(pl.LightningModule):
             raise InputError(f"`temperature` must be greater than 0, got {temperature}.")
         if not 0.0 < top_p <= 1.0:
             raise InputError(f"`top_p` must lie in (0, 1], got {top_p}.")
-        if not eval_temperatures or min(eval_temperatures) < 0.0 or len(set(eval_temperatures)) < len(eval_temperatures):
-            raise InputError(f"`eval_temperatures` must be different numbers, at least 0, got {list(eval_temperatures)}.")
+        if (
+            not eval_temperatures
+            or min(eval_temperatures) < 0.0
+            or len(set(eval_temperatures)) < len(eval_temperatures)
+        ):
+            raise InputError(
+                f"`eval_temperatures` must be different numbers, at least 0, got {list(eval_temperatures)}."
+            )
         if policy.context_length is not None and max_new_tokens >= policy.context_length:
             raise InputError(
-                f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, got {max_new_tokens}."
+                f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, "
+                f"got {max_new_tokens}."
             )
         self.policy = policy
         self.surrogate = surrogate
@@ -165,9 +158,7 @@ class PSPOModule(pl.LightningModule):
         rollout, mini_batches = self.collect(batch, seconds)
         with _timed(seconds, "update"):
             updates = [
-                self.update(rollout, mini_batch)
-                for _ in range(self.updates_per_rollout)
-                for mini_batch in mini_batches
+                self.update(rollout, mini_batch) for _ in range(self.updates_per_rollout) for mini_batch in mini_batches
             ]
         loss = self._log_updates(updates)
         return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": seconds}
@@ -180,7 +171,14 @@ class PSPOModule(pl.LightningModule):
             samples = self.verify(prompts, completions)
             rewards, terms = self._rewards(samples)
             advantages = self.advantage(rewards).view(-1, 1)  # (N, 1)
-        mini_batches = self._plan(completions.completion_mask, advantages)
+        mini_batches = plan(
+            completions.completion_mask,
+            advantages,
+            self.aggregation,
+            self.minibatches_per_rollout,
+            self.micro_batch_size,
+            self._reduce,
+        )
         rollout = Rollout(prompts, completions, samples, rewards, terms, advantages, old_logprobs=None)
         with _timed(seconds, "old_logprobs"):
             if self.updates_per_rollout * len(mini_batches) > 1:
@@ -241,35 +239,8 @@ class PSPOModule(pl.LightningModule):
 
         return grouped(total), {name: grouped(values) for name, values in terms.items()}
 
-    def _plan(self, mask: Tensor, advantages: Tensor) -> list[MiniBatch]:
-        """Split the rows into mini-batches and those into micro-batches, equally many on every rank.
-
-        Rows of zero advantage have no gradient and are left out; their tokens stay in the denominators. A mini-batch
-        with fewer such parts than another rank's gets parts without a token, so that all ranks run the same passes.
-        """
-        if self.minibatches_per_rollout > len(mask):
-            raise InputError(
-                f"`minibatches_per_rollout` must be at most a rank's {len(mask)} completions, "
-                f"got {self.minibatches_per_rollout}."
-            )
-        parts = torch.arange(len(mask), device=mask.device).tensor_split(self.minibatches_per_rollout)
-        active = [rows[(advantages[rows, 0] != 0.0) & mask[rows].any(dim=1)] for rows in parts]
-        counts = torch.tensor([max(1, -(-len(rows) // self.micro_batch_size)) for rows in active], device=mask.device)
-        denominators = torch.stack([self.aggregation.denominator(mask[rows]) for rows in parts])
-        counts, denominators = self._reduce(counts, "max"), self._reduce(denominators, "sum")
-        return [
-            MiniBatch(self._micro_batches(rows, int(count), mask), denominator)
-            for rows, count, denominator in zip(active, counts, denominators, strict=True)
-        ]
-
-    def _micro_batches(self, rows: Tensor, count: int, mask: Tensor) -> list[MicroBatch]:
-        filled = [MicroBatch(chunk, mask[chunk]) for chunk in rows.split(self.micro_batch_size) if len(chunk)]
-        anchor = torch.zeros(1, dtype=torch.long, device=mask.device)
-        empty = MicroBatch(anchor, torch.zeros_like(mask[anchor]))
-        return filled + [empty] * (count - len(filled))
-
     def _with_old_logprobs(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> Rollout:
-        """Add the behaviour policy's log-probs, from the same passes as the first update: its ratio is then exactly 1."""
+        """Add the behaviour policy's log-probs, from the first update's own passes: its ratio is then exactly 1."""
         old = torch.zeros_like(rollout.completions.completion_mask, dtype=torch.float32)  # (N, T)
         with torch.no_grad():
             for mini_batch in mini_batches:
@@ -302,7 +273,7 @@ class PSPOModule(pl.LightningModule):
             raise FloatingPointError(f"The gradient norm is {float(grad_norm)}; the weights were left as they are.")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        scheduler.step()  # type: ignore[union-attr, call-arg]
+        scheduler.step()  # type: ignore[union-attr]
         return grad_norm.detach()
 
     def _log_updates(self, updates: list[Update]) -> Tensor:
@@ -324,7 +295,9 @@ class PSPOModule(pl.LightningModule):
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
+    def validation_step(  # type: ignore[override]
+        self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> EvaluationOutput:
         """Complete and grade the prompts of one batch at every evaluation temperature."""
         output = self.predict_step(batch, batch_idx, dataloader_idx)
         metrics = self._metrics.setdefault(batch.source, {})
@@ -332,7 +305,9 @@ class PSPOModule(pl.LightningModule):
             metrics.setdefault(temperature, SampleMetrics().to(self.device)).update(samples, batch.valid)
         return output
 
-    def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
+    def test_step(  # type: ignore[override]
+        self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> EvaluationOutput:
         """Complete and grade the prompts of one batch at every evaluation temperature."""
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
@@ -384,9 +359,13 @@ class PSPOModule(pl.LightningModule):
     def _check_loop(self) -> None:
         trainer = self.trainer
         if trainer.max_epochs != 1:
-            raise InputError(f"`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got {trainer.max_epochs}.")
+            raise InputError(
+                f"`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got {trainer.max_epochs}."
+            )
         if trainer.max_steps != -1:
-            raise InputError(f"`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got {trainer.max_steps}.")
+            raise InputError(
+                f"`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got {trainer.max_steps}."
+            )
         if trainer.validate_loop.inference_mode:
             raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
 
@@ -394,7 +373,7 @@ class PSPOModule(pl.LightningModule):
         """Load the policy's weights, once."""
         self.policy.build(self.seed)
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""
         optimizer = self.optimizer(self.policy.trainable_parameters())
         total = self._total_updates()
@@ -424,17 +403,7 @@ class PSPOModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another policy, before anything is overwritten."""
-        saved, here = checkpoint.get("policy"), self.policy.identity()
-        if saved is None:
-            raise InputError("The checkpoint must come from PSPOModule; it does not say which policy it holds.")
-        for name, value in here.items():
-            if saved[name] != value:
-                raise _another_model(saved["model_name_or_path"], name, saved[name], value)
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
-        for name in sorted(shapes.keys() | found.keys()):
-            if shapes.get(name) != found.get(name):
-                raise _another_model(saved["model_name_or_path"], name, found.get(name), shapes.get(name))
+        check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self.trainer.state.fn == TrainerFn.FITTING:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             # The flag is that of the run which saved; one that ended early, at its limit_train_batches, goes on here.
@@ -461,12 +430,6 @@ class PSPOModule(pl.LightningModule):
 def _check_at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
-
-
-def _another_model(model: str, name: str, saved: object, here: object) -> InputError:
-    return InputError(
-        f"The checkpoint is of another model ({model}): {name} is {saved} there and {here} in this run."
-    )
 
 
 @contextlib.contextmanager

@@ -115,19 +115,19 @@ class Policy(nn.Module):
             config = AutoConfig.from_pretrained(self._location, **self._loading)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"`model_name_or_path` must be a hub id or a folder with a config.json, got {self.model_name_or_path!r}: "
-                f"{_first_line(error)}"
+                f"`model_name_or_path` must be a hub id or a folder with a config.json, "
+                f"got {self.model_name_or_path!r}: {_first_line(error)}"
             ) from error
         for name, value in config.to_dict().items():
             if ("drop" in name) and isinstance(value, float) and value > 0.0:
                 logger.info("Setting %s from %s to 0: train and rollout log-probs must agree.", name, value)
                 setattr(config, name, 0.0)
-        return config
+        return cast(PreTrainedConfig, config)
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
             declared = get_tokenizer_config(self._location, **self._loading).get("tokenizer_class")
-            # AutoTokenizer rebuilds a generic tokenizer as the model type's own class, which may split text differently.
+            # AutoTokenizer rebuilds a generic tokenizer as the model type's own class, which may split differently.
             loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = loader.from_pretrained(self._location, **self._loading)
         except (OSError, ValueError, KeyError, ImportError) as error:
@@ -196,7 +196,8 @@ class Policy(nn.Module):
             )
         except (OSError, ValueError) as error:
             raise InputError(f"Cannot load the weights of {self.model_name_or_path!r}: {_first_line(error)}") from error
-        model.generation_config = GenerationConfig()  # a checkpoint's own top_k or penalties would change what is sampled
+        # The checkpoint's own top_k or penalties would change what is sampled.
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         if self.gradient_checkpointing:
             try:
                 model.activation_checkpointing_enable()
@@ -224,7 +225,9 @@ class Policy(nn.Module):
             try:
                 return cast(nn.Module, get_peft_model(model, config))
             except ValueError as error:
-                raise InputError(f"`lora.target_modules` must name modules of the model: {_first_line(error)}") from error
+                raise InputError(
+                    f"`lora.target_modules` must name modules of the model: {_first_line(error)}"
+                ) from error
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -243,7 +246,7 @@ class Policy(nn.Module):
 
         ``torch.inference_mode`` is avoided: its tensors cannot enter the backward pass of the update.
         """
-        model = self.causal_lm
+        model: Any = self.causal_lm
         was_training = model.training
         if self.gradient_checkpointing:  # else generation silently drops the KV cache
             model.activation_checkpointing_disable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -158,10 +159,10 @@ class GenerateEngine(RolloutEngine):
         processors = LogitsProcessorList()
         if uniforms is not None:
             processors.append(_KeyedSampler(sampling, uniforms, prompt_length=ids.shape[1]))
-        output = model.generate(
+        output: Tensor = cast(Any, model).generate(
             input_ids=ids,
             attention_mask=mask.long(),
-            generation_config=GenerationConfig(
+            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                 do_sample=False,
                 max_new_tokens=sampling.max_new_tokens,
                 eos_token_id=list(sampling.eos_ids),
@@ -172,7 +173,7 @@ class GenerateEngine(RolloutEngine):
         return output[:, ids.shape[1] :]
 
 
-class _KeyedSampler(LogitsProcessor):  # type: ignore[misc]
+class _KeyedSampler(LogitsProcessor):
     """Makes greedy decoding a sampler: leaves a single finite score, at the token that the row's noise picks."""
 
     def __init__(self, sampling: Sampling, uniforms: Tensor, prompt_length: int) -> None:

@@ -165,7 +165,7 @@ class EvaluationOutput:
 
     Attributes:
         batch: The B prompts.
-        samples: Evaluation temperature -> the batch's samples, prompt-major: ``eval_samples`` per prompt, one if greedy.
+        samples: Evaluation temperature -> the batch's samples, prompt-major: ``eval_samples`` a prompt, one if greedy.
     """
 
     batch: PromptBatch

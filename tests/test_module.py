@@ -79,9 +79,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
         }
         module = PSPOModule(policy=Policy(str(folder or tiny_model), **(policy or {})), **(defaults | settings))
         prompts: dict[str, Any] = {"prompts_per_rollout": 4, "num_rollouts": 2, "seed": 3}
-        datamodule = MathDataModule(
-            module.policy.tokenizer, train=JSONL(str(problem_file)), **(prompts | (data or {}))
-        )
+        datamodule = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)), **(prompts | (data or {})))
         record = Record(save_after)
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -154,7 +152,9 @@ def test_rows_of_zero_advantage_enter_no_pass(fit: Fit) -> None:
     for output in record.outputs:
         rollout = output["rollout"]
         active = rollout.completions.completion_mask[rollout.advantages[:, 0] != 0]
-        assert output["updates"][0].log_ratio.numel() == int(active.sum()) < int(rollout.completions.completion_mask.sum())
+        assert (
+            output["updates"][0].log_ratio.numel() == int(active.sum()) < int(rollout.completions.completion_mask.sum())
+        )
 
 
 def test_a_rollout_without_any_signal_leaves_the_weights(fit: Fit, tiny_model: Path) -> None:
@@ -166,7 +166,8 @@ def test_a_rollout_without_any_signal_leaves_the_weights(fit: Fit, tiny_model: P
 @pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean()])
 def test_weights_do_not_depend_on_micro_batches(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
     results = [
-        weights(fit(aggregation=aggregation, minibatches_per_rollout=2, micro_batch_size=size)[0]) for size in (1, 3, 16)
+        weights(fit(aggregation=aggregation, minibatches_per_rollout=2, micro_batch_size=size)[0])
+        for size in (1, 3, 16)
     ]
     moved = (results[0] - weights(initial(tiny_model))).norm()
     assert moved > 1e-3
@@ -297,7 +298,9 @@ def test_evaluation_counts_each_problem_once(
     def evaluate() -> list[Any]:
         data = MathDataModule(policy.tokenizer, val={"toy": JSONL(str(path))}, eval_batch_size=3)
         trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=str(tmp_path), enable_progress_bar=False)
-        outputs = trainer.predict(module, MathDataModule(policy.tokenizer, val={"toy": JSONL(str(path))}, eval_batch_size=3))
+        outputs = trainer.predict(
+            module, MathDataModule(policy.tokenizer, val={"toy": JSONL(str(path))}, eval_batch_size=3)
+        )
         logged = trainer.validate(module, data)
         assert outputs is not None
         return [outputs, logged[0]]

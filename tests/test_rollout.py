@@ -45,7 +45,9 @@ def draw(policy: Policy, prompts: PromptBatch, max_rows: int | None = None, **ch
 
 def rows_of(completions: Completions) -> list[list[int]]:
     """Return each completion without its padding."""
-    return [ids[mask].tolist() for ids, mask in zip(completions.completion_ids, completions.completion_mask, strict=True)]
+    return [
+        ids[mask].tolist() for ids, mask in zip(completions.completion_ids, completions.completion_mask, strict=True)
+    ]
 
 
 def test_noise_is_keyed_by_position_alone() -> None:
