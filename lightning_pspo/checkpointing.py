@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def save_atomically(trainer: Trainer, path: Path | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
     trainer.strategy.barrier("pspo.save.begin")
-    trainer.save_checkpoint(partial)  # every rank takes part; ends with a barrier
+    trainer.save_checkpoint(partial, weights_only=False)  # every rank takes part; ends with a barrier
     if trainer.is_global_zero:
         _sync_to_disk(partial)
         if path.is_dir():  # a folder cannot be replaced in one step
@@ -53,6 +54,22 @@ def save_atomically(trainer: Trainer, path: Path | str) -> None:
         partial.replace(path)
         _sync_to_disk(path.parent)
     trainer.strategy.barrier("pspo.save.end")
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a file that is no checkpoint or was cut short; its tensors are not read.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    if path.is_dir():  # a sharded checkpoint: its files are read by each rank's own part
+        return
+    try:
+        checkpoint = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except Exception as error:  # RuntimeError, EOFError, UnpicklingError ...: whatever the bytes lead to
+        raise InputError(f"`ckpt_path` must be a whole checkpoint, got {path}, which cannot be read as one.") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, which holds something else.")
 
 
 def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
+import time
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from rich.console import Console
+from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from lightning_pspo.checkpointing import find_checkpoints
+from lightning_pspo.checkpointing import check_readable, find_checkpoints
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.types import InputError
-
-logger = logging.getLogger(__name__)
+from lightning_pspo.statistics import wilson_interval
+from lightning_pspo.types import EvaluationResult, InputError
 
 CHECKPOINT_FOLDER = "checkpoints"
 _CONFIG = "config.yaml"
+_PATIENCE_S = 5.0  # for which the other ranks let rank zero report an error that all of them met
 
 
 class RunConfig(SaveConfigCallback):
     """Keeps the run's full settings in its root directory, from the moment that training starts.
 
     Not earlier: a run that was refused must leave no mark that would block the next try.
+
+    Args:
+        parser: Of the subcommand.
+        config: The settings as this session uses them.
+        given: The settings as they were given: what is kept starts the same run again, in any root directory.
     """
+
+    def __init__(self, parser: Any, config: Namespace, given: Namespace) -> None:
+        super().__init__(parser, config)
+        self.given = given
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Do nothing yet."""
@@ -37,7 +52,7 @@ class RunConfig(SaveConfigCallback):
         """Write ``config.yaml``; a resumed run with other settings adds ``config-2.yaml`` and so on."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.given, skip_none=False)
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -61,7 +76,10 @@ class PSPOCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run directory and the checkpoint before anything is built."""
         config = self.config[self.subcommand]
-        root = Path(config.trainer.default_root_dir)
+        given = config.clone()
+        given.ckpt_path = None  # where a session began is no setting of the run
+        self.save_config_kwargs = {"given": given}
+        root = _usable_root(config.trainer.default_root_dir)
         config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, str(self.subcommand))
         if self.subcommand == "fit" and config.ckpt_path is None:
             _refuse_overwriting(root)
@@ -70,6 +88,26 @@ class PSPOCLI(LightningCLI):
             arguments = getattr(entry, "init_args", None)
             if arguments is not None and isinstance(arguments.get("save_dir"), str):
                 arguments["save_dir"] = str(root / arguments["save_dir"])  # an absolute path stays itself
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from the checkpoint: Lightning would read it whole to look for some."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out ``verbose``: the results table below takes the place of Lightning's."""
+        return {name: skipped | {"verbose"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | quiet
+
+    def after_validate(self) -> None:
+        """Print the results."""
+        _print_results(self.model.evaluation)
+
+    def after_test(self) -> None:
+        """Print the results."""
+        _print_results(self.model.evaluation)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -86,6 +124,7 @@ def main(args: list[str] | None = None) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=RunConfig,
+            parser_kwargs={"exit_on_error": False},
             trainer_defaults={
                 "max_epochs": 1,
                 "use_distributed_sampler": False,
@@ -95,14 +134,52 @@ def main(args: list[str] | None = None) -> None:
                 "default_root_dir": "runs/default",
             },
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except Exception as error:
+        message = _bad_input(error)
+        if message is None:
+            raise
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            time.sleep(_PATIENCE_S)  # rank zero, when it met the same error, ends this process
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+
+
+def _bad_input(error: Exception) -> str | None:
+    """Return what to tell a user whose input caused ``error``; None when it had another cause.
+
+    jsonargparse raises errors of its own around those of the classes that it builds.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return str(cause)
+        cause = cause.__cause__
+    return str(error) if isinstance(error, ArgumentError | MisconfigurationException) else None
+
+
+@rank_zero_only
+def _print_results(evaluation: dict[str, dict[float, EvaluationResult]]) -> None:
+    table = Table("source", "T", "n", "accuracy", "95 % interval", "tokens", "truncated", title="Results")
+    for source, by_temperature in evaluation.items():
+        for temperature, result in by_temperature.items():
+            # Several samples of one problem are not independent; a binomial interval would be too narrow.
+            single = result.samples == result.problems
+            low, high = wilson_interval(result.correct, result.samples) if single else (None, None)
+            table.add_row(
+                source,
+                f"{temperature:g}",
+                str(result.problems) if single else f"{result.problems} x {result.samples // result.problems}",
+                f"{result.accuracy:.1%}",
+                f"{low:.1%} - {high:.1%}" if single else "",
+                f"{result.length_tokens:.1f}",
+                f"{result.truncated:.1%}",
+            )
+    Console().print(table)
 
 
 def _seed(value: bool | int | None) -> int:
     if isinstance(value, bool) or value is None or value < 0:
-        raise ValueError(f"`seed_everything` must be an integer, at least 0, got {value}.")
+        raise InputError(f"`seed_everything` must be an integer, at least 0, got {value}.")
     return value
 
 
@@ -115,18 +192,33 @@ def _max_prompt_tokens(module: PSPOModule) -> int | None:
     return None if context is None else context - module.max_new_tokens
 
 
+def _usable_root(value: str | Path | None) -> Path:
+    """Return the run directory, whether it is there or can be made."""
+    if value is None:
+        raise InputError("`trainer.default_root_dir` must name the folder of the run, got null.")
+    root = place = Path(value)
+    while not os.path.exists(place):  # unlike Path.exists, False where a folder above may not be searched
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"`trainer.default_root_dir` must be a folder to write to, got {root}: {place} is none.")
+    return root
+
+
 def _resolve_checkpoint(requested: str | None, root: Path, subcommand: str) -> str | None:
     if requested == "last":
         found = find_checkpoints(root / CHECKPOINT_FOLDER)
         if found:
+            check_readable(found[-1])
             rank_zero_info(f"Using {found[-1]}.")
             return str(found[-1])
         if subcommand != "fit":
             raise InputError(f"`ckpt_path` last needs a checkpoint in {root / CHECKPOINT_FOLDER}, there is none.")
         rank_zero_info(f"There is no checkpoint in {root / CHECKPOINT_FOLDER}: the run starts afresh.")
         return None
-    if requested is not None and not Path(requested).exists():
-        raise InputError(f"`ckpt_path` must be an existing checkpoint, or last, got {requested}.")
+    if requested is not None:
+        if not Path(requested).exists():
+            raise InputError(f"`ckpt_path` must be an existing checkpoint, or last, got {requested}.")
+        check_readable(Path(requested))
     return requested
 
 

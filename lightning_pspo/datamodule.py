@@ -261,7 +261,7 @@ class MathDataModule(pl.LightningDataModule):
         ]
         sources: dict[str, PromptSource] = getattr(self, setting)
         if not sources and stage != "fit":
-            raise InputError(f"`data.{setting}` must name at least one source for `{stage}`, got none.")
+            raise InputError(f"`data.{setting}` must name at least one source, got none.")
         return {f"{setting}.{name}": source for name, source in sources.items()}
 
     def _load(self, key: str, source: PromptSource) -> None:

@@ -214,8 +214,7 @@ class PSPOModule(pl.LightningModule):
         """Take one optimiser step on ``mini_batch``; its gradient does not depend on micro-batches or ranks."""
         loss = torch.zeros((), device=self.device)
         log_ratios = []
-        last = mini_batch.micro_batches[-1]
-        for micro_batch in mini_batch.micro_batches:
+        for index, micro_batch in enumerate(mini_batch.micro_batches, start=1):
             logprobs = self._logprobs(rollout.prompts, rollout.completions, micro_batch.rows)  # (n, T')
             width = logprobs.shape[1]
             old = logprobs.detach() if rollout.old_logprobs is None else rollout.old_logprobs[micro_batch.rows, :width]
@@ -223,7 +222,7 @@ class PSPOModule(pl.LightningModule):
             log_ratio = (logprobs - old).masked_fill(~mask, 0.0)
             objective = self.surrogate(log_ratio, rollout.advantages[micro_batch.rows])
             part = -self.aggregation(objective, mask, mini_batch.denominator)
-            with self._without_sync(micro_batch is not last):
+            with self._without_sync(index < len(mini_batch.micro_batches)):
                 self.manual_backward(part * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
             loss += part.detach()
             log_ratios.append(log_ratio.detach()[mask])
@@ -362,7 +361,7 @@ class PSPOModule(pl.LightningModule):
             raise InputError(
                 f"`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got {trainer.max_epochs}."
             )
-        if trainer.max_steps != -1:
+        if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise InputError(
                 f"`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got {trainer.max_steps}."
             )
@@ -375,7 +374,10 @@ class PSPOModule(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""
-        optimizer = self.optimizer(self.policy.trainable_parameters())
+        try:
+            optimizer = self.optimizer(self.policy.trainable_parameters())
+        except ValueError as error:  # torch's optimisers check their own settings
+            raise InputError(f"`model.optimizer` refuses its settings: {error}.") from error
         total = self._total_updates()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: self.lr_schedule(update, total))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -194,7 +195,7 @@ class Policy(nn.Module):
                 attn_implementation=self._attn_implementation,
                 **self._loading,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"Cannot load the weights of {self.model_name_or_path!r}: {_first_line(error)}") from error
         # The checkpoint's own top_k or penalties would change what is sampled.
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]

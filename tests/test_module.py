@@ -67,6 +67,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
         save_after: dict[int, Path] | None = None,
         ckpt_path: Path | None = None,
         limit: int | None = None,
+        precision: Any = "32-true",
         **settings: Any,
     ) -> tuple[PSPOModule, Record]:
         defaults: dict[str, Any] = {
@@ -94,6 +95,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
             callbacks=[record],
             default_root_dir=str(tmp_path),
             limit_train_batches=limit,
+            precision=precision,
         )
         trainer.fit(module, datamodule, ckpt_path=None if ckpt_path is None else str(ckpt_path))
         return module, record
@@ -145,6 +147,16 @@ def test_ratio_is_exactly_one_at_the_first_update_only(fit: Fit) -> None:
         assert first.log_ratio.numel() > 0
         assert (first.log_ratio == 0.0).all()
         assert all((update.log_ratio != 0.0).any() for update in later if update.log_ratio.numel())
+
+
+def test_mixed_precision_sees_each_update(fit: Fit) -> None:
+    """A cache of bfloat16 weights over the whole iteration would keep every ratio at 1."""
+    module, record = fit(precision="bf16-mixed", optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    assert all(parameter.dtype == torch.float32 for parameter in module.policy.parameters())
+    for output in record.outputs:
+        first, second = output["updates"]
+        assert (first.log_ratio == 0.0).all()
+        assert (second.log_ratio != 0.0).any()
 
 
 def test_rows_of_zero_advantage_enter_no_pass(fit: Fit) -> None:
