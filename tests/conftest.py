@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -15,6 +16,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("shared_cores", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("shared_cores")
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"

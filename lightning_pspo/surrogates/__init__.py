@@ -1,0 +1,37 @@
+"""Surrogates: what replaces the policy gradient once the policy has left the one that sampled.
+
+Three independent switches: the surrogate maps log-ratios and advantages to a per-token objective to maximise, the ratio
+level says whether a ratio is a token's or a row's, and the aggregation turns the (n, T) objective into one number.
+"""
+
+from lightning_pspo.surrogates.aggregation import Aggregation, FixedLength, SequenceMean, TokenMean
+from lightning_pspo.surrogates.base import SmoothedSurrogate, Surrogate
+from lightning_pspo.surrogates.clip import Clip
+from lightning_pspo.surrogates.extensions import LogPSPO, PessimisticPSPO, RelativePSPO
+from lightning_pspo.surrogates.gmpo import GMPO
+from lightning_pspo.surrogates.importance import CISPO, TOPR, TruncatedIS, Unclipped
+from lightning_pspo.surrogates.levels import RatioLevel, at_level
+from lightning_pspo.surrogates.pspo import PSPO
+from lightning_pspo.surrogates.sapo import SAPO
+
+__all__ = [
+    "CISPO",
+    "GMPO",
+    "PSPO",
+    "SAPO",
+    "TOPR",
+    "Aggregation",
+    "Clip",
+    "FixedLength",
+    "LogPSPO",
+    "PessimisticPSPO",
+    "RatioLevel",
+    "RelativePSPO",
+    "SequenceMean",
+    "SmoothedSurrogate",
+    "Surrogate",
+    "TokenMean",
+    "TruncatedIS",
+    "Unclipped",
+    "at_level",
+]

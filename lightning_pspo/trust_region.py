@@ -1,0 +1,153 @@
+"""What a surrogate did to a step, from tensors that the step has anyway: no forward and no backward pass.
+
+``measure`` turns a micro-batch into sums of fixed size. They add up over micro-batches and updates, ``reduced`` adds
+them up over ranks, and ``report`` turns them into numbers that do not depend on how the tokens were split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_FINEST = 1e-5  # log-ratios below this are resolved to 1e-7, those above to half a percent of themselves
+_STEP = 0.01
+_SIDE = round(math.asinh(100.0 / _FINEST) / _STEP)  # bins on each side of 0, up to log-ratios of 100
+_BINS = 2 * _SIDE + 1
+
+
+@dataclass(frozen=True)
+class TrustRegionSums:
+    """Sums over tokens. ``+`` joins those of two micro-batches.
+
+    Attributes:
+        totals: (7,) float64: tokens, would be clipped, |w A|, |r A|, r, r^2, e^l - 1 - l.
+        histogram: (K,) float64, tokens by log-ratio.
+        extremes: (2,) float64, the largest log-ratio and the largest of its negative; -inf without tokens.
+    """
+
+    totals: Tensor
+    histogram: Tensor
+    extremes: Tensor
+
+    def __add__(self, other: TrustRegionSums) -> TrustRegionSums:
+        return TrustRegionSums(
+            self.totals + other.totals,
+            self.histogram + other.histogram,
+            torch.maximum(self.extremes, other.extremes),
+        )
+
+    def reduced(self, reduce: Callable[[Tensor, str], Tensor]) -> TrustRegionSums:
+        """Return the sums over all ranks; every rank must call it. ``reduce`` reduces by ``sum`` or ``max``."""
+        added = reduce(torch.cat([self.totals, self.histogram]), "sum")
+        return TrustRegionSums(
+            added[: len(self.totals)], added[len(self.totals) :], reduce(self.extremes.clone(), "max")
+        )
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """How far the policy went and how much of the gradient the surrogate let through. nan without tokens.
+
+    Attributes:
+        tokens: Number of tokens, M.
+        ratio_min: Smallest ratio.
+        ratio_p01: Ratio that a hundredth of the tokens does not exceed; quantiles are exact to half a percent of log r.
+        ratio_p50: Median ratio.
+        ratio_p99: Ratio that all but a hundredth of the tokens do not exceed.
+        ratio_max: Largest ratio.
+        would_clip: Share of tokens whose gradient a clip of 0.2 would stop: those that it bounds on the side where A
+            pushes them.
+        retained: Sum |w A| / sum |r A|: the gradient's weight against that of plain importance sampling. Above 1 where
+            a surrogate weighs tokens by more than their ratio.
+        effective_share: (sum r)^2 / (M sum r^2), the effective sample size by M, in (0, 1].
+        kl: Mean of e^l - 1 - l, an estimate of KL(pi_old || pi_theta) in nats per token, never negative. That direction
+            because the tokens were sampled from pi_old: the mean of -l has that expectation, and so has this one, which
+            is k3, because r - 1 has the expectation 0. Over the tokens that were measured only.
+    """
+
+    tokens: int
+    ratio_min: float
+    ratio_p01: float
+    ratio_p50: float
+    ratio_p99: float
+    ratio_max: float
+    would_clip: float
+    retained: float
+    effective_share: float
+    kl: float
+
+    @classmethod
+    def report(cls, sums: TrustRegionSums) -> TrustRegion:
+        """Return the numbers of ``sums``.
+
+        >>> l = torch.tensor([[0.5, 1.0, 2.0]]).log()
+        >>> positive = torch.ones(1, 1)
+        >>> clipped = torch.tensor([[0.5, 1.0, 0.0]])
+        >>> found = TrustRegion.report(measure(l, positive, clipped, torch.ones(1, 3, dtype=torch.bool)))
+        >>> found.ratio_p50, round(found.would_clip, 4), round(found.retained, 4), round(found.kl, 4)
+        (1.0, 0.3333, 0.4286, 0.1667)
+        """
+        count, would_clip, weighted, plain, ratios, squares, kl = sums.totals.tolist()
+        if count == 0.0:
+            return cls(0, *[math.nan] * 9)
+        high, low = sums.extremes.tolist()
+        middle = [min(max(value, -low), high) for value in _quantiles(sums.histogram, (0.01, 0.5, 0.99))]
+        ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max = (math.exp(value) for value in (-low, *middle, high))
+        return cls(
+            int(count),
+            ratio_min,
+            ratio_p01,
+            ratio_p50,
+            ratio_p99,
+            ratio_max,
+            would_clip=would_clip / count,
+            retained=weighted / plain if plain > 0.0 else math.nan,
+            effective_share=ratios**2 / (count * squares),
+            kl=kl / count,
+        )
+
+
+def measure(log_ratio: Tensor, advantages: Tensor, weight: Tensor, mask: Tensor, clip: float = 0.2) -> TrustRegionSums:
+    """Sum up a micro-batch.
+
+    Args:
+        log_ratio: (n, T), at the level that the surrogate saw.
+        advantages: (n, 1).
+        weight: (n, T), the surrogate's ``weight`` of the same tensors.
+        mask: (n, T) bool, the tokens that count.
+        clip: Distance of the ratio from 1 at which ``would_clip`` stops a token, in [0, 1].
+
+    Returns:
+        Sums of fixed size, detached. In float64, float32 on a device that has none.
+    """
+    precise = torch.float32 if log_ratio.device.type == "mps" else torch.float64
+    logs = log_ratio.detach()[mask].to(precise)  # (M,)
+    advantage = advantages.detach().expand_as(log_ratio)[mask].to(precise)
+    ratio = logs.exp()
+    stopped = ((advantage > 0.0) & (ratio > 1.0 + clip)) | ((advantage < 0.0) & (ratio < 1.0 - clip))
+    totals = [
+        torch.ones_like(logs),
+        stopped.to(precise),
+        (weight.detach()[mask].to(precise) * advantage).abs(),
+        (ratio * advantage).abs(),
+        ratio,
+        ratio.square(),
+        logs.expm1() - logs,
+    ]
+    empty = logs.new_tensor([-math.inf])
+    extremes = torch.stack([torch.cat([logs, empty]).max(), torch.cat([-logs, empty]).max()])
+    bins = ((logs / _FINEST).asinh() / _STEP).round().clamp(-_SIDE, _SIDE).long() + _SIDE
+    return TrustRegionSums(
+        torch.stack([values.sum() for values in totals]), torch.bincount(bins, minlength=_BINS).to(precise), extremes
+    )
+
+
+def _quantiles(histogram: Tensor, levels: tuple[float, ...]) -> list[float]:
+    """Return log-ratios: the centre of the first bin with at least the share of each level at or below it."""
+    below = histogram.double().cpu().cumsum(0)
+    found = torch.searchsorted(below, torch.tensor(levels, dtype=torch.float64) * below[-1] * (1 - 1e-9))
+    return [_FINEST * math.sinh((place - _SIDE) * _STEP) for place in found.tolist()]
