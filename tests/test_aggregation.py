@@ -64,6 +64,11 @@ def test_sequence_level_by_hand() -> None:
     torch.testing.assert_close(log_ratio.grad, expected)
 
 
+def test_sequence_level_of_a_single_token_is_that_token() -> None:
+    log_ratio, mask = torch.tensor([[7.0, 0.3, 7.0]]), torch.tensor([[False, True, False]])
+    torch.testing.assert_close(at_level(log_ratio, mask, "sequence"), torch.tensor([[0.0, 0.3, 0.0]]))
+
+
 def test_token_level_changes_nothing() -> None:
     log_ratio = torch.randn(2, 3)
     assert at_level(log_ratio, torch.ones(2, 3, dtype=torch.bool), "token") is log_ratio
