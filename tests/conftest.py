@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +123,14 @@ def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
         return [f"--{name}={value}" for name, value in settings.items()] + list(more)
 
     return arguments
+
+
+@pytest.fixture
+def rank_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a run with a strategy of several ranks in this process: undo what it leaves behind."""
+    for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(variable, "0")  # so that it is restored
+        monkeypatch.delenv(variable)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -263,9 +263,3 @@ def test_a_run_directory_that_cannot_be_written(refused: Refused) -> None:
     parent.mkdir(mode=0o500)
     error = refused(f"--trainer.default_root_dir={parent / 'run'}")
     assert error.startswith(f"`trainer.default_root_dir` must be a folder to write to, got {parent / 'run'}")
-
-
-def test_a_strategy_that_is_not_supported(refused: Refused) -> None:
-    strategy = Path(__file__).parents[1] / "configs" / "strategy" / "fsdp.yaml"
-    error = refused(f"--config={strategy}", drop="--trainer.devices")
-    assert re.match(r".*`trainer\.strategy` must be a single device or DDP, got ModelParallelStrategy", error)

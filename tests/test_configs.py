@@ -117,6 +117,7 @@ def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
     main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={path}", *trial])
 
 
+@pytest.mark.usefixtures("rank_variables")
 @pytest.mark.parametrize(("overlay", "message"), REFUSED.items(), ids=REFUSED)
 def test_what_cannot_run_says_so(
     overlay: str, message: str, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path

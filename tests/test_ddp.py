@@ -177,4 +177,4 @@ def test_bad_input_ends_both_processes(arguments: Callable[..., list[str]], tmp_
     assert errors.rstrip().endswith(f"error: {message}")
     assert (output + errors).count(message) == 1
     assert "Traceback" not in output + errors
-    assert not (tmp_path / "run").exists()
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
