@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks._shared import finished_rollouts, is_trial, root_folder
-from lightning_pspo.checkpointing import checkpoint_name, find_checkpoints, save_atomically
+from lightning_pspo.checkpointing import checkpoint_folder, checkpoint_name, find_checkpoints, save_atomically
 from lightning_pspo.types import InputError
 
 
@@ -23,25 +23,19 @@ class RolloutCheckpoint(Checkpoint):
 
     Args:
         every_n_rollouts: Rollouts between two checkpoints, at least 1.
-        dirpath: Folder of the checkpoints; default ``<trainer.default_root_dir>/checkpoints``.
         keep_last: Newest checkpoints to keep, at least 1.
 
     Raises:
         InputError: A number is below 1, or (when training starts) the folder holds a later rollout.
     """
 
-    def __init__(self, every_n_rollouts: int = 10, dirpath: str | None = None, keep_last: int = 2) -> None:
+    def __init__(self, every_n_rollouts: int = 10, keep_last: int = 2) -> None:
         super().__init__()
         for name, value in (("every_n_rollouts", every_n_rollouts), ("keep_last", keep_last)):
             if value < 1:
                 raise InputError(f"`{name}` must be at least 1, got {value}.")
         self.every_n_rollouts = every_n_rollouts
-        self.dirpath = dirpath
         self.keep_last = keep_last
-
-    def folder(self, trainer: Trainer) -> Path:
-        """Return the folder that holds the checkpoints."""
-        return root_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a folder of another run before time goes into the first measurement."""
@@ -59,14 +53,14 @@ class RolloutCheckpoint(Checkpoint):
         due = rollout % self.every_n_rollouts == 0 or rollout == trainer.num_training_batches
         if not due or is_trial(trainer):
             return
-        folder = self.folder(trainer)
+        folder = checkpoint_folder(root_folder(trainer))
         save_atomically(trainer, folder / checkpoint_name(rollout))
         if trainer.is_global_zero:
             for old in find_checkpoints(folder)[: -self.keep_last]:
                 _remove(old)
 
     def _refuse_later_rollouts(self, trainer: Trainer) -> None:
-        found = find_checkpoints(self.folder(trainer))
+        found = find_checkpoints(checkpoint_folder(root_folder(trainer)))
         rollout = finished_rollouts(trainer)
         if found and not is_trial(trainer) and _rollout_of(found[-1]) > rollout:
             raise InputError(

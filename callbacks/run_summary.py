@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich import get_console
 
 from callbacks._report import before_after_table, draw_curves, examples_table
@@ -34,22 +34,26 @@ class RunSummary(Callback):
 
     "Before" is Lightning's sanity check, run in full (``trainer.num_sanity_val_steps: -1``); "after" is the validation
     that follows the last rollout. Both are carried over restarts, as are the curves and the seconds. A run that is
-    stopped before its last measurement gets no summary. Should a run be resumed between its last rollout and that
-    measurement, where Lightning would do nothing more, the measurement is made up for.
+    stopped before its last measurement gets no summary, nor does one without a measurement before training; that is
+    said at the start. Should a run be resumed between its last rollout and the last measurement, where Lightning would
+    do nothing more, the measurement is made up for.
 
     Args:
-        source: Key of ``data.val`` whose accuracy is reported.
+        source: Key of ``data.val`` whose accuracy is reported; None takes the first.
         filename: Name of the JSON file in ``trainer.default_root_dir``.
         figure: Name of the PNG file in ``trainer.default_root_dir``.
         examples: Problems whose completions are shown side by side: the first ones of the source, at least 0.
 
     Raises:
-        InputError: ``examples`` is negative; "before" cannot be measured; `RewardLogger` is missing; the source or a
-            temperature above 0 is not evaluated.
+        InputError: ``examples`` is negative, `RewardLogger` is missing, or the source is not evaluated.
     """
 
     def __init__(
-        self, source: str, filename: str = "summary.json", figure: str = "curves.png", examples: int = 3
+        self,
+        source: str | None = None,
+        filename: str = "summary.json",
+        figure: str = "curves.png",
+        examples: int = 3,
     ) -> None:
         super().__init__()
         if examples < 0:
@@ -89,20 +93,15 @@ class RunSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
-        resumed = trainer.ckpt_path is not None
-        if not (resumed or is_trial(trainer) or trainer.num_sanity_val_steps == math.inf):
-            raise InputError(
-                f"RunSummary needs trainer.num_sanity_val_steps: -1, got {trainer.num_sanity_val_steps}:"
-                " the sanity check is the measurement before training."
-            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that "before" is known, and make up for a last measurement that an interruption cost."""
-        if self._before is None and not is_trial(trainer):
-            raise InputError(
-                f"RunSummary needs a measurement of `{self.source}` before training, got none: neither from a sanity"
-                " check nor from the checkpoint that the run resumes."
+        """Say so if there is nothing to compare with; make up for a last measurement that an interruption cost."""
+        if self._before is None:
+            rank_zero_warn(
+                f"RunSummary will write no {self.filename}: nothing was measured before training. It needs a source in"
+                f" data.val and trainer.num_sanity_val_steps: -1 (got {trainer.num_sanity_val_steps})."
             )
+            return
         if finished_rollouts(trainer) == trainer.num_training_batches:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
@@ -131,24 +130,25 @@ class RunSummary(Callback):
     ) -> None:
         """Keep the first problems' first samples."""
         output: EvaluationOutput = outputs
-        if output.batch.source == self.source and len(self._seen) < self.examples:
+        if self.source in (None, output.batch.source) and len(self._seen) < self.examples:
             self._seen += _example_rows(output)[: self.examples - len(self._seen)]
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the measurement before training."""
-        self._before = self._measurement(pl_module)
+        """Keep the measurement before training, if it covered every problem."""
+        if trainer.num_sanity_val_steps == math.inf:
+            self._before = self._measurement(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the latest measurement."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._before is not None:
             self._after = self._measurement(pl_module) | {"rollout": finished_rollouts(trainer)}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print, on rank zero."""
-        if is_trial(trainer):
-            rank_zero_info("RunSummary: fast_dev_run measures nothing, so there is no summary.")
-        elif self._before is None or self._after is None or self._after["rollout"] != finished_rollouts(trainer):
-            rank_zero_warn(f"No {self.filename}: `{self.source}` was not evaluated after the last rollout.")
+        if self._before is None or is_trial(trainer):
+            return
+        if self._after is None or self._after["rollout"] != finished_rollouts(trainer):
+            rank_zero_warn(f"No {self.filename}: there was no evaluation after the last rollout.")
         elif trainer.is_global_zero:
             self._write(trainer, pl_module, self._before, self._after)
 
@@ -156,16 +156,18 @@ class RunSummary(Callback):
         root = root_folder(trainer)
         summary: dict[str, Any] = {}
         for when, measured in (("before", before), ("after", after)):
-            interval = wilson_interval(measured["correct"], measured["samples"])
+            # Several samples of one problem are not independent: a binomial interval would be too narrow.
+            single = measured["samples"] == measured["problems"]
+            interval = wilson_interval(measured["correct"], measured["samples"]) if single else None
             summary[f"accuracy_{when}"] = measured["accuracy"]
-            summary[f"interval_{when}"] = [float(bound) for bound in interval]
+            summary[f"interval_{when}"] = None if interval is None else list(interval)
             if "greedy_accuracy" in measured:
                 summary[f"greedy_accuracy_{when}"] = measured["greedy_accuracy"]
             summary[f"length_tokens_{when}"] = measured["length_tokens"]
         summary |= {
             "n": after["samples"],
             "problems": after["problems"],
-            "source": self.source,
+            "source": after["source"],
             "temperature": after["temperature"],
             "seconds": self._seconds(),
             "seed": pl_module.seed,
@@ -182,14 +184,14 @@ class RunSummary(Callback):
 
     def _measurement(self, pl_module: Any) -> _Measurement:
         evaluation: Mapping[str, Mapping[float, EvaluationResult]] = pl_module.evaluation
-        if self.source not in evaluation:
-            raise InputError(f"`source` of RunSummary must be one of {sorted(evaluation)}, got {self.source!r}.")
-        results = evaluation[self.source]
-        temperature = next((temperature for temperature in results if temperature > 0), None)
-        if temperature is None:
-            raise InputError(f"RunSummary needs an evaluation temperature above 0, got {list(results)}.")
+        source = next(iter(evaluation)) if self.source is None else self.source
+        if source not in evaluation:
+            raise InputError(f"`source` of RunSummary must be one of {sorted(evaluation)}, got {source!r}.")
+        results = evaluation[source]
+        temperature = next((temperature for temperature in results if temperature > 0), 0.0)
         sampled = results[temperature]
         measured: _Measurement = {
+            "source": source,
             "accuracy": sampled.accuracy,
             "correct": sampled.correct,
             "samples": sampled.samples,
@@ -205,9 +207,11 @@ class RunSummary(Callback):
 
 
 def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
-    """Return the first sample of every problem of the batch, at the first temperature above 0."""
+    """Return the first sample of every problem of the batch, at the first temperature above 0, or else greedy."""
     batch, by_temperature = output.batch, output.samples
-    samples = next((samples for temperature, samples in by_temperature.items() if temperature > 0), [])
+    samples = next(
+        (samples for temperature, samples in by_temperature.items() if temperature > 0), by_temperature.get(0.0, [])
+    )
     each = max(len(samples) // len(batch), 1)
     return [
         {

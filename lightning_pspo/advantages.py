@@ -57,6 +57,7 @@ class GroupAdvantage(Advantage):
     Raises:
         InputError: If ``epsilon`` is not positive.
 
+    >>> import torch
     >>> GroupAdvantage()(torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]))
     tensor([[ 0.8659, -0.8659, -0.8659,  0.8659],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])

@@ -12,10 +12,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_pspo.types import InputError
 
 _NAME = re.compile(r"rollout=(\d+)\.ckpt")
+
+
+def checkpoint_folder(root: Path | str) -> Path:
+    """Return where the checkpoints of the run with this root directory are."""
+    return Path(root) / "checkpoints"
 
 
 def checkpoint_name(rollout: int) -> str:
@@ -44,7 +50,8 @@ def save_atomically(trainer: Trainer, path: Path | str) -> None:
     partial = path.with_name(path.name + ".partial")
     if trainer.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
+        for left_behind in path.parent.glob("*.partial"):  # by a crash
+            _remove(left_behind)
     trainer.strategy.barrier("pspo.save.begin")
     trainer.save_checkpoint(partial, weights_only=False)  # every rank takes part; ends with a barrier
     if trainer.is_global_zero:
@@ -86,13 +93,33 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
     saved = checkpoint.get("policy")
     if saved is None:
         raise InputError("The checkpoint must come from PSPOModule; it does not say which policy it holds.")
-    there = {name: saved[name] for name in identity} | _shapes(checkpoint["state_dict"])
+    there = {name: saved.get(name) for name in identity} | _shapes(checkpoint["state_dict"])
     here = dict(identity) | _shapes(weights)
     for name in [*here, *there]:
         if there.get(name) != here.get(name):
             raise InputError(
                 f"The checkpoint is of another model ({saved['model_name_or_path']}): "
                 f"{name} is {there.get(name)} there and {here.get(name)} in this run."
+            )
+
+
+def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Refuse other optimiser settings than the checkpoint's, which restoring would silently put in their place.
+
+    Args:
+        checkpoint: As loaded.
+        optimizer: As this run configures it, not yet stepped.
+
+    Raises:
+        InputError: If a setting differs.
+    """
+    there = checkpoint["optimizer_states"][0]["param_groups"][0]
+    for name, here in optimizer.param_groups[0].items():
+        saved = there.get("initial_lr" if name == "lr" else name)  # the schedule has moved "lr"
+        if name != "params" and saved != here:
+            raise InputError(
+                f"The checkpoint's optimiser has {name}={saved}, this run's has {here}: "
+                "a resumed run keeps its optimiser."
             )
 
 

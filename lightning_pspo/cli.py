@@ -18,15 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from lightning_pspo.checkpointing import check_readable, find_checkpoints
+from lightning_pspo.checkpointing import check_readable, checkpoint_folder, find_checkpoints
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.statistics import wilson_interval
 from lightning_pspo.types import EvaluationResult, InputError
 
-CHECKPOINT_FOLDER = "checkpoints"
 _CONFIG = "config.yaml"
-_PATIENCE_S = 5.0  # for which the other ranks let rank zero report an error that all of them met
+_PATIENCE_S = 10.0  # for which the other ranks wait for rank zero to report an error that all of them met
 
 
 class RunConfig(SaveConfigCallback):
@@ -80,9 +79,9 @@ class PSPOCLI(LightningCLI):
         given.ckpt_path = None  # where a session began is no setting of the run
         self.save_config_kwargs = {"given": given}
         root = _usable_root(config.trainer.default_root_dir)
-        config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, str(self.subcommand))
         if self.subcommand == "fit" and config.ckpt_path is None:
             _refuse_overwriting(root)
+        config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, str(self.subcommand))
         loggers = config.trainer.logger
         for entry in loggers if isinstance(loggers, list) else [loggers]:
             arguments = getattr(entry, "init_args", None)
@@ -116,6 +115,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments after the program's name; ``sys.argv`` when None.
     """
+    parent = os.getppid()
     try:
         PSPOCLI(
             PSPOModule,
@@ -138,10 +138,17 @@ def main(args: list[str] | None = None) -> None:
         message = _bad_input(error)
         if message is None:
             raise
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
-            time.sleep(_PATIENCE_S)  # rank zero, when it met the same error, ends this process
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        if not (rank_zero_only.rank and _outlives(parent)):  # type: ignore[attr-defined]
+            print(f"error: {message}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+
+
+def _outlives(parent: int) -> bool:
+    """Tell whether the process that started this one ends soon; Lightning lets rank zero start the other ranks."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return os.getppid() != parent
 
 
 def _bad_input(error: Exception) -> str | None:
@@ -206,14 +213,14 @@ def _usable_root(value: str | Path | None) -> Path:
 
 def _resolve_checkpoint(requested: str | None, root: Path, subcommand: str) -> str | None:
     if requested == "last":
-        found = find_checkpoints(root / CHECKPOINT_FOLDER)
+        found = find_checkpoints(checkpoint_folder(root))
         if found:
             check_readable(found[-1])
             rank_zero_info(f"Using {found[-1]}.")
             return str(found[-1])
         if subcommand != "fit":
-            raise InputError(f"`ckpt_path` last needs a checkpoint in {root / CHECKPOINT_FOLDER}, there is none.")
-        rank_zero_info(f"There is no checkpoint in {root / CHECKPOINT_FOLDER}: the run starts afresh.")
+            raise InputError(f"`ckpt_path` last needs a checkpoint in {checkpoint_folder(root)}, there is none.")
+        rank_zero_info(f"There is no checkpoint in {checkpoint_folder(root)}: the run starts afresh.")
         return None
     if requested is not None:
         if not Path(requested).exists():
@@ -224,7 +231,7 @@ def _resolve_checkpoint(requested: str | None, root: Path, subcommand: str) -> s
 
 @rank_zero_only
 def _refuse_overwriting(root: Path) -> None:
-    if (root / _CONFIG).exists() or find_checkpoints(root / CHECKPOINT_FOLDER):
+    if (root / _CONFIG).exists() or find_checkpoints(checkpoint_folder(root)):
         raise InputError(
             f"{root} already holds a run. Continue it with --ckpt_path last, "
             "or give another directory with --trainer.default_root_dir."

@@ -8,6 +8,7 @@ need be, so that no prompt is skipped or seen twice in a pass; the only state is
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,9 @@ from lightning_pspo.sources import PromptSource
 from lightning_pspo.types import InputError, Problem, PromptBatch
 
 logger = logging.getLogger(__name__)
+
+_ORDER = 2
+"""Tells the generator of the prompts' order from those of sampling noise, whose second key is 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +98,27 @@ class RolloutLoader:
     def _row(self, position: int) -> int:
         number, place = divmod(position, len(self.rows))
         if self._pass != number:
-            self._pass, self._order = number, np.random.default_rng([self.seed, number]).permutation(len(self.rows))
+            self._pass, self._order = (
+                number,
+                np.random.default_rng([self.seed, _ORDER, number]).permutation(len(self.rows)),
+            )
         return int(self._order[place])
 
     def state_dict(self) -> dict[str, int]:
         """Return the cursor, and what it counts."""
-        return {"cursor": self.cursor, "prompts_per_rollout": self.prompts_per_rollout, "problems": len(self.rows)}
+        return {"cursor": self.cursor, **self._stream()}
+
+    def _stream(self) -> dict[str, int]:
+        """Return what the cursor counts: the same stream has the same numbers."""
+        digest = 0
+        for row in self.rows:
+            digest = zlib.crc32(np.asarray(row.ids, dtype=np.int64).tobytes(), digest)
+        return {
+            "prompts_per_rollout": self.prompts_per_rollout,
+            "seed": self.seed,
+            "problems": len(self.rows),
+            "prompts_crc32": digest,
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue after the rollouts that were served.
@@ -107,7 +126,7 @@ class RolloutLoader:
         Raises:
             InputError: If the stream is not the one that the cursor counts.
         """
-        for name, here in (("prompts_per_rollout", self.prompts_per_rollout), ("problems", len(self.rows))):
+        for name, here in self._stream().items():
             if state[name] != here:
                 raise InputError(
                     f"The checkpoint was made with {name}={state[name]}, this run has {here}: "

@@ -26,7 +26,8 @@ def sampling_logits(logits: Tensor, temperature: float, top_p: float, chosen: Te
     >>> sampling_logits(torch.tensor([0.5, 0.3, 0.2]).log(), temperature=1.0, top_p=0.7).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
     """
-    scaled = logits.float() / temperature
+    # The largest tensor of an update: no copy without need.
+    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
     if top_p >= 1.0:
         return scaled
     with torch.no_grad():

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.surrogates import Aggregation
-from lightning_pspo.types import InputError
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,16 @@ class MiniBatch:
 def plan(
     mask: Tensor,
     advantages: Tensor,
+    places: Tensor,
+    rows: int,
     aggregation: Aggregation,
     minibatches: int,
     micro_batch_size: int,
     reduce: Callable[[Tensor, str], Tensor],
 ) -> list[MiniBatch]:
-    """Split a rank's rows, in order, into mini-batches and those into micro-batches.
+    """Split a rank's rows into mini-batches and those into micro-batches.
+
+    A mini-batch is a stretch of the whole rollout's rows, so that it holds the same rows on any number of ranks.
 
     Rows of zero advantage have no gradient and are left out of the passes; their tokens stay in the denominators. A
     mini-batch with fewer passes than another rank's gets passes without a token, so that all ranks run equally many.
@@ -54,29 +57,25 @@ def plan(
     Args:
         mask: (N, T) bool, completion tokens.
         advantages: (N, 1) float32.
+        places: (N,) long, the places of this rank's rows in the whole rollout.
+        rows: Rows of the whole rollout, over all ranks.
         aggregation: Gives the denominators.
-        minibatches: Optimiser steps per pass over the rollout, at most N.
+        minibatches: Optimiser steps per pass over the rollout, at most ``rows``.
         micro_batch_size: Rows per pass, at least 1.
         reduce: Reduces a tensor over ranks by ``max`` or ``sum``.
 
     Returns:
         ``minibatches`` mini-batches.
-
-    Raises:
-        InputError: If there are more mini-batches than rows.
     """
-    if minibatches > len(mask):
-        raise InputError(
-            f"`minibatches_per_rollout` must be at most a rank's {len(mask)} completions, got {minibatches}."
-        )
-    parts = torch.arange(len(mask), device=mask.device).tensor_split(minibatches)
-    active = [rows[(advantages[rows, 0] != 0.0) & mask[rows].any(dim=1)] for rows in parts]
-    counts = torch.tensor([max(1, -(-len(rows) // micro_batch_size)) for rows in active], device=mask.device)
-    denominators = torch.stack([aggregation.denominator(mask[rows]) for rows in parts])
+    share = places * minibatches // rows  # (N,)
+    parts = [(share == number).nonzero().flatten() for number in range(minibatches)]
+    active = [part[(advantages[part, 0] != 0.0) & mask[part].any(dim=1)] for part in parts]
+    counts = torch.tensor([max(1, -(-len(part) // micro_batch_size)) for part in active], device=mask.device)
+    denominators = torch.stack([aggregation.denominator(mask[part]) for part in parts])
     counts, denominators = reduce(counts, "max"), reduce(denominators, "sum")
     return [
-        MiniBatch(_micro_batches(rows, mask, micro_batch_size, int(count)), denominator)
-        for rows, count, denominator in zip(active, counts, denominators, strict=True)
+        MiniBatch(_micro_batches(part, mask, micro_batch_size, int(count)), denominator)
+        for part, count, denominator in zip(active, counts, denominators, strict=True)
     ]
 
 

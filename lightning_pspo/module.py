@@ -15,28 +15,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_pspo.advantages import Advantage, GroupAdvantage
-from lightning_pspo.checkpointing import check_policy
-from lightning_pspo.grading import grade
-from lightning_pspo.metrics import SampleMetrics
+from lightning_pspo.checkpointing import check_optimizer, check_policy
+from lightning_pspo.checks import check_at_least, check_fit
+from lightning_pspo.evaluation import TRAINING_NOISE, SamplingModule
 from lightning_pspo.minibatches import MiniBatch, plan
 from lightning_pspo.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
-from lightning_pspo.rollout import GenerateEngine, RolloutEngine, Sampling, keyed_uniforms
+from lightning_pspo.rollout import GenerateEngine, RolloutEngine
 from lightning_pspo.schedules import Constant, Schedule
 from lightning_pspo.surrogates import PSPO, Aggregation, Surrogate, TokenMean
 from lightning_pspo.types import (
     Completions,
-    EvaluationOutput,
-    EvaluationResult,
     InputError,
     PromptBatch,
     Rollout,
@@ -45,11 +43,8 @@ from lightning_pspo.types import (
     Update,
 )
 
-_TRAINING_NOISE, _EVALUATION_NOISE = 0, 1
-_PRECISIONS = ("32-true", "bf16-mixed")
 
-
-class PSPOModule(pl.LightningModule):
+class PSPOModule(SamplingModule):
     """Fine-tunes a causal language model with PSPO, or any other surrogate (arXiv 2509.21282).
 
     Args:
@@ -99,40 +94,20 @@ class PSPOModule(pl.LightningModule):
         eval_samples: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(policy, engine, max_new_tokens, top_p, eval_temperatures, eval_samples, seed)
         self.automatic_optimization = False
-        _check_at_least("group_size", group_size, 2)
-        _check_at_least("updates_per_rollout", updates_per_rollout, 1)
-        _check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1)
-        _check_at_least("micro_batch_size", micro_batch_size, 1)
-        _check_at_least("max_new_tokens", max_new_tokens, 1)
-        _check_at_least("eval_samples", eval_samples, 1)
-        _check_at_least("seed", seed, 0)
+        check_at_least("group_size", group_size, 2)
+        check_at_least("updates_per_rollout", updates_per_rollout, 1)
+        check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1)
+        check_at_least("micro_batch_size", micro_batch_size, 1)
         if max_grad_norm is not None and not max_grad_norm > 0.0:
             raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
         if not temperature > 0.0:
             raise InputError(f"`temperature` must be greater than 0, got {temperature}.")
-        if not 0.0 < top_p <= 1.0:
-            raise InputError(f"`top_p` must lie in (0, 1], got {top_p}.")
-        if (
-            not eval_temperatures
-            or min(eval_temperatures) < 0.0
-            or len(set(eval_temperatures)) < len(eval_temperatures)
-        ):
-            raise InputError(
-                f"`eval_temperatures` must be different numbers, at least 0, got {list(eval_temperatures)}."
-            )
-        if policy.context_length is not None and max_new_tokens >= policy.context_length:
-            raise InputError(
-                f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, "
-                f"got {max_new_tokens}."
-            )
-        self.policy = policy
         self.surrogate = surrogate
         self.aggregation = aggregation
         self.advantage = advantage
         self.reward = reward
-        self.engine = engine
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.group_size = group_size
@@ -140,14 +115,7 @@ class PSPOModule(pl.LightningModule):
         self.minibatches_per_rollout = minibatches_per_rollout
         self.micro_batch_size = micro_batch_size
         self.max_grad_norm = max_grad_norm
-        self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self.top_p = top_p
-        self.eval_temperatures = tuple(eval_temperatures)
-        self.eval_samples = eval_samples
-        self.seed = seed
-        self.evaluation: dict[str, dict[float, EvaluationResult]] = {}
-        self._metrics: dict[str, dict[float, SampleMetrics]] = {}
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
@@ -155,6 +123,7 @@ class PSPOModule(pl.LightningModule):
         """Run one iteration: collect a rollout, then update the policy on it."""
         seconds: dict[str, float] = {}
         self._optimizer().zero_grad(set_to_none=True)  # no gradient is held while sampling
+        self.log("train/lr", float(self._optimizer().param_groups[0]["lr"]))
         rollout, mini_batches = self.collect(batch, seconds)
         with _timed(seconds, "update"):
             updates = [
@@ -166,7 +135,7 @@ class PSPOModule(pl.LightningModule):
     def collect(self, prompts: PromptBatch, seconds: dict[str, float]) -> tuple[Rollout, list[MiniBatch]]:
         """Sample, verify and reward G completions of each prompt; prepare the updates."""
         with _timed(seconds, "rollout"):
-            completions = self.sample(prompts, self.group_size, self.temperature, _TRAINING_NOISE)
+            completions = self.sample(prompts, self.group_size, self.temperature, TRAINING_NOISE)
         with _timed(seconds, "reward"):
             samples = self.verify(prompts, completions)
             rewards, terms = self._rewards(samples)
@@ -174,6 +143,8 @@ class PSPOModule(pl.LightningModule):
         mini_batches = plan(
             completions.completion_mask,
             advantages,
+            self._places(len(advantages)),
+            len(advantages) * self.trainer.world_size,
             self.aggregation,
             self.minibatches_per_rollout,
             self.micro_batch_size,
@@ -184,31 +155,6 @@ class PSPOModule(pl.LightningModule):
             if self.updates_per_rollout * len(mini_batches) > 1:
                 rollout = self._with_old_logprobs(rollout, mini_batches)
         return rollout, mini_batches
-
-    def sample(self, prompts: PromptBatch, samples: int, temperature: float, stream: int) -> Completions:
-        """Draw ``samples`` completions of each prompt from the policy as it is."""
-        sampling = Sampling(
-            samples, temperature, self.top_p, self.max_new_tokens, self.policy.eos_ids, self.policy.pad_id
-        )
-        uniforms = None
-        if temperature > 0.0:
-            uniforms = keyed_uniforms((self.seed, stream), prompts.positions, samples, self.max_new_tokens)
-        with self.policy.generating() as model:
-            return self.engine.generate(model, prompts, sampling, uniforms)
-
-    def verify(self, prompts: PromptBatch, completions: Completions) -> list[Sample]:
-        """Decode and grade each completion."""
-        lengths = completions.completion_mask.sum(dim=1).tolist()
-        ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
-        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        group = len(texts) // len(prompts)
-        problems = [problem for problem in prompts.problems for _ in range(group)]
-        return [
-            Sample(problem, text, grade(text, problem.answer), truncated, length)
-            for problem, text, truncated, length in zip(
-                problems, texts, completions.truncated.tolist(), lengths, strict=True
-            )
-        ]
 
     def update(self, rollout: Rollout, mini_batch: MiniBatch) -> Update:
         """Take one optimiser step on ``mini_batch``; its gradient does not depend on micro-batches or ranks."""
@@ -283,7 +229,6 @@ class PSPOModule(pl.LightningModule):
             {
                 "train/loss": loss,
                 "train/grad_norm": norms.mean(),
-                "train/lr": float(self._optimizer().param_groups[0]["lr"]),
                 "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches
             },
             on_step=True,
@@ -292,85 +237,27 @@ class PSPOModule(pl.LightningModule):
         )
         return loss
 
-    # -- evaluation ----------------------------------------------------------------------------------------------------
-
-    def validation_step(  # type: ignore[override]
-        self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> EvaluationOutput:
-        """Complete and grade the prompts of one batch at every evaluation temperature."""
-        output = self.predict_step(batch, batch_idx, dataloader_idx)
-        metrics = self._metrics.setdefault(batch.source, {})
-        for temperature, samples in output.samples.items():
-            metrics.setdefault(temperature, SampleMetrics().to(self.device)).update(samples, batch.valid)
-        return output
-
-    def test_step(  # type: ignore[override]
-        self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> EvaluationOutput:
-        """Complete and grade the prompts of one batch at every evaluation temperature."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
-
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
-        """Complete and grade the prompts of one batch at every evaluation temperature."""
-        samples: dict[float, list[Sample]] = {}
-        for temperature in self.eval_temperatures:
-            count = self.eval_samples if temperature > 0.0 else 1
-            samples[temperature] = self.verify(batch, self.sample(batch, count, temperature, _EVALUATION_NOISE))
-        return EvaluationOutput(batch, samples)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the results of every source."""
-        self._finish_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the results of every source."""
-        self._finish_evaluation("test")
-
-    def _finish_evaluation(self, stage: str) -> None:
-        self.evaluation = {
-            source: {temperature: metric.result() for temperature, metric in by_temperature.items()}
-            for source, by_temperature in self._metrics.items()
-        }
-        self._metrics = {}
-        self.log("step", float(self.global_step))
-        for source, results in self.evaluation.items():
-            for temperature, result in results.items():
-                suffix = "" if temperature == self.eval_temperatures[0] else f"@t{temperature:g}"
-                self.log(f"{stage}/{source}/accuracy{suffix}", result.accuracy, sync_dist=True)
-                self.log(f"{stage}/{source}/length_tokens{suffix}", result.length_tokens, sync_dist=True)
-                self.log(f"{stage}/{source}/truncated{suffix}", result.truncated, sync_dist=True)
-
     # -- set-up and state ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Refuse what this loop cannot honour."""
-        trainer = self.trainer
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            raise InputError(
-                f"`trainer.strategy` must be a single device or DDP, got {type(trainer.strategy).__name__}: "
-                "sharded strategies are not supported yet."
-            )
-        if trainer.precision not in _PRECISIONS:
-            raise InputError(f"`trainer.precision` must be one of {', '.join(_PRECISIONS)}, got {trainer.precision}.")
+        super().setup(stage)
         if stage == "fit":
-            self._check_loop()
+            check_fit(self.trainer)
+            rows = self._training_loader().prompts_per_rollout * self.group_size
+            if self.minibatches_per_rollout > rows:
+                raise InputError(
+                    f"`minibatches_per_rollout` must be at most the rollout's {rows} rows, "
+                    f"got {self.minibatches_per_rollout}."
+                )
 
-    def _check_loop(self) -> None:
-        trainer = self.trainer
-        if trainer.max_epochs != 1:
-            raise InputError(
-                f"`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got {trainer.max_epochs}."
+    def on_train_start(self) -> None:
+        """Say what the settings rule out."""
+        if self.updates_per_rollout * self.minibatches_per_rollout == 1:
+            rank_zero_info(
+                "One update per rollout: the importance ratio is always 1, so the surrogate only scales the gradient. "
+                "Raise `updates_per_rollout` or `minibatches_per_rollout` for it to matter."
             )
-        if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise InputError(
-                f"`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got {trainer.max_steps}."
-            )
-        if trainer.validate_loop.inference_mode:
-            raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
-
-    def configure_model(self) -> None:
-        """Load the policy's weights, once."""
-        self.policy.build(self.seed)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""
@@ -387,12 +274,15 @@ class PSPOModule(pl.LightningModule):
         return self._num_rollouts() * self.updates_per_rollout * self.minibatches_per_rollout
 
     def _num_rollouts(self) -> int:
-        """Length of the training loader.
+        return len(self._training_loader())
 
-        Asked for without ``setup_data``: called before the checkpoint's loops are restored, as Lightning's
+    def _training_loader(self) -> Any:
+        """Return a loader of the training prompts, to ask how long it is.
+
+        Made without ``setup_data``: called before the checkpoint's loops are restored, as Lightning's
         ``estimated_stepping_batches`` does, that would lose the loader's place.
         """
-        return len(self.trainer.fit_loop._data_source.dataloader())
+        return self.trainer.fit_loop._data_source.dataloader()
 
     def _planned_rollouts(self) -> int:
         limit = self.trainer.limit_train_batches
@@ -407,11 +297,18 @@ class PSPOModule(pl.LightningModule):
         """Refuse the checkpoint of another policy, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self.trainer.state.fn == TrainerFn.FITTING:
+            check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             # The flag is that of the run which saved; one that ended early, at its limit_train_batches, goes on here.
             progress["is_last_batch"] = progress["current"]["ready"] >= self._planned_rollouts()
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
+
+    def _places(self, rows: int) -> Tensor:
+        """Return (N,) long: where a rank's rows stand in the rollout; its prompts are every world-size-th."""
+        row = torch.arange(rows, device=self.device)
+        prompt = row // self.group_size * self.trainer.world_size + self.trainer.global_rank
+        return prompt * self.group_size + row % self.group_size
 
     def _optimizer(self) -> Any:
         return self.optimizers()
@@ -427,11 +324,6 @@ class PSPOModule(pl.LightningModule):
         if block and isinstance(strategy, ParallelStrategy):
             return strategy.block_backward_sync()
         return contextlib.nullcontext()
-
-
-def _check_at_least(name: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
 
 
 @contextlib.contextmanager

@@ -119,10 +119,11 @@ class Policy(nn.Module):
                 f"`model_name_or_path` must be a hub id or a folder with a config.json, "
                 f"got {self.model_name_or_path!r}: {_first_line(error)}"
             ) from error
-        for name, value in config.to_dict().items():
-            if ("drop" in name) and isinstance(value, float) and value > 0.0:
-                logger.info("Setting %s from %s to 0: train and rollout log-probs must agree.", name, value)
-                setattr(config, name, 0.0)
+        for part in (config, config.get_text_config()):
+            for name, value in part.to_dict().items():
+                if "drop" in name and isinstance(value, float) and value > 0.0:
+                    logger.info("Setting %s from %s to 0: train and rollout log-probs must agree.", name, value)
+                    setattr(part, name, 0.0)
         return cast(PreTrainedConfig, config)
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -135,10 +136,11 @@ class Policy(nn.Module):
             raise InputError(f"No usable tokenizer in {self.model_name_or_path!r}: {_first_line(error)}") from error
         if tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {self.model_name_or_path!r} must have an EOS token, it has none.")
-        if tokenizer.vocab_size > self.vocab_size or tokenizer.eos_token_id >= self.vocab_size:
+        largest = max([tokenizer.vocab_size - 1, *tokenizer.all_special_ids])
+        if largest >= self.vocab_size:
             raise InputError(
                 f"The tokenizer of {self.model_name_or_path!r} must fit the model's vocabulary of {self.vocab_size}, "
-                f"it has {len(tokenizer)} tokens."
+                f"it has the id {largest}."
             )
         return cast(PreTrainedTokenizerBase, tokenizer)
 

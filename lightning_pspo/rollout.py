@@ -50,10 +50,15 @@ def keyed_uniforms(key: tuple[int, ...], positions: Tensor, samples: int, steps:
         steps: Token limit.
 
     Returns:
-        (B * G, steps) float64 on the CPU; row b * G + g depends on ``key``, ``positions[b]`` and g alone.
+        (B * G, steps) float64 on the CPU; row b * G + g depends on ``key``, ``positions[b]`` and g alone, and more
+        steps only lengthen it.
     """
-    blocks = [np.random.default_rng([*key, position]).random((samples, steps)) for position in positions.tolist()]
-    return torch.from_numpy(np.concatenate(blocks))
+    rows = [
+        np.random.default_rng([*key, position, sample]).random(steps)
+        for position in positions.tolist()
+        for sample in range(samples)
+    ]
+    return torch.from_numpy(np.stack(rows))
 
 
 def pick(logits: Tensor, uniforms: Tensor) -> Tensor:

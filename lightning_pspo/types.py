@@ -118,8 +118,8 @@ class Rollout:
         rewards: (B, G) float32, the total that the advantages come from.
         reward_terms: Name -> (B, G) float32, each term before its weight.
         advantages: (N, 1) float32.
-        old_logprobs: (N, T) float32 log-probs under the behaviour policy, detached; None when the rollout has a single
-            update, whose own detached log-probs are the same numbers.
+        old_logprobs: (N, T) float32 log-probs under the behaviour policy, detached; 0 in rows that no update needs.
+            None when the rollout has a single update, whose own detached log-probs are the same numbers.
     """
 
     prompts: PromptBatch

@@ -8,7 +8,6 @@ Run: `python scripts/pretrain_tiny_policy.py --output lightning_pspo/assets/tiny
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -28,6 +27,8 @@ import transformers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from lightning_pspo.sources import held_out
 
 TASK = "chain_sum"
 TASK_SETTINGS = {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}
@@ -81,11 +82,6 @@ class Measured:
     length_max: int
 
 
-def is_test(question: str) -> bool:
-    """Tell whether a question is held out, by its content alone (about one in ten)."""
-    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 10 == 0
-
-
 def make_problems(count: int, seed: int, *, test: bool) -> list[Problem]:
     """Draw `count` distinct problems of one split."""
     found: dict[str, Problem] = {}
@@ -93,7 +89,7 @@ def make_problems(count: int, seed: int, *, test: bool) -> list[Problem]:
     dataset = reasoning_gym.create_dataset(TASK, seed=seed * 100_000_000, size=20 * count + 1000, **TASK_SETTINGS)
     for index in range(len(dataset)):
         item = dataset[index]
-        if is_test(item["question"]) == test:
+        if held_out(item["question"]) == test:
             expression = item["metadata"]["expression"]
             found.setdefault(item["question"], Problem(item["question"], expression, int(item["answer"])))
         if len(found) == count:

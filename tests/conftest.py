@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,48 @@ def problem_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"question": f"What is {i} + {i * i}?" + " Think." * (i % 3), "answer": str(i + i * i)} for i in range(20)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
+    """Return a function that gives the command line of a tiny run: ``tiny_run(root, *more)``.
+
+    Three rollouts of eight short completions; vowels are rewarded, which a random model meets now and then.
+    """
+
+    def arguments(root: Path, *more: str, model: Path = tiny_model, train: Path = problem_file) -> list[str]:
+        settings: dict[str, Any] = {
+            "trainer.default_root_dir": root,
+            "trainer.accelerator": "cpu",
+            "trainer.devices": 1,
+            "trainer.logger": "false",
+            "trainer.enable_progress_bar": "false",
+            "trainer.enable_model_summary": "false",
+            "trainer.callbacks+": "callbacks.RolloutCheckpoint",
+            "trainer.callbacks.every_n_rollouts": 1,
+            "trainer.callbacks.keep_last": 10,
+            "model.policy.model_name_or_path": model,
+            "model.reward": "FormatMatch",
+            "model.reward.pattern": "[aeiou]+|[AEIOU]+",
+            "model.reward.last_line": "false",
+            "model.group_size": 4,
+            "model.max_new_tokens": 8,
+            "data.train": "JSONL",
+            "data.train.path": train,
+            "data.prompts_per_rollout": 2,
+            "data.num_rollouts": 3,
+        }
+        return [f"--{name}={value}" for name, value in settings.items()] + list(more)
+
+    return arguments
+
+
+@pytest.fixture
+def rank_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a run with a strategy of several ranks in this process: undo what it leaves behind."""
+    for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(variable, "0")  # so that it is restored
+        monkeypatch.delenv(variable)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -38,11 +38,11 @@ class Record(pl.Callback):
             save_atomically(trainer, self.save_after[batch_idx + 1])
 
 
-class Vowels(Reward):
-    """Something that a random model does now and then: 1 for a vowel."""
+class Even(Reward):
+    """Something that a random model does half of the time: a completion with an even number of characters."""
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [float(sum(letter in "aeiou" for letter in sample.completion) >= 1) for sample in samples]
+        return [float(len(sample.completion) % 2 == 0) for sample in samples]
 
 
 class NoSignal(Reward):
@@ -57,7 +57,7 @@ Fit = Callable[..., tuple[PSPOModule, Record]]
 
 @pytest.fixture
 def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
-    """Return a function that trains the tiny model; a random model has no skill, so vowels are rewarded."""
+    """Return a function that trains the tiny model; a random model has no skill, so something else is rewarded."""
 
     def run(
         *,
@@ -71,7 +71,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
         **settings: Any,
     ) -> tuple[PSPOModule, Record]:
         defaults: dict[str, Any] = {
-            "reward": Vowels(),
+            "reward": Even(),
             "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             "group_size": 4,
             "max_new_tokens": 8,
@@ -254,7 +254,7 @@ def test_another_stream_of_prompts_is_refused_on_resume(fit: Fit, tmp_path: Path
 
 
 def test_more_minibatches_than_rows(fit: Fit) -> None:
-    with pytest.raises(InputError, match="`minibatches_per_rollout` must be at most a rank's 16 completions, got 17"):
+    with pytest.raises(InputError, match="`minibatches_per_rollout` must be at most the rollout's 16 rows, got 17"):
         fit(minibatches_per_rollout=17)
 
 

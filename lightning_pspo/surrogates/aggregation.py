@@ -36,7 +36,8 @@ class Aggregation(ABC):
         Returns:
             () float32: this part of the mini-batch's mean.
         """
-        return (objective.masked_fill(~mask, 0.0) * self.weights(mask)).sum() / denominator.clamp(min=1.0)
+        total = (objective.masked_fill(~mask, 0.0) * self.weights(mask)).sum()
+        return total / denominator.masked_fill(denominator == 0.0, 1.0)  # nothing counts: 0, not nan
 
 
 class TokenMean(Aggregation):

@@ -1,0 +1,133 @@
+"""Every shipped YAML is a test case: it is explained, it parses, and it runs where this machine can run it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_pspo.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+CONFIGS = Path(__file__).parents[1] / "configs"
+BASES = sorted(CONFIGS.glob("*.yaml"))
+OVERLAYS = sorted(CONFIGS.glob("*/*.yaml"))
+REFUSED = {  # what the training loop cannot run yet, or this machine cannot
+    "strategy/fsdp.yaml": "`trainer.strategy` must be a single device or DDP, got ModelParallelStrategy",
+    "strategy/deepspeed_stage_2.yaml": "(?i)gpu|deepspeed",
+}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def printed(capsys: pytest.CaptureFixture[str], *paths: Path) -> dict[str, Any]:
+    """Return the settings that the files make together."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *(f"--config={path}" for path in paths), "--print_config"])
+    assert stop.value.code == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def assert_holds(config: Any, part: Any, place: str = "") -> None:
+    """Check that ``config`` says all that ``part`` says; class names may have been completed."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            assert key in config, place
+            assert_holds(config[key], value, f"{place}.{key}")
+    elif isinstance(part, list):
+        assert len(config) == len(part), place
+        for index, value in enumerate(part):
+            assert_holds(config[index], value, f"{place}[{index}]")
+    elif place.endswith("class_path"):
+        assert config.rsplit(".", 1)[-1] == part.rsplit(".", 1)[-1], place
+    else:
+        assert config == part, place
+
+
+@pytest.fixture
+def trial(problem_file: Path, tmp_path: Path) -> list[str]:
+    """What makes a trial of any configuration: the embedded model, small problems, one small rollout."""
+    held_out = {"held_out": {"class_path": "JSONL", "init_args": {"path": str(problem_file), "limit": 2}}}
+    return [
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        "--trainer.accelerator=cpu",
+        "--trainer.fast_dev_run=true",
+        "--model.policy.model_name_or_path=embedded",
+        "--model.group_size=2",
+        "--model.max_new_tokens=4",
+        "--data.train=JSONL",
+        f"--data.train.path={problem_file}",
+        f"--data.val={json.dumps(held_out)}",
+        "--data.prompts_per_rollout=2",
+        "--data.num_rollouts=2",
+        "--data.overlap=warn",
+    ]
+
+
+def test_there_are_bases_and_overlays() -> None:
+    assert {"quickstart.yaml"} <= {name(path) for path in BASES}
+    assert {path.parent.name for path in OVERLAYS} >= {"strategy", "model", "data", "objective"}
+    assert set(REFUSED) <= {name(path) for path in OVERLAYS}
+
+
+@pytest.mark.parametrize("path", BASES + OVERLAYS, ids=name)
+def test_it_opens_with_a_comment(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 20
+
+
+@pytest.mark.parametrize("path", BASES, ids=name)
+def test_a_base_says_what_it_is_for(path: Path) -> None:
+    head = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    for word in ("# Purpose:", "# Hardware:", "# Command:"):
+        assert word in head
+    assert f"configs/{path.name}" in head
+
+
+@pytest.mark.parametrize("path", BASES, ids=name)
+def test_a_base_runs(path: Path, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert_holds(printed(capsys, path), yaml.safe_load(path.read_text(encoding="utf-8")))
+    main(["fit", f"--config={path}", *trial])
+    assert not (tmp_path / "run").exists()  # a trial leaves nothing
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=name)
+def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed(capsys, CONFIGS / "quickstart.yaml", path)
+    assert_holds(config, yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert config["model"]["group_size"] == 8  # the base is still there
+    base = printed(capsys, CONFIGS / "quickstart.yaml")
+    if name(path) not in ("strategy/single.yaml", "objective/gr_pspo.yaml"):  # these two spell out the defaults
+        assert config != base
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in OVERLAYS if path.parent.name in ("model", "objective", "callbacks")], ids=name
+)
+def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
+    main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={path}", *trial])
+
+
+@pytest.mark.usefixtures("rank_variables")
+@pytest.mark.parametrize(("overlay", "message"), REFUSED.items(), ids=REFUSED)
+def test_what_cannot_run_says_so(
+    overlay: str, message: str, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [argument for argument in trial if not argument.startswith("--trainer.accelerator")]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={CONFIGS / overlay}", *arguments])
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 1
+    assert re.search(message, errors.splitlines()[-1])
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()
