@@ -54,6 +54,21 @@ def chosen_logprobs(logits: Tensor, chosen: Tensor, temperature: float = 1.0, to
     >>> chosen_logprobs(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([1])).exp()
     tensor([0.7500])
     """
+    return logprobs_and_entropies(logits, chosen, temperature, top_p, with_entropy=False)[0]
+
+
+def logprobs_and_entropies(
+    logits: Tensor, chosen: Tensor, temperature: float, top_p: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``chosen_logprobs`` and, if asked for, the entropies of the sampled distribution in nats, (...) each.
+
+    >>> logprobs_and_entropies(torch.zeros(1, 4), torch.tensor([2]), 1.0, 1.0, with_entropy=True)
+    (tensor([-1.3863]), tensor([1.3863]))
+    """
     scaled = sampling_logits(logits, temperature, top_p, chosen)
-    picked = scaled.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-    return picked - scaled.logsumexp(dim=-1)
+    total = scaled.logsumexp(dim=-1)
+    logprobs = scaled.gather(-1, chosen.unsqueeze(-1)).squeeze(-1) - total
+    if not with_entropy:
+        return logprobs, None
+    finite = scaled.masked_fill(scaled.isneginf(), 0.0)  # outside the nucleus 0 * -inf would be nan
+    return logprobs, total - (scaled.softmax(dim=-1) * finite).sum(dim=-1)

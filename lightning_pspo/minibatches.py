@@ -39,7 +39,7 @@ class MiniBatch:
 
 def plan(
     mask: Tensor,
-    advantages: Tensor,
+    needed: Tensor,
     places: Tensor,
     rows: int,
     aggregation: Aggregation,
@@ -51,12 +51,12 @@ def plan(
 
     A mini-batch is a stretch of the whole rollout's rows, so that it holds the same rows on any number of ranks.
 
-    Rows of zero advantage have no gradient and are left out of the passes; their tokens stay in the denominators. A
-    mini-batch with fewer passes than another rank's gets passes without a token, so that all ranks run equally many.
+    Rows that are not needed (those of zero advantage have no gradient) are left out of the passes; their tokens stay in
+    the denominators. A mini-batch with fewer passes than another rank's gets passes without a token, so that all ranks run equally many.
 
     Args:
-        mask: (N, T) bool, completion tokens.
-        advantages: (N, 1) float32.
+        mask: (N, T) bool, completion tokens that count.
+        needed: (N,) bool, rows with a gradient.
         places: (N,) long, the places of this rank's rows in the whole rollout.
         rows: Rows of the whole rollout, over all ranks.
         aggregation: Gives the denominators.
@@ -69,7 +69,7 @@ def plan(
     """
     share = places * minibatches // rows  # (N,)
     parts = [(share == number).nonzero().flatten() for number in range(minibatches)]
-    active = [part[(advantages[part, 0] != 0.0) & mask[part].any(dim=1)] for part in parts]
+    active = [part[needed[part] & mask[part].any(dim=1)] for part in parts]
     counts = torch.tensor([max(1, -(-len(part) // micro_batch_size)) for part in active], device=mask.device)
     denominators = torch.stack([aggregation.denominator(mask[part]) for part in parts])
     counts, denominators = reduce(counts, "max"), reduce(denominators, "sum")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import inspect
 import json
@@ -27,7 +28,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from lightning_pspo.logprobs import chosen_logprobs
+from lightning_pspo.logprobs import chosen_logprobs, logprobs_and_entropies
 from lightning_pspo.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Policy(nn.Module):
         self.generation_config = self._read_generation_config()
         self.eos_ids = self._eos_ids()
         self.model: nn.Module | None = None
+        self._reference: list[PreTrainedModel] = []  # in a list, so that it is no submodule: not saved, not synchronised
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -185,8 +187,13 @@ class Policy(nn.Module):
 
     # -- the model -----------------------------------------------------------------------------------------------------
 
-    def build(self, seed: int) -> None:
-        """Load the weights; does nothing when they are loaded. New adapters are drawn from ``seed``."""
+    def build(self, seed: int, reference: bool = False) -> None:
+        """Load the weights; does nothing when they are loaded.
+
+        Args:
+            seed: New adapters are drawn from it.
+            reference: Keep the weights as they are now for ``reference_logprobs``; under LoRA the base is that already.
+        """
         if self.model is not None:
             return
         try:
@@ -206,6 +213,8 @@ class Policy(nn.Module):
                 model.activation_checkpointing_enable()
             except ValueError as error:
                 raise InputError(f"`gradient_checkpointing` must be false: {_first_line(error)}") from error
+        if reference and self.lora is None:
+            self._reference = [copy.deepcopy(model).requires_grad_(False).eval()]
         if self.lora is not None:
             model = self._with_adapters(model, self.lora, seed)
         model.train()  # loading leaves evaluation mode, in which gradient checkpointing is off
@@ -270,8 +279,9 @@ class Policy(nn.Module):
         completion_mask: Tensor,
         temperature: float,
         top_p: float,
-    ) -> Tensor:
-        """Return the log-probs of completion tokens under the distribution that rollouts sample.
+        with_entropy: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the log-probs of completion tokens under the distribution that rollouts sample, and its entropies.
 
         Args:
             prompt_ids: (n, P) long, left-padded.
@@ -280,22 +290,56 @@ class Policy(nn.Module):
             completion_mask: (n, T) bool.
             temperature: Sampling temperature, greater than 0.
             top_p: Nucleus mass, in (0, 1].
+            with_entropy: Compute the entropies too.
 
         Returns:
-            (n, T) float32, with graph where gradients are enabled; arbitrary finite numbers where the mask is False.
+            (n, T) float32 log-probs and (n, T) float32 entropies in nats (None if not asked for), with graph where
+            gradients are enabled; arbitrary finite numbers where the mask is False.
         """
+        logits = self._completion_logits(self.causal_lm, prompt_ids, prompt_mask, completion_ids, completion_mask)
+        return logprobs_and_entropies(logits, completion_ids, temperature, top_p, with_entropy)
+
+    @torch.no_grad()
+    def reference_logprobs(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+        temperature: float,
+        top_p: float,
+    ) -> Tensor:
+        """Return the log-probs of the same tokens under the policy as it was before training, (n, T), detached.
+
+        The arguments are those of ``logprobs``.
+        """
+        rows = (prompt_ids, prompt_mask, completion_ids, completion_mask)
+        if self.lora is not None:
+            with cast(Any, self.model).disable_adapter():
+                logits = self._completion_logits(self.causal_lm, *rows)
+        elif self._reference:
+            self._reference[0].to(prompt_ids.device)  # type: ignore[arg-type]
+            logits = self._completion_logits(self._reference[0], *rows)
+        else:
+            raise RuntimeError("Policy.build(reference=True) must run before reference log-probs are asked for.")
+        return chosen_logprobs(logits, completion_ids, temperature, top_p)
+
+    @staticmethod
+    def _completion_logits(
+        model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+    ) -> Tensor:
+        """Return the logits that predict each completion token, (n, T, V)."""
         ids = torch.cat([prompt_ids, completion_ids], dim=1)  # (n, P + T)
         mask = torch.cat([prompt_mask, completion_mask], dim=1).long()
         length = completion_ids.shape[1]
-        model = self.causal_lm
         accepted = inspect.signature(model.forward).parameters
         optional: dict[str, Any] = {}
         if "position_ids" in accepted:
             optional["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         if "logits_to_keep" in accepted:  # the head runs on completion positions only
             optional["logits_to_keep"] = length + 1
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **optional).logits
-        return chosen_logprobs(logits[:, -length - 1 : -1], completion_ids, temperature, top_p)
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **optional).logits
+        return logits[:, -length - 1 : -1]
 
 
 def _first_line(error: Exception) -> str:

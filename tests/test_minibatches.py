@@ -26,7 +26,7 @@ def plans(
 
     def run(rank: int, reduce: Callable[[Tensor, str], Tensor]) -> list[MiniBatch]:
         rows = places[rank]
-        return plan(mask[rows], advantages[rows], rows, len(mask), TokenMean(), minibatches, size, reduce)
+        return plan(mask[rows], advantages[rows, 0] != 0.0, rows, len(mask), TokenMean(), minibatches, size, reduce)
 
     def note(rank: int) -> Callable[[Tensor, str], Tensor]:
         def reduce(values: Tensor, how: str) -> Tensor:
