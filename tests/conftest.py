@@ -131,9 +131,10 @@ def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
 @pytest.fixture
 def rank_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For a run with a strategy of several ranks in this process: undo what it leaves behind."""
-    for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(variable, "0")  # so that it is restored
         monkeypatch.delenv(variable)
     yield
+    torch.set_num_threads(1)  # Lightning takes all cores
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
