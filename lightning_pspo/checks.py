@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch.optim import Optimizer
 
+from lightning_pspo.surrogates import PSPO, Surrogate
 from lightning_pspo.types import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -15,6 +19,12 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
     """Raise InputError if ``value`` is below ``minimum``."""
     if value < minimum:
         raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def check_coefficient(name: str, value: float) -> None:
+    """Raise InputError unless ``value`` is finite and at least 0."""
+    if not 0.0 <= value < float("inf"):
+        raise InputError(f"`{name}` must be finite and at least 0, got {value}.")
 
 
 def check_trainer(trainer: Trainer) -> None:
@@ -45,3 +55,29 @@ def check_fit(trainer: Trainer) -> None:
         raise InputError(f"`trainer.max_steps` must be -1 ({length}), got {trainer.max_steps}.")
     if trainer.validate_loop.inference_mode:
         raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
+
+
+def notes(
+    updates: int, surrogate: Surrogate, plain: bool, optimizer: Optimizer, max_grad_norm: float | None
+) -> Iterator[str]:
+    """Yield what a user should know of these settings before training.
+
+    Args:
+        updates: Optimiser steps per rollout.
+        surrogate: The objective.
+        plain: True without a KL term, an entropy bonus and an alpha controller.
+        optimizer: The optimiser.
+        max_grad_norm: Gradient-norm bound.
+    """
+    if updates == 1:
+        yield (
+            "One update per rollout: the importance ratio is always 1, so the surrogate only scales the gradient. "
+            "Raise `updates_per_rollout` or `minibatches_per_rollout` for it to matter."
+        )
+    name = type(optimizer).__name__
+    if isinstance(surrogate, PSPO) and surrogate.alpha > 0.0 and plain and "Adam" in name:
+        exception = "" if max_grad_norm is None else ", except on steps where `max_grad_norm` binds"
+        yield (
+            f"A constant alpha only rescales PSPO's gradient, and {name} cancels a constant factor{exception}: compare "
+            "with surrogate=Unclipped at the same learning rate."
+        )

@@ -74,6 +74,7 @@ class RolloutLoader:
         self.world_size = world_size
         self.pad_id = pad_id
         self.cursor = 0
+        self.drawn = 0
         self._pass = -1
         self._order = np.empty(0, dtype=np.int64)
 
@@ -86,11 +87,16 @@ class RolloutLoader:
         start, self.cursor = self.cursor, 0
         for rollout in range(start, self.num_rollouts):
             self.cursor = rollout + 1
-            yield self.batch(rollout)
+            yield self.batch(rollout + self.drawn)
 
-    def batch(self, rollout: int) -> PromptBatch:
-        """Return this rank's prompts of ``rollout``: every world-size-th of the rollout's stretch of the stream."""
-        first = rollout * self.prompts_per_rollout
+    def draw(self) -> PromptBatch:
+        """Return this rank's part of the next stretch of the stream, beside the rollouts' own. All ranks must draw."""
+        self.drawn += 1
+        return self.batch(self.cursor + self.drawn - 1)
+
+    def batch(self, stretch: int) -> PromptBatch:
+        """Return this rank's prompts of a stretch of the stream: every world-size-th."""
+        first = stretch * self.prompts_per_rollout
         positions = range(first + self.rank, first + self.prompts_per_rollout, self.world_size)
         rows = [self.rows[self._row(position)] for position in positions]
         return collate("train", rows, positions, [True] * len(rows), self.pad_id)
@@ -106,7 +112,7 @@ class RolloutLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return the cursor, and what it counts."""
-        return {"cursor": self.cursor, **self._stream()}
+        return {"cursor": self.cursor, "drawn": self.drawn, **self._stream()}
 
     def _stream(self) -> dict[str, int]:
         """Return what the cursor counts: the same stream has the same numbers."""
@@ -132,7 +138,7 @@ class RolloutLoader:
                     f"The checkpoint was made with {name}={state[name]}, this run has {here}: "
                     "a resumed run must draw from the same stream of prompts."
                 )
-        self.cursor = state["cursor"]
+        self.cursor, self.drawn = state["cursor"], state["drawn"]
 
 
 class EvaluationLoader:

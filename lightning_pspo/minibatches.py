@@ -52,7 +52,8 @@ def plan(
     A mini-batch is a stretch of the whole rollout's rows, so that it holds the same rows on any number of ranks.
 
     Rows that are not needed (those of zero advantage have no gradient) are left out of the passes; their tokens stay in
-    the denominators. A mini-batch with fewer passes than another rank's gets passes without a token, so that all ranks run equally many.
+    the denominators. A mini-batch with fewer passes than another rank's gets passes without a token, so that all ranks
+    run equally many.
 
     Args:
         mask: (N, T) bool, completion tokens that count.

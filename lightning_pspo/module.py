@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,25 +21,30 @@ from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_pspo.advantages import Advantage, GroupAdvantage
+from lightning_pspo.alpha import AlphaController
 from lightning_pspo.checkpointing import check_optimizer, check_policy
-from lightning_pspo.checks import check_at_least, check_fit
+from lightning_pspo.checks import check_at_least, check_coefficient, check_fit, notes
+from lightning_pspo.defaults import built
 from lightning_pspo.evaluation import TRAINING_NOISE, SamplingModule
+from lightning_pspo.failures import Pass, refuse_step, total
+from lightning_pspo.groups import Groups
+from lightning_pspo.kl import K3, KLEstimator
 from lightning_pspo.minibatches import MiniBatch, plan
+from lightning_pspo.objective import Objective, Terms
 from lightning_pspo.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import GenerateEngine, RolloutEngine
 from lightning_pspo.schedules import Constant, Schedule
-from lightning_pspo.surrogates import PSPO, Aggregation, Surrogate, TokenMean
+from lightning_pspo.surrogates import PSPO, Aggregation, RatioLevel, SmoothedSurrogate, Surrogate, TokenMean
+from lightning_pspo.trust_region import divergence
 from lightning_pspo.types import (
-    Completions,
     InputError,
     PromptBatch,
     Rollout,
-    Sample,
     StepOutput,
     Update,
 )
@@ -56,6 +62,15 @@ class PSPOModule(SamplingModule):
         engine: How completions are generated.
         optimizer: Optimiser over the trainable parameters.
         lr_schedule: Factor of the learning rate over the optimiser steps of the run.
+        ratio_level: ``token``, or ``sequence`` for one ratio per completion (GSPO).
+        kl_coef: Weight (beta) of the KL divergence from the policy as it was before training, at least 0.
+        kl: Estimator of that divergence.
+        kl_on_policy: Weigh the estimate by the ratio, for an unbiased gradient.
+        entropy_coef: Weight of an entropy bonus, at least 0.
+        alpha_controller: Moves the surrogate's alpha during the run; None keeps it.
+        mask_truncated: Leave truncated completions out of the loss and its denominators (DAPO).
+        refill_rounds: At most this many further batches of prompts are sampled to replace groups of equal rewards
+            (DAPO's dynamic sampling); 0 for none.
         group_size: Completions per prompt (G), at least 2.
         updates_per_rollout: Passes over each rollout (mu), at least 1.
         minibatches_per_rollout: Optimiser steps per pass, at least 1.
@@ -82,6 +97,14 @@ class PSPOModule(SamplingModule):
         engine: RolloutEngine = lazy_instance(GenerateEngine),
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
         lr_schedule: Schedule = lazy_instance(Constant),
+        ratio_level: RatioLevel = "token",
+        kl_coef: float = 0.0,
+        kl: KLEstimator = lazy_instance(K3),
+        kl_on_policy: bool = False,
+        entropy_coef: float = 0.0,
+        alpha_controller: AlphaController | None = None,
+        mask_truncated: bool = False,
+        refill_rounds: int = 0,
         group_size: int = 8,
         updates_per_rollout: int = 2,
         minibatches_per_rollout: int = 1,
@@ -94,22 +117,34 @@ class PSPOModule(SamplingModule):
         eval_samples: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(policy, engine, max_new_tokens, top_p, eval_temperatures, eval_samples, seed)
+        super().__init__(built(policy), built(engine), max_new_tokens, top_p, eval_temperatures, eval_samples, seed)
+        surrogate = built(surrogate)
         self.automatic_optimization = False
         check_at_least("group_size", group_size, 2)
         check_at_least("updates_per_rollout", updates_per_rollout, 1)
         check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1)
         check_at_least("micro_batch_size", micro_batch_size, 1)
+        check_at_least("refill_rounds", refill_rounds, 0)
+        check_coefficient("kl_coef", kl_coef)
+        check_coefficient("entropy_coef", entropy_coef)
+        if alpha_controller is not None and not isinstance(surrogate, SmoothedSurrogate):
+            raise InputError(
+                f"`alpha_controller` needs a surrogate with an alpha, such as PSPO, got {type(surrogate).__name__}."
+            )
         if max_grad_norm is not None and not max_grad_norm > 0.0:
             raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
         if not temperature > 0.0:
             raise InputError(f"`temperature` must be greater than 0, got {temperature}.")
         self.surrogate = surrogate
-        self.aggregation = aggregation
-        self.advantage = advantage
-        self.reward = reward
+        self.objective = Objective(surrogate, ratio_level, kl_coef, built(kl), kl_on_policy, entropy_coef)
+        self.alpha_controller = alpha_controller
+        self.mask_truncated = mask_truncated
+        self.refill_rounds = refill_rounds
+        self.aggregation = built(aggregation)
+        self.advantage = built(advantage)
+        self.reward = built(reward)
         self.optimizer = optimizer
-        self.lr_schedule = lr_schedule
+        self.lr_schedule = built(lr_schedule)
         self.group_size = group_size
         self.updates_per_rollout = updates_per_rollout
         self.minibatches_per_rollout = minibatches_per_rollout
@@ -124,25 +159,32 @@ class PSPOModule(SamplingModule):
         seconds: dict[str, float] = {}
         self._optimizer().zero_grad(set_to_none=True)  # no gradient is held while sampling
         self.log("train/lr", float(self._optimizer().param_groups[0]["lr"]))
+        self._set_alpha()
         rollout, mini_batches = self.collect(batch, seconds)
         with _timed(seconds, "update"):
             updates = [
                 self.update(rollout, mini_batch) for _ in range(self.updates_per_rollout) for mini_batch in mini_batches
             ]
+        if self.alpha_controller is not None:
+            self.alpha_controller.observe(self._divergence(updates[-1]))
         loss = self._log_updates(updates)
         return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": seconds}
 
     def collect(self, prompts: PromptBatch, seconds: dict[str, float]) -> tuple[Rollout, list[MiniBatch]]:
         """Sample, verify and reward G completions of each prompt; prepare the updates."""
-        with _timed(seconds, "rollout"):
-            completions = self.sample(prompts, self.group_size, self.temperature, TRAINING_NOISE)
-        with _timed(seconds, "reward"):
-            samples = self.verify(prompts, completions)
-            rewards, terms = self._rewards(samples)
-            advantages = self.advantage(rewards).view(-1, 1)  # (N, 1)
+        groups = self._groups(prompts, seconds)
+        rounds = 0
+        while rounds < self.refill_rounds and self._any_rank(groups.equal()):
+            groups = groups.refilled(self._groups(self._more_prompts(), seconds))
+            rounds += 1
+        advantages = self.advantage(groups.rewards, groups.reward_terms, self._reduce).view(-1, 1)  # (N, 1)
+        completions = groups.completions
+        counted = completions.completion_mask  # (N, T)
+        if self.mask_truncated:
+            counted = counted & ~completions.truncated.unsqueeze(1)
         mini_batches = plan(
-            completions.completion_mask,
-            advantages,
+            counted,
+            (advantages[:, 0] != 0.0) | self.objective.needs_every_row,
             self._places(len(advantages)),
             len(advantages) * self.trainer.world_size,
             self.aggregation,
@@ -150,76 +192,121 @@ class PSPOModule(SamplingModule):
             self.micro_batch_size,
             self._reduce,
         )
-        rollout = Rollout(prompts, completions, samples, rewards, terms, advantages, old_logprobs=None)
+        rollout = Rollout(**vars(groups), advantages=advantages, old_logprobs=None, refill_rounds=rounds)
         with _timed(seconds, "old_logprobs"):
-            if self.updates_per_rollout * len(mini_batches) > 1:
-                rollout = self._with_old_logprobs(rollout, mini_batches)
+            rollout = self._with_fixed_logprobs(rollout, mini_batches)
         return rollout, mini_batches
 
     def update(self, rollout: Rollout, mini_batch: MiniBatch) -> Update:
         """Take one optimiser step on ``mini_batch``; its gradient does not depend on micro-batches or ranks."""
         loss = torch.zeros((), device=self.device)
-        log_ratios = []
+        passes: list[Pass] = []
         for index, micro_batch in enumerate(mini_batch.micro_batches, start=1):
-            logprobs = self._logprobs(rollout.prompts, rollout.completions, micro_batch.rows)  # (n, T')
+            rows = micro_batch.rows
+            logprobs, entropies = self._logprobs(rollout, rows, self.objective.entropy_coef > 0.0)  # (n, T')
             width = logprobs.shape[1]
-            old = logprobs.detach() if rollout.old_logprobs is None else rollout.old_logprobs[micro_batch.rows, :width]
             mask = micro_batch.mask[:, :width]
-            log_ratio = (logprobs - old).masked_fill(~mask, 0.0)
-            objective = self.surrogate(log_ratio, rollout.advantages[micro_batch.rows])
+            terms = Terms(
+                logprobs,
+                logprobs.detach() if rollout.old_logprobs is None else rollout.old_logprobs[rows, :width],
+                None if rollout.ref_logprobs is None else rollout.ref_logprobs[rows, :width],
+                entropies,
+                rollout.advantages[rows],
+                mask,
+            )
+            objective, log_ratio, sums = self.objective(terms)
             part = -self.aggregation(objective, mask, mini_batch.denominator)
             with self._without_sync(index < len(mini_batch.micro_batches)):
                 self.manual_backward(part * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
             loss += part.detach()
-            log_ratios.append(log_ratio.detach()[mask])
-        return Update(loss, self._step(), torch.cat(log_ratios))
+            passes.append(Pass(rows, mask, objective.detach(), log_ratio, sums))
+        grad_norm = self._step(loss, rollout, passes)
+        return Update(loss, grad_norm, torch.cat([one.log_ratio[one.mask] for one in passes]), total(passes))
 
     # -- parts of an iteration -----------------------------------------------------------------------------------------
 
-    def _rewards(self, samples: Sequence[Sample]) -> tuple[Tensor, dict[str, Tensor]]:
-        total, terms = self.reward.breakdown(samples)
+    def _more_prompts(self) -> PromptBatch:
+        loader: Any = self.trainer.train_dataloader
+        more: PromptBatch = loader.draw().to(self.device)
+        return more
 
-        def grouped(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, self.group_size)  # (B, G)
+    def _groups(self, prompts: PromptBatch, seconds: dict[str, float]) -> Groups:
+        """Sample, verify and reward."""
+        with _timed(seconds, "rollout"):
+            completions = self.sample(prompts, self.group_size, self.temperature, TRAINING_NOISE)
+        with _timed(seconds, "reward"):
+            samples = self.verify(prompts, completions)
+            total_reward, terms = self.reward.breakdown(samples)
 
-        return grouped(total), {name: grouped(values) for name, values in terms.items()}
+            def grouped(values: Sequence[float]) -> Tensor:
+                return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, self.group_size)  # (B, G)
 
-    def _with_old_logprobs(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> Rollout:
-        """Add the behaviour policy's log-probs, from the first update's own passes: its ratio is then exactly 1."""
-        old = torch.zeros_like(rollout.completions.completion_mask, dtype=torch.float32)  # (N, T)
+            rewards = grouped(total_reward)
+            return Groups(prompts, completions, samples, rewards, {name: grouped(v) for name, v in terms.items()})
+
+    def _with_fixed_logprobs(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> Rollout:
+        """Add the log-probs that no update changes: those of the behaviour policy and, for a KL term, the reference.
+
+        The former come from the first update's own passes: its ratio is then exactly 1.
+        """
+
+        def gathered(logprobs_of: Callable[[Tensor], Tensor]) -> Tensor:
+            table = torch.zeros_like(rollout.completions.completion_mask, dtype=torch.float32)  # (N, T)
+            for micro_batch in (part for mini_batch in mini_batches for part in mini_batch.micro_batches):
+                logprobs = logprobs_of(micro_batch.rows)
+                table[micro_batch.rows, : logprobs.shape[1]] = logprobs
+            return table
+
         with torch.no_grad():
-            for mini_batch in mini_batches:
-                for micro_batch in mini_batch.micro_batches:
-                    logprobs = self._logprobs(rollout.prompts, rollout.completions, micro_batch.rows)
-                    old[micro_batch.rows, : logprobs.shape[1]] = logprobs
-        return replace(rollout, old_logprobs=old)
+            if self.updates_per_rollout * len(mini_batches) > 1:
+                rollout = replace(rollout, old_logprobs=gathered(lambda rows: self._logprobs(rollout, rows)[0]))
+            if self.objective.kl_coef > 0.0:
+                reference = self.policy.reference_logprobs
+                table = gathered(lambda rows: reference(*self._rows(rollout, rows), self.temperature, self.top_p))
+                rollout = replace(rollout, ref_logprobs=table)
+        return rollout
 
-    def _logprobs(self, prompts: PromptBatch, completions: Completions, rows: Tensor) -> Tensor:
-        """Return (n, T') log-probs of ``rows``, without the columns that pad all of them."""
+    def _logprobs(self, rollout: Rollout, rows: Tensor, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return (n, T') log-probs, and entropies if asked for, of ``rows``."""
+        return self.policy.logprobs(*self._rows(rollout, rows), self.temperature, self.top_p, with_entropy)
+
+    def _rows(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return prompt ids and mask, completion ids and mask of ``rows``, without columns that pad all of them."""
+        prompts, completions = rollout.prompts, rollout.completions
         of_prompt = rows // self.group_size
         prompt_mask, mask = prompts.prompt_mask[of_prompt], completions.completion_mask[rows]
         first = int(prompt_mask.any(dim=0).int().argmax())
         width = int(mask.sum(dim=1).max())
-        return self.policy.logprobs(
+        return (
             prompts.prompt_ids[of_prompt, first:],
             prompt_mask[:, first:],
             completions.completion_ids[rows, :width],
             mask[:, :width],
-            self.temperature,
-            self.top_p,
         )
 
-    def _step(self) -> Tensor:
+    def _step(self, loss: Tensor, rollout: Rollout, passes: list[Pass]) -> Tensor:
         """Clip, step, advance the schedule; return the gradient norm before clipping, ()."""
         optimizer, scheduler = self._optimizer(), self.lr_schedulers()
         bound = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable_parameters(), bound)
-        if not bool(grad_norm.isfinite()):
-            raise FloatingPointError(f"The gradient norm is {float(grad_norm)}; the weights were left as they are.")
+        if not bool(grad_norm.isfinite() & loss.isfinite()):
+            folder = Path(self.trainer.default_root_dir)
+            raise refuse_step(folder / f"non_finite-rank{self.global_rank}.jsonl", loss, grad_norm, rollout, passes)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()  # type: ignore[union-attr]
         return grad_norm.detach()
+
+    def _set_alpha(self) -> None:
+        if isinstance(self.surrogate, SmoothedSurrogate):
+            if self.alpha_controller is not None:
+                self.surrogate.alpha = self.alpha_controller.alpha(self.global_step, self._total_updates())
+            self.log("train/alpha", self.surrogate.alpha)
+
+    def _divergence(self, update: Update) -> float:
+        """Return KL(pi_old || pi_theta) in nats per token over all ranks; nan without a token."""
+        total_divergence, tokens = self._reduce(divergence(update.log_ratio), "sum").tolist()
+        return total_divergence / tokens if tokens else float("nan")
 
     def _log_updates(self, updates: list[Update]) -> Tensor:
         """Log the means over the iteration's updates; return the mean loss over all ranks, ()."""
@@ -251,13 +338,16 @@ class PSPOModule(SamplingModule):
                     f"got {self.minibatches_per_rollout}."
                 )
 
+    def configure_model(self) -> None:
+        """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
+        self.policy.build(self.seed, reference=self.objective.kl_coef > 0.0)
+
     def on_train_start(self) -> None:
         """Say what the settings rule out."""
-        if self.updates_per_rollout * self.minibatches_per_rollout == 1:
-            rank_zero_info(
-                "One update per rollout: the importance ratio is always 1, so the surrogate only scales the gradient. "
-                "Raise `updates_per_rollout` or `minibatches_per_rollout` for it to matter."
-            )
+        updates = self.updates_per_rollout * self.minibatches_per_rollout
+        plain = self.alpha_controller is None and not self.objective.needs_every_row
+        for note in notes(updates, self.surrogate, plain, self._optimizer().optimizer, self.max_grad_norm):
+            rank_zero_warn(note)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""
@@ -292,12 +382,16 @@ class PSPOModule(SamplingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells one policy from another."""
         checkpoint["policy"] = {"model_name_or_path": self.policy.model_name_or_path, **self.policy.identity()}
+        if self.alpha_controller is not None:
+            checkpoint["alpha_controller"] = self.alpha_controller.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another policy, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
+            if self.alpha_controller is not None:
+                self.alpha_controller.load_state_dict(checkpoint.get("alpha_controller", {}))
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             # The flag is that of the run which saved; one that ended early, at its limit_train_batches, goes on here.
             progress["is_last_batch"] = progress["current"]["ready"] >= self._planned_rollouts()
@@ -318,6 +412,9 @@ class PSPOModule(SamplingModule):
             return values
         reduced = self.trainer.strategy.reduce(values.clone(), reduce_op=how)
         return torch.as_tensor(reduced)
+
+    def _any_rank(self, flags: Tensor) -> bool:
+        return bool(self._reduce(flags.any().long(), "max"))
 
     def _without_sync(self, block: bool) -> contextlib.AbstractContextManager[None]:
         strategy = self.trainer.strategy

@@ -109,7 +109,9 @@ class Policy(nn.Module):
         self.generation_config = self._read_generation_config()
         self.eos_ids = self._eos_ids()
         self.model: nn.Module | None = None
-        self._reference: list[PreTrainedModel] = []  # in a list, so that it is no submodule: not saved, not synchronised
+        self._reference: list[
+            PreTrainedModel
+        ] = []  # in a list, so that it is no submodule: not saved, not synchronised
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -146,6 +146,16 @@ def measure(log_ratio: Tensor, advantages: Tensor, weight: Tensor, mask: Tensor,
     )
 
 
+def divergence(log_ratio: Tensor) -> Tensor:
+    """Return the sum over tokens of e^l - 1 - l, the k3 estimate of KL(pi_old || pi_theta), and their number: (2,).
+
+    >>> divergence(torch.tensor([0.0, 2.0]).log1p())  # ratios 1 and 3
+    tensor([0.9014, 2.0000], dtype=torch.float64)
+    """
+    logs = log_ratio.to(torch.float32 if log_ratio.device.type == "mps" else torch.float64)
+    return torch.stack([(logs.expm1() - logs).sum(), torch.tensor(float(len(logs))).to(logs)])
+
+
 def _quantiles(histogram: Tensor, levels: tuple[float, ...]) -> list[float]:
     """Return log-ratios: the centre of the first bin with at least the share of each level at or below it."""
     below = histogram.double().cpu().cumsum(0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.grading import Grade
+from lightning_pspo.trust_region import TrustRegionSums
 
 
 class InputError(ValueError):
@@ -120,6 +121,8 @@ class Rollout:
         advantages: (N, 1) float32.
         old_logprobs: (N, T) float32 log-probs under the behaviour policy, detached; 0 in rows that no update needs.
             None when the rollout has a single update, whose own detached log-probs are the same numbers.
+        ref_logprobs: (N, T) float32 log-probs under the reference policy, likewise; None without a KL term.
+        refill_rounds: Further batches of prompts that were sampled to replace groups of equal rewards.
     """
 
     prompts: PromptBatch
@@ -129,6 +132,8 @@ class Rollout:
     reward_terms: Mapping[str, Tensor]
     advantages: Tensor
     old_logprobs: Tensor | None
+    ref_logprobs: Tensor | None = None
+    refill_rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,14 @@ class Update:
     Attributes:
         loss: () float32, this rank's part; the parts of all ranks add up to the loss.
         grad_norm: () float32, of the gradient over all ranks, before clipping.
+        trust_region: What the surrogate did to this rank's tokens, as sums that add up over ranks.
         log_ratio: (M,) float32, log pi_theta - log pi_old of every token of this rank that had a gradient.
     """
 
     loss: Tensor
     grad_norm: Tensor
     log_ratio: Tensor
+    trust_region: TrustRegionSums
 
 
 class StepOutput(TypedDict):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from callbacks import CompletionTable, RewardLogger, RolloutCheckpoint, RolloutProgressBar, RunSummary
 from callbacks._quantiles import order_statistics, pooled_quantiles
 from lightning_pspo.grading import Grade, Verdict
+from lightning_pspo.trust_region import measure
 from lightning_pspo.types import (
     Completions,
     EvaluationOutput,
@@ -26,6 +27,13 @@ from lightning_pspo.types import (
     Sample,
     Update,
 )
+
+
+def update(loss: torch.Tensor, log_ratio: torch.Tensor) -> Update:
+    rows = log_ratio[None]
+    sums = measure(rows, torch.ones(1, 1), rows.exp(), torch.ones_like(rows, dtype=torch.bool))
+    return Update(loss.detach(), torch.ones(()), log_ratio, sums)
+
 
 VERDICTS = [Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.CORRECT, Verdict.CORRECT]
 LENGTHS = [2, 4, 6, 8]
@@ -74,7 +82,7 @@ class HandMade(pl.LightningModule):
         loss = (self.weight - 1).square().sum()
         self.manual_backward(loss)
         optimizer.step()
-        updates = [Update(loss.detach(), torch.ones(()), torch.tensor(ratios).log()) for ratios in self.ratios]
+        updates = [update(loss, torch.tensor(ratios).log()) for ratios in self.ratios]
         self.log_dict({"train/loss": loss, "step": float(self.global_step)}, on_step=True, on_epoch=False)
         seconds = {"rollout": 2.0, "reward": 0.5, "old_logprobs": 0.25, "update": 1.0}
         made = rollout(batch, batch_idx + 1)

@@ -131,7 +131,7 @@ def test_mask_by_hand() -> None:
 
 def logprobs_of(policy: Policy, prompts: PromptBatch, ids: Tensor, mask: Tensor) -> Tensor:
     """Return log-probs at temperature 0.7 without truncation."""
-    return policy.logprobs(prompts.prompt_ids, prompts.prompt_mask, ids, mask, temperature=0.7, top_p=1.0)
+    return policy.logprobs(prompts.prompt_ids, prompts.prompt_mask, ids, mask, temperature=0.7, top_p=1.0)[0]
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])

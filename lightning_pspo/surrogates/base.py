@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from lightning_pspo.types import InputError
@@ -30,9 +31,15 @@ class Surrogate(ABC):
             (n, T) float32; the gradient of its sum by ``log_ratio`` is w A.
         """
 
-    @abstractmethod
     def weight(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (n, T) float32 weights w, detached, from their closed form: no graph, no backward pass."""
+        """Return (n, T) float32 weights w, detached; 0 where the advantage is 0.
+
+        This one differentiates the objective; a subclass with a closed form needs no graph.
+        """
+        with torch.enable_grad():
+            leaf = log_ratio.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(leaf, advantages, mask).sum(), leaf)
+        return torch.where(advantages == 0.0, 0.0, gradient / advantages)
 
 
 class SmoothedSurrogate(Surrogate):

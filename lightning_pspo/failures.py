@@ -1,0 +1,75 @@
+"""The passes of one optimiser step, and what is left behind when its loss or gradient is not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from torch import Tensor
+
+from lightning_pspo.trust_region import TrustRegionSums
+from lightning_pspo.types import Rollout
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass, detached.
+
+    Attributes:
+        rows: (n,) long.
+        mask: (n, T) bool, the tokens that counted.
+        objective: (n, T) float32.
+        log_ratio: (n, T) float32, 0 outside the mask.
+        trust_region: What the surrogate did to the tokens.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    objective: Tensor
+    log_ratio: Tensor
+    trust_region: TrustRegionSums
+
+
+def total(passes: Sequence[Pass]) -> TrustRegionSums:
+    """Return the sums over all passes."""
+    return reduce(add, (one.trust_region for one in passes))
+
+
+def refuse_step(path: Path, loss: Tensor, grad_norm: Tensor, rollout: Rollout, passes: Sequence[Pass]) -> Exception:
+    """Write the step's rows as JSON Lines, those whose objective is not finite first; return the error to raise.
+
+    Args:
+        path: New file; an existing one is replaced.
+        loss: () float32.
+        grad_norm: () float32.
+        rollout: What the rows belong to.
+        passes: Of the failed step.
+    """
+    entries = []
+    for one in passes:
+        finite = one.objective.masked_fill(~one.mask, 0.0).isfinite().all(dim=1).tolist()
+        largest = one.log_ratio.abs().amax(dim=1).tolist()
+        for row, is_finite, log_ratio in zip(one.rows.tolist(), finite, largest, strict=True):
+            sample = rollout.samples[row]
+            entries.append(
+                {
+                    "finite": is_finite,
+                    "row": row,
+                    "largest_log_ratio": str(log_ratio),
+                    "advantage": str(float(rollout.advantages[row])),
+                    "id": sample.problem.id,
+                    "question": sample.problem.question,
+                    "completion": sample.completion,
+                }
+            )
+    entries.sort(key=lambda entry: bool(entry["finite"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
+    return FloatingPointError(
+        f"The loss is {float(loss)} and the gradient norm {float(grad_norm)}: the step was not taken, and the weights "
+        f"are those of before it. Its rows are in {path}."
+    )

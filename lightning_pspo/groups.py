@@ -1,0 +1,91 @@
+"""Groups of completions with their rewards, and the replacement of those that teach nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_pspo.types import Completions, PromptBatch, Sample
+
+
+@dataclass(frozen=True)
+class Groups:
+    """B groups of G rewarded completions; the attributes are those of ``Rollout``."""
+
+    prompts: PromptBatch
+    completions: Completions
+    samples: Sequence[Sample]
+    rewards: Tensor
+    reward_terms: Mapping[str, Tensor]
+
+    def equal(self) -> Tensor:
+        """Return (B,) bool, True for groups whose rewards are all equal: their advantages are 0."""
+        return (self.rewards == self.rewards[:, :1]).all(dim=1)
+
+    def refilled(self, more: Groups) -> Groups:
+        """Return these groups with those of equal rewards replaced, in order, by groups of ``more`` that are not."""
+        places = self.equal().nonzero().flatten().tolist()
+        fresh = (~more.equal()).nonzero().flatten().tolist()
+        chosen = list(range(len(self.rewards)))
+        for place, index in zip(places, fresh, strict=False):
+            chosen[place] = len(chosen) + index
+        return _joined(self, more)._taken(chosen)
+
+    def _taken(self, groups: list[int]) -> Groups:
+        size = self.rewards.shape[1]
+        of = torch.tensor(groups, device=self.rewards.device)
+        rows = (of.unsqueeze(1) * size + torch.arange(size, device=of.device)).flatten()
+        prompts, completions = self.prompts, self.completions
+        return Groups(
+            PromptBatch(
+                prompts.source,
+                tuple(prompts.problems[group] for group in groups),
+                prompts.prompt_ids[of],
+                prompts.prompt_mask[of],
+                prompts.positions[of],
+                prompts.valid[of],
+            ),
+            Completions(
+                completions.completion_ids[rows], completions.completion_mask[rows], completions.truncated[rows]
+            ),
+            [self.samples[row] for row in rows.tolist()],
+            self.rewards[of],
+            {name: term[of] for name, term in self.reward_terms.items()},
+        )
+
+
+def _joined(first: Groups, second: Groups) -> Groups:
+    """Return the groups of both, prompts padded at the left and completions at the right to equal widths."""
+    a, b = first.prompts, second.prompts
+    x, y = first.completions, second.completions
+
+    def left(*tables: Tensor) -> Tensor:
+        width = max(table.shape[1] for table in tables)
+        return torch.cat([pad(table, (width - table.shape[1], 0)) for table in tables])
+
+    def right(*tables: Tensor) -> Tensor:
+        width = max(table.shape[1] for table in tables)
+        return torch.cat([pad(table, (0, width - table.shape[1])) for table in tables])
+
+    return Groups(
+        PromptBatch(
+            a.source,
+            a.problems + b.problems,
+            left(a.prompt_ids, b.prompt_ids),
+            left(a.prompt_mask, b.prompt_mask),
+            torch.cat([a.positions, b.positions]),
+            torch.cat([a.valid, b.valid]),
+        ),
+        Completions(
+            right(x.completion_ids, y.completion_ids),
+            right(x.completion_mask, y.completion_mask),
+            torch.cat([x.truncated, y.truncated]),
+        ),
+        [*first.samples, *second.samples],
+        torch.cat([first.rewards, second.rewards]),
+        {name: torch.cat([term, second.reward_terms[name]]) for name, term in first.reward_terms.items()},
+    )

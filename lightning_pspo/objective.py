@@ -1,0 +1,77 @@
+"""The objective of one forward pass: surrogate at its level, KL to the reference, entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_pspo.kl import KLEstimator, on_policy
+from lightning_pspo.surrogates import RatioLevel, Surrogate, at_level
+from lightning_pspo.trust_region import TrustRegionSums, measure
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the objective is made of, for n rows.
+
+    Attributes:
+        logprobs: (n, T) float32, with graph.
+        old_logprobs: (n, T) float32, detached.
+        ref_logprobs: (n, T) float32, detached; None without a KL term.
+        entropies: (n, T) float32, with graph; None without an entropy bonus.
+        advantages: (n, 1) float32.
+        mask: (n, T) bool, the tokens that count.
+    """
+
+    logprobs: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor | None
+    entropies: Tensor | None
+    advantages: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A per-token objective to maximise: surrogate - kl_coef * KL + entropy_coef * entropy.
+
+    Attributes:
+        surrogate: Of the ratio and the advantage.
+        ratio_level: Whether the ratio is a token's own or its row's.
+        kl_coef: Weight of the KL term (beta), at least 0.
+        kl: Its estimator.
+        kl_on_policy: Weigh the estimate by the ratio (``kl.on_policy``).
+        entropy_coef: Weight of the entropy bonus.
+    """
+
+    surrogate: Surrogate
+    ratio_level: RatioLevel
+    kl_coef: float
+    kl: KLEstimator
+    kl_on_policy: bool
+    entropy_coef: float
+
+    @property
+    def needs_every_row(self) -> bool:
+        """True when a row of zero advantage has a gradient all the same."""
+        return self.kl_coef > 0.0 or self.entropy_coef > 0.0
+
+    def __call__(self, terms: Terms) -> tuple[Tensor, Tensor, TrustRegionSums]:
+        """Return the objective, the tokens' log-ratios, and what the surrogate did.
+
+        Returns:
+            (n, T) float32 with graph; (n, T) float32 detached, 0 outside the mask; sums over the mask's tokens, at the
+            surrogate's level.
+        """
+        token = (terms.logprobs - terms.old_logprobs).masked_fill(~terms.mask, 0.0)
+        log_ratio = at_level(token, terms.mask, self.ratio_level)
+        objective = self.surrogate(log_ratio, terms.advantages, terms.mask)
+        weight = self.surrogate.weight(log_ratio.detach(), terms.advantages, terms.mask)
+        sums = measure(log_ratio, terms.advantages, weight, terms.mask)
+        if terms.ref_logprobs is not None:
+            divergence = self.kl(terms.logprobs, terms.ref_logprobs)
+            objective = objective - self.kl_coef * (on_policy(divergence, token) if self.kl_on_policy else divergence)
+        if terms.entropies is not None:
+            objective = objective + self.entropy_coef * terms.entropies
+        return objective, token.detach(), sums
