@@ -9,6 +9,7 @@ from callbacks.reward_logger import RewardLogger
 from callbacks.rollout_checkpoint import RolloutCheckpoint
 from callbacks.rollout_progress_bar import RolloutProgressBar
 from callbacks.run_summary import RunSummary
+from callbacks.trust_region_report import TrustRegionReport
 
 __all__ = [
     "CompletionTable",
@@ -17,4 +18,5 @@ __all__ = [
     "RolloutCheckpoint",
     "RolloutProgressBar",
     "RunSummary",
+    "TrustRegionReport",
 ]

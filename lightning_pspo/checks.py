@@ -8,7 +8,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.optim import Optimizer
 
-from lightning_pspo.surrogates import PSPO, Surrogate
+from lightning_pspo.alpha import AlphaController, KLTarget
+from lightning_pspo.surrogates import PSPO, SmoothedSurrogate, Surrogate
 from lightning_pspo.types import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -25,6 +26,30 @@ def check_coefficient(name: str, value: float) -> None:
     """Raise InputError unless ``value`` is finite and at least 0."""
     if not 0.0 <= value < float("inf"):
         raise InputError(f"`{name}` must be finite and at least 0, got {value}.")
+
+
+def check_controller(controller: AlphaController | None, surrogate: Surrogate, updates: int) -> None:
+    """Refuse an alpha controller without an alpha to move, or without a ratio to learn from.
+
+    Args:
+        controller: None is fine.
+        surrogate: What it moves.
+        updates: Optimiser steps per rollout.
+
+    Raises:
+        InputError: If it could do nothing.
+    """
+    if controller is None:
+        return
+    if not isinstance(surrogate, SmoothedSurrogate):
+        raise InputError(
+            f"`alpha_controller` needs a surrogate with an alpha, such as PSPO, got {type(surrogate).__name__}."
+        )
+    if isinstance(controller, KLTarget) and updates == 1:
+        raise InputError(
+            "`alpha_controller` KLTarget needs more than one update per rollout: with one the ratio is always 1 and "
+            "there is no divergence to hold."
+        )
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from lightning_pspo.advantages import Advantage, GroupAdvantage
 from lightning_pspo.alpha import AlphaController
 from lightning_pspo.checkpointing import check_optimizer, check_policy
-from lightning_pspo.checks import check_at_least, check_coefficient, check_fit, notes
+from lightning_pspo.checks import check_at_least, check_coefficient, check_controller, check_fit, notes
 from lightning_pspo.defaults import built
 from lightning_pspo.evaluation import TRAINING_NOISE, SamplingModule
 from lightning_pspo.failures import Pass, refuse_step, total
@@ -39,7 +39,15 @@ from lightning_pspo.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import GenerateEngine, RolloutEngine
 from lightning_pspo.schedules import Constant, Schedule
-from lightning_pspo.surrogates import PSPO, Aggregation, RatioLevel, SmoothedSurrogate, Surrogate, TokenMean
+from lightning_pspo.surrogates import (
+    PSPO,
+    Aggregation,
+    RatioLevel,
+    SmoothedSurrogate,
+    Surrogate,
+    TokenMean,
+    check_level,
+)
 from lightning_pspo.trust_region import divergence
 from lightning_pspo.types import (
     InputError,
@@ -127,10 +135,8 @@ class PSPOModule(SamplingModule):
         check_at_least("refill_rounds", refill_rounds, 0)
         check_coefficient("kl_coef", kl_coef)
         check_coefficient("entropy_coef", entropy_coef)
-        if alpha_controller is not None and not isinstance(surrogate, SmoothedSurrogate):
-            raise InputError(
-                f"`alpha_controller` needs a surrogate with an alpha, such as PSPO, got {type(surrogate).__name__}."
-            )
+        check_level(ratio_level)
+        check_controller(alpha_controller, surrogate, updates_per_rollout * minibatches_per_rollout)
         if max_grad_norm is not None and not max_grad_norm > 0.0:
             raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
         if not temperature > 0.0:

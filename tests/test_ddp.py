@@ -118,14 +118,26 @@ def logged(root: Path) -> list[dict[str, float]]:
         ]
 
 
+EVERY_TERM = [
+    "--model.kl_coef=0.1",
+    "--model.entropy_coef=0.01",
+    "--model.advantage=BatchAdvantage",
+    "--model.aggregation=SequenceMean",
+    "--model.mask_truncated=true",
+    "--model.alpha_controller=KLTarget",
+    "--model.alpha_controller.target=0.01",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+@pytest.mark.parametrize("objective", [[], EVERY_TERM], ids=["plain", "every term"])
 def test_two_processes_do_what_one_does(
-    arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: list[str]
 ) -> None:
     """SGD with momentum: AdamW divides a gradient near zero by its own size, which turns rounding into an update."""
     monkeypatch.syspath_prepend(tmp_path)
-    optimizer = ["--model.optimizer=SGD", "--model.optimizer.lr=0.05", "--model.optimizer.momentum=0.9"]
+    optimizer = ["--model.optimizer=SGD", "--model.optimizer.lr=0.05", "--model.optimizer.momentum=0.9", *objective]
     one, two = tmp_path / "one", tmp_path / "two"
     main(["fit", *arguments(one, *optimizer)])
     trained(arguments(two, *optimizer), tmp_path)
@@ -146,7 +158,7 @@ def test_two_processes_do_what_one_does(
         torch.testing.assert_close(other[name], tensor, atol=1e-5, rtol=0.0)
     assert len(logged(one)) == len(logged(two)) == 4  # three rollouts and the validation
     for row, counterpart in zip(logged(one), logged(two), strict=True):
-        assert counterpart == pytest.approx(row, abs=1e-4, nan_ok=True)
+        assert counterpart == pytest.approx(row, rel=1e-3, abs=1e-4, nan_ok=True)
     assert "val/five/length_tokens@t1" in logged(two)[-1]
 
 

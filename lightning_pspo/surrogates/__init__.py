@@ -10,7 +10,7 @@ from lightning_pspo.surrogates.clip import Clip
 from lightning_pspo.surrogates.extensions import LogPSPO, PessimisticPSPO, RelativePSPO
 from lightning_pspo.surrogates.gmpo import GMPO
 from lightning_pspo.surrogates.importance import CISPO, TOPR, TruncatedIS, Unclipped
-from lightning_pspo.surrogates.levels import RatioLevel, at_level
+from lightning_pspo.surrogates.levels import RatioLevel, at_level, check_level
 from lightning_pspo.surrogates.pspo import PSPO
 from lightning_pspo.surrogates.sapo import SAPO
 
@@ -34,4 +34,5 @@ __all__ = [
     "TruncatedIS",
     "Unclipped",
     "at_level",
+    "check_level",
 ]

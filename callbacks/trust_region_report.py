@@ -1,0 +1,151 @@
+"""Reports how far each rollout's updates went and what the surrogate did about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
+from torch import Tensor
+
+from lightning_pspo.trust_region import TrustRegion, TrustRegionSums
+from lightning_pspo.types import StepOutput, Update
+
+_NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, that no training run would notice
+
+
+class TrustRegionReport(Callback):
+    """Logs the trust region of every rollout, over all updates and ranks, and sums the run up in one line at its end.
+
+    ``trust/``: ``ratio_p01``, ``ratio_p99``, ``ratio_max`` at the level that the surrogate saw; ``would_clip``,
+    ``retained``, ``effective_share`` (see `TrustRegion`); ``kl_update_<i>``, KL(old || new) in nats per token as the
+    i-th update of the rollout found it, before its own step, so that the first is 0; ``grad_norm_max``, over the
+    updates, before clipping; ``clip_bound_share``, share of updates whose gradient norm ``max_grad_norm`` cut. What is
+    measured on tokens is nan without one, because Lightning would repeat the last value of a key that is left out.
+
+    Tokens are those that entered a backward pass, in each update anew. The sums of the run are kept over restarts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = {
+            "updates": 0,
+            "bound": 0,  # updates whose gradient norm was cut
+            "tokens": 0.0,
+            "stopped": 0.0,  # tokens that a clip of 0.2 would have stopped
+            "weighted": 0.0,  # sum of |w A|
+            "plain": 0.0,  # sum of |r A|
+            "scaled": 0.0,  # sum of |r A| times the surrogate's weight at ratio 1: what it kept if it only scales
+            "log_high": -math.inf,
+            "log_low": -math.inf,  # of the negative
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the run, as plain numbers."""
+        return dict(self._run)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the sums of the interrupted run."""
+        self._run = dict(state_dict)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Sum over ranks, log, and add to the run. Every rank takes part."""
+        step: StepOutput = outputs
+        module: Any = pl_module
+        norms = [float(update.grad_norm) for update in step["updates"]]
+        limit = math.inf if module.max_grad_norm is None else module.max_grad_norm
+        bound = sum(norm > limit for norm in norms)
+        by_update = _over_ranks(trainer, step["updates"])
+        rollout = sum(by_update[1:], start=by_update[0])
+        found = TrustRegion.report(rollout)
+        metrics = {
+            "trust/ratio_p01": found.ratio_p01,
+            "trust/ratio_p99": found.ratio_p99,
+            "trust/ratio_max": found.ratio_max,
+            "trust/would_clip": found.would_clip,
+            "trust/retained": found.retained,
+            "trust/effective_share": found.effective_share,
+            "trust/grad_norm_max": max(norms),
+            "trust/clip_bound_share": bound / len(norms),
+        }
+        metrics |= {
+            f"trust/kl_update_{index}": TrustRegion.report(sums).kl for index, sums in enumerate(by_update, start=1)
+        }
+        pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+        self._add(rollout, len(norms), bound, _weight_at_one(module.surrogate))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line, on rank zero."""
+        module: Any = pl_module
+        if trainer.is_global_zero and self._run["updates"]:
+            get_console().print(_verdict(self._run, type(module.surrogate).__name__), soft_wrap=True, highlight=False)
+
+    def _add(self, rollout: TrustRegionSums, updates: int, bound: int, scale: float) -> None:
+        tokens, stopped, weighted, plain, *_ = rollout.totals.tolist()
+        high, low = rollout.extremes.tolist()
+        added = {"updates": updates, "bound": bound, "tokens": tokens, "stopped": stopped, "weighted": weighted}
+        for name, value in (added | {"plain": plain, "scaled": scale * plain}).items():
+            self._run[name] += value
+        self._run["log_high"] = max(self._run["log_high"], high)
+        self._run["log_low"] = max(self._run["log_low"], low)
+
+
+def _over_ranks(trainer: Trainer, updates: Sequence[Update]) -> list[TrustRegionSums]:
+    """Return each update's sums over all ranks, on the CPU, from two collectives for all of them together."""
+
+    def reduce(values: Tensor, how: str) -> Tensor:
+        return torch.as_tensor(trainer.strategy.reduce(values, reduce_op=how))
+
+    parts = [update.trust_region for update in updates]
+    sums = TrustRegionSums(
+        torch.cat([part.totals for part in parts]),
+        torch.cat([part.histogram for part in parts]),
+        torch.cat([part.extremes for part in parts]),
+    )
+    if trainer.world_size > 1:
+        sums = sums.reduced(reduce)
+    columns = (values.cpu().chunk(len(parts)) for values in (sums.totals, sums.histogram, sums.extremes))
+    return [TrustRegionSums(*update) for update in zip(*columns, strict=True)]
+
+
+def _weight_at_one(surrogate: Any) -> float:
+    """Return the surrogate's weight w at ratio 1, where plain importance sampling's is 1."""
+    return float(surrogate.weight(torch.zeros(1, 1), torch.ones(1, 1)))
+
+
+def _verdict(run: dict[str, float], name: str) -> str:
+    """Return what a run's sums say about its surrogate ``name``, as one line."""
+    share = run["bound"] / run["updates"]
+    cut = f"the gradient norm was clipped on {_percent(share)} of the steps."
+    if not run["tokens"]:
+        return f"No token had a gradient in this run; {cut}"
+    farthest = max(math.expm1(run["log_high"]), -math.expm1(-run["log_low"]))
+    within = f"The ratio stayed within 1 ± {farthest:.2g}"
+    if run["plain"] == 0.0:  # a KL term or an entropy bonus alone
+        return f"{within}, and every advantage was 0: the surrogate had no gradient in this run; {cut}"
+    retained, scale = run["weighted"] / run["plain"], run["scaled"] / run["plain"]
+    if farthest <= _NEGLIGIBLE and abs(retained - scale) <= _NEGLIGIBLE * scale:
+        factor = "" if abs(scale - 1.0) <= _NEGLIGIBLE else f" but a factor of {scale:.3g} on the gradient"
+        within = "The ratio stayed at 1" if farthest == 0.0 else within
+        return f"{within}: the surrogate made no difference in this run{factor}; {cut}"
+    stopped = f"a clip at 1 ± 0.2 would have stopped {_percent(run['stopped'] / run['tokens'])} of the tokens"
+    kept = f"{name} kept {_percent(retained)} of the unclipped gradient weight"
+    return f"{within}; {stopped}; {kept}; {cut}"
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent, never rounded to none or to all.
+
+    >>> [_percent(share) for share in (0.0, 0.0001, 0.0134, 0.9999, 1.0)]
+    ['0 %', 'under 0.1 %', '1.3 %', 'over 99.9 %', '100 %']
+    """
+    if 0.0 < share < 0.0005:
+        return "under 0.1 %"
+    if 0.9995 < share < 1.0:
+        return "over 99.9 %"
+    return f"{100.0 * share:.1f}".removesuffix(".0") + " %"
