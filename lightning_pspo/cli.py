@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
+import warnings
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
@@ -56,9 +60,12 @@ class RunConfig(SaveConfigCallback):
         root.mkdir(parents=True, exist_ok=True)
         number = 1
         while (path := root / (_CONFIG if number == 1 else f"config-{number}.yaml")).exists():
-            if path.read_text(encoding="utf-8") == text:
+            earlier = path.read_text(encoding="utf-8")
+            if earlier == text:
                 return
             number += 1
+        if number > 1:
+            rank_zero_warn(f"This run goes on with other settings than before: {_differences(earlier, text)}.")
         path.write_text(text, encoding="utf-8")
 
 
@@ -79,14 +86,25 @@ class PSPOCLI(LightningCLI):
         given.ckpt_path = None  # where a session began is no setting of the run
         self.save_config_kwargs = {"given": given}
         root = _usable_root(config.trainer.default_root_dir)
-        if self.subcommand == "fit" and config.ckpt_path is None:
-            _refuse_overwriting(root)
+        if self.subcommand == "fit":
+            if not _continues(config.ckpt_path, root):
+                _refuse_overwriting(root)
+            _validate_once_at_least(config)
         config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, str(self.subcommand))
         loggers = config.trainer.logger
         for entry in loggers if isinstance(loggers, list) else [loggers]:
             arguments = getattr(entry, "init_args", None)
             if arguments is not None and isinstance(arguments.get("save_dir"), str):
                 arguments["save_dir"] = str(root / arguments["save_dir"])  # an absolute path stays itself
+
+    def before_predict(self) -> None:
+        """Refuse to sample what nobody would keep."""
+        hook = "on_predict_batch_end"
+        keepers = (one for one in self.trainer.callbacks if not isinstance(one, ProgressBar))  # type: ignore[attr-defined]
+        if not any(getattr(type(one), hook) is not getattr(Callback, hook) for one in keepers):
+            raise InputError(
+                "`predict` needs a callback that writes: add callbacks.CompletionWriter to trainer.callbacks."
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from the checkpoint: Lightning would read it whole to look for some."""
@@ -116,6 +134,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments after the program's name; ``sys.argv`` when None.
     """
     parent = os.getppid()
+    _leave_out_notes()
     try:
         PSPOCLI(
             PSPOModule,
@@ -141,6 +160,15 @@ def main(args: list[str] | None = None) -> None:
         if not (rank_zero_only.rank and _outlives(parent)):  # type: ignore[attr-defined]
             print(f"error: {message}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+
+
+def _leave_out_notes() -> None:
+    """Keep notes of Lightning off the screen that say nothing of a run: its adverts and its own use of torch."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "💡 Tip" not in record.getMessage()
+    )
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation sources
 
 
 def _outlives(parent: int) -> bool:
@@ -199,6 +227,34 @@ def _max_prompt_tokens(module: PSPOModule) -> int | None:
     return None if context is None else context - module.max_new_tokens
 
 
+def _differences(before: str, after: str) -> str:
+    """Name the settings in which two configurations differ, old value -> new value."""
+
+    def leaves(value: Any, name: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        return {key: leaf for part, inner in value.items() for key, leaf in leaves(inner, f"{name}.{part}").items()}
+
+    old, new = leaves(yaml.safe_load(before)), leaves(yaml.safe_load(after))
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return "; ".join(f"{name.lstrip('.')}: {old.get(name)} -> {new.get(name)}" for name in changed)
+
+
+def _continues(ckpt_path: str | None, root: Path) -> bool:
+    """Tell whether a run goes on in its own directory."""
+    if ckpt_path is None:
+        return False
+    return ckpt_path == "last" or Path(ckpt_path).resolve().parent == checkpoint_folder(root).resolve()
+
+
+def _validate_once_at_least(config: Any) -> None:
+    """Let a run that is shorter than ``val_check_interval`` validate after its last rollout; Lightning refuses it."""
+    interval, limit = config.trainer.val_check_interval, config.trainer.limit_train_batches
+    rollouts = min(limit, config.data.num_rollouts) if isinstance(limit, int) else config.data.num_rollouts
+    if isinstance(interval, int) and interval > rollouts:
+        config.trainer.val_check_interval = rollouts
+
+
 def _usable_root(value: str | Path | None) -> Path:
     """Return the run directory, whether it is there or can be made."""
     if value is None:
@@ -218,6 +274,12 @@ def _resolve_checkpoint(requested: str | None, root: Path, subcommand: str) -> s
             check_readable(found[-1])
             rank_zero_info(f"Using {found[-1]}.")
             return str(found[-1])
+        foreign = sorted(path.name for path in checkpoint_folder(root).glob("*.ckpt"))
+        if foreign:
+            raise InputError(
+                f"`ckpt_path` last needs checkpoints of callbacks.RolloutCheckpoint in {checkpoint_folder(root)}, "
+                f"there is only {', '.join(foreign)}: name the file."
+            )
         if subcommand != "fit":
             raise InputError(f"`ckpt_path` last needs a checkpoint in {checkpoint_folder(root)}, there is none.")
         rank_zero_info(f"There is no checkpoint in {checkpoint_folder(root)}: the run starts afresh.")

@@ -119,11 +119,12 @@ class RolloutLoader:
         digest = 0
         for row in self.rows:
             digest = zlib.crc32(np.asarray(row.ids, dtype=np.int64).tobytes(), digest)
+            digest = zlib.crc32(row.problem.answer.encode(), digest)
         return {
             "prompts_per_rollout": self.prompts_per_rollout,
             "seed": self.seed,
             "problems": len(self.rows),
-            "prompts_crc32": digest,
+            "problems_crc32": digest,
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 
@@ -62,6 +63,11 @@ class SamplingModule(pl.LightningModule):
         temperatures = tuple(eval_temperatures)
         if not temperatures or len(set(temperatures)) < len(temperatures) or not min(temperatures) >= 0.0:
             raise InputError(f"`eval_temperatures` must be different numbers, at least 0, got {list(temperatures)}.")
+        if eval_samples > 1 and max(temperatures) == 0.0:
+            raise InputError(
+                f"`eval_samples` above 1 needs a temperature above 0 in `eval_temperatures`, got {eval_samples} and "
+                f"{list(temperatures)}."
+            )
         if policy.context_length is not None and max_new_tokens >= policy.context_length:
             raise InputError(
                 f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, "
@@ -74,6 +80,7 @@ class SamplingModule(pl.LightningModule):
         self.eval_temperatures = temperatures
         self.eval_samples = eval_samples
         self.seed = seed
+        self.strict_loading = policy.lora is None  # a checkpoint of adapters leaves the base as it was loaded
         self.evaluation: dict[str, dict[float, EvaluationResult]] = {}
         self._metrics: dict[str, dict[float, SampleMetrics]] = {}
 
@@ -84,6 +91,14 @@ class SamplingModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Load the policy's weights, once."""
         self.policy.build(self.seed)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the weights that training changes."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        if self.policy.lora is None:
+            return state
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in state.items() if name in trained}
 
     def sample(self, prompts: PromptBatch, samples: int, temperature: float, stream: int) -> Completions:
         """Draw ``samples`` completions of each prompt from the policy as it is."""

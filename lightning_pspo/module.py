@@ -337,6 +337,7 @@ class PSPOModule(SamplingModule):
         super().setup(stage)
         if stage == "fit":
             check_fit(self.trainer)
+            self.policy.check_trainable()
             rows = self._training_loader().prompts_per_rollout * self.group_size
             if self.minibatches_per_rollout > rows:
                 raise InputError(

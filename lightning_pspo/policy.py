@@ -92,11 +92,6 @@ class Policy(nn.Module):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        if dtype == "bfloat16" and lora is None:
-            raise InputError(
-                "`dtype` must be float32 for weights that are trained, got bfloat16: small updates would be lost. "
-                "Use trainer.precision=bf16-mixed, or set lora."
-            )
         self.model_name_or_path = model_name_or_path
         self.lora = lora
         self.gradient_checkpointing = gradient_checkpointing
@@ -140,7 +135,9 @@ class Policy(nn.Module):
             raise InputError(f"No usable tokenizer in {self.model_name_or_path!r}: {_first_line(error)}") from error
         if tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {self.model_name_or_path!r} must have an EOS token, it has none.")
-        largest = max([tokenizer.vocab_size - 1, *tokenizer.all_special_ids])
+        used = {tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id}
+        idle = set(tokenizer.all_special_ids) - used  # the class may know a token that the model has no use for
+        largest = max(id_ for id_ in tokenizer.get_vocab().values() if id_ not in idle)
         if largest >= self.vocab_size:
             raise InputError(
                 f"The tokenizer of {self.model_name_or_path!r} must fit the model's vocabulary of {self.vocab_size}, "
@@ -249,6 +246,18 @@ class Policy(nn.Module):
         if self.model is None:
             raise RuntimeError("Policy.build() must run before the model is used.")
         return cast(PreTrainedModel, self.model if self.lora is None else cast(Any, self.model).get_base_model())
+
+    def check_trainable(self) -> None:
+        """Refuse weights that training would not move as it should.
+
+        Raises:
+            InputError: If the trained weights are bfloat16.
+        """
+        if self.dtype == "bfloat16" and self.lora is None:
+            raise InputError(
+                "`dtype` must be float32 for weights that are trained, got bfloat16: small updates would be lost. "
+                "Use trainer.precision=bf16-mixed, or set lora."
+            )
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the optimiser steps."""

@@ -112,6 +112,35 @@ class NoNumber(Reward):
         return [float(re.search(r"\d", sample.completion) is None) for sample in samples]
 
 
+class SoftOverlong(Reward):
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): a term for ``WeightedSum``, with weight 1 there.
+
+    0 up to ``max_tokens - buffer`` tokens, then a straight line down to -1 at ``max_tokens``, and -1 beyond. A
+    completion that the token limit cut has as many tokens as the limit: take ``max_tokens`` at or below it. The paper's
+    are 20,480 and a buffer of 4,096.
+
+    Args:
+        max_tokens: Tokens from which the whole penalty is due, at least 1.
+        buffer: Tokens before that over which it grows, in [1, ``max_tokens``].
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    def __init__(self, max_tokens: int, buffer: int) -> None:
+        if max_tokens < 1:
+            raise InputError(f"`max_tokens` must be at least 1, got {max_tokens}.")
+        if not 1 <= buffer <= max_tokens:
+            raise InputError(f"`buffer` must lie in [1, `max_tokens`] = [1, {max_tokens}], got {buffer}.")
+        self.max_tokens = max_tokens
+        self.buffer = buffer
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        """Return a number in [-1, 0] per sample."""
+        free = self.max_tokens - self.buffer
+        return [-min(max(sample.length_tokens - free, 0) / self.buffer, 1.0) for sample in samples]
+
+
 class WeightedSum(Reward):
     """``clip(sum of weight * term, low, high)``, with every term logged by its name.
 

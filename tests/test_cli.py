@@ -215,7 +215,7 @@ class Doubles(PromptSource):
 class Nothing(Surrogate):
     """No gradient at all."""
 
-    def __call__(self, log_ratio, advantages):
+    def __call__(self, log_ratio, advantages, mask=None):
         return log_ratio * 0.0
 
 

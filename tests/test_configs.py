@@ -15,7 +15,9 @@ from lightning_pspo.cli import main
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASES = sorted(CONFIGS.glob("*.yaml"))
-OVERLAYS = sorted(CONFIGS.glob("*/*.yaml"))
+ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
+EXPERIMENTS = [path for path in sorted(CONFIGS.glob("experiments/*.yaml")) if path not in ARMS]
+OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "experiments"]
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
     "strategy/fsdp.yaml": "`trainer.strategy` must be a single device or DDP, got ModelParallelStrategy",
     "strategy/deepspeed_stage_2.yaml": "(?i)gpu|deepspeed",
@@ -75,29 +77,54 @@ def trial(problem_file: Path, tmp_path: Path) -> list[str]:
 def test_there_are_bases_and_overlays() -> None:
     assert {"quickstart.yaml"} <= {name(path) for path in BASES}
     assert {path.parent.name for path in OVERLAYS} >= {"strategy", "model", "data", "objective"}
+    assert len(EXPERIMENTS) == 4
     assert set(REFUSED) <= {name(path) for path in OVERLAYS}
 
 
-@pytest.mark.parametrize("path", BASES + OVERLAYS, ids=name)
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS + ARMS + OVERLAYS, ids=name)
 def test_it_opens_with_a_comment(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 20
 
 
-@pytest.mark.parametrize("path", BASES, ids=name)
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS, ids=name)
 def test_a_base_says_what_it_is_for(path: Path) -> None:
     head = path.read_text(encoding="utf-8").partition("\n\n")[0]
     for word in ("# Purpose:", "# Hardware:", "# Command:"):
         assert word in head
-    assert f"configs/{path.name}" in head
+    assert f"configs/{name(path)}" in head
 
 
-@pytest.mark.parametrize("path", BASES, ids=name)
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS, ids=name)
 def test_a_base_runs(path: Path, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert_holds(printed(capsys, path), yaml.safe_load(path.read_text(encoding="utf-8")))
     main(["fit", f"--config={path}", *trial])
     assert not (tmp_path / "run").exists()  # a trial leaves nothing
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=name)
+def test_the_arms_of_an_experiment(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the paper's arms differ in, and the one that differs in the surrogate alone."""
+    base = printed(capsys, experiment)["model"]
+    assert base["surrogate"]["class_path"].endswith(".PSPO")
+    for path in ARMS:
+        arm = printed(capsys, experiment, path)["model"]
+        assert_holds(arm, yaml.safe_load(path.read_text(encoding="utf-8"))["model"])
+        changed = {key for key in arm if arm[key] != base[key]}
+        assert changed == {
+            "arm_pspo": set(),
+            "arm_unclipped": {"surrogate"},
+            "arm_noclip": {"surrogate", "optimizer", "updates_per_rollout"},
+            "arm_clip": {"surrogate", "optimizer"},
+            "arm_clip_1.5b": {"surrogate"},
+        }.get(path.stem), path
+        assert arm["optimizer"]["init_args"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("path", ARMS, ids=name)
+def test_an_arm_runs(path: Path, trial: list[str]) -> None:
+    main(["fit", f"--config={CONFIGS / 'experiments/qwen2.5_0.5b_gsm8k.yaml'}", f"--config={path}", *trial])
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)

@@ -16,7 +16,7 @@ from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy import LoRA, Policy
 from lightning_pspo.schedules import Linear
 from lightning_pspo.sources import JSONL
-from lightning_pspo.surrogates import PSPO, Clip, SequenceMean, TokenMean
+from lightning_pspo.surrogates import PSPO, Clip, SequenceMean, TokenMean, Unclipped
 from lightning_pspo.types import InputError
 from tests.loop import Fit, NoSignal, fit, initial, weights
 
@@ -45,6 +45,35 @@ def test_one_iteration_against_a_plain_gradient(fit: Fit, tiny_model: Path) -> N
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
     torch.testing.assert_close(weights(start) - weights(module), 0.05 * gradient, atol=1e-6, rtol=1e-4)
     assert float(record.outputs[0]["updates"][0].grad_norm) == pytest.approx(float(gradient.norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.6, 1.0), (1.0, 0.8), (0.7, 0.8)])
+def test_the_gradient_is_that_of_the_distribution_that_was_sampled(
+    fit: Fit, tiny_model: Path, temperature: float, top_p: float
+) -> None:
+    settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "updates_per_rollout": 1}
+    module, record = fit(**settings, surrogate=Unclipped(), data={"num_rollouts": 1})
+    rollout = record.outputs[0]["rollout"]
+    start = initial(tiny_model)
+    model = start.policy.causal_lm
+    objective = torch.zeros(())
+    for row, advantage in enumerate(rollout.advantages[:, 0].tolist()):
+        prompt = rollout.prompts.prompt_ids[row // 4][rollout.prompts.prompt_mask[row // 4]]
+        completion = rollout.completions.completion_ids[row][rollout.completions.completion_mask[row]]
+        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1] / temperature
+        for step, token in zip(logits, completion.tolist(), strict=True):
+            probabilities = step.softmax(-1)
+            kept, mass = [], 0.0
+            for candidate in probabilities.argsort(descending=True).tolist():
+                kept.append(candidate)
+                mass += float(probabilities[candidate].detach())
+                if mass >= top_p:
+                    break
+            assert token in kept
+            objective = objective + advantage * (probabilities[token] / probabilities[kept].sum()).log()
+    (-objective / rollout.completions.completion_mask.sum()).backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close((weights(start) - weights(module)) / 0.05, gradient, atol=1e-5, rtol=1e-3)
 
 
 def test_ratio_is_exactly_one_at_the_first_update_only(fit: Fit) -> None:
@@ -119,6 +148,23 @@ def test_a_resumed_run_ends_with_the_same_bits(fit: Fit, tmp_path: Path, stop: i
     for one, other in zip(record.outputs[stop:], rest.outputs, strict=True):
         assert one["rollout"].prompts.problems == other["rollout"].prompts.problems
         assert torch.equal(one["rollout"].completions.completion_ids, other["rollout"].completions.completion_ids)
+
+
+def test_a_lora_checkpoint_holds_adapters_and_resumes_to_the_bit(fit: Fit, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "policy": {"lora": LoRA(rank=4)},
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+        "data": {"num_rollouts": 3},
+    }
+    whole, _ = fit(**settings)
+    checkpoint = tmp_path / "rollout=000001.ckpt"
+    fit(**settings, limit=1, save_after={1: checkpoint})
+    saved = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert saved
+    assert all("lora_" in name for name in saved)
+    resumed, record = fit(**settings, ckpt_path=checkpoint)
+    assert len(record.outputs) == 2
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_a_finished_run_is_not_trained_again(fit: Fit, tmp_path: Path) -> None:

@@ -134,10 +134,11 @@ def test_a_rollout_of_truncated_completions_only_does_nothing(fit: Fit, tiny_mod
     assert torch.equal(weights(module), weights(initial(tiny_model)))
 
 
-@pytest.mark.parametrize("surrogate", [PSPO(0.3), Clip(3e-4, 4e-4)])
-def test_sequence_level_ratio(fit: Fit, surrogate: Surrogate) -> None:
-    """The second update's gradient, from weights of a run of one update."""
-    settings: dict[str, Any] = {"aggregation": SequenceMean(), "ratio_level": "sequence", "surrogate": surrogate}
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("surrogate", [PSPO(0.3), Clip(3e-4, 4e-4), Clip(0.2, 0.2), Unclipped()])
+def test_the_second_update_sees_the_ratio(fit: Fit, surrogate: Surrogate, level: str) -> None:
+    """Its gradient, from the weights of a run of one update, which have left the behaviour policy."""
+    settings: dict[str, Any] = {"aggregation": SequenceMean(), "ratio_level": level, "surrogate": surrogate}
     settings["data"] = {"num_rollouts": 1}
     before, _ = fit(**settings, updates_per_rollout=1)
     run = fit(**settings, updates_per_rollout=2)
@@ -146,12 +147,16 @@ def test_sequence_level_ratio(fit: Fit, surrogate: Surrogate) -> None:
     total = torch.zeros(())
     for row, (prompt, completion, advantage, _) in enumerate(rows(rollout)):
         new = distribution(before, prompt, completion).gather(1, completion[:, None]).squeeze(1)
-        ratio = (new - rollout.old_logprobs[row, : len(completion)]).mean().exp()
+        log_ratio = new - rollout.old_logprobs[row, : len(completion)]
+        ratio = log_ratio.exp() if level == "token" else log_ratio.mean().exp()
         if isinstance(surrogate, PSPO):
-            total = total + (0.7 * ratio + 0.3) * advantage
+            total = total + ((0.7 * ratio + 0.3) * advantage).mean()
+        elif isinstance(surrogate, Clip):
+            clipped = ratio.clamp(1 - surrogate.epsilon_low, 1 + surrogate.epsilon_high)
+            total = total + torch.minimum(ratio * advantage, clipped * advantage).mean()
         else:
-            clipped = ratio.clamp(1 - 3e-4, 1 + 4e-4)
-            total = total + torch.minimum(ratio * advantage, clipped * advantage)
+            total = total + (ratio * advantage).mean()
+    assert float(run[1].outputs[0]["updates"][1].log_ratio.abs().max()) > 0.02
     torch.testing.assert_close(gradient_of(run, before), plain_gradient(before, total / 16), atol=1e-5, rtol=1e-3)
 
 

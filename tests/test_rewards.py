@@ -4,7 +4,15 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lightning_pspo.grading import grade
-from lightning_pspo.rewards import Correctness, FormatMatch, GSM8KPaperReward, NoNumber, Reward, WeightedSum
+from lightning_pspo.rewards import (
+    Correctness,
+    FormatMatch,
+    GSM8KPaperReward,
+    NoNumber,
+    Reward,
+    SoftOverlong,
+    WeightedSum,
+)
 from lightning_pspo.types import InputError, Problem, Sample
 
 
@@ -69,6 +77,35 @@ def test_format_match_is_linear_on_hostile_text(line):
 
 def test_no_number():
     assert NoNumber()([SILENT, RIGHT, sample("")]) == [1.0, 0.0, 1.0]
+
+
+def of_length(tokens, completion="It is 72"):
+    return Sample(Problem("p", "How many?", "72"), completion, grade(completion, "72"), False, tokens)
+
+
+def test_soft_overlong_is_the_papers_formula():
+    lengths = [1, 80, 81, 85, 90, 99, 100, 101, 500]
+    expected = [0.0, 0.0, -0.05, -0.25, -0.5, -0.95, -1.0, -1.0, -1.0]
+    assert SoftOverlong(max_tokens=100, buffer=20)([of_length(n) for n in lengths]) == pytest.approx(expected)
+    assert SoftOverlong(4, 4)([of_length(n) for n in (0, 1, 4)]) == [0.0, -0.25, -1.0]
+    dapo = WeightedSum(
+        {"right": Correctness(wrong=-1.0, no_answer=-1.0), "overlong": SoftOverlong(100, 20)},
+        {"right": 1.0, "overlong": 1.0},
+    )
+    assert dapo([of_length(50), of_length(90), of_length(100, "It is 71")]) == [1.0, 0.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 1), "`max_tokens` must be at least 1, got 0"),
+        ((100, 0), r"`buffer` must lie in \[1, `max_tokens`\] = \[1, 100\], got 0"),
+        ((100, 101), r"`buffer` must lie in \[1, `max_tokens`\] = \[1, 100\], got 101"),
+    ],
+)
+def test_soft_overlong_refuses(arguments, message):
+    with pytest.raises(InputError, match=message):
+        SoftOverlong(*arguments)
 
 
 def test_weighted_sum_hand_computed():

@@ -92,9 +92,15 @@ EXPECTED = {
 }
 
 
+def check(row: dict[str, float], expected: dict[str, float]) -> None:
+    """Compare; quantiles are exact to half a percent of the log-ratio, and log-ratios are float32."""
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, rel=0.005 if "ratio_p" in name else 1e-6, abs=1e-7), name
+
+
 def test_every_rollout_is_logged_with_hand_computed_values(tmp_path, capsys):
     (row,) = fit(tmp_path, HandMade([[FIRST, SECOND]], Clip()))
-    assert {name: row[name] for name in EXPECTED} == pytest.approx(EXPECTED, abs=1e-12)
+    check(row, EXPECTED)
     assert {name for name in row if name.startswith("trust/")} == EXPECTED.keys()
     assert capsys.readouterr().out.splitlines()[-1] == (
         "The ratio stayed within 1 ± 0.5; a clip at 1 ± 0.2 would have stopped 25 % of the tokens; Clip kept 75 % of "
@@ -138,7 +144,7 @@ def test_values_are_those_of_all_ranks(tmp_path):
         "trust/effective_share": 9**2 / (6 * (4.5 + 17)),
         "trust/kl_update_2": (3 - math.log(1.5) - math.log(0.5) - math.log(4)) / 4,
     }
-    assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    check(row, expected)
 
 
 def test_a_resumed_run_sums_up_all_of_it(tmp_path, capsys):
@@ -157,7 +163,11 @@ def test_a_resumed_run_sums_up_all_of_it(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("surrogate", "ratios", "line"),
     [
-        (Unclipped(), (1.002, 0.999), "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;"),
+        (
+            Unclipped(),
+            (1.002, 0.999),
+            "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;",
+        ),
         (
             PSPO(0.1),
             (1.002, 0.999),
