@@ -23,11 +23,13 @@ class RewardLogger(Callback):
 
     ``train/``: ``reward`` (mean), ``reward_std`` (population), ``reward/<term>`` (before its weight), ``accuracy``
     (share graded correct), ``no_answer`` (share), ``zero_variance`` (share of groups whose rewards are all equal),
-    ``advantage_abs`` (mean). ``completion/``: ``length_tokens`` (mean), ``length_max``, ``truncated`` (share).
-    ``ratio/``: ``mean``, ``p01``, ``p99``, ``max`` and ``outside_0.2`` (share with ``|ratio - 1| > 0.2``), over every
-    token that entered a backward pass in any update of the rollout; nan when none did, because Lightning would repeat
-    the last rollout's values for a key that is left out. ``time/``: seconds of each phase and of the ``iteration``,
-    mean over ranks. ``throughput/tokens_per_s``: completion tokens of all ranks by the seconds of the iteration.
+    ``advantage_abs`` (mean), ``refill_rounds`` (further batches of prompts that were sampled; of them only the groups
+    that were taken are in these numbers). ``completion/``: ``length_tokens`` (mean), ``length_max``, ``truncated``
+    (share). ``ratio/``: ``mean``, ``p01``, ``p99``, ``max`` and ``outside_0.2`` (share with ``|ratio - 1| > 0.2``),
+    over every token that entered a backward pass in any update of the rollout; nan when none did, because Lightning
+    would repeat the last rollout's values for a key that is left out. ``time/``: seconds of each phase and of the
+    ``iteration``, mean over ranks. ``throughput/tokens_per_s``: completion tokens of all ranks by the seconds of the
+    iteration.
     """
 
     def __init__(self) -> None:
@@ -71,6 +73,7 @@ def _rollout_sums(rollout: Rollout) -> dict[str, Tensor | float]:
     samples = rollout.samples
     sums: dict[str, Tensor | float] = {
         "ranks": 1.0,
+        "train/refill_rounds": float(rollout.refill_rounds),
         "groups": float(rewards.shape[0]),
         "samples": float(len(samples)),
         "train/reward": rewards.sum(),
@@ -136,6 +139,7 @@ def _means(sums: dict[str, float], rollout: Rollout, phases: list[str]) -> dict[
     means["train/zero_variance"] = sums["train/zero_variance"] / groups
     for name in ("ratio/mean", f"ratio/outside_{_FAR}"):
         means[name] = sums[name] / tokens if tokens else math.nan
+    means["train/refill_rounds"] = sums["train/refill_rounds"] / sums["ranks"]
     means |= {f"time/{phase}_s": sums[phase] / sums["ranks"] for phase in phases}
     means["throughput/tokens_per_s"] = sums["completion/length_tokens"] / max(means["time/iteration_s"], 1e-9)
     return means

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 from torch import Tensor
 
-from lightning_pspo.trust_region import TrustRegion, TrustRegionSums
+from lightning_pspo.trust_region import TrustRegion, TrustRegionSums, divergence
 from lightning_pspo.types import StepOutput, Update
 
 _NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, that no training run would notice
@@ -21,10 +21,11 @@ class TrustRegionReport(Callback):
     """Logs the trust region of every rollout, over all updates and ranks, and sums the run up in one line at its end.
 
     ``trust/``: ``ratio_p01``, ``ratio_p99``, ``ratio_max`` at the level that the surrogate saw; ``would_clip``,
-    ``retained``, ``effective_share`` (see `TrustRegion`); ``kl_update_<i>``, KL(old || new) in nats per token as the
-    i-th update of the rollout found it, before its own step, so that the first is 0; ``grad_norm_max``, over the
-    updates, before clipping; ``clip_bound_share``, share of updates whose gradient norm ``max_grad_norm`` cut. What is
-    measured on tokens is nan without one, because Lightning would repeat the last value of a key that is left out.
+    ``retained``, ``effective_share`` (see `TrustRegion`); ``kl_update_<i>``, KL(old || new) in nats per token, at any
+    level of the ratio, as the i-th update of the rollout found it, before its own step: the first is 0;
+    ``grad_norm_max``, over the updates, before clipping; ``clip_bound_share``, share of updates whose gradient norm
+    ``max_grad_norm`` cut. What is measured on tokens is nan without one, because Lightning would repeat the last value
+    of a key that is left out.
 
     Tokens are those that entered a backward pass, in each update anew. The sums of the run are kept over restarts.
     """
@@ -60,7 +61,7 @@ class TrustRegionReport(Callback):
         norms = [float(update.grad_norm) for update in step["updates"]]
         limit = math.inf if module.max_grad_norm is None else module.max_grad_norm
         bound = sum(norm > limit for norm in norms)
-        by_update = _over_ranks(trainer, step["updates"])
+        by_update, divergences = _over_ranks(trainer, step["updates"])
         rollout = sum(by_update[1:], start=by_update[0])
         found = TrustRegion.report(rollout)
         metrics = {
@@ -73,9 +74,7 @@ class TrustRegionReport(Callback):
             "trust/grad_norm_max": max(norms),
             "trust/clip_bound_share": bound / len(norms),
         }
-        metrics |= {
-            f"trust/kl_update_{index}": TrustRegion.report(sums).kl for index, sums in enumerate(by_update, start=1)
-        }
+        metrics |= {f"trust/kl_update_{index}": kl for index, kl in enumerate(divergences, start=1)}
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
         self._add(rollout, len(norms), bound, _weight_at_one(module.surrogate))
 
@@ -95,22 +94,23 @@ class TrustRegionReport(Callback):
         self._run["log_low"] = max(self._run["log_low"], low)
 
 
-def _over_ranks(trainer: Trainer, updates: Sequence[Update]) -> list[TrustRegionSums]:
-    """Return each update's sums over all ranks, on the CPU, from two collectives for all of them together."""
+def _over_ranks(trainer: Trainer, updates: Sequence[Update]) -> tuple[list[TrustRegionSums], list[float]]:
+    """Return each update's sums and its divergence per token over all ranks, from two collectives for all of them."""
 
     def reduce(values: Tensor, how: str) -> Tensor:
-        return torch.as_tensor(trainer.strategy.reduce(values, reduce_op=how))
+        return values if trainer.world_size == 1 else torch.as_tensor(trainer.strategy.reduce(values, reduce_op=how))
 
     parts = [update.trust_region for update in updates]
-    sums = TrustRegionSums(
-        torch.cat([part.totals for part in parts]),
-        torch.cat([part.histogram for part in parts]),
-        torch.cat([part.extremes for part in parts]),
+    columns = (
+        [part.totals for part in parts],
+        [part.histogram for part in parts],
+        [divergence(update.log_ratio) for update in updates],  # of tokens: the sums above may be of rows' ratios
     )
-    if trainer.world_size > 1:
-        sums = sums.reduced(reduce)
-    columns = (values.cpu().chunk(len(parts)) for values in (sums.totals, sums.histogram, sums.extremes))
-    return [TrustRegionSums(*update) for update in zip(*columns, strict=True)]
+    added = reduce(torch.cat([torch.stack(column) for column in columns], dim=1), "sum").cpu()  # (U, 7 + K + 2)
+    extremes = reduce(torch.stack([part.extremes for part in parts]), "max").cpu()  # (U, 2)
+    totals, histogram, pairs = torch.split(added, [column[0].numel() for column in columns], dim=1)
+    sums = [TrustRegionSums(*update) for update in zip(totals, histogram, extremes, strict=True)]
+    return sums, [total / tokens if tokens else math.nan for total, tokens in pairs.tolist()]
 
 
 def _weight_at_one(surrogate: Any) -> float:

@@ -123,6 +123,18 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
             )
 
 
+def alpha_state(checkpoint: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return the state of the alpha controller.
+
+    Raises:
+        InputError: If the run that saved had none.
+    """
+    if "alpha_controller" not in checkpoint:
+        raise InputError("The checkpoint holds no state of an alpha controller: `alpha_controller` must stay unset.")
+    state: Mapping[str, float] = checkpoint["alpha_controller"]
+    return state
+
+
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 

@@ -8,9 +8,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.optim import Optimizer
 
+from lightning_pspo.advantages import Advantage, NoBaseline, SeparateAdvantage
 from lightning_pspo.alpha import AlphaController, KLTarget
-from lightning_pspo.surrogates import PSPO, SmoothedSurrogate, Surrogate
+from lightning_pspo.surrogates import GMPO, PSPO, SmoothedSurrogate, Surrogate, check_level
 from lightning_pspo.types import InputError
+
+_SCALE_FREE = ("Adam", "NAdam", "RAdam", "SparseAdam", "Adafactor", "RMSprop", "Lion", "PagedAdam", "Adagrad", "Rprop")
 
 PRECISIONS = ("32-true", "bf16-mixed")
 """bfloat16 weights would lose small updates; float16 needs a loss scale that this loop does not keep."""
@@ -20,6 +23,12 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
     """Raise InputError if ``value`` is below ``minimum``."""
     if value < minimum:
         raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def check_at_most(name: str, value: int, maximum: int, what: str) -> None:
+    """Raise InputError if ``value`` is above ``maximum``, which is the number of ``what``."""
+    if value > maximum:
+        raise InputError(f"`{name}` must be at most {maximum} ({what}), got {value}.")
 
 
 def check_coefficient(name: str, value: float) -> None:
@@ -49,6 +58,26 @@ def check_controller(controller: AlphaController | None, surrogate: Surrogate, u
         raise InputError(
             "`alpha_controller` KLTarget needs more than one update per rollout: with one the ratio is always 1 and "
             "there is no divergence to hold."
+        )
+
+
+def check_objective(
+    surrogate: Surrogate, ratio_level: str, kl_coef: float, kl_on_policy: bool, advantage: Advantage, refill_rounds: int
+) -> None:
+    """Refuse settings that contradict each other.
+
+    Raises:
+        InputError: Naming them.
+    """
+    check_level(ratio_level)
+    if isinstance(surrogate, GMPO) and ratio_level != "token":
+        raise InputError("`ratio_level` must be token with GMPO, which takes its own mean over the row, got sequence.")
+    if kl_on_policy and kl_coef == 0.0:
+        raise InputError("`kl_on_policy` needs a `kl_coef` above 0, got 0.")
+    if refill_rounds and isinstance(advantage, NoBaseline | SeparateAdvantage):
+        raise InputError(
+            f"`refill_rounds` must be 0 with {type(advantage).__name__}, got {refill_rounds}: there a group of equal "
+            "total rewards has a gradient, and refilling would throw it away."
         )
 
 
@@ -100,7 +129,7 @@ def notes(
             "Raise `updates_per_rollout` or `minibatches_per_rollout` for it to matter."
         )
     name = type(optimizer).__name__
-    if isinstance(surrogate, PSPO) and surrogate.alpha > 0.0 and plain and "Adam" in name:
+    if isinstance(surrogate, PSPO) and surrogate.alpha > 0.0 and plain and name.startswith(_SCALE_FREE):
         exception = "" if max_grad_norm is None else ", except on steps where `max_grad_norm` binds"
         yield (
             f"A constant alpha only rescales PSPO's gradient, and {name} cancels a constant factor{exception}: compare "

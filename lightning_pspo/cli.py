@@ -86,11 +86,12 @@ class PSPOCLI(LightningCLI):
         given.ckpt_path = None  # where a session began is no setting of the run
         self.save_config_kwargs = {"given": given}
         root = _usable_root(config.trainer.default_root_dir)
+        requested = config.ckpt_path
+        config.ckpt_path = _resolve_checkpoint(requested, root, str(self.subcommand))
         if self.subcommand == "fit":
-            if not _continues(config.ckpt_path, root):
+            if not _continues(requested, root):
                 _refuse_overwriting(root)
             _validate_once_at_least(config)
-        config.ckpt_path = _resolve_checkpoint(config.ckpt_path, root, str(self.subcommand))
         loggers = config.trainer.logger
         for entry in loggers if isinstance(loggers, list) else [loggers]:
             arguments = getattr(entry, "init_args", None)
@@ -103,7 +104,7 @@ class PSPOCLI(LightningCLI):
         keepers = (one for one in self.trainer.callbacks if not isinstance(one, ProgressBar))  # type: ignore[attr-defined]
         if not any(getattr(type(one), hook) is not getattr(Callback, hook) for one in keepers):
             raise InputError(
-                "`predict` needs a callback that writes: add callbacks.CompletionWriter to trainer.callbacks."
+                "`predict` needs a callback that writes: add callbacks.CompletionWriter to `trainer.callbacks`."
             )
 
     def _parse_ckpt_path(self) -> None:

@@ -10,6 +10,7 @@ from operator import add
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_pspo.trust_region import TrustRegionSums
 from lightning_pspo.types import Rollout
@@ -52,7 +53,7 @@ def refuse_step(path: Path, loss: Tensor, grad_norm: Tensor, rollout: Rollout, p
     entries = []
     for one in passes:
         finite = one.objective.masked_fill(~one.mask, 0.0).isfinite().all(dim=1).tolist()
-        largest = one.log_ratio.abs().amax(dim=1).tolist()
+        largest = pad(one.log_ratio.abs(), (0, 1)).amax(dim=1).tolist()  # a pass may be without a column
         for row, is_finite, log_ratio in zip(one.rows.tolist(), finite, largest, strict=True):
             sample = rollout.samples[row]
             entries.append(

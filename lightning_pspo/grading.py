@@ -29,8 +29,26 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)"
 _FRACTION = r"\\[dtc]?frac\{-?[0-9]+\}\{[0-9]+\}"
-# A minus after a letter, digit or closing bracket is a subtraction and not a sign.
-_ANY_NUMBER = re.compile(rf"(?:(?<![\w)\]}}])[-−])?\$?(?:{_FRACTION}|{_DECIMAL}(?:/[0-9]+)?)")
+_GROUP = r"\{[^{}\n]{0,50}\}"
+_TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1,3}(?![0-9]))"
+_TIMES_TEN = rf"(?:\\times|\\cdot|×|·|\*)\s{{0,3}}{_TEN}"
+_TAIL = rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|[A-Za-z])|[⁰¹²³⁴-⁹]+)"
+_FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)"
+# What the first three lines match is passed over: exponents, indices, radicands, and the 2 of m2.
+# A minus after a letter, digit or closing bracket is a subtraction and not a sign; see also _SPACED_MINUS.
+_ANY_NUMBER = re.compile(
+    rf"(?:\^|(?<=[A-Za-z0-9)\]}}])_)\s{{0,3}}(?:{_GROUP}|[-−]?{_FRACTION}|\{{?\s{{0,3}}[-−+]?\s{{0,3}}{_DECIMAL})"
+    rf"|(?:\\sqrt(?:\[[^\[\]{{}}\n]{{0,9}}\])?|√)\s{{0,3}}(?:{_GROUP}|\{{?\s{{0,3}}[-−]?{_DECIMAL})"
+    r"|\b(?:[cdkm]?m|ft|in|yd)[23]\b"
+    rf"|(?P<number>(?:(?<![\w)\]}}])[-−])?\\?\$?"
+    rf"(?:(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}[0-9]+/[0-9]+"
+    rf"|{_DECIMAL}(?:/[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)(?:{_FACTOR})?)"
+)
+# A minus with a space behind it is a sign only where no subtraction can stand.
+_SPACED_MINUS = re.compile(
+    r"(?:\n|[=:(≈]|\\approx|\b(?:is|are|was|were|be|becomes|equals?|gives?|gets?|of|to|by))[ \t$*]*[-−][ \t]+\Z"
+)
+_SPACED_MINUS_CHARS = 40
 
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -40,13 +58,32 @@ _WHOLE_QUOTIENT = re.compile(
     rf"{_SIGN}(?:(?P<units>[0-9]+)\s+|(?P<glued>[0-9]+)(?=\\))?"
     rf"(?:\\frac\{{(?P<inner>-?)(?P<a>{_PLAIN})\}}\{{(?P<b>{_PLAIN})\}}|(?P<c>{_PLAIN})\s*/\s*(?P<d>{_PLAIN}))"
 )
-_UNIT = re.compile(r"(?<=[0-9}.])\s+\(?[A-Za-z][A-Za-z'’/-]+(?:\s+[A-Za-z'’/-]+){0,11}\)?\s*(?:\^?\{?[23²³]\}?)?$")
-# Words after a number that change its value, so that they are no unit.
+_UNIT = re.compile(r"(?<=[0-9}.])\s+\(?[A-Za-z][A-Za-z'’/-]+(?:\s+[A-Za-z'’/-]+){0,2}\)?\s*(?:\^?\{?[23²³]\}?)?$")
+_LETTERS = re.compile(r"[a-z]+")
+# Words after a number that change its value, take it back, or go on to another one, so that they are no unit.
 _NO_UNITS = frozenset(
-    re.findall(
-        r"[a-z]+",
-        "hundred thousand million billion trillion dozen half halves third thirds quarter and am pm pi sqrt "
-        "sin cos tan log ln mod choose times plus minus over divided factorial",
+    _LETTERS.findall(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety ones tens hundred hundreds "
+        "thousand thousands million millions billion billions trillion trillions dozen dozens score gross lakh lakhs "
+        "crore crores bn mil mio fold half halves third thirds fourth fourths quarter fifth fifths sixth sixths "
+        "seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths "
+        "millionth millionths halved double doubled twice thrice triple tripled squared cubed exponent "
+        "root roots sqrt pi sin cos tan log ln mod modulo choose times multiplied plus minus over divided reciprocal "
+        "factorial base binary octal hex hexadecimal remainder negative infinity am pm "
+        "below above under beneath less fewer more than greater larger bigger smaller lower higher least most between "
+        "about almost nearly approximately beyond "
+        "not no nor never neither cannot isn aren wasn weren doesn didn don wrong incorrect false untrue "
+        "instead rather and or but if unless except without either maybe perhaps possibly versus vs then "
+        "else because however though is was are were be been being has have had do does did will would could should "
+        "might may must "
+        "equals means makes gives becomes to out another"
+    )
+)
+# Other words of one or two letters are variables.
+_SHORT_WORDS = frozenset(
+    _LETTERS.findall(
+        "a an at by cl cm dl ds ft g gb gm hr hz in kb kg km lb m mb mg mi ml mm of on oz pt qt s sq t yd yo"
     )
 )
 
@@ -62,7 +99,8 @@ _TEX_REPLACEMENTS = (
     (re.compile(r"\\sqrt\s*([0-9A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"), r" \1"),
     (re.compile(r"\\(le|ge|ne)q(?![A-Za-z])"), r"\\\1"),
-    (re.compile(r"\s*(?:\\times|\\cdot|×)\s*10\s*\^\s*\{?\s*(-?[0-9]{1,3})\s*\}?(?![0-9])"), r"e\1"),
+    (re.compile(r"\s*(?:\\times|\\cdot|×|·|\*)\s*10\s*\^\s*\{?\s*(-?[0-9]{1,3})\s*\}?(?![0-9])"), r"e\1"),
+    (re.compile(r"\A\s*([-+]?)10\s*\^\s*(?:\{\s*)?([0-9]{1,3})(?:\s*\})?\s*\Z"), r"\g<1>1e\2"),
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z]\s*(?:=|\\in(?![A-Za-z]))(?!=)")
 _PLAIN_QUOTIENT = re.compile(r"(?<![\w.}\])])([0-9]+)/([0-9]+)(?![\w.{(\[\\])")
@@ -127,7 +165,8 @@ def extract(completion: str) -> tuple[str | None, str]:
 
     The first rule that finds one decides: ``hash``, the text behind ``####`` in the last line that has such a text (a
     ``\boxed{}`` in it is unwrapped); ``boxed``, the last complete ``\boxed{}`` or ``\fbox{}``; ``last_number``, the
-    last number anywhere; else ``none``. A last line that was cut off counts as it stands.
+    last number anywhere, whole with its power of ten, its fraction or its root, that is no exponent, index or radicand;
+    else ``none``. A last line that was cut off counts as it stands.
 
     Returns:
         The answer (None when there is none) and the rule's name.
@@ -146,8 +185,13 @@ def extract(completion: str) -> tuple[str | None, str]:
     boxed = last_boxed(completion)
     if boxed is not None:
         return boxed, "boxed"
-    last = deque(_ANY_NUMBER.finditer(completion), maxlen=1)
-    return (last[0].group().replace("$", ""), "last_number") if last else (None, "none")
+    last = deque((match for match in _ANY_NUMBER.finditer(completion) if match["number"]), maxlen=1)
+    if not last:
+        return None, "none"
+    start = last[0].start()
+    before = ("\n" if start < _SPACED_MINUS_CHARS else "") + completion[max(0, start - _SPACED_MINUS_CHARS) : start]
+    number = last[0]["number"].replace("\\$", "").replace("$", "")
+    return ("-" + number if _SPACED_MINUS.search(before) else number), "last_number"
 
 
 def last_boxed(text: str) -> str | None:
@@ -173,8 +217,8 @@ def equivalent(candidate: str, answer: str) -> bool:
     r"""Decide whether two answers mean the same.
 
     Two numbers are compared by value: integers exactly, others within ``TOLERANCE``. A percent or currency sign and
-    words of a unit do not count (``50\%`` is 50). Everything else is compared as text after TeX spacing, dollar signs,
-    ``\text``, an ``x =`` in front, outer braces, a full stop and the case of plain words are taken away.
+    at most three words of a unit do not count (``50\%`` is 50). Everything else is compared as text after TeX spacing,
+    dollar signs, ``\text``, an ``x =`` in front, outer braces, a full stop and the case of plain words are taken away.
 
     >>> equivalent("$1,234.00", "1234"), equivalent(r"\dfrac{1}{2}", "0.5"), equivalent("12345678", "12345679")
     (True, True, False)
@@ -227,7 +271,8 @@ def _clean(text: str) -> str:
 def _number(text: str) -> Fraction | None:
     """Read a cleaned text as a number; None when it is none."""
     unit = _UNIT.search(text)
-    if unit and _NO_UNITS.isdisjoint(re.findall(r"[a-z]+", unit.group().lower())):
+    words = _LETTERS.findall(unit.group().lower()) if unit else []
+    if unit and _NO_UNITS.isdisjoint(words) and all(len(word) > 2 or word in _SHORT_WORDS for word in words):
         text = text[: unit.start()]
     if len(text) > MAX_NUMBER_CHARS:
         return None

@@ -37,10 +37,20 @@ class MiniBatch:
     denominator: Tensor
 
 
+def places(rows: int, group_size: int, rank: int, world_size: int) -> Tensor:
+    """Return where a rank's rows stand in the whole rollout, (rows,) long: its prompts are every world-size-th.
+
+    >>> places(4, group_size=2, rank=1, world_size=2)
+    tensor([2, 3, 6, 7])
+    """
+    row = torch.arange(rows)
+    return (row // group_size * world_size + rank) * group_size + row % group_size
+
+
 def plan(
     mask: Tensor,
     needed: Tensor,
-    places: Tensor,
+    at: Tensor,
     rows: int,
     aggregation: Aggregation,
     minibatches: int,
@@ -58,7 +68,7 @@ def plan(
     Args:
         mask: (N, T) bool, completion tokens that count.
         needed: (N,) bool, rows with a gradient.
-        places: (N,) long, the places of this rank's rows in the whole rollout.
+        at: (N,) long, the ``places`` of this rank's rows in the whole rollout.
         rows: Rows of the whole rollout, over all ranks.
         aggregation: Gives the denominators.
         minibatches: Optimiser steps per pass over the rollout, at most ``rows``.
@@ -68,7 +78,7 @@ def plan(
     Returns:
         ``minibatches`` mini-batches.
     """
-    share = places * minibatches // rows  # (N,)
+    share = at * minibatches // rows  # (N,)
     parts = [(share == number).nonzero().flatten() for number in range(minibatches)]
     active = [part[needed[part] & mask[part].any(dim=1)] for part in parts]
     counts = torch.tensor([max(1, -(-len(part) // micro_batch_size)) for part in active], device=mask.device)

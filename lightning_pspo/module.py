@@ -10,8 +10,7 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,27 @@ from torch import Tensor
 
 from lightning_pspo.advantages import Advantage, GroupAdvantage
 from lightning_pspo.alpha import AlphaController
-from lightning_pspo.checkpointing import check_optimizer, check_policy
-from lightning_pspo.checks import check_at_least, check_coefficient, check_controller, check_fit, notes
+from lightning_pspo.checkpointing import alpha_state, check_optimizer, check_policy
+from lightning_pspo.checks import (
+    check_at_least,
+    check_at_most,
+    check_coefficient,
+    check_controller,
+    check_fit,
+    check_objective,
+    notes,
+)
 from lightning_pspo.defaults import built
 from lightning_pspo.evaluation import TRAINING_NOISE, SamplingModule
 from lightning_pspo.failures import Pass, refuse_step, total
 from lightning_pspo.groups import Groups
 from lightning_pspo.kl import K3, KLEstimator
-from lightning_pspo.minibatches import MiniBatch, plan
+from lightning_pspo.minibatches import MiniBatch, places, plan
 from lightning_pspo.objective import Objective, Terms
 from lightning_pspo.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import GenerateEngine, RolloutEngine
+from lightning_pspo.run import planned_rollouts, timed, training_loader
 from lightning_pspo.schedules import Constant, Schedule
 from lightning_pspo.surrogates import (
     PSPO,
@@ -46,7 +54,6 @@ from lightning_pspo.surrogates import (
     SmoothedSurrogate,
     Surrogate,
     TokenMean,
-    check_level,
 )
 from lightning_pspo.trust_region import divergence
 from lightning_pspo.types import (
@@ -135,12 +142,12 @@ class PSPOModule(SamplingModule):
         check_at_least("refill_rounds", refill_rounds, 0)
         check_coefficient("kl_coef", kl_coef)
         check_coefficient("entropy_coef", entropy_coef)
-        check_level(ratio_level)
+        check_objective(surrogate, ratio_level, kl_coef, kl_on_policy, built(advantage), refill_rounds)
         check_controller(alpha_controller, surrogate, updates_per_rollout * minibatches_per_rollout)
         if max_grad_norm is not None and not max_grad_norm > 0.0:
             raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
-        if not temperature > 0.0:
-            raise InputError(f"`temperature` must be greater than 0, got {temperature}.")
+        if not 0.0 < temperature < float("inf"):
+            raise InputError(f"`temperature` must be finite and greater than 0, got {temperature}.")
         self.surrogate = surrogate
         self.objective = Objective(surrogate, ratio_level, kl_coef, built(kl), kl_on_policy, entropy_coef)
         self.alpha_controller = alpha_controller
@@ -167,7 +174,7 @@ class PSPOModule(SamplingModule):
         self.log("train/lr", float(self._optimizer().param_groups[0]["lr"]))
         self._set_alpha()
         rollout, mini_batches = self.collect(batch, seconds)
-        with _timed(seconds, "update"):
+        with timed(seconds, "update"):
             updates = [
                 self.update(rollout, mini_batch) for _ in range(self.updates_per_rollout) for mini_batch in mini_batches
             ]
@@ -191,7 +198,7 @@ class PSPOModule(SamplingModule):
         mini_batches = plan(
             counted,
             (advantages[:, 0] != 0.0) | self.objective.needs_every_row,
-            self._places(len(advantages)),
+            places(len(advantages), self.group_size, self.global_rank, self.trainer.world_size).to(self.device),
             len(advantages) * self.trainer.world_size,
             self.aggregation,
             self.minibatches_per_rollout,
@@ -199,7 +206,7 @@ class PSPOModule(SamplingModule):
             self._reduce,
         )
         rollout = Rollout(**vars(groups), advantages=advantages, old_logprobs=None, refill_rounds=rounds)
-        with _timed(seconds, "old_logprobs"):
+        with timed(seconds, "old_logprobs"):
             rollout = self._with_fixed_logprobs(rollout, mini_batches)
         return rollout, mini_batches
 
@@ -238,9 +245,9 @@ class PSPOModule(SamplingModule):
 
     def _groups(self, prompts: PromptBatch, seconds: dict[str, float]) -> Groups:
         """Sample, verify and reward."""
-        with _timed(seconds, "rollout"):
+        with timed(seconds, "rollout"):
             completions = self.sample(prompts, self.group_size, self.temperature, TRAINING_NOISE)
-        with _timed(seconds, "reward"):
+        with timed(seconds, "reward"):
             samples = self.verify(prompts, completions)
             total_reward, terms = self.reward.breakdown(samples)
 
@@ -268,34 +275,20 @@ class PSPOModule(SamplingModule):
                 rollout = replace(rollout, old_logprobs=gathered(lambda rows: self._logprobs(rollout, rows)[0]))
             if self.objective.kl_coef > 0.0:
                 reference = self.policy.reference_logprobs
-                table = gathered(lambda rows: reference(*self._rows(rollout, rows), self.temperature, self.top_p))
+                table = gathered(lambda rows: reference(*rollout.inputs(rows), self.temperature, self.top_p))
                 rollout = replace(rollout, ref_logprobs=table)
         return rollout
 
     def _logprobs(self, rollout: Rollout, rows: Tensor, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return (n, T') log-probs, and entropies if asked for, of ``rows``."""
-        return self.policy.logprobs(*self._rows(rollout, rows), self.temperature, self.top_p, with_entropy)
-
-    def _rows(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return prompt ids and mask, completion ids and mask of ``rows``, without columns that pad all of them."""
-        prompts, completions = rollout.prompts, rollout.completions
-        of_prompt = rows // self.group_size
-        prompt_mask, mask = prompts.prompt_mask[of_prompt], completions.completion_mask[rows]
-        first = int(prompt_mask.any(dim=0).int().argmax())
-        width = int(mask.sum(dim=1).max())
-        return (
-            prompts.prompt_ids[of_prompt, first:],
-            prompt_mask[:, first:],
-            completions.completion_ids[rows, :width],
-            mask[:, :width],
-        )
+        return self.policy.logprobs(*rollout.inputs(rows), self.temperature, self.top_p, with_entropy)
 
     def _step(self, loss: Tensor, rollout: Rollout, passes: list[Pass]) -> Tensor:
         """Clip, step, advance the schedule; return the gradient norm before clipping, ()."""
         optimizer, scheduler = self._optimizer(), self.lr_schedulers()
         bound = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable_parameters(), bound)
-        if not bool(grad_norm.isfinite() & loss.isfinite()):
+        if self._any_rank(~(grad_norm.isfinite() & loss.isfinite())):
             folder = Path(self.trainer.default_root_dir)
             raise refuse_step(folder / f"non_finite-rank{self.global_rank}.jsonl", loss, grad_norm, rollout, passes)
         optimizer.step()
@@ -338,12 +331,8 @@ class PSPOModule(SamplingModule):
         if stage == "fit":
             check_fit(self.trainer)
             self.policy.check_trainable()
-            rows = self._training_loader().prompts_per_rollout * self.group_size
-            if self.minibatches_per_rollout > rows:
-                raise InputError(
-                    f"`minibatches_per_rollout` must be at most the rollout's {rows} rows, "
-                    f"got {self.minibatches_per_rollout}."
-                )
+            rows = training_loader(self.trainer).prompts_per_rollout * self.group_size
+            check_at_most("minibatches_per_rollout", self.minibatches_per_rollout, rows, "the rollout's rows")
 
     def configure_model(self) -> None:
         """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
@@ -368,23 +357,7 @@ class PSPOModule(SamplingModule):
 
     def _total_updates(self) -> int:
         """Optimiser steps of the whole run; a run cut short by ``limit_train_batches`` keeps its schedule."""
-        return self._num_rollouts() * self.updates_per_rollout * self.minibatches_per_rollout
-
-    def _num_rollouts(self) -> int:
-        return len(self._training_loader())
-
-    def _training_loader(self) -> Any:
-        """Return a loader of the training prompts, to ask how long it is.
-
-        Made without ``setup_data``: called before the checkpoint's loops are restored, as Lightning's
-        ``estimated_stepping_batches`` does, that would lose the loader's place.
-        """
-        return self.trainer.fit_loop._data_source.dataloader()
-
-    def _planned_rollouts(self) -> int:
-        limit = self.trainer.limit_train_batches
-        rollouts = self._num_rollouts()
-        return min(limit, rollouts) if isinstance(limit, int) else int(limit * rollouts)
+        return len(training_loader(self.trainer)) * self.updates_per_rollout * self.minibatches_per_rollout
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells one policy from another."""
@@ -398,18 +371,12 @@ class PSPOModule(SamplingModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
             if self.alpha_controller is not None:
-                self.alpha_controller.load_state_dict(checkpoint.get("alpha_controller", {}))
+                self.alpha_controller.load_state_dict(alpha_state(checkpoint))
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             # The flag is that of the run which saved; one that ended early, at its limit_train_batches, goes on here.
-            progress["is_last_batch"] = progress["current"]["ready"] >= self._planned_rollouts()
+            progress["is_last_batch"] = progress["current"]["ready"] >= planned_rollouts(self.trainer)
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
-
-    def _places(self, rows: int) -> Tensor:
-        """Return (N,) long: where a rank's rows stand in the rollout; its prompts are every world-size-th."""
-        row = torch.arange(rows, device=self.device)
-        prompt = row // self.group_size * self.trainer.world_size + self.trainer.global_rank
-        return prompt * self.group_size + row % self.group_size
 
     def _optimizer(self) -> Any:
         return self.optimizers()
@@ -428,10 +395,3 @@ class PSPOModule(SamplingModule):
         if block and isinstance(strategy, ParallelStrategy):
             return strategy.block_backward_sync()
         return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -62,13 +62,15 @@ class Objective:
 
         Returns:
             (n, T) float32 with graph; (n, T) float32 detached, 0 outside the mask; sums over the mask's tokens, at the
-            surrogate's level.
+            surrogate's level but for the divergence, which is the tokens'.
         """
         token = (terms.logprobs - terms.old_logprobs).masked_fill(~terms.mask, 0.0)
         log_ratio = at_level(token, terms.mask, self.ratio_level)
-        objective = self.surrogate(log_ratio, terms.advantages, terms.mask)
-        weight = self.surrogate.weight(log_ratio.detach(), terms.advantages, terms.mask)
-        sums = measure(log_ratio, terms.advantages, weight, terms.mask)
+        # A row of zero advantage has no gradient; a ratio that overflows must not make one of it.
+        relevant = log_ratio.masked_fill(terms.advantages == 0.0, 0.0)
+        objective = self.surrogate(relevant, terms.advantages, terms.mask)
+        weight = self.surrogate.weight(relevant.detach(), terms.advantages, terms.mask)
+        sums = measure(log_ratio, terms.advantages, weight, terms.mask, token_log_ratio=token)
         if terms.ref_logprobs is not None:
             divergence = self.kl(terms.logprobs, terms.ref_logprobs)
             objective = objective - self.kl_coef * (on_policy(divergence, token) if self.kl_on_policy else divergence)

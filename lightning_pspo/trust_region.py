@@ -111,7 +111,14 @@ class TrustRegion:
         )
 
 
-def measure(log_ratio: Tensor, advantages: Tensor, weight: Tensor, mask: Tensor, clip: float = 0.2) -> TrustRegionSums:
+def measure(
+    log_ratio: Tensor,
+    advantages: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+    token_log_ratio: Tensor | None = None,
+) -> TrustRegionSums:
     """Sum up a micro-batch.
 
     Args:
@@ -120,12 +127,14 @@ def measure(log_ratio: Tensor, advantages: Tensor, weight: Tensor, mask: Tensor,
         weight: (n, T), the surrogate's ``weight`` of the same tensors.
         mask: (n, T) bool, the tokens that count.
         clip: Distance of the ratio from 1 at which ``would_clip`` stops a token, in [0, 1].
+        token_log_ratio: (n, T), each token's own, for the divergence; None takes ``log_ratio``.
 
     Returns:
         Sums of fixed size, detached. In float64, float32 on a device that has none.
     """
     precise = torch.float32 if log_ratio.device.type == "mps" else torch.float64
     logs = log_ratio.detach()[mask].to(precise)  # (M,)
+    own = logs if token_log_ratio is None else token_log_ratio.detach()[mask].to(precise)
     advantage = advantages.detach().expand_as(log_ratio)[mask].to(precise)
     ratio = logs.exp()
     stopped = ((advantage > 0.0) & (ratio > 1.0 + clip)) | ((advantage < 0.0) & (ratio < 1.0 - clip))
@@ -136,7 +145,7 @@ def measure(log_ratio: Tensor, advantages: Tensor, weight: Tensor, mask: Tensor,
         (ratio * advantage).abs(),
         ratio,
         ratio.square(),
-        logs.expm1() - logs,
+        own.expm1() - own,
     ]
     empty = logs.new_tensor([-math.inf])
     extremes = torch.stack([torch.cat([logs, empty]).max(), torch.cat([-logs, empty]).max()])

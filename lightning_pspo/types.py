@@ -135,6 +135,23 @@ class Rollout:
     ref_logprobs: Tensor | None = None
     refill_rounds: int = 0
 
+    def inputs(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what a forward pass of ``rows`` (n,) takes, without the columns that pad all of them.
+
+        Returns:
+            Prompt ids and mask, (n, P') each, and completion ids and mask, (n, T') each.
+        """
+        of_prompt = rows // self.rewards.shape[1]
+        prompt_mask, mask = self.prompts.prompt_mask[of_prompt], self.completions.completion_mask[rows]
+        first = int(prompt_mask.any(dim=0).int().argmax())
+        width = int(mask.sum(dim=1).max())
+        return (
+            self.prompts.prompt_ids[of_prompt, first:],
+            prompt_mask[:, first:],
+            self.completions.completion_ids[rows, :width],
+            mask[:, :width],
+        )
+
 
 @dataclass(frozen=True)
 class Update:

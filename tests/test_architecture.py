@@ -20,13 +20,13 @@ ARROWS = {
     "lightning_pspo.cli": "module datamodule checkpointing statistics types",
     "lightning_pspo.module": (
         "evaluation policy rollout rewards advantages surrogates objective kl alpha trust_region groups minibatches "
-        "schedules checkpointing checks defaults failures types"
+        "schedules checkpointing checks defaults failures run types"
     ),
     "lightning_pspo.evaluation": "policy rollout metrics grading checks types",
     "lightning_pspo.datamodule": "sources prompts types",
     "lightning_pspo.sources": "sources.base sources.benchmarks sources.jsonl sources.procedural",
     "lightning_pspo.sources.benchmarks": "sources.base sources.rows grading types",
-    "lightning_pspo.sources.jsonl": "sources.base sources.rows types",
+    "lightning_pspo.sources.jsonl": "sources.base sources.rows grading prompts types",
     "lightning_pspo.sources.procedural": "sources.base types",
     "lightning_pspo.sources.base": "sources.rows grading prompts types",
     "lightning_pspo.sources.rows": "types",
@@ -55,9 +55,10 @@ ARROWS = {
     "lightning_pspo.alpha": "schedules types",
     "lightning_pspo.trust_region": "",
     "lightning_pspo.schedules": "types",
+    "lightning_pspo.run": "",
     "lightning_pspo.metrics": "types",
     "lightning_pspo.checkpointing": "types",
-    "lightning_pspo.checks": "alpha surrogates types",
+    "lightning_pspo.checks": "advantages alpha surrogates types",
     "lightning_pspo.defaults": "",
     "lightning_pspo.types": "grading trust_region",
     "lightning_pspo.logprobs": "",

@@ -57,7 +57,7 @@ def rollout(batch: PromptBatch, number: int) -> Rollout:
     terms = {"correctness": rewards, "format": torch.tensor([[0.5, 0.5], [0.0, 0.0]])}
     advantages = torch.tensor([[1.0], [-1.0], [0.0], [0.0]])
     completions = Completions(mask.long(), mask, truncated)
-    return Rollout(batch, completions, samples, rewards, terms, advantages, old_logprobs=None)
+    return Rollout(batch, completions, samples, rewards, terms, advantages, old_logprobs=None, refill_rounds=2)
 
 
 class HandMade(pl.LightningModule):
@@ -143,6 +143,7 @@ EXPECTED = {
     "train/no_answer": 1 / 4,
     "train/zero_variance": 1 / 2,
     "train/advantage_abs": 1 / 2,
+    "train/refill_rounds": 2,
     "completion/length_tokens": 5,
     "completion/length_max": 8,
     "completion/truncated": 1 / 4,

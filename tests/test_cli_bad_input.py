@@ -72,7 +72,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         (["--model.policy.lora.rank=1", "--model.policy.lora.target_modules=no"], r"`lora\.target_modules` .* no "),
         (["--model.policy.dtype=bfloat16"], r"`dtype` must be float32 .* got bfloat16"),
         (["--model.max_new_tokens=512"], r"`max_new_tokens` must be below the model's context of 512 .* got 512\."),
-        (["--model.minibatches_per_rollout=9"], r"`minibatches_per_rollout` must be at most .* 8 .*, got 9\."),
+        (["--model.minibatches_per_rollout=9"], r"`minibatches_per_rollout` must be at most 8 .*, got 9\."),
         (["--data.num_rollouts=0"], r"`num_rollouts` must be at least 1, got 0\."),
         (["--data.template=Q:"], r"`template` must contain \{question\}, got 'Q:'\."),
         (["--data.train.path=/no/such.jsonl"], r"`path` must be a file that exists, got '/no/such\.jsonl'"),
@@ -167,7 +167,13 @@ def test_no_source_to_train_on(refused: Refused) -> None:
 
 @pytest.mark.parametrize(("subcommand", "setting"), [("validate", "val"), ("test", "test"), ("predict", "val")])
 def test_no_source_to_evaluate_on(refused: Refused, subcommand: str, setting: str) -> None:
-    assert refused(subcommand=subcommand) == f"`data.{setting}` must name at least one source, got none."
+    writer = "--trainer.callbacks+=callbacks.CompletionWriter"
+    assert refused(writer, subcommand=subcommand) == f"`data.{setting}` must name at least one source, got none."
+
+
+def test_predictions_that_nobody_would_keep(refused: Refused) -> None:
+    message = "`predict` needs a callback that writes: add callbacks.CompletionWriter to `trainer.callbacks`."
+    assert refused("--trainer.callbacks=null", subcommand="predict") == message
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

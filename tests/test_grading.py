@@ -37,6 +37,39 @@ DATA = Path(os.environ.get("LIGHTNING_PSPO_DATA", Path(__file__).parents[2] / "s
         (r"about $\frac{3}{4}$", (r"\frac{3}{4}", "last_number")),
         ("no idea", (None, "none")),
         ("", (None, "none")),
+        ("The area is 12 m^2.", ("12", "last_number")),
+        ("The area is 12 m^{2}.", ("12", "last_number")),
+        ("The area is 12 m2.", ("12", "last_number")),
+        ("so x_1 = 4 and not x_{2}", ("4", "last_number")),
+        ("__5__", ("5", "last_number")),  # Markdown, no index
+        ("1.5 × 10^3", ("1.5 × 10^3", "last_number")),
+        (r"it is 1.5 \times 10^{3}.", (r"1.5 \times 10^{3}", "last_number")),
+        ("16 × 10", ("10", "last_number")),
+        ("1.5e3", ("1.5e3", "last_number")),
+        ("1.5 eggs", ("1.5", "last_number")),
+        ("2 1/2", ("2 1/2", "last_number")),
+        (r"2 \frac{1}{2}", (r"2 \frac{1}{2}", "last_number")),
+        ("from 2 to 1/2", ("1/2", "last_number")),
+        ("it is 10^{5}", ("10^{5}", "last_number")),
+        ("x^{5}", (None, "none")),
+        ("2^{n+1}", ("2^{n+1}", "last_number")),
+        (r"\sqrt{2}", (None, "none")),
+        (r"4, the square of \sqrt[3]{8}", ("4", "last_number")),
+        (r"3\sqrt{2}", (r"3\sqrt{2}", "last_number")),
+        (r"an area of 9\pi", (r"9\pi", "last_number")),
+        (r"90^\circ", ("90", "last_number")),
+        (r"90^{\circ}", ("90", "last_number")),
+        ("x = - 7", ("-7", "last_number")),
+        ("x: - 7", ("-7", "last_number")),
+        ("(- 7)", ("-7", "last_number")),
+        ("- 7", ("-7", "last_number")),
+        ("so\n− 7", ("-7", "last_number")),
+        ("the answer is - $7", ("-7", "last_number")),
+        ("3 - 7", ("7", "last_number")),
+        ("x - 7", ("7", "last_number")),
+        ("3 apples - 7", ("7", "last_number")),
+        ("(3) - 7", ("7", "last_number")),
+        ("y" * 60 + " - 7", ("7", "last_number")),
     ],
 )
 def test_extract(completion, expected):
@@ -83,6 +116,18 @@ def test_a_cut_off_last_line_is_graded_as_it_stands():
         ("x = 5", Fraction(5)),
         ("1.2e3", Fraction(1200)),
         (r"6 \times 10^{-2}", Fraction(3, 50)),
+        ("1.5 × 10^3", Fraction(1500)),
+        ("10^{5}", Fraction(100000)),
+        ("12 apples", Fraction(12)),
+        ("45 miles per hour", Fraction(45)),
+        ("3 square meters", Fraction(3)),
+        ("18 dollars", Fraction(18)),
+        ("7 cm", Fraction(7)),
+        ("7 cm^2", Fraction(7)),
+        ("10 degrees", Fraction(10)),
+        ("4 t-shirts", Fraction(4)),
+        ("4 pieces of candy", Fraction(4)),
+        ("3 quarters", Fraction(3)),  # coins
     ],
 )
 def test_parse_number(text, value):
@@ -178,7 +223,42 @@ def test_equivalent(candidate, answer, same):
     assert equivalent(answer, candidate) is same
 
 
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        *("5 thousands", "5 dozens", "5 dozen", "5 hundreds", "5 tenths", "5 squared", "5 cubed", "5 halves"),
+        *(
+            "5 degrees below zero",
+            "5 or eight",
+            "5 (or eight)",
+            "5 is wrong it is eight",
+            "5 is wrong",
+            "5 isn't right",
+        ),
+        *("5 and eight", "5 but not six", "5 less", "5 less than eight", "5 twenty-one", "5 xy", "5 apples not pears"),
+        *(r"5\text{ thousands}", "5 of the many red apples", "5 minus two", "5 binary", "five"),
+    ],
+)
+def test_words_that_change_a_number_are_no_unit(candidate):
+    assert not equivalent(candidate, "5")
+    assert not grade(f"#### {candidate}", "5").correct
+    assert equivalent(candidate, candidate)
+
+
 HOSTILE = {
+    "carets": "^{" * 50_000,
+    "indices": "1_" * 50_000,
+    "roots": r"1\sqrt{" * 14_000,
+    "root indices": r"\sqrt[" * 16_000,
+    "mixed": "1 1/" * 25_000,
+    "powers": "1 × 10 ^ { " * 9_000,
+    "powers of ten": "10^" * 33_000,
+    "signs": "= - " * 25_000,
+    "mixed digits": "9" * 50_000 + " " + "9" * 50_000,
+    "mixed fractions": r"1\frac{1}{1" * 9_000,
+    "superscripts": "1²" * 50_000,
+    "letters": "m" * 100_000,
+    "sign and spaces": "=" + " " * 50_000 + "-" + " " * 50_000 + "1",
     "digits": "9" * 100_000,
     "commas": "1," * 50_000,
     "groups": "1,111" * 20_000,

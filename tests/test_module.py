@@ -208,7 +208,7 @@ def test_another_stream_of_prompts_is_refused_on_resume(fit: Fit, tmp_path: Path
 
 
 def test_more_minibatches_than_rows(fit: Fit) -> None:
-    with pytest.raises(InputError, match="`minibatches_per_rollout` must be at most the rollout's 16 rows, got 17"):
+    with pytest.raises(InputError, match=r"`minibatches_per_rollout` must be at most 16 .the rollout's rows., got 17"):
         fit(minibatches_per_rollout=17)
 
 
@@ -219,7 +219,7 @@ def test_more_minibatches_than_rows(fit: Fit) -> None:
         ({"updates_per_rollout": 0}, "`updates_per_rollout` must be at least 1, got 0"),
         ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got 0"),
         ({"max_grad_norm": 0.0}, "`max_grad_norm` must be greater than 0, got 0.0"),
-        ({"temperature": 0.0}, "`temperature` must be greater than 0, got 0.0"),
+        ({"temperature": 0.0}, "`temperature` must be finite and greater than 0, got 0.0"),
         ({"top_p": 1.5}, r"`top_p` must lie in \(0, 1\], got 1.5"),
         ({"eval_temperatures": [0.0, 0.0]}, "`eval_temperatures` must be different"),
         ({"max_new_tokens": 512}, "`max_new_tokens` must be below the model's context of 512 tokens, got 512"),

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_pspo.advantages import BatchAdvantage
+from lightning_pspo.advantages import BatchAdvantage, NoBaseline
 from lightning_pspo.alpha import KLTarget, ScheduledAlpha
 from lightning_pspo.kl import K1, K2, K3, KLEstimator
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy import LoRA, Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.schedules import Linear
-from lightning_pspo.surrogates import PSPO, Clip, FixedLength, SequenceMean, Surrogate, TokenMean, Unclipped
+from lightning_pspo.surrogates import GMPO, PSPO, Clip, FixedLength, SequenceMean, Surrogate, TokenMean, Unclipped
 from lightning_pspo.types import InputError, Rollout
 from tests.loop import Fit, fit, initial, weights
 
@@ -271,6 +271,9 @@ def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: P
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"kl_on_policy": True}, "`kl_on_policy` needs a `kl_coef` above 0"),
+        ({"surrogate": GMPO(), "ratio_level": "sequence"}, "`ratio_level` must be token with GMPO"),
+        ({"advantage": NoBaseline(), "refill_rounds": 1}, "`refill_rounds` must be 0 with NoBaseline, got 1"),
         ({"kl_coef": -0.1}, "`kl_coef` must be finite and at least 0, got -0.1"),
         ({"entropy_coef": float("nan")}, "`entropy_coef` must be finite and at least 0, got nan"),
         ({"refill_rounds": -1}, "`refill_rounds` must be at least 0, got -1"),

@@ -1,6 +1,7 @@
 """The trust-region callback, in a real Trainer around a module whose updates are made by hand."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def test_every_rollout_is_logged_with_hand_computed_values(tmp_path, capsys):
         "The ratio stayed within 1 ± 0.5; a clip at 1 ± 0.2 would have stopped 25 % of the tokens; Clip kept 75 % of "
         "the unclipped gradient weight; the gradient norm was clipped on 50 % of the steps."
     )
+
+
+def test_the_divergence_is_that_of_tokens_at_the_sequence_level(tmp_path):
+    class OfRows(HandMade):
+        def training_step(self, batch, batch_idx):
+            step = super().training_step(batch, batch_idx)
+            tokens = torch.tensor([2.0, 0.5]).log()  # the row's mean is 0
+            return step | {"updates": (dataclasses.replace(step["updates"][0], log_ratio=tokens),)}
+
+    (row,) = fit(tmp_path, OfRows([[FIRST]], Clip()))
+    assert row["trust/ratio_max"] == 1.0
+    assert row["trust/kl_update_1"] == pytest.approx((1.0 - 0.5) / 2)  # r - 1 - log r; the logs cancel
 
 
 def test_nothing_is_clipped_without_a_bound(tmp_path):
