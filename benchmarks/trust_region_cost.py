@@ -1,0 +1,66 @@
+"""What the trust-region report costs: its sums against the forward and backward pass that they belong to.
+
+Both are timed in turn in one run, on the embedded policy: ``python benchmarks/trust_region_cost.py``. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from lightning_pspo.policy import EMBEDDED, Policy
+from lightning_pspo.surrogates import PSPO, Clip, Surrogate
+from lightning_pspo.trust_region import measure
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=16, help="rows of a micro-batch")
+    parser.add_argument("--prompt", type=int, default=33, help="prompt tokens")
+    parser.add_argument("--tokens", type=int, default=32, help="completion tokens")
+    parser.add_argument("--repeats", type=int, default=30)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    policy = Policy(EMBEDDED)
+    policy.build(seed=0)
+    prompts = torch.randint(3, 900, (options.rows, options.prompt), generator=generator)
+    completions = torch.randint(3, 900, (options.rows, options.tokens), generator=generator)
+    every_prompt, mask = torch.ones_like(prompts, dtype=torch.bool), torch.ones_like(completions, dtype=torch.bool)
+    advantages = torch.randn(options.rows, 1, generator=generator)
+    old = policy.logprobs(prompts, every_prompt, completions, mask, 1.0, 1.0)[0].detach()
+    noise = 0.1 * torch.randn(old.shape, generator=generator)
+
+    def update(surrogate: Surrogate) -> None:
+        logprobs, _ = policy.logprobs(prompts, every_prompt, completions, mask, 1.0, 1.0)
+        surrogate(logprobs - old - noise, advantages, mask).mean().backward()
+
+    def report(surrogate: Surrogate) -> None:
+        measure(noise, advantages, surrogate.weight(noise, advantages, mask), mask, token_log_ratio=noise)
+
+    for surrogate in (PSPO(0.1), Clip()):
+        update(surrogate), report(surrogate)
+        pairs = [
+            (seconds(lambda s=surrogate: update(s)), seconds(lambda s=surrogate: report(s)))
+            for _ in range(options.repeats)
+        ]
+        shares = sorted(100 * cost / step for step, cost in pairs)
+        step, cost = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
+        print(
+            f"{type(surrogate).__name__}: pass {step:.2f} ms, report {cost:.3f} ms (medians); share of the pass "
+            f"{statistics.median(shares):.2f} % (from {shares[0]:.2f} % to {shares[-1]:.2f} %)"
+        )
+
+
+if __name__ == "__main__":
+    main()
