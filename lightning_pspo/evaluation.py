@@ -163,7 +163,7 @@ class SamplingModule(pl.LightningModule):
             for source, by_temperature in self._metrics.items()
         }
         self._metrics = {}
-        self.log("step", float(self.global_step))
+        self.log("step", float(self.global_step), sync_dist=True)
         for source, results in self.evaluation.items():
             for temperature, result in results.items():
                 suffix = "" if temperature == self.eval_temperatures[0] else f"@t{temperature:g}"
