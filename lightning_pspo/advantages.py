@@ -162,6 +162,8 @@ class SeparateAdvantage(Advantage):
     def __init__(self, base: Advantage, weights: Mapping[str, float]) -> None:
         if not weights:
             raise InputError("`weights` must name at least one reward term, got none.")
+        if not any(weights.values()):
+            raise InputError(f"`weights` must not all be 0, got {dict(weights)}.")
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise InputError(f"`weights` must be finite, got {weight} for {name}.")
@@ -187,8 +189,8 @@ class SeparateAdvantage(Advantage):
 
 
 def _positive(epsilon: float) -> float:
-    if not epsilon > 0.0:
-        raise InputError(f"`epsilon` must be greater than 0, got {epsilon}.")
+    if not 0.0 < epsilon < math.inf:
+        raise InputError(f"`epsilon` must be finite and greater than 0, got {epsilon}.")
     return epsilon
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_pspo.alpha import AlphaController
 from lightning_pspo.types import InputError
 
 _NAME = re.compile(r"rollout=(\d+)\.ckpt")
@@ -123,16 +124,26 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
             )
 
 
-def alpha_state(checkpoint: Mapping[str, Any]) -> Mapping[str, float]:
-    """Return the state of the alpha controller.
+def save_controller(checkpoint: dict[str, Any], controller: AlphaController | None) -> None:
+    """Add the alpha controller's state, and which one it is, to a checkpoint."""
+    if controller is not None:
+        checkpoint["alpha_controller"] = {"name": type(controller).__name__, "state": controller.state_dict()}
+
+
+def restore_controller(checkpoint: Mapping[str, Any], controller: AlphaController | None) -> None:
+    """Put the alpha controller into the state of the checkpoint.
 
     Raises:
-        InputError: If the run that saved had none.
+        InputError: If the run that saved had another one, or none.
     """
-    if "alpha_controller" not in checkpoint:
-        raise InputError("The checkpoint holds no state of an alpha controller: `alpha_controller` must stay unset.")
-    state: Mapping[str, float] = checkpoint["alpha_controller"]
-    return state
+    saved = checkpoint.get("alpha_controller", {})
+    name = None if controller is None else type(controller).__name__
+    if saved.get("name") != name:
+        raise InputError(
+            f"`alpha_controller` must be that of the run which is resumed, {saved.get('name')}, got {name}."
+        )
+    if controller is not None:
+        controller.load_state_dict(saved["state"])
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_pspo.advantages import Advantage, NoBaseline, SeparateAdvantage
 from lightning_pspo.alpha import AlphaController, KLTarget
-from lightning_pspo.surrogates import GMPO, PSPO, SmoothedSurrogate, Surrogate, check_level
+from lightning_pspo.surrogates import GMPO, PSPO, TOPR, SmoothedSurrogate, Surrogate, check_level
 from lightning_pspo.types import InputError
 
 _SCALE_FREE = ("Adam", "NAdam", "RAdam", "SparseAdam", "Adafactor", "RMSprop", "Lion", "PagedAdam", "Adagrad", "Rprop")
@@ -72,6 +72,10 @@ def check_objective(
     check_level(ratio_level)
     if isinstance(surrogate, GMPO) and ratio_level != "token":
         raise InputError("`ratio_level` must be token with GMPO, which takes its own mean over the row, got sequence.")
+    if isinstance(surrogate, TOPR) and surrogate.whole_row and ratio_level != "token":
+        raise InputError(
+            "`ratio_level` must be token with TOPR(whole_row=True), which sums over the row, got sequence."
+        )
     if kl_on_policy and kl_coef == 0.0:
         raise InputError("`kl_on_policy` needs a `kl_coef` above 0, got 0.")
     if refill_rounds and isinstance(advantage, NoBaseline | SeparateAdvantage):
@@ -130,7 +134,7 @@ def notes(
         )
     name = type(optimizer).__name__
     if isinstance(surrogate, PSPO) and surrogate.alpha > 0.0 and plain and name.startswith(_SCALE_FREE):
-        exception = "" if max_grad_norm is None else ", except on steps where `max_grad_norm` binds"
+        exception = " but for its epsilon" + ("" if max_grad_norm is None else " and steps where `max_grad_norm` binds")
         yield (
             f"A constant alpha only rescales PSPO's gradient, and {name} cancels a constant factor{exception}: compare "
             "with surrogate=Unclipped at the same learning rate."

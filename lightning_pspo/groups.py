@@ -23,8 +23,9 @@ class Groups:
     reward_terms: Mapping[str, Tensor]
 
     def equal(self) -> Tensor:
-        """Return (B,) bool, True for groups whose rewards are all equal: their advantages are 0."""
-        return (self.rewards == self.rewards[:, :1]).all(dim=1)
+        """Return (B,) bool, True for groups without a signal: their rewards are all equal, or not all finite."""
+        equal = (self.rewards == self.rewards[:, :1]).all(dim=1)
+        return equal | ~self.rewards.isfinite().all(dim=1)
 
     def refilled(self, more: Groups) -> Groups:
         """Return these groups with those of equal rewards replaced, in order, by groups of ``more`` that are not."""

@@ -21,13 +21,15 @@ def sampling_logits(logits: Tensor, temperature: float, top_p: float, chosen: Te
             sampled can leave the nucleus of a later policy; its log-prob must stay finite.
 
     Returns:
-        (..., V) float32, -inf outside the nucleus.
+        (..., V) float32 (float64 if ``logits`` is), -inf outside the nucleus.
 
     >>> sampling_logits(torch.tensor([0.5, 0.3, 0.2]).log(), temperature=1.0, top_p=0.7).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
     """
     # The largest tensor of an update: no copy without need.
-    scaled = logits.float() if temperature == 1.0 else logits.float() / temperature
+    scaled = logits if logits.dtype == torch.float64 else logits.float()
+    if temperature != 1.0:
+        scaled = scaled / temperature
     if top_p >= 1.0:
         return scaled
     with torch.no_grad():

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lightning_pspo.advantages import Advantage, GroupAdvantage
 from lightning_pspo.alpha import AlphaController
-from lightning_pspo.checkpointing import alpha_state, check_optimizer, check_policy
+from lightning_pspo.checkpointing import check_optimizer, check_policy, restore_controller, save_controller
 from lightning_pspo.checks import (
     check_at_least,
     check_at_most,
@@ -264,10 +264,13 @@ class PSPOModule(SamplingModule):
         """
 
         def gathered(logprobs_of: Callable[[Tensor], Tensor]) -> Tensor:
-            table = torch.zeros_like(rollout.completions.completion_mask, dtype=torch.float32)  # (N, T)
+            table: Tensor | None = None  # (N, T)
             for micro_batch in (part for mini_batch in mini_batches for part in mini_batch.micro_batches):
                 logprobs = logprobs_of(micro_batch.rows)
+                if table is None:
+                    table = torch.zeros_like(rollout.completions.completion_mask, dtype=logprobs.dtype)
                 table[micro_batch.rows, : logprobs.shape[1]] = logprobs
+            assert table is not None  # a mini-batch has at least one pass
             return table
 
         with torch.no_grad():
@@ -336,7 +339,8 @@ class PSPOModule(SamplingModule):
 
     def configure_model(self) -> None:
         """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
-        self.policy.build(self.seed, reference=self.objective.kl_coef > 0.0)
+        training = self.trainer.state.fn == TrainerFn.FITTING if self._trainer is not None else False
+        self.policy.build(self.seed, reference=training and self.objective.kl_coef > 0.0)
 
     def on_train_start(self) -> None:
         """Say what the settings rule out."""
@@ -362,16 +366,14 @@ class PSPOModule(SamplingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what tells one policy from another."""
         checkpoint["policy"] = {"model_name_or_path": self.policy.model_name_or_path, **self.policy.identity()}
-        if self.alpha_controller is not None:
-            checkpoint["alpha_controller"] = self.alpha_controller.state_dict()
+        save_controller(checkpoint, self.alpha_controller)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another policy, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
-            if self.alpha_controller is not None:
-                self.alpha_controller.load_state_dict(alpha_state(checkpoint))
+            restore_controller(checkpoint, self.alpha_controller)
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             # The flag is that of the run which saved; one that ended early, at its limit_train_batches, goes on here.
             progress["is_last_batch"] = progress["current"]["ready"] >= planned_rollouts(self.trainer)

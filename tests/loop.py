@@ -65,6 +65,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
         ckpt_path: Path | None = None,
         limit: int | None = None,
         precision: Any = "32-true",
+        double: bool = False,
         **settings: Any,
     ) -> tuple[PSPOModule, Record]:
         defaults: dict[str, Any] = {
@@ -76,6 +77,10 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
             "seed": 3,
         }
         module = PSPOModule(policy=Policy(str(folder or tiny_model), **(policy or {})), **(defaults | settings))
+        if double:
+            module.policy.build(3, reference=module.objective.kl_coef > 0.0)
+            for model in (module.policy.causal_lm, *module.policy._reference):
+                model.double()
         prompts: dict[str, Any] = {"prompts_per_rollout": 4, "num_rollouts": 2, "seed": 3}
         datamodule = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)), **(prompts | (data or {})))
         record = Record(save_after)

@@ -179,7 +179,7 @@ def test_separate_needs_the_reward_s_terms() -> None:
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("advantage", [GroupAdvantage, BatchAdvantage])
 def test_epsilon_must_be_positive(advantage: Callable[..., Advantage], epsilon: float) -> None:
-    with pytest.raises(InputError, match="`epsilon` must be greater than 0"):
+    with pytest.raises(InputError, match="`epsilon` must be finite and greater than 0"):
         advantage(epsilon=epsilon)
 
 

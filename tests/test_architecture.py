@@ -57,7 +57,7 @@ ARROWS = {
     "lightning_pspo.schedules": "types",
     "lightning_pspo.run": "",
     "lightning_pspo.metrics": "types",
-    "lightning_pspo.checkpointing": "types",
+    "lightning_pspo.checkpointing": "alpha types",
     "lightning_pspo.checks": "advantages alpha surrogates types",
     "lightning_pspo.defaults": "",
     "lightning_pspo.types": "grading trust_region",

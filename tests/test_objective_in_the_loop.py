@@ -214,6 +214,29 @@ def test_a_resumed_run_with_refill_and_alpha_control_ends_with_the_same_bits(fit
         assert one["rollout"].prompts.problems == other["rollout"].prompts.problems
 
 
+def test_another_controller_is_refused_on_resume(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "rollout=000001.ckpt"
+    fit(alpha_controller=ScheduledAlpha(Linear(), alpha=0.4), save_after={1: checkpoint})
+    for other in (None, KLTarget(0.1)):
+        with pytest.raises(
+            InputError, match="`alpha_controller` must be that of the run which is resumed, ScheduledAlpha"
+        ):
+            fit(alpha_controller=other, ckpt_path=checkpoint)
+
+
+def test_under_adam_a_constant_alpha_cancels_in_the_loop(fit: Fit) -> None:
+    """With an epsilon far below the gradients; at its usual size it is one of the channels through which alpha acts."""
+    runs = [
+        fit(
+            surrogate=surrogate,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-14, weight_decay=0.0),
+        )[0]
+        for surrogate in (Unclipped(), PSPO(0.4), PSPO(0.1))
+    ]
+    for smoothed in runs[1:]:
+        assert float((weights(smoothed) - weights(runs[0])).abs().max()) < 1e-5
+
+
 def test_scheduled_alpha_follows_the_updates(fit: Fit) -> None:
     surrogate = PSPO(0.9)
     fit(surrogate=surrogate, alpha_controller=ScheduledAlpha(Linear(), alpha=0.4), data={"num_rollouts": 4})
@@ -259,6 +282,26 @@ def test_all_terms_together_do_not_depend_on_micro_batches(fit: Fit, tiny_model:
     assert moved > 1e-3
     for other in results[1:]:
         assert (other - results[0]).norm() < 3e-5 * moved
+
+
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(8)])
+def test_in_double_precision_micro_batches_agree_to_1e_10(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
+    """Whatever differs in float32 is rounding."""
+    settings: dict[str, Any] = {
+        "aggregation": aggregation,
+        "kl_coef": 0.1,
+        "entropy_coef": 0.01,
+        "double": True,
+    }
+    results = [
+        weights(fit(**settings, mask_truncated=True, max_new_tokens=20, micro_batch_size=size)[0])
+        for size in (1, 4, 16)
+    ]
+    moved = (results[0] - weights(initial(tiny_model)).double()).norm()
+    assert results[0].dtype == torch.float64
+    assert moved > 1e-4
+    for other in results[1:]:
+        assert (other - results[0]).norm() < 1e-10 * moved
 
 
 def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: Path) -> None:

@@ -100,8 +100,7 @@ ORACLES = {
     "truncated": Oracle(TruncatedIS(2.0), lambda r, a: min(r, 2.0) * a * math.log(r), lambda r, a: min(r, 2.0)),
     "cispo": Oracle(CISPO(5.0), lambda r, a: min(r, 5.0) * a * math.log(r), lambda r, a: min(r, 5.0)),
     "topr": Oracle(TOPR(), lambda r, a: topr_weight(r, a) * a * math.log(r), topr_weight),
-    # Both the sigmoid's derivative and the hyperbolic cosine lose their digits where the weight is negligible.
-    "sapo": Oracle(SAPO(1.0, 1.05), sapo_objective, sapo_weight, atol=1e-12),
+    "sapo": Oracle(SAPO(1.0, 1.05), sapo_objective, sapo_weight, atol=1e-300),
     "log": Oracle(LogPSPO(0.3), lambda r, a: a * math.log(0.7 * r + 0.3), lambda r, a: 0.7 * r / (0.7 * r + 0.3)),
     "log_0": Oracle(LogPSPO(0.0), lambda r, a: a * math.log(r), lambda r, a: 1.0),
     "relative": Oracle(

@@ -18,8 +18,8 @@ class Aggregation(ABC):
     """How per-token objectives become one number: sum of weight * objective over a denominator."""
 
     @abstractmethod
-    def weights(self, mask: Tensor) -> Tensor:
-        """Return (n, T) float32 weights of the tokens of ``mask`` (n, T); each row by itself, 0 where False."""
+    def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return (n, T) weights of the tokens of ``mask`` (n, T); each row by itself, 0 where False."""
 
     @abstractmethod
     def denominator(self, mask: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Aggregation(ABC):
         Returns:
             () float32: this part of the mini-batch's mean.
         """
-        total = (objective.masked_fill(~mask, 0.0) * self.weights(mask)).sum()
+        total = (objective.masked_fill(~mask, 0.0) * self.weights(mask, objective.dtype)).sum()
         return total / denominator.masked_fill(denominator == 0.0, 1.0)  # nothing counts: 0, not nan
 
 
@@ -48,9 +48,9 @@ class TokenMean(Aggregation):
     tensor(3.)
     """
 
-    def weights(self, mask: Tensor) -> Tensor:
+    def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return 1 for each token, (n, T)."""
-        return mask.float()
+        return mask.to(dtype)
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Return the number of tokens, ()."""
@@ -65,9 +65,9 @@ class SequenceMean(Aggregation):
     tensor(3.7500)
     """
 
-    def weights(self, mask: Tensor) -> Tensor:
+    def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return 1 / (tokens of the row) for each token, (n, T)."""
-        return mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return mask.to(dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Return the number of rows, ()."""
@@ -96,9 +96,9 @@ class FixedLength(Aggregation):
             raise InputError(f"`max_tokens` must be at least 1, got {max_tokens}.")
         self.max_tokens = max_tokens
 
-    def weights(self, mask: Tensor) -> Tensor:
+    def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return 1 for each token, (n, T)."""
-        return mask.float()
+        return mask.to(dtype)
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Return rows * L_max, ()."""

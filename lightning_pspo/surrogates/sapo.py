@@ -38,7 +38,10 @@ class SAPO(Surrogate):
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (4 / tau) sigmoid(tau (r - 1)) A, (n, T)."""
         tau = self._tau(advantages)
-        return 4.0 / tau * torch.sigmoid(tau * log_ratio.expm1()) * advantages
+        distance = tau * (log_ratio.exp() - 1.0)  # the derivative of expm1 loses its digits at small ratios
+        # The derivative of a sigmoid near 1 would lose its digits.
+        gate = torch.where(distance > 0.0, 1.0 - torch.sigmoid(-distance), torch.sigmoid(distance))
+        return 4.0 / tau * gate * advantages
 
     def weight(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return r sech^2(tau (r - 1) / 2), (n, T)."""
