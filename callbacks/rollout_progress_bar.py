@@ -106,7 +106,7 @@ class RolloutProgressBar(RichProgressBar):
         return "Rollout"
 
     def _time_left(self, trainer: Trainer) -> str:
-        """Return h:mm:ss from this session's mean seconds per rollout, validation left out."""
+        """Return h:mm:ss from this process's mean seconds per rollout, validation left out."""
         if not self._timed or trainer.num_training_batches == float("inf"):
             return "-:--:--"
         remaining = trainer.num_training_batches - finished_rollouts(trainer)

@@ -39,7 +39,7 @@ class RunConfig(SaveConfigCallback):
 
     Args:
         parser: Of the subcommand.
-        config: The settings as this session uses them.
+        config: The settings as this process uses them.
         given: The settings as they were given: what is kept starts the same run again, in any root directory.
     """
 
@@ -83,7 +83,7 @@ class PSPOCLI(LightningCLI):
         """Settle the run directory and the checkpoint before anything is built."""
         config = self.config[self.subcommand]
         given = config.clone()
-        given.ckpt_path = None  # where a session began is no setting of the run
+        given.ckpt_path = None  # where a process began is no setting of the run
         self.save_config_kwargs = {"given": given}
         root = _usable_root(config.trainer.default_root_dir)
         requested = config.ckpt_path

@@ -131,7 +131,11 @@ EVERY_TERM = [
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
-@pytest.mark.parametrize("objective", [[], EVERY_TERM], ids=["plain", "every term"])
+@pytest.mark.parametrize(
+    "objective",
+    [[], EVERY_TERM, ["--model.aggregation=FixedLength", "--model.aggregation.max_tokens=8"]],
+    ids=["plain", "every term", "fixed length"],
+)
 def test_two_processes_do_what_one_does(
     arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: list[str]
 ) -> None:
