@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks._shared import finished_rollouts, is_trial, root_folder
-from lightning_pspo.checkpointing import checkpoint_folder, checkpoint_name, find_checkpoints, save_atomically
+from lightning_pspo.checkpointing import (
+    checkpoint_folder,
+    checkpoint_name,
+    find_checkpoints,
+    remove,
+    rollout_of,
+    save_atomically,
+)
 from lightning_pspo.types import InputError
 
 
@@ -57,24 +62,13 @@ class RolloutCheckpoint(Checkpoint):
         save_atomically(trainer, folder / checkpoint_name(rollout))
         if trainer.is_global_zero:
             for old in find_checkpoints(folder)[: -self.keep_last]:
-                _remove(old)
+                remove(old)
 
     def _refuse_later_rollouts(self, trainer: Trainer) -> None:
         found = find_checkpoints(checkpoint_folder(root_folder(trainer)))
         rollout = finished_rollouts(trainer)
-        if found and not is_trial(trainer) and _rollout_of(found[-1]) > rollout:
+        if found and not is_trial(trainer) and rollout_of(found[-1]) > rollout:
             raise InputError(
                 f"The checkpoint folder must hold no later rollout than the {rollout} that this run has finished, got"
                 f" {found[-1]}; continue that run (--ckpt_path last), or choose another trainer.default_root_dir."
             )
-
-
-def _rollout_of(path: Path) -> int:
-    return int(path.stem.partition("=")[2])
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

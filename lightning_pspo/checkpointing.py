@@ -34,11 +34,23 @@ def checkpoint_name(rollout: int) -> str:
     return f"rollout={rollout:06d}.ckpt"
 
 
+def rollout_of(path: Path) -> int:
+    """Return the rollout after which a checkpoint found by ``find_checkpoints`` was saved.
+
+    >>> rollout_of(Path("rollout=000012.ckpt"))
+    12
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"`path` must be named as by checkpoint_name, got {path.name!r}.")
+    return int(match[1])
+
+
 def find_checkpoints(folder: Path | str) -> list[Path]:
     """Return the complete checkpoints directly in ``folder``, oldest rollout first; none if there is no folder."""
     folder = Path(folder)
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else ()
+    return sorted(found, key=rollout_of)
 
 
 def save_atomically(trainer: Trainer, path: Path | str) -> None:
@@ -52,13 +64,13 @@ def save_atomically(trainer: Trainer, path: Path | str) -> None:
     if trainer.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left_behind in path.parent.glob("*.partial"):  # by a crash
-            _remove(left_behind)
+            remove(left_behind)
     trainer.strategy.barrier("pspo.save.begin")
     trainer.save_checkpoint(partial, weights_only=False)  # every rank takes part; ends with a barrier
     if trainer.is_global_zero:
         _sync_to_disk(partial)
         if path.is_dir():  # a folder cannot be replaced in one step
-            _remove(path)
+            remove(path)
         partial.replace(path)
         _sync_to_disk(path.parent)
     trainer.strategy.barrier("pspo.save.end")
@@ -150,7 +162,8 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a checkpoint, file or folder; nothing happens if it is gone already."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -132,7 +132,7 @@ def measure(
     Returns:
         Sums of fixed size, detached. In float64, float32 on a device that has none.
     """
-    precise = torch.float32 if log_ratio.device.type == "mps" else torch.float64
+    precise = _precise(log_ratio)
     logs = log_ratio.detach()[mask].to(precise)  # (M,)
     own = logs if token_log_ratio is None else token_log_ratio.detach()[mask].to(precise)
     advantage = advantages.detach().expand_as(log_ratio)[mask].to(precise)
@@ -161,8 +161,12 @@ def divergence(log_ratio: Tensor) -> Tensor:
     >>> divergence(torch.tensor([0.0, 2.0]).log1p())  # ratios 1 and 3
     tensor([0.9014, 2.0000], dtype=torch.float64)
     """
-    logs = log_ratio.to(torch.float32 if log_ratio.device.type == "mps" else torch.float64)
+    logs = log_ratio.to(_precise(log_ratio))
     return torch.stack([(logs.expm1() - logs).sum(), torch.tensor(float(len(logs))).to(logs)])
+
+
+def _precise(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def _quantiles(histogram: Tensor, levels: tuple[float, ...]) -> list[float]:
