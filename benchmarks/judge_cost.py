@@ -3,7 +3,7 @@
     python benchmarks/judge_cost.py --rounds 5                    the quickstart as it is, about 1,000 items judged
     python benchmarks/judge_cost.py --rollouts 20 --items 50      a shorter run, as many items
 
-The judge is `EndpointJudge`; its endpoint (tests/faulty_endpoint.py) runs on this machine, too, answers at once, and
+The judge is `EndpointJudge`; its endpoint (tests/support/faulty_endpoint.py) runs on this machine, too, answers at once, and
 fails a fifth of the requests: 429, 500, no answer, garbage and cut streams in equal parts. Times are those of the whole
 process, from start to exit, the judge's own start and end included; the first round is not counted.
 """
@@ -50,7 +50,7 @@ def main() -> None:
 def judged_run(folder: Path, options: argparse.Namespace) -> tuple[float, str]:
     """Return the seconds of a run with a judge, and how the requests went."""
     log = folder / "requests.jsonl"
-    command = [sys.executable, str(ROOT / "tests/faulty_endpoint.py"), json.dumps(FAILURES), str(log)]
+    command = [sys.executable, str(ROOT / "tests/support/faulty_endpoint.py"), json.dumps(FAILURES), str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as endpoint:
         assert endpoint.stdout is not None
         port = int(endpoint.stdout.readline())
@@ -58,7 +58,7 @@ def judged_run(folder: Path, options: argparse.Namespace) -> tuple[float, str]:
         judge = {"base_url": f"http://127.0.0.1:{port}/v1", "model": "m", "timeout_s": options.timeout_s}
         judge = {"class_path": "lightning_pspo.judging.EndpointJudge", "init_args": judge}
         settings = {"judge": judge, "every_n_rollouts": 1, "max_items": options.items}
-        callback = {"class_path": "callbacks.JudgeEval", "init_args": settings}
+        callback = {"class_path": "JudgeEval", "init_args": settings}
         config.write_text(json.dumps({"trainer": {"callbacks+": [callback]}}))
         try:
             taken = timed(folder / "judged", options, [f"--config={config}"])

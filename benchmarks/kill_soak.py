@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from lightning_pspo.checkpoints import check_whole, checkpoint_folder, find_checkpoints, rollout_of
+from lightning_pspo.checkpoints.integrity import check_whole
+from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, rollout_of
 
 REPOSITORY = Path(__file__).parents[1]
 CRASHING = '''
@@ -62,11 +63,11 @@ def settings(root: Path, mu: int, ranks: int, lora: bool, rollouts: int, every: 
         "--trainer.logger=false",
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_model_summary=false",
-        "--trainer.callbacks+=callbacks.RewardLogger",
-        "--trainer.callbacks+=callbacks.CompletionTable",
+        "--trainer.callbacks+=RewardLogger",
+        "--trainer.callbacks+=CompletionTable",
         "--trainer.callbacks.every_n_rollouts=1",
         "--trainer.callbacks.rows=1000",
-        "--trainer.callbacks+=callbacks.RolloutCheckpoint",
+        "--trainer.callbacks+=RolloutCheckpoint",
         f"--trainer.callbacks.every_n_rollouts={every}",
         "--model.policy.model_name_or_path=embedded",
         "--model.optimizer.lr=1e-3",

@@ -46,9 +46,9 @@ def main() -> None:
 def step(options: argparse.Namespace) -> None:
     """Train as configs/quickstart.yaml says, with a clock around the callback's hooks and one around each step."""
     from lightning.pytorch import Callback
+    from lightning_pspo.callbacks import RolloutLedger
 
-    from callbacks import RolloutLedger
-    from lightning_pspo.cli import main as run
+    from lightning_pspo.cli.main import main as run
 
     hooks: list[float] = []
     steps: list[float] = []
@@ -79,7 +79,7 @@ def step(options: argparse.Namespace) -> None:
                 *("fit", f"--config={ROOT / 'configs/quickstart.yaml'}", f"--trainer.default_root_dir={root}/run"),
                 *("--data.val=null", "--data.test=null", "--trainer.num_sanity_val_steps=0"),
                 *(f"--data.num_rollouts={options.rollouts}", "--trainer.enable_progress_bar=false"),
-                *("--trainer.callbacks=callbacks.RolloutLedger", "--trainer.callbacks+=ledger_clock.Clock"),
+                *("--trainer.callbacks=RolloutLedger", "--trainer.callbacks+=ledger_clock.Clock"),
             ]
         )
     total = sum(steps)
@@ -157,7 +157,7 @@ def kill(options: argparse.Namespace) -> None:
             *(f"--trainer.default_root_dir={run}", "--ckpt_path=last", f"--data.num_rollouts={options.rollouts}"),
             *("--data.val=null", "--data.test=null", "--trainer.num_sanity_val_steps=0", "--trainer.logger=false"),
             *("--trainer.enable_progress_bar=false", "--data.prompts_per_rollout=2", "--model.max_new_tokens=8"),
-            *("--trainer.callbacks=callbacks.RolloutLedger", "--trainer.callbacks+=callbacks.RolloutCheckpoint"),
+            *("--trainer.callbacks=RolloutLedger", "--trainer.callbacks+=RolloutCheckpoint"),
             "--trainer.callbacks.every_n_rollouts=5",
         ]
         seen = 0

@@ -17,8 +17,8 @@ import torch
 from recorder import memory_mib
 from torch import nn
 
-from lightning_pspo.head import head_logprobs
-from lightning_pspo.logprobs import logprobs_and_entropies
+from lightning_pspo.policy.head import head_logprobs
+from lightning_pspo.policy.logprobs import logprobs_and_entropies
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from lightning_pspo.policy import EMBEDDED, Policy
-from lightning_pspo.surrogates import PSPO, Clip, Surrogate
-from lightning_pspo.trust_region import measure
+from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
+from lightning_pspo.objective.trust_region import measure
+from lightning_pspo.policy.policy import EMBEDDED, Policy
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -66,7 +66,7 @@ class Workload:
     policy_args: str = field(default="{}", metadata={"help": "further arguments of Policy, as a JSON object"})
     surrogate: str = field(
         default="Clip",
-        metadata={"help": "our objective, of lightning_pspo.surrogates; Clip is TRL's"},
+        metadata={"help": "our objective, of lightning_pspo.objective.surrogates; Clip is TRL's"},
     )
     trl_gradient_checkpointing: bool = field(
         default=False, metadata={"help": "TRL's own default, which recomputes activations; slower"}

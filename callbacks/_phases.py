@@ -55,7 +55,7 @@ def running(phases: Any, means: Mapping[str, float]) -> str:
     """Return the phase that runs, with the seconds it still needs by its mean; empty between phases.
 
     Args:
-        phases: A module's ``lightning_pspo.run.Phases``; None if it has none.
+        phases: A module's ``lightning_pspo.training.phases.Phases``; None if it has none.
         means: Mean seconds of each phase.
     """
     current, since = (

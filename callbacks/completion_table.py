@@ -12,9 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks._shared import finished_rollouts, root_folder
+from lightning_pspo.errors import InputError
 from lightning_pspo.files import write_atomically
-from lightning_pspo.types import InputError, Rollout, StepOutput
+from lightning_pspo.training.passes import StepOutput
+from lightning_pspo.types import Rollout
+
+from ._shared import finished_rollouts, root_folder
 
 _FILENAME = "completions.jsonl"
 

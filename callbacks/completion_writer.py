@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks._shared import evaluation_settings, is_trial, root_folder
+from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
-from lightning_pspo.types import EvaluationOutput, InputError
+from lightning_pspo.types import EvaluationOutput
+
+from ._shared import evaluation_settings, is_trial, root_folder
 
 Stage = Literal["validate", "test", "predict"]
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion

@@ -8,9 +8,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks._shared import evaluation_settings, is_trial, root_folder
+from lightning_pspo.evaluation.results import result_document
 from lightning_pspo.files import write_atomically
-from lightning_pspo.results import result_document
+
+from ._shared import evaluation_settings, is_trial, root_folder
 
 
 class EvaluationReport(Callback):

@@ -10,10 +10,13 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks._judgements import Judgements, Question
-from callbacks._shared import finished_rollouts, is_trial, root_folder
+from lightning_pspo.errors import InputError
 from lightning_pspo.judging import DIMENSIONS, Background, Item, Judge, JudgementCache, Panel
-from lightning_pspo.types import EvaluationOutput, InputError, Sample, StepOutput
+from lightning_pspo.training.passes import StepOutput
+from lightning_pspo.types import EvaluationOutput, Sample
+
+from ._judgements import Judgements, Question
+from ._shared import finished_rollouts, is_trial, root_folder
 
 _WAIT_SHARE, _LEAST_WAIT_S = 0.02, 0.5
 

@@ -8,9 +8,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
-from callbacks._shared import finished_rollouts
-from callbacks.rollout_progress_bar import RolloutProgressBar
-from lightning_pspo.types import InputError, Rollout, StepOutput
+from lightning_pspo.errors import InputError
+from lightning_pspo.training.passes import StepOutput
+from lightning_pspo.types import Rollout
+
+from ._shared import finished_rollouts
+from .rollout_progress_bar import RolloutProgressBar
 
 _STYLES = {"correct": "green", "wrong": "red"}
 

@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks._shared import finished_rollouts, is_trial, root_folder
-from lightning_pspo.checkpointing import save_atomically
-from lightning_pspo.checkpoints import checkpoint_folder, checkpoint_name
+from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
+
+from ._shared import finished_rollouts, is_trial, root_folder
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -10,9 +10,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks._quantiles import order_statistics, pooled_quantiles
 from lightning_pspo.grading import Verdict
-from lightning_pspo.types import Rollout, StepOutput
+from lightning_pspo.training.passes import StepOutput
+from lightning_pspo.types import Rollout
+
+from ._quantiles import order_statistics, pooled_quantiles
 
 _SKETCH_SIZE = 4096
 _FAR = 0.2  # distance of a ratio from 1 that counts as outside: PPO's usual clipping range

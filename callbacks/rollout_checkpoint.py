@@ -11,20 +11,21 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacks._shared import finished_rollouts, is_trial, root_folder
-from lightning_pspo.checkpointing import save_atomically
-from lightning_pspo.checkpoints import (
+from lightning_pspo.checkpoints.integrity import is_whole
+from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.checkpoints.store import (
     ASIDE,
     checkpoint_folder,
     checkpoint_name,
     find_checkpoints,
-    is_whole,
     read_scores,
     rollout_of,
     write_scores,
 )
+from lightning_pspo.errors import InputError
 from lightning_pspo.files import remove
-from lightning_pspo.types import InputError
+
+from ._shared import finished_rollouts, is_trial, root_folder
 
 
 class RolloutCheckpoint(Checkpoint):

@@ -11,9 +11,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks._shared import finished_rollouts, is_trial, root_folder
+from lightning_pspo.errors import InputError
 from lightning_pspo.ledger import FOLDER, LedgerWriter, schema
-from lightning_pspo.types import InputError, Rollout, StepOutput, Update
+from lightning_pspo.training.passes import StepOutput, Update
+from lightning_pspo.types import Rollout
+
+from ._shared import finished_rollouts, is_trial, root_folder
 
 _OF_UPDATES = ("update_tokens", "ratio_mean", "ratio_min", "ratio_max", "log_ratio_mean", "gradient_weight")
 

@@ -12,9 +12,10 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from callbacks._phases import NAMES, SHOWN, PhaseClock, clock, running
-from callbacks._shared import finished_rollouts
-from lightning_pspo.types import InputError
+from lightning_pspo.errors import InputError
+
+from ._phases import NAMES, SHOWN, PhaseClock, clock, running
+from ._shared import finished_rollouts
 
 _SHOWN = {"reward": "train/reward", "accuracy": "train/accuracy", "loss": "train/loss"}
 

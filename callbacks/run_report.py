@@ -16,10 +16,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks._shared import is_trial, root_folder
+from lightning_pspo.errors import InputError
 from lightning_pspo.files import write_atomically
 from lightning_pspo.report import ReportError, write_report
-from lightning_pspo.types import InputError
+
+from ._shared import is_trial, root_folder
 
 _PACKAGES = (
     *("lightning-pspo", "torch", "transformers", "lightning", "peft", "datasets", "math-verify", "numpy", "vllm"),

@@ -12,11 +12,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich import get_console
 
-from callbacks._report import before_after_table, draw_curves, examples_table
-from callbacks._shared import finished_rollouts, is_trial, root_folder
-from callbacks.reward_logger import RewardLogger
+from lightning_pspo.errors import InputError
+from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.files import write_atomically
-from lightning_pspo.types import EvaluationOutput, EvaluationResult, InputError
+from lightning_pspo.types import EvaluationOutput
+
+from ._report import before_after_table, draw_curves, examples_table
+from ._shared import finished_rollouts, is_trial, root_folder
+from .reward_logger import RewardLogger
 
 CURVES = {
     "reward": "train/reward",
@@ -88,7 +91,7 @@ class RunSummary(Callback):
         untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
         earlier = untyped.callbacks[: untyped.callbacks.index(self)]
         if stage == "fit" and not any(isinstance(callback, RewardLogger) for callback in earlier):
-            raise InputError("RunSummary needs callbacks.RewardLogger before it in trainer.callbacks.")
+            raise InputError("RunSummary needs RewardLogger before it in trainer.callbacks.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

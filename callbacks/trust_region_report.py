@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 from torch import Tensor
 
-from lightning_pspo.trust_region import TrustRegion, TrustRegionSums, divergence
-from lightning_pspo.types import StepOutput, Update
+from lightning_pspo.objective.trust_region import TrustRegion, TrustRegionSums, divergence
+from lightning_pspo.training.passes import StepOutput, Update
 
 _NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, that no training run would notice
 

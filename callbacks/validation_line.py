@@ -9,8 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from callbacks._shared import finished_rollouts
-from lightning_pspo.types import EvaluationResult
+from lightning_pspo.evaluation.results import EvaluationResult
+
+from ._shared import finished_rollouts
 
 
 class ValidationLine(Callback):

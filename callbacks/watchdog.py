@@ -14,8 +14,9 @@ from typing import Any, TextIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks._shared import is_trial, root_folder
-from lightning_pspo.types import InputError
+from lightning_pspo.errors import InputError
+
+from ._shared import is_trial, root_folder
 
 _LATER_S = 2.0
 

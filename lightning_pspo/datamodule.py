@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lightning_pspo.contamination import find_overlap
-from lightning_pspo.prompts import PLAIN_TEMPLATE, check_template, encode_prompt
-from lightning_pspo.sources import PromptSource
-from lightning_pspo.types import InputError, Problem, PromptBatch
+from lightning_pspo.data.contamination import find_overlap
+from lightning_pspo.data.prompts import PLAIN_TEMPLATE, check_template, encode_prompt
+from lightning_pspo.data.sources import PromptSource
+from lightning_pspo.errors import InputError
+from lightning_pspo.types import Problem, PromptBatch
 
 logger = logging.getLogger(__name__)
 

@@ -20,44 +20,36 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_pspo.advantages import Advantage, GroupAdvantage
-from lightning_pspo.alpha import AlphaController
-from lightning_pspo.checkpointing import (
+from lightning_pspo.checkpoints.compatibility import (
     check_optimizer,
     check_policy,
     restore_controller,
     save_controller,
     save_optimizer_settings,
 )
-from lightning_pspo.checks import (
-    check_at_least,
-    check_at_most,
-    check_bounds,
-    check_coefficient,
-    check_controller,
-    check_fit,
-    check_objective,
-    notes,
-)
-from lightning_pspo.defaults import built
-from lightning_pspo.evaluation import TRAINING_NOISE, SamplingModule
-from lightning_pspo.failures import Pass, refuse_step, tokens, total
+from lightning_pspo.errors import InputError, check_at_least, check_at_most, check_coefficient
+from lightning_pspo.evaluation.module import TRAINING_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
-from lightning_pspo.groups import Groups
-from lightning_pspo.kl import K3, KLEstimator
-from lightning_pspo.minibatches import Lengths, Limits, MiniBatch, places, plan
-from lightning_pspo.mismatch import Mismatch
-from lightning_pspo.objective import Objective, Terms
-from lightning_pspo.policy import Policy
-from lightning_pspo.progress import make_up_for_validation, put_after_rollout, resume_after_rollout
+from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
+from lightning_pspo.objective.alpha import AlphaController
+from lightning_pspo.objective.kl import K3, KLEstimator
+from lightning_pspo.objective.mismatch import Mismatch
+from lightning_pspo.objective.objective import Objective, Terms
+from lightning_pspo.objective.schedules import Constant, Schedule
+from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, SmoothedSurrogate, Surrogate, TokenMean
+from lightning_pspo.objective.trust_region import divergence
+from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
-from lightning_pspo.run import Phases, planned_rollouts, timed, training_loader
-from lightning_pspo.schedules import Constant, Schedule
-from lightning_pspo.scoring import Scorer
-from lightning_pspo.surrogates import PSPO, Aggregation, RatioLevel, SmoothedSurrogate, Surrogate, TokenMean
-from lightning_pspo.trust_region import divergence
-from lightning_pspo.types import InputError, PromptBatch, Rollout, StepOutput, Update
+from lightning_pspo.training.checks import check_bounds, check_controller, check_fit, check_objective, notes
+from lightning_pspo.training.defaults import built
+from lightning_pspo.training.groups import Groups
+from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
+from lightning_pspo.training.minibatches import Lengths, Limits, MiniBatch, places, plan
+from lightning_pspo.training.passes import Pass, StepOutput, Update, refuse_step, tokens, total
+from lightning_pspo.training.phases import Phases, planned_rollouts, timed, training_loader
+from lightning_pspo.training.scoring import Scorer
+from lightning_pspo.types import PromptBatch, Rollout
 
 
 class PSPOModule(SamplingModule):

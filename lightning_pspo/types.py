@@ -7,22 +7,12 @@ T completion tokens. A mask is bool and True counts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lightning_pspo.grading import Grade
-from lightning_pspo.statistics import Estimate
-from lightning_pspo.trust_region import TrustRegionSums
-
-
-class InputError(ValueError):
-    """Bad input: a setting, a data row, a checkpoint or an environment that cannot be used.
-
-    The message names the thing, the rule and the value; the command line prints it without a traceback.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,41 +174,6 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Update:
-    """What one optimiser step saw.
-
-    Attributes:
-        loss: () float32, this rank's part; the parts of all ranks add up to the loss.
-        grad_norm: () float32, of the gradient over all ranks, before clipping.
-        trust_region: What the surrogate did to this rank's tokens, as sums that add up over ranks.
-        log_ratio: (M,) float32, log pi_theta - log pi_old of every token of this rank that had a gradient.
-        rows: (M,) long, the row of the rollout that each of these tokens belongs to; None if a module does not say.
-        weight: (M,) float32, the surrogate's gradient weight w of each, with the correction for an engine's own
-            distribution: the token's gradient is w A grad log pi_theta. None if a module does not say.
-    """
-
-    loss: Tensor
-    grad_norm: Tensor
-    log_ratio: Tensor
-    trust_region: TrustRegionSums
-    rows: Tensor | None = None
-    weight: Tensor | None = None
-
-
-class StepOutput(TypedDict):
-    """What ``PSPOModule.training_step`` returns; callbacks receive it as ``outputs`` in ``on_train_batch_end``.
-
-    ``loss`` is the mean over the iteration's updates and over all ranks. ``seconds`` has the wall time of each phase:
-    ``rollout``, ``reward``, ``old_logprobs``, ``update``.
-    """
-
-    loss: Tensor
-    rollout: Rollout
-    updates: tuple[Update, ...]
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
 class EvaluationOutput:
     """What ``validation_step``, ``test_step`` and ``predict_step`` return for one batch.
 
@@ -233,27 +188,3 @@ class EvaluationOutput:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> EvaluationOutput:
         """Return the output with its batch on ``device``; Lightning moves predictions to the CPU with it."""
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """One source at one temperature, over all ranks, each problem counted once.
-
-    Attributes:
-        accuracy: Mean share of correct samples.
-        problems: Number of problems.
-        samples: Number of samples (problems times samples per problem).
-        correct: Number of correct samples.
-        length_tokens: Mean completion length in tokens.
-        truncated: Share of truncated completions.
-        estimates: All that was measured, each with its 95 % interval clustered by prompt; the names are explained in
-            docs/evaluation.md.
-    """
-
-    accuracy: float
-    problems: int
-    samples: int
-    correct: int
-    length_tokens: float
-    truncated: float
-    estimates: Mapping[str, Estimate] = field(default_factory=dict)

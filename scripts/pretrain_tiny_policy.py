@@ -28,7 +28,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from lightning_pspo.sources import held_out
+from lightning_pspo.data.sources import held_out
 
 TASK = "chain_sum"
 TASK_SETTINGS = {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}

@@ -1,39 +1,8 @@
-"""One page about runs: ``python scripts/report.py RUN... --output report.html``.
+"""``lightning-pspo report``, for a checkout."""
 
-RUN is the folder of a run. Runs whose settings differ only in the seed form one arm. The page holds everything itself
-and needs no network; see docs/report.md.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page and return the exit code."""
-    options = parser().parse_args(arguments)
-
-    from lightning_pspo.report import ReportError, write_report
-
-    try:
-        output = write_report(options.runs, options.output, options.title)
-    except (ReportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(output)
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    found = argparse.ArgumentParser(description="Write one self-contained page about one or several runs.")
-    found.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    found.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default report.html)")
-    found.add_argument("--title", help="title of the page")
-    return found
-
+from lightning_pspo.__main__ import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(["report", *sys.argv[1:]])

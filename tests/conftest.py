@@ -12,8 +12,9 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel
+
+from tests.support.models import make_model, make_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 torch.set_num_threads(1)
@@ -21,44 +22,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("shared_cores", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("shared_cores")
-
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
-)
-
-
-def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer of 256 bytes and <pad>, <s>, </s>."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
-    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    tokenizer.chat_template = chat_template
-    return tokenizer
-
-
-def make_model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
-    """Return a random Qwen2 model of some ten thousand parameters."""
-    torch.manual_seed(seed)
-    defaults: dict[str, Any] = {
-        "vocab_size": 259,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.3,  # far from uniform, so that a wrong distribution shows
-    }
-    return Qwen2ForCausalLM(Qwen2Config(**(defaults | settings)))
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +76,7 @@ def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
             "trainer.logger": "false",
             "trainer.enable_progress_bar": "false",
             "trainer.enable_model_summary": "false",
-            "trainer.callbacks+": "callbacks.RolloutCheckpoint",
+            "trainer.callbacks+": "RolloutCheckpoint",
             "trainer.callbacks.every_n_rollouts": 1,
             "trainer.callbacks.keep_last": 10,
             "model.policy.model_name_or_path": model,

@@ -11,14 +11,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
+from lightning_pspo.errors import InputError
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.policy import LoRA, Policy
-from lightning_pspo.schedules import Linear
-from lightning_pspo.sources import JSONL
-from lightning_pspo.surrogates import PSPO, Clip, SequenceMean, TokenMean, Unclipped
-from lightning_pspo.types import InputError
-from tests.loop import Fit, NoSignal, fit, initial, weights
+from lightning_pspo.objective.schedules import Linear
+from lightning_pspo.objective.surrogates import PSPO, Clip, SequenceMean, TokenMean, Unclipped
+from lightning_pspo.policy.policy import LoRA, Policy
+from tests.support.loop import Fit, NoSignal, fit, initial, weights
 
 __all__ = ["fit"]  # a fixture
 

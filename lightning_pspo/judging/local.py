@@ -11,7 +11,7 @@ from lightning_pspo.judging.base import Judge, JudgeError, Reply
 from lightning_pspo.judging.prompts import Messages
 
 if TYPE_CHECKING:
-    from lightning_pspo.policy import Policy
+    from lightning_pspo.policy.policy import Policy
 
 
 class LocalJudge(Judge):
@@ -92,7 +92,7 @@ class LocalJudge(Judge):
 
     def _loaded(self) -> Policy:
         if self._policy is None:
-            from lightning_pspo.policy import Policy
+            from lightning_pspo.policy.policy import Policy
 
             try:
                 policy = Policy(self.model, dtype=self.dtype)

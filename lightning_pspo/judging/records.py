@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.files import replacing
-from lightning_pspo.json_lines import read_objects
+from lightning_pspo.files import read_objects, replacing
 from lightning_pspo.judging.items import Item, Judgement
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, RUBRIC_VERSION, SCORES
 

@@ -49,9 +49,7 @@ def find_ledger(path: Path) -> Path:
         if find_files(folder):
             return folder
     what = "it does not exist" if not path.exists() else f"there is no rollout=*.parquet in it or in its {FOLDER}/"
-    raise ValueError(
-        f"RUN must be the directory of a run with a ledger, got {path}: {what}. callbacks.RolloutLedger writes one."
-    )
+    raise ValueError(f"RUN must be the directory of a run with a ledger, got {path}: {what}. RolloutLedger writes one.")
 
 
 class Ledger:

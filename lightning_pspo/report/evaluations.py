@@ -98,7 +98,7 @@ def evaluation_panel(arms: Sequence[Arm]) -> Markup:
     """Return the table of all measurements."""
     rows = measurements(arms)
     if not rows:
-        return element("p", "Nothing was evaluated: callbacks.RunSummary and scripts/evaluate.py measure.")
+        return element("p", "Nothing was evaluated: RunSummary and scripts/evaluate.py measure.")
     votes = sorted({name for row in rows for name in row.estimates if "@" in name and not name.endswith("@1")}, key=_k)
     votes = [name for name in votes if name.partition("@")[2] == str(max(_k(name)[1] for name in votes))]
     bodies = []

@@ -117,7 +117,7 @@ class Panels:
     def trust(self) -> Markup | None:
         """Return what the updates did to the policy."""
         found = self._grid(self._charts(TRUST))
-        hint = "None of it was logged: callbacks.TrustRegionReport does."
+        hint = "None of it was logged: TrustRegionReport does."
         return element("p", hint, class_="about") if found is None and self.keys else found
 
     def optimisation(self) -> Markup | None:

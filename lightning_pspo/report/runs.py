@@ -241,7 +241,7 @@ def _say_what_is_missing(run: Run) -> None:
     if not run.curves:
         run.notes.append("no logs: no curves. They come from metrics.csv or the TensorBoard files below its folder.")
     if not run.summary and not (run.path / "summary.json").exists():
-        reason = "it was stopped, has not ended, or ran without callbacks.RunSummary"
+        reason = "it was stopped, has not ended, or ran without RunSummary"
         run.notes.append(f"no summary.json: {reason}.")
 
 

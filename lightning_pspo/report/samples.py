@@ -29,7 +29,7 @@ def samples_panel(arms: Sequence[Arm]) -> Markup:
     """Return the problems that were measured before and after, one card each, and completions of the training."""
     found = _measured(arms)
     cards = [_card(problem, columns) for problem, columns in found[:_MAX_PROBLEMS]]
-    note = None if cards else element("p", "No completions of before and after: callbacks.RunSummary writes them.")
+    note = None if cards else element("p", "No completions of before and after: RunSummary writes them.")
     training = [_training(arm, run) for arm in arms for run in arm.runs[:1] if run.training]
     return join(
         element("p", _explained(arms), class_="about") if cards else note,

@@ -67,7 +67,7 @@ def environment_panel(arms: Sequence[Arm]) -> Markup:
         _pairs(_environment(next(run for run in runs if labels[id(run)] == names[0])), _runs(names), "what", "value")
         for names in kept.values()
     ]
-    note = f"Not written down for {', '.join(silent)}: callbacks.RunReport keeps environment.json." if silent else None
+    note = f"Not written down for {', '.join(silent)}: RunReport keeps environment.json." if silent else None
     return join(*tables, element("p", note, class_="about") if note else None)
 
 

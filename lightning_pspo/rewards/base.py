@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from lightning_pspo.types import InputError, Sample
+from lightning_pspo.errors import InputError
+from lightning_pspo.types import Sample
 
 
 class Reward(ABC):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.rewards.base import Reward, check_finite, evaluate
 from lightning_pspo.rewards.correctness import Correctness
 from lightning_pspo.rewards.form import FormatMatch, NoNumber
-from lightning_pspo.types import InputError, Sample
+from lightning_pspo.types import Sample
 
 
 class WeightedSum(Reward):

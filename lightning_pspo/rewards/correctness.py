@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.grading import Verdict
 from lightning_pspo.rewards.base import Reward, check_finite, groups, place
-from lightning_pspo.types import InputError, Sample
+from lightning_pspo.types import Sample
 
 Undecided = Literal["no_answer", "wrong", "neutral", "stop"]
 

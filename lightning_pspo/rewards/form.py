@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lightning_pspo.measures import repetition
+from lightning_pspo.errors import InputError
 from lightning_pspo.rewards.base import Reward
-from lightning_pspo.types import InputError, Sample
+from lightning_pspo.rewards.text import repetition
+from lightning_pspo.types import Sample
 
 
 class FormatMatch(Reward):

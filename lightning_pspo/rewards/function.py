@@ -18,8 +18,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.rewards.base import Reward, as_number, check_finite, place
-from lightning_pspo.types import InputError, Sample
+from lightning_pspo.types import Sample
 
 _log = logging.getLogger(__name__)
 

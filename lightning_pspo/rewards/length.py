@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.rewards.base import Reward, groups
-from lightning_pspo.types import InputError, Sample
+from lightning_pspo.types import Sample
 
 
 class SoftOverlong(Reward):

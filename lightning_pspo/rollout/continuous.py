@@ -15,7 +15,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from lightning_pspo.logprobs import sampling_logits
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import (
     RolloutEngine,
     Sampling,
@@ -25,7 +26,7 @@ from lightning_pspo.rollout.base import (
     prompt_rows,
     right_padded,
 )
-from lightning_pspo.types import Completions, InputError, PromptBatch
+from lightning_pspo.types import Completions, PromptBatch
 
 _PAGE = 32  # tokens; a small page wastes little at the end of each row
 _PREFILL = 512  # prompt tokens in one pass, where there are fewer rows; the attention mask has as many rows

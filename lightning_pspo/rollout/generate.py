@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from lightning_pspo.logprobs import sampling_logits
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
-from lightning_pspo.types import Completions, InputError, PromptBatch
+from lightning_pspo.types import Completions, PromptBatch
 
 
 class GenerateEngine(RolloutEngine):

@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from lightning_pspo.logprobs import sampling_logits
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.rollout.generate import GenerateEngine
 from lightning_pspo.rollout.kv_cache import PromptCache, growing_cache, layer_types
 from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
-from lightning_pspo.types import Completions, InputError, PromptBatch
+from lightning_pspo.types import Completions, PromptBatch
 
 logger = logging.getLogger(__name__)
 

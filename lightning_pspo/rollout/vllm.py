@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, prompt_rows, right_padded
-from lightning_pspo.types import Completions, InputError, PromptBatch
+from lightning_pspo.types import Completions, PromptBatch
 
 _COLDEST = 0.01  # vLLM raises lower temperatures to this
 
@@ -30,7 +31,7 @@ class VLLMEngine(RolloutEngine):
 
     Before each rollout the policy's weights are copied into vLLM, adapters merged; after it vLLM gives its memory back.
     It samples with kernels and a dtype of its own: pass its log-probs on to the mismatch correction
-    (``lightning_pspo.mismatch``), or the update takes them for the policy's.
+    (``lightning_pspo.objective.mismatch``), or the update takes them for the policy's.
 
     What to know before choosing it:
 

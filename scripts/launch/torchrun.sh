@@ -11,7 +11,7 @@
 # NPROC_PER_NODE  processes, and devices, on each machine (default: the GPUs that there are, else 1)
 # PYTHON          interpreter (default: python)
 #
-# SIGTERM and SIGUSR1 reach the ranks, which save and stop (callbacks.Preemption); it is enough to signal one machine,
+# SIGTERM and SIGUSR1 reach the ranks, which save and stop (Preemption); it is enough to signal one machine,
 # where the status is then 143 or 138. The folder of the run must be the same on all machines (a shared file system).
 set -uo pipefail
 

@@ -1,0 +1,1 @@
+"""A run's state on disk: names, integrity, saving, compatibility, export."""

@@ -1,0 +1,91 @@
+"""Whether a checkpoint belongs to this run: its policy, optimiser and alpha controller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.objective.alpha import AlphaController
+
+
+def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse the checkpoint of another policy, before anything is overwritten.
+
+    Args:
+        checkpoint: As loaded; ``policy`` holds the identity of the policy that was saved. There is no ``state_dict``
+            where the strategy has loaded the weights already.
+        identity: Of this run's policy.
+        weights: This run's state, by name.
+
+    Raises:
+        InputError: If the checkpoint does not say which policy it holds, or holds another one.
+    """
+    saved = checkpoint.get("policy")
+    if saved is None:
+        raise InputError("The checkpoint must come from PSPOModule; it does not say which policy it holds.")
+    there, here = {name: saved.get(name) for name in identity}, dict(identity)
+    if "state_dict" in checkpoint:
+        there, here = there | _shapes(checkpoint["state_dict"]), here | _shapes(weights)
+    for name in [*here, *there]:
+        if there.get(name) != here.get(name):
+            what = "the fingerprint of the base model's files" if name == "base" else name
+            raise InputError(
+                f"The checkpoint is of another model ({saved['model_name_or_path']}): "
+                f"{what} is {there.get(name)} there and {here.get(name)} in this run."
+            )
+
+
+def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) -> None:
+    """Add the optimiser's settings to a checkpoint, for ``check_optimizer`` where a strategy stores its state apart."""
+    checkpoint["optimizer"] = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+
+
+def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Refuse other optimiser settings than the checkpoint's, which restoring would silently put in their place.
+
+    Args:
+        checkpoint: As loaded.
+        optimizer: As this run configures it, not yet stepped.
+
+    Raises:
+        InputError: If a setting differs.
+    """
+    states = checkpoint.get("optimizer_states")
+    there = states[0]["param_groups"][0] if states else checkpoint["optimizer"]
+    for name, here in optimizer.param_groups[0].items():
+        saved = there.get("initial_lr" if name == "lr" else name)  # the schedule has moved "lr"
+        if name != "params" and saved != here:
+            raise InputError(
+                f"The checkpoint's optimiser has {name}={saved}, this run's has {here}: "
+                "a resumed run keeps its optimiser."
+            )
+
+
+def save_controller(checkpoint: dict[str, Any], controller: AlphaController | None) -> None:
+    """Add the alpha controller's state, and which one it is, to a checkpoint."""
+    if controller is not None:
+        checkpoint["alpha_controller"] = {"name": type(controller).__name__, "state": controller.state_dict()}
+
+
+def restore_controller(checkpoint: Mapping[str, Any], controller: AlphaController | None) -> None:
+    """Put the alpha controller into the state of the checkpoint.
+
+    Raises:
+        InputError: If the run that saved had another one, or none.
+    """
+    saved = checkpoint.get("alpha_controller", {})
+    name = None if controller is None else type(controller).__name__
+    if saved.get("name") != name:
+        raise InputError(
+            f"`alpha_controller` must be that of the run which is resumed, {saved.get('name')}, got {name}."
+        )
+    if controller is not None:
+        controller.load_state_dict(saved["state"])
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}

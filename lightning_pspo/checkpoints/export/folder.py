@@ -1,0 +1,196 @@
+"""Writes a policy as a folder that transformers loads, and makes sure that it does."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from lightning_pspo.checkpoints.export.agreement import check_logits, check_merged, check_tokens, probe_logits
+from lightning_pspo.checkpoints.export.card import model_card
+from lightning_pspo.checkpoints.export.merging import merged
+from lightning_pspo.checkpoints.export.reading import newest_checkpoint, read_policy
+from lightning_pspo.checkpoints.export.tokens import write_generation_config, write_tokenizer
+from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, results_of
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
+from lightning_pspo.policy.adapters import quantized_loading, settle_quantized
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.policy.pretrained import EMBEDDED
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+SHARD_SIZE = "5GB"
+"""Largest file of weights."""
+
+_MAGNITUDE = "lora_magnitude_vector"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        checkpoint: The one that was read.
+        kind: ``model``, ``adapter``, or ``adapter with its base``.
+        difference: How far its logits are from the policy's: root mean square, over that of the logits themselves.
+    """
+
+    folder: Path
+    checkpoint: Path
+    kind: str
+    difference: float
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    merge: bool = False,
+    dtype: Dtype = "float32",
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> Export:
+    """Write a checkpoint's policy as a Hugging Face folder, whole or not at all.
+
+    The folder is loaded again, and refused if its logits are not the policy's, or its tokens others.
+
+    Args:
+        checkpoint: File, folder of a sharded strategy, or folder of a run (its newest checkpoint).
+        output: The folder to make; it must not exist, or be empty.
+        merge: Merge adapters into the weights. Without it a run with adapters gives a PEFT folder.
+        dtype: Of the weights that are written.
+        base: Folder or hub id of the base model, should it have moved.
+        trust_remote_code: Allow model code from the base to run.
+
+    Raises:
+        InputError: If the checkpoint, its base or ``output`` cannot be used, or the check fails.
+        DiskFullError: If there is no room for it.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"`output` must be a new or empty folder, got {output}.")
+    if output.is_mount():  # which nothing can take the place of
+        raise InputError(f"`output` must be no mounted file system, got {output}: name a new folder in it.")
+    path = newest_checkpoint(checkpoint)
+    with _new_folder(output.resolve()) as folder:  # made first: reading a large model takes minutes
+        policy, said = read_policy(path, base, trust_remote_code)
+        if merge and policy.lora is None:
+            raise InputError(f"`merge` needs a checkpoint of adapters, {path} holds whole weights.")
+        live = probe_logits(policy.causal_lm, policy.tokenizer)
+        if policy.lora is not None and not merge:
+            kind, model = _write_adapter(policy, folder, output, getattr(torch, dtype)), policy.causal_lm
+        else:
+            kind, model = "model", merged(policy) if merge else policy.causal_lm
+            if merge:  # before rounding, which would hide what is wrong
+                check_merged(live, probe_logits(model, policy.tokenizer), policy.dtype)
+            _write_model(model, policy, folder, getattr(torch, dtype))
+        written = probe_logits(model, policy.tokenizer)
+        write_tokenizer(policy, folder)
+        write_generation_config(policy, folder)
+        config = newest_config(path)
+        if config is not None:
+            shutil.copyfile(config, folder / CONFIG_COPY)
+        policy.model = None  # one copy less while the folder is read back
+        del model
+        loaded = probe_logits(_load(folder, policy, kind), policy.tokenizer)
+        exact = kind == "model" or policy.dtype == dtype == "float32"  # else transformers rounds adapters once more
+        found = check_logits(live, written if exact else loaded, loaded, {policy.dtype, dtype})
+        check_tokens(policy, folder)
+        text = model_card(kind, said, results_of(path), None if config is None else config.read_text("utf-8"), found)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    return Export(output, path, kind, found)
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``output`` at the end; on an error nothing is left of it."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise InputError(f"`output` must be a folder that can be made, got {output}: {error.strerror}.") from error
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.replace(output)
+    except BaseException as error:
+        shutil.rmtree(folder)
+        if is_full(error) or (isinstance(error, SafetensorError) and "No space left" in str(error)):
+            free = as_size(free_bytes(output))
+            raise DiskFullError(f"The disk is full: {output} could not be written; {free} are free.") from error
+        raise
+
+
+def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: torch.dtype) -> None:
+    for parameter in model.parameters():  # buffers stay float32, as transformers loads them
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    _restore_dropout(model, policy)
+    model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+
+
+def _restore_dropout(model: PreTrainedModel, policy: Policy) -> None:
+    """Give the config the base model's own dropout, which training had set to 0."""
+    own = AutoConfig.from_pretrained(
+        policy.pretrained.base,
+        revision=policy.pretrained.revision,
+        trust_remote_code=policy.pretrained.trust_remote_code,
+    )
+    parts = ((model.config, own), (model.config.get_text_config(), own.get_text_config()))
+    for part, original in parts:
+        for name, value in original.to_dict().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, value)
+
+
+def _write_adapter(policy: Policy, folder: Path, output: Path, dtype: torch.dtype) -> str:
+    """Write the adapter, with its base where nobody else could name it; return the kind of folder."""
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    model: Any = policy.model
+    alone = policy.quantization is None and policy.pretrained.name != EMBEDDED
+    if not alone:
+        policy.load_base().save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = policy.pretrained.folder or policy.pretrained.name
+    if policy.pretrained.name == EMBEDDED:
+        config.base_model_name_or_path = str(output.resolve())
+    config.revision = policy.pretrained.revision
+    for parameter in policy.trainable_parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    _rename_magnitudes(folder / SAFETENSORS_WEIGHTS_NAME)
+    for parameter in policy.trainable_parameters():
+        parameter.data = parameter.data.float()
+    return "adapter" if alone else "adapter with its base"
+
+
+def _rename_magnitudes(path: Path) -> None:
+    """Name DoRA's magnitudes as their parameters: by the names that peft writes, transformers does not find them."""
+    weights = load_file(path)
+    if any(name.endswith(_MAGNITUDE) for name in weights):
+        named = {f"{name}.weight" if name.endswith(_MAGNITUDE) else name: value for name, value in weights.items()}
+        save_file(named, path, metadata={"format": "pt"})
+
+
+def _load(folder: Path, policy: Policy, kind: str) -> PreTrainedModel:
+    """Load the folder as its user will: whole weights as they are, an adapter on a base in the policy's dtype."""
+    more: dict[str, Any] = {} if kind == "model" else {"dtype": getattr(torch, policy.dtype)}
+    quantized = kind != "model" and policy.quantization is not None
+    if quantized:
+        more |= quantized_loading(None, False, getattr(torch, policy.dtype))
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=policy.pretrained.trust_remote_code, **more
+    )
+    if quantized:
+        settle_quantized(model, required=True)
+    return model

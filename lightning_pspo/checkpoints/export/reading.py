@@ -1,0 +1,108 @@
+"""The policy that a checkpoint holds, whatever layout it was saved in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_pspo.checkpoints.compatibility import check_policy
+from lightning_pspo.checkpoints.save import check_readable
+from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.adapters import LoRA
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.policy.sharding import read_folder
+
+_PREFIX = "policy."
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """Return a checkpoint itself, or the newest complete one of a run's folder.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if not path.exists():
+        raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist.")
+    if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
+        return path
+    found = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
+    if not found:
+        raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which holds none.")
+    return found[-1]
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a checkpoint says of its policy, and the weights in it, by name in the ``LightningModule``.
+
+    The optimiser's state is not read.
+
+    Args:
+        path: File, or folder of a sharded strategy.
+
+    Raises:
+        InputError: If it is damaged, or not from this program.
+    """
+    check_readable(path, "python scripts/export.py {} OUTPUT_DIR")
+    if path.is_dir():
+        checkpoint, weights = read_folder(path)
+    else:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        weights = checkpoint["state_dict"]
+    if "policy" not in checkpoint:
+        raise InputError(f"`checkpoint` must come from PSPOModule, {path} does not say which policy it holds.")
+    return checkpoint["policy"], weights
+
+
+def read_policy(path: Path, base: str | None = None, trust_remote_code: bool = False) -> tuple[Policy, dict[str, Any]]:
+    """Build the policy of a checkpoint, on the CPU.
+
+    Args:
+        path: File, or folder of a sharded strategy.
+        base: Folder or hub id of the base model, should it have moved.
+        trust_remote_code: Allow model code from the base to run.
+
+    Returns:
+        The policy, and what the checkpoint says of it.
+
+    Raises:
+        InputError: If the checkpoint or its base cannot be used, or do not belong together.
+    """
+    said, weights = read_checkpoint(path)
+    name = _place(said) if base is None else base
+    policy = Policy(
+        name,
+        revision=(said["commit"] or said["revision"]) if base is None and said["folder"] is None else None,
+        lora=None if said["lora"] is None else LoRA(**said["lora"]),
+        quantization=said["quantization"],
+        double_quantization=said["double_quantization"],
+        dtype=said["dtype"],
+        trust_remote_code=trust_remote_code,
+    )
+    policy.build(seed=0)
+    check_policy({"policy": said, "state_dict": weights}, policy.identity(), _changed(policy))
+    policy.load_state_dict({key.removeprefix(_PREFIX): value for key, value in weights.items()}, strict=False)
+    policy.eval()
+    return policy, said
+
+
+def _changed(policy: Policy) -> dict[str, Tensor]:
+    """Return the weights that training changes, by name in the ``LightningModule``."""
+    whole = policy.state_dict()
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    return {_PREFIX + name: value for name, value in whole.items() if policy.lora is None or name in trained}
+
+
+def _place(said: Mapping[str, Any]) -> str:
+    """Return hub id or folder of the base model."""
+    name: str = said["model_name_or_path"]
+    if said["folder"] is None:
+        return name
+    for place in (said["folder"], name):
+        if Path(place).is_dir():
+            return str(place)
+    raise InputError(f"The base model was in {said['folder']}, which is gone: give its new place as `base`.")

@@ -1,0 +1,48 @@
+"""Tokenizer and generation settings of an export: those of the base model, as its files have them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from lightning_pspo.policy.policy import Policy
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+
+
+def write_tokenizer(policy: Policy, folder: Path) -> None:
+    """Write the tokenizer: the base model's own files where it has them, byte for byte.
+
+    transformers may rewrite a tokenizer as another class when it saves it, which may split text in another way.
+    """
+    policy.tokenizer.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        source = policy.pretrained.find(name)
+        if source is not None:
+            shutil.copyfile(source, folder / name)
+
+
+def write_generation_config(policy: Policy, folder: Path) -> None:
+    """Write the base model's generation settings, with every id that ends a completion of the policy."""
+    source = policy.pretrained.find(GENERATION_CONFIG_NAME)
+    settings: dict[str, Any] = {} if source is None else json.loads(source.read_text(encoding="utf-8"))
+    ids = list(policy.eos_ids)
+    settings["eos_token_id"] = ids[0] if len(ids) == 1 else ids
+    settings.setdefault("pad_token_id", policy.pad_id)
+    (folder / GENERATION_CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

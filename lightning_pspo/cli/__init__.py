@@ -1,0 +1,1 @@
+"""The command line: Lightning's subcommands and the project's own, one file each."""

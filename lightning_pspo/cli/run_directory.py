@@ -1,0 +1,115 @@
+"""Where a run writes and from which checkpoint it starts, settled before anything is built."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from lightning_pspo.checkpoints.save import check_readable
+from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name, find_checkpoints, read_scores
+from lightning_pspo.errors import InputError
+
+CONFIG = "config.yaml"
+"""The settings of the run, in its folder."""
+
+
+def continues(ckpt_path: str | None, root: Path) -> bool:
+    """Tell whether a run goes on in its own directory."""
+    if ckpt_path is None:
+        return False
+    return ckpt_path in ("last", "best") or Path(ckpt_path).resolve().parent == checkpoint_folder(root).resolve()
+
+
+def usable_root(value: str | Path | None) -> Path:
+    """Return the run directory, whether it is there or can be made."""
+    if value is None:
+        raise InputError("`trainer.default_root_dir` must name the folder of the run, got null.")
+    root = Path(value)
+    check_writable("`trainer.default_root_dir`", root)
+    return root
+
+
+def check_writable(name: str, folder: Path) -> None:
+    """Refuse a folder that cannot be written to, or not be made; nothing is left behind."""
+    place = folder
+    while not os.path.exists(place):  # unlike Path.exists, False where a folder above may not be searched
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):  # a file without a name
+            return
+    except OSError as error:
+        raise InputError(
+            f"{name} must be a folder to write to, got {folder}: {place} is none ({error.strerror})."
+        ) from None
+
+
+def command_with(given: Sequence[str]) -> str:
+    """Return the command line with ``{}`` for the checkpoint."""
+    kept: list[str] = []
+    for argument in given:
+        if argument == "last" and kept[-1:] == ["--ckpt_path"]:
+            kept.pop()
+        elif argument != "--ckpt_path=last":
+            kept.append(argument)
+    return f"python -m lightning_pspo {shlex.join(kept)} --ckpt_path {{}}"
+
+
+def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, command: str) -> str | None:
+    """Return the path of the checkpoint that ``--ckpt_path`` means; None for a run that starts afresh.
+
+    Args:
+        requested: A path, ``last``, ``best`` or None.
+        root: The run's directory.
+        subcommand: ``fit`` may start without a checkpoint.
+        command: What to run instead if the checkpoint is damaged, with ``{}`` for another one.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    folder = checkpoint_folder(root)
+    if requested == "best":
+        best = [folder / checkpoint_name(rollout) for rollout in read_scores(folder)]
+        if not best:
+            raise InputError(
+                f"`ckpt_path` best needs the best checkpoint of RolloutCheckpoint(monitor=...) in {folder}, "
+                "there is none."
+            )
+        check_readable(best[0])
+        rank_zero_info(f"Using {best[0]}.")
+        return str(best[0])
+    if requested == "last":
+        found = find_checkpoints(folder)
+        if found:
+            check_readable(found[-1], command)
+            rank_zero_info(f"Using {found[-1]}.")
+            return str(found[-1])
+        foreign = sorted(path.name for path in checkpoint_folder(root).glob("*.ckpt"))
+        if foreign:
+            raise InputError(
+                f"`ckpt_path` last needs checkpoints of RolloutCheckpoint in {checkpoint_folder(root)}, "
+                f"there is only {', '.join(foreign)}: name the file."
+            )
+        if subcommand != "fit":
+            raise InputError(f"`ckpt_path` last needs a checkpoint in {checkpoint_folder(root)}, there is none.")
+        rank_zero_info(f"There is no checkpoint in {checkpoint_folder(root)}: the run starts afresh.")
+        return None
+    if requested is not None:
+        if not Path(requested).exists():
+            raise InputError(f"`ckpt_path` must be an existing checkpoint, last or best, got {requested}.")
+        check_readable(Path(requested), command)
+    return requested
+
+
+@rank_zero_only
+def refuse_overwriting(root: Path) -> None:
+    """Refuse to start a run afresh in a directory that holds one."""
+    if (root / CONFIG).exists() or find_checkpoints(checkpoint_folder(root)):
+        raise InputError(
+            f"{root} already holds a run. Continue it with --ckpt_path last, "
+            "or give another directory with --trainer.default_root_dir."
+        )

@@ -1,5 +1,0 @@
-"""What is wrong with a run before it begins: settings, data, tokenizer, machine, and a short measured probe."""
-
-from lightning_pspo.doctor.findings import Finding, Severity
-
-__all__ = ["Finding", "Severity"]

@@ -1,0 +1,28 @@
+"""Bad input: the one error that a user can mend, and the checks that raise it. Imports no torch."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input: a setting, a data row, a checkpoint or an environment that cannot be used.
+
+    The message names the thing, the rule and the value; the command line prints it without a traceback.
+    """
+
+
+def check_at_least(name: str, value: int | None, minimum: int) -> None:
+    """Raise InputError if ``value`` is below ``minimum``; None is no limit."""
+    if value is not None and value < minimum:
+        raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def check_at_most(name: str, value: int, maximum: int, what: str) -> None:
+    """Raise InputError if ``value`` is above ``maximum``, which is the number of ``what``."""
+    if value > maximum:
+        raise InputError(f"`{name}` must be at most {maximum} ({what}), got {value}.")
+
+
+def check_coefficient(name: str, value: float) -> None:
+    """Raise InputError unless ``value`` is finite and at least 0."""
+    if not 0.0 <= value < float("inf"):
+        raise InputError(f"`{name}` must be finite and at least 0, got {value}.")

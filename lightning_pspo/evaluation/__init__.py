@@ -1,0 +1,1 @@
+"""Measuring a policy: sampling, metrics, votes, results, comparisons."""

@@ -1,0 +1,267 @@
+"""Evaluation metrics: one row of numbers for each prompt, gathered from all batches and ranks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.evaluation.results import EvaluationResult
+from lightning_pspo.evaluation.voting import count_votes
+from lightning_pspo.grading import Grader, Mode, Verdict, extract
+from lightning_pspo.rewards import Reward
+from lightning_pspo.rewards.text import repeats_prompt, repetition
+from lightning_pspo.statistics import best_at_k, majority_at_k, mean_interval, pass_at_k, share_interval
+from lightning_pspo.types import Sample
+
+SHARES = (
+    "accuracy",
+    "accuracy_strict",
+    "accuracy_lenient",
+    "no_answer",
+    "undecided",
+    "truncated",
+    "repetition",
+    "prompt_repeated",
+    "text_after_answer",
+)
+"""Means over a prompt's samples that lie in [0, 1]; see docs/evaluation.md."""
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\b")
+_WORD = re.compile(r"\w")
+_FIXED = ("position", "samples", "correct", *SHARES, "length_tokens")
+
+
+def report_k(samples: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the k for which pass@k and maj@k are reported: those asked for, or the powers of two up to ``samples``.
+
+    Args:
+        samples: Samples per prompt, n.
+        wanted: Numbers in [1, n]; None for the powers of two and n.
+
+    Raises:
+        InputError: A number lies outside its range.
+
+    >>> report_k(6, None), report_k(6, [3])
+    ((1, 2, 4, 6), (3,))
+    """
+    if wanted is None:
+        return tuple(sorted({samples, *(2**power for power in range(samples.bit_length()))}))
+    if not wanted or min(wanted) < 1 or max(wanted) > samples:
+        raise InputError(
+            f"`eval_k` must be numbers from 1 to `eval_samples`, got {list(wanted)} and {samples} samples: pass@k and "
+            "maj@k need at least k samples of each problem."
+        )
+    return tuple(sorted(set(wanted)))
+
+
+def text_after_answer(completion: str) -> bool:
+    r"""Tell whether words or numbers follow the line of the first answer marker, ``####`` or ``\boxed{}``.
+
+    A model that goes on after its answer, with another question for instance, has not learnt where to stop, and its
+    last marked answer, which is the one graded, may belong to something else. As in grading, a heading such as ``####
+    Step 1`` is no marker.
+
+    >>> text_after_answer("2 + 2 = 4\n#### 4\n\nQuestion: What is 3 + 3?")
+    True
+    >>> text_after_answer(r"So $x = \boxed{4}$, as asked." + "\n"), text_after_answer("The answer is 4. Next:\n5")
+    (False, False)
+    """
+    end = 0
+    for line in completion.splitlines(keepends=True):
+        end += len(line)
+        if _BOX.search(line) or ("####" in line and extract(line, "strict")[0] is not None):
+            return _WORD.search(completion, end) is not None
+    return False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How samples are measured.
+
+    Attributes:
+        grader: Its mode gives ``accuracy``; it also compares the votes of a majority and grades the other mode.
+        k: For which maj@k and best@k are computed, ascending; pass@k for all from 1 to the largest.
+        selector: Reward by which best@k chooses; None leaves best@k out.
+    """
+
+    grader: Grader
+    k: tuple[int, ...] = (1,)
+    selector: Reward | None = None
+
+    def columns(self, per_prompt: int) -> tuple[str, ...]:
+        """Return the names of a row's numbers for that many samples per prompt."""
+        return (*_FIXED, *(f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt)))
+
+    def rows(self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int]) -> NDArray[np.float64]:
+        """Measure the samples of some prompts.
+
+        Args:
+            samples: B * n samples, prompt-major.
+            prompts: B texts that the model was given.
+            positions: B places in the source.
+
+        Returns:
+            (B, number of columns).
+        """
+        each = len(samples) // len(prompts)
+        groups = [samples[start : start + each] for start in range(0, len(samples), each)]
+        by_mode = {mode: self._correct(samples, mode) for mode in ("strict", "lenient")}
+        values = np.array(
+            [
+                [
+                    sample.grade.correct,
+                    strict,
+                    lenient,
+                    sample.grade.verdict is Verdict.NO_ANSWER,
+                    sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT),
+                    sample.truncated,
+                    repetition(sample.completion),
+                    repeats_prompt(sample.completion, prompts[index // each]),
+                    text_after_answer(sample.completion),
+                    sample.length_tokens,
+                ]
+                for index, (sample, strict, lenient) in enumerate(
+                    zip(samples, by_mode["strict"], by_mode["lenient"], strict=True)
+                )
+            ],
+            dtype=np.float64,
+        )
+        means = values.reshape(len(prompts), each, -1).mean(axis=1)
+        correct = [sum(sample.grade.correct for sample in group) for group in groups]
+        head = np.column_stack([positions, np.full(len(prompts), each), correct])
+        return np.concatenate([head, means, self._at_k(groups)], axis=1)
+
+    def _correct(self, samples: Sequence[Sample], mode: Mode) -> list[bool]:
+        """Return which samples are correct under ``mode``; only answers that the modes read differently are compared.
+
+        What the comparison leaves undecided is not correct.
+        """
+        if mode == self.grader.mode:
+            return [sample.grade.correct for sample in samples]
+        found = [extract(sample.completion, mode)[0] for sample in samples]
+        changed = [
+            index
+            for index, (text, sample) in enumerate(zip(found, samples, strict=True))
+            if text is not None and text != sample.grade.extracted
+        ]
+        verdicts = self.grader.equivalent([(found[index] or "", samples[index].problem.answer) for index in changed])
+        correct = [text is not None and sample.grade.correct for text, sample in zip(found, samples, strict=True)]
+        for index, verdict in zip(changed, verdicts, strict=True):
+            correct[index] = verdict is True
+        return correct
+
+    def _at_k(self, groups: Sequence[Sequence[Sample]]) -> NDArray[np.float64]:
+        each = len(groups[0])
+        columns: list[list[float]] = []
+        for name in self._votes(each):
+            if name == "maj":
+                votes = count_votes([[sample.grade for sample in group] for group in groups], self.grader)
+                columns += [
+                    [majority_at_k(vote.correct, vote.others, vote.abstentions, k) for vote in votes]
+                    for k in self._k(each)
+                ]
+            else:
+                assert self.selector is not None
+                scores = self.selector.breakdown([sample for group in groups for sample in group])[0]
+                columns += [
+                    [
+                        best_at_k(
+                            scores[place * each : (place + 1) * each], [sample.grade.correct for sample in group], k
+                        )
+                        for place, group in enumerate(groups)
+                    ]
+                    for k in self._k(each)
+                ]
+        return np.array(columns, dtype=np.float64).reshape(-1, len(groups)).T
+
+    def _votes(self, each: int) -> tuple[str, ...]:
+        if each == 1:
+            return ()
+        return ("maj",) if self.selector is None else ("maj", "best")
+
+    def _k(self, each: int) -> tuple[int, ...]:
+        return tuple(k for k in self.k if k <= each)
+
+    def result(self, table: NDArray[np.float64], per_prompt: int) -> EvaluationResult:
+        """Return the estimates of a whole source.
+
+        Args:
+            table: (problems, number of columns), one row for each problem.
+            per_prompt: Samples per prompt.
+        """
+        table = table[np.argsort(table[:, 0])]  # so that sums round alike however the work was split
+        columns = dict(zip(self.columns(per_prompt), table.T, strict=True))
+        estimates = {name: share_interval(columns[name]) for name in SHARES}
+        estimates["finished"] = share_interval(1.0 - columns["truncated"])
+        estimates["length_tokens"] = mean_interval(columns["length_tokens"])
+        if per_prompt > 1:
+            correct = columns["correct"].astype(int).tolist()
+            for k in range(1, max(self._k(per_prompt), default=0) + 1):
+                estimates[f"pass@{k}"] = share_interval([pass_at_k(per_prompt, count, k) for count in correct])
+            estimates |= {
+                name: share_interval(np.clip(values, 0.0, 1.0)) for name, values in columns.items() if "@" in name
+            }
+        return EvaluationResult(
+            accuracy=estimates["accuracy"].value,
+            problems=len(table),
+            samples=len(table) * per_prompt,
+            correct=int(columns["correct"].sum()),
+            length_tokens=estimates["length_tokens"].value,
+            truncated=estimates["truncated"].value,
+            estimates=estimates,
+        )
+
+
+class SampleMetrics(Metric):
+    """One source at one temperature: the rows of its prompts, each once, over all batches and ranks.
+
+    Args:
+        measurement: How samples are measured.
+        per_prompt: Samples per prompt.
+    """
+
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(self, measurement: Measurement, per_prompt: int) -> None:
+        super().__init__()
+        self.measurement, self.per_prompt = measurement, per_prompt
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(
+        self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int], valid: Sequence[bool]
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            samples: B * n samples, prompt-major.
+            prompts: B texts that the model was given.
+            positions: B places in the source.
+            valid: B flags; the samples of a False row are not counted.
+        """
+        kept = [place for place, keep in enumerate(valid) if keep]
+        counted = [
+            sample for place in kept for sample in samples[place * self.per_prompt : (place + 1) * self.per_prompt]
+        ]
+        rows = np.zeros((0, len(self.measurement.columns(self.per_prompt))))
+        if kept:
+            places = [positions[place] for place in kept]
+            rows = self.measurement.rows(counted, [prompts[place] for place in kept], places)
+        self.rows.append(torch.from_numpy(rows).to(self.device))
+
+    def compute(self) -> Tensor:
+        """Return (problems, columns) float64, over all ranks."""
+        return dim_zero_cat(self.rows)
+
+    def result(self) -> EvaluationResult:
+        """Return the estimates over all ranks."""
+        return self.measurement.result(self.compute().cpu().numpy(), self.per_prompt)

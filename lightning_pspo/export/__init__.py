@@ -1,6 +1,0 @@
-"""A checkpoint of a run as a Hugging Face folder."""
-
-from lightning_pspo.export.folder import Export, export
-from lightning_pspo.export.reading import newest_checkpoint, read_checkpoint, read_policy
-
-__all__ = ["Export", "export", "newest_checkpoint", "read_checkpoint", "read_policy"]

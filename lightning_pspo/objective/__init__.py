@@ -1,0 +1,1 @@
+"""The mathematics: surrogates, KL, advantages, alpha, schedules, trust region."""

@@ -1,0 +1,128 @@
+"""The smoothing alpha over a run: from a schedule, or controlled by the divergence that the updates really caused.
+
+Only a change of alpha, or its shape-changing forms, survives Adam: see ``lightning_pspo.objective.surrogates``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.objective.schedules import Schedule
+
+MAX_ALPHA = 0.99
+"""Bound of a controlled alpha: it leaves a hundredth of the gradient, so that control can still be regained."""
+
+MAX_ERROR = math.log(4.0)
+"""Bound of the logarithm of target / kl, so that one odd rollout moves alpha by little."""
+
+
+class AlphaController(ABC):
+    """Gives the surrogate's alpha for each rollout. It replaces the alpha that the surrogate was built with."""
+
+    @abstractmethod
+    def alpha(self, update: int, total_updates: int) -> float:
+        """Return alpha, in [0, 1), for ``update`` in [0, total_updates)."""
+
+    def observe(self, kl: float) -> None:  # noqa: B027 - a schedule has nothing to learn from it
+        """Take note of a rollout's KL(pi_old || pi_new) in nats per token, over all ranks, after its last update.
+
+        Every rank must observe the same number. nan means that nothing was measured.
+        """
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a resumed run needs, as plain numbers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:  # noqa: B027
+        """Take over what ``state_dict`` of an equal controller returned."""
+
+
+class ScheduledAlpha(AlphaController):
+    """alpha times a schedule's factor.
+
+    Args:
+        schedule: Factor over the updates of the run.
+        alpha: Value at factor 1, in [0, 1).
+
+    Raises:
+        InputError: If ``alpha`` is out of range; when asked, if the schedule leads it out of range.
+
+    >>> from lightning_pspo.objective.schedules import Linear
+    >>> controller = ScheduledAlpha(Linear(), alpha=0.4)
+    >>> [round(controller.alpha(update, 4), 3) for update in range(4)]
+    [0.4, 0.3, 0.2, 0.1]
+    """
+
+    def __init__(self, schedule: Schedule, alpha: float = 0.1) -> None:
+        if not 0.0 <= alpha < 1.0:
+            raise InputError(f"`alpha` must lie in [0, 1), got {alpha}.")
+        self.schedule = schedule
+        self.peak = alpha
+
+    def alpha(self, update: int, total_updates: int) -> float:
+        """Return alpha for ``update``."""
+        alpha = self.peak * self.schedule(update, total_updates)
+        if not 0.0 <= alpha < 1.0:
+            raise InputError(f"`schedule` must keep alpha in [0, 1), got {alpha} at update {update}.")
+        return alpha
+
+
+class KLTarget(AlphaController):
+    """Moves alpha so that the measured KL(pi_old || pi_new) of a rollout holds a target. An extension of this project.
+
+    Integral control of the logarithm of the gradient's factor: after each rollout
+    ``log(1 - alpha) += gain * log(target / kl)``, the error bounded by log 4 and alpha by [0, 0.99]. Too large a
+    divergence raises alpha. Where the divergence grows with the square of the step, as under SGD, the error shrinks by
+    1 - 2 gain each time, so that gains below 1 converge and 0.5 does so at once but follows the noise.
+
+    With ``PSPO`` under Adam only alpha's changes act, and only until Adam's second moment has caught up; use a form
+    that survives Adam (``LogPSPO``, ``RelativePSPO``, ``PessimisticPSPO``) if the target is to be held.
+
+    Args:
+        target: KL in nats per token, greater than 0.
+        alpha: Value before the first measurement, in [0, 0.99].
+        gain: In (0, 1).
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    >>> controller = KLTarget(target=0.01, alpha=0.2, gain=0.5)
+    >>> controller.observe(0.02)
+    >>> round(controller.alpha(1, 10), 4)  # 1 - 0.8 / sqrt(2)
+    0.4343
+    """
+
+    def __init__(self, target: float, alpha: float = 0.1, gain: float = 0.2) -> None:
+        if not 0.0 < target < math.inf:
+            raise InputError(f"`target` must be finite and greater than 0, got {target}.")
+        if not 0.0 <= alpha <= MAX_ALPHA:
+            raise InputError(f"`alpha` must lie in [0, {MAX_ALPHA}], got {alpha}.")
+        if not 0.0 < gain < 1.0:
+            raise InputError(f"`gain` must lie in (0, 1), got {gain}.")
+        self.target = target
+        self.gain = gain
+        self._log_factor = math.log1p(-alpha)
+
+    def alpha(self, update: int, total_updates: int) -> float:
+        """Return alpha as it stands."""
+        return max(0.0, -math.expm1(self._log_factor))  # never -0.0
+
+    def observe(self, kl: float) -> None:
+        """Move alpha towards the target; nan leaves it as it is."""
+        if math.isnan(kl):
+            return
+        error = math.log(self.target / kl) if 0.0 < kl < math.inf else -math.copysign(math.inf, kl - self.target)
+        error = min(max(error, -MAX_ERROR), MAX_ERROR)
+        # The bound holds the state itself, so that time spent at it is not made up for later.
+        self._log_factor = min(max(self._log_factor + self.gain * error, math.log1p(-MAX_ALPHA)), 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the logarithm of 1 - alpha."""
+        return {"log_factor": self._log_factor}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore alpha, to the bit."""
+        self._log_factor = state["log_factor"]

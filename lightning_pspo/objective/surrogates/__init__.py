@@ -1,0 +1,38 @@
+"""Surrogates: what replaces the policy gradient once the policy has left the one that sampled.
+
+Three independent switches: the surrogate maps log-ratios and advantages to a per-token objective to maximise, the ratio
+level says whether a ratio is a token's or a row's, and the aggregation turns the (n, T) objective into one number.
+"""
+
+from lightning_pspo.objective.surrogates.aggregation import Aggregation, FixedLength, SequenceMean, TokenMean
+from lightning_pspo.objective.surrogates.base import SmoothedSurrogate, Surrogate
+from lightning_pspo.objective.surrogates.clip import Clip
+from lightning_pspo.objective.surrogates.extensions import LogPSPO, PessimisticPSPO, RelativePSPO
+from lightning_pspo.objective.surrogates.gmpo import GMPO
+from lightning_pspo.objective.surrogates.importance import CISPO, TOPR, TruncatedIS, Unclipped
+from lightning_pspo.objective.surrogates.levels import RatioLevel, at_level, check_level
+from lightning_pspo.objective.surrogates.pspo import PSPO
+from lightning_pspo.objective.surrogates.sapo import SAPO
+
+__all__ = [
+    "CISPO",
+    "GMPO",
+    "PSPO",
+    "SAPO",
+    "TOPR",
+    "Aggregation",
+    "Clip",
+    "FixedLength",
+    "LogPSPO",
+    "PessimisticPSPO",
+    "RatioLevel",
+    "RelativePSPO",
+    "SequenceMean",
+    "SmoothedSurrogate",
+    "Surrogate",
+    "TokenMean",
+    "TruncatedIS",
+    "Unclipped",
+    "at_level",
+    "check_level",
+]

@@ -1,0 +1,101 @@
+"""What a surrogate is: a per-token objective together with the gradient weight that it implies."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from lightning_pspo.errors import InputError
+
+
+class Surrogate(ABC):
+    """A per-token objective to maximise. Subclass it for an own one and name it by class path.
+
+    A token's gradient is w A grad log pi_theta, where the weight w says all that tells one surrogate from another. Both
+    methods take the same tensors; most surrogates treat each token by itself and ignore ``mask``.
+    """
+
+    @abstractmethod
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the objective.
+
+        Args:
+            log_ratio: (n, T) float32, log pi_theta - log pi_old, with graph.
+            advantages: (n, 1) float32, detached.
+            mask: (n, T) bool, the tokens that count; None for all. Only surrogates that mix a row's tokens read it.
+
+        Returns:
+            (n, T) float32; the gradient of its sum by ``log_ratio`` is w A.
+        """
+
+    def weight(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (n, T) float32 weights w, detached; 0 where the advantage is 0.
+
+        This one differentiates the objective; a subclass with a closed form needs no graph.
+        """
+        with torch.enable_grad():
+            leaf = log_ratio.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(leaf, advantages, mask).sum(), leaf)
+        return torch.where(advantages == 0.0, 0.0, gradient / advantages)
+
+
+class SmoothedSurrogate(Surrogate):
+    """A surrogate with a smoothing ``alpha`` that may be set anew during a run.
+
+    Args:
+        alpha: Smoothing, in [0, 1).
+
+    Raises:
+        InputError: If ``alpha`` is out of range, now or when set later.
+    """
+
+    def __init__(self, alpha: float = 0.1) -> None:
+        self.alpha = alpha
+
+    @property
+    def alpha(self) -> float:
+        """Smoothing, in [0, 1)."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        if not 0.0 <= alpha < 1.0:
+            raise InputError(f"`alpha` must lie in [0, 1), got {alpha}.")
+        self._alpha = alpha
+
+    def _logs(self) -> tuple[float, float]:
+        """Return log(alpha), which may be -inf, and log(1 - alpha)."""
+        return (math.log(self._alpha) if self._alpha > 0.0 else -math.inf), math.log1p(-self._alpha)
+
+
+def clipped_away(ratio: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float) -> Tensor:
+    """Return (n, T) bool, True where min(r A, clip(r) A) takes the constant side, so that a clip stops the token.
+
+    Args:
+        ratio: (n, T).
+        advantages: (n, 1) or (n, T).
+        epsilon_low: At least 0.
+        epsilon_high: At least 0.
+
+    >>> import torch
+    >>> clipped_away(torch.tensor([[0.5, 1.0, 2.0]]), torch.tensor([[1.0]]), 0.2, 0.2)
+    tensor([[False, False,  True]])
+    """
+    too_high = (advantages > 0.0) & (ratio > 1.0 + epsilon_high)
+    too_low = (advantages < 0.0) & (ratio < 1.0 - epsilon_low)
+    return too_high | too_low
+
+
+def check_epsilons(epsilon_low: float, epsilon_high: float) -> None:
+    """Check the bounds of a clipping range.
+
+    Raises:
+        InputError: If ``epsilon_low`` is outside [0, 1], or ``epsilon_high`` is negative or not finite.
+    """
+    if not 0.0 <= epsilon_low <= 1.0:
+        raise InputError(f"`epsilon_low` must lie in [0, 1], got {epsilon_low}.")
+    if not 0.0 <= epsilon_high < math.inf:
+        raise InputError(f"`epsilon_high` must be finite and at least 0, got {epsilon_high}.")

@@ -1,0 +1,184 @@
+"""The model's head, from hidden states to log-probs of chosen tokens, without a table of all tokens by all logits.
+
+The head is the widest matrix of a small model: logits for every token of a pass need N * T * V numbers, their softmax
+and its gradient as many again. Here the tokens go through the head in slices of bounded size, and the backward pass
+makes each slice's logits anew, but for the last one's, which are still there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_pspo.policy.logprobs import logprobs_and_entropies, outside
+
+SLICE_NUMBERS = 2**25
+"""Numbers in the tables of a slice: 128 MiB in float32."""
+
+
+def head_logprobs(
+    hidden: Tensor, head: nn.Module, chosen: Tensor, temperature: float, top_p: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the log-probs of the chosen tokens under the sampled distribution, and its entropies if asked for.
+
+    Args:
+        hidden: (M, H), the states that predict the tokens.
+        head: Maps (m, H) to (m, V): the model's own output embedding, tied or not, with adapters or without.
+        chosen: (M,) long.
+        temperature: Greater than 0.
+        top_p: In (0, 1].
+        with_entropy: Return the entropies too.
+
+    Returns:
+        (M,) float32 log-probs, and (M,) float32 entropies in nats or None, with graph where gradients are enabled
+        (float64 if ``hidden`` is).
+    """
+    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    if type(head) is nn.Linear and not hooked:
+        logprobs, entropies = _LinearHead.apply(  # type: ignore[no-untyped-call]
+            hidden, head.weight, head.bias, chosen, temperature, top_p, with_entropy, _autocast_dtype(hidden)
+        )
+        return logprobs, entropies if with_entropy else None
+    width = _width(head)
+    parts = [
+        _through(head, hidden[part], chosen[part], temperature, top_p, with_entropy)
+        for part in _slices(len(chosen), width, with_entropy, top_p)
+    ]
+    entropies = torch.cat([cast(Tensor, part[1]) for part in parts]) if with_entropy else None
+    return torch.cat([part[0] for part in parts]), entropies
+
+
+def _through(
+    head: nn.Module, hidden: Tensor, chosen: Tensor, temperature: float, top_p: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Run one slice through a head of any kind; the backward pass runs the head again."""
+
+    def logprobs_of(hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        return logprobs_and_entropies(head(hidden), chosen, temperature, top_p, with_entropy)
+
+    if not torch.is_grad_enabled():
+        return logprobs_of(hidden)
+    return cast(
+        "tuple[Tensor, Tensor | None]",
+        checkpoint(logprobs_of, hidden, use_reentrant=False, preserve_rng_state=False),
+    )
+
+
+class _LinearHead(torch.autograd.Function):
+    """A plain linear head, with its gradient written out: one buffer of logits per slice, changed in place.
+
+    With p the sampled distribution, c the chosen token and H the entropy, the derivatives by the scaled logits z are
+    d log p_c / dz = onehot(c) - p and dH / dz = -p (log p + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        chosen: Tensor,
+        temperature: float,
+        top_p: float,
+        with_entropy: bool,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs, totals = (torch.empty(len(chosen), dtype=exact, device=hidden.device) for _ in range(2))
+        entropies = torch.zeros_like(logprobs)
+        cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for part in _slices(len(chosen), len(weight), with_entropy, top_p):
+                logits = nn.functional.linear(hidden[part].to(dtype), cast_weight, cast_bias)
+                scaled = _scaled(logits, temperature, top_p, chosen[part])
+                del logits
+                largest = scaled.amax(dim=1)
+                below = scaled.sub_(largest.unsqueeze(1))
+                picked = below.gather(1, chosen[part].unsqueeze(1)).squeeze(1)
+                weights = below.exp() if with_entropy else below.exp_()
+                mass = weights.sum(dim=1)
+                logprobs[part] = picked - mass.log()
+                totals[part] = largest + mass.log()
+                if with_entropy:
+                    below.masked_fill_(below.isneginf(), 0.0)  # 0 * -inf would be nan
+                    entropies[part] = mass.log() - below.mul_(weights).sum(dim=1) / mass
+        ctx.save_for_backward(hidden, weight, bias, chosen, totals, entropies)
+        ctx.settings = temperature, top_p, with_entropy, dtype
+        ctx.last = None if with_entropy or not any(ctx.needs_input_grad) else (weights, mass)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, chosen, totals, entropies = ctx.saved_tensors
+        temperature, top_p, with_entropy, dtype = ctx.settings
+        of_logprobs, of_entropies = gradients
+        by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        by_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p)):
+            states = hidden[part].to(dtype)
+            last, ctx.last = ctx.last, None  # changed in place, so that it serves once
+            if last is not None:
+                weights, mass = last
+                by_logits = weights.mul_((-of_logprobs[part] / mass).unsqueeze(1))
+            else:
+                logits = nn.functional.linear(states, cast_weight, cast_bias)
+                logs = _scaled(logits, temperature, top_p, chosen[part]).sub_(totals[part].unsqueeze(1))  # log p
+                del logits
+                if with_entropy:
+                    by_logits = logs.exp()
+                    surprise = logs.masked_fill_(logs.isneginf(), 0.0).add_(entropies[part].unsqueeze(1))
+                    surprise.mul_(of_entropies[part].unsqueeze(1)).add_(of_logprobs[part].unsqueeze(1))
+                    by_logits.mul_(surprise).neg_()
+                else:
+                    by_logits = logs.exp_().mul_(-of_logprobs[part].unsqueeze(1))
+            by_logits.scatter_add_(1, chosen[part].unsqueeze(1), of_logprobs[part].unsqueeze(1))
+            if temperature != 1.0:
+                by_logits.div_(temperature)
+            by_logits = by_logits.to(dtype)
+            if by_hidden is not None:
+                by_hidden[part] = by_logits @ cast_weight
+            if by_weight is not None:
+                if by_weight.dtype == dtype:
+                    by_weight.addmm_(by_logits.T, states)
+                else:
+                    by_weight += by_logits.T @ states
+            if by_bias is not None:
+                by_bias += by_logits.sum(dim=0)
+        return by_hidden, by_weight, by_bias, None, None, None, None, None
+
+
+def _scaled(logits: Tensor, temperature: float, top_p: float, chosen: Tensor) -> Tensor:
+    """Return ``sampling_logits``, in the place of float32 or float64 ``logits``."""
+    scaled = logits if logits.dtype == torch.float64 else logits.float()
+    if temperature != 1.0:
+        scaled.div_(temperature)
+    if top_p < 1.0:
+        scaled.masked_fill_(outside(scaled, top_p, chosen), float("-inf"))
+    return scaled
+
+
+def _autocast_dtype(hidden: Tensor) -> torch.dtype:
+    """Return what a linear layer would compute in."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _slices(tokens: int, width: int, with_entropy: bool, top_p: float) -> list[slice]:
+    """Cut ``tokens`` into equal slices; at least one, which may be empty.
+
+    Entropies need a second table beside the logits, and finding the nucleus needs some more.
+    """
+    tables = (2 if with_entropy else 1) + (3 if top_p < 1.0 else 0)
+    count = max(1, -(-tokens * width * tables // SLICE_NUMBERS))
+    size = max(1, -(-tokens // count))
+    return [slice(start, min(start + size, tokens)) for start in range(0, max(1, tokens), size)]
+
+
+def _width(head: nn.Module) -> int:
+    width = getattr(head, "out_features", None)
+    return int(width) if width is not None else int(cast(Tensor, head.weight).shape[0])

@@ -1,0 +1,53 @@
+"""Every rank holds the whole model."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
+from torch import nn
+from transformers import PreTrainedModel
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.sharding.base import Sharding
+from lightning_pspo.policy.sharding.folder_io import FolderIO
+
+
+class Unsharded(Sharding):
+    """Every rank holds all weights: a single device, or DDP."""
+
+    sharded = False
+
+    def check(self) -> None:
+        """Refuse what would change the gradient, or hang."""
+        if not isinstance(self.strategy, DDPStrategy):
+            return
+        if self.strategy._model_averaging_period is not None:
+            raise InputError(
+                "`trainer.strategy` DDPStrategy must have no `model_averaging_period`: the gradients of all ranks make "
+                "one step."
+            )
+        if self.strategy._ddp_kwargs.get("static_graph"):
+            raise InputError(
+                "`trainer.strategy` DDPStrategy must have `static_graph` false: an iteration has several passes."
+            )
+
+    def check_checkpoint(self, path: Path, adapters: bool) -> None:
+        """Refuse a folder, unless the strategy has been given what reads it."""
+        if not isinstance(self.strategy.checkpoint_io, FolderIO):
+            super().check_checkpoint(path, adapters)
+
+    def shard(self, model: PreTrainedModel) -> nn.Module:
+        """Leave the model as it is."""
+        return model
+
+    def whole(self, place: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Do nothing."""
+        return contextlib.nullcontext()
+
+    def without_sync(self, block: bool) -> contextlib.AbstractContextManager[None]:
+        """Let only the last of several backward passes exchange gradients."""
+        if block and isinstance(self.strategy, ParallelStrategy):
+            return self.strategy.block_backward_sync()
+        return contextlib.nullcontext()

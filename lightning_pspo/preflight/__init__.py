@@ -1,0 +1,1 @@
+"""What a user asks before a long run: doctor and selfcheck."""

@@ -1,0 +1,214 @@
+"""The benchmarks run at a tiny shape and count right. Nothing here looks at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = [
+    *("--hidden-size", "32", "--layers", "1", "--vocab-size", "300", "--prompt-tokens", "6", "--max-new-tokens", "6"),
+    *("--prompts", "2", "--group-size", "4", "--mu", "2", "--eos-share", "0.25", "--iterations", "1", "--threads", "1"),
+]
+HAS_TRL = importlib.util.find_spec("trl") is not None
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Return a function that imports a file of benchmarks/, which find each other as scripts do."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    before = set(sys.modules)
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(REPOSITORY / "benchmarks")):
+            del sys.modules[name]
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark as a user does."""
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / script), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def written(path: Path, result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the JSON that a run wrote."""
+    assert result.returncode == 0, result.stderr
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_contestants_do_the_same_work(tmp_path: Path) -> None:
+    """TRL's row is left out where TRL is not installed."""
+    path = tmp_path / "vs.json"
+    result = run("vs_trl.py", *TINY, "--rounds", "1", "--output", str(path), *([] if HAS_TRL else ["--no-trl"]))
+    figures = written(path, result)
+    names = ["trl", "ours", "plain"] if HAS_TRL else ["ours", "plain"]
+    assert list(figures["contestants"]) == list(figures["runs"]) == names
+    assert figures["settings"]["group_size"] == 4
+    for name in names:
+        (process,) = figures["runs"][name]
+        assert len(process["iterations"]) == 2  # one to warm up, one measured
+        for iteration in process["iterations"]:
+            assert len(iteration["lengths"]) == 8
+            assert all(1 <= length <= 6 for length in iteration["lengths"])
+            assert sorted(iteration["prompt_lengths"]) == [3] * 4 + [6] * 4
+            assert sum(iteration["phases"].values()) == pytest.approx(iteration["seconds"])
+        row = figures["contestants"][name]
+        assert row["seconds"] == process["iterations"][1]["seconds"]
+        assert row["tokens_per_second"] == pytest.approx(sum(process["iterations"][1]["lengths"]) / row["seconds"])
+        assert 50 < row["start_rss_mib"] <= row["peak_rss_mib"]
+        assert f"\n{name} " in result.stdout
+    seconds = {name: figures["contestants"][name]["seconds"] for name in names}
+    assert figures["speedup_plain"] == pytest.approx(seconds["plain"] / seconds["ours"])
+    assert (figures["speedup"] is None) == (figures["rss_ratio"] is None) == (not HAS_TRL)
+    if HAS_TRL:
+        assert figures["speedup"] == pytest.approx(seconds["trl"] / seconds["ours"])
+
+
+@pytest.mark.slow
+def test_scaling_over_prompts_and_ranks(tmp_path: Path) -> None:
+    others = ("group-size", "max-new-tokens", "vocab-size")
+    result = run(
+        "scaling.py",
+        *TINY,
+        *(f"--vary-{axis}" for axis in others),
+        *("--vary-prompts", "2", "--vary-ranks", "2", "--ceiling-seconds", "0.2"),
+        *("--output", str(tmp_path / "scaling.json"), "--plot", str(tmp_path / "scaling.png")),
+    )
+    figures = written(tmp_path / "scaling.json", result)
+    assert list(figures["axes"]) == ["prompts", "ranks"]
+    assert [point["settings"]["prompts"] for point in figures["axes"]["prompts"]] == [2]
+    assert figures["ceiling"] == figures["ceilings"]["float32"] > 0.0
+    for point in [*figures["axes"]["prompts"], *figures["axes"]["ranks"]]:
+        needed = sum(point["flops"].values())
+        assert point["efficiency"]["iteration"] == pytest.approx(needed / point["seconds"] / figures["ceiling"])
+        assert 0.0 < point["efficiency"]["rollout"] < 1.0
+        assert 0.0 < point["efficiency"]["update"] < 1.0
+    one, two = figures["axes"]["prompts"][0], figures["axes"]["ranks"][0]
+    assert two["peak_rss_mib"] > 1.5 * one["peak_rss_mib"], "the memory of both ranks counts"
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group-size", "1"], "`group_size` must be at least 2"),
+        (["--prompts", "3", "--group-size", "3", "--micro-batch", "4"], "`micro_batch` must divide the 9 rows"),
+        (["--hidden-size", "66", "--heads", "4"], "`hidden_size` must be an even multiple of `heads`"),
+        (["--engine-args", "[1]"], "`engine_args` must be a JSON object"),
+        (["--rounds", "0"], "`rounds` must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_refused(
+    arguments: list[str], message: str, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vs_trl.py", "--no-trl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        load("vs_trl").main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(HAS_TRL, reason="TRL is there")
+def test_a_missing_trl_is_named(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vs_trl.py"])
+    with pytest.raises(SystemExit):
+        load("vs_trl").main()
+    assert "pip install -e '.[bench]'" in capsys.readouterr().err
+
+
+def test_needed_operations_by_hand(load: Load) -> None:
+    """One layer, width 4, one head, MLP 8, vocabulary 16; prompts of 2 and 4 tokens, two completions each."""
+    workload = load("workload").Workload(
+        hidden_size=4, layers=1, heads=1, intermediate_size=8, vocab_size=16, prompts=2, group_size=2,
+        prompt_tokens=4, max_new_tokens=8, mu=3, eos_share=0.1,
+    )  # fmt: skip
+    assert workload.prompt_lengths == [2, 4]
+    lengths = [2, 2, 6, 6]
+    body = 4 * 4 * 4 + 3 * 4 * 8  # q, k, v, o and the MLP's three: 160
+    tokens, completion = 2 + 4 + 16, 16
+    seen = 2 + 8 + sum(n * (3 + n / 2) for n in lengths)  # pairs of positions; a prompt has 3 tokens on average
+    forward = 2 * body * tokens + 2 * 4 * 16 * completion + 4 * 4 * seen
+    assert workload.needed_flops(lengths) == {"rollout": forward, "update": 9 * forward}
+
+
+def test_rewards_have_the_same_spread_in_every_group(load: Load) -> None:
+    workload = load("workload").Workload(prompts=4, group_size=4, zero_share=0.5)
+    rewards = torch.tensor([workload.reward(row) for row in range(16)]).view(4, 4)
+    assert rewards.tolist() == [[0.0] * 4] * 2 + [[0.0, 1.0, 0.0, 1.0]] * 2
+
+
+def test_needed_operations_leave_groups_of_equal_rewards_out_of_the_update(load: Load) -> None:
+    shape = {"prompts": 2, "group_size": 2, "prompt_tokens": 1, "mu": 1}
+    half = load("workload").Workload(**shape, zero_share=0.5).needed_flops([5, 5, 5, 5])
+    whole = load("workload").Workload(**shape).needed_flops([5, 5, 5, 5])
+    assert half["rollout"] == whole["rollout"]
+    assert half["update"] == pytest.approx(whole["update"] / 2)
+
+
+def test_written_files_agree(load: Load, tmp_path: Path) -> None:
+    """Every contestant reads the same end-of-sequence ids, and the prompts have the lengths that are counted."""
+    workload_file = load("workload")
+    workload = workload_file.Workload(hidden_size=32, layers=1, vocab_size=200, prompt_tokens=10, eos_share=0.25)
+    workload.write(tmp_path)
+    assert workload_file.read(tmp_path) == workload
+    assert workload.eos_ids == list(range(150, 200))
+    tokenizer = workload_file.tokenizer(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == workload.eos_ids
+    assert tokenizer.eos_token_id in workload.eos_ids
+    assert tokenizer.pad_token_id == model.generation_config.pad_token_id == 0
+    ids = tokenizer(workload_file.questions(tmp_path)).input_ids
+    assert [len(row) for row in ids] == workload.prompt_lengths == [5, 6, 6, 7, 8, 9, 9, 10]
+    assert not set(workload.eos_ids) & {token for row in ids for token in row}
+    assert 0 not in {token for row in ids for token in row}
+    probabilities = model(torch.tensor([ids[0]])).logits[0, -1].detach().softmax(dim=-1)
+    assert float(probabilities[workload.eos_ids].sum()) == pytest.approx(0.25, abs=0.05)
+
+
+def test_exponent_of_growth(load: Load) -> None:
+    scaling = load("scaling")
+    assert scaling.exponent([1, 2, 4, 8], [5, 5 * 2**1.5, 5 * 4**1.5, 5 * 8**1.5]) == pytest.approx(1.5)
+    assert scaling.exponent([4], [1.0]) is None
+
+
+def test_agreement_counts_both_ways(tmp_path: Path) -> None:
+    rows = [("So\n#### 12", "12", True), ("A: 5", "6", False), (r"\boxed{2}", "2", False), ("It is 7.", "8", True)]
+    path = tmp_path / "outputs.jsonl"
+    path.write_text("".join(json.dumps({"r": r, "g": g, "v": v}) + "\n" for r, g, v in rows))
+    result = run("grading.py", "agreement", str(path), "--fields", "r", "g", "v", "--list")
+    assert result.returncode == 0, result.stderr
+    ours, theirs, *listed = result.stdout.splitlines()
+    counts = r": 4 rows, agreement 50\.00 % \[15\.00, 85\.00\], false accepts 1, false rejects 1"
+    assert re.search("this grader" + counts, ours)
+    assert re.search("math-verify" + counts, theirs)
+    assert [(row["answer"], row["verdict"]) for row in map(json.loads, listed)] == [("2", "correct"), ("8", "wrong")]
+
+
+def test_throughput_is_of_answers_that_are_judged_right() -> None:
+    result = run("grading.py", "throughput", "--rows", "400", "--rounds", "1")
+    assert re.search(r"round 1: \d+ answers a second, 0 misjudged", result.stdout), result.stdout + result.stderr

@@ -1,0 +1,99 @@
+"""CompletionWriter in a real Trainer, over hand-made predictions."""
+
+import json
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning_pspo.callbacks import CompletionWriter
+from torch.utils.data import DataLoader
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.grading import Grade, Verdict
+from lightning_pspo.types import EvaluationOutput, Problem, PromptBatch, Sample
+
+
+def prompts(source: str, positions: list[int], valid: list[bool]) -> PromptBatch:
+    ids = torch.zeros(len(positions), 3, dtype=torch.long)
+    problems = tuple(Problem(f"{source}/{place}", f"{place}?\u2028", "2") for place in positions)
+    return PromptBatch(source, problems, ids, ids == 0, torch.tensor(positions), torch.tensor(valid))
+
+
+class Predicting(pl.LightningModule):
+    """Greedy: one sample for each problem; at temperature 1: two."""
+
+    def __init__(self):
+        super().__init__()
+        self.generated = 0
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        self.generated += 1
+        return EvaluationOutput(batch, {t: self.samples(batch, t, n) for t, n in ((0.0, 1), (1.0, 2))})
+
+    @staticmethod
+    def samples(batch, temperature, each):
+        grade = Grade(Verdict.WRONG, None, "last_number")
+        return [
+            Sample(problem, f"{problem.id} at {temperature} number {number}", grade, number == 1, 3 + number)
+            for problem in batch.problems
+            for number in range(each)
+        ]
+
+
+def predict(root, writer, module):
+    # The second batch comes first in its source, as it may when another rank had it; its last row is a repeated one.
+    svamp = [prompts("svamp", [2, 3], [True, True]), prompts("svamp", [0, 1, 2], [True, True, False])]
+    loaders = [DataLoader(batches, batch_size=None) for batches in (svamp, [prompts("gsm8k", [0], [True])])]
+    trainer_for(root, writer).predict(module, loaders)
+
+
+def trainer_for(root, writer, **settings):
+    quiet = {"logger": False, "enable_progress_bar": False}
+    return pl.Trainer(accelerator="cpu", default_root_dir=root, callbacks=[writer], **quiet, **settings)
+
+
+def test_every_sample_is_written_once_and_in_order(tmp_path):
+    predict(tmp_path, CompletionWriter("out/predictions.jsonl"), Predicting())
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
+    kinds = [(0.0, 0), (1.0, 0), (1.0, 1)]
+    problems = [*(f"svamp/{place}" for place in range(4)), "gsm8k/0"]
+    assert [(row["id"], row["temperature"], row["sample"]) for row in rows] == [
+        (p, *kind) for p in problems for kind in kinds
+    ]
+    assert rows[2] == {
+        "id": "svamp/0",
+        "source": "svamp",
+        "question": "0?\u2028",
+        "answer": "2",
+        "completion": "svamp/0 at 1.0 number 1",
+        "extracted": None,
+        "verdict": "wrong",
+        "rule": "last_number",
+        "truncated": True,
+        "length_tokens": 4,
+        "temperature": 1.0,
+        "sample": 1,
+    }
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
+
+
+def test_an_existing_file_is_refused_before_anything_is_generated(tmp_path):
+    (tmp_path / "predictions.jsonl").write_text("kept")
+    module = Predicting()
+    with pytest.raises(InputError, match=r"must name a new file, got .*predictions\.jsonl"):
+        predict(tmp_path, CompletionWriter(), module)
+    assert module.generated == 0
+    assert (tmp_path / "predictions.jsonl").read_text() == "kept"
+
+
+def test_the_parts_of_two_ranks_are_merged_in_order(tmp_path):
+    class HalfEach(Predicting):
+        def predict_dataloader(self):
+            places = [[0, 3], [1, 2]][self.global_rank]
+            return DataLoader([prompts("svamp", places, [True, self.global_rank == 0])], batch_size=None)
+
+    settings = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
+    trainer_for(tmp_path, CompletionWriter(), **settings).predict(HalfEach())
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
+    assert [row["id"] for row in rows] == [f"svamp/{place}" for place in (0, 1, 3) for _ in range(3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]

@@ -1,0 +1,157 @@
+"""JudgeEval in real runs: what it writes, and what it does when its endpoint fails or the run is interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning_pspo.callbacks import JudgeEval
+
+from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.data.sources import JSONL
+from lightning_pspo.datamodule import MathDataModule
+from lightning_pspo.errors import InputError
+from lightning_pspo.judging import EndpointJudge, Judge
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.policy.policy import Policy
+from tests.judging.test_endpoint import GOOD, KEY, TENTHS, endpoint, log, read
+from tests.support.loop import Even
+
+__all__ = ["endpoint", "log"]
+
+
+class Save(pl.Callback):
+    """Saves after the first rollout, and stops the run after the second one if asked to."""
+
+    def __init__(self, path: Path, fail: bool) -> None:
+        self.path, self.fail = path, fail
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 0:
+            save_atomically(trainer, self.path)
+        elif self.fail and trainer.fit_loop.epoch_loop.total_batch_idx == 1:
+            raise RuntimeError("interrupted")
+
+
+@pytest.fixture
+def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that trains with a judge."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def run(judge: Judge | None, ckpt_path: Path | None = None, fail: bool = False, **settings: Any) -> PSPOModule:
+        module = PSPOModule(
+            policy=Policy(str(tiny_model)),
+            reward=Even(),
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+            group_size=4,
+            max_new_tokens=8,
+            seed=3,
+        )
+        source = JSONL(str(problem_file))
+        data = MathDataModule(
+            module.policy.tokenizer,
+            train=source,
+            val={"held_out": source},
+            prompts_per_rollout=4,
+            num_rollouts=3,
+            seed=3,
+            overlap="warn",
+        )
+        defaults = {"every_n_rollouts": 1, "final_wait_s": 30.0, "repeats": 1, "max_items": None}
+        callbacks = [] if judge is None else [JudgeEval(judge, **(defaults | settings))]
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            val_check_interval=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            callbacks=[*callbacks, Save(tmp_path / "one.ckpt", fail)],
+            default_root_dir=str(tmp_path / "run"),
+        )
+        trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
+        return module
+
+    return run
+
+
+def expected(problem_file: Path) -> int:
+    """Three rollouts of 16 completions and three evaluations of every problem."""
+    return 3 * (16 + len(problem_file.read_text().splitlines()))
+
+
+def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path) -> None:
+    judge = EndpointJudge(endpoint(TENTHS), "m", timeout_s=3.0, backoff_s=0.02)
+    judged(judge)
+    rows = read(tmp_path / "run/judgements.jsonl")
+    assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
+    assert Counter(row["source"] for row in rows)["train"] == 48
+    assert {row["rollout"] for row in rows} == {1, 2, 3}
+    assert all(row["scores"] == GOOD or row["reason"] for row in rows)
+    assert sum(row["scores"] == GOOD for row in rows) > 0.9 * len(rows)
+    assert max(Counter(row["asked"] for row in log() if row["kind"] == "ok").values()) == 1
+    summary = json.loads((tmp_path / "run/judge_summary.json").read_text())
+    assert summary["items"] == len(rows)
+    assert summary["spent"]["requests"] == len(log())
+    for path in (tmp_path / "run").iterdir():
+        assert KEY.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("failures", [{"401": 1.0}, {"die_after": 15}])
+def test_a_dead_endpoint_ends_nothing(
+    judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path, failures: dict[str, float]
+) -> None:
+    judge = EndpointJudge(endpoint(failures), "m", max_retries=1, backoff_s=0.02, give_up_after=5)
+    with pytest.warns(UserWarning, match="items are not judged"):
+        module = judged(judge, final_wait_s=10.0)
+    rows = read(tmp_path / "run/judgements.jsonl")
+    assert len(rows) == expected(problem_file)
+    scored = sum(row["scores"] is not None for row in rows)
+    assert scored == 0 if "401" in failures else 15 <= scored < len(rows)  # one reply is for all equal completions
+    summary = json.loads((tmp_path / "run/judge_summary.json").read_text())
+    assert summary["missing"] == sum(summary["reasons"].values()) == len(rows) - summary["scored"]
+    plain = judged(None)
+    pairs = zip(module.parameters(), plain.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)  # judging changes no training
+
+
+def test_what_is_not_finished_in_time_is_named(judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path) -> None:
+    with pytest.warns(UserWarning, match="items are not judged"):
+        judged(EndpointJudge(endpoint({"timeout": 1.0}), "m", concurrency=2), final_wait_s=0.0)
+    rows = read(tmp_path / "run/judgements.jsonl")
+    assert len(rows) == expected(problem_file)
+    assert {row["reason"] for row in rows} == {"not finished 0 s after the end of training (`final_wait_s`)"}
+
+
+def test_a_resumed_run_asks_only_for_what_is_missing(
+    judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="interrupted"):
+        judged(EndpointJudge(endpoint({}), "m"), fail=True)
+    before = len(log())
+    judged(EndpointJudge(endpoint({}), "m"), ckpt_path=tmp_path / "one.ckpt")
+    rows = read(tmp_path / "run/judgements.jsonl")
+    assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
+    assert all(row["scores"] == GOOD for row in rows)
+    assert before < len(log())
+    assert max(Counter(row["asked"] for row in log() if row["kind"] == "ok").values()) <= 2  # if under way
+    asked = len(log())
+    judged(EndpointJudge(endpoint({}), "m"), ckpt_path=tmp_path / "one.ckpt")
+    assert len(log()) == asked
+
+
+@pytest.mark.parametrize(
+    "settings", [{"budget_s": 0.0}, {"max_items": 0}, {"every_n_rollouts": 0}, {"repeat_share": 2.0}, {"repeats": 0}]
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(settings))):
+        JudgeEval(EndpointJudge("http://localhost/v1", "m"), **settings)

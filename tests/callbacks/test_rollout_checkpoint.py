@@ -1,0 +1,315 @@
+"""What RolloutCheckpoint saves, keeps and refuses, and that a run goes on from any of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_pspo.callbacks import RolloutCheckpoint
+
+from lightning_pspo.checkpoints.integrity import check_whole
+from lightning_pspo.checkpoints.store import find_checkpoints, read_scores, rollout_of
+from lightning_pspo.cli.main import main
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import remove
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+TinyRun = Callable[..., list[str]]
+SCRIPTED = '''
+from pathlib import Path
+from lightning.pytorch import Callback
+
+
+class Scores(Callback):
+    """Logs what the test wants, and writes down of which rollout."""
+
+    def __init__(self, scores: list) -> None:
+        self.scores = scores
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        rollout = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        pl_module.log("score", float(self.scores[rollout - 1]))
+        with (Path(trainer.default_root_dir) / "validated.txt").open("a") as file:
+            file.write(f"{rollout} ")
+'''
+
+
+def state(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(path, weights_only=True)
+    return found
+
+
+def rollouts(root: Path) -> list[int]:
+    return [rollout_of(path) for path in find_checkpoints(root / "checkpoints")]
+
+
+@pytest.fixture
+def command(tiny_run: TinyRun, problem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRun:
+    """Return a function that gives the arguments of six rollouts that are validated after every other one.
+
+    ``score`` is logged in each validation: the value of its rollout.
+    """
+    (tmp_path / "scripted_scores.py").write_text(SCRIPTED)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def build(root: Path, *more: str, scores: str = "[0, 1, 0, 3, 0, 2]") -> list[str]:
+        return [
+            "fit",
+            *tiny_run(
+                root,
+                "--data.num_rollouts=6",
+                "--data.val.few=JSONL",
+                f"--data.val.few.path={problem_file}",
+                "--data.val.few.limit=3",
+                "--data.eval_batch_size=2",
+                "--data.overlap=warn",
+                "--trainer.val_check_interval=1",
+                "--model.optimizer.lr=0.01",
+                "--model.updates_per_rollout=2",
+                *more,
+                "--trainer.callbacks+=scripted_scores.Scores",
+                f"--trainer.callbacks.scores={scores}",
+            ),
+        ]
+
+    return build
+
+
+def validated(root: Path) -> str:
+    return (root / "validated.txt").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("flags", "scores", "kept", "best"),
+    [
+        (["--trainer.callbacks.keep_last=2"], "[0, 1, 0, 3, 0, 2]", [5, 6], {}),
+        (
+            ["--trainer.callbacks.keep_last=1", "--trainer.callbacks.monitor=score"],
+            "[0, 1, 0, 3, 0, 2]",
+            [4, 6],
+            {4: 3.0},
+        ),
+        (
+            [
+                "--trainer.callbacks.keep_last=1",
+                "--trainer.callbacks.monitor=score",
+                "--trainer.callbacks.keep_best=2",
+                "--trainer.callbacks.mode=min",
+            ],
+            "[5, 1, .nan, 1, 0.5, 1]",
+            [2, 5, 6],
+            {5: 0.5, 2: 1.0},
+        ),
+        (
+            [
+                "--trainer.callbacks.every_n_rollouts=5",
+                "--trainer.callbacks.keep_last=1",
+                "--trainer.callbacks.monitor=score",
+                "--trainer.callbacks.keep_best=2",
+            ],
+            "[0, 1, 7, 3, 0, 2]",
+            [3, 4, 6],
+            {3: 7.0, 4: 3.0},
+        ),
+        (
+            ["--trainer.callbacks.every_n_rollouts=4", "--trainer.callbacks.monitor=score"],
+            "[.nan, .nan, .nan, .nan, .nan, .nan]",
+            [4, 6],
+            {},
+        ),
+        (
+            ["--trainer.callbacks.every_n_rollouts=null", "--trainer.callbacks.every_n_minutes=1e-9"],
+            "[0, 0, 0, 0, 0, 0]",
+            [1, 2, 3, 4, 5, 6],
+            {},
+        ),
+        (
+            ["--trainer.callbacks.every_n_rollouts=null", "--trainer.callbacks.every_n_minutes=60"],
+            "[0, 0, 0, 0, 0, 0]",
+            [6],
+            {},
+        ),
+    ],
+    ids=["newest", "newest and best", "two least", "best between", "nan", "every moment", "every hour"],
+)
+def test_what_is_kept(
+    command: TinyRun, tmp_path: Path, flags: list[str], scores: str, kept: list[int], best: dict[int, float]
+) -> None:
+    root = tmp_path / "run"
+    main(command(root, *flags, scores=scores))
+    assert rollouts(root) == kept
+    assert read_scores(root / "checkpoints") == best
+    for path in find_checkpoints(root / "checkpoints"):
+        check_whole(path)
+    assert validated(root) == "1 2 3 4 5 6"
+
+
+def test_every_checkpoint_resumes_to_the_same_bits(command: TinyRun, tmp_path: Path) -> None:
+    """Saved after a rollout with its validation still to come, after a validation, and before one that is not due."""
+    flags = [
+        "--trainer.callbacks.every_n_rollouts=5",
+        "--trainer.callbacks.monitor=score",
+        "--trainer.val_check_interval=2",
+    ]
+    flags += ["--trainer.callbacks.keep_best=2"]
+    whole = tmp_path / "whole"
+    main(command(whole, *flags, "--trainer.callbacks.keep_last=9"))
+    assert rollouts(whole) == [2, 4, 5, 6]  # 2 and 4 were saved after their validation
+    assert validated(whole) == "2 4 6"
+    last = state(whole / "checkpoints" / "rollout=000006.ckpt")
+    for rollout, again in ((2, "4 6"), (4, "6"), (5, "6"), (6, "6")):
+        root = tmp_path / f"from{rollout}"
+        main(command(root, *flags, f"--ckpt_path={whole}/checkpoints/rollout={rollout:06d}.ckpt"))
+        assert validated(root) == again
+        if rollout < 6:
+            here = state(root / "checkpoints" / "rollout=000006.ckpt")
+            for name, value in last["state_dict"].items():
+                assert torch.equal(here["state_dict"][name], value)
+            assert here["loops"]["fit_loop"] == last["loops"]["fit_loop"]
+            assert here["global_step"] == last["global_step"]
+
+
+def test_a_validation_that_an_interruption_cost_is_made_up_for(command: TinyRun, tmp_path: Path) -> None:
+    """The checkpoint of rollout 2 was saved before the validation of rollout 2."""
+    root = tmp_path / "run"
+    main(command(root, "--trainer.limit_train_batches=2"))
+    (root / "validated.txt").unlink()
+    main(command(root, "--ckpt_path=last", "--trainer.callbacks.monitor=score", "--trainer.callbacks.keep_last=1"))
+    assert validated(root) == "2 3 4 5 6"
+    assert rollouts(root) == [4, 6]
+    whole = tmp_path / "whole"
+    main(command(whole))
+    here, there = (state(one / "checkpoints" / "rollout=000006.ckpt")["loops"]["fit_loop"] for one in (root, whole))
+    assert here == there
+
+
+def test_a_crash_before_the_score_is_written_down(command: TinyRun, tmp_path: Path) -> None:
+    """The checkpoint of rollout 4 was saved as the best, after its validation; ``best.json`` was not written."""
+    root, flags = tmp_path / "run", ["--trainer.callbacks.every_n_rollouts=5", "--trainer.callbacks.monitor=score"]
+    flags += ["--trainer.val_check_interval=2", "--trainer.callbacks.keep_last=1"]
+    main(command(root, *flags))
+    folder = root / "checkpoints"
+    assert rollouts(root) == [4, 6]
+    remove(folder / "rollout=000006.ckpt")
+    (folder / "best.json").write_text('{"monitor": "score", "mode": "max", "scores": {"2": 1.0}}')
+    main(command(root, *flags, "--ckpt_path=last"))
+    assert validated(root) == "2 4 6 6"
+    assert rollouts(root) == [4, 6]
+    assert read_scores(folder) == {4: 3.0}
+
+
+def test_a_last_measurement_that_is_made_up_for_forgets_no_best(command: TinyRun, tmp_path: Path) -> None:
+    """RunSummary validates before other callbacks know that training has started."""
+    root = tmp_path / "run"
+    root.mkdir()
+    flags = ["--trainer.callbacks.monitor=score", "--trainer.callbacks.keep_last=1"]
+    flags += ["--trainer.callbacks+=RewardLogger", "--trainer.callbacks+=RunSummary"]
+    flags += ["--trainer.num_sanity_val_steps=-1"]
+    for more in ((), ("--ckpt_path=last",)):  # the checkpoint of rollout 6 is of before its validation
+        main(command(root, *flags, *more))
+        assert rollouts(root) == [4, 6]
+        assert read_scores(root / "checkpoints") == {4: 3.0}
+
+
+def test_the_best_one_by_name(command: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "run"
+    main(command(root, "--trainer.callbacks.monitor=score"))
+    main(["validate", *command(root, "--ckpt_path=best")[1:], "--trainer.callbacks=null"][:-3])
+    with pytest.raises(SystemExit):
+        main(command(root, "--ckpt_path=best"))
+    assert "must hold no later rollout than the 4" in capsys.readouterr().err
+    (root / "checkpoints" / "best.json").unlink()
+    with pytest.raises(SystemExit):
+        main(["validate", *command(root, "--ckpt_path=best")[1:]])
+    assert "`ckpt_path` best needs the best checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "finished"),
+    [
+        (["--trainer.callbacks.monitor=val/fewer/accuracy"], r"got val/fewer/accuracy; data.val has few\.", []),
+        (
+            ["--trainer.callbacks.monitor=val/few/acuracy"],
+            r"got val/few/acuracy; there are .*val/few/accuracy, .*",
+            [1],
+        ),
+        (
+            ["--trainer.callbacks.monitor=val/few/acuracy", "--trainer.num_sanity_val_steps=1"],
+            r"got val/few/acuracy; there are .*val/few/accuracy, .*",
+            [],
+        ),
+        (["--trainer.callbacks.monitor=scores"], r"got scores; there are score, step, train/alpha, .*", [1]),
+    ],
+    ids=["no source", "misspelt", "misspelt, found at once", "never logged"],
+)
+def test_a_metric_that_does_not_exist(
+    command: TinyRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+    finished: list[int],
+) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main(command(root, *flags))
+    assert stop.value.code == 2
+    assert re.search(rf"error: `monitor` of RolloutCheckpoint must be a metric .*{message}", capsys.readouterr().err)
+    assert rollouts(root) == finished
+
+
+def test_a_training_metric_without_validation(command: TinyRun, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    flags = ["--data.val=null", "--trainer.callbacks.monitor=train/grad_norm", "--trainer.callbacks.keep_last=1"]
+    arguments = [one for one in command(root, *flags) if "data.val." not in one and "val_check" not in one]
+    main(arguments)
+    assert rollouts(root)[-1] == 6
+    assert json.loads((root / "checkpoints" / "best.json").read_text())["monitor"] == "train/grad_norm"
+    assert set(read_scores(root / "checkpoints")) == set(rollouts(root)[:1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_rollouts": 0}, "`every_n_rollouts` must be at least 1, got 0."),
+        ({"keep_best": 0}, "`keep_best` must be at least 1, got 0."),
+        ({"every_n_minutes": 0.0}, "`every_n_minutes` must be finite and greater than 0, got 0.0."),
+        ({"mode": "best"}, "`mode` must be min or max, got best."),
+    ],
+)
+def test_settings_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        RolloutCheckpoint(**arguments)
+
+
+def test_a_damaged_checkpoint_is_refused_then_set_aside(
+    command: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    main(command(root, "--trainer.limit_train_batches=4"))
+    newest = root / "checkpoints" / "rollout=000004.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main(command(root, "--ckpt_path", "last"))
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert re.search(rf"whole checkpoint, got {newest}: its content does not match its checksum", message)
+    offered = root / "checkpoints" / "rollout=000003.ckpt"
+    assert message.rstrip().endswith(f"--ckpt_path {offered}")
+    assert "python -m lightning_pspo fit --trainer.default_root_dir" in message
+    assert newest.read_bytes() == content
+    aside = newest.with_name("rollout=000004.ckpt.damaged")
+    aside.mkdir()  # as a run with a sharded strategy leaves it
+    (aside / "meta.pt").write_text("earlier")
+    main(command(root, "--ckpt_path", str(offered)))
+    assert rollouts(root) == [1, 2, 3, 4, 5, 6]
+    assert aside.read_bytes() == content
+    main(command(root, "--ckpt_path", "last"))

@@ -1,0 +1,51 @@
+"""The watchdog says where a run is stuck, also when Python cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lightning_pspo.callbacks import Watchdog
+
+from lightning_pspo.cli.main import main
+from lightning_pspo.errors import InputError
+from tests.support.processes import SLOW_REWARD, ended, start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["sleep", "stuck"], ids=["waiting", "holding the interpreter"])
+def test_stacks_of_a_run_that_is_stuck(tiny_run: Callable[..., list[str]], tmp_path: Path, what: str) -> None:
+    (tmp_path / "slow_reward.py").write_text(SLOW_REWARD)
+    root = tmp_path / "run"
+    more = [
+        "--trainer.callbacks+=Watchdog",
+        "--trainer.callbacks.timeout_minutes=0.03",
+        "--trainer.callbacks.abort=true",
+        "--model.reward=slow_reward.Slow",
+        f"--model.reward.folder={tmp_path}",
+        "--model.reward.seconds=0",
+        "--model.reward.fails_on=0",
+        f"--model.reward.what={what}",
+    ]
+    status, output = ended(start(["fit", *tiny_run(root, *more)], tmp_path), seconds=60)
+    assert status == 1, output
+    stuck = (root / "stacks-rank0.txt").read_text()
+    assert re.search(r'File ".*slow_reward\.py", line \d+ in __call__', stuck)
+    assert "Thread 0x" in stuck
+    if what == "sleep":
+        assert re.search(r"no rollout finished on rank 0 for 0\.03 minutes", stuck)
+        assert re.search(r"no rollout finished on rank 0 for 0\.03 minutes", output)
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_a_run_that_goes_on_is_left_alone(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
+    main(["fit", *tiny_run(tmp_path / "run", "--trainer.callbacks+=Watchdog")])
+    assert list((tmp_path / "run").glob("stacks*")) == []
+
+
+@pytest.mark.parametrize("minutes", [0.0, float("inf"), float("nan")])
+def test_settings_out_of_range(minutes: float) -> None:
+    with pytest.raises(InputError, match="`timeout_minutes` must be finite and greater than 0, got"):
+        Watchdog(minutes)

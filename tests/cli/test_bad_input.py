@@ -1,0 +1,287 @@
+"""Bad input ends the command with one message and status 2, before any training and without a trace in the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from lightning_pspo.cli.main import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+TinyRun = Callable[..., list[str]]
+
+
+@dataclass
+class Refused:
+    """Runs the command line in a folder of its own and returns the message it ends with."""
+
+    root: Path
+    tiny_run: TinyRun
+    capsys: pytest.CaptureFixture[str]
+    folder: Path
+    problems: Path
+    expected: dict[str, bytes] = field(default_factory=dict)
+
+    def __call__(self, *more: str, subcommand: str = "fit", drop: str = "\0", **of_run: Path) -> str:
+        before = self.contents()
+        arguments = [argument for argument in self.tiny_run(self.root, **of_run) if not argument.startswith(drop)]
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([subcommand, *arguments, *more])
+        assert stop.value.code == 2
+        errors = self.capsys.readouterr().err
+        assert "Traceback" not in errors
+        assert errors.count("error: ") == 1
+        assert self.contents() == before
+        return errors.partition("error: ")[2].rstrip("\n")
+
+    def contents(self) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture
+def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str], problem_file: Path) -> Refused:
+    return Refused(tmp_path / "run", tiny_run, capsys, tmp_path, problem_file)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.group_sise=4"], r"`--model\.group_sise` is no setting; did you mean `--model\.group_size`\?"),
+        (["--model.group_size=many"], r"`--model\.group_size` must be an integer, got 'many'\."),
+        (["--model.group_size=1"], r"`group_size` must be at least 2, got 1\."),
+        (["--model.surrogate=PSPO", "--model.surrogate.alpha=1.5"], r"`alpha` must lie in \[0, 1\), got 1\.5\."),
+        (["--model.surrogate=PSPOO"], r"`--model\.surrogate`: `PSPOO` is no Surrogate; did you mean `PSPO`\?"),
+        (["--model.surrogate=torch.nn.Linear"], r"`--model\.surrogate`: `torch\.nn\.Linear` is no Surrogate"),
+        (["--model.optimizer=SGD", "--model.optimizer.lr=-1"], r"`model\.optimizer` refuses .*learning rate: -1"),
+        (["--model.policy.lora.rank=0"], r"`lora\.rank` must be at least 1, got 0\."),
+        (["--model.policy.lora.rank=1", "--model.policy.lora.target_modules=no"], r"`lora\.target_modules` .* no "),
+        (["--model.policy.dtype=bfloat16"], r"`dtype` must be float32 .* got bfloat16"),
+        (["--model.max_new_tokens=512"], r"`max_new_tokens` must be below the model's context of 512 .* got 512\."),
+        (["--model.eval_k=[1, 2]"], r"`eval_k` must be numbers from 1 to `eval_samples`, got \[1, 2\] and 1 samples"),
+        (["--model.grader.workers=0"], r"`workers` must be at least 1, got 0\."),
+        (["--model.grader.mode=loose"], r"`--model\.grader\.mode` must be one of .*'loose'"),
+        (["--data.near_overlap=no"], r"`--data\.near_overlap` must be one of ignore, warn, refuse, got 'no'\."),
+        (["--model.minibatches_per_rollout=9"], r"`minibatches_per_rollout` must be at most 8 .*, got 9\."),
+        (["--data.num_rollouts=0"], r"`num_rollouts` must be at least 1, got 0\."),
+        (["--data.template=Q:"], r"`template` must contain \{question\}, got 'Q:'\."),
+        (["--data.train.path=/no/such.jsonl"], r"`path` must be a file that exists, got '/no/such\.jsonl'"),
+        (["--data.val.a=JSONL", "--data.val.a.path=no.jsonl"], r"`path` must be a file that exists, got 'no\.jsonl'"),
+        (["--data.val.a=JSONL"], r"`data\.val\.a` \(JSONL\) needs `path`\."),
+        (["--seed_everything=false"], r"`seed_everything` must be an integer, at least 0, got False\."),
+        (["--seed_everything=-3"], r"`seed_everything` must be an integer, at least 0, got -3\."),
+        (["--trainer.precision=bf16-true"], r"`trainer\.precision` must be one of 32-true, .* got bf16-true\."),
+        (["--trainer.max_epochs=2"], r"`trainer\.max_epochs` must be 1 .*, got 2\."),
+        (["--trainer.gradient_clip_val=1"], r"[Gg]radient"),
+        (["--trainer.devices=0"], r"devices='0'"),
+        (["--trainer.default_root_dir=null"], r"`trainer\.default_root_dir` must name .* got null\."),
+        (["--ckpt_path=/no/such.ckpt"], r"`ckpt_path` must be an existing checkpoint, last or best, got /no/such\.ck"),
+        (["--config=/no/such.yaml"], r"`--config`: there is no file /no/such\.yaml\."),
+    ],
+)
+def test_settings(refused: Refused, flags: list[str], message: str) -> None:
+    assert re.match(f".*{message}", refused(*flags), re.DOTALL)
+    assert not refused.root.exists()
+
+
+def test_a_refused_length_leaves_no_logs(refused: Refused) -> None:
+    """Lightning opens the loggers before the module's setup."""
+    logger = ["--trainer.logger=TensorBoardLogger", f"--trainer.logger.save_dir={refused.root / 'logs'}"]
+    message = refused(*logger, "--trainer.max_steps=3", drop="--trainer.logger")
+    assert message == "`trainer.max_steps` must be -1 (`data.num_rollouts` sets the length), got 3."
+    assert not refused.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {group_sise: 4}", r"`model\.group_sise` is no setting; did you mean `model\.group_size`\?"),
+        (
+            "model: {surrogate: {class_path: PSPO, init_args: {alpah: 0.3}}}",
+            r"`model\.surrogate\.init_args\.alpah` is no setting of PSPO",
+        ),
+        ("modell: {group_size: 4}", r"`modell` is no setting; did you mean `model`\?"),
+        ("model: {group_size: [", r"settings\.yaml, line 1, column 22: this is no YAML"),
+        ("trainer: {callbacks: [{class_path: RewardLoger}]}", r"did you mean `callbacks\.RewardLogger`"),
+    ],
+)
+def test_settings_in_a_file(refused: Refused, text: str, message: str) -> None:
+    path = refused.file("settings.yaml", text)
+    assert re.search(message, refused(f"--config={path}"))
+    assert not refused.root.exists()
+
+
+def test_no_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert re.search(r"error: .*`fit`, `validate`, `test`, `predict`\.", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"question": "1?", "answer": "1"}\n{"question": "2?", "reply": "2"}\n',
+            "row 2: must have the field 'answer'",
+        ),
+        ('{"question": "1?", "answer": "1"}\n\n{"question": "2?",\n', "line 3: malformed JSON"),
+        ('{"question": "1?", "answer": ""}\n', "row 1: field 'answer' must not be empty"),
+        ("[1, 2]\n", "line 1: must be a JSON object"),
+        ("", "must have at least one usable row, got none"),
+    ],
+)
+def test_problem_files(refused: Refused, text: str, message: str) -> None:
+    path = refused.file("mine.jsonl", text)
+    error = refused(train=path)
+    assert error.startswith(str(path))
+    assert message in error
+
+
+def test_a_prompt_longer_than_the_context(refused: Refused) -> None:
+    path = refused.file("long.jsonl", json.dumps({"question": "why " * 200, "answer": "1"}))
+    prompt = len("Question: " + ("why " * 200).strip() + "\nAnswer:")
+    assert refused(train=path) == (
+        f"data.train: the prompt of problem 'long-1' must have at most {512 - 8} tokens "
+        f"(the model's context less `max_new_tokens`), it has {prompt}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.train.task=chain_summ"], r"`task` must be .*, got 'chain_summ' \(nearest: chain_sum"),
+        (
+            ["--data.train.task=chain_sum", '--data.train.settings={"min_term": 3}'],
+            r"`settings` of task chain_sum must be among .*min_terms; got 'min_term'",
+        ),
+        (["--data.train.task=chain_sum", "--data.train.size=0"], r"`size` must be at least 1, got 0"),
+    ],
+)
+def test_generated_tasks(refused: Refused, flags: list[str], message: str) -> None:
+    assert re.match(message, refused("--data.train=Procedural", *flags, drop="--data.train"))
+
+
+def test_no_source_to_train_on(refused: Refused) -> None:
+    assert refused(drop="--data.train") == "`data.train` must name a source of training problems, got none."
+
+
+@pytest.mark.parametrize(("subcommand", "setting"), [("validate", "val"), ("test", "test"), ("predict", "val")])
+def test_no_source_to_evaluate_on(refused: Refused, subcommand: str, setting: str) -> None:
+    writer = "--trainer.callbacks+=CompletionWriter"
+    assert refused(writer, subcommand=subcommand) == f"`data.{setting}` must name at least one source, got none."
+
+
+def test_predictions_that_nobody_would_keep(refused: Refused) -> None:
+    message = "`predict` needs a callback that writes: add CompletionWriter to `trainer.callbacks`."
+    assert refused("--trainer.callbacks=null", subcommand="predict") == message
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
+    error = refused(model=tmp_path / "nothing")
+    assert error.startswith(f"`model_name_or_path` must be a hub id or a folder with a config.json, got '{tmp_path}/no")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_model_without_its_weights(refused: Refused, tiny_model: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    if damage == "cut":
+        weights.write_bytes(data[: len(data) // 2])
+    assert refused(model=folder).startswith(f"Cannot load the weights of '{folder}': ")
+
+
+def test_a_tokenizer_without_an_end(refused: Refused, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    assert refused(model=folder) == f"The tokenizer of '{folder}' must have an EOS token, it has none."
+
+
+# -- checkpoints and the folder of the run -----------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_a_run(refused: Refused, tiny_run: TinyRun, model_folder: Callable[..., Path]) -> None:
+    """With everything that may go wrong about its checkpoint as well; each leaves the run as it is."""
+    root = refused.root
+    main(["fit", *tiny_run(root, "--data.num_rollouts=1")])
+    checkpoint = root / "checkpoints" / "rollout=000001.ckpt"
+    assert checkpoint.exists()
+
+    assert f"{root} already holds a run." in refused()
+    other = model_folder(hidden_size=48)
+    for subcommand in ("fit", "validate"):
+        sources = ["--data.val.a=JSONL", f"--data.val.a.path={refused.problems}"]
+        error = refused("--ckpt_path=last", *sources, subcommand=subcommand, model=other)
+        assert "The checkpoint is of another model" in error
+        assert "(259, 32) there and (259, 48) in this run" in error
+    error = refused("--ckpt_path=last", "--data.prompts_per_rollout=4")
+    assert "prompts_per_rollout=2, this run has 4" in error
+    assert "is of another model" in refused("--ckpt_path=last", "--model.policy.lora.rank=2")
+
+    data = checkpoint.read_bytes()
+    foreign = refused.folder / "foreign.ckpt"
+    torch.save({"weights": torch.zeros(2)}, foreign)
+    for damaged in (data[: len(data) // 2], data[:-100], b"", b"not a checkpoint"):
+        checkpoint.write_bytes(damaged)
+        for path in ("last", str(checkpoint)):
+            assert refused(f"--ckpt_path={path}") == (
+                f"`ckpt_path` must be a whole checkpoint, got {checkpoint}: it is cut short or is no checkpoint "
+                f"({len(damaged)} bytes)."
+            )
+    assert refused(f"--ckpt_path={foreign}").startswith(f"`ckpt_path` must be a checkpoint of a run, got {foreign}")
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+def test_no_checkpoint_to_evaluate(refused: Refused, subcommand: str) -> None:
+    error = refused("--ckpt_path=last", subcommand=subcommand)
+    assert error == f"`ckpt_path` last needs a checkpoint in {refused.root / 'checkpoints'}, there is none."
+
+
+def test_predictions_are_not_overwritten(refused: Refused) -> None:
+    refused.root.mkdir()
+    (refused.root / "predictions.jsonl").write_text("mine\n")
+    error = refused(
+        "--trainer.callbacks+=CompletionWriter",
+        *("--data.val.a=JSONL", f"--data.val.a.path={refused.problems}"),
+        subcommand="predict",
+    )
+    assert str(refused.root / "predictions.jsonl") in error
+
+
+def test_a_run_directory_that_is_a_file(refused: Refused) -> None:
+    path = refused.file("file", "mine")
+    for root in (path, path / "below"):
+        error = refused(f"--trainer.default_root_dir={root}")
+        assert error.startswith(f"`trainer.default_root_dir` must be a folder to write to, got {root}")
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the root user may write everywhere")
+def test_a_run_directory_that_cannot_be_written(refused: Refused) -> None:
+    parent = refused.folder / "locked"
+    parent.mkdir(mode=0o500)
+    error = refused(f"--trainer.default_root_dir={parent / 'run'}")
+    assert error.startswith(f"`trainer.default_root_dir` must be a folder to write to, got {parent / 'run'}")

@@ -1,0 +1,304 @@
+"""``scripts/ledger.py``: what it shows, compares, grades anew and exports."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from lightning_pspo.cli.ledger import main
+from lightning_pspo.ledger import LedgerWriter, schema
+from lightning_pspo.ledger.columns import find_files
+
+ROOT = Path(__file__).parents[2]
+TEXTS = [
+    ("So it is\n#### 4", "4", "correct", "4", 1.0),
+    ("I think 4 \x1b[31mred\x1b[0m \u202etxet", "4", "correct", "4", 0.1),
+    ("The answer is 5.", "4", "wrong", "5", -0.25),
+    ("no idea, \\frac{1}{2}?", "4", "no_answer", None, float("nan")),
+]
+
+
+def write(folder: Path, rollouts: int = 3, rank: int = 0, **columns: Any) -> Path:
+    """Write a run of a few rollouts, of four completions each of one prompt; return its directory."""
+    kind = schema(["format"])
+    writer = LedgerWriter(folder / "ledger", rank, rows_per_file=8)
+    for number in range(1, rollouts + 1):
+        values: dict[str, Any] = {
+            "rollout": [number] * 4,
+            "position": [number - 1] * 4,
+            "sample": range(4),
+            "id": [f"p{number}"] * 4,
+            "question": [f"{number} + 3?"] * 4,
+            "ratio_max": [[1.0, 1.5], [], [0.1], [float("inf")]],
+            "length_tokens": [5, 6, 7, 8],
+            "reward/format": [0.1] * 4,
+        }
+        names = ("completion", "answer", "verdict", "extracted", "reward")
+        values |= dict(zip(names, zip(*TEXTS, strict=True), strict=True))
+        values |= {name: value(number) for name, value in columns.items()}
+        arrays = [pa.array(list(values.get(field.name, [None] * 4)), field.type) for field in kind]
+        writer.write(pa.table(arrays, schema=kind))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write(tmp_path / "run")
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[dict[str, str]]:
+    """Return the rows that ``show`` prints in a pipe."""
+    capsys.readouterr()
+    assert main(["show", *map(str, arguments)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = lines[0].split("\t")
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[1:]]
+
+
+def test_show_in_a_pipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = shown(capsys, run)
+    assert len(rows) == 12
+    assert rows[0]["completion"] == "So it is␊#### 4"
+    assert rows[1]["completion"] == "I think 4 ␛[31mred␛[0m <U+202E>txet"
+    assert rows[3]["completion"] == "no idea, \\frac{1}{2}?"
+    assert [row["extracted"] for row in rows[:4]] == ["4", "4", "5", "-"]
+    assert [row["reward"] for row in rows[:4]] == ["1", "0.1", "-0.25", "nan"]
+    assert [row["rollout"] for row in rows] == [str(number) for number in (1, 2, 3) for _ in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--where", "reward < 0.5 and verdict == 'wrong'"], [(1, 2), (2, 2), (3, 2)]),
+        (["--rollout", "2:3", "--verdict", "wrong", "--verdict", "no_answer"], [(2, 2), (2, 3), (3, 2), (3, 3)]),
+        (["--id", "p1", "--id", "p3", "--contains", "So it"], [(1, 0), (3, 0)]),
+        (["--rollout", "3:", "--limit", "2"], [(3, 0), (3, 1)]),
+        (["--where", "ratio_max > 1.2", "--rollout", ":1"], [(1, 0), (1, 3)]),
+        (["--sort", "reward", "--limit", "4"], [(1, 2), (2, 2), (3, 2), (1, 1)]),
+        (["--sort", "length_tokens", "--descending", "--limit", "4", "--rollout", "2"], [(2, n) for n in (3, 2, 1, 0)]),
+        (["--where", "rollout > 99"], []),
+    ],
+)
+def test_show_chooses(
+    run: Path, capsys: pytest.CaptureFixture[str], options: list[str], wanted: list[tuple[int, int]]
+) -> None:
+    rows = shown(capsys, run / "ledger", "--columns", "rollout,sample", *options)
+    assert [(int(row["rollout"]), int(row["sample"])) for row in rows] == wanted
+
+
+def test_show_counts_what_it_does_not_show(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run), "--limit", "1", "--where", "verdict == 'wrong'"]) == 0
+    assert "1 of 3 rows that were asked for, of 12; --limit 0 shows all" in capsys.readouterr().err
+
+
+def test_show_in_full(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run), "--full", "--limit", "2", "--columns", "id,completion,ratio_max"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "id:         p1",
+        "completion:",
+        "    So it is",
+        "    #### 4",
+        "ratio_max:  1,1.5",
+        "",
+        "id:         p1",
+        "completion: I think 4 ␛[31mred␛[0m <U+202E>txet",
+        "ratio_max:  -",
+        "",
+    ]
+
+
+def test_show_in_a_terminal(run: Path) -> None:
+    """Through the pager, aligned, cut at the terminal's width, and without a live escape sequence."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, str(ROOT / "scripts/ledger.py"), "show", str(run), "--limit", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PAGER": "cat", "COLUMNS": "110", "LINES": "30"}
+    done = subprocess.run(command, stdin=follower, stdout=follower, stderr=subprocess.PIPE, env=environment, timeout=60)
+    os.close(follower)
+    said = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+    lines = said.splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= 110 for line in lines)
+    assert len({line.index(text) for line, text in zip(lines, ("completion", "So it", "I think"), strict=True)}) == 1
+    assert lines[2].endswith("…")
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", 60, completion=lambda number: ["x" * 5000] * 4)
+    command = f"{sys.executable} {ROOT / 'scripts/ledger.py'} show {run} --limit 0 | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.startswith("rollout\tid\t")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--where", "rewad < 1"], "`rewad` is not a column of this ledger; did you mean `reward`"),
+        (["--where", "reward <"], "must go on with"),
+        (["--columns", "id,texts"], "`texts` is not a column"),
+        (["--sort", "verdikt"], "`verdikt` is not a column of this ledger; did you mean `verdict`"),
+        (["--rollout", "5:2"], "--rollout must be A:B with A at most B"),
+        (["--rollout", "two"], "--rollout must be A:B"),
+        (["--limit", "-1"], "--limit must be at least 0"),
+    ],
+)
+def test_bad_options(run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    assert main(["show", str(run), *options]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("error: ") == 1
+
+
+def test_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tmp_path)]) == 2
+    assert "RolloutLedger writes one" in capsys.readouterr().err
+
+
+def test_a_truncated_part(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = find_files(run / "ledger")[0][2]  # rollouts 1 and 2
+    path.write_bytes(path.read_bytes()[:300])
+    assert main(["show", str(run)]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 5
+    assert f"warning: {path} cannot be read and is left out" in said.err
+    assert main(["export", str(run), "--output", str(tmp_path / "out.jsonl")]) == 1
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
+
+
+def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def better(number: int) -> list[str]:
+        return ["correct", "correct", "correct", "no_answer"] if number == 2 else [row[2] for row in TEXTS]
+
+    def other(number: int) -> list[str]:
+        return ["So it is\n#### 9" if number == 2 and place == 0 else row[0] for place, row in enumerate(TEXTS)]
+
+    one, two = write(tmp_path / "one"), write(tmp_path / "two", 4, verdict=better, completion=other)
+    assert main(["diff", str(one), str(two), "--output", str(tmp_path / "diff.json")]) == 0
+    said = capsys.readouterr().out
+    assert "3 prompts in both (1 only in B)" in said
+    assert "A 50.0%, B 58.3%; B less A +8.3 points" in said
+    assert "the first 4 are the same; then, in rollout 2, prompt 1, sample 0, character 14" in said
+    assert "+25.0  A 2/4 = 50 % [15, 85]  B 3/4 = 75 % [30, 95]  p2: 2 + 3?" in said
+    assert "p1: " not in said
+    found = json.loads((tmp_path / "diff.json").read_text())
+    assert found["difference"]["estimate"]["value"] == pytest.approx(1 / 12)
+    assert found["parting"]["texts"] == ["So it is\n#### 4", "So it is\n#### 9"]
+    assert [prompt["second"]["passed"] for prompt in found["prompts"]] == [2, 3, 2]
+    assert main(["diff", str(one), str(one), "--rollout", "2:3"]) == 0
+    assert "completions: all 8 are the same" in capsys.readouterr().out
+
+
+def test_diff_without_common_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = write(tmp_path / "one"), write(tmp_path / "two", id=lambda number: [f"q{number}"] * 4)
+    assert main(["diff", str(one), str(two)]) == 2
+    assert "must have prompts in common" in capsys.readouterr().err
+
+
+def test_diff_says_where_a_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = write(tmp_path / "one", 2), write(tmp_path / "two", 3)
+    assert main(["diff", str(one), str(two)]) == 0
+    said = capsys.readouterr().out
+    assert "the first 8 are the same; then, in rollout 3, prompt 2, sample 0, character 0" in said
+    assert "  A  None  is not there" in said
+
+
+GRADER = '''
+from lightning_pspo.grading import Grade, Verdict
+
+
+class Says:
+    """Correct is what holds a word."""
+
+    def __init__(self, word="idea", rows=None):
+        self.word, self.rows = word, rows
+
+    def grade(self, pairs):
+        verdicts = [Verdict.CORRECT if self.word in text else Verdict.WRONG for text, _ in pairs]
+        return [Grade(verdict, self.word, "word") for verdict in verdicts][: self.rows]
+'''
+
+
+def test_regrade_by_another_mode(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strictly, only the first text has an answer."""
+    assert main(["regrade", str(run), "--mode", "strict", "--output", str(tmp_path / "out.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["verdict"] for row in rows] == ["correct", "no_answer", "no_answer", "no_answer"] * 3
+    assert [row["old_verdict"] for row in rows] == ["correct", "correct", "wrong", "no_answer"] * 3
+    assert [row["changed"] for row in rows] == [False, True, True, False] * 3
+    assert [row["rule"] for row in rows[:4]] == ["hash", "none", "none", "none"]
+    assert rows[0]["reward"] == 1.0
+    assert rows[3]["reward"] is None  # nan
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["old", "\\", "new", "correct", "no_answer"],
+        ["correct", "3", "3"],
+        ["wrong", "0", "3"],
+        ["no_answer", "0", "3"],
+    ]
+    assert lines[4].startswith("6 of 12 verdicts changed")
+    assert lines[5] == "  p1 (4): correct 4 -> no_answer None"
+
+
+def test_regrade_by_an_own_grader(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "says_grader.py").write_text(GRADER)
+    monkeypatch.chdir(tmp_path)
+    own = ["regrade", str(run), "--output", "out.parquet", "--grader", "says_grader.Says"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main([*own, "--grader-args", '{"word": "think"}', "--rollout", "2"]) == 0
+    assert parquet.read_table("out.parquet")["verdict"].to_pylist() == ["wrong", "correct", "wrong", "wrong"]
+    capsys.readouterr()
+    for more, message in (
+        (["--grader-args", '{"letters": 1}'], "--grader must name a class that fits --grader-args"),
+        (["--grader-args", "[1]"], "--grader-args must be a JSON object"),
+        (["--grader-args", '{"rows": 1}'], "the grader Says must return a Grade for each of"),
+        (["--mode", "strict"], "--grader takes its arguments from --grader-args alone"),
+        (["--output", "out.txt"], "--output must end in .jsonl, .csv, .parquet"),
+    ):
+        assert main([*own, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert parquet.read_table("out.parquet").num_rows == 4  # a failure leaves the old file, and nothing else
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["out.parquet", "says_grader.py"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_export(run: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"new/out.{suffix}"
+    columns = "id,completion,reward,ratio_max"
+    assert main(["export", str(run), "--output", str(out), "--columns", columns, "--where", "rollout != 2"]) == 0
+    if suffix == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    elif suffix == "csv":
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = parquet.read_table(out).to_pylist()
+    assert [row["completion"] for row in rows] == [text for text, *_ in TEXTS] * 2
+    assert list(rows[0]) == columns.split(",")
+    second = {"jsonl": 0.1, "csv": "0.1", "parquet": pytest.approx(0.1)}[suffix]
+    assert rows[1]["reward"] == second
+    assert rows[0]["ratio_max"] == ("[1.0, 1.5]" if suffix == "csv" else [1.0, 1.5])
+    if suffix != "parquet":
+        assert rows[3]["reward"] == {"jsonl": None, "csv": ""}[suffix]
+        assert rows[3]["ratio_max"] == {"jsonl": [None], "csv": "[null]"}[suffix]

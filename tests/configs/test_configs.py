@@ -1,0 +1,170 @@
+"""Every shipped YAML is a test case: it is explained, it parses, and it runs where this machine can run it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_pspo.cli.main import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+CONFIGS = Path(__file__).parents[2] / "configs"
+BASES = sorted(CONFIGS.glob("*.yaml"))
+ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
+EXPERIMENTS = [path for path in sorted(CONFIGS.glob("experiments/*.yaml")) if path not in ARMS]
+OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "experiments"]
+REFUSED = {  # what the training loop cannot run yet, or this machine cannot
+    "strategy/fsdp1.yaml": "(?i)gpu",
+    "strategy/deepspeed_stage_2.yaml": "(?i)gpu|deepspeed",
+    "strategy/deepspeed_stage_3.yaml": "(?i)gpu|deepspeed",
+    "engine/vllm.yaml": "(?i)vllm",
+}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def printed(capsys: pytest.CaptureFixture[str], *paths: Path) -> dict[str, Any]:
+    """Return the settings that the files make together."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *(f"--config={path}" for path in paths), "--print_config"])
+    assert stop.value.code == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def assert_holds(config: Any, part: Any, place: str = "") -> None:
+    """Check that ``config`` says all that ``part`` says; class names may have been completed."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            name = key.removesuffix("+")  # `callbacks+` adds to the end of a list
+            assert name in config, place
+            found = config[name][-len(value) :] if key.endswith("+") else config[name]
+            assert_holds(found, value, f"{place}.{name}")
+    elif isinstance(part, list):
+        assert len(config) == len(part), place
+        for index, value in enumerate(part):
+            assert_holds(config[index], value, f"{place}[{index}]")
+    elif place.endswith("class_path"):
+        assert config.rsplit(".", 1)[-1] == part.rsplit(".", 1)[-1], place
+    else:
+        assert config == part, place
+
+
+@pytest.fixture
+def trial(problem_file: Path, tmp_path: Path) -> list[str]:
+    """What makes a trial of any configuration: the embedded model, small problems, one small rollout."""
+    held_out = {"held_out": {"class_path": "JSONL", "init_args": {"path": str(problem_file), "limit": 2}}}
+    return [
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        "--trainer.accelerator=cpu",
+        "--trainer.fast_dev_run=true",
+        "--model.policy.model_name_or_path=embedded",
+        "--model.group_size=2",
+        "--model.max_new_tokens=4",
+        "--data.train=JSONL",
+        f"--data.train.path={problem_file}",
+        f"--data.val={json.dumps(held_out)}",
+        "--data.prompts_per_rollout=2",
+        "--data.num_rollouts=2",
+        "--data.overlap=warn",
+        "--data.test=null",
+    ]
+
+
+def test_there_are_bases_and_overlays() -> None:
+    assert {"quickstart.yaml"} <= {name(path) for path in BASES}
+    assert {path.parent.name for path in OVERLAYS} >= {"strategy", "model", "data", "objective"}
+    assert len(EXPERIMENTS) == 4
+    assert set(REFUSED) <= {name(path) for path in OVERLAYS}
+
+
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS + ARMS + OVERLAYS, ids=name)
+def test_it_says_what_it_is_for(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# Purpose: ")
+    head = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    for word in ("# Purpose: ", "# Hardware: ", "# Command: "):
+        (rest,) = re.findall(rf"^{word} *(.*)$", head, flags=re.MULTILINE)
+        assert len(rest) > 3
+    assert "python -m lightning_pspo" in head
+    assert f"configs/{name(path)}" in head
+
+
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS, ids=name)
+def test_a_base_runs(path: Path, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert_holds(printed(capsys, path), yaml.safe_load(path.read_text(encoding="utf-8")))
+    main(["fit", f"--config={path}", *trial])
+    assert not (tmp_path / "run").exists()  # a trial leaves nothing
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=name)
+def test_the_arms_of_an_experiment(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the paper's arms differ in, and the one that differs in the surrogate alone."""
+    base = printed(capsys, experiment)["model"]
+    assert base["surrogate"]["class_path"].endswith(".PSPO")
+    for path in ARMS:
+        arm = printed(capsys, experiment, path)["model"]
+        assert_holds(arm, yaml.safe_load(path.read_text(encoding="utf-8"))["model"])
+        changed = {key for key in arm if arm[key] != base[key]}
+        assert changed == {
+            "arm_pspo": set(),
+            "arm_unclipped": {"surrogate"},
+            "arm_noclip": {"surrogate", "optimizer", "updates_per_rollout"},
+            "arm_clip": {"surrogate", "optimizer"},
+            "arm_clip_1.5b": {"surrogate"},
+        }.get(path.stem), path
+        assert arm["optimizer"]["init_args"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("path", ARMS, ids=name)
+def test_an_arm_runs(path: Path, trial: list[str]) -> None:
+    main(["fit", f"--config={CONFIGS / 'experiments/qwen2.5_0.5b_gsm8k.yaml'}", f"--config={path}", *trial])
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=name)
+def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed(capsys, CONFIGS / "quickstart.yaml", path)
+    assert_holds(config, yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert config["model"]["group_size"] == 8  # the base is still there
+    base = printed(capsys, CONFIGS / "quickstart.yaml")
+    defaults = {"strategy/single.yaml", "objective/gr_pspo.yaml", "engine/shared_prefix.yaml"}  # they spell them out
+    if name(path) not in defaults:
+        assert config != base
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in OVERLAYS
+        if path.parent.name in ("model", "objective", "callbacks", "engine") and name(path) not in REFUSED
+    ],
+    ids=name,
+)
+def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
+    main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={path}", *trial])
+
+
+@pytest.mark.usefixtures("rank_variables")
+@pytest.mark.parametrize(("overlay", "message"), REFUSED.items(), ids=REFUSED)
+def test_what_cannot_run_says_so(
+    overlay: str, message: str, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [argument for argument in trial if not argument.startswith("--trainer.accelerator")]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={CONFIGS / overlay}", *arguments])
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 1
+    assert re.search(message, errors.splitlines()[-1])
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()

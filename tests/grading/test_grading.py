@@ -1,0 +1,313 @@
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_pspo.grading import Verdict, equivalent, extract, grade, last_boxed, parse_number, quick
+
+DATA = Path(os.environ.get("LIGHTNING_PSPO_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+HOSTILE = {
+    "carets": "^{" * 50_000,
+    "indices": "1_" * 50_000,
+    "roots": r"1\sqrt{" * 14_000,
+    "root indices": r"\sqrt[" * 16_000,
+    "mixed": "1 1/" * 25_000,
+    "powers": "1 × 10 ^ { " * 9_000,
+    "powers of ten": "10^" * 33_000,
+    "signs": "= - " * 25_000,
+    "mixed digits": "9" * 50_000 + " " + "9" * 50_000,
+    "mixed fractions": r"1\frac{1}{1" * 9_000,
+    "superscripts": "1²" * 50_000,
+    "letters": "m" * 100_000,
+    "sign and spaces": "=" + " " * 50_000 + "-" + " " * 50_000 + "1",
+    "digits": "9" * 100_000,
+    "commas": "1," * 50_000,
+    "groups": "1,111" * 20_000,
+    "hashes": "#### " * 20_000,
+    "hash lines": "####\n" * 20_000,
+    "unclosed boxes": r"\boxed{" * 14_000,
+    "nested boxes": r"\boxed{" * 12_000 + "}" * 12_000,
+    "open box": r"\boxed{" + "{" * 99_000,
+    "fractions": r"\frac{1" * 14_000,
+    "spaces": " " * 100_000,
+    "numbers": "1 " * 50_000,
+    "minus": "-" * 100_000,
+    "backslashes": "\\" * 100_000,
+    "long hash answer": "#### " + "5 " * 50_000,
+    "statements": "the answer is " * 7_000,
+    "empty statements": "Answer:\n\n" * 11_000,
+    "statement and numbers": "the answer is " + "5 " * 50_000,
+    "dollars": "$x" * 50_000,
+    "displays": "\\[ " * 33_000,
+    "inline": "\\( x " * 20_000,
+    "bare boxes": "\\boxed 4 " * 11_000,
+    "many boxes": "\\boxed{4}, " * 9_000,
+    "thoughts": "</think>" * 12_000,
+    "tuples": "(1," * 33_000 + "5",
+    "solutions": "$x = 1$ and " * 8_000,
+    "ends of environments": "= 1 \\end{align}" * 6_000,
+    "programs": "```python\n" * 10_000,
+    "tagged programs": "<llm-code>" * 10_000,
+    "clauses": "it has a few more " * 6_000 + "5",
+    "stated clauses": "Answer: it will have 5 in 6 so that " * 3_000,
+    "equations": "5 + = 1 " * 14_000,
+    "environments": r"\begin{align} 1 = " * 6_000,
+    "stated environments": r"answer: \begin{align} 1 = " * 4_000,
+    "ratios": "1:2:3" * 20_000,
+    "escaped dollars": r"$\$" * 33_000,
+    "final answers": r"\boxed{5} final answer is 5 " * 4_000,
+    "outputs": "```output\n5\n```\n5 of 6" * 5_000,
+    "thoughts cut off": "</think> (5" * 10_000,
+    "null bytes": "\x00" * 100_000 + "5",
+    "directions": "\u202e5\u202c" * 33_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_time_is_linear_in_hostile_text(name):
+    """Quadratic time would be seconds at this length, linear time is milliseconds."""
+    started = time.process_time()
+    extracted, _ = extract(HOSTILE[name])
+    quick(extracted or "", "5")
+    extract(HOSTILE[name], "strict")
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("text", ["10**10**10", "9" * 100_000, "1e999999", "9e99999999999999", "1/" + "9" * 900])
+def test_enormous_numbers_are_not_computed(text):
+    started = time.process_time()
+    assert parse_number(text) is None
+    assert not equivalent(text, "5")
+    assert time.process_time() - started < 0.05
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("1,", "5 ab ", r"\text{", "{", " ", "a ", "1 ", r"\frac1", "^\\circ", "(", "- ", "[1,", r"\{", "x=", r"\pm "),
+        *("1,2;", r"\begin{pmatrix}", "&", r"\\", r"\cup ", "=", "^", "²", "sqrt(", r"\sqrt[", "%", "**", "A)", "_"),
+        *(
+            r"\begin{align}",
+            r"\end{align}",
+            r"\tag{",
+            "f(",
+            "1e",
+            r"\text{V}",
+            r"\color{",
+            "=x",
+            r"\equiv ",
+            "(1,",
+            ")^T",
+        ),
+    ],
+)
+def test_quick_is_quick_up_to_the_length_limit(piece):
+    text = (piece * 1000)[:1000]
+    started = time.process_time()
+    quick(text, text[:-1] + "7")
+    quick(text, "5")
+    quick(text, "(1, 2)")
+    assert time.process_time() - started < 0.5
+
+
+@given(st.text(max_size=80), st.text(max_size=20))
+def test_any_text_is_graded(completion, answer):
+    for mode in ("lenient", "strict"):
+        verdict = grade(completion, answer, mode)
+        assert (verdict.extracted is None) == (verdict.verdict is Verdict.NO_ANSWER) == (verdict.rule == "none")
+
+
+def _rows(name):
+    file = DATA / name
+    if not file.is_file():
+        pytest.skip(f"{file} is not here")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("name", "count"), [("gsm8k/train.jsonl", 7473), ("gsm8k/test.jsonl", 1319)])
+def test_gsm8k_solutions_are_correct_against_their_own_answers(name, count):
+    rows = _rows(name)
+    golds = [row["answer"].split("#### ")[1] for row in rows]
+    assert sum(grade(row["answer"], gold).correct for row, gold in zip(rows, golds, strict=True)) == count
+    off_by_one = [str(int(gold.replace(",", "")) + 1) for gold in golds]
+    assert not any(grade(row["answer"], gold).correct for row, gold in zip(rows, off_by_one, strict=True))
+
+
+@pytest.mark.parametrize("name", ["gsm8k/train.jsonl", "gsm8k/test.jsonl"])
+def test_gsm8k_solutions_without_their_marker_say_their_answers(name):
+    """The figure of a plain last number is 97.2 %."""
+    parts = [re.sub("<<.*?>>", "", row["answer"]).split("\n#### ") for row in _rows(name)]
+    assert sum(grade(solution, gold).correct for solution, gold in parts) >= 0.993 * len(parts)
+
+
+def test_math500_solutions_are_correct_against_their_own_answers():
+    rows = _rows("math500/test.jsonl")
+    assert all(last_boxed(row["solution"]) == row["answer"].strip() for row in rows)
+    assert sum(grade(rf"\boxed{{{row['answer']}}}", row["answer"]).correct for row in rows) == 500
+
+
+GOLDS = {
+    "gsm8k/test.jsonl": lambda row: [row["answer"].split("#### ")[1]],
+    "svamp/all.jsonl": lambda row: [row["Answer"]],
+    "asdiv/test.jsonl": lambda row: [row["answer"]],
+    "math500/test.jsonl": lambda row: [row["answer"]],
+    "math/test_minus_math500.jsonl": lambda row: [row["answer"]],
+    "extra/aime24.jsonl": lambda row: [row["answer"]],
+    "extra/amc23.jsonl": lambda row: [str(row["answer"])],
+    "extra/minerva_math.jsonl": lambda row: [last_boxed(row["solution"])],
+    "extra/olympiadbench.jsonl": lambda row: row["final_answer"],
+}
+
+
+@pytest.mark.parametrize("name", GOLDS)
+def test_golds_equal_themselves_however_they_are_spelled(name):
+    for gold in (gold for row in _rows(name) for gold in GOLDS[name](row)):
+        assert grade(rf"\boxed{{{gold}}}", gold).correct
+        other = gold.replace(r"\frac", r"\dfrac").replace("(", r"\left( ").replace(")", r"\right)")
+        assert quick(f"$ {other} $.", gold) is True
+
+
+@pytest.mark.parametrize("name", ["math500/test.jsonl", "extra/olympiadbench.jsonl"])
+def test_changed_golds_are_told_apart(name):
+    for gold in (gold for row in _rows(name) for gold in GOLDS[name](row)):
+        assert quick(gold + "+1", gold) is not True
+        assert quick(gold + ", 917", gold) is not True
+
+
+ENDINGS = {
+    "printed": [
+        ("18", "18", True),
+        ("[1, 2]", "1,2", True),
+        ("2*sqrt(3)", r"2\sqrt{3}", True),
+        ("sqrt(3)/2", r"\frac{\sqrt{3}}{2}", True),
+        ("3*pi/4", r"\frac{3\pi}{4}", True),
+        ("x**2 + 1", "x^2+1", True),
+        ("(3, 4)", "(3,4)", True),
+        ("{-1, 2}", "-1,2", True),
+        ("True", r"\text{Yes}", True),
+        ("1/3", r"\frac13", True),
+        ("0.333333333333333", r"\frac13", True),
+        ("-oo", r"-\infty", True),
+        ("I", "i", True),
+        ("1 + 2*I", "1+2i", True),
+        ("Tuesday", "Tuesday", True),
+        ("Rational(1, 2)", r"\frac12", True),
+        ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", True),
+        ("Interval.open(-1, 2)", "(-1,2)", True),
+        ("[(1, 2), (3, 4)]", "(1,2),(3,4)", True),
+    ],
+    "tool and text": [
+        ("```python\nprint(total)\n```\n```output\n18\n```\nThe farm earns $\\boxed{18.0}$ dollars.", "18", True),
+        (
+            "```python\nprint(x)\n```\n```output\n13.166666666666668\n```\nThe younger one is $\\boxed{13}$.",
+            "13",
+            True,
+        ),
+        ("```python\nprint(x)\n```\n```output\n18\n```\nThe answer is $\\boxed{19}$.", "18", False),
+        ("```python\nprint(x)\n```\n```output\n5\n```\nThey eat 5 cups.", "5", True),
+        (
+            "```python\nx = 16\nprint(x - 9)\n```\n```output\n7\n```\nThe answer is 7.",
+            "7",
+            True,
+        ),
+    ],
+    "few-shot": [
+        (
+            "So the answer is 5.\n\nQuestion: What is 3 + 8?\nAnswer: 3 + 8 = 11. The answer is 11.",
+            "5",
+            True,
+        ),
+        ("The answer is 5.\n\nQ: What is 3 + 8?\nA: 3 + 8 = 11. The answer is 11.", "5", True),
+        ("There remain 5. The answer is 5.\n\nQ: What is 3 + 8?\nA: The answer is 11.", "11", False),
+        ("\nThe total is 42.\n#### 42\n\nQuestion: What is 3 * 2?\nAnswer: 3 * 2 = 6\n#### 6", "42", True),
+        ("Thus \\boxed{7}.\n\nProblem: Find 2+2.\nSolution: \\boxed{4}.", "7", True),
+        (
+            "Final Answer: The final answer is $5$. I hope it is correct.\n\nProblem:\nWhat is $1+1$?\n\n"
+            "Solution:\nFinal Answer: The final answer is $2$.",
+            "5",
+            True,
+        ),
+        ("She has 10 apples.\n\nThe answer is 10.\n\n\nHuman: next?\nAssistant: 12", "10", True),
+    ],
+    "marker": [
+        (r"The farm earns $\boxed{18}$ dollars a day.", "18", True),
+        ("#### 1,800", "1800", True),
+        ("#### $1,800.00", "1800", True),
+        (r"The final answer is: \[ \boxed{\dfrac{3}{4}} \]", "0.75", True),
+        (r"Answer: \boxed{(3, \frac{\pi}{2})}", r"\left( 3, \frac{\pi}{2} \right)", True),
+        ("<think>maybe \\boxed{3}</think>\nThe answer is \\boxed{4}.", "4", True),
+        (r"it seems \boxed{3}, but it is \boxed{4}", "4", True),
+        (r"the answer is \boxed{}. It must be 42", "42", True),
+        (r"\boxed{} 1/2", "0.5", True),
+        (r"\boxed 5", "5", True),
+        ("hence boxed(42).", "42", True),
+    ],
+    "stated": [
+        ("Final Answer: The final answer is $5$. I hope it is correct.", "5", True),
+        (r"Final Answer: The final answer is $\frac{\sqrt{3}}{2}$. I hope it is correct.", r"\frac{\sqrt{3}}{2}", True),
+        ("The answer is: $18", "18", True),
+        ("The answer is $18.00.", "18", True),
+        ("**Answer: 18**", "18", True),
+        (r"The answer is \(18\).", "18", True),
+        ("### Final Answer\n\n**$70,000**", "70000", True),
+        ("The answer is 18 eggs, since 16 - 3 + 5 = 18.", "18", True),
+        ("The answer is (C) 42.", "C", True),
+        ("Answer: B", r"\text{(B)}", True),
+        ("Therefore, the answer is $x = 5$ or $x = -3$.", "-3, 5", True),
+        (r"The answer is $\text{Clara}$.", r"\text{Clara}", True),
+        ("the answer is Clara.", r"\text{Clara}", True),
+        ("The answer is 50%.", "0.5", True),
+        ("The answer is 2:3.", "2:3", True),
+        ("A: 90,000", "90000", True),
+        ("A: 0.04999999999999999", "10", False),
+        ("in all $<<13*2=26>>26\nA: 26", "26", True),
+        ("The answer is 10.\n\nExplanation: 2 * 5 = 10, checked against 7.", "10", True),
+        ("So the answer is 7. I needed 3 lines.", "7", True),
+        (r"The answer is $-\frac{2}{3}$.", "-2/3", True),
+        ("The answer is not clear yet.\nFinal answer: 42", "42", True),
+        ("The answer is:\n\n$$\\frac{7}{8}$$", "7/8", True),
+        ("<answer>4</answer>", "4", True),
+        (r"<answer> \frac{1}{2} </answer>", "0.5", True),
+        ("ANSWER: 7", "7", True),
+    ],
+    "free text": [
+        ("so she uses 3/4 cup.", r"\frac{3}{4}", True),
+        ("Therefore x = 5", "5", True),
+        ("She earns = 18 dollars", "18", True),
+        ("**18**", "18", True),
+        ("The gain is **$70,000**.", "70000", True),
+        ("The chance is **1/4**.", r"\frac14", True),
+        ("The correct option is (C).", "C", True),
+        (
+            "The first pen costs 5 * 1/2 = $<<5*1/2=2.5>>2.5.\nThe next one costs 5 * 1",
+            "64",
+            False,
+        ),
+        ("At first 12.\nIn total 24.", "24", True),
+        ("She saves 50%", "1/2", True),
+        ("It takes 12 days.", "12", True),
+        (r"We find \(r=3\), that is, a radius of 3 units.", "3", True),
+        (r"The value \(a = 41\) fits.", "41", True),
+        (r"All of \([-2, 7]\).", "[-2,7]", True),
+        ("The sum is 3 + 4 = 7 units", "7", True),
+        ("Let me solve.\n\n$$x = \\frac{-1 \\pm \\sqrt{5}}{2}$$", r"\frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}", True),
+    ],
+}
+"""Ends of answers as models write them, with the reference answer and the right verdict."""
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "correct"),
+    [pytest.param(*row, id=f"{kind}-{index}") for kind, rows in ENDINGS.items() for index, row in enumerate(rows)],
+)
+def test_endings(completion, answer, correct, request):
+    if "[printed-" in request.node.name:
+        completion = f"```python\nprint(x)\n```\n```output\n{completion}\n```\n"
+    assert grade(completion, answer).correct is correct

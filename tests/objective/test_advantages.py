@@ -1,0 +1,192 @@
+"""Advantages by hand and by their invariances."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.objective.advantages import (
+    Advantage,
+    BatchAdvantage,
+    GroupAdvantage,
+    LeaveOneOut,
+    NoBaseline,
+    SeparateAdvantage,
+)
+
+REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.5], [0.25, 0.25, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
+
+
+def group_by_hand(group: list[float], batch: list[float]) -> list[float]:
+    return [(r - statistics.mean(group)) / (statistics.stdev(group) + 1e-4) for r in group]
+
+
+def centred_by_hand(group: list[float], batch: list[float]) -> list[float]:
+    return [r - statistics.mean(group) for r in group]
+
+
+def batch_by_hand(group: list[float], batch: list[float]) -> list[float]:
+    return [(r - statistics.mean(group)) / (statistics.stdev(batch) + 1e-4) for r in group]
+
+
+def loo_by_hand(group: list[float], batch: list[float]) -> list[float]:
+    return [r - (sum(group) - r) / (len(group) - 1) for r in group]
+
+
+def nothing_by_hand(group: list[float], batch: list[float]) -> list[float]:
+    return group
+
+
+ByHand = Callable[[list[float], list[float]], list[float]]
+CASES: list[tuple[Advantage, ByHand]] = [
+    (GroupAdvantage(), group_by_hand),
+    (GroupAdvantage(normalize=False), centred_by_hand),
+    (BatchAdvantage(), batch_by_hand),
+    (LeaveOneOut(), loo_by_hand),
+    (NoBaseline(), nothing_by_hand),
+]
+IDS = ["group", "centred", "batch", "leave_one_out", "none"]
+
+
+def test_by_hand() -> None:
+    # mean 0.25, unbiased std sqrt((3 * 0.25^2 + 0.75^2) / 3) = 0.5
+    advantages = GroupAdvantage(epsilon=1e-4)(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(advantages, torch.tensor([[0.75, -0.25, -0.25, -0.25]]) / 0.5001)
+
+
+@pytest.mark.parametrize(("advantage", "by_hand"), CASES, ids=IDS)
+@given(seed=st.integers(0, 1000))
+def test_against_plain_python(advantage: Advantage, by_hand: ByHand, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.rand(3, 4, generator=generator)
+    groups = rewards.double().tolist()
+    batch = [r for group in groups for r in group]
+    expected = torch.tensor([by_hand(group, batch) for group in groups])
+    torch.testing.assert_close(advantage(rewards), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("advantage", [case[0] for case in CASES[:-1]], ids=IDS[:-1])
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e8, -3.3])
+@pytest.mark.parametrize("group_size", [2, 3, 7, 8])
+def test_equal_rewards_give_exactly_zero(advantage: Advantage, value: float, group_size: int) -> None:
+    rewards = torch.rand(3, group_size, generator=torch.Generator().manual_seed(0))
+    rewards[1] = value
+    advantages = advantage(rewards)
+    assert (advantages[1] == 0.0).all()
+    assert (advantages[[0, 2]] != 0.0).all()
+    assert (advantage(torch.full((2, group_size), value)) == 0.0).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("advantage", [case[0] for case in CASES], ids=IDS)
+def test_a_group_that_is_not_finite_is_ignored(advantage: Advantage, bad: float) -> None:
+    """Its advantages are 0, and the other groups' are those of a batch without it."""
+    rewards = torch.tensor([[1.0, 0.0, 0.5], [3.0, bad, -1.0], [0.0, 0.25, 1.0]])
+    advantages = advantage(rewards)
+    assert (advantages[1] == 0.0).all()
+    torch.testing.assert_close(advantages[[0, 2]], advantage(rewards[[0, 2]]))
+    assert (advantage(rewards[[1]]) == 0.0).all()
+
+
+@pytest.mark.parametrize("advantage", [case[0] for case in CASES], ids=IDS)
+def test_each_group_as_if_alone_but_for_the_std_of_the_batch(advantage: Advantage) -> None:
+    together = advantage(REWARDS)
+    alone = torch.cat([advantage(row[None]) for row in REWARDS])
+    if isinstance(advantage, BatchAdvantage):
+        assert not torch.allclose(together, alone)
+    else:
+        torch.testing.assert_close(together, alone)
+
+
+def test_group_sums_are_zero_and_leave_one_out_is_a_multiple() -> None:
+    for advantage in (GroupAdvantage(), BatchAdvantage(), LeaveOneOut()):
+        torch.testing.assert_close(advantage(REWARDS).sum(dim=1), torch.zeros(3), rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(LeaveOneOut()(REWARDS), GroupAdvantage(normalize=False)(REWARDS) * 4 / 3)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_batch_std_is_that_of_all_ranks(cut: int) -> None:
+    """Each rank calls with its part; the sums over ranks are made by hand here."""
+    rewards = torch.rand(5, 4, generator=torch.Generator().manual_seed(1))
+    rewards[3, 0] = math.nan
+    parts, seen = [rewards[:cut], rewards[cut:]], [[], []]
+
+    def run(rank: int, answers: list[Tensor]) -> Tensor:
+        seen[rank] = []
+
+        def reduce(values: Tensor, how: str) -> Tensor:
+            assert how == "sum"
+            seen[rank].append(values)
+            return answers[len(seen[rank]) - 1] if len(seen[rank]) <= len(answers) else values
+
+        return BatchAdvantage()(parts[rank], reduce=reduce)
+
+    answers: list[Tensor] = []
+    for collective in range(2):
+        for rank in range(2):
+            run(rank, answers)
+        answers.append(seen[0][collective] + seen[1][collective])
+    found = torch.cat([run(rank, answers) for rank in range(2)])
+    torch.testing.assert_close(found, BatchAdvantage()(rewards))
+
+
+def test_separate_by_hand() -> None:
+    terms = {"a": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "b": torch.tensor([[0.0, 10.0], [0.0, 1.0]])}
+    found = SeparateAdvantage(GroupAdvantage(normalize=False), {"a": 2.0, "b": 0.1})(terms["a"], terms)
+    torch.testing.assert_close(found, torch.tensor([[1.0 - 0.5, -1.0 + 0.5], [-0.05, 0.05]]))
+
+
+def test_separate_keeps_apart_what_the_total_hides() -> None:
+    """Two terms of opposite sign: the totals are equal, the separately normalised terms are not."""
+    terms = {"a": torch.tensor([[1.0, 0.0, 0.0]]), "b": torch.tensor([[0.0, 1.0, 1.0]])}
+    total = terms["a"] + terms["b"]
+    assert (GroupAdvantage()(total) == 0.0).all()
+    found = SeparateAdvantage(GroupAdvantage(), {"a": 1.0, "b": 0.5})(total, terms)
+    torch.testing.assert_close(found, 0.5 * GroupAdvantage()(terms["a"]))
+
+
+@pytest.mark.parametrize("base", [GroupAdvantage(), BatchAdvantage(), NoBaseline()])
+def test_separate_ignores_a_group_that_any_term_leaves_out(base: Advantage) -> None:
+    terms = {
+        "a": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.0], [1.0, 0.25]]),
+        "b": torch.tensor([[0.0, 10.0], [math.nan, 1.0], [3.0, 1.0], [1.0, 2.0]]),
+    }
+    total = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [math.nan, 1.0]])
+    advantage = SeparateAdvantage(base, {"a": 1.0, "b": 1.0})
+    found = advantage(total, terms)
+    kept = [0, 2]
+    assert (found[[1, 3]] == 0.0).all()
+    torch.testing.assert_close(found[kept], advantage(total[kept], {name: term[kept] for name, term in terms.items()}))
+    only_a = SeparateAdvantage(base, {"a": 1.0, "b": 0.0})(total, terms)
+    assert (only_a[1] != 0.0).any()  # a term without weight is not asked
+
+
+def test_separate_needs_the_reward_s_terms() -> None:
+    advantage = SeparateAdvantage(GroupAdvantage(), {"a": 1.0})
+    for terms in ({}, {"b": torch.zeros(1, 2)}, {"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)}):
+        with pytest.raises(InputError, match="`weights` must name the reward's terms"):
+            advantage(torch.zeros(1, 2), terms)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("advantage", [GroupAdvantage, BatchAdvantage])
+def test_epsilon_must_be_positive(advantage: Callable[..., Advantage], epsilon: float) -> None:
+    with pytest.raises(InputError, match="`epsilon` must be finite and greater than 0"):
+        advantage(epsilon=epsilon)
+
+
+def test_settings_out_of_range() -> None:
+    with pytest.raises(InputError, match="`weights` must name at least one"):
+        SeparateAdvantage(GroupAdvantage(), {})
+    with pytest.raises(InputError, match="`weights` must be finite, got inf for a"):
+        SeparateAdvantage(GroupAdvantage(), {"a": math.inf})
+    with pytest.raises(InputError, match="`group_size` must be at least 2"):
+        LeaveOneOut()(torch.zeros(2, 1))

@@ -1,0 +1,393 @@
+"""Levels, KL, entropy, truncation, refill and alpha control in the real loop, against plain gradients."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.objective.advantages import BatchAdvantage, NoBaseline
+from lightning_pspo.objective.alpha import KLTarget, ScheduledAlpha
+from lightning_pspo.objective.kl import K1, K2, K3, KLEstimator
+from lightning_pspo.objective.schedules import Linear
+from lightning_pspo.objective.surrogates import (
+    GMPO,
+    PSPO,
+    Clip,
+    FixedLength,
+    SequenceMean,
+    Surrogate,
+    TokenMean,
+    Unclipped,
+)
+from lightning_pspo.policy.policy import LoRA, Policy
+from lightning_pspo.rewards import Reward
+from lightning_pspo.rollout import GenerateEngine, Sampling
+from lightning_pspo.types import Completions, Inputs, PromptBatch, Rollout
+from tests.support.loop import Fit, fit, initial, weights
+
+__all__ = ["fit"]  # a fixture
+
+LR = 0.05
+
+
+def gradient_of(run: tuple[PSPOModule, Any], start: PSPOModule) -> Tensor:
+    """Return the gradient of the single SGD step that a run took."""
+    return (weights(start) - weights(run[0])) / LR
+
+
+def rows(rollout: Rollout) -> list[tuple[Tensor, Tensor, float, bool]]:
+    """Return prompt ids, completion ids, advantage and truncation of every row, unpadded."""
+    found = []
+    for row in range(len(rollout.samples)):
+        prompt = rollout.prompts.prompt_ids[row // 4][rollout.prompts.prompt_mask[row // 4]]
+        completion = rollout.completions.completion_ids[row][rollout.completions.completion_mask[row]]
+        found.append((prompt, completion, float(rollout.advantages[row]), bool(rollout.completions.truncated[row])))
+    return found
+
+
+def distribution(module: PSPOModule, prompt: Tensor, completion: Tensor) -> Tensor:
+    """Return the (T, V) log-probs that predict the completion."""
+    logits = module.policy.causal_lm(input_ids=torch.cat([prompt, completion])[None]).logits
+    return logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def plain_gradient(module: PSPOModule, objective: Tensor) -> Tensor:
+    """Return the gradient of minus ``objective``."""
+    module.policy.zero_grad()
+    (-objective).backward()
+    return torch.cat([p.grad.flatten() for p in module.policy.causal_lm.parameters() if p.grad is not None])
+
+
+ONE_STEP: dict[str, Any] = {"updates_per_rollout": 1, "data": {"num_rollouts": 1}, "surrogate": Unclipped()}
+
+
+def test_entropy_bonus(fit: Fit, tiny_model: Path) -> None:
+    """Every row counts, those of zero advantage too."""
+    run = fit(**ONE_STEP, entropy_coef=0.3, micro_batch_size=5)
+    start = initial(tiny_model)
+    total, tokens = torch.zeros(()), 0
+    for prompt, completion, advantage, _ in rows(run[1].outputs[0]["rollout"]):
+        table = distribution(start, prompt, completion)
+        chosen = table.gather(1, completion[:, None]).sum()
+        total = total + advantage * chosen - 0.3 * (table.exp() * table).sum()
+        tokens += len(completion)
+    torch.testing.assert_close(gradient_of(run, start), plain_gradient(start, total / tokens), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kl", [K1(), K2(), K3()])
+@pytest.mark.parametrize("on_policy", [False, True])
+def test_kl_to_the_policy_before_training(fit: Fit, tiny_model: Path, kl: KLEstimator, on_policy: bool) -> None:
+    """Two rollouts, so that the second has left the reference; its step is recomputed from the run cut short."""
+    settings: dict[str, Any] = {
+        "surrogate": Unclipped(),
+        "updates_per_rollout": 1,
+        "kl_coef": 0.5,
+        "kl": kl,
+        "kl_on_policy": on_policy,
+    }
+    before, _ = fit(**settings, limit=1)
+    run = fit(**settings)
+    reference = initial(tiny_model)
+    total, tokens = torch.zeros(()), 0
+    for prompt, completion, advantage, _ in rows(run[1].outputs[1]["rollout"]):
+        new = distribution(before, prompt, completion).gather(1, completion[:, None])
+        with torch.no_grad():
+            ref = distribution(reference, prompt, completion).gather(1, completion[:, None])
+        d = new - ref
+        estimate = {K1: d, K2: d.square() / 2, K3: (-d).exp() - 1 + d}[type(kl)]
+        if on_policy:
+            estimate = estimate * (new - new.detach()).exp()
+        total = total + (advantage * new - 0.5 * estimate).sum()
+        tokens += len(completion)
+    torch.testing.assert_close(gradient_of(run, before), plain_gradient(before, total / tokens), atol=1e-5, rtol=1e-3)
+
+
+def test_reference_is_the_base_under_lora_and_no_part_of_the_checkpoint(fit: Fit, tiny_model: Path) -> None:
+    lora = {"lora": LoRA(rank=4)}
+    module, record = fit(policy=lora, kl_coef=0.1, data={"num_rollouts": 2})
+    rollout = record.outputs[1]["rollout"]
+    base = initial(tiny_model)
+    for row, (prompt, completion, _, _) in enumerate(rows(rollout)):
+        with torch.no_grad():
+            expected = distribution(base, prompt, completion).gather(1, completion[:, None]).squeeze(1)
+        assert rollout.ref_logprobs is not None
+        torch.testing.assert_close(rollout.ref_logprobs[row, : len(completion)], expected, atol=1e-5, rtol=1e-4)
+    assert not any("reference" in name for name in module.state_dict())
+    full, _ = fit(kl_coef=0.1, data={"num_rollouts": 1})
+    assert full.state_dict().keys() == base.state_dict().keys()
+
+
+def test_truncated_completions_can_be_left_out(fit: Fit, model_folder: Callable[..., Path]) -> None:
+    folder = model_folder(generation={"eos_token_id": [2, *range(30, 50)]})
+    run = fit(**ONE_STEP, folder=folder, mask_truncated=True)
+    start = initial(folder)
+    total, tokens, cut = torch.zeros(()), 0, 0
+    for prompt, completion, advantage, truncated in rows(run[1].outputs[0]["rollout"]):
+        cut += truncated
+        if not truncated:
+            total = total + advantage * distribution(start, prompt, completion).gather(1, completion[:, None]).sum()
+            tokens += len(completion)
+    assert 0 < cut < 16, "the case must hold both kinds"
+    torch.testing.assert_close(gradient_of(run, start), plain_gradient(start, total / tokens), atol=1e-5, rtol=1e-3)
+
+
+def test_a_rollout_of_truncated_completions_only_does_nothing(fit: Fit, tiny_model: Path) -> None:
+    module, record = fit(mask_truncated=True, max_new_tokens=1)
+    assert record.outputs[0]["rollout"].completions.truncated.all()
+    assert torch.equal(weights(module), weights(initial(tiny_model)))
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("surrogate", [PSPO(0.3), Clip(3e-4, 4e-4), Clip(0.2, 0.2), Unclipped()])
+def test_the_second_update_sees_the_ratio(fit: Fit, surrogate: Surrogate, level: str) -> None:
+    """Its gradient, from the weights of a run of one update, which have left the behaviour policy."""
+    settings: dict[str, Any] = {"aggregation": SequenceMean(), "ratio_level": level, "surrogate": surrogate}
+    settings["data"] = {"num_rollouts": 1}
+    before, _ = fit(**settings, updates_per_rollout=1)
+    run = fit(**settings, updates_per_rollout=2)
+    rollout = run[1].outputs[0]["rollout"]
+    total = torch.zeros(())
+    for row, (prompt, completion, advantage, _) in enumerate(rows(rollout)):
+        new = distribution(before, prompt, completion).gather(1, completion[:, None]).squeeze(1)
+        log_ratio = new - rollout.old_logprobs[row, : len(completion)]
+        ratio = log_ratio.exp() if level == "token" else log_ratio.mean().exp()
+        if isinstance(surrogate, PSPO):
+            total = total + ((0.7 * ratio + 0.3) * advantage).mean()
+        elif isinstance(surrogate, Clip):
+            clipped = ratio.clamp(1 - surrogate.epsilon_low, 1 + surrogate.epsilon_high)
+            total = total + torch.minimum(ratio * advantage, clipped * advantage).mean()
+        else:
+            total = total + (ratio * advantage).mean()
+    assert float(run[1].outputs[0]["updates"][1].log_ratio.abs().max()) > 0.02
+    torch.testing.assert_close(gradient_of(run, before), plain_gradient(before, total / 16), atol=1e-5, rtol=1e-3)
+
+
+class Rare(Reward):
+    """Equal in most groups: 1 for a completion with the letter e."""
+
+    def __call__(self, samples: Any) -> list[float]:
+        return [float("e" in sample.completion) for sample in samples]
+
+
+class Elsewhere(GenerateEngine):
+    """Claims to have sampled from another distribution: tokens twice as probable at even places, 3/4 at odd ones."""
+
+    def generate(
+        self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
+    ) -> Completions:
+        drawn = super().generate(model, prompts, sampling, uniforms)
+        start = Policy(self.folder)
+        start.build(seed=0)
+        inputs = Inputs(
+            prompts.prompt_ids,
+            prompts.prompt_mask,
+            drawn.completion_ids,
+            drawn.completion_mask,
+            torch.arange(len(drawn.truncated)) // sampling.samples,
+        )
+        odd = torch.arange(drawn.completion_ids.shape[1]) % 2
+        claimed = start.logprobs(inputs, 1.0, 1.0)[0].detach() + torch.where(odd == 1, 0.75, 2.0).log()
+        return replace(drawn, logprobs=claimed)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = str(folder)
+
+
+@pytest.mark.parametrize("cap", [None, 1.2])
+def test_mismatch_correction(fit: Fit, tiny_model: Path, cap: float | None) -> None:
+    """Tokens weigh min(pi_old / mu, cap) in the gradient: 1/2 at even places, min(4/3, cap) at odd ones."""
+    run = fit(**ONE_STEP, engine=Elsewhere(tiny_model), mismatch_cap=cap)
+    start = initial(tiny_model)
+    total, tokens = torch.zeros(()), 0
+    for prompt, completion, advantage, _ in rows(run[1].outputs[0]["rollout"]):
+        logprobs = distribution(start, prompt, completion).gather(1, completion[:, None]).squeeze(1)
+        weights = torch.ones(len(completion))
+        if cap is not None:
+            weights[0::2], weights[1::2] = 0.5, 1.2
+        total = total + (weights * logprobs).sum() * advantage
+        tokens += len(completion)
+    torch.testing.assert_close(gradient_of(run, start), plain_gradient(start, total / tokens), atol=1e-5, rtol=1e-3)
+    logged = run[0].trainer.callback_metrics
+    assert float(logged["mismatch/largest"]) == pytest.approx(math.log(2.0), rel=1e-4)
+    assert (float(logged["mismatch/truncated"]) > 0.0) == (cap is not None)
+
+
+def test_refill_replaces_groups_of_equal_rewards(fit: Fit) -> None:
+    _, plain = fit(reward=Rare(), data={"num_rollouts": 1})
+    _, refilled = fit(reward=Rare(), refill_rounds=3, data={"num_rollouts": 1})
+
+    def equal(rollout: Rollout) -> list[bool]:
+        return (rollout.rewards == rollout.rewards[:, :1]).all(dim=1).tolist()
+
+    first, second = plain.outputs[0]["rollout"], refilled.outputs[0]["rollout"]
+    assert any(equal(first)), "the case must hold a group to replace"
+    assert sum(equal(second)) < sum(equal(first))
+    assert 1 <= second.refill_rounds <= 3
+    for place, was_equal in enumerate(equal(first)):
+        kept = first.prompts.positions[place] == second.prompts.positions[place]
+        assert kept or was_equal, "a group with a signal stays"
+        if not kept:
+            assert int(second.prompts.positions[place]) >= 4
+            assert not equal(second)[place]
+    for row, sample in enumerate(second.samples):
+        assert sample.problem == second.prompts.problems[row // 4]
+        assert sample.length_tokens == int(second.completions.completion_mask[row].sum())
+
+
+def test_a_resumed_run_with_refill_and_alpha_control_ends_with_the_same_bits(fit: Fit, tmp_path: Path) -> None:
+    def settings() -> dict[str, Any]:
+        return {
+            "reward": Rare(),
+            "refill_rounds": 2,
+            "surrogate": PSPO(0.1),
+            "alpha_controller": KLTarget(target=1e-3, alpha=0.5, gain=0.5),
+            "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+            "advantage": BatchAdvantage(),
+            "data": {"num_rollouts": 4},
+        }
+
+    whole, record = fit(**settings())
+    assert isinstance(whole.surrogate, PSPO)
+    assert whole.surrogate.alpha != 0.5, "the controller must have moved"
+    checkpoint = tmp_path / "rollout=000002.ckpt"
+    fit(**settings(), limit=2, save_after={2: checkpoint})
+    resumed, rest = fit(**settings(), ckpt_path=checkpoint)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert isinstance(resumed.surrogate, PSPO)
+    assert resumed.surrogate.alpha == whole.surrogate.alpha
+    for one, other in zip(record.outputs[2:], rest.outputs, strict=True):
+        assert one["rollout"].prompts.problems == other["rollout"].prompts.problems
+
+
+def test_another_controller_is_refused_on_resume(fit: Fit, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "rollout=000001.ckpt"
+    fit(alpha_controller=ScheduledAlpha(Linear(), alpha=0.4), save_after={1: checkpoint})
+    for other in (None, KLTarget(0.1)):
+        with pytest.raises(
+            InputError, match="`alpha_controller` must be that of the run which is resumed, ScheduledAlpha"
+        ):
+            fit(alpha_controller=other, ckpt_path=checkpoint)
+
+
+def test_under_adam_a_constant_alpha_cancels_in_the_loop(fit: Fit) -> None:
+    """With an epsilon far below the gradients; at its usual size it is one of the channels through which alpha acts."""
+    runs = [
+        fit(
+            surrogate=surrogate,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-14, weight_decay=0.0),
+        )[0]
+        for surrogate in (Unclipped(), PSPO(0.4), PSPO(0.1))
+    ]
+    for smoothed in runs[1:]:
+        assert float((weights(smoothed) - weights(runs[0])).abs().max()) < 1e-5
+
+
+def test_scheduled_alpha_follows_the_updates(fit: Fit) -> None:
+    surrogate = PSPO(0.9)
+    fit(surrogate=surrogate, alpha_controller=ScheduledAlpha(Linear(), alpha=0.4), data={"num_rollouts": 4})
+    assert surrogate.alpha == pytest.approx(0.4 * (1 - 6 / 8))  # before the last rollout: 6 of 8 updates
+
+
+class Explosive(Surrogate):
+    """Not finite for the completions of one problem."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
+        objective = log_ratio.exp() * advantages
+        return torch.cat([objective[:1] * float("inf"), objective[1:]])
+
+
+def test_a_step_that_is_not_finite_is_not_taken(fit: Fit, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="the step was not taken") as failure:
+        fit(surrogate=Explosive(), micro_batch_size=4, data={"num_rollouts": 1})
+    path = tmp_path / "non_finite-rank0.jsonl"
+    assert str(path) in str(failure.value)
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert entries[0]["finite"] is False
+    assert entries[-1]["finite"] is True
+    assert {"id", "question", "completion", "advantage"} <= entries[0].keys()
+
+
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(8)])
+def test_all_terms_together_do_not_depend_on_micro_batches(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
+    results = [
+        weights(
+            fit(
+                aggregation=aggregation,
+                kl_coef=0.1,
+                entropy_coef=0.01,
+                minibatches_per_rollout=3,
+                micro_batch_size=size,
+                mask_truncated=True,
+                max_new_tokens=20,
+            )[0]
+        )
+        for size in (1, 4, 16)
+    ]
+    moved = (results[0] - weights(initial(tiny_model))).norm()
+    assert moved > 1e-3
+    for other in results[1:]:
+        assert (other - results[0]).norm() < 3e-5 * moved
+
+
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(8)])
+def test_in_double_precision_micro_batches_agree_to_1e_10(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
+    """Whatever differs in float32 is rounding."""
+    settings: dict[str, Any] = {
+        "aggregation": aggregation,
+        "kl_coef": 0.1,
+        "entropy_coef": 0.01,
+        "double": True,
+    }
+    results = [
+        weights(fit(**settings, mask_truncated=True, max_new_tokens=20, micro_batch_size=size)[0])
+        for size in (1, 4, 16)
+    ]
+    moved = (results[0] - weights(initial(tiny_model)).double()).norm()
+    assert results[0].dtype == torch.float64
+    assert moved > 1e-4
+    for other in results[1:]:
+        assert (other - results[0]).norm() < 1e-10 * moved
+
+
+def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: Path) -> None:
+    one, other = PSPOModule(Policy(str(tiny_model))), PSPOModule(Policy(str(tiny_model)))
+    assert isinstance(one.surrogate, PSPO)
+    assert one.surrogate.alpha == 0.1
+    assert one.surrogate is not other.surrogate
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kl_on_policy": True}, "`kl_on_policy` needs a `kl_coef` above 0"),
+        ({"surrogate": GMPO(), "ratio_level": "sequence"}, "`ratio_level` must be token with GMPO"),
+        ({"advantage": NoBaseline(), "refill_rounds": 1}, "`refill_rounds` must be 0 with NoBaseline, got 1"),
+        ({"kl_coef": -0.1}, "`kl_coef` must be finite and at least 0, got -0.1"),
+        ({"entropy_coef": float("nan")}, "`entropy_coef` must be finite and at least 0, got nan"),
+        ({"refill_rounds": -1}, "`refill_rounds` must be at least 0, got -1"),
+        (
+            {"alpha_controller": KLTarget(0.1), "surrogate": Clip()},
+            "`alpha_controller` needs a surrogate with an alpha",
+        ),
+        ({"ratio_level": "word"}, "`ratio_level` must be one of token, sequence, got word"),
+        (
+            {"alpha_controller": KLTarget(0.1), "updates_per_rollout": 1},
+            "`alpha_controller` KLTarget needs more than one update per rollout",
+        ),
+    ],
+)
+def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PSPOModule(policy=Policy(str(tiny_model)), **settings)

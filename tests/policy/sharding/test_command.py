@@ -1,0 +1,211 @@
+"""Strategies by overlay through the real command, and what is refused before any work starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
+
+from lightning_pspo.cli.main import main
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.policy import LoRA, Policy
+from lightning_pspo.policy.sharding import FSDP1, FSDP2, DeepSpeed, FSDP2Strategy, Sharding, Unsharded, sharding_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+REPOSITORY = Path(__file__).parents[3]
+OVERLAYS = REPOSITORY / "configs" / "strategy"
+Command = Callable[..., list[str]]
+
+
+class CPUFSDPStrategy(FSDPStrategy):
+    """Not refused on a CPU, as only the exact type is."""
+
+
+class HomemadeStrategy(Strategy):
+    """Of a kind that nobody knows."""
+
+
+HomemadeStrategy.__abstractmethods__ = frozenset()
+
+
+@pytest.fixture
+def arguments(tiny_run: Command, problem_file: Path) -> Command:
+    """Return a function that gives the arguments of a tiny run with a validation, under an overlay."""
+
+    def build(root: Path, overlay: str, *more: str) -> list[str]:
+        run = tiny_run(
+            root,
+            "--data.val.seven=JSONL",
+            f"--data.val.seven.path={problem_file}",
+            "--data.val.seven.limit=7",
+            "--data.eval_batch_size=2",
+            "--model.eval_temperatures=[0, 1]",
+            *more,
+        )
+        return [f"--config={OVERLAYS / overlay}.yaml", *run]
+
+    return build
+
+
+def two_processes(arguments: list[str], folder: Path) -> str:
+    """Run the command with two devices; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_pspo", *arguments, "--trainer.devices=2"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rank_variables")
+def test_a_run_moves_between_processes_by_one_overlay(
+    arguments: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    two_processes(["fit", *arguments(root, "fsdp", "--trainer.limit_train_batches=2")], tmp_path)
+    folder = root / "checkpoints" / "rollout=000002.ckpt"
+    assert {"__0_0.distcp", "__1_0.distcp", "meta.pt"} <= {path.name for path in folder.iterdir()}
+
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *arguments(root, "single", "--ckpt_path=last")])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"`ckpt_path` must be one file under SingleDeviceStrategy, got a folder of FSDP2, {folder}" in message
+
+    main(["fit", *arguments(root, "fsdp", "--trainer.devices=1", "--ckpt_path=last")])
+    assert (root / "checkpoints" / "rollout=000003.ckpt").is_dir()
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_one_rank_has_done_already(arguments: Command, tmp_path: Path) -> None:
+    """The rank with nothing to sample must gather weights with the others all the same."""
+    more = [
+        "--trainer.callbacks+=CompletionWriter",
+        "--trainer.callbacks.path=samples.jsonl",
+        "--trainer.callbacks.stages=[validate]",
+        "--trainer.callbacks.resume=true",
+    ]
+    one, two = tmp_path / "one" / "samples.jsonl", tmp_path / "two" / "samples.jsonl"
+    main(["validate", *arguments(one.parent, "single", *more)])
+    two.parent.mkdir()
+    lines = one.read_bytes().split(b"\n")[:-1]
+    # Rank zero has the problems 0, 2, 4 and 6; each has a greedy and a sampled completion.
+    done = [line for place, line in enumerate(lines) if place // 2 % 2 == 0]
+    entries = [b"[[0, 0, 0, 0], " + line + b"]\n" for line in done]
+    two.with_name("samples.jsonl.rank0.part").write_bytes(b"".join(entries))
+    settings = one.with_name("samples.jsonl.settings.json")
+    two.with_name(settings.name).write_bytes(settings.read_bytes())
+    two_processes(["validate", *arguments(two.parent, "fsdp", *more)], tmp_path)
+    assert two.read_bytes() == one.read_bytes()
+
+
+REFUSED = {
+    "another name": (["--trainer.strategy=zero"], "`trainer` has settings that cannot be: .*'zero'"),
+    "tensor parallelism": (
+        ["--trainer.strategy.class_path=ModelParallelStrategy", "--trainer.devices=2"],
+        "`trainer.strategy` ModelParallelStrategy must have `data_parallel_size` 2, .* got auto and auto",
+    ),
+    "FSDP1 on a CPU": (["--trainer.strategy=fsdp"], "(?i)gpu"),
+    "averaged models": (
+        ["--trainer.strategy.class_path=DDPStrategy", "--trainer.strategy.model_averaging_period=2"],
+        "`trainer.strategy` DDPStrategy must have no `model_averaging_period`",
+    ),
+    "a static graph": (
+        ["--trainer.strategy.class_path=DDPStrategy", "--trainer.strategy.dict_kwargs={'static_graph': true}"],
+        "`trainer.strategy` DDPStrategy must have `static_graph` false",
+    ),
+    "bfloat16 weights": (
+        ["--trainer.strategy=fsdp2", "--trainer.precision=bf16-true"],
+        "`trainer.precision` must be one of 32-true, bf16-mixed, got bf16-true",
+    ),
+    "four bits": (
+        ["--trainer.strategy=fsdp2", "--model.policy.quantization=nf4", "--model.policy.lora={}"],
+        "`trainer.strategy` must be a single device or DDP for quantised weights, got FSDP2Strategy",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_any_process_starts(
+    case: str, tiny_run: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more, message = REFUSED[case]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *tiny_run(tmp_path / "run"), *more])
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 1
+    assert re.search(message, errors.splitlines()[-1]), errors
+    assert not torch.distributed.is_initialized()
+    assert not (tmp_path / "run").exists()
+
+
+def test_strategies_that_are_known() -> None:
+    assert isinstance(sharding_of(SingleDeviceStrategy("cpu")), Unsharded)
+    assert isinstance(sharding_of(DDPStrategy()), Unsharded)
+    assert isinstance(sharding_of(FSDP2Strategy()), FSDP2)
+    assert isinstance(sharding_of(FSDPStrategy()), FSDP1)
+    assert not sharding_of(DDPStrategy()).sharded
+    with pytest.raises(InputError, match=r"`trainer.strategy` must be one of DDPStrategy, .*, got HomemadeStrategy"):
+        sharding_of(object.__new__(HomemadeStrategy))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"auto_wrap_policy": {torch.nn.Linear}}, "auto_wrap_policy"), ({"use_orig_params": False}, "use_orig_params")],
+)
+def test_fsdp1_is_wrapped_here(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=f"`trainer.strategy` FSDPStrategy must have .*`{name}`"):
+        FSDP1(CPUFSDPStrategy(**settings)).check()
+
+
+def test_fsdp1_needs_one_dtype(tiny_model: Path) -> None:
+    policy = Policy(str(tiny_model), lora=LoRA(rank=2), dtype="bfloat16")
+    policy.build(seed=0)
+    with pytest.raises(InputError, match="FSDPStrategy needs weights of one dtype, got bfloat16 and float32"):
+        policy.shard(FSDP1(CPUFSDPStrategy()))
+
+
+@pytest.mark.parametrize(
+    ("sharding", "reads"),
+    [
+        (Unsharded(SingleDeviceStrategy("cpu")), {"file"}),
+        (FSDP2(FSDP2Strategy()), {"file", "fsdp2"}),
+        (FSDP1(CPUFSDPStrategy()), {"file", "fsdp1"}),
+        (DeepSpeed(object.__new__(DeepSpeedStrategy)), {"deepspeed"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_which_checkpoints_a_strategy_reads(sharding: Sharding, reads: set[str], tmp_path: Path) -> None:
+    """As Lightning stores them: it is told by the files' names and by what is before the names of weights."""
+    import torch.distributed.checkpoint as storage
+
+    paths = {name: tmp_path / name for name in ("file", "fsdp2", "fsdp1", "deepspeed", "other")}
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, paths["file"])
+    storage.save({"state_dict": {"weight": torch.zeros(2)}}, checkpoint_id=paths["fsdp2"], no_dist=True)
+    storage.save({"model": {"weight": torch.zeros(2)}}, checkpoint_id=paths["fsdp1"], no_dist=True)
+    for name in ("deepspeed", "other"):
+        paths[name].mkdir()
+    (paths["deepspeed"] / "latest").write_text("checkpoint")
+    for name, path in paths.items():
+        if name in reads:
+            sharding.check_checkpoint(path, adapters=False)
+        else:
+            with pytest.raises(InputError, match="`ckpt_path` must be "):
+                sharding.check_checkpoint(path, adapters=False)
+    if isinstance(sharding, FSDP1):
+        with pytest.raises(InputError, match="must be a folder of FSDP1 under FSDPStrategy with LoRA"):
+            sharding.check_checkpoint(paths["file"], adapters=True)

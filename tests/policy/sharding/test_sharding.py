@@ -1,0 +1,175 @@
+"""The same run on one process and on two gloo processes, under every strategy that a CPU can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+REPOSITORY = Path(__file__).parents[3]
+SAME = ["sgd", "adamw", "lora", "kl", "lora kl", "checkpointing and trees"]
+TWO_RANKS = {
+    "sgd": ["ddp", "fsdp2", "fsdp1"],
+    "adamw": ["ddp", "fsdp2", "fsdp1"],
+    "lora": ["ddp", "fsdp2", "fsdp1", "fsdp2 in one file"],
+    "kl": ["lightning's fsdp2", "fsdp1"],
+    "lora kl": ["fsdp2"],
+    "checkpointing and trees": ["fsdp2"],
+    "generate": ["fsdp2", "fsdp1"],
+    "bfloat16 mixed": ["ddp", "fsdp2"],
+    "lora bfloat16 base": ["ddp", "fsdp2"],
+}
+RESUMED = [("adamw", "fsdp2"), ("lora", "fsdp2"), ("lora", "fsdp2 in one file"), ("adamw", "fsdp1")]
+MOVED = {  # scenario, layout that saves, layout that goes on -> number of ranks that go on
+    ("adamw", "fsdp2", "fsdp2"): 1,
+    ("lora", "fsdp2 in one file", "single"): 1,
+    ("lora", "ddp", "fsdp2"): 2,
+    ("sgd", "ddp", "fsdp2"): 2,
+}
+Results = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def results(model_folder: Callable[..., Path], problem_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Return a function that gives what a run ended with; all runs are made here, in two starts of Python."""
+    folder = tmp_path_factory.mktemp("layouts")
+    # Many tokens may end a completion, so that the lengths are uneven.
+    model = model_folder(generation={"eos_token_id": [2, *range(60, 110)]})
+
+    def checkpoint(scenario: str, layout: str) -> str:
+        return str(folder / "checkpoints" / f"{scenario}, {layout}" / "rollout=000003.ckpt")
+
+    def saving(scenario: str, layout: str) -> dict[str, Any]:
+        task = {"name": f"{scenario}, {layout}", "scenario": scenario, "layout": layout}
+        kept = (scenario, layout) in [*RESUMED, *(moved[:2] for moved in MOVED)]
+        task |= {} if scenario in SAME else {"rollouts": 1}
+        return task | ({"save_after": {3: checkpoint(scenario, layout)}} if kept else {})
+
+    def moved(ranks: int) -> list[dict[str, Any]]:
+        return [
+            {"name": f"{s}, {a} to {b}", "scenario": s, "layout": b, "ckpt_path": checkpoint(s, a)}
+            for (s, a, b), number in MOVED.items()
+            if number == ranks
+        ]
+
+    again = [
+        {"name": f"{s}, {layout} again", "scenario": s, "layout": layout, "ckpt_path": checkpoint(s, layout)}
+        for s, layout in RESUMED
+    ]
+    for ranks, tasks in (
+        (2, [saving(s, layout) for s, layouts in TWO_RANKS.items() for layout in layouts] + again + moved(2)),
+        (1, [saving(scenario, "single") for scenario in [*SAME, "generate"]] + moved(1)),
+    ):
+        path = folder / f"tasks-{ranks}.json"
+        arguments = {"ranks": ranks, "model": str(model), "problems": str(problem_file), "folder": str(folder)}
+        path.write_text(json.dumps(arguments | {"tasks": tasks}), encoding="utf-8")
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if ranks == 2 else []
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "tests.support.layouts", str(path)],
+            cwd=REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def result(scenario: str, layout: str) -> dict[str, Any]:
+        loaded: dict[str, Any] = torch.load(folder / f"{scenario}, {layout}.pt", weights_only=True)
+        return loaded
+
+    return result
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the largest difference between two sets of weights of the same names."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
+
+
+def later(completions: list[Any]) -> list[Any]:
+    """Return the completions of the rollouts after the checkpoint."""
+    return [row for row in completions if row[0] >= 3]
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("scenario", "layout"), [(scenario, layout) for scenario in SAME for layout in TWO_RANKS[scenario]]
+)
+def test_two_ranks_do_what_one_does(results: Results, scenario: str, layout: str) -> None:
+    """Token for token, with completions of uneven lengths; six rollouts of four updates."""
+    one, two = results(scenario, "single"), results(scenario, layout)
+    assert two["completions"] == one["completions"]
+    assert len(one["completions"]) == 6 * 4 * 4
+    assert len({len(ids) for _, _, ids in one["completions"]}) > 4
+    assert len(one["norms"]) == 6 * 4
+    assert distance(one["weights"], two["weights"]) < 2e-5
+    assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
+    assert two["estimates"] == one["estimates"]
+
+
+def test_the_runs_went_somewhere(results: Results) -> None:
+    """Or equal weights would prove nothing."""
+    ends = [results(scenario, "single")["weights"] for scenario in ("sgd", "adamw", "kl")]
+    assert distance(ends[0], ends[1]) > 1e-2
+    assert distance(ends[0], ends[2]) > 1e-3
+    adapters = results("lora", "single")["weights"]
+    assert max(float(one.abs().max()) for name, one in adapters.items() if "lora_B" in name) > 1e-3
+
+
+@pytest.mark.parametrize(("scenario", "layout"), [("sgd", "fsdp2"), ("kl", "lightning's fsdp2"), ("kl", "fsdp1")])
+def test_weights_are_spread_and_gathered_once_for_sampling(results: Results, scenario: str, layout: str) -> None:
+    two, one = results(scenario, layout), results(scenario, "single")
+    everything = sum(weight.numel() for weight in one["weights"].values())
+    assert one["held"] == everything
+    assert everything / 2 <= two["held"] < 0.51 * everything  # of vectors of odd length rank zero has the longer part
+    assert two["reference held"] == (two["held"] if scenario == "kl" else 0)
+    in_a_pass, while_sampling = two["exchanges"]
+    assert in_a_pass == 3  # two layers, and what is in no layer
+    assert while_sampling == 0
+
+
+@pytest.mark.parametrize("layout", TWO_RANKS["generate"])
+def test_generation_of_transformers_waits_for_no_other_rank(results: Results, layout: str) -> None:
+    """It would exchange something at each token if it thought that the weights are spread."""
+    one, two = results("generate", "single"), results("generate", layout)
+    assert two["completions"] == one["completions"]
+    assert two["exchanges"] == (3, 0)
+
+
+@pytest.mark.parametrize("scenario", ["bfloat16 mixed", "lora bfloat16 base"])
+def test_bfloat16(results: Results, scenario: str) -> None:
+    """Rounding tells the layouts apart, but not before the first update is done."""
+    sharded, whole = results(scenario, "fsdp2"), results(scenario, "ddp")
+    first = [[row for row in one["completions"] if row[0] == 0] for one in (sharded, whole)]
+    same = sum(a == b for a, b in zip(*first, strict=True))
+    assert same >= 14
+    assert sharded["norms"][0] == pytest.approx(whole["norms"][0], rel=0.05)
+    dtypes = {weight.dtype for name, weight in sharded["weights"].items() if "lora" in name or "mixed" in scenario}
+    assert dtypes == {torch.float32}
+
+
+@pytest.mark.parametrize(("scenario", "layout"), RESUMED)
+def test_a_resumed_run_ends_with_the_same_bits(results: Results, scenario: str, layout: str) -> None:
+    whole, again = results(scenario, layout), results(scenario, f"{layout} again")
+    assert again["completions"] == later(whole["completions"])
+    assert all(torch.equal(again["weights"][name], weight) for name, weight in whole["weights"].items())
+    assert again["norms"] == whole["norms"][12:]
+    assert again["estimates"] == whole["estimates"]
+
+
+@pytest.mark.parametrize(("scenario", "saved", "resumed"), MOVED)
+def test_a_run_goes_on_in_another_layout(results: Results, scenario: str, saved: str, resumed: str) -> None:
+    whole, moved = results(scenario, saved), results(scenario, f"{saved} to {resumed}")
+    assert moved["completions"] == later(whole["completions"])
+    assert distance(moved["weights"], whole["weights"]) < 2e-5

@@ -1,0 +1,161 @@
+"""Low-rank adapters of every kind: trained, resumed, switched off for the reference, tied to their base."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.adapters import LoRA
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.policy.pretrained import Pretrained
+from tests.support.loop import Fit, fit, weights  # noqa: F401
+
+KINDS = {
+    "rank-stabilised": LoRA(rank=4, rslora=True),
+    "weight-decomposed": LoRA(rank=4, dora=True),
+    "by regular expression": LoRA(rank=2, target_modules=r".*\.1\.(self_attn\.q_proj|mlp\.up_proj)"),
+    "on the tied head": LoRA(rank=4, target_modules=["q_proj", "lm_head"]),
+    "on the embedding": LoRA(rank=4, target_modules=["v_proj", "embed_tokens"]),
+}
+TIED = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+IDS = torch.arange(3, 23).view(2, 10)
+
+
+def built(folder: Path, **settings: Any) -> Policy:
+    policy = Policy(str(folder), **settings)
+    policy.build(0)
+    return policy.eval()
+
+
+def moved(policy: Policy) -> Policy:
+    """Move everything that is trained."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return policy
+
+
+@torch.no_grad()
+def logits(policy: Policy) -> Tensor:
+    return policy.causal_lm(input_ids=IDS).logits
+
+
+@TIED
+@pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
+def test_a_run_resumes_to_the_same_bits(lora: LoRA, fit: Fit, tiny_model: Path, tmp_path: Path) -> None:  # noqa: F811
+    settings: dict[str, Any] = {
+        "policy": {"lora": lora},
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+        "kl_coef": 0.1,
+        "minibatches_per_rollout": 2,
+    }
+    path = tmp_path / "middle.ckpt"
+    whole, record = fit(**settings, save_after={1: path})
+    resumed, _ = fit(**settings, ckpt_path=path)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert set(torch.load(path, weights_only=True)["state_dict"]) == {
+        name for name, parameter in whole.named_parameters() if parameter.requires_grad
+    }
+    for parameter, start in zip(
+        whole.policy.trainable_parameters(), built(tiny_model, lora=lora).trainable_parameters(), strict=True
+    ):
+        assert not torch.equal(parameter, start)
+    assert all(float(update.log_ratio.abs().max()) == 0.0 for update in record.outputs[0]["updates"][:1])
+
+
+@TIED
+@pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
+def test_switched_off_it_is_the_base(lora: LoRA, tiny_model: Path) -> None:
+    policy, base = moved(built(tiny_model, lora=lora)), built(tiny_model)
+    assert not torch.allclose(logits(policy), logits(base), atol=1e-3)
+    with policy.model.disable_adapter():  # type: ignore[union-attr]
+        assert torch.equal(logits(policy), logits(base))
+
+
+def test_the_scale_of_a_rank_stabilised_adapter(tiny_model: Path) -> None:
+    """alpha / sqrt(rank) there, alpha / rank elsewhere: 8 / sqrt(16) = 2 = 32 / 16."""
+    stabilised = built(tiny_model, lora=LoRA(rank=16, alpha=8.0, rslora=True))
+    plain = built(tiny_model, lora=LoRA(rank=16, alpha=32.0))
+    assert torch.equal(logits(moved(stabilised)), logits(moved(plain)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["q_proj", "k_porj"]}, r"must name modules of the model, there is no 'k_porj'"),
+        ({"target_modules": ["input_layernorm"]}, r"`lora\.target_modules` must name modules of the model: .*Norm"),
+        ({"target_modules": "nothing.*"}, r"`lora\.target_modules` must name modules of the model: .*nothing"),
+    ],
+)
+def test_targets_that_take_no_adapter(settings: dict[str, Any], message: str, tiny_model: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        built(tiny_model, lora=LoRA(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"alpha": math.inf}, "`lora.alpha` must be finite"), ({"target_modules": []}, "`lora.target_modules` must name")],
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LoRA(**settings)
+
+
+def test_the_fingerprint_is_that_of_the_content(tiny_model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "elsewhere"))
+
+    def found() -> str | None:
+        return Pretrained(str(copy), None, False).fingerprint
+
+    whole = Pretrained(str(tiny_model), None, False).fingerprint
+    assert whole is not None
+    assert found() == whole
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: 1.001 * value for name, value in tensors.items()}, copy / "model.safetensors", {"format": "pt"})
+    trained = found()
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    assert len({whole, trained, found()}) == 3
+    (copy / "model.safetensors").rename(copy / "other.safetensors")
+    assert found() is None
+
+
+@pytest.mark.parametrize("settings", [{"policy": {"lora": LoRA(rank=2)}}, {"kl_coef": 0.1}], ids=["adapters", "KL"])
+def test_the_base_may_move_but_not_change(
+    settings: dict[str, Any],
+    fit: Fit,  # noqa: F811
+    tiny_model: Path,
+    model_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "first.ckpt"
+    whole, _ = fit(**settings, save_after={1: path})
+    elsewhere = Path(shutil.copytree(tiny_model, tmp_path / "elsewhere"))
+    resumed, _ = fit(**settings, folder=elsewhere, ckpt_path=path)
+    assert torch.equal(weights(whole), weights(resumed))
+    with pytest.raises(InputError, match=r"another model .*: the fingerprint of the base model's files is"):
+        fit(**settings, folder=model_folder(seed=1), ckpt_path=path)
+
+
+def test_a_checkpoint_is_little_more_than_adapters_and_moments(fit: Fit, tmp_path: Path) -> None:  # noqa: F811
+    path = tmp_path / "one.ckpt"
+    module, _ = fit(
+        folder=Path("embedded"),
+        policy={"lora": LoRA(rank=16)},
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+        data={"num_rollouts": 1},
+        save_after={1: path},
+    )
+    numbers = sum(parameter.numel() for parameter in module.policy.trainable_parameters())
+    assert path.stat().st_size < 1.5 * 3 * 4 * numbers  # adapters and Adam's two moments, float32

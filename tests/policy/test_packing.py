@@ -1,0 +1,72 @@
+"""Layouts of a pass: every token at its place, each seen by those that may."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from lightning_pspo.policy.packing import Layout, rows, trees
+from lightning_pspo.types import Inputs
+
+lengths = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=9)
+
+
+def make(prompt_lengths: list[int], completions: list[tuple[int, int]]) -> Inputs:
+    """Tokens that tell where they belong: 100 * prompt + place, and 1000 * (row + 1) + place."""
+    owners = torch.tensor([owner for owner, _ in completions])
+    prompts = torch.tensor(prompt_lengths)[:, None]
+    ends = torch.tensor([length for _, length in completions])[:, None]
+    width = int(prompts.max())
+    prompt_mask = torch.arange(width)[None] >= width - prompts
+    mask = torch.arange(int(ends.max()))[None] < ends
+    prompt_ids = (
+        100 * torch.arange(len(prompts))[:, None] + torch.arange(width)[None] - (width - prompts)
+    ) * prompt_mask
+    ids = (1000 * (torch.arange(len(ends))[:, None] + 1) + torch.arange(mask.shape[1])[None]) * mask
+    return Inputs(prompt_ids, prompt_mask, ids, mask, owners)
+
+
+def history(layout: Layout, token: int) -> list[int]:
+    """Return what the state that predicts the token sees, in the order of positions."""
+    sequence, place = int(layout.sequences[token]), int(layout.places[token])
+    ids = layout.input_ids[sequence]
+    if layout.attention_mask is None or layout.position_ids is None:
+        return ids[: place + 1].tolist()
+    seen: Tensor = layout.attention_mask[sequence, 0, place].nonzero().flatten()
+    places = layout.position_ids[sequence][seen]
+    assert places.tolist() == list(range(len(seen))), "a path through the tree has each position once"
+    return ids[seen].tolist()
+
+
+@given(prompt_lengths=st.lists(st.integers(1, 5), min_size=4, max_size=4), completions=lengths)
+def test_each_token_is_predicted_from_its_prompt_and_what_came_before(
+    prompt_lengths: list[int], completions: list[tuple[int, int]]
+) -> None:
+    inputs = make(prompt_lengths, completions)
+    row, step = inputs.completion_mask.nonzero(as_tuple=True)
+    for layout in (rows(inputs), trees(inputs)):
+        assert len(layout.sequences) == len(row)
+        for token, (r, t) in enumerate(zip(row.tolist(), step.tolist(), strict=True)):
+            owner = completions[r][0]
+            prompt = [100 * owner + place for place in range(prompt_lengths[owner])]
+            assert history(layout, token) == prompt + [1000 * (r + 1) + place for place in range(t)]
+
+
+def test_a_long_prompt_runs_once_for_several_completions() -> None:
+    """Also beyond the length at which trees stop growing."""
+    layout = trees(make([3000], [(0, 500)] * 8))
+    assert layout.input_ids.shape == (2, 3000 + 6 * 500)
+
+
+@given(prompt_lengths=st.lists(st.integers(1, 5), min_size=4, max_size=4), completions=lengths)
+def test_nothing_is_padded_that_need_not_be(prompt_lengths: list[int], completions: list[tuple[int, int]]) -> None:
+    inputs = make(prompt_lengths, completions)
+    assert rows(inputs).input_ids.shape == (
+        len(completions),
+        max(prompt_lengths[owner] + length for owner, length in completions),
+    )
+    owners = {owner for owner, _ in completions}
+    tree = {owner: prompt_lengths[owner] + sum(n for other, n in completions if other == owner) for owner in owners}
+    assert trees(inputs).input_ids.shape == (len(owners), max(tree.values()))

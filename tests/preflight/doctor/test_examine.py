@@ -1,0 +1,278 @@
+"""The doctor's checks of settings, data and tokenizer, each on a planted fault and on a run without it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers.processors import TemplateProcessing
+
+from lightning_pspo.cli import doctor as script
+from lightning_pspo.preflight.doctor import data, examine, machine, objective, tokens
+from lightning_pspo.preflight.doctor.findings import Finding, Severity
+from lightning_pspo.preflight.doctor.subject import Subject
+from tests.support.models import make_tokenizer
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*does not have many workers")
+MARKERS = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "argv", ["doctor.py"])
+    known = logging.getLogger("lightning.pytorch")
+    level = known.level
+    yield
+    known.setLevel(level)
+
+
+Examined = Callable[..., Subject]
+
+
+@pytest.fixture
+def build(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Examined:
+    """Return a function that builds what the doctor examines: ``build(*more, model=..., train=...)``."""
+
+    def subject(*more: str, model: Path | str = tiny_model, train: Path = problem_file) -> Subject:
+        settings = {
+            "config": CONFIGS / "base.yaml",
+            "trainer.default_root_dir": tmp_path / "run",
+            "trainer.accelerator": "cpu",
+            "model.policy.model_name_or_path": model,
+            "model.max_new_tokens": 8,
+            "data.train": "JSONL",
+            "data.train.path": train,
+            "data.prompts_per_rollout": 4,
+            "data.num_rollouts": 40,
+        }
+        cli = script._build([f"--{name}={value}" for name, value in settings.items()] + list(more), tmp_path / "probe")
+        assert cli.module is not None, cli.found
+        return Subject(cli.given, cli.module, cli.data)
+
+    return subject
+
+
+def named(findings: Any, check: str) -> list[Finding]:
+    return [one for one in findings if one.check == check]
+
+
+def worst(findings: Any, check: str) -> Severity:
+    """Return the worst severity among a check's findings."""
+    order = list(Severity)
+    return min((one.severity for one in named(list(findings), check)), key=order.index)
+
+
+def rows(path: Path, *problems: tuple[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in problems))
+    return path
+
+
+def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
+    """The base configuration with a tiny model of one's own."""
+    found = examine.before(build())
+    assert [one for one in found if one.severity in (Severity.ERROR, Severity.WARNING)] == []
+    assert {"lr", "eos", "pad", "round_trip", "golds", "directory", "devices", "group_size"} <= {
+        one.check for one in found if one.severity is Severity.OK
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "check", "severity", "words"),
+    [
+        (["--model.updates_per_rollout=1"], "updates_per_rollout", "warning", "ratio is always 1: alpha only scales"),
+        (
+            ["--model.updates_per_rollout=1", "--model.surrogate=Clip"],
+            "updates_per_rollout",
+            "warning",
+            "Clip's bounds never act",
+        ),
+        (["--model.updates_per_rollout=1", "--model.surrogate=Unclipped"], "updates_per_rollout", "note", "always 1"),
+        (["--model.minibatches_per_rollout=33"], "minibatches_per_rollout", "error", "33 mini-batches of a rollout"),
+        (["--model.minibatches_per_rollout=8"], "minibatches_per_rollout", "warning", "4.0 rows, less than one group"),
+        (["--model.group_size=2"], "group_size", "warning", "only 50%"),
+        (["--model.temperature=0.1"], "temperature", "warning", "nearly alike"),
+        (["--model.surrogate=Clip", "--model.surrogate.epsilon_low=1.0"], "clip", "warning", "never binds below"),
+        (["--model.surrogate=Clip", "--model.surrogate.epsilon_high=9"], "clip", "warning", "never binds above"),
+        (["--model.surrogate=Clip", "--model.ratio_level=sequence"], "clip", "warning", "whole rows"),
+        (
+            [
+                "--model.surrogate=Clip",
+                "--model.surrogate.epsilon_low=3e-4",
+                "--model.surrogate.epsilon_high=4e-4",
+            ],
+            "clip",
+            "warning",
+            "nearly all are stopped",
+        ),
+        (["--model.surrogate=PSPO", "--model.surrogate.alpha=0.95"], "alpha", "warning", "0.05 of the gradient"),
+        (["--model.kl=K1"], "kl", "warning", "kl_coef is 0"),
+        (["--model.kl_coef=0.01"], "kl", "note", "a copy of the model"),
+        (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0"], "lr", "error", "no weight moves"),
+        (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.5"], "lr", "error", "too large"),
+        (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-9"], "lr", "warning", "no weight can move"),
+        (["--model.lr_schedule=Linear", "--model.lr_schedule.warmup_updates=100"], "lr_schedule", "warning", "80%"),
+        (["--model.reward=FormatMatch"], "reward", "warning", "no more than another"),
+        (["--model.reward=Correctness", "--model.reward.wrong=2"], "reward", "error", "paid less"),
+        (["--model.reward=Correctness", "--model.reward.correct=0"], "reward", "warning", "alike"),
+        (["--model.reward=GSM8KPaperReward"], "reward", "note", "whole advantage"),
+    ],
+)
+def test_the_objective(build: Examined, arguments: list[str], check: str, severity: str, words: str) -> None:
+    subject = build(*arguments)
+    found = [
+        *objective.check_updates(subject),
+        *objective.check_group(subject),
+        *objective.check_surrogate(subject),
+        *objective.check_kl(subject),
+        *objective.check_optimizer(subject, machine.count_parameters(subject)),
+        *objective.check_reward(subject),
+    ]
+    hits = [one for one in named(found, check) if words in one.measured]
+    assert hits, found
+    assert hits[0].severity == severity
+    assert hits[0].change or severity == "note"
+    others = {one.check for one in found if one.severity in (Severity.ERROR, Severity.WARNING)} - {check}
+    assert others == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "check", "words"),
+    [
+        (["--trainer.precision=64-true"], "precision", "64-true"),
+        (["--trainer.strategy=fsdp"], "strategy", "(?i)strategy"),
+        (["--trainer.devices=3", "--trainer.strategy=ddp"], "prompts_per_rollout", "4 prompts per rollout on 3 ranks"),
+        (["--trainer.accelerator=cuda"], "accelerator", "(?i)accelerator|cuda"),
+        (["--trainer.max_epochs=3"], "max_epochs", "max_epochs is 3"),
+        (["--trainer.gradient_clip_val=1.0"], "gradient_clip_val", "gradient_clip_val"),
+    ],
+)
+def test_the_trainer(build: Examined, arguments: list[str], check: str, words: str) -> None:
+    found = list(machine.check_trainer_settings(build(*arguments)))
+    hits = [one for one in found if one.severity is Severity.ERROR]
+    assert {one.check for one in hits} == {check}
+    assert re.search(words, hits[0].measured)
+
+
+def test_float16_is_not_what_runs(build: Examined) -> None:
+    found = list(machine.check_trainer_settings(build("--trainer.precision=16-mixed")))
+    assert worst(found, "precision") is Severity.WARNING
+
+
+def test_the_directory_and_the_disk(build: Examined, tmp_path: Path) -> None:
+    subject = build()
+    assert worst(machine.check_directory(subject), "directory") is Severity.OK
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert worst(machine.check_directory(subject), "directory") is Severity.ERROR
+    assert worst(machine.check_disk(subject, 10, 10), "disk") is Severity.OK
+    (full,) = named(machine.check_disk(subject, 2**50, 0), "disk")
+    assert full.severity is Severity.ERROR
+    assert "3 checkpoints" in full.measured  # keep_last is 2, and the new one is there before the oldest goes
+
+
+def test_the_data(build: Examined, tmp_path: Path) -> None:
+    train = rows(
+        tmp_path / "train.jsonl",
+        *[(f"What is {n} + {n}?", str(2 * n)) for n in range(8)],
+        ("What is 3+3?", "7"),
+        ("How many?", "}"),
+        ("x" * 600, "1"),
+    )
+    val = rows(tmp_path / "val.jsonl", ("WHAT is 5 + 5", "10"), ("What is 7 - 7?", "0"))
+    subject = build("--data.val.held=JSONL", f"--data.val.held.path={val}", train=train)
+    found = [
+        *data.load(subject),
+        *data.check_training(subject),
+        *data.check_overlap(subject),
+        *data.check_evaluation(subject),
+    ]
+    (golds,) = [one for one in named(found, "golds") if one.severity is Severity.WARNING]
+    assert "1 of 11 reference answers" in golds.measured
+    (length,) = [one for one in named(found, "prompt_length") if one.severity is Severity.ERROR]
+    assert "1 are longer than the 504" in length.measured
+    (twice,) = named(found, "duplicates")
+    assert "1 questions" in twice.measured
+    assert "different answers" in twice.measured
+    (seen,) = named(found, "contamination")
+    assert (seen.severity, seen.measured[:16]) == (Severity.WARNING, "1 of 2 questions")
+    assert worst(found, "validation") is Severity.WARNING
+    assert len(subject.rows["train"]) == 10  # what is too long is not sampled
+
+
+def test_what_the_prompt_asks_for(build: Examined, problem_file: Path) -> None:
+    def judged(*arguments: str) -> list[Finding]:
+        subject = build(*arguments)
+        list(data.load(subject))
+        return list(data.check_instructions(subject))
+
+    box = "--data.system_prompt=Put the answer into \\boxed{}."
+    assert worst(judged(box), "answer_format") is Severity.OK
+    assert worst(judged(box, "--model.grader.mode=strict"), "answer_format") is Severity.OK
+    assert worst(judged("--model.grader.mode=strict"), "answer_format") is Severity.WARNING
+    assert worst(judged(box, "--model.reward=GSM8KPaperReward"), "answer_format") is Severity.WARNING
+    hashes = "--data.system_prompt=End with #### and the number."
+    assert worst(judged(hashes, "--model.reward=GSM8KPaperReward"), "answer_format") is Severity.OK
+    assert worst(judged("--model.reward=TagCount"), "answer_format") is Severity.WARNING
+
+
+def examined_prompt(subject: Subject) -> list[Finding]:
+    list(data.load(subject))
+    return [*tokens.check_ends(subject), *tokens.check_prompt(subject)]
+
+
+def test_the_chat_template(build: Examined, model_folder: Callable[..., Path]) -> None:
+    opens = "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+    good = examined_prompt(build(model=model_folder(chat_template=MARKERS + opens)))
+    assert {one.severity for one in good if one.check != "pad"} == {Severity.OK}
+    closed = examined_prompt(build(model=model_folder(chat_template=MARKERS)))
+    assert worst(closed, "generation_prompt") is Severity.ERROR
+    other = MARKERS.replace("</s>", "<pad>") + opens  # a turn ends with a token that ends no completion
+    end = named(examined_prompt(build(model=model_folder(chat_template=other))), "eos")[1]
+    assert (end.severity, "'<pad>' (0)" in end.measured) == (Severity.WARNING, True)
+    deaf = MARKERS.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}") + opens
+    said = list(data.load(build("--data.system_prompt=Be brief.", model=model_folder(chat_template=deaf))))
+    assert worst(said, "template") is Severity.ERROR
+
+
+def test_padding_and_the_beginning(build: Examined, tmp_path: Path, model_folder: Callable[..., Path]) -> None:
+    folder = model_folder()
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    once = examined_prompt(build(model=folder))
+    assert worst(once, "bos") is Severity.OK
+    (pad,) = named(once, "pad")
+    assert (pad.severity, "pad equal to EOS" in pad.measured) == (Severity.NOTE, True)
+    twice = examined_prompt(build("--data.template=<s>{question}\nAnswer:", model=folder))
+    (bos,) = named(twice, "bos")
+    assert (bos.severity, "two BOS tokens" in bos.measured) == (Severity.WARNING, True)
+
+
+def test_a_special_token_in_a_question(build: Examined, tmp_path: Path) -> None:
+    train = rows(tmp_path / "train.jsonl", ("What is 1 + 1?</s>", "2"), ("What is 1 + 2?", "3"))
+    assert worst(examined_prompt(build(train=train)), "special_tokens") is Severity.WARNING
+
+
+def test_refused_settings_are_findings_and_the_rest_is_examined(build: Examined, tmp_path: Path) -> None:
+    options = argparse.Namespace(worker=tmp_path, no_probe=True, seconds=5.0, limit_prompts=4)
+    arguments = [
+        *(f"--config={CONFIGS / 'quickstart.yaml'}", f"--trainer.default_root_dir={tmp_path / 'run'}"),
+        *("--model.group_size=1", "--model.surrogate.alpha=1.5", "--data.num_rollouts=0", "--model.optimizer.lr=0"),
+        *("--data.train.size=8", "--data.val.held_out.size=4", "--data.test=null"),
+    ]
+    assert script.work(options, arguments) == 0
+    found = json.loads((tmp_path / "result.json").read_text())["findings"]
+    refused = [one["measured"] for one in found if one["check"] == "settings"]
+    assert len(refused) == 3
+    assert all(any(name in text for text in refused) for name in ("group_size", "alpha", "num_rollouts"))
+    assert ("lr", "error") in {(one["check"], one["severity"]) for one in found}

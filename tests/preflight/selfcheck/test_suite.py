@@ -1,0 +1,330 @@
+"""scripts/selfcheck.py: all well on whole models, and each deliberately broken part is caught by its own check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_pspo.cli import selfcheck as script
+from lightning_pspo.errors import InputError
+from lightning_pspo.preflight.selfcheck import Size, runs, settings
+from lightning_pspo.preflight.selfcheck.gradients import Gradient, with_signal
+from tests.support.loop import NoSignal
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+    pytest.mark.filterwarnings("ignore:A constant alpha only rescales"),
+]
+BROKEN = '''
+import torch
+from torch import nn
+from lightning_pspo.objective.advantages import Advantage
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.rollout import GenerateEngine
+from lightning_pspo.rollout.base import RolloutEngine
+from lightning_pspo.data.sources import PromptSource
+from lightning_pspo.objective.surrogates import Aggregation, PSPO
+from lightning_pspo.errors import InputError
+from dataclasses import replace
+
+
+def own_noise(uniforms):
+    if uniforms is not None:
+        return torch.rand(uniforms.shape, generator=torch.Generator().manual_seed(1)).double()
+
+
+class Warm(GenerateEngine):
+    """Samples at another temperature."""
+
+    def generate(self, model, prompts, sampling, uniforms):
+        return super().generate(model, prompts, replace(sampling, temperature=1.6 * sampling.temperature), uniforms)
+
+
+class WarmOwnNoise(GenerateEngine):
+    """Samples at another temperature, with its own noise."""
+
+    keyed = False
+
+    def generate(self, model, prompts, sampling, uniforms):
+        warm = replace(sampling, temperature=1.6 * sampling.temperature)
+        return super().generate(model, prompts, warm, own_noise(uniforms))
+
+
+class OwnNoise(GenerateEngine):
+    """Samples rightly, with its own noise."""
+
+    keyed = False
+
+    def generate(self, model, prompts, sampling, uniforms):
+        return super().generate(model, prompts, sampling, own_noise(uniforms))
+
+
+class Says(GenerateEngine):
+    """Gives log-probs that are 0.01 too high."""
+
+    def __init__(self, more: float = 0.01):
+        super().__init__()
+        self.more = more
+
+    def generate(self, model, prompts, sampling, uniforms):
+        from lightning_pspo.policy.logprobs import chosen_logprobs
+        drawn = super().generate(model, prompts, sampling, uniforms)
+        ids = prompts.prompt_ids.repeat_interleave(sampling.samples, 0)
+        mask = prompts.prompt_mask.repeat_interleave(sampling.samples, 0)
+        whole = torch.cat([ids, drawn.completion_ids], 1)
+        attention = torch.cat([mask, drawn.completion_mask], 1).long()
+        places = (attention.cumsum(1) - 1).clamp(min=0)
+        logits = model(input_ids=whole, attention_mask=attention, position_ids=places).logits
+        logits = logits[:, ids.shape[1] - 1 : -1]
+        said = chosen_logprobs(logits, drawn.completion_ids, max(sampling.temperature, 1e-3), sampling.top_p)
+        said = said + self.more
+        return replace(drawn, logprobs=said.masked_fill(~drawn.completion_mask, 0.0))
+
+
+class Stops(GenerateEngine):
+    """Forgets the last token that it may draw."""
+
+    def generate(self, model, prompts, sampling, uniforms):
+        return super().generate(model, prompts, replace(sampling, max_new_tokens=sampling.max_new_tokens - 1), uniforms)
+
+
+class SecondBest(GenerateEngine):
+    """Takes the second-best first token when greedy."""
+
+    def generate(self, model, prompts, sampling, uniforms):
+        drawn = super().generate(model, prompts, sampling, uniforms)
+        if uniforms is None:
+            drawn.completion_ids[:, 0] += 1
+        return drawn
+
+
+class PerPass(PSPO):
+    """Divides by the rows of its own pass."""
+
+    def __call__(self, log_ratio, advantages, mask=None):
+        return super().__call__(log_ratio, advantages, mask) / len(log_ratio)
+
+
+class PerRank(Advantage):
+    """Centres over the rank's own prompts."""
+
+    def __call__(self, rewards, terms={}, reduce=None):
+        return rewards - rewards.mean() + 0.1 * len(rewards)
+
+
+class Dropping(Policy):
+    """Has dropout in its layers."""
+
+    def build(self, seed, reference=False):
+        super().build(seed, reference)
+        for layer in self.causal_lm.model.layers:
+            layer.mlp.register_forward_hook(lambda part, _, found: nn.functional.dropout(found, 0.1, part.training))
+
+
+class Forgetful(Policy):
+    """Has a state that no checkpoint holds."""
+
+    built = 0
+
+    def build(self, seed, reference=False):
+        super().build(seed, reference)
+        Forgetful.built += 1
+        scale = 1.0 + 0.1 * Forgetful.built
+        self.causal_lm.model.norm.register_forward_hook(lambda module, given, found: found * scale)
+
+
+class Unreachable(PromptSource):
+    def load(self):
+        raise InputError("the hub cannot be reached")
+'''
+Check = Callable[..., tuple[int, dict[str, dict[str, Any]], str]]
+
+
+@pytest.fixture
+def selfcheck(
+    tiny_model: Path,
+    problem_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Check:
+    """Return a function that checks the tiny model: status, check -> result, what was printed."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["selfcheck.py"])
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    config = {
+        "trainer": {"accelerator": "cpu", "default_root_dir": str(tmp_path / "run")},
+        "model": {
+            "policy": {"class_path": "lightning_pspo.policy.policy.Policy"},
+            "updates_per_rollout": 2,
+            "minibatches_per_rollout": 2,
+            "group_size": 8,
+            "micro_batch_size": 3,
+        },
+        "data": {"train": {"class_path": "JSONL", "init_args": {"path": str(problem_file)}}},
+    }
+    config["model"]["policy"]["init_args"] = {"model_name_or_path": str(tiny_model)}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def run(*more: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+        path = tmp_path / "found.json"
+        status = script.main([f"--config={tmp_path / 'config.yaml'}", "--tokens=12", f"--json={path}", *more])
+        found = json.loads(path.read_text())
+        assert found["passed"] == (status == 0)
+        assert not (tmp_path / "run").exists()
+        return status, {one["check"]: one for one in found["results"]}, capsys.readouterr().out
+
+    return run
+
+
+EVERY_TERM = [
+    "--model.kl_coef=0.1",
+    "--model.entropy_coef=0.01",
+    "--model.surrogate=Clip",
+    "--model.aggregation=SequenceMean",
+    "--model.advantage=BatchAdvantage",
+    "--model.policy.lora={}",
+    "--model.engine=broken.Says",
+    "--model.engine.more=0.0",
+    "--trainer.strategy=fsdp2",
+]
+
+
+def test_all_is_well(selfcheck: Check) -> None:
+    status, found, printed = selfcheck("--only", "microbatches", "ratio", "engine", "checkpoint", "export")
+    assert status == 0, printed
+    assert len(found) == 11
+    left_out = {name for name, one in found.items() if one["passed"] is None}
+    assert left_out == {"engine: its log-probs"}  # the default engine gives none
+    assert found["ratio at the first update"]["measured"] == "0"
+    assert found["checkpoint: logits after loading"]["measured"] == "0"
+    assert 0.0 < float(found["gradient: micro-batches"]["measured"]) < 1e-4
+    assert "FAIL" not in printed
+
+
+@pytest.mark.slow
+def test_all_is_well_under_a_sharded_strategy(selfcheck: Check) -> None:
+    status, found, printed = selfcheck(*EVERY_TERM)
+    assert status == 0, printed
+    assert len(found) == 13
+    assert all(one["passed"] for one in found.values())
+    ranks = found["gradient: ranks"]
+    assert ranks["detail"] == "two gloo processes under FSDP2Strategy, against one process"
+    assert 0.0 < float(ranks["measured"]) < 1e-4
+
+
+CAUGHT = {
+    "another temperature": ("engine", ["--model.engine=broken.Warm"], {"engine: sampled tokens, same noise"}),
+    "own noise, other temperature": ("engine", ["--model.engine=broken.WarmOwnNoise"], {"engine: what it draws"}),
+    "own noise": ("engine", ["--model.engine=broken.OwnNoise"], set()),
+    "other log-probs": ("engine", ["--model.engine=broken.Says"], {"engine: its log-probs"}),
+    "other greedy tokens": ("engine", ["--model.engine=broken.SecondBest"], {"engine: greedy tokens"}),
+    "another end": (
+        "engine",
+        ["--model.engine=broken.Stops"],
+        {"engine: greedy tokens", "engine: sampled tokens, same noise"},
+    ),
+    "a mean over the pass": ("microbatches", ["--model.surrogate=broken.PerPass"], {"gradient: micro-batches"}),
+    "dropout": ("ratio", ["--model.policy=broken.Dropping"], {"log-probs of a second pass"}),
+    "a state of its own": ("checkpoint", ["--model.policy=broken.Forgetful"], {"checkpoint: logits after loading"}),
+}
+
+
+@pytest.mark.parametrize("case", CAUGHT)
+def test_what_is_broken_is_caught(selfcheck: Check, tiny_model: Path, case: str) -> None:
+    check, more, expected = CAUGHT[case]
+    if "policy" in more[0]:
+        more = [*more, f"--model.policy.model_name_or_path={tiny_model}"]
+    status, found, printed = selfcheck("--only", check, *more)
+    failed = {name for name, one in found.items() if one["passed"] is False}
+    assert failed >= expected, printed
+    assert bool(expected) == bool(failed), printed
+    assert status == bool(expected)
+    assert all(f"FAIL {name}" in printed for name in failed)
+
+
+@pytest.mark.slow
+def test_an_advantage_of_the_rank_alone_is_caught(selfcheck: Check) -> None:
+    status, found, _ = selfcheck("--only", "ranks", "--model.advantage=broken.PerRank")
+    assert status == 1
+    assert found["gradient: ranks"]["passed"] is False
+    assert found["completions on two ranks"]["passed"] is True
+
+
+def test_with_one_gpu_the_table_says_that_no_process_was_started(
+    selfcheck: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "can_have_two_ranks", lambda module: False)
+    status, found, printed = selfcheck("--only", "ranks")
+    assert status == 0, printed
+    assert found.keys() == {"gradient: ranks"}
+    assert "neither processes nor strategy were tried" in found["gradient: ranks"]["detail"]
+    assert selfcheck("--only", "ranks", "--model.surrogate=broken.PerPass")[0] == 1
+
+
+def test_problems_that_cannot_be_read(selfcheck: Check) -> None:
+    status, _, printed = selfcheck("--only", "microbatches", "--data.train=broken.Unreachable")
+    assert status == 0
+    assert "note: data.train was not used, but problems of this package: the hub cannot be reached" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--prompts=3"], "`prompts` must be even and at least 2, got 3."),
+        (["--model.group_size=1"], "`group_size` must be at least 2, got 1."),
+        (["--model.temperature=0"], "`temperature` must be finite and greater than 0, got 0.0."),
+    ],
+)
+def test_bad_input(
+    selfcheck: Check, more: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    try:
+        status = script.main([f"--config={tmp_path / 'config.yaml'}", *more])
+    except SystemExit as stop:
+        status = stop.code  # type: ignore[assignment]
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_small_run_leaves_the_settings_alone() -> None:
+    config: dict[str, Any] = {
+        "trainer": {"strategy": "fsdp2", "callbacks": ["x"], "precision": "bf16-mixed"},
+        "model": {"group_size": 16, "max_new_tokens": 1024, "minibatches_per_rollout": 64, "kl_coef": 0.1},
+        "data": {"train": None, "val": {"a": 1}},
+    }
+    before = json.dumps(config)
+    callback = {"class_path": "a.B", "init_args": {}}
+    small = settings.small_run(config, Size(), callback)
+    two = settings.on_two_ranks(small, config, callback)
+    assert json.dumps(config) == before
+    assert small["model"] | {"kl_coef": 0.1} == small["model"]
+    assert (small["model"]["group_size"], small["model"]["minibatches_per_rollout"]) == (4, 8)
+    assert (small["trainer"]["strategy"], small["trainer"]["precision"]) == ("auto", "bf16-mixed")
+    assert (two["trainer"]["strategy"], two["trainer"]["devices"]) == ("fsdp2", 2)
+    assert settings.OrBuiltIn().load()[0].answer == "42"
+    with pytest.raises(InputError, match="`tokens` must be at least 1, got 0"):
+        Size(tokens=0)
+
+
+def test_groups_without_a_signal_get_one() -> None:
+    kept, made_up = with_signal(NoSignal(), [None] * 8, group_size=4)  # type: ignore[list-item]
+    assert made_up == 2
+    assert kept.total == pytest.approx([0.3, 0.8, 1.3, 0.55] * 2)
+    assert kept.terms["no_signal"] == kept.total
+
+
+def test_distance_of_gradients() -> None:
+    one = Gradient({"a": torch.tensor([3.0, 4.0])}, norm=5.0)
+    assert one.off_by(Gradient({"a": torch.tensor([3.0, 4.5])}, norm=5.0)) == pytest.approx(0.1)
+    assert one.off_by(Gradient({"a": torch.tensor([3.0, 4.0])}, norm=4.0)) == pytest.approx(0.2)
+    zero = Gradient({"a": torch.zeros(2)}, norm=0.0)
+    assert zero.off_by(zero) != zero.off_by(zero)  # nan: nothing was compared

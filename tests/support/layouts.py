@@ -1,0 +1,206 @@
+"""Small runs under every strategy, in this process or in each of two: ``python -m tests.support.layouts ARGUMENTS.json``.
+
+The arguments name the layouts and the scenarios, a model folder, a file of problems and a folder for the results. All
+ranks of a layout run this file; rank zero writes what the run ended with to ``<scenario>-<layout>.pt``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.data.sources import JSONL
+from lightning_pspo.datamodule import MathDataModule
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.policy.policy import LoRA, Policy
+from lightning_pspo.policy.sharding import FSDP2Strategy
+from lightning_pspo.rollout import GenerateEngine
+from lightning_pspo.types import Inputs
+from tests.support.loop import Even
+
+SGD: dict[str, Any] = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9)}
+ADAMW: dict[str, Any] = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3, eps=1e-4)}
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "sgd": SGD,
+    "adamw": ADAMW | {"max_grad_norm": None},
+    "lora": ADAMW | {"policy": {"lora": LoRA(rank=4)}},
+    "kl": SGD | {"kl_coef": 0.1, "entropy_coef": 0.01},
+    "lora kl": ADAMW | {"policy": {"lora": LoRA(rank=4, target_modules=["q_proj", "down_proj"])}, "kl_coef": 0.1},
+    "lora bfloat16 base": ADAMW | {"policy": {"lora": LoRA(rank=4), "dtype": "bfloat16"}},
+    "checkpointing and trees": SGD | {"policy": {"gradient_checkpointing": True, "share_prompts": True}},
+    "generate": SGD | {"engine": GenerateEngine()},
+    "bfloat16 mixed": SGD | {"precision": "bf16-mixed"},
+}
+
+
+class CPUFSDPStrategy(FSDPStrategy):
+    """Lightning lets FSDP1 run on GPUs only, by exact type."""
+
+
+class Record(pl.Callback):
+    """Keeps completions and gradient norms, and saves after the rollouts named."""
+
+    def __init__(self, save_after: dict[int, Path]) -> None:
+        self.completions: list[tuple[int, str, list[int]]] = []
+        self.norms: list[float] = []
+        self.save_after = save_after
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        completions, group = outputs["rollout"].completions, pl_module.group_size
+        rows = zip(completions.completion_ids.tolist(), completions.completion_mask.sum(dim=1).tolist(), strict=True)
+        for place, (ids, length) in enumerate(rows):
+            self.completions.append((batch_idx, batch.problems[place // group].id, ids[:length]))
+        self.norms += [float(update.grad_norm) for update in outputs["updates"]]
+        if batch_idx + 1 in self.save_after:
+            save_atomically(trainer, self.save_after[batch_idx + 1])
+
+
+class Exchanges(TorchDispatchMode):
+    """Counts the collective operations of a block."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "c10d" in func.namespace
+        return func(*args, **(kwargs or {}))
+
+
+def strategy(layout: str, ranks: int) -> Any:
+    """Return a new strategy."""
+    return {
+        "single": lambda: SingleDeviceStrategy("cpu"),
+        "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
+        "fsdp2": FSDP2Strategy,
+        "fsdp2 in one file": lambda: FSDP2Strategy(save_distributed_checkpoint=False),
+        "lightning's fsdp2": lambda: ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1),
+        "fsdp1": lambda: CPUFSDPStrategy(process_group_backend="gloo", state_dict_type="sharded"),
+    }[layout]()
+
+
+def run(
+    layout: str,
+    ranks: int,
+    scenario: str,
+    model: Path,
+    problems: Path,
+    *,
+    save_after: dict[int, Path] | None = None,
+    ckpt_path: Path | None = None,
+    rollouts: int = 6,
+) -> dict[str, Any]:
+    """Train and validate.
+
+    Returns:
+        Whole weights by name; completions of all ranks as (rollout, problem, ids), sorted; gradient norms; the means of
+        the validation by temperature; numbers that this rank holds of the weights, and of the reference's; exchanges
+        between ranks in a pass, and while sampling.
+    """
+    settings: dict[str, Any] = {
+        "reward": Even(),
+        "group_size": 4,
+        "updates_per_rollout": 2,
+        "minibatches_per_rollout": 2,
+        "micro_batch_size": 3,
+        "max_new_tokens": 8,
+        "max_grad_norm": 0.5,
+        "eval_temperatures": [0.0, 1.0],
+        "seed": 3,
+    } | SCENARIOS[scenario]
+    precision = settings.pop("precision", "32-true")
+    module = PSPOModule(policy=Policy(str(model), **settings.pop("policy", {})), **settings)
+    data = MathDataModule(
+        module.policy.tokenizer,
+        train=JSONL(str(problems)),
+        val={"held_out": JSONL(str(problems), limit=5)},
+        overlap="warn",
+        prompts_per_rollout=4,
+        eval_batch_size=2,
+        num_rollouts=rollouts,
+        seed=3,
+    )
+    record = Record(save_after or {})
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=strategy(layout, ranks),
+        precision=precision,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        callbacks=[record],
+        default_root_dir=str(model),
+    )
+    trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
+    policy = module.policy
+    with policy.generating() as whole:
+        weights = {policy.sharding.name_of(name): one.detach().clone() for name, one in whole.named_parameters()}
+    estimates = {
+        t: {name: e.value for name, e in r.estimates.items()} for t, r in module.evaluation["held_out"].items()
+    }
+    everything: list[Any] = [record.completions]
+    if ranks > 1:
+        everything = [None] * ranks
+        torch.distributed.all_gather_object(everything, record.completions)
+    completions = sorted((row for rows in everything for row in rows), key=lambda row: row[:2])
+    return {
+        "weights": weights,
+        "completions": completions,
+        "norms": record.norms,
+        "estimates": estimates,
+        "held": held(policy),
+        "reference held": sum(held(reference) for reference in policy._reference),
+        "exchanges": exchanges(module, data.val_dataloader()),
+    }
+
+
+def held(module: torch.nn.Module) -> int:
+    """Return how many numbers this rank holds of the weights."""
+    weights = [one.to_local() if isinstance(one, DTensor) else one for one in module.parameters()]
+    return sum(weight.numel() for weight in weights)
+
+
+def exchanges(module: PSPOModule, loader: Any) -> tuple[int, int]:
+    """Return how often ranks exchange something in a pass over a completion, and while sampling it."""
+    batch = next(iter(loader[0] if isinstance(loader, list) else loader))
+    with module.policy.generating(), Exchanges() as sampling:
+        completions = module.sample(batch, 1, 1.0, 1)
+    rows = torch.arange(len(batch))
+    inputs = Inputs(
+        batch.prompt_ids, batch.prompt_mask, completions.completion_ids, completions.completion_mask, prompt_of=rows
+    )
+    with torch.no_grad(), Exchanges() as scoring:
+        module.policy.logprobs(inputs, 1.0, 1.0)
+    return scoring.count, sampling.count
+
+
+def main(arguments: dict[str, Any]) -> None:
+    """Run each task of ``arguments``, in turn."""
+    torch.set_num_threads(1)
+    for task in arguments["tasks"]:
+        name = task.pop("name")
+        task["save_after"] = {int(rollout): Path(path) for rollout, path in task.get("save_after", {}).items()}
+        result = run(ranks=arguments["ranks"], model=arguments["model"], problems=arguments["problems"], **task)
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            torch.save(result, Path(arguments["folder"]) / f"{name}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,118 @@
+"""A tiny real training run, for the tests of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.data.sources import JSONL
+from lightning_pspo.datamodule import MathDataModule
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.rewards import Reward
+from lightning_pspo.training.passes import StepOutput
+from lightning_pspo.types import Sample
+
+
+class Record(pl.Callback):
+    """Keeps what each iteration returned, and a checkpoint after each of the rollouts named."""
+
+    def __init__(self, save_after: dict[int, Path] | None = None) -> None:
+        self.outputs: list[StepOutput] = []
+        self.save_after = save_after or {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.outputs.append(outputs)
+        if batch_idx + 1 in self.save_after:
+            save_atomically(trainer, self.save_after[batch_idx + 1])
+
+
+class Even(Reward):
+    """Something that a random model does half of the time: a completion with an even number of characters."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [float(len(sample.completion) % 2 == 0) for sample in samples]
+
+
+class NoSignal(Reward):
+    """The same reward for everyone."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [0.3] * len(samples)
+
+
+Fit = Callable[..., tuple[PSPOModule, Record]]
+
+
+@pytest.fixture
+def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
+    """Return a function that trains the tiny model; a random model has no skill, so something else is rewarded."""
+
+    def run(
+        *,
+        folder: Path | None = None,
+        policy: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        save_after: dict[int, Path] | None = None,
+        ckpt_path: Path | None = None,
+        limit: int | None = None,
+        precision: Any = "32-true",
+        double: bool = False,
+        **settings: Any,
+    ) -> tuple[PSPOModule, Record]:
+        defaults: dict[str, Any] = {
+            "reward": Even(),
+            "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+            "group_size": 4,
+            "max_new_tokens": 8,
+            "max_grad_norm": None,
+            "seed": 3,
+        }
+        module = PSPOModule(policy=Policy(str(folder or tiny_model), **(policy or {})), **(defaults | settings))
+        if double:
+            module.policy.build(3, reference=module.objective.kl_coef > 0.0)
+            for model in (module.policy.causal_lm, *module.policy._reference):
+                model.double()
+        prompts: dict[str, Any] = {"prompts_per_rollout": 4, "num_rollouts": 2, "seed": 3}
+        datamodule = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)), **(prompts | (data or {})))
+        record = Record(save_after)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            callbacks=[record],
+            default_root_dir=str(tmp_path),
+            limit_train_batches=limit,
+            precision=precision,
+        )
+        trainer.fit(module, datamodule, ckpt_path=None if ckpt_path is None else str(ckpt_path))
+        return module, record
+
+    return run
+
+
+def weights(module: PSPOModule) -> Tensor:
+    """Return all parameters as one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in module.policy.parameters()])
+
+
+def initial(folder: Path) -> PSPOModule:
+    """Return the module before training."""
+    module = PSPOModule(policy=Policy(str(folder)))
+    module.configure_model()
+    return module

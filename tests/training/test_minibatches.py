@@ -1,0 +1,136 @@
+"""The plan of a rollout: the same mini-batches on any number of ranks, equally many passes, full denominators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from lightning_pspo.objective.surrogates import TokenMean
+from lightning_pspo.policy.packing import trees
+from lightning_pspo.training.minibatches import Lengths, Limits, MiniBatch, plan
+from lightning_pspo.types import Inputs
+
+
+def plans(
+    mask: Tensor, advantages: Tensor, group_size: int, ranks: int, minibatches: int, size: int
+) -> list[list[MiniBatch]]:
+    """Plan each rank's part of a rollout; the reduction over ranks is done by planning twice."""
+    prompts = len(mask) // group_size
+    places = [
+        torch.tensor([p * group_size + g for p in range(rank, prompts, ranks) for g in range(group_size)])
+        for rank in range(ranks)
+    ]
+    sent: list[dict[str, Tensor]] = [{} for _ in range(ranks)]
+
+    def run(rank: int, reduce: Callable[[Tensor, str], Tensor]) -> list[MiniBatch]:
+        rows = places[rank]
+        return plan(
+            mask[rows],
+            advantages[rows, 0] != 0.0,
+            rows,
+            len(mask),
+            TokenMean(),
+            minibatches,
+            Lengths(torch.full((len(rows),), 2), mask[rows].sum(dim=1)),
+            Limits(size, 12),
+            reduce,
+        )
+
+    def note(rank: int) -> Callable[[Tensor, str], Tensor]:
+        def reduce(values: Tensor, how: str) -> Tensor:
+            sent[rank][how] = values
+            return values
+
+        return reduce
+
+    def combine(values: Tensor, how: str) -> Tensor:
+        stacked = torch.stack([sent[rank][how] for rank in range(ranks)])
+        return stacked.amax(dim=0) if how == "max" else stacked.sum(dim=0)
+
+    for rank in range(ranks):
+        run(rank, note(rank))
+    return [run(rank, combine) for rank in range(ranks)]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    prompts=st.sampled_from([4, 8]),
+    group_size=st.integers(2, 5),
+    ranks=st.sampled_from([1, 2, 4]),
+    minibatches=st.integers(1, 8),
+    size=st.integers(1, 7),
+)
+def test_ranks_share_the_mini_batches_of_one_process(
+    seed: int, prompts: int, group_size: int, ranks: int, minibatches: int, size: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = prompts * group_size
+    lengths = torch.randint(0, 6, (rows, 1), generator=generator)
+    mask = torch.arange(5)[None] < lengths
+    advantages = torch.randint(-1, 2, (rows, 1), generator=generator).float()
+    # Each row is told by a number of its own in the mask's shape: here by its global place.
+    whole = plans(mask, advantages, group_size, 1, minibatches, size)[0]
+    split = plans(mask, advantages, group_size, ranks, minibatches, size)
+    of_rank = [
+        [p * group_size + g for p in range(rank, prompts, ranks) for g in range(group_size)] for rank in range(ranks)
+    ]
+    for number, mini_batch in enumerate(whole):
+        expected = {row for part in mini_batch.micro_batches for row in part.rows.tolist() if part.mask.any()}
+        found = [
+            of_rank[rank][row]
+            for rank in range(ranks)
+            for part in split[rank][number].micro_batches
+            for row in part.rows.tolist()
+            if part.mask.any()
+        ]
+        assert sorted(found) == sorted(expected)
+        share = range(-(-number * rows // minibatches), -(-(number + 1) * rows // minibatches))
+        assert expected == {row for row in share if advantages[row, 0] != 0 and lengths[row, 0] > 0}
+        tokens = float(sum(int(lengths[row, 0]) for row in share))
+        assert all(float(split[rank][number].denominator) == tokens for rank in range(ranks))
+        assert len({len(split[rank][number].micro_batches) for rank in range(ranks)}) == 1
+        assert all(1 <= len(part.rows) <= size for rank in range(ranks) for part in split[rank][number].micro_batches)
+
+
+@given(
+    prompt=st.integers(1, 3000),
+    completions=st.lists(st.integers(1, 400), min_size=1, max_size=24),
+    group_size=st.integers(1, 8),
+    tokens=st.integers(1, 6000),
+)
+def test_shared_prompts_are_charged_once(prompt: int, completions: list[int], group_size: int, tokens: int) -> None:
+    """The passes are within the budget as laid out, and one more row would not be: what sharing saves is used."""
+    rows = torch.arange(len(completions))
+    lengths = Lengths(torch.full((len(rows),), prompt), torch.tensor(completions))
+    groups = rows // group_size
+    split = Limits(None, tokens, groups).split(rows, lengths)
+    assert sorted(row for one in split for row in one.tolist()) == rows.tolist()
+    order = [row for one in split for row in one.tolist()]
+    assert len({int(groups[row]) for row in order}) == sum(
+        1 for place, row in enumerate(order) if place == 0 or groups[row] != groups[order[place - 1]]
+    ), "groups stay side by side"
+
+    def held(chosen: list[int]) -> int:
+        width = max(completions)
+        mask = torch.arange(width)[None] < lengths.completion[chosen][:, None]
+        prompt_of = groups[chosen].unique(return_inverse=True)[1]
+        trunks = int(prompt_of.max()) + 1
+        layout = trees(
+            Inputs(
+                torch.zeros(trunks, prompt, dtype=torch.long),
+                torch.ones(trunks, prompt, dtype=torch.bool),
+                torch.zeros_like(mask, dtype=torch.long),
+                mask,
+                prompt_of,
+            )
+        )
+        return layout.input_ids.numel()
+
+    for one, following in zip(split, [*split[1:], None], strict=True):
+        assert len(one) == 1 or held(one.tolist()) <= tokens
+        if following is not None:
+            assert held([*one.tolist(), int(following[0])]) > tokens

@@ -1,0 +1,79 @@
+"""One failing rank ends the whole job soon, with the real error first and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import SLOW_REWARD, ended, start, wait_for
+
+Command = Callable[..., list[str]]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def command(tiny_run: Command, tmp_path: Path) -> Command:
+    """Return a function that gives the arguments of a run on two ranks whose reward can go wrong on one."""
+    (tmp_path / "slow_reward.py").write_text(SLOW_REWARD)
+
+    def build(*more: str) -> list[str]:
+        return [
+            "fit",
+            *tiny_run(
+                tmp_path / "run",
+                "--trainer.callbacks+=Preemption",
+                "--trainer.devices=2",
+                "--trainer.strategy=ddp",
+                "--data.num_rollouts=100",
+                "--model.reward=slow_reward.Slow",
+                f"--model.reward.folder={tmp_path}",
+                *more,
+            ),
+        ]
+
+    return build
+
+
+@pytest.mark.parametrize(("rank", "launcher"), [(1, "lightning"), (0, "torchrun")])
+def test_an_exception_on_one_rank(command: Command, tmp_path: Path, rank: int, launcher: str) -> None:
+    arguments = command(f"--model.reward.fails_on={rank}")
+    process = start(arguments, tmp_path, torchrun=launcher == "torchrun")
+    wait_for((tmp_path / f"rewarding-{rank}").exists, process)
+    status, output = ended(process, seconds=60)
+    assert status == 1
+    first = output.index("Traceback")
+    assert f"ValueError: the reward of rank {rank} is broken" in output[first:]
+    assert output.rindex("error on rank", 0, first) < first
+    assert output[first:].index("is broken") < output[first:].find("error: rank") % len(output)
+    assert "Connection closed" not in output[: output.index("is broken")]
+
+
+def test_a_killed_rank(command: Command, tmp_path: Path) -> None:
+    process = start(command("--model.reward.seconds=0.1"), tmp_path)
+    other = tmp_path / "rewarding-1"
+    wait_for(lambda: other.exists() and other.read_text() != "", process)
+    os.kill(int(other.read_text()), signal.SIGKILL)
+    status, output = ended(process, seconds=60)
+    assert status == 1
+    assert re.search(rf"error: rank 1 \(process {other.read_text()}\) was killed by signal 9 \(SIGKILL\)", output)
+    assert "Traceback" not in output
+
+
+def test_a_rank_killed_while_the_other_is_stuck(command: Command, tmp_path: Path) -> None:
+    """Rank one is in C and holds the interpreter: nothing but the kernel can end it with rank zero."""
+    more = [
+        "--model.reward.fails_on=1",
+        "--model.reward.what=stuck",
+        "--model.reward.after=0",
+        "--model.reward.seconds=0",
+    ]
+    process = start(command(*more), tmp_path)
+    wait_for((tmp_path / "rewarding-1").exists, process)
+    os.kill(process.pid, signal.SIGKILL)
+    status, _ = ended(process, seconds=30)
+    assert status == -signal.SIGKILL
