@@ -3,8 +3,8 @@
     python benchmarks/judge_cost.py --rounds 5                    the quickstart as it is, about 1,000 items judged
     python benchmarks/judge_cost.py --rollouts 20 --items 50      a shorter run, as many items
 
-The judge is `EndpointJudge`; its endpoint (tests/support/faulty_endpoint.py) runs on this machine, too, answers at once, and
-fails a fifth of the requests: 429, 500, no answer, garbage and cut streams in equal parts. Times are those of the whole
+The judge is `EndpointJudge`; its endpoint (tests/support/faulty_endpoint.py) runs on this machine, too, answers at once
+and fails a fifth of the requests: 429, 500, no answer, garbage and cut streams in equal parts. Times are of the whole
 process, from start to exit, the judge's own start and end included; the first round is not counted.
 """
 

@@ -17,10 +17,10 @@ from recorder import Recorder, start
 from workload import WARM_UP, Workload
 
 from lightning_pspo import rollout as engines
-from lightning_pspo.objective import surrogates
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
+from lightning_pspo.objective import surrogates
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.types import Sample

@@ -27,8 +27,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from lightning_pspo.checkpoints.store import checkpoint_folder, newest_whole
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
+from lightning_pspo.checkpoints.store import checkpoint_folder, newest_whole
 from lightning_pspo.cli.bash_completion import completion
 from lightning_pspo.cli.help import COMMAND, describe, program
 from lightning_pspo.cli.loggers import settle_loggers

@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lightning_pspo.policy import packing
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy import packing
 from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.types import Inputs
 from tests.support.models import make_model

@@ -1,4 +1,4 @@
-"""A judge's endpoint that fails on purpose: ``python tests/support/faulty_endpoint.py FAILURES LOG [SCORES]``, prints its port.
+"""A judge's endpoint that fails on purpose: ``python tests/support/faulty_endpoint.py FAILURES LOG [SCORES]``.
 
 FAILURES is JSON: kind of failure -> share of the requests. Every request is logged as a line of JSON: what was asked,
 and how it ended. The same question fails again with the same share, by its number.

@@ -1,4 +1,4 @@
-"""Small runs under every strategy, in this process or in each of two: ``python -m tests.support.layouts ARGUMENTS.json``.
+"""Small runs under every strategy, in one or two processes: ``python -m tests.support.layouts ARGUMENTS.json``.
 
 The arguments name the layouts and the scenarios, a model folder, a file of problems and a folder for the results. All
 ranks of a layout run this file; rank zero writes what the run ended with to ``<scenario>-<layout>.pt``.

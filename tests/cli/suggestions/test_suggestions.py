@@ -125,7 +125,7 @@ def refused(capsys: pytest.CaptureFixture[str]):
         ),
         (
             ["fit", "--model.surrogate=lightning_pspo.objective.surrogates.Surrogate"],
-            "`--model.surrogate`: `lightning_pspo.objective.surrogates.Surrogate` stands for a kind, not for one of it; there",
+            "`--model.surrogate`: `lightning_pspo.objective.surrogates.Surrogate` stands for a kind, not for one of",
         ),
         (
             ["fit", "--model.surrogate=lightning_pspo.surrogate.PSPO"],
