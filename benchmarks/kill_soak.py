@@ -76,7 +76,7 @@ def settings(root: Path, mu: int, ranks: int, lora: bool, rollouts: int, every: 
         "--model.group_size=4",
         f"--model.updates_per_rollout={mu}",
         "--model.minibatches_per_rollout=2",
-        "--model.max_new_tokens=16",
+        "--model.sampling.max_new_tokens=16",
         "--data.train=Procedural",
         *(
             f"--data.train.{name}={json.dumps(value) if isinstance(value, dict) else value}"

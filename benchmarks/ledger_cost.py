@@ -156,7 +156,11 @@ def kill(options: argparse.Namespace) -> None:
             *(sys.executable, "-m", "lightning_pspo", "fit", f"--config={ROOT / 'configs/quickstart.yaml'}"),
             *(f"--trainer.default_root_dir={run}", "--ckpt_path=last", f"--data.num_rollouts={options.rollouts}"),
             *("--data.val=null", "--data.test=null", "--trainer.num_sanity_val_steps=0", "--trainer.logger=false"),
-            *("--trainer.enable_progress_bar=false", "--data.prompts_per_rollout=2", "--model.max_new_tokens=8"),
+            *(
+                "--trainer.enable_progress_bar=false",
+                "--data.prompts_per_rollout=2",
+                "--model.sampling.max_new_tokens=8",
+            ),
             *("--trainer.callbacks=RolloutLedger", "--trainer.callbacks+=RolloutCheckpoint"),
             "--trainer.callbacks.every_n_rollouts=5",
         ]

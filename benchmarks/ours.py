@@ -23,6 +23,7 @@ from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective import surrogates
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
+from lightning_pspo.training.settings import PassLimits, SamplingSettings
 from lightning_pspo.types import Sample
 
 
@@ -56,17 +57,15 @@ class Marks(pl.Callback):
 def module(workload: Workload, folder: Path) -> PSPOModule:
     """Return the module with the workload's settings; what is not named here is the package's default."""
     settings: dict[str, Any] = {
-        "policy": Policy(str(folder / "model"), **json.loads(workload.policy_args)),
+        "policy": Policy(model_name_or_path=str(folder / "model"), **json.loads(workload.policy_args)),
         "surrogate": getattr(surrogates, workload.surrogate)(),
         "reward": Alternating(workload),
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=workload.learning_rate, weight_decay=0.0),
         "group_size": workload.group_size,
         "updates_per_rollout": workload.mu,
-        "micro_batch_size": workload.micro_batch,
+        "limits": PassLimits(micro_batch_size=workload.micro_batch),
         "max_grad_norm": 1.0,
-        "max_new_tokens": workload.max_new_tokens,
-        "temperature": 1.0,
-        "top_p": 1.0,
+        "sampling": SamplingSettings(max_new_tokens=workload.max_new_tokens),
         "seed": workload.seed,
     }
     if workload.engine:

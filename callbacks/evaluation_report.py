@@ -40,7 +40,7 @@ class EvaluationReport(Callback):
     def _write(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or is_trial(trainer):
             return
-        document = result_document(pl_module.evaluation, evaluation_settings(trainer, pl_module))
+        document = result_document(pl_module.results, evaluation_settings(trainer, pl_module))
         content = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self._free(root_folder(trainer) / self.path), content.encode())
 

@@ -183,7 +183,7 @@ class RunSummary(Callback):
             console.print(examples_table(summary))
 
     def _measurement(self, pl_module: Any) -> _Measurement:
-        evaluation: Mapping[str, Mapping[float, EvaluationResult]] = pl_module.evaluation
+        evaluation: Mapping[str, Mapping[float, EvaluationResult]] = pl_module.results
         source = next(iter(evaluation)) if self.source is None else self.source
         if source not in evaluation:
             raise InputError(f"`source` of RunSummary must be one of {sorted(evaluation)}, got {source!r}.")

@@ -37,7 +37,7 @@ class ValidationLine(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line, on rank zero."""
         untyped: Any = pl_module  # any module with results will do
-        results = {source: next(iter(found.values())) for source, found in untyped.evaluation.items() if found}
+        results = {source: next(iter(found.values())) for source, found in untyped.results.items() if found}
         if trainer.state.fn != TrainerFn.FITTING or not results:
             return
         if trainer.is_global_zero:

@@ -10,6 +10,7 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,31 @@ from lightning_pspo.checkpoints.compatibility import (
     save_controller,
     save_optimizer_settings,
 )
-from lightning_pspo.errors import InputError, check_at_least, check_at_most, check_coefficient
+from lightning_pspo.errors import InputError, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
 from lightning_pspo.objective.alpha import AlphaController
-from lightning_pspo.objective.kl import K3, KLEstimator
+from lightning_pspo.objective.kl import KLSettings
 from lightning_pspo.objective.mismatch import Mismatch
-from lightning_pspo.objective.objective import Objective, Terms
+from lightning_pspo.objective.objective import Objective
 from lightning_pspo.objective.schedules import Constant, Schedule
-from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, SmoothedSurrogate, Surrogate, TokenMean
+from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, Surrogate, TokenMean
 from lightning_pspo.objective.trust_region import divergence
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
-from lightning_pspo.training.checks import check_bounds, check_controller, check_fit, check_objective, notes
+from lightning_pspo.training.checks import check_fit
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
-from lightning_pspo.training.minibatches import Lengths, Limits, MiniBatch, places, plan
-from lightning_pspo.training.passes import Pass, StepOutput, Update, refuse_step, tokens, total
-from lightning_pspo.training.phases import Phases, planned_rollouts, timed, training_loader
+from lightning_pspo.training.minibatches import MiniBatch, Rows, plan, positions
+from lightning_pspo.training.non_finite import refusal_of_step
+from lightning_pspo.training.passes import Pass, StepOutput, Update
+from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
+from lightning_pspo.training.rules import Choices, objections, refuse
 from lightning_pspo.training.scoring import Scorer
+from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
 from lightning_pspo.types import PromptBatch, Rollout
 
 
@@ -58,168 +62,154 @@ class PSPOModule(SamplingModule):
     Args:
         policy: The model and its tokenizer.
         surrogate: Per-token objective, such as PSPO or Clip.
-        aggregation: How token objectives become one number.
-        advantage: How rewards become advantages.
+        aggregation: Turns token objectives into one number.
+        advantage: Turns rewards into advantages.
         reward: What is rewarded.
-        engine: How completions are generated.
+        grader: Judges completions; its mode is that of ``val/<source>/accuracy``.
+        engine: Generates completions.
         optimizer: Optimiser over the trainable parameters.
         lr_schedule: Factor of the learning rate over the optimiser steps of the run.
+        alpha_controller: Moves alpha during the run, starting from the surrogate's; None keeps it.
+        sampling: How rollouts are sampled.
+        evaluation: How the policy is measured.
+        kl: The KL term of the loss.
+        limits: What one forward and backward pass may hold.
         ratio_level: ``token``, or ``sequence`` for one ratio per completion (GSPO).
-        kl_coef: Weight (beta) of the KL divergence from the policy as it was before training, at least 0.
-        kl: Estimator of that divergence.
-        kl_on_policy: Weigh the estimate by the ratio, for an unbiased gradient.
         entropy_coef: Weight of an entropy bonus, at least 0.
         mismatch_cap: Largest weight that corrects for an engine which samples from a distribution of its own (other
-            kernels or dtype), at least 1; None for no correction. Token by token, whatever the ratio's level.
-        alpha_controller: Moves the surrogate's alpha during the run; None keeps it.
+            kernels or dtype), at least 1; None for no correction. Token by token, at any ``ratio_level``.
         mask_truncated: Leave truncated completions out of the loss and its denominators (DAPO).
         refill_rounds: At most this many further batches of prompts are sampled to replace groups of equal rewards
             (DAPO's dynamic sampling); 0 for none.
         group_size: Completions per prompt (G), at least 2.
         updates_per_rollout: Passes over each rollout (mu), at least 1.
         minibatches_per_rollout: Optimiser steps per pass, at least 1.
-        micro_batch_size: Largest number of rows in a forward and backward pass, at least 1; None for no limit. This and
-            ``micro_batch_tokens`` change memory and speed, not the gradient.
-        micro_batch_tokens: Largest number of tokens in a forward and backward pass, padding included, at least 1; None
-            for no limit. A longer row has a pass of its own.
         max_grad_norm: Gradient-norm bound, greater than 0; None for none.
-        max_new_tokens: Token limit of a completion, at least 1.
-        temperature: Sampling temperature of rollouts, greater than 0.
-        top_p: Nucleus mass of rollouts and of sampled evaluation, in (0, 1].
-        eval_temperatures: Temperatures of evaluation; 0 is greedy. The first one gives ``val/<source>/accuracy``.
-        eval_samples: Samples per problem at temperatures above 0, at least 1.
         seed: Key of all sampling noise; linked to ``seed_everything`` by the command line.
-        grader: Judges completions; its mode is that of ``val/<source>/accuracy``.
-        eval_k: The k of pass@k and maj@k, each from 1 to ``eval_samples``; None for the powers of two up to it.
-        eval_selector: Reward by which best@k chooses among k samples; None leaves best@k out.
 
     Attributes:
-        phases: Seconds of each phase of the iteration that runs, and the phase that runs.
+        objective: Of the current rollout: the surrogate, with the alpha that it has now, and the other terms.
+        phases: Seconds of each phase of the current iteration, and the phase that runs.
 
     Raises:
-        InputError: If a setting is out of range.
+        InputError: If a setting is out of range, or two contradict each other.
     """
 
     def __init__(
         self,
+        *,
         policy: Policy = lazy_instance(Policy),
         surrogate: Surrogate = lazy_instance(PSPO),
         aggregation: Aggregation = lazy_instance(TokenMean),
         advantage: Advantage = lazy_instance(GroupAdvantage),
         reward: Reward = lazy_instance(Correctness),
+        grader: Grader = lazy_instance(Grader),
         engine: RolloutEngine = lazy_instance(SharedPrefixEngine),
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
         lr_schedule: Schedule = lazy_instance(Constant),
+        alpha_controller: AlphaController | None = None,
+        sampling: SamplingSettings = SamplingSettings(),
+        evaluation: EvaluationSettings = EvaluationSettings(),
+        kl: KLSettings = KLSettings(),
+        limits: PassLimits = PassLimits(),
         ratio_level: RatioLevel = "token",
-        kl_coef: float = 0.0,
-        kl: KLEstimator = lazy_instance(K3),
-        kl_on_policy: bool = False,
         entropy_coef: float = 0.0,
         mismatch_cap: float | None = 2.0,
-        alpha_controller: AlphaController | None = None,
         mask_truncated: bool = False,
         refill_rounds: int = 0,
         group_size: int = 8,
         updates_per_rollout: int = 2,
         minibatches_per_rollout: int = 1,
-        micro_batch_size: int | None = None,
-        micro_batch_tokens: int | None = 2048,
         max_grad_norm: float | None = 1.0,
-        max_new_tokens: int = 256,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        eval_temperatures: Sequence[float] = (0.0,),
-        eval_samples: int = 1,
         seed: int = 0,
-        grader: Grader = lazy_instance(Grader),
-        eval_k: Sequence[int] | None = None,
-        eval_selector: Reward | None = None,
     ) -> None:
-        evaluation = (eval_temperatures, eval_samples, seed, built(grader), eval_k, eval_selector)
-        super().__init__(built(policy), built(engine), max_new_tokens, top_p, *evaluation)
-        surrogate = built(surrogate)
+        super().__init__(
+            policy=built(policy),
+            engine=built(engine),
+            grader=built(grader),
+            sampling=sampling,
+            evaluation=evaluation,
+            seed=seed,
+        )
         self.automatic_optimization = False
         check_at_least("group_size", group_size, 2)
         check_at_least("updates_per_rollout", updates_per_rollout, 1)
         check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1)
-        check_at_least("micro_batch_size", micro_batch_size, 1)
-        check_at_least("micro_batch_tokens", micro_batch_tokens, 1)
         check_at_least("refill_rounds", refill_rounds, 0)
-        check_coefficient("kl_coef", kl_coef)
-        check_coefficient("entropy_coef", entropy_coef)
-        check_objective(surrogate, ratio_level, kl_coef, kl_on_policy, built(advantage), refill_rounds)
-        check_controller(alpha_controller, surrogate, updates_per_rollout * minibatches_per_rollout)
-        check_bounds(max_grad_norm, mismatch_cap, temperature)
-        self.surrogate = surrogate
-        self.objective = Objective(surrogate, ratio_level, kl_coef, built(kl), kl_on_policy, entropy_coef, mismatch_cap)
+        if max_grad_norm is not None and not max_grad_norm > 0.0:
+            raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
+        self.objective = Objective(
+            surrogate=built(surrogate),
+            ratio_level=ratio_level,
+            kl=replace(kl, estimator=built(kl.estimator)),
+            entropy_coef=entropy_coef,
+            mismatch_cap=mismatch_cap,
+        )
         self.alpha_controller = alpha_controller
         self.mask_truncated = mask_truncated
-        self.mismatch_cap = mismatch_cap
         self.refill_rounds = refill_rounds
         self.aggregation = built(aggregation)
         self.advantage = built(advantage)
         self.reward = built(reward)
         self.optimizer = optimizer
         self.lr_schedule = built(lr_schedule)
+        self.limits = limits
         self.group_size = group_size
         self.updates_per_rollout = updates_per_rollout
         self.minibatches_per_rollout = minibatches_per_rollout
-        self.micro_batch_size = micro_batch_size
-        self.micro_batch_tokens = micro_batch_tokens
         self.max_grad_norm = max_grad_norm
-        self.temperature = temperature
-        self.scorer = Scorer(self.policy, temperature, top_p)
+        self.scorer = Scorer(self.policy, sampling)
         self.phases = Phases()
+        refuse(self.choices())
+        if alpha_controller is not None and self.surrogate.alpha is not None:
+            alpha_controller.start(self.surrogate.alpha)
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate, with the alpha of the current rollout."""
+        return self.objective.surrogate
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> StepOutput:
         """Run one iteration: collect a rollout, then update the policy on it."""
-        seconds = self.phases = Phases(self.phases.listeners)
+        self.phases = Phases(self.phases.listeners)
         self._optimizer().zero_grad(set_to_none=True)  # no gradient is held while sampling
-        self.log("train/lr", float(self._optimizer().param_groups[0]["lr"]))
         self._set_alpha()
-        rollout, mini_batches = self.collect(batch, seconds)
-        with timed(seconds, "update"):
+        self._log_settings()
+        rollout, mini_batches = self.collect(batch)
+        with self.phases.timed("update"):
             updates = [
-                self.update(rollout, mini_batch, first=number == 0)
-                for number, mini_batch in enumerate(mini_batches * self.updates_per_rollout)
+                self.update(rollout, mini_batch, first=index == 0)
+                for index, mini_batch in enumerate(mini_batches * self.updates_per_rollout)
             ]
         if self.alpha_controller is not None:
             self.alpha_controller.observe(self._divergence(updates[-1]))
         loss = self._log_updates(updates)
         self._log_mismatch(rollout, mini_batches)
-        return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": seconds}
+        return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": self.phases}
 
-    def collect(self, prompts: PromptBatch, seconds: dict[str, float]) -> tuple[Rollout, list[MiniBatch]]:
+    def collect(self, prompts: PromptBatch) -> tuple[Rollout, list[MiniBatch]]:
         """Sample, verify and reward G completions of each prompt; prepare the updates."""
-        groups = self._groups(prompts, seconds)
+        groups = self._groups(prompts)
         rounds = 0
         while rounds < self.refill_rounds and self._any_rank(groups.equal()):
-            groups = groups.refilled(self._groups(self._more_prompts(), seconds))
+            groups = groups.refilled(self._groups(self._more_prompts()))
             rounds += 1
         advantages = self.advantage(groups.rewards, groups.reward_terms, self._reduce).view(-1, 1)  # (N, 1)
-        completions = groups.completions
-        counted = completions.completion_mask  # (N, T)
-        if self.mask_truncated:
-            counted = counted & ~completions.truncated.unsqueeze(1)
-        prompt_lengths = groups.prompts.prompt_mask.sum(dim=1).repeat_interleave(self.group_size)  # (N,)
-        group = torch.arange(len(advantages), device=self.device) // self.group_size
+        old_logprobs = self.scorer.zeros(groups.completions)  # (N, T), filled in below and by the first update
+        rollout = Rollout(**vars(groups), advantages=advantages, old_logprobs=old_logprobs, refill_rounds=rounds)
         mini_batches = plan(
-            counted,
-            (advantages[:, 0] != 0.0) | self.objective.needs_every_row,
-            places(len(advantages), self.group_size, self.global_rank, self.trainer.world_size).to(self.device),
-            len(advantages) * self.trainer.world_size,
-            self.aggregation,
-            self.minibatches_per_rollout,
-            Lengths(prompt_lengths, completions.completion_mask.sum(dim=1)),
-            Limits(self.micro_batch_size, self.micro_batch_tokens, group if self.policy.share_prompts else None),
-            self._reduce,
+            self._rows(rollout),
+            minibatches=self.minibatches_per_rollout,
+            aggregation=self.aggregation,
+            limits=self.limits,
+            reduce=self._reduce,
         )
-        unknown = self.scorer.empty(completions)
-        rollout = Rollout(**vars(groups), advantages=advantages, old_logprobs=unknown, refill_rounds=rounds)
-        with timed(seconds, "old_logprobs"):
-            rollout = self.scorer.fixed(rollout, mini_batches, reference=self.objective.kl_coef > 0.0)
+        with self.phases.timed("old_logprobs"):
+            rollout = self.scorer.with_old_and_ref_logprobs(
+                rollout, mini_batches, with_reference=self.objective.kl.coef > 0.0
+            )
         return rollout, mini_batches
 
     def update(self, rollout: Rollout, mini_batch: MiniBatch, first: bool) -> Update:
@@ -227,47 +217,33 @@ class PSPOModule(SamplingModule):
 
         The rollout's first update supplies the log-probs of the behaviour policy, which it still is.
         """
-        loss = torch.zeros((), device=self.device)
         passes: list[Pass] = []
-        for index, micro_batch in enumerate(mini_batch.micro_batches, start=1):
-            rows = micro_batch.rows
-            logprobs, entropies = self.scorer.current(rollout, rows, self.objective.entropy_coef > 0.0)  # (n, T')
-            width = logprobs.shape[1]
-            if first and not micro_batch.idle:
-                rollout.old_logprobs[rows, :width] = logprobs.detach()
-            mask = micro_batch.mask[:, :width]
-            engine, reference = rollout.completions.logprobs, rollout.ref_logprobs
-            terms = Terms(
-                logprobs,
-                rollout.old_logprobs[rows, :width],
-                None if engine is None else engine[rows, :width],
-                None if reference is None else reference[rows, :width],
-                entropies,
-                rollout.advantages[rows],
-                mask,
-            )
-            objective, log_ratio, weight, sums = self.objective(terms)
-            part = -self.aggregation(objective, mask, mini_batch.denominator)
-            with self.policy.sharding.without_sync(index < len(mini_batch.micro_batches)):
-                self.manual_backward(part * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
-            loss += part.detach()
-            passes.append(Pass(rows, mask, objective.detach(), log_ratio, weight, sums))
-        grad_norm = self._step(loss, rollout, passes)
-        log_ratio, token_rows, weight = tokens(passes)
-        return Update(loss, grad_norm, log_ratio, total(passes), token_rows, weight)
+        for number, micro_batch in enumerate(mini_batch.micro_batches, start=1):
+            inputs = self.scorer.inputs(rollout, micro_batch, first, with_entropy=self.objective.entropy_coef > 0.0)
+            outputs = self.objective(inputs)
+            loss = -self.aggregation(outputs.objective, inputs.loss_mask, mini_batch.denominator)  # ()
+            with self.policy.sharding.without_sync(number < len(mini_batch.micro_batches)):
+                self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
+            passes.append(Pass.of(micro_batch, inputs.loss_mask, loss, outputs))
+        return self._step(rollout, passes)
 
     # -- parts of an iteration -----------------------------------------------------------------------------------------
+
+    def _set_alpha(self) -> None:
+        if self.alpha_controller is not None:
+            alpha = self.alpha_controller.alpha(self.global_step, self._total_updates())
+            self.objective = self.objective.with_alpha(alpha)
 
     def _more_prompts(self) -> PromptBatch:
         loader: Any = self.trainer.train_dataloader
         more: PromptBatch = loader.draw().to(self.device)
         return more
 
-    def _groups(self, prompts: PromptBatch, seconds: dict[str, float]) -> Groups:
+    def _groups(self, prompts: PromptBatch) -> Groups:
         """Sample, verify and reward."""
-        with timed(seconds, "rollout"):
-            completions = self.sample(prompts, self.group_size, self.temperature, TRAINING_NOISE)
-        with timed(seconds, "reward"):
+        with self.phases.timed("rollout"):
+            completions = self.sample(prompts, self.group_size, self.sampling, TRAINING_NOISE)
+        with self.phases.timed("reward"):
             samples = self.verify(prompts, completions)
             total_reward, terms = self.reward.breakdown(samples)
 
@@ -277,54 +253,86 @@ class PSPOModule(SamplingModule):
             rewards = grouped(total_reward)
             return Groups(prompts, completions, samples, rewards, {name: grouped(v) for name, v in terms.items()})
 
-    def _step(self, loss: Tensor, rollout: Rollout, passes: list[Pass]) -> Tensor:
-        """Clip, step, advance the schedule; return the gradient norm before clipping, ()."""
+    def _rows(self, rollout: Rollout) -> Rows:
+        """Return what the rollout's split into mini-batches and passes depends on."""
+        completions, advantages = rollout.completions, rollout.advantages
+        loss_mask = completions.completion_mask  # (N, T)
+        if self.mask_truncated:
+            loss_mask = loss_mask & ~completions.truncated.unsqueeze(1)
+        row = torch.arange(len(advantages), device=self.device)
+        position = positions(len(advantages), self.group_size, self.global_rank, self.trainer.world_size)
+        return Rows(
+            loss_mask=loss_mask,
+            has_gradient=(advantages[:, 0] != 0.0) | self.objective.needs_every_row,
+            position=position.to(self.device),
+            total=len(advantages) * self.trainer.world_size,
+            prompt_lengths=rollout.prompts.prompt_mask.sum(dim=1).repeat_interleave(self.group_size),
+            completion_lengths=completions.completion_mask.sum(dim=1),
+            group=row // self.group_size if self.policy.share_prompts else None,
+        )
+
+    def _step(self, rollout: Rollout, passes: list[Pass]) -> Update:
+        """Clip, step and advance the schedule, unless the loss or the gradient is not finite."""
+        loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
 
         def check(norm: Tensor) -> None:
             if self._any_rank(~(norm.isfinite() & loss.isfinite())):
-                folder = Path(self.trainer.default_root_dir)
-                raise refuse_step(folder / f"non_finite-rank{self.global_rank}.jsonl", loss, norm, rollout, passes)
+                path = Path(self.trainer.default_root_dir) / f"non_finite-rank{self.global_rank}.jsonl"
+                raise refusal_of_step(path, loss=loss, grad_norm=norm, rollout=rollout, passes=passes)
 
         optimizer, scheduler = self._optimizer(), self.lr_schedulers()
         grad_norm = self.policy.step(optimizer, check)
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()  # type: ignore[union-attr]
-        return grad_norm
-
-    def _set_alpha(self) -> None:
-        if isinstance(self.surrogate, SmoothedSurrogate):
-            if self.alpha_controller is not None:
-                self.surrogate.alpha = self.alpha_controller.alpha(self.global_step, self._total_updates())
-            self.log("train/alpha", self.surrogate.alpha)
+        return Update.of(passes, loss, grad_norm)
 
     def _divergence(self, update: Update) -> float:
         """Return KL(pi_old || pi_theta) in nats per token over all ranks; nan without a token."""
         total_divergence, tokens = self._reduce(divergence(update.log_ratio), "sum").tolist()
         return total_divergence / tokens if tokens else float("nan")
 
+    # -- logs ----------------------------------------------------------------------------------------------------------
+
+    def _log_settings(self) -> None:
+        self.log("train/lr", float(self._optimizer().param_groups[0]["lr"]))
+        if self.surrogate.alpha is not None:
+            self.log("train/alpha", self.surrogate.alpha)
+
     def _log_updates(self, updates: list[Update]) -> Tensor:
         """Log the means over the iteration's updates; return the mean loss over all ranks, ()."""
         loss = self._reduce(torch.stack([update.loss for update in updates]), "sum").mean()
-        norms = torch.stack([update.grad_norm for update in updates])
-        self.log_dict(
-            {
-                "train/loss": loss,
-                "train/grad_norm": norms.mean(),
-                "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches
-            },
-            on_step=True,
-            on_epoch=False,
-            batch_size=1,
-        )
+        values = {
+            "train/loss": loss,
+            "train/grad_norm": torch.stack([update.grad_norm for update in updates]).mean(),
+            "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches
+        }
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
         return loss
 
     def _log_mismatch(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> None:
-        sums = self.scorer.mismatch(rollout, mini_batches, self.mismatch_cap or float("inf"))
+        sums = self.scorer.mismatch(rollout, mini_batches, self.objective.mismatch_cap or float("inf"))
         if sums is not None:
-            found = vars(Mismatch.report(sums.reduced(self._reduce)))
-            self.log_dict({f"mismatch/{name}": value for name, value in found.items()}, on_epoch=False, batch_size=1)
+            report = vars(Mismatch.report(sums.reduced(self._reduce)))
+            self.log_dict({f"mismatch/{name}": v for name, v in report.items()}, on_epoch=False, batch_size=1)
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
+
+    def choices(self, optimizer: torch.optim.Optimizer | None = None) -> Choices:
+        """Return the choices that ``training.rules`` are about."""
+        return Choices(
+            objective=self.objective,
+            aggregation=self.aggregation,
+            advantage=self.advantage,
+            reward=self.reward,
+            engine=self.engine,
+            alpha_controller=self.alpha_controller,
+            sampling=self.sampling,
+            group_size=self.group_size,
+            updates=self.updates_per_rollout * self.minibatches_per_rollout,
+            refill_rounds=self.refill_rounds,
+            max_grad_norm=self.max_grad_norm,
+            optimizer=None if optimizer is None else type(optimizer).__name__,
+        )
 
     def setup(self, stage: str) -> None:
         """Refuse what this loop cannot honour."""
@@ -338,14 +346,12 @@ class PSPOModule(SamplingModule):
     def configure_model(self) -> None:
         """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
         training = self.trainer.state.fn == TrainerFn.FITTING if self._trainer is not None else False
-        self.build_policy(reference=training and self.objective.kl_coef > 0.0, max_norm=self.max_grad_norm)
+        self.build_policy(reference=training and self.objective.kl.coef > 0.0, max_norm=self.max_grad_norm)
 
     def on_train_start(self) -> None:
-        """Say what the settings rule out; take up where an interruption left off."""
-        updates = self.updates_per_rollout * self.minibatches_per_rollout
-        plain = self.alpha_controller is None and not self.objective.needs_every_row
-        for note in notes(updates, self.surrogate, plain, self._optimizer().optimizer, self.max_grad_norm):
-            rank_zero_warn(note)
+        """Warn of doubtful settings; go on where an interruption has stopped the run."""
+        for objection in objections(self.choices(self._optimizer().optimizer)):
+            rank_zero_warn(str(objection))
         make_up_for_validation(self.trainer)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]

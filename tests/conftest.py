@@ -84,7 +84,7 @@ def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
             "model.reward.pattern": "[aeiou]+|[AEIOU]+",
             "model.reward.last_line": "false",
             "model.group_size": 4,
-            "model.max_new_tokens": 8,
+            "model.sampling.max_new_tokens": 8,
             "data.train": "JSONL",
             "data.train.path": train,
             "data.prompts_per_rollout": 2,

@@ -18,14 +18,17 @@ from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Linear
 from lightning_pspo.objective.surrogates import PSPO, Clip, SequenceMean, TokenMean, Unclipped
 from lightning_pspo.policy.policy import LoRA, Policy
-from tests.support.loop import Fit, NoSignal, fit, initial, weights
+from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
+from tests.support.loop import Fit, NoSignal, fit, grouped, initial, weights
 
 __all__ = ["fit"]  # a fixture
 
 
 def test_one_iteration_against_a_plain_gradient(fit: Fit, tiny_model: Path) -> None:
     """At ratio 1 PSPO's gradient is (1 - alpha) times the policy gradient; computed here row by row, unpadded."""
-    module, record = fit(surrogate=PSPO(0.25), updates_per_rollout=1, data={"num_rollouts": 1}, micro_batch_size=3)
+    module, record = fit(
+        surrogate=PSPO(alpha=0.25), updates_per_rollout=1, data={"num_rollouts": 1}, limits={"micro_batch_size": 3}
+    )
     rollout = record.outputs[0]["rollout"]
     advantages = rollout.advantages[:, 0]
     assert (advantages == 0).any(), "the case must hold a group of zero variance"
@@ -50,7 +53,7 @@ def test_one_iteration_against_a_plain_gradient(fit: Fit, tiny_model: Path) -> N
 def test_the_gradient_is_that_of_the_distribution_that_was_sampled(
     fit: Fit, tiny_model: Path, temperature: float, top_p: float
 ) -> None:
-    settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "updates_per_rollout": 1}
+    settings: dict[str, Any] = {"sampling": {"temperature": temperature, "top_p": top_p}, "updates_per_rollout": 1}
     module, record = fit(**settings, surrogate=Unclipped(), data={"num_rollouts": 1})
     rollout = record.outputs[0]["rollout"]
     start = initial(tiny_model)
@@ -76,7 +79,7 @@ def test_the_gradient_is_that_of_the_distribution_that_was_sampled(
 
 
 def test_ratio_is_exactly_one_at_the_first_update_only(fit: Fit) -> None:
-    _, record = fit(updates_per_rollout=2, minibatches_per_rollout=2, micro_batch_size=3)
+    _, record = fit(updates_per_rollout=2, minibatches_per_rollout=2, limits={"micro_batch_size": 3})
     for output in record.outputs:
         first, *later = output["updates"]
         assert len(later) == 3
@@ -120,7 +123,7 @@ def test_generation_in_mixed_precision_sees_changed_weights(tiny_model: Path) ->
 
 def test_generation_in_mixed_precision_casts_a_frozen_base_once(tiny_model: Path) -> None:
     """Autocast alone would cast it at every token."""
-    policy = Policy(str(tiny_model), lora=LoRA(rank=2))
+    policy = Policy(model_name_or_path=str(tiny_model), lora=LoRA(rank=2))
     policy.build(seed=0)
     frozen = [weight for weight in policy.parameters() if not weight.requires_grad]
     weight = policy.causal_lm.get_parameter("model.layers.0.mlp.down_proj.base_layer.weight")
@@ -153,13 +156,13 @@ def test_weights_do_not_depend_on_micro_batches(fit: Fit, tiny_model: Path, aggr
     results = [
         weights(fit(aggregation=aggregation, minibatches_per_rollout=2, **limits)[0])
         for limits in (
-            {"micro_batch_size": 1},
-            {"micro_batch_size": 3, "micro_batch_tokens": None},
-            {"micro_batch_tokens": 100},
-            {"micro_batch_tokens": 1},
+            {"limits": {"micro_batch_size": 1}},
+            {"limits": {"micro_batch_size": 3, "micro_batch_tokens": None}},
+            {"limits": {"micro_batch_tokens": 100}},
+            {"limits": {"micro_batch_tokens": 1}},
             {},
             {"policy": {"share_prompts": True}},
-            {"policy": {"share_prompts": True}, "micro_batch_tokens": 100},
+            {"policy": {"share_prompts": True}, "limits": {"micro_batch_tokens": 100}},
         )
     ]
     moved = (results[0] - weights(initial(tiny_model))).norm()
@@ -293,19 +296,22 @@ def test_more_minibatches_than_rows(fit: Fit) -> None:
     [
         ({"group_size": 1}, "`group_size` must be at least 2, got 1"),
         ({"updates_per_rollout": 0}, "`updates_per_rollout` must be at least 1, got 0"),
-        ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got 0"),
-        ({"micro_batch_tokens": 0}, "`micro_batch_tokens` must be at least 1, got 0"),
+        ({"limits": {"micro_batch_size": 0}}, "`limits.micro_batch_size` must be at least 1, got 0"),
+        ({"limits": {"micro_batch_tokens": 0}}, "`limits.micro_batch_tokens` must be at least 1, got 0"),
         ({"mismatch_cap": 0.5}, "`mismatch_cap` must be finite and at least 1, got 0.5"),
         ({"max_grad_norm": 0.0}, "`max_grad_norm` must be greater than 0, got 0.0"),
-        ({"temperature": 0.0}, "`temperature` must be finite and greater than 0, got 0.0"),
-        ({"top_p": 1.5}, r"`top_p` must lie in \(0, 1\], got 1.5"),
-        ({"eval_temperatures": [0.0, 0.0]}, "`eval_temperatures` must be different"),
-        ({"max_new_tokens": 512}, "`max_new_tokens` must be below the model's context of 512 tokens, got 512"),
+        ({"sampling": {"temperature": 0.0}}, "`sampling.temperature` must be greater than 0, got 0.0"),
+        ({"sampling": {"top_p": 1.5}}, r"`sampling.top_p` must lie in \(0, 1\], got 1.5"),
+        ({"evaluation": {"temperatures": [0.0, 0.0]}}, "`evaluation.temperatures` must be one or more different"),
+        (
+            {"sampling": {"max_new_tokens": 512}},
+            "`max_new_tokens` must be below the model's context of 512 tokens, got 512",
+        ),
     ],
 )
 def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        PSPOModule(policy=Policy(str(tiny_model)), **settings)
+        PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **grouped(settings))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +326,7 @@ def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], messa
 def test_trainer_settings_that_the_loop_cannot_honour(
     tiny_model: Path, problem_file: Path, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    module = PSPOModule(policy=Policy(str(tiny_model)))
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)))
     data = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)))
     trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=str(tmp_path), **settings)
     with pytest.raises(InputError, match=message):
@@ -331,8 +337,9 @@ def test_evaluation_counts_each_problem_once(
     tmp_path: Path, tiny_model: Path, model_folder: Callable[..., Path]
 ) -> None:
     """The references are what the greedy policy answers, for 5 of 7 problems."""
-    policy = Policy(str(tiny_model))
-    module = PSPOModule(policy=policy, max_new_tokens=8, eval_temperatures=[0.0, 1.0], eval_samples=3)
+    policy = Policy(model_name_or_path=str(tiny_model))
+    evaluation = EvaluationSettings(temperatures=[0.0, 1.0], samples=3)
+    module = PSPOModule(policy=policy, sampling=SamplingSettings(max_new_tokens=8), evaluation=evaluation)
     path = tmp_path / "held_out.jsonl"
 
     def write(answers: list[str]) -> None:
@@ -356,9 +363,9 @@ def test_evaluation_counts_each_problem_once(
     write([r"\boxed{" + text + "}" if index < 5 else "nothing like it" for index, text in enumerate(greedy)])
     outputs, logged = evaluate()
     verdicts = [sample.grade.correct for output in outputs for sample in output.samples[0.0]]
-    result = module.evaluation["toy"][0.0]
+    result = module.results["toy"][0.0]
     assert logged["val/toy/accuracy"] == pytest.approx(sum(verdicts) / 7)
     assert (result.problems, result.samples, result.correct) == (7, 7, sum(verdicts))
     sampled = [sample for output in outputs for sample in output.samples[1.0]]
-    assert module.evaluation["toy"][1.0].samples == len(sampled) == 21
+    assert module.results["toy"][1.0].samples == len(sampled) == 21
     assert logged["val/toy/length_tokens@t1"] == pytest.approx(sum(s.length_tokens for s in sampled) / 21)

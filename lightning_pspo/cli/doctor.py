@@ -106,7 +106,8 @@ def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> t
         lost = error(
             "probe",
             f"the probe {reason}: {' '.join(said.split())[-300:]}",
-            "model.micro_batch_tokens, model.max_new_tokens, data.prompts_per_rollout: less; or --seconds: more",
+            "model.limits.micro_batch_tokens, model.sampling.max_new_tokens, data.prompts_per_rollout: less; or "
+            "--seconds: more",
         )
         result["findings"] += as_rows([lost])
     return result, said[-3000:]

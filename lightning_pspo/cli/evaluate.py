@@ -31,7 +31,7 @@ SOURCES = {
     "minerva": ("MinervaMath", {}),
     "olympiadbench": ("OlympiadBench", {}),
 }
-RENAMED = {"--temperature": "eval_temperatures", "--samples": "eval_samples", "--k": "eval_k"}
+RENAMED = {"--temperature": "evaluation.temperatures", "--samples": "evaluation.samples", "--k": "evaluation.k"}
 CALLBACKS = [
     {"class_path": "EvaluationReport", "init_args": {"overwrite": True}},
     {
@@ -142,12 +142,12 @@ def command(options: argparse.Namespace) -> list[str]:
         "trainer.devices": 1,
     }
     given = {
-        "model.eval_temperatures": options.temperature,
-        "model.eval_samples": options.samples,
-        "model.eval_k": options.k,
+        "model.evaluation.temperatures": options.temperature,
+        "model.evaluation.samples": options.samples,
+        "model.evaluation.k": options.k,
         "model.grader.mode": options.mode,
-        "model.max_new_tokens": options.max_new_tokens,
-        "model.top_p": options.top_p,
+        "model.evaluation.max_new_tokens": options.max_new_tokens,
+        "model.evaluation.top_p": options.top_p,
         "data.eval_batch_size": options.batch_size,
         "data.system_prompt": options.system_prompt,
         "data.template": options.template,

@@ -187,11 +187,11 @@ class PSPOCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Print the results."""
-        _print_results(self.model.evaluation)
+        _print_results(self.model.results)
 
     def after_test(self) -> None:
         """Print the results."""
-        _print_results(self.model.evaluation)
+        _print_results(self.model.results)
 
 
 CLI_SETTINGS: dict[str, Any] = {
@@ -352,7 +352,7 @@ def _tokenizer(module: PSPOModule) -> PreTrainedTokenizerBase:
 
 def _max_prompt_tokens(module: PSPOModule) -> int | None:
     context = module.policy.context_length
-    return None if context is None else context - module.max_new_tokens
+    return None if context is None else context - module.longest_completion
 
 
 def _differences(before: str, after: str) -> str:

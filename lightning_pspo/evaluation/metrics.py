@@ -57,8 +57,8 @@ def report_k(samples: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
         return tuple(sorted({samples, *(2**power for power in range(samples.bit_length()))}))
     if not wanted or min(wanted) < 1 or max(wanted) > samples:
         raise InputError(
-            f"`eval_k` must be numbers from 1 to `eval_samples`, got {list(wanted)} and {samples} samples: pass@k and "
-            "maj@k need at least k samples of each problem."
+            f"`evaluation.k` must be numbers from 1 to `evaluation.samples`, got {list(wanted)} and {samples} samples: "
+            "pass@k and maj@k need at least k samples of each problem."
         )
     return tuple(sorted(set(wanted)))
 

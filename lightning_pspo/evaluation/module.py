@@ -14,9 +14,9 @@ from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.grading import Grader
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import Unsharded, sharding_of
-from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
 from lightning_pspo.training.checks import check_trainer
+from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
 from lightning_pspo.types import Completions, EvaluationOutput, Problem, PromptBatch, Sample
 
 Recordings = Mapping[tuple[str, float, str, str], Sequence[tuple[str, bool, int]]]
@@ -31,18 +31,14 @@ class SamplingModule(pl.LightningModule):
 
     Args:
         policy: The model and its tokenizer.
-        engine: How completions are generated.
-        max_new_tokens: Token limit of a completion, at least 1.
-        top_p: Nucleus mass, in (0, 1].
-        eval_temperatures: Temperatures of evaluation; 0 is greedy. The first one gives ``val/<source>/accuracy``.
-        eval_samples: Samples per problem at temperatures above 0, at least 1.
-        seed: Key of all sampling noise.
+        engine: Generates completions.
         grader: Judges completions; its mode is that of ``val/<source>/accuracy``.
-        eval_k: The k of pass@k and maj@k, each from 1 to ``eval_samples``; None for the powers of two up to it.
-        eval_selector: Reward by which best@k chooses among k samples; None leaves best@k out.
+        sampling: How rollouts are sampled.
+        evaluation: How the policy is measured.
+        seed: Key of all sampling noise, at least 0.
 
     Attributes:
-        evaluation: Source -> temperature -> result of the last evaluation, over all ranks.
+        results: Source -> temperature -> result of the last evaluation, over all ranks.
         recorded: Completions of an interrupted evaluation, which are then not sampled again.
 
     Raises:
@@ -51,49 +47,37 @@ class SamplingModule(pl.LightningModule):
 
     def __init__(
         self,
+        *,
         policy: Policy,
         engine: RolloutEngine,
-        max_new_tokens: int,
-        top_p: float,
-        eval_temperatures: Sequence[float],
-        eval_samples: int,
-        seed: int,
         grader: Grader,
-        eval_k: Sequence[int] | None,
-        eval_selector: Reward | None,
+        sampling: SamplingSettings,
+        evaluation: EvaluationSettings,
+        seed: int,
     ) -> None:
         super().__init__()
-        check_at_least("max_new_tokens", max_new_tokens, 1)
-        check_at_least("eval_samples", eval_samples, 1)
         check_at_least("seed", seed, 0)
-        if not 0.0 < top_p <= 1.0:
-            raise InputError(f"`top_p` must lie in (0, 1], got {top_p}.")
-        temperatures = tuple(eval_temperatures)
-        if not temperatures or len(set(temperatures)) < len(temperatures) or not min(temperatures) >= 0.0:
-            raise InputError(f"`eval_temperatures` must be different numbers, at least 0, got {list(temperatures)}.")
-        if eval_samples > 1 and max(temperatures) == 0.0:
-            raise InputError(
-                f"`eval_samples` above 1 needs a temperature above 0 in `eval_temperatures`, got {eval_samples} and "
-                f"{list(temperatures)}."
-            )
-        if policy.context_length is not None and max_new_tokens >= policy.context_length:
-            raise InputError(
-                f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, "
-                f"got {max_new_tokens}."
-            )
         self.policy = policy
         self.engine = engine
-        self.max_new_tokens = max_new_tokens
-        self.top_p = top_p
-        self.eval_temperatures = temperatures
-        self.eval_samples = eval_samples
-        self.seed = seed
         self.grader = grader
-        self.measurement = Measurement(grader, report_k(eval_samples, eval_k), eval_selector)
+        self.sampling = sampling
+        self.evaluation = evaluation
+        self.seed = seed
+        self.measurement = Measurement(grader, report_k(evaluation.samples, evaluation.k), evaluation.selector)
         self.strict_loading = policy.lora is None  # a checkpoint of adapters leaves the base as it was loaded
-        self.evaluation: dict[str, dict[float, EvaluationResult]] = {}
+        self.results: dict[str, dict[float, EvaluationResult]] = {}
         self.recorded: Recordings = {}
         self._metrics: dict[str, dict[float, SampleMetrics]] = {}
+        if policy.context_length is not None and self.longest_completion >= policy.context_length:
+            raise InputError(
+                f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, "
+                f"got {self.longest_completion}."
+            )
+
+    @property
+    def longest_completion(self) -> int:
+        """The largest token limit of a completion, of rollouts and evaluations."""
+        return max(self.sampling.max_new_tokens, self.evaluation.max_new_tokens or 0)
 
     def setup(self, stage: str) -> None:
         """Refuse a strategy or precision that is not supported."""
@@ -116,14 +100,15 @@ class SamplingModule(pl.LightningModule):
 
     def evaluation_settings(self) -> dict[str, Any]:
         """Return what the results of an evaluation depend on beside weights and problems, as plain values."""
+        sampled = self.evaluation.at(0.0, self.sampling)
         return {
             "model": self.policy.model_name_or_path,
             "dtype": self.policy.dtype,
             "seed": self.seed,
-            "max_new_tokens": self.max_new_tokens,
-            "top_p": self.top_p,
-            "temperatures": list(self.eval_temperatures),
-            "samples": self.eval_samples,
+            "max_new_tokens": sampled.max_new_tokens,
+            "top_p": sampled.top_p,
+            "temperatures": list(self.evaluation.temperatures),
+            "samples": self.evaluation.samples,
             "k": list(self.measurement.k),
             "grading_mode": self.grader.mode,
             "selector": None if self.measurement.selector is None else type(self.measurement.selector).__name__,
@@ -141,8 +126,7 @@ class SamplingModule(pl.LightningModule):
             max_norm: Bound of the gradient's norm, greater than 0; None for none.
         """
         sharding = Unsharded() if self._trainer is None else sharding_of(self._trainer.strategy, max_norm)
-        with sharding.loading():
-            self.policy.build(self.seed, reference)
+        self.policy.build(self.seed, reference)
         self.policy.shard(sharding)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -154,14 +138,19 @@ class SamplingModule(pl.LightningModule):
         trained = {name_of(name) for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in state.items() if name in trained}
 
-    def sample(self, prompts: PromptBatch, samples: int, temperature: float, stream: int) -> Completions:
-        """Draw ``samples`` completions of each prompt from the policy as it is. Every rank must take part."""
+    def sample(self, prompts: PromptBatch, samples: int, settings: SamplingSettings, stream: int) -> Completions:
+        """Draw ``samples`` completions of each prompt from the current policy. Every rank must take part."""
         sampling = Sampling(
-            samples, temperature, self.top_p, self.max_new_tokens, self.policy.eos_ids, self.policy.pad_id
+            samples=samples,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_new_tokens=settings.max_new_tokens,
+            eos_ids=self.policy.eos_ids,
+            pad_id=self.policy.pad_id,
         )
         uniforms = None
-        if temperature > 0.0:
-            uniforms = keyed_uniforms((self.seed, stream), prompts.positions, samples, self.max_new_tokens)
+        if settings.temperature > 0.0:
+            uniforms = keyed_uniforms((self.seed, stream), prompts.positions, samples, settings.max_new_tokens)
         with self.policy.generating() as model:
             return self.engine.generate(model, prompts, sampling, uniforms)
 
@@ -170,17 +159,20 @@ class SamplingModule(pl.LightningModule):
         lengths = completions.completion_mask.sum(dim=1).tolist()
         ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
         texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        group = len(texts) // len(prompts)
-        said = list(zip(texts, completions.truncated.tolist(), lengths, strict=True))
-        return self._graded(prompts.problems, group, said)
+        decoded = list(zip(texts, completions.truncated.tolist(), lengths, strict=True))
+        return self._graded(prompts.problems, len(texts) // len(prompts), decoded)
 
-    def _graded(self, prompts: Sequence[Problem], group: int, said: Sequence[tuple[str, bool, int]]) -> list[Sample]:
+    def _graded(
+        self, prompts: Sequence[Problem], group: int, completions: Sequence[tuple[str, bool, int]]
+    ) -> list[Sample]:
+        """Grade ``group`` completions of each prompt: text, truncated or not, tokens."""
         problems = [problem for problem in prompts for _ in range(group)]
-        grades = self.grader.grade([(one[0], problem.answer) for one, problem in zip(said, problems, strict=True)])
+        answers = [(text, problem.answer) for (text, *_), problem in zip(completions, problems, strict=True)]
+        grades = self.grader.grade(answers)
         return [
-            Sample(problem, text, grade, truncated, length, place // group)
-            for place, (problem, (text, truncated, length), grade) in enumerate(
-                zip(problems, said, grades, strict=True)
+            Sample(problem, text, grade, truncated, length, row // group)
+            for row, (problem, (text, truncated, length), grade) in enumerate(
+                zip(problems, completions, grades, strict=True)
             )
         ]
 
@@ -195,7 +187,8 @@ class SamplingModule(pl.LightningModule):
         )
         for temperature, samples in output.samples.items():
             if temperature not in metrics:
-                metrics[temperature] = SampleMetrics(self.measurement, self._count(temperature)).to(self.device)
+                count = self.evaluation.samples_at(temperature)
+                metrics[temperature] = SampleMetrics(self.measurement, count).to(self.device)
             metrics[temperature].update(samples, prompts, batch.positions.tolist(), batch.valid.tolist())
         return output
 
@@ -208,39 +201,36 @@ class SamplingModule(pl.LightningModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
         """Complete and grade the prompts of one batch at every evaluation temperature."""
         with self.policy.generating():  # also on a rank that has recorded all of its completions
-            return EvaluationOutput(batch, {value: self._evaluated(batch, value) for value in self.eval_temperatures})
-
-    def _count(self, temperature: float) -> int:
-        """Return the number of samples per problem."""
-        return self.eval_samples if temperature > 0.0 else 1
+            return EvaluationOutput(batch, {t: self._evaluated(batch, t) for t in self.evaluation.temperatures})
 
     def _evaluated(self, batch: PromptBatch, temperature: float) -> list[Sample]:
         """Return each prompt's samples, those that were recorded without sampling them again."""
-        count = self._count(temperature)
-        known = [self.recorded.get((batch.source, temperature, p.id, p.question), ()) for p in batch.problems]
-        missing = [place for place, said in enumerate(known) if len(said) != count]
+        count = self.evaluation.samples_at(temperature)
+        settings = self.evaluation.at(temperature, self.sampling)
+        recorded = [self.recorded.get((batch.source, temperature, p.id, p.question), ()) for p in batch.problems]
+        missing = [index for index, completions in enumerate(recorded) if len(completions) != count]
         if len(missing) == len(batch):
-            return self.verify(batch, self.sample(batch, count, temperature, EVALUATION_NOISE))
+            return self.verify(batch, self.sample(batch, count, settings, EVALUATION_NOISE))
         fresh: list[Sample] = []
         if missing:
             part = batch.rows(missing)  # a completion does not depend on what else is in its batch
-            fresh = self.verify(part, self.sample(part, count, temperature, EVALUATION_NOISE))
-        again = [place for place in range(len(batch)) if place not in set(missing)]
+            fresh = self.verify(part, self.sample(part, count, settings, EVALUATION_NOISE))
+        known = [index for index in range(len(batch)) if index not in set(missing)]
         old = self._graded(
-            [batch.problems[place] for place in again],
+            [batch.problems[index] for index in known],
             count,
-            [said for place in again for said in known[place]],
+            [completion for index in known for completion in recorded[index]],
         )
-        of_place = dict(zip([*missing, *again], range(0, len(batch) * count, count), strict=True))
+        start_of = dict(zip([*missing, *known], range(0, len(batch) * count, count), strict=True))
         samples = fresh + old
-        return [one for place in range(len(batch)) for one in samples[of_place[place] : of_place[place] + count]]
+        return [sample for index in range(len(batch)) for sample in samples[start_of[index] : start_of[index] + count]]
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what an evaluation that was broken off had measured."""
+        """Drop what an interrupted evaluation has measured."""
         self._metrics = {}
 
     def on_test_epoch_start(self) -> None:
-        """Forget what an evaluation that was broken off had measured."""
+        """Drop what an interrupted evaluation has measured."""
         self._metrics = {}
 
     def on_validation_epoch_end(self) -> None:
@@ -252,20 +242,20 @@ class SamplingModule(pl.LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, stage: str) -> None:
-        self.evaluation = {
+        self.results = {
             source: {temperature: metric.result() for temperature, metric in by_temperature.items()}
             for source, by_temperature in self._metrics.items()
         }
         self._metrics = {}
         self.log("step", float(self.global_step), sync_dist=True)
-        for source, results in self.evaluation.items():
+        for source, results in self.results.items():
             for temperature, result in results.items():
-                suffix = "" if temperature == self.eval_temperatures[0] else f"@t{temperature:g}"
+                suffix = "" if temperature == self.evaluation.temperatures[0] else f"@t{temperature:g}"
                 for name, estimate in result.estimates.items():
                     if self._is_logged(name):
                         self.log(f"{stage}/{source}/{name}{suffix}", estimate.value, sync_dist=True)
 
     def _is_logged(self, name: str) -> bool:
-        """Leave out what another scalar says already: ``finished``, every @1, and pass@k for k that nobody chose."""
+        """Leave out what another scalar gives already: ``finished``, every @1, and pass@k for k that nobody chose."""
         _, at, k = name.partition("@")
         return name != "finished" and (not at or (k != "1" and int(k) in self.measurement.k))

@@ -95,7 +95,7 @@ class LocalJudge(Judge):
             from lightning_pspo.policy.policy import Policy
 
             try:
-                policy = Policy(self.model, dtype=self.dtype)
+                policy = Policy(model_name_or_path=self.model, dtype=self.dtype)
                 policy.build(seed=0)
             except (OSError, ValueError) as error:
                 raise JudgeError(f"the model {self.model} cannot be loaded: {str(error)[:160]}") from None

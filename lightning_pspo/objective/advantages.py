@@ -28,7 +28,15 @@ def one_rank(values: Tensor, how: str) -> Tensor:
 
 
 class Advantage(ABC):
-    """Turns the rewards of whole groups into advantages."""
+    """Turns the rewards of whole groups into advantages.
+
+    Attributes:
+        refillable: Whether a group of equal total rewards has no gradient, so that ``refill_rounds`` may replace it.
+        sound_group_size: Completions per prompt below which the group's statistics are poor, at least 2.
+    """
+
+    refillable: bool = True
+    sound_group_size: int = 2
 
     @abstractmethod
     def __call__(self, rewards: Tensor, terms: Mapping[str, Tensor] = NO_TERMS, reduce: Reduce = one_rank) -> Tensor:
@@ -63,7 +71,9 @@ class GroupAdvantage(Advantage):
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
 
-    def __init__(self, normalize: bool = True, epsilon: float = 1e-4) -> None:
+    sound_group_size = 4
+
+    def __init__(self, *, normalize: bool = True, epsilon: float = 1e-4) -> None:
         self.normalize = normalize
         self.epsilon = _positive(epsilon)
 
@@ -93,7 +103,7 @@ class BatchAdvantage(Advantage):
             [ 0.0000,  0.0000]])
     """
 
-    def __init__(self, epsilon: float = 1e-4) -> None:
+    def __init__(self, *, epsilon: float = 1e-4) -> None:
         self.epsilon = _positive(epsilon)
 
     def __call__(self, rewards: Tensor, terms: Mapping[str, Tensor] = NO_TERMS, reduce: Reduce = one_rank) -> Tensor:
@@ -133,6 +143,8 @@ class NoBaseline(Advantage):
             [0.5000, 0.5000]])
     """
 
+    refillable = False
+
     def __call__(self, rewards: Tensor, terms: Mapping[str, Tensor] = NO_TERMS, reduce: Reduce = one_rank) -> Tensor:
         """Return (B, G) float32 advantages."""
         return rewards.masked_fill(~_scored(rewards), 0.0)
@@ -154,12 +166,14 @@ class SeparateAdvantage(Advantage):
         InputError: If there is no weight or one is not finite; when called, if the terms are not those with a weight.
 
     >>> terms = {"correct": torch.tensor([[1.0, 0.0]]), "short": torch.tensor([[0.0, 10.0]])}
-    >>> advantage = SeparateAdvantage(GroupAdvantage(normalize=False), {"correct": 1.0, "short": 0.05})
+    >>> advantage = SeparateAdvantage(base=GroupAdvantage(normalize=False), weights={"correct": 1.0, "short": 0.05})
     >>> advantage(terms["correct"], terms)
     tensor([[ 0.2500, -0.2500]])
     """
 
-    def __init__(self, base: Advantage, weights: Mapping[str, float]) -> None:
+    refillable = False
+
+    def __init__(self, *, base: Advantage, weights: Mapping[str, float]) -> None:
         if not weights:
             raise InputError("`weights` must name at least one reward term, got none.")
         if not any(weights.values()):

@@ -20,16 +20,31 @@ MAX_ERROR = math.log(4.0)
 
 
 class AlphaController(ABC):
-    """Gives the surrogate's alpha for each rollout. It replaces the alpha that the surrogate was built with."""
+    """Gives the surrogate's alpha for each rollout, starting from the alpha that the surrogate was built with.
+
+    Attributes:
+        needs_updates: Whether it learns from ``observe``, which needs more than one update per rollout: with one the
+            ratio is always 1 and there is no divergence.
+        initial: The surrogate's own alpha.
+    """
+
+    needs_updates: bool = False
+    initial: float
+
+    def start(self, alpha: float) -> None:
+        """Take the alpha that the surrogate was built with, in [0, 1), as the initial value."""
+        self.initial = alpha
 
     @abstractmethod
     def alpha(self, update: int, total_updates: int) -> float:
         """Return alpha, in [0, 1), for ``update`` in [0, total_updates)."""
 
     def observe(self, kl: float) -> None:  # noqa: B027 - a schedule has nothing to learn from it
-        """Take note of a rollout's KL(pi_old || pi_new) in nats per token, over all ranks, after its last update.
+        """Take a rollout's KL(pi_old || pi_new) into account.
 
-        Every rank must observe the same number. nan means that nothing was measured.
+        Args:
+            kl: Nats per token over all ranks, before the rollout's last step; the same on every rank. nan means that
+                nothing was measured.
         """
 
     def state_dict(self) -> dict[str, float]:
@@ -37,36 +52,33 @@ class AlphaController(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:  # noqa: B027
-        """Take over what ``state_dict`` of an equal controller returned."""
+        """Restore what ``state_dict`` of an equal controller returned."""
 
 
 class ScheduledAlpha(AlphaController):
-    """alpha times a schedule's factor.
+    """The surrogate's alpha times a schedule's factor.
 
     Args:
         schedule: Factor over the updates of the run.
-        alpha: Value at factor 1, in [0, 1).
 
     Raises:
-        InputError: If ``alpha`` is out of range; when asked, if the schedule leads it out of range.
+        InputError: When asked, if the schedule leads alpha out of [0, 1).
 
     >>> from lightning_pspo.objective.schedules import Linear
-    >>> controller = ScheduledAlpha(Linear(), alpha=0.4)
+    >>> controller = ScheduledAlpha(schedule=Linear())
+    >>> controller.start(0.4)
     >>> [round(controller.alpha(update, 4), 3) for update in range(4)]
     [0.4, 0.3, 0.2, 0.1]
     """
 
-    def __init__(self, schedule: Schedule, alpha: float = 0.1) -> None:
-        if not 0.0 <= alpha < 1.0:
-            raise InputError(f"`alpha` must lie in [0, 1), got {alpha}.")
+    def __init__(self, *, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.peak = alpha
 
     def alpha(self, update: int, total_updates: int) -> float:
         """Return alpha for ``update``."""
-        alpha = self.peak * self.schedule(update, total_updates)
+        alpha = self.initial * self.schedule(update, total_updates)
         if not 0.0 <= alpha < 1.0:
-            raise InputError(f"`schedule` must keep alpha in [0, 1), got {alpha} at update {update}.")
+            raise InputError(f"`alpha_controller.schedule` must keep alpha in [0, 1), got {alpha} at update {update}.")
         return alpha
 
 
@@ -76,38 +88,44 @@ class KLTarget(AlphaController):
     Integral control of the logarithm of the gradient's factor: after each rollout
     ``log(1 - alpha) += gain * log(target / kl)``, the error bounded by log 4 and alpha by [0, 0.99]. Too large a
     divergence raises alpha. Where the divergence grows with the square of the step, as under SGD, the error shrinks by
-    1 - 2 gain each time, so that gains below 1 converge and 0.5 does so at once but follows the noise.
+    1 - 2 gain each time: gains below 1 converge, and 0.5 does so at once but follows the noise.
 
     With ``PSPO`` under Adam only alpha's changes act, and only until Adam's second moment has caught up; use a form
-    that survives Adam (``LogPSPO``, ``RelativePSPO``, ``PessimisticPSPO``) if the target is to be held.
+    that survives Adam (``LogPSPO``, ``RelativePSPO``, ``PessimisticPSPO``) to hold the target.
 
     Args:
         target: KL in nats per token, greater than 0.
-        alpha: Value before the first measurement, in [0, 0.99].
         gain: In (0, 1).
 
     Raises:
-        InputError: If a setting is out of range.
+        InputError: If a setting is out of range, or the surrogate's alpha is above 0.99.
 
-    >>> controller = KLTarget(target=0.01, alpha=0.2, gain=0.5)
+    >>> controller = KLTarget(target=0.01, gain=0.5)
+    >>> controller.start(0.2)
     >>> controller.observe(0.02)
     >>> round(controller.alpha(1, 10), 4)  # 1 - 0.8 / sqrt(2)
     0.4343
     """
 
-    def __init__(self, target: float, alpha: float = 0.1, gain: float = 0.2) -> None:
+    needs_updates = True
+
+    def __init__(self, *, target: float, gain: float = 0.2) -> None:
         if not 0.0 < target < math.inf:
             raise InputError(f"`target` must be finite and greater than 0, got {target}.")
-        if not 0.0 <= alpha <= MAX_ALPHA:
-            raise InputError(f"`alpha` must lie in [0, {MAX_ALPHA}], got {alpha}.")
         if not 0.0 < gain < 1.0:
             raise InputError(f"`gain` must lie in (0, 1), got {gain}.")
         self.target = target
         self.gain = gain
+
+    def start(self, alpha: float) -> None:
+        """Start from the surrogate's alpha, in [0, 0.99]."""
+        super().start(alpha)
+        if alpha > MAX_ALPHA:
+            raise InputError(f"`surrogate.alpha` must be at most {MAX_ALPHA} with KLTarget, got {alpha}.")
         self._log_factor = math.log1p(-alpha)
 
     def alpha(self, update: int, total_updates: int) -> float:
-        """Return alpha as it stands."""
+        """Return the current alpha."""
         return max(0.0, -math.expm1(self._log_factor))  # never -0.0
 
     def observe(self, kl: float) -> None:

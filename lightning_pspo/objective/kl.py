@@ -17,8 +17,12 @@ this holds only up to the ratio between the two.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from torch import Tensor
+
+from lightning_pspo.errors import InputError, check_coefficient
 
 
 class KLEstimator(ABC):
@@ -104,3 +108,26 @@ class K3(KLEstimator):
         """Return e^-d - 1 + d, (n, T)."""
         difference = logprobs - ref_logprobs
         return (-difference).expm1() + difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLSettings:
+    """The KL term of the loss: its weight and its estimator.
+
+    Raises:
+        InputError: If ``coef`` is negative or not finite, or ``on_policy`` is set without a KL term.
+    """
+
+    coef: float = 0.0
+    """Weight (beta) of the KL divergence from the policy as it was before training, at least 0; 0 for no KL term."""
+
+    estimator: KLEstimator = field(default_factory=lambda: lazy_instance(K3))
+    """Estimator of that divergence."""
+
+    on_policy: bool = False
+    """Weigh the estimate by the ratio, for an unbiased gradient."""
+
+    def __post_init__(self) -> None:
+        check_coefficient("kl.coef", self.coef)
+        if self.on_policy and self.coef == 0.0:
+            raise InputError("`kl.on_policy` needs a KL term: set `kl.coef` above 0, got 0.")

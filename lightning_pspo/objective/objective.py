@@ -2,90 +2,134 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lightning_pspo.objective.kl import KLEstimator, on_policy
+from lightning_pspo.errors import InputError, check_coefficient
+from lightning_pspo.objective.kl import KLSettings, on_policy
 from lightning_pspo.objective.mismatch import truncated_weights
-from lightning_pspo.objective.surrogates import RatioLevel, Surrogate, at_level
+from lightning_pspo.objective.surrogates import RatioLevel, SmoothedSurrogate, Surrogate, at_level, check_level
 from lightning_pspo.objective.trust_region import TrustRegionSums, measure
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What the objective is made of, for n rows.
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveInputs:
+    """The tensors of one forward pass over n rows.
 
     Attributes:
         logprobs: (n, T) float32, with graph.
         old_logprobs: (n, T) float32, detached.
+        advantages: (n, 1) float32.
+        loss_mask: (n, T) bool, the tokens that count.
         engine_logprobs: (n, T) float32, what the engine sampled with; None if that is the behaviour policy itself.
         ref_logprobs: (n, T) float32, detached; None without a KL term.
         entropies: (n, T) float32, with graph; None without an entropy bonus.
-        advantages: (n, 1) float32.
-        mask: (n, T) bool, the tokens that count.
     """
 
     logprobs: Tensor
     old_logprobs: Tensor
-    engine_logprobs: Tensor | None
-    ref_logprobs: Tensor | None
-    entropies: Tensor | None
     advantages: Tensor
-    mask: Tensor
+    loss_mask: Tensor
+    engine_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    entropies: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOutputs:
+    """The objective of one forward pass, and what the surrogate did to its tokens.
+
+    Attributes:
+        objective: (n, T) float32, to be maximised, with graph.
+        log_ratio: (n, T) float32, detached: each token's own, 0 outside the loss mask.
+        weight: (n, T) float32, detached: the gradient is weight * A * grad log pi, the engine's correction included.
+        trust_region: Sums over the loss mask's tokens: ratios at the surrogate's level, the divergence of tokens,
+            without the engine's correction.
+    """
+
+    objective: Tensor
+    log_ratio: Tensor
+    weight: Tensor
+    trust_region: TrustRegionSums
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A per-token objective to maximise: surrogate - kl_coef * KL + entropy_coef * entropy.
+    """A per-token objective to maximise: surrogate - kl.coef * KL + entropy_coef * entropy.
 
     Attributes:
         surrogate: Of the ratio and the advantage.
         ratio_level: Whether the ratio is a token's own or its row's.
-        kl_coef: Weight of the KL term (beta), at least 0.
-        kl: Its estimator.
-        kl_on_policy: Weigh the estimate by the ratio (``kl.on_policy``).
-        entropy_coef: Weight of the entropy bonus.
-        mismatch_cap: Largest weight that corrects for an engine's own distribution (``mismatch``); None leaves it.
+        kl: The KL term.
+        entropy_coef: Weight of the entropy bonus, at least 0.
+        mismatch_cap: Largest weight that corrects for an engine's own distribution (``mismatch``), at least 1; None for
+            no correction.
+
+    Raises:
+        InputError: If a setting is out of range.
     """
 
     surrogate: Surrogate
-    ratio_level: RatioLevel
-    kl_coef: float
-    kl: KLEstimator
-    kl_on_policy: bool
-    entropy_coef: float
+    ratio_level: RatioLevel = "token"
+    kl: KLSettings = KLSettings()
+    entropy_coef: float = 0.0
     mismatch_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        check_level(self.ratio_level)
+        check_coefficient("entropy_coef", self.entropy_coef)
+        if self.mismatch_cap is not None and not 1.0 <= self.mismatch_cap < math.inf:
+            raise InputError(f"`mismatch_cap` must be finite and at least 1, got {self.mismatch_cap}.")
 
     @property
     def needs_every_row(self) -> bool:
         """True when a row of zero advantage has a gradient all the same."""
-        return self.kl_coef > 0.0 or self.entropy_coef > 0.0
+        return self.kl.coef > 0.0 or self.entropy_coef > 0.0
 
-    def __call__(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor, TrustRegionSums]:
-        """Return the objective, the tokens' log-ratios, their gradient weights, and what the surrogate did.
+    def with_alpha(self, alpha: float) -> Objective:
+        """Return the same objective with another smoothing, in [0, 1), of a surrogate that has one."""
+        assert isinstance(self.surrogate, SmoothedSurrogate)
+        return replace(self, surrogate=self.surrogate.with_alpha(alpha))
 
-        Returns:
-            (n, T) float32 with graph; (n, T) float32 detached, 0 outside the mask; (n, T) float32 detached, with the
-            correction for the engine; sums over the mask's tokens, at the surrogate's level but for the divergence,
-            which is the tokens', and without the correction.
+    def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutputs:
+        """Return the objective of every token.
+
+        >>> import torch
+        >>> from lightning_pspo.objective.surrogates import PSPO
+        >>> inputs = ObjectiveInputs(
+        ...     logprobs=torch.tensor([[0.4, 0.2]]).log(),
+        ...     old_logprobs=torch.tensor([[0.2, 0.2]]).log(),
+        ...     advantages=torch.tensor([[1.0]]),
+        ...     loss_mask=torch.tensor([[True, True]]),
+        ... )
+        >>> Objective(surrogate=PSPO(alpha=0.1))(inputs).objective  # ratios 2 and 1
+        tensor([[1.9000, 1.0000]])
         """
-        token = (terms.logprobs - terms.old_logprobs).masked_fill(~terms.mask, 0.0)
-        log_ratio = at_level(token, terms.mask, self.ratio_level)
-        # A row of zero advantage has no gradient; a ratio that overflows must not make one of it.
-        relevant = log_ratio.masked_fill(terms.advantages == 0.0, 0.0)
-        objective = self.surrogate(relevant, terms.advantages, terms.mask)
-        weight = self.surrogate.weight(relevant.detach(), terms.advantages, terms.mask)
+        advantages, mask = inputs.advantages, inputs.loss_mask
+        token_log_ratio = (inputs.logprobs - inputs.old_logprobs).masked_fill(~mask, 0.0)  # (n, T)
+        log_ratio = at_level(token_log_ratio, mask, self.ratio_level)
+        # A row of zero advantage has no gradient, even where its ratio overflows.
+        relevant = log_ratio.masked_fill(advantages == 0.0, 0.0)
+        objective = self.surrogate(relevant, advantages, mask)
+        weight = self.surrogate.weight(relevant.detach(), advantages, mask)
+        trust_region = measure(log_ratio, advantages, weight, mask, token_log_ratio=token_log_ratio)
+
         correction: Tensor | float = 1.0
-        if terms.engine_logprobs is not None and self.mismatch_cap is not None:
-            correction = truncated_weights(terms.old_logprobs, terms.engine_logprobs, terms.mask, self.mismatch_cap)
+        if inputs.engine_logprobs is not None and self.mismatch_cap is not None:
+            correction = truncated_weights(inputs.old_logprobs, inputs.engine_logprobs, mask, self.mismatch_cap)
             objective = objective * correction
-        sums = measure(log_ratio, terms.advantages, weight, terms.mask, token_log_ratio=token)
-        if terms.ref_logprobs is not None:
-            divergence = self.kl(terms.logprobs, terms.ref_logprobs)
-            if self.kl_on_policy:
-                divergence = on_policy(divergence, token) * correction
-            objective = objective - self.kl_coef * divergence
-        if terms.entropies is not None:
-            objective = objective + self.entropy_coef * terms.entropies
-        return objective, token.detach(), weight.detach() * correction, sums
+        if inputs.ref_logprobs is not None:
+            divergence = self.kl.estimator(inputs.logprobs, inputs.ref_logprobs)
+            if self.kl.on_policy:
+                divergence = on_policy(divergence, token_log_ratio) * correction
+            objective = objective - self.kl.coef * divergence
+        if inputs.entropies is not None:
+            objective = objective + self.entropy_coef * inputs.entropies
+        return ObjectiveOutputs(
+            objective=objective,
+            log_ratio=token_log_ratio.detach(),
+            weight=weight.detach() * correction,
+            trust_region=trust_region,
+        )

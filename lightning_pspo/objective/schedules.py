@@ -29,7 +29,7 @@ class Constant(Schedule):
     [0.5, 1.0, 1.0, 1.0]
     """
 
-    def __init__(self, warmup_updates: int = 0) -> None:
+    def __init__(self, *, warmup_updates: int = 0) -> None:
         if warmup_updates < 0:
             raise InputError(f"`warmup_updates` must be at least 0, got {warmup_updates}.")
         self.warmup_updates = warmup_updates

@@ -229,7 +229,7 @@ class Panels:
             (first, *rest), source = arm.runs, key.split("/")[1]
             summary = first.summary
             suffix = key.partition("@t")[2]
-            temperatures = first.setting("model.eval_temperatures")
+            temperatures = first.setting("model.evaluation.temperatures")
             drawn = suffix or (f"{temperatures[0]:g}" if _is_numbers(temperatures) else None)
             measured = finite(summary.get("temperature"))
             if rest or measured is None or f"{measured:g}" != drawn or summary.get("source") != source:

@@ -122,7 +122,7 @@ def read_run(path: Path) -> Run:
 def with_measurement_before(run: Run) -> Curves:
     """Return the run's curves, those of validation with the summary's measurement before training as their step 0."""
     curves = dict(run.curves)
-    temperatures, source = run.setting("model.eval_temperatures"), run.summary.get("source")
+    temperatures, source = run.setting("model.evaluation.temperatures"), run.summary.get("source")
     first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
     if first is None:
         return curves

@@ -29,7 +29,13 @@ class Reward(ABC):
 
     Every value must be finite, and there must be one per sample, in the order of the samples. An exception stops the
     run and names the group where it can be told; `FunctionReward` can count it instead.
+
+    Attributes:
+        length_range: Completion tokens at which a reward of length begins to act and is at its full size; None for
+            a reward without such a range.
     """
+
+    length_range: tuple[int, int] | None = None
 
     @abstractmethod
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:

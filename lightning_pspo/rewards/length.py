@@ -31,6 +31,7 @@ class SoftOverlong(Reward):
             raise InputError(f"`buffer` must lie in [1, `max_tokens`] = [1, {max_tokens}], got {buffer}.")
         self.max_tokens = max_tokens
         self.buffer = buffer
+        self.length_range = (max_tokens - buffer, max_tokens)
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """Return a number in [-1, 0] per sample."""
@@ -62,6 +63,7 @@ class TargetLength(Reward):
             if value < least:
                 raise InputError(f"`{name}` must be at least {least}, got {value}.")
         self.tokens, self.tolerance = tokens, tolerance
+        self.length_range = (tokens, tokens)
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """Return a number in [-1, 0] per sample."""

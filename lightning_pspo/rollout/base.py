@@ -146,9 +146,12 @@ class RolloutEngine(ABC):
     Attributes:
         keyed: Whether a sampled token is the one that ``pick`` gives for its noise, so that engines agree on it; False
             for an engine with noise of its own.
+        exact: Whether tokens come from the very distribution of the training pass, up to rounding; False for an engine
+            with other kernels or another dtype, which should report its log-probs.
     """
 
-    keyed = True
+    keyed: bool = True
+    exact: bool = True
 
     @abstractmethod
     def generate(

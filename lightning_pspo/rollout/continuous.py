@@ -64,6 +64,8 @@ class ContinuousBatchingEngine(RolloutEngine):
         InputError: If a setting is out of range.
     """
 
+    exact = False
+
     def __init__(self, max_rows: int | None = None, cache_tokens: int | None = None) -> None:
         if max_rows is not None and max_rows < 1:
             raise InputError(f"`max_rows` must be at least 1, got {max_rows}.")

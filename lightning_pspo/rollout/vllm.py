@@ -57,6 +57,7 @@ class VLLMEngine(RolloutEngine):
     """
 
     keyed = False
+    exact = False
 
     def __init__(
         self,

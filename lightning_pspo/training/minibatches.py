@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lightning_pspo.objective.advantages import Reduce
 from lightning_pspo.objective.surrogates import Aggregation
 from lightning_pspo.policy.packing import joins
+from lightning_pspo.training.settings import PassLimits
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class MicroBatch:
 
     Attributes:
         rows: (n,) long, indices into the rank's N rows.
-        mask: (n, T) bool, the tokens that count in the loss.
-        idle: True where no token counts: the pass is there because another rank has one more.
+        loss_mask: (n, T) bool, the tokens that count in the loss.
+        idle: True where no token counts: the pass only matches one of another rank.
     """
 
     rows: Tensor
-    mask: Tensor
+    loss_mask: Tensor
     idle: bool = False
 
 
@@ -32,7 +33,7 @@ class MiniBatch:
     """Rows of one optimiser step.
 
     Attributes:
-        micro_batches: At least one; equally many on every rank. Rows of like length share one.
+        micro_batches: At least one; equally many on every rank. Rows of similar length share one.
         denominator: () float32, the aggregation's denominator over the whole mini-batch and all ranks.
     """
 
@@ -40,77 +41,33 @@ class MiniBatch:
     denominator: Tensor
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """The tokens of a rank's rows.
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A rank's N rows of a rollout, as far as their split into passes depends on them.
 
     Attributes:
-        prompt: (N,) long.
-        completion: (N,) long.
+        loss_mask: (N, T) bool, completion tokens that count in the loss.
+        has_gradient: (N,) bool; rows of zero advantage have none, unless there is a KL term or an entropy bonus.
+        position: (N,) long, each row's place in the whole rollout (``positions``).
+        total: Rows of the whole rollout, over all ranks.
+        prompt_lengths: (N,) long, tokens of each row's prompt.
+        completion_lengths: (N,) long, tokens of each row's completion.
+        group: (N,) long where rows of a group share their prompt in a pass and stay side by side; None where not.
     """
 
-    prompt: Tensor
-    completion: Tensor
+    loss_mask: Tensor
+    has_gradient: Tensor
+    position: Tensor
+    total: int
+    prompt_lengths: Tensor
+    completion_lengths: Tensor
+    group: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one forward and backward pass may hold; it changes memory and speed, not the gradient.
-
-    Attributes:
-        rows: At least 1; None for no limit.
-        tokens: At least 1, padding included; None for no limit. A longer row has a pass of its own.
-        groups: (N,) long where rows of a group share their prompt, and stay side by side; None where they do not.
-    """
-
-    rows: int | None
-    tokens: int | None
-    groups: Tensor | None = None
-
-    def split(self, rows: Tensor, lengths: Lengths) -> list[Tensor]:
-        """Cut ``rows`` (n,) into passes: long sequences first, so that each is padded little.
-
-        >>> lengths = Lengths(prompt=torch.tensor([2, 2, 2, 2]), completion=torch.tensor([3, 7, 1, 2]))
-        >>> [one.tolist() for one in Limits(rows=2, tokens=10).split(torch.arange(4), lengths)]
-        [[1], [0, 3], [2]]
-        >>> shared = Limits(rows=None, tokens=10, groups=torch.tensor([0, 1, 0, 0]))
-        >>> [one.tolist() for one in shared.split(torch.arange(4), lengths)]
-        [[1], [0, 3, 2]]
-        """
-        longest = lengths.prompt + lengths.completion
-        order = longest[rows].argsort(descending=True, stable=True)
-        if self.groups is not None:
-            group_of = self.groups[rows]
-            size = torch.zeros_like(self.groups).index_add(0, group_of, lengths.completion[rows])  # of a group's tree
-            order = order[group_of[order].argsort(stable=True)]
-            order = order[size[group_of[order]].argsort(descending=True, stable=True)]
-            group = group_of[order].tolist()
-        else:
-            group = list(range(len(rows)))  # each row is a sequence of its own
-        rows = rows[order]
-        passes: list[list[int]] = []
-        sequences = widest = prompt = branches = 0
-        for place, (row, trunk, length) in enumerate(
-            zip(rows.tolist(), lengths.prompt[rows].tolist(), lengths.completion[rows].tolist(), strict=True)
-        ):
-            joined = place > 0 and group[place] == group[place - 1] and joins(length, branches, prompt)
-            count = sequences + (not joined)
-            width = max(widest, trunk + length + (branches if joined else 0))
-            full = passes and (
-                len(passes[-1]) == self.rows or (self.tokens is not None and count * width > self.tokens)
-            )
-            if not passes or full:
-                passes.append([])
-                joined, count, width = False, 1, trunk + length
-            passes[-1].append(row)
-            sequences, widest, prompt, branches = count, width, trunk, length + (branches if joined else 0)
-        return [torch.tensor(one, device=rows.device) for one in passes]
-
-
-def places(rows: int, group_size: int, rank: int, world_size: int) -> Tensor:
+def positions(rows: int, group_size: int, rank: int, world_size: int) -> Tensor:
     """Return where a rank's rows stand in the whole rollout, (rows,) long: its prompts are every world-size-th.
 
-    >>> places(4, group_size=2, rank=1, world_size=2)
+    >>> positions(4, group_size=2, rank=1, world_size=2)
     tensor([2, 3, 6, 7])
     """
     row = torch.arange(rows)
@@ -118,48 +75,88 @@ def places(rows: int, group_size: int, rank: int, world_size: int) -> Tensor:
 
 
 def plan(
-    mask: Tensor,
-    needed: Tensor,
-    at: Tensor,
-    rows: int,
-    aggregation: Aggregation,
-    minibatches: int,
-    lengths: Lengths,
-    limits: Limits,
-    reduce: Callable[[Tensor, str], Tensor],
+    rows: Rows, *, minibatches: int, aggregation: Aggregation, limits: PassLimits, reduce: Reduce
 ) -> list[MiniBatch]:
     """Split a rank's rows into mini-batches and those into micro-batches.
 
-    A mini-batch is a stretch of the whole rollout's rows, so that it holds the same rows on any number of ranks.
-
-    Rows that are not needed (those of zero advantage have no gradient) are left out of the passes; their tokens stay in
-    the denominators. A mini-batch with fewer passes than another rank's gets passes without a token, so that all ranks
-    run equally many.
+    A mini-batch is a stretch of the whole rollout's rows, so that it holds the same rows on any number of ranks. Rows
+    without a gradient are left out of the passes; their tokens stay in the denominators. A mini-batch with fewer passes
+    than another rank's gets passes without a token, so that all ranks run equally many.
 
     Args:
-        mask: (N, T) bool, completion tokens that count.
-        needed: (N,) bool, rows with a gradient.
-        at: (N,) long, the ``places`` of this rank's rows in the whole rollout.
-        rows: Rows of the whole rollout, over all ranks.
+        rows: The rank's rows.
+        minibatches: Optimiser steps per pass over the rollout, at most ``rows.total``.
         aggregation: Gives the denominators.
-        minibatches: Optimiser steps per pass over the rollout, at most ``rows``.
-        lengths: The tokens of each row.
         limits: What one pass may hold.
         reduce: Reduces a tensor over ranks by ``max`` or ``sum``.
 
     Returns:
         ``minibatches`` mini-batches.
     """
-    share = at * minibatches // rows  # (N,)
+    mask = rows.loss_mask
+    share = rows.position * minibatches // rows.total  # (N,)
     parts = [(share == number).nonzero().flatten() for number in range(minibatches)]
-    active = [part[needed[part] & mask[part].any(dim=1)] for part in parts]
-    passes = [limits.split(part, lengths) for part in active]
+    passes = [split_into_passes(part[rows.has_gradient[part] & mask[part].any(dim=1)], rows, limits) for part in parts]
     counts = torch.tensor([max(1, len(rows_of_pass)) for rows_of_pass in passes], device=mask.device)
     denominators = torch.stack([aggregation.denominator(mask[part]) for part in parts])
     counts, denominators = reduce(counts, "max"), reduce(denominators, "sum")
-    shortest = (lengths.prompt + lengths.completion).argmin().unsqueeze(0)
+    shortest = (rows.prompt_lengths + rows.completion_lengths).argmin().unsqueeze(0)
     idle = MicroBatch(shortest, torch.zeros_like(mask[shortest]), idle=True)
     return [
-        MiniBatch([MicroBatch(one, mask[one]) for one in own] + [idle] * (int(count) - len(own)), denominator)
+        MiniBatch([MicroBatch(index, mask[index]) for index in own] + [idle] * (int(count) - len(own)), denominator)
         for own, count, denominator in zip(passes, counts, denominators, strict=True)
     ]
+
+
+def split_into_passes(chosen: Tensor, rows: Rows, limits: PassLimits) -> list[Tensor]:
+    """Split the rows ``chosen`` (n,) into passes: long sequences first, so that each is padded little.
+
+    >>> def rows(completions, group=None):
+    ...     mask = torch.ones(len(completions), 1, dtype=torch.bool)
+    ...     lengths = torch.tensor(completions)
+    ...     return Rows(
+    ...         loss_mask=mask,
+    ...         has_gradient=mask[:, 0],
+    ...         position=lengths,
+    ...         total=len(lengths),
+    ...         group=group,
+    ...         prompt_lengths=torch.full_like(lengths, 2),
+    ...         completion_lengths=lengths,
+    ...     )
+    >>> limits = PassLimits(micro_batch_size=2, micro_batch_tokens=10)
+    >>> [index.tolist() for index in split_into_passes(torch.arange(4), rows([3, 7, 1, 2]), limits)]
+    [[1], [0, 3], [2]]
+    >>> shared = rows([3, 7, 1, 2], group=torch.tensor([0, 1, 0, 0]))
+    >>> [index.tolist() for index in split_into_passes(torch.arange(4), shared, PassLimits(micro_batch_tokens=10))]
+    [[1], [0, 3, 2]]
+    """
+    order = (rows.prompt_lengths + rows.completion_lengths)[chosen].argsort(descending=True, stable=True)
+    if rows.group is not None:
+        group_of = rows.group[chosen]
+        size = torch.zeros_like(rows.group).index_add(0, group_of, rows.completion_lengths[chosen])  # of a group's tree
+        order = order[group_of[order].argsort(stable=True)]
+        order = order[size[group_of[order]].argsort(descending=True, stable=True)]
+        group = group_of[order].tolist()
+    else:
+        group = list(range(len(chosen)))  # each row is a sequence of its own
+    chosen = chosen[order]
+    passes: list[list[int]] = []
+    sequences = widest = prompt = branches = 0
+    for index, (row, trunk, length) in enumerate(
+        zip(
+            chosen.tolist(), rows.prompt_lengths[chosen].tolist(), rows.completion_lengths[chosen].tolist(), strict=True
+        )
+    ):
+        joined = index > 0 and group[index] == group[index - 1] and joins(length, branches, prompt)
+        count = sequences + (not joined)
+        width = max(widest, trunk + length + (branches if joined else 0))
+        full = passes and (
+            len(passes[-1]) == limits.micro_batch_size
+            or (limits.micro_batch_tokens is not None and count * width > limits.micro_batch_tokens)
+        )
+        if not passes or full:
+            passes.append([])
+            joined, count, width = False, 1, trunk + length
+        passes[-1].append(row)
+        sequences, widest, prompt, branches = count, width, trunk, length + (branches if joined else 0)
+    return [torch.tensor(index, device=chosen.device) for index in passes]

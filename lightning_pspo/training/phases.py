@@ -28,7 +28,7 @@ def planned_rollouts(trainer: Trainer) -> int:
 
 
 class Phases(dict[str, float]):
-    """The seconds that each phase of an iteration took, and the one that runs.
+    """The seconds that each phase of an iteration took, and the phase that runs.
 
     Attributes:
         current: Name of the phase that runs; None between phases.
@@ -36,7 +36,7 @@ class Phases(dict[str, float]):
         listeners: Called with the name of each phase that begins.
 
     >>> phases = Phases([print])
-    >>> with timed(phases, "rollout"):
+    >>> with phases.timed("rollout"):
     ...     phases.current
     rollout
     'rollout'
@@ -50,18 +50,14 @@ class Phases(dict[str, float]):
         self.since = 0.0
         self.listeners = list(listeners)
 
-
-@contextlib.contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Add the wall time of the block to ``seconds[phase]``; a GPU's work counts in the phase that asked for it."""
-    start = time.perf_counter()
-    if isinstance(seconds, Phases):
-        seconds.current, seconds.since = phase, start
-        for listener in seconds.listeners:
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall time of the block to ``phase``; a GPU's work counts in the phase that asked for it."""
+        self.current, self.since = phase, time.perf_counter()
+        for listener in self.listeners:
             listener(phase)
-    yield
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-    if isinstance(seconds, Phases):
-        seconds.current = None
+        yield
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+        self[phase] = self.get(phase, 0.0) + time.perf_counter() - self.since
+        self.current = None

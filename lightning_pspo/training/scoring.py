@@ -1,16 +1,18 @@
-"""Log-probs of a rollout under the policy as it is, as it was when it sampled, and as it was before training."""
+"""Log-probs of a rollout under the current policy, the one that sampled it, and the one before training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lightning_pspo.objective.mismatch import MismatchSums, measure_mismatch
+from lightning_pspo.objective.objective import ObjectiveInputs
 from lightning_pspo.policy.policy import Policy
-from lightning_pspo.training.minibatches import MiniBatch
+from lightning_pspo.training.minibatches import MicroBatch, MiniBatch
+from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.types import Completions, Rollout
 
 
@@ -20,27 +22,55 @@ class Scorer:
 
     Attributes:
         policy: The policy.
-        temperature: Of rollouts, greater than 0.
-        top_p: Of rollouts, in (0, 1].
+        sampling: How rollouts are sampled; its temperature is greater than 0.
     """
 
     policy: Policy
-    temperature: float
-    top_p: float
+    sampling: SamplingSettings
 
     def current(self, rollout: Rollout, rows: Tensor, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return (n, T') log-probs, and entropies if asked for, of ``rows`` (n,), with graph; T' is their longest."""
-        return self.policy.logprobs(rollout.inputs(rows), self.temperature, self.top_p, with_entropy)
+        return self.policy.logprobs(rollout.inputs(rows), self.sampling.temperature, self.sampling.top_p, with_entropy)
 
-    def empty(self, completions: Completions) -> Tensor:
-        """Return a table of zeros, (N, T), for log-probs."""
+    def inputs(self, rollout: Rollout, micro_batch: MicroBatch, first: bool, with_entropy: bool) -> ObjectiveInputs:
+        """Score a micro-batch under the current policy.
+
+        Args:
+            rollout: What the rows belong to.
+            micro_batch: n rows, T' tokens the longest completion.
+            first: Whether this is their first update, whose log-probs are the behaviour policy's own.
+            with_entropy: Compute the entropies too.
+
+        Returns:
+            Tensors of n rows and T' columns, the log-probs and entropies with graph.
+        """
+        rows = micro_batch.rows
+        logprobs, entropies = self.current(rollout, rows, with_entropy)
+        width = logprobs.shape[1]
+        if first and not micro_batch.idle:
+            rollout.old_logprobs[rows, :width] = logprobs.detach()
+        engine, reference = rollout.completions.logprobs, rollout.ref_logprobs
+        return ObjectiveInputs(
+            logprobs=logprobs,
+            old_logprobs=rollout.old_logprobs[rows, :width],
+            advantages=rollout.advantages[rows],
+            loss_mask=micro_batch.loss_mask[:, :width],
+            engine_logprobs=None if engine is None else engine[rows, :width],
+            ref_logprobs=None if reference is None else reference[rows, :width],
+            entropies=entropies,
+        )
+
+    def zeros(self, completions: Completions) -> Tensor:
+        """Return (N, T) zeros in the dtype of log-probs."""
         weights = {parameter.dtype for parameter in self.policy.parameters()}
         dtype = torch.float64 if torch.float64 in weights else torch.float32
         return torch.zeros_like(completions.completion_mask, dtype=dtype)
 
     @torch.no_grad()
-    def fixed(self, rollout: Rollout, mini_batches: Sequence[MiniBatch], reference: bool) -> Rollout:
-        """Fill in the log-probs that no update changes.
+    def with_old_and_ref_logprobs(
+        self, rollout: Rollout, mini_batches: Sequence[MiniBatch], *, with_reference: bool
+    ) -> Rollout:
+        """Return the rollout with the log-probs that no update changes.
 
         Those of the behaviour policy are computed for all mini-batches but the first, whose first update supplies its
         own, so that their ratio is exactly 1.
@@ -48,18 +78,19 @@ class Scorer:
         Args:
             rollout: What the rows belong to.
             mini_batches: Of one pass over the rollout.
-            reference: Add the reference policy's log-probs too.
+            with_reference: Add the reference policy's log-probs too.
         """
-        rollout = replace(
-            rollout, old_logprobs=self._table(rollout, mini_batches[1:], lambda rows: self.current(rollout, rows)[0])
-        )
-        if not reference:
-            return rollout
 
-        def logprobs_of(rows: Tensor) -> Tensor:
-            return self.policy.reference_logprobs(rollout.inputs(rows), self.temperature, self.top_p)
+        def current(rows: Tensor) -> Tensor:
+            return self.current(rollout, rows)[0]
 
-        return replace(rollout, ref_logprobs=self._table(rollout, mini_batches, logprobs_of))
+        def reference(rows: Tensor) -> Tensor:
+            inputs = rollout.inputs(rows)
+            return self.policy.reference_logprobs(inputs, self.sampling.temperature, self.sampling.top_p)
+
+        old = self._table(rollout, mini_batches[1:], current)
+        ref = self._table(rollout, mini_batches, reference) if with_reference else None
+        return replace(rollout, old_logprobs=old, ref_logprobs=ref)
 
     def mismatch(self, rollout: Rollout, mini_batches: Sequence[MiniBatch], cap: float) -> MismatchSums | None:
         """Compare the engine's log-probs with the behaviour policy's, once these are known; None if it gave none."""
@@ -67,18 +98,22 @@ class Scorer:
         if engine is None:
             return None
         mask = torch.zeros_like(rollout.completions.completion_mask)
-        for micro_batch in (part for mini_batch in mini_batches for part in mini_batch.micro_batches):
-            mask[micro_batch.rows] |= micro_batch.mask
+        for micro_batch in _micro_batches(mini_batches):
+            mask[micro_batch.rows] |= micro_batch.loss_mask
         return measure_mismatch(rollout.old_logprobs, engine, mask, cap)
 
     def _table(
         self, rollout: Rollout, mini_batches: Sequence[MiniBatch], logprobs_of: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        table = self.empty(rollout.completions)
-        for micro_batch in (part for mini_batch in mini_batches for part in mini_batch.micro_batches):
+        table = self.zeros(rollout.completions)
+        for micro_batch in _micro_batches(mini_batches):
             if micro_batch.idle and not self.policy.sharding.sharded:
                 continue
             logprobs = logprobs_of(micro_batch.rows)  # where weights are sharded, as often as on the other ranks
             if not micro_batch.idle:
                 table[micro_batch.rows, : logprobs.shape[1]] = logprobs
         return table
+
+
+def _micro_batches(mini_batches: Sequence[MiniBatch]) -> Iterator[MicroBatch]:
+    return (micro_batch for mini_batch in mini_batches for micro_batch in mini_batch.micro_batches)

@@ -13,6 +13,7 @@ from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.evaluation.module import EVALUATION_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import EMBEDDED, Policy
+from lightning_pspo.training.settings import SamplingSettings
 
 FOLDER = Path(__file__).resolve().parents[2] / "lightning_pspo" / "assets" / "tiny_policy"
 CHAIN_SUM = {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}
@@ -26,7 +27,7 @@ def test_it_is_small_and_comes_with_its_recipe() -> None:
 
 @pytest.mark.parametrize("text", ["4 - 1 - 7 + 7 =", "She paid $1,234.50.\n\n#### 12", "naïve ∑ 数学", r"\frac{3}{4}"])
 def test_every_loader_splits_text_alike(text: str) -> None:
-    ours = Policy(EMBEDDED).tokenizer
+    ours = Policy(model_name_or_path=EMBEDDED).tokenizer
     theirs = AutoTokenizer.from_pretrained(FOLDER)
     assert ours(text)["input_ids"] == theirs(text)["input_ids"]
     assert ours.decode(ours(text)["input_ids"]) == text
@@ -34,7 +35,7 @@ def test_every_loader_splits_text_alike(text: str) -> None:
 
 def test_it_knows_the_skill_but_does_not_use_it_reliably() -> None:
     """Between 20 % and 55 % correct; when it works the sum out, nearly always."""
-    module = PSPOModule(Policy(EMBEDDED), max_new_tokens=64)
+    module = PSPOModule(policy=Policy(model_name_or_path=EMBEDDED), sampling=SamplingSettings(max_new_tokens=64))
     module.configure_model()
     source = Procedural("chain_sum", size=300, seed=77, settings=CHAIN_SUM, split="test")
     data = MathDataModule(module.policy.tokenizer, val={"held_out": source}, eval_batch_size=300)

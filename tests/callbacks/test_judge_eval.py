@@ -19,6 +19,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.judging import EndpointJudge, Judge
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
+from lightning_pspo.training.settings import SamplingSettings
 from tests.judging.test_endpoint import GOOD, KEY, TENTHS, endpoint, log, read
 from tests.support.loop import Even
 
@@ -45,11 +46,11 @@ def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: py
 
     def run(judge: Judge | None, ckpt_path: Path | None = None, fail: bool = False, **settings: Any) -> PSPOModule:
         module = PSPOModule(
-            policy=Policy(str(tiny_model)),
+            policy=Policy(model_name_or_path=str(tiny_model)),
             reward=Even(),
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             group_size=4,
-            max_new_tokens=8,
+            sampling=SamplingSettings(max_new_tokens=8),
             seed=3,
         )
         source = JSONL(str(problem_file))

@@ -23,7 +23,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.grading import Grade, Verdict
 from lightning_pspo.statistics import share_interval
-from lightning_pspo.training.phases import Phases, timed
+from lightning_pspo.training.phases import Phases
 from lightning_pspo.types import Completions, Problem, PromptBatch, Rollout, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def test_the_phase_that_runs_is_known_while_it_runs() -> None:
     phases = Phases([begun.append])
     assert running(phases, {}) == running(None, {}) == ""
     for name in ("rollout", "reward", "rollout"):
-        with timed(phases, name):
+        with phases.timed(name):
             assert phases.current == name
             assert running(phases, {}) == f"{ {'reward': 'grading'}.get(name, name) }: 0:00:00"
             assert running(phases, {"rollout": 3600.2, "grading": 60.4}).endswith(" left")
@@ -172,7 +172,9 @@ def test_the_difference_goes_on_in_a_resumed_run(tmp_path, tiny_run, problem_fil
 def test_a_run_in_a_terminal_draws_phases_and_completions(tmp_path, tiny_run, problem_file) -> None:
     """In a process with a terminal of its own, whose bytes are read back."""
     words = [sys.executable, "-W", "ignore", "-m", "lightning_pspo", "fit"]
-    words += command(tiny_run, problem_file, tmp_path / "run", "--data.num_rollouts=8", "--model.max_new_tokens=24")
+    words += command(
+        tiny_run, problem_file, tmp_path / "run", "--data.num_rollouts=8", "--model.sampling.max_new_tokens=24"
+    )
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "40", "PYTHONPATH": str(ROOT)}
     leader, follower = pty.openpty()
     process = subprocess.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)

@@ -22,8 +22,7 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.ledger import Ledger
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.objective.kl import K3
-from lightning_pspo.objective.objective import Objective, Terms
+from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.training.passes import Update
 from tests.support.loop import Fit, NoSignal, Record, fit
@@ -49,7 +48,9 @@ def kept(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PSPOM
     return fit
 
 
-@pytest.mark.parametrize(("surrogate", "level"), [(PSPO(0.3), "token"), (Clip(0.01, 0.01), "sequence")])
+@pytest.mark.parametrize(
+    ("surrogate", "level"), [(PSPO(alpha=0.3), "token"), (Clip(epsilon_low=0.01, epsilon_high=0.01), "sequence")]
+)
 def test_a_row_holds_what_the_step_did(
     kept: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path, surrogate: Surrogate, level: str
 ) -> None:
@@ -92,7 +93,6 @@ def test_a_row_holds_what_the_step_did(
 
 def check_update(row: dict[str, Any], place: int, update: Update, index: int, surrogate: Any, level: str) -> bool:
     """Hold one entry of a row's lists against the step's own tensors."""
-    assert update.rows is not None
     logs = update.log_ratio[update.rows == index].double()
     assert len(logs) == row["update_tokens"][place]
     ratio = logs.exp()
@@ -130,12 +130,17 @@ def test_weights_hold_the_correction_for_an_engine() -> None:
 
     logs = torch.tensor([[-1.0, -2.0]])
     mask = torch.tensor([[True, True]])
-    objective = Objective(PSPO(0.25), "token", 0.0, K3(), False, 0.0, mismatch_cap=4.0)
     old = logs.clone()
-    terms = Terms(logs.requires_grad_(), old, old - math.log(2.0), None, None, torch.ones(1, 1), mask)
-    value, _, weight, _ = objective(terms)
-    value.sum().backward()
-    torch.testing.assert_close(weight, torch.tensor([[1.5, 1.5]]))
+    inputs = ObjectiveInputs(
+        logprobs=logs.requires_grad_(),
+        old_logprobs=old,
+        engine_logprobs=old - math.log(2.0),
+        advantages=torch.ones(1, 1),
+        loss_mask=mask,
+    )
+    outputs = Objective(surrogate=PSPO(alpha=0.25), mismatch_cap=4.0)(inputs)
+    outputs.objective.sum().backward()
+    torch.testing.assert_close(outputs.weight, torch.tensor([[1.5, 1.5]]))
     torch.testing.assert_close(logs.grad, weight)  # w A, with A = 1
 
 

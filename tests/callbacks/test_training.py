@@ -26,7 +26,14 @@ from lightning_pspo.types import Completions, EvaluationOutput, Problem, PromptB
 def update(loss: torch.Tensor, log_ratio: torch.Tensor) -> Update:
     rows = log_ratio[None]
     sums = measure(rows, torch.ones(1, 1), rows.exp(), torch.ones_like(rows, dtype=torch.bool))
-    return Update(loss.detach(), torch.ones(()), log_ratio, sums)
+    return Update(
+        loss=loss.detach(),
+        grad_norm=torch.ones(()),
+        trust_region=sums,
+        log_ratio=log_ratio,
+        rows=torch.zeros_like(log_ratio, dtype=torch.long),
+        weight=log_ratio.exp(),
+    )
 
 
 VERDICTS = [Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.CORRECT, Verdict.CORRECT]
@@ -248,7 +255,7 @@ def test_a_folder_of_another_run_is_refused_before_the_first_measurement(tmp_pat
     module = HandMade()
     with pytest.raises(InputError, match=r"no later rollout than the 0 .*rollout=000004\.ckpt"):
         fit(tmp_path, [RolloutCheckpoint()], module=module)
-    assert module.evaluation == {}
+    assert module.results == {}
     with pytest.raises(InputError, match="no later rollout than the 2"):
         fit(tmp_path, [RolloutCheckpoint()], ckpt_path=tmp_path / "checkpoints/rollout=000002.ckpt")
 

@@ -27,8 +27,15 @@ def update(surrogate: Surrogate, made: Made) -> Update:
     norm, ratios, advantage = made
     log_ratio = torch.tensor([ratios]).log()
     advantages, mask = torch.tensor([[advantage]]), torch.ones_like(log_ratio, dtype=torch.bool)
-    sums = measure(log_ratio, advantages, surrogate.weight(log_ratio, advantages, mask), mask)
-    return Update(torch.zeros(()), torch.tensor(norm), log_ratio[0], sums)
+    weight = surrogate.weight(log_ratio, advantages, mask)
+    return Update(
+        loss=torch.zeros(()),
+        grad_norm=torch.tensor(norm),
+        trust_region=measure(log_ratio, advantages, weight, mask),
+        log_ratio=log_ratio[0],
+        rows=torch.zeros(len(ratios), dtype=torch.long),
+        weight=weight[0],
+    )
 
 
 class HandMade(pl.LightningModule):
@@ -128,7 +135,7 @@ def test_nothing_is_clipped_without_a_bound(tmp_path):
 
 def test_a_rollout_without_a_token_is_nan_and_changes_no_total(tmp_path, capsys):
     nothing = (0.0, (), 1.0)
-    rows = fit(tmp_path, HandMade([[FIRST, SECOND], [nothing, nothing]], PSPO(0.25)), rollouts=2)
+    rows = fit(tmp_path, HandMade([[FIRST, SECOND], [nothing, nothing]], PSPO(alpha=0.25)), rollouts=2)
     norms = {"trust/grad_norm_max": 0.0, "trust/clip_bound_share": 0.0}
     assert {name: rows[1][name] for name in norms} == norms
     assert all(math.isnan(rows[1][name]) for name in EXPECTED.keys() - norms.keys())
@@ -182,12 +189,16 @@ def test_a_resumed_run_sums_up_all_of_it(tmp_path, capsys):
             "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;",
         ),
         (
-            PSPO(0.1),
+            PSPO(alpha=0.1),
             (1.002, 0.999),
             "within 1 ± 0.002: the surrogate made no difference in this run but a factor of 0.9 on the gradient;",
         ),
         (Clip(), (1.0, 1.0), "The ratio stayed at 1: the surrogate made no difference in this run;"),
-        (Clip(3e-4, 4e-4), (1.002, 0.999), "Clip kept 49.9 % of the unclipped gradient weight;"),  # as in GSPO
+        (
+            Clip(epsilon_low=3e-4, epsilon_high=4e-4),
+            (1.002, 0.999),
+            "Clip kept 49.9 % of the unclipped gradient weight;",
+        ),  # as in GSPO
         (Clip(), (), "No token had a gradient in this run;"),
     ],
     ids=["unclipped", "pspo", "at_one", "narrow_clip", "no_token"],

@@ -18,6 +18,7 @@ from lightning_pspo.cli import export as script
 from lightning_pspo.cli.main import main
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
+from lightning_pspo.training.settings import SamplingSettings
 from tests.checkpoints.export.test_folder import saved
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -158,7 +159,7 @@ def test_an_export_that_finds_no_room(
     disk: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It leaves nothing, and says so in one line; a mounted file system itself is refused before any work."""
-    module = PSPOModule(Policy(str(tiny_model)), max_new_tokens=8)
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), sampling=SamplingSettings(max_new_tokens=8))
     module.configure_model()
     path = saved(module, tmp_path / "one.ckpt")
     assert script.main([str(path), str(disk)]) == 2

@@ -71,8 +71,14 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         (["--model.policy.lora.rank=0"], r"`lora\.rank` must be at least 1, got 0\."),
         (["--model.policy.lora.rank=1", "--model.policy.lora.target_modules=no"], r"`lora\.target_modules` .* no "),
         (["--model.policy.dtype=bfloat16"], r"`dtype` must be float32 .* got bfloat16"),
-        (["--model.max_new_tokens=512"], r"`max_new_tokens` must be below the model's context of 512 .* got 512\."),
-        (["--model.eval_k=[1, 2]"], r"`eval_k` must be numbers from 1 to `eval_samples`, got \[1, 2\] and 1 samples"),
+        (
+            ["--model.sampling.max_new_tokens=512"],
+            r"`max_new_tokens` must be below the model's context of 512 .* got 512\.",
+        ),
+        (
+            ["--model.evaluation.k=[1, 2]"],
+            r"`evaluation.k` must be numbers from 1 to `evaluation.samples`, got \[1, 2\] and 1 samples",
+        ),
         (["--model.grader.workers=0"], r"`workers` must be at least 1, got 0\."),
         (["--model.grader.mode=loose"], r"`--model\.grader\.mode` must be one of .*'loose'"),
         (["--data.near_overlap=no"], r"`--data\.near_overlap` must be one of ignore, warn, refuse, got 'no'\."),

@@ -148,8 +148,9 @@ def test_k_above_the_samples_is_one_clear_error(
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert errors.count("error: ") == 1
-    assert "`eval_k` must be numbers from 1 to `eval_samples`, got [8] and 1 samples" in errors
+    assert "`evaluation.k` must be numbers from 1 to `evaluation.samples`, got [8] and 1 samples" in errors
     assert errors.endswith(
-        "note: here `eval_temperatures` is --temperature, `eval_samples` is --samples, `eval_k` is --k.\n"
+        "note: here `evaluation.temperatures` is --temperature, `evaluation.samples` is --samples, "
+        "`evaluation.k` is --k.\n"
     )
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,12 @@ from lightning_pspo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    *("--data.num_rollouts=2", "--data.prompts_per_rollout=2", "--model.group_size=2", "--model.max_new_tokens=8"),
+    *(
+        "--data.num_rollouts=2",
+        "--data.prompts_per_rollout=2",
+        "--model.group_size=2",
+        "--model.sampling.max_new_tokens=8",
+    ),
     *("--data.val.held_out.size=8", "--trainer.num_sanity_val_steps=0"),
 ]
 

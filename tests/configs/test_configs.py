@@ -69,7 +69,7 @@ def trial(problem_file: Path, tmp_path: Path) -> list[str]:
         "--trainer.fast_dev_run=true",
         "--model.policy.model_name_or_path=embedded",
         "--model.group_size=2",
-        "--model.max_new_tokens=4",
+        "--model.sampling.max_new_tokens=4",
         "--data.train=JSONL",
         f"--data.train.path={problem_file}",
         f"--data.val={json.dumps(held_out)}",

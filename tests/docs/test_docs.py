@@ -98,7 +98,7 @@ def run(tmp_path: Path, tiny_model: Path, problem_file: Path, monkeypatch: pytes
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}},
             "group_size": 4,
             "updates_per_rollout": 2,
-            "max_new_tokens": 8,
+            "sampling": {"max_new_tokens": 8},
         },
         "data": {
             "train": {"class_path": "JSONL", "init_args": {"path": str(problem_file)}},

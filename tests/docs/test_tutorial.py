@@ -25,8 +25,8 @@ TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PARTS = ("reward", "source", "callback", "surrogate", "advantage")
 # What makes a run of the page short; everything else is the page's.
 SHORTER = [
-    *("--data.prompts_per_rollout=4", "--model.group_size=4", "--model.max_new_tokens=32"),
-    *("--data.val.held_out.size=8", "--model.eval_temperatures=[0.0]"),
+    *("--data.prompts_per_rollout=4", "--model.group_size=4", "--model.sampling.max_new_tokens=32"),
+    *("--data.val.held_out.size=8", "--model.evaluation.temperatures=[0.0]"),
     *("--trainer.callbacks+=CompletionTable", "--trainer.callbacks.every_n_rollouts=1"),
     "--trainer.callbacks.rows=16",
 ]

@@ -145,7 +145,9 @@ def test_answers_that_could_not_be_graded_vote_by_their_text():
 
 
 def test_k_above_the_number_of_samples_is_refused():
-    with pytest.raises(InputError, match=r"`eval_k` must be numbers from 1 to `eval_samples`, got \[8\] and 4 samples"):
+    with pytest.raises(
+        InputError, match=r"`evaluation.k` must be numbers from 1 to `evaluation.samples`, got \[8\] and 4 samples"
+    ):
         report_k(4, [8])
     with pytest.raises(InputError, match="got"):
         report_k(4, [0])

@@ -21,6 +21,8 @@ from lightning_pspo.grading import Grader
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import NoNumber
+from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
+from tests.support.loop import grouped
 
 Evaluate = Callable[..., PSPOModule]
 
@@ -37,8 +39,8 @@ def evaluate(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Evaluate:
         name: str = "toy",
         **settings: Any,
     ) -> PSPOModule:
-        defaults: dict[str, Any] = {"max_new_tokens": 8, "eval_temperatures": [0.0, 1.0], "eval_samples": 4}
-        module = PSPOModule(policy=Policy(str(tiny_model)), **(defaults | settings))
+        defaults = {"sampling": {"max_new_tokens": 8}, "evaluation": {"temperatures": [0.0, 1.0], "samples": 4}}
+        module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **grouped(defaults, settings))
         source = {name: JSONL(str(problem_file), limit=limit)}
         data = MathDataModule(module.policy.tokenizer, val=source, test=source, eval_batch_size=batch_size)
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -72,7 +74,7 @@ class Counting(pl.Callback):
 
 
 def test_the_report_and_the_samples_agree(evaluate: Evaluate, tmp_path: Path) -> None:
-    module = evaluate(EvaluationReport(), writer(), eval_selector=NoNumber())
+    module = evaluate(EvaluationReport(), writer(), evaluation={"selector": NoNumber()})
     document = json.loads((tmp_path / "evaluation.json").read_text())
     said = rows(tmp_path / "samples.jsonl")
     assert len(said) == 7 * (1 + 4)
@@ -90,7 +92,7 @@ def test_the_report_and_the_samples_agree(evaluate: Evaluate, tmp_path: Path) ->
             sum(row["verdict"] == "no_answer" for row in mine) / len(mine)
         )
     assert {"pass@3", "maj@2", "best@4"} <= document["results"][1]["estimates"].keys()
-    assert module.evaluation["toy"][1.0].estimates["accuracy_strict"].value <= 1.0
+    assert module.results["toy"][1.0].estimates["accuracy_strict"].value <= 1.0
 
 
 def test_log_keys(evaluate: Evaluate) -> None:
@@ -134,7 +136,7 @@ def test_completions_of_other_settings_are_refused(evaluate: Evaluate) -> None:
     evaluate(writer())
     with pytest.raises(InputError, match="were sampled with seed=0, this run has 1: give another path"):
         evaluate(writer(), seed=1)
-    evaluate(writer(), eval_k=[2], grader=Grader(mode="strict"))  # these change no completion
+    evaluate(writer(), evaluation={"k": [2]}, grader=Grader(mode="strict"))  # these change no completion
 
 
 def test_a_result_never_replaces_that_of_other_sources(
@@ -160,7 +162,7 @@ class Broken(pl.Callback):
 
 
 def test_an_evaluation_that_was_broken_off_leaves_nothing_for_the_next(tiny_model: Path, problem_file: Path) -> None:
-    module = PSPOModule(policy=Policy(str(tiny_model)), max_new_tokens=4)
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), sampling=SamplingSettings(max_new_tokens=4))
     data = MathDataModule(module.policy.tokenizer, val={"toy": JSONL(str(problem_file), limit=4)}, eval_batch_size=2)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     for callbacks in ([Broken()], []):
@@ -170,7 +172,7 @@ def test_an_evaluation_that_was_broken_off_leaves_nothing_for_the_next(tiny_mode
                 trainer.validate(module, data, verbose=False)
         else:
             trainer.validate(module, data, verbose=False)
-    assert module.evaluation["toy"][0.0].problems == 4
+    assert module.results["toy"][0.0].problems == 4
 
 
 class During(pl.Callback):
@@ -241,14 +243,17 @@ def test_samples_say_which_prompt_they_answer(evaluate: Evaluate) -> None:
             seen.extend(one.prompt for one in samples)
             return [0.0] * len(samples)
 
-    evaluate(eval_selector=Prompts(), batch_size=7, eval_temperatures=[1.0])
+    evaluate(batch_size=7, evaluation={"selector": Prompts(), "temperatures": [1.0]})
     assert seen == [place for place in range(7) for _ in range(4)]
 
 
 def test_k_needs_as_many_samples(tiny_model: Path) -> None:
-    message = re.escape("`eval_k` must be numbers from 1 to `eval_samples`, got [8] and 4 samples")
+    message = re.escape("`evaluation.k` must be numbers from 1 to `evaluation.samples`, got [8] and 4 samples")
     with pytest.raises(InputError, match=message):
-        PSPOModule(policy=Policy(str(tiny_model)), eval_temperatures=[1.0], eval_samples=4, eval_k=[8])
+        PSPOModule(
+            policy=Policy(model_name_or_path=str(tiny_model)),
+            evaluation=EvaluationSettings(temperatures=[1.0], samples=4, k=[8]),
+        )
 
 
 def test_samples_that_the_grader_cannot_decide_are_counted(evaluate: Evaluate) -> None:
@@ -260,8 +265,8 @@ def test_samples_that_the_grader_cannot_decide_are_counted(evaluate: Evaluate) -
 
             return [Grade(Verdict.TIMEOUT if index else Verdict.CORRECT, "1", "hash") for index in range(len(pairs))]
 
-    module = evaluate(grader=Stuck(), batch_size=7, eval_temperatures=[0.0], eval_samples=1)
-    estimates = module.evaluation["toy"][0.0].estimates
+    module = evaluate(grader=Stuck(), batch_size=7, evaluation={"temperatures": [0.0], "samples": 1})
+    estimates = module.results["toy"][0.0].estimates
     assert estimates["undecided"].value == pytest.approx(6 / 7)
     assert estimates["accuracy"].value == pytest.approx(1 / 7)
 

@@ -140,7 +140,7 @@ def test_batch_std_is_that_of_all_ranks(cut: int) -> None:
 
 def test_separate_by_hand() -> None:
     terms = {"a": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "b": torch.tensor([[0.0, 10.0], [0.0, 1.0]])}
-    found = SeparateAdvantage(GroupAdvantage(normalize=False), {"a": 2.0, "b": 0.1})(terms["a"], terms)
+    found = SeparateAdvantage(base=GroupAdvantage(normalize=False), weights={"a": 2.0, "b": 0.1})(terms["a"], terms)
     torch.testing.assert_close(found, torch.tensor([[1.0 - 0.5, -1.0 + 0.5], [-0.05, 0.05]]))
 
 
@@ -149,7 +149,7 @@ def test_separate_keeps_apart_what_the_total_hides() -> None:
     terms = {"a": torch.tensor([[1.0, 0.0, 0.0]]), "b": torch.tensor([[0.0, 1.0, 1.0]])}
     total = terms["a"] + terms["b"]
     assert (GroupAdvantage()(total) == 0.0).all()
-    found = SeparateAdvantage(GroupAdvantage(), {"a": 1.0, "b": 0.5})(total, terms)
+    found = SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0, "b": 0.5})(total, terms)
     torch.testing.assert_close(found, 0.5 * GroupAdvantage()(terms["a"]))
 
 
@@ -160,17 +160,17 @@ def test_separate_ignores_a_group_that_any_term_leaves_out(base: Advantage) -> N
         "b": torch.tensor([[0.0, 10.0], [math.nan, 1.0], [3.0, 1.0], [1.0, 2.0]]),
     }
     total = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [math.nan, 1.0]])
-    advantage = SeparateAdvantage(base, {"a": 1.0, "b": 1.0})
+    advantage = SeparateAdvantage(base=base, weights={"a": 1.0, "b": 1.0})
     found = advantage(total, terms)
     kept = [0, 2]
     assert (found[[1, 3]] == 0.0).all()
     torch.testing.assert_close(found[kept], advantage(total[kept], {name: term[kept] for name, term in terms.items()}))
-    only_a = SeparateAdvantage(base, {"a": 1.0, "b": 0.0})(total, terms)
+    only_a = SeparateAdvantage(base=base, weights={"a": 1.0, "b": 0.0})(total, terms)
     assert (only_a[1] != 0.0).any()  # a term without weight is not asked
 
 
 def test_separate_needs_the_reward_s_terms() -> None:
-    advantage = SeparateAdvantage(GroupAdvantage(), {"a": 1.0})
+    advantage = SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0})
     for terms in ({}, {"b": torch.zeros(1, 2)}, {"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)}):
         with pytest.raises(InputError, match="`weights` must name the reward's terms"):
             advantage(torch.zeros(1, 2), terms)
@@ -185,8 +185,8 @@ def test_epsilon_must_be_positive(advantage: Callable[..., Advantage], epsilon: 
 
 def test_settings_out_of_range() -> None:
     with pytest.raises(InputError, match="`weights` must name at least one"):
-        SeparateAdvantage(GroupAdvantage(), {})
+        SeparateAdvantage(base=GroupAdvantage(), weights={})
     with pytest.raises(InputError, match="`weights` must be finite, got inf for a"):
-        SeparateAdvantage(GroupAdvantage(), {"a": math.inf})
+        SeparateAdvantage(base=GroupAdvantage(), weights={"a": math.inf})
     with pytest.raises(InputError, match="`group_size` must be at least 2"):
         LeaveOneOut()(torch.zeros(2, 1))

@@ -34,7 +34,7 @@ from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import GenerateEngine, Sampling
 from lightning_pspo.types import Completions, Inputs, PromptBatch, Rollout
-from tests.support.loop import Fit, fit, initial, weights
+from tests.support.loop import Fit, fit, grouped, initial, weights
 
 __all__ = ["fit"]  # a fixture
 
@@ -74,7 +74,7 @@ ONE_STEP: dict[str, Any] = {"updates_per_rollout": 1, "data": {"num_rollouts": 1
 
 def test_entropy_bonus(fit: Fit, tiny_model: Path) -> None:
     """Every row counts, those of zero advantage too."""
-    run = fit(**ONE_STEP, entropy_coef=0.3, micro_batch_size=5)
+    run = fit(**ONE_STEP, entropy_coef=0.3, limits={"micro_batch_size": 5})
     start = initial(tiny_model)
     total, tokens = torch.zeros(()), 0
     for prompt, completion, advantage, _ in rows(run[1].outputs[0]["rollout"]):
@@ -92,9 +92,7 @@ def test_kl_to_the_policy_before_training(fit: Fit, tiny_model: Path, kl: KLEsti
     settings: dict[str, Any] = {
         "surrogate": Unclipped(),
         "updates_per_rollout": 1,
-        "kl_coef": 0.5,
-        "kl": kl,
-        "kl_on_policy": on_policy,
+        "kl": {"coef": 0.5, "estimator": kl, "on_policy": on_policy},
     }
     before, _ = fit(**settings, limit=1)
     run = fit(**settings)
@@ -115,7 +113,7 @@ def test_kl_to_the_policy_before_training(fit: Fit, tiny_model: Path, kl: KLEsti
 
 def test_reference_is_the_base_under_lora_and_no_part_of_the_checkpoint(fit: Fit, tiny_model: Path) -> None:
     lora = {"lora": LoRA(rank=4)}
-    module, record = fit(policy=lora, kl_coef=0.1, data={"num_rollouts": 2})
+    module, record = fit(policy=lora, kl={"coef": 0.1}, data={"num_rollouts": 2})
     rollout = record.outputs[1]["rollout"]
     base = initial(tiny_model)
     for row, (prompt, completion, _, _) in enumerate(rows(rollout)):
@@ -124,7 +122,7 @@ def test_reference_is_the_base_under_lora_and_no_part_of_the_checkpoint(fit: Fit
         assert rollout.ref_logprobs is not None
         torch.testing.assert_close(rollout.ref_logprobs[row, : len(completion)], expected, atol=1e-5, rtol=1e-4)
     assert not any("reference" in name for name in module.state_dict())
-    full, _ = fit(kl_coef=0.1, data={"num_rollouts": 1})
+    full, _ = fit(kl={"coef": 0.1}, data={"num_rollouts": 1})
     assert full.state_dict().keys() == base.state_dict().keys()
 
 
@@ -143,13 +141,16 @@ def test_truncated_completions_can_be_left_out(fit: Fit, model_folder: Callable[
 
 
 def test_a_rollout_of_truncated_completions_only_does_nothing(fit: Fit, tiny_model: Path) -> None:
-    module, record = fit(mask_truncated=True, max_new_tokens=1)
+    module, record = fit(mask_truncated=True, sampling={"max_new_tokens": 1})
     assert record.outputs[0]["rollout"].completions.truncated.all()
     assert torch.equal(weights(module), weights(initial(tiny_model)))
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("surrogate", [PSPO(0.3), Clip(3e-4, 4e-4), Clip(0.2, 0.2), Unclipped()])
+@pytest.mark.parametrize(
+    "surrogate",
+    [PSPO(alpha=0.3), Clip(epsilon_low=3e-4, epsilon_high=4e-4), Clip(epsilon_low=0.2, epsilon_high=0.2), Unclipped()],
+)
 def test_the_second_update_sees_the_ratio(fit: Fit, surrogate: Surrogate, level: str) -> None:
     """Its gradient, from the weights of a run of one update, which have left the behaviour policy."""
     settings: dict[str, Any] = {"aggregation": SequenceMean(), "ratio_level": level, "surrogate": surrogate}
@@ -187,7 +188,7 @@ class Elsewhere(GenerateEngine):
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
         drawn = super().generate(model, prompts, sampling, uniforms)
-        start = Policy(self.folder)
+        start = Policy(model_name_or_path=self.folder)
         start.build(seed=0)
         inputs = Inputs(
             prompts.prompt_ids,
@@ -251,8 +252,8 @@ def test_a_resumed_run_with_refill_and_alpha_control_ends_with_the_same_bits(fit
         return {
             "reward": Rare(),
             "refill_rounds": 2,
-            "surrogate": PSPO(0.1),
-            "alpha_controller": KLTarget(target=1e-3, alpha=0.5, gain=0.5),
+            "surrogate": PSPO(alpha=0.5),
+            "alpha_controller": KLTarget(target=1e-3, gain=0.5),
             "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
             "advantage": BatchAdvantage(),
             "data": {"num_rollouts": 4},
@@ -273,8 +274,8 @@ def test_a_resumed_run_with_refill_and_alpha_control_ends_with_the_same_bits(fit
 
 def test_another_controller_is_refused_on_resume(fit: Fit, tmp_path: Path) -> None:
     checkpoint = tmp_path / "rollout=000001.ckpt"
-    fit(alpha_controller=ScheduledAlpha(Linear(), alpha=0.4), save_after={1: checkpoint})
-    for other in (None, KLTarget(0.1)):
+    fit(alpha_controller=ScheduledAlpha(schedule=Linear()), save_after={1: checkpoint})
+    for other in (None, KLTarget(target=0.1)):
         with pytest.raises(
             InputError, match="`alpha_controller` must be that of the run which is resumed, ScheduledAlpha"
         ):
@@ -288,16 +289,18 @@ def test_under_adam_a_constant_alpha_cancels_in_the_loop(fit: Fit) -> None:
             surrogate=surrogate,
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-14, weight_decay=0.0),
         )[0]
-        for surrogate in (Unclipped(), PSPO(0.4), PSPO(0.1))
+        for surrogate in (Unclipped(), PSPO(alpha=0.4), PSPO(alpha=0.1))
     ]
     for smoothed in runs[1:]:
         assert float((weights(smoothed) - weights(runs[0])).abs().max()) < 1e-5
 
 
 def test_scheduled_alpha_follows_the_updates(fit: Fit) -> None:
-    surrogate = PSPO(0.9)
-    fit(surrogate=surrogate, alpha_controller=ScheduledAlpha(Linear(), alpha=0.4), data={"num_rollouts": 4})
-    assert surrogate.alpha == pytest.approx(0.4 * (1 - 6 / 8))  # before the last rollout: 6 of 8 updates
+    surrogate = PSPO(alpha=0.4)
+    controller = ScheduledAlpha(schedule=Linear())
+    module, _ = fit(surrogate=surrogate, alpha_controller=controller, data={"num_rollouts": 4})
+    assert module.surrogate.alpha == pytest.approx(0.4 * (1 - 6 / 8))  # before the last rollout: 6 of 8 updates
+    assert surrogate.alpha == 0.4, "the user's object is not changed"
 
 
 class Explosive(Surrogate):
@@ -310,7 +313,7 @@ class Explosive(Surrogate):
 
 def test_a_step_that_is_not_finite_is_not_taken(fit: Fit, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="the step was not taken") as failure:
-        fit(surrogate=Explosive(), micro_batch_size=4, data={"num_rollouts": 1})
+        fit(surrogate=Explosive(), limits={"micro_batch_size": 4}, data={"num_rollouts": 1})
     path = tmp_path / "non_finite-rank0.jsonl"
     assert str(path) in str(failure.value)
     entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -319,18 +322,18 @@ def test_a_step_that_is_not_finite_is_not_taken(fit: Fit, tiny_model: Path, tmp_
     assert {"id", "question", "completion", "advantage"} <= entries[0].keys()
 
 
-@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(8)])
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(max_tokens=8)])
 def test_all_terms_together_do_not_depend_on_micro_batches(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
     results = [
         weights(
             fit(
                 aggregation=aggregation,
-                kl_coef=0.1,
+                kl={"coef": 0.1},
                 entropy_coef=0.01,
                 minibatches_per_rollout=3,
-                micro_batch_size=size,
+                limits={"micro_batch_size": size},
                 mask_truncated=True,
-                max_new_tokens=20,
+                sampling={"max_new_tokens": 20},
             )[0]
         )
         for size in (1, 4, 16)
@@ -341,17 +344,19 @@ def test_all_terms_together_do_not_depend_on_micro_batches(fit: Fit, tiny_model:
         assert (other - results[0]).norm() < 3e-5 * moved
 
 
-@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(8)])
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(max_tokens=8)])
 def test_in_double_precision_micro_batches_agree_to_1e_10(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
     """Whatever differs in float32 is rounding."""
     settings: dict[str, Any] = {
         "aggregation": aggregation,
-        "kl_coef": 0.1,
+        "kl": {"coef": 0.1},
         "entropy_coef": 0.01,
         "double": True,
     }
     results = [
-        weights(fit(**settings, mask_truncated=True, max_new_tokens=20, micro_batch_size=size)[0])
+        weights(
+            fit(**settings, mask_truncated=True, sampling={"max_new_tokens": 20}, limits={"micro_batch_size": size})[0]
+        )
         for size in (1, 4, 16)
     ]
     moved = (results[0] - weights(initial(tiny_model)).double()).norm()
@@ -362,7 +367,7 @@ def test_in_double_precision_micro_batches_agree_to_1e_10(fit: Fit, tiny_model: 
 
 
 def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: Path) -> None:
-    one, other = PSPOModule(Policy(str(tiny_model))), PSPOModule(Policy(str(tiny_model)))
+    one, other = (PSPOModule(policy=Policy(model_name_or_path=str(tiny_model))) for _ in range(2))
     assert isinstance(one.surrogate, PSPO)
     assert one.surrogate.alpha == 0.1
     assert one.surrogate is not other.surrogate
@@ -371,23 +376,23 @@ def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: P
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kl_on_policy": True}, "`kl_on_policy` needs a `kl_coef` above 0"),
+        ({"kl": {"on_policy": True}}, "`kl.on_policy` needs a KL term"),
         ({"surrogate": GMPO(), "ratio_level": "sequence"}, "`ratio_level` must be token with GMPO"),
         ({"advantage": NoBaseline(), "refill_rounds": 1}, "`refill_rounds` must be 0 with NoBaseline, got 1"),
-        ({"kl_coef": -0.1}, "`kl_coef` must be finite and at least 0, got -0.1"),
+        ({"kl": {"coef": -0.1}}, "`kl.coef` must be finite and at least 0, got -0.1"),
         ({"entropy_coef": float("nan")}, "`entropy_coef` must be finite and at least 0, got nan"),
         ({"refill_rounds": -1}, "`refill_rounds` must be at least 0, got -1"),
         (
-            {"alpha_controller": KLTarget(0.1), "surrogate": Clip()},
+            {"alpha_controller": KLTarget(target=0.1), "surrogate": Clip()},
             "`alpha_controller` needs a surrogate with an alpha",
         ),
         ({"ratio_level": "word"}, "`ratio_level` must be one of token, sequence, got word"),
         (
-            {"alpha_controller": KLTarget(0.1), "updates_per_rollout": 1},
+            {"alpha_controller": KLTarget(target=0.1), "updates_per_rollout": 1},
             "`alpha_controller` KLTarget needs more than one update per rollout",
         ),
     ],
 )
 def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        PSPOModule(policy=Policy(str(tiny_model)), **settings)
+        PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **grouped(settings))

@@ -49,7 +49,7 @@ def train(surrogate: Surrogate, make: MakeOptimizer, max_norm: float | None = No
 @pytest.mark.parametrize("alpha", [0.1, 0.4])
 def test_under_adam_alpha_changes_nothing(alpha: float) -> None:
     plain, _ = train(Unclipped(), adam)
-    smoothed, _ = train(PSPO(alpha), adam)
+    smoothed, _ = train(PSPO(alpha=alpha), adam)
     assert plain.abs().max() > 0.3  # it did learn
     torch.testing.assert_close(smoothed, plain, rtol=0.0, atol=1e-5)
 
@@ -57,8 +57,8 @@ def test_under_adam_alpha_changes_nothing(alpha: float) -> None:
 @pytest.mark.parametrize("alpha", [0.1, 0.4])
 def test_under_sgd_alpha_is_a_learning_rate(alpha: float) -> None:
     plain, _ = train(Unclipped(), sgd(2.0))
-    scaled, _ = train(PSPO(alpha), sgd(2.0 / (1.0 - alpha)))
-    unscaled, _ = train(PSPO(alpha), sgd(2.0))
+    scaled, _ = train(PSPO(alpha=alpha), sgd(2.0 / (1.0 - alpha)))
+    unscaled, _ = train(PSPO(alpha=alpha), sgd(2.0))
     assert plain.abs().max() > 0.3
     torch.testing.assert_close(scaled, plain, rtol=0.0, atol=1e-6)
     assert (unscaled - plain).abs().max() > 1e-2
@@ -70,14 +70,14 @@ def test_a_gradient_clip_that_binds_on_some_steps_makes_alpha_matter(alpha: floa
     bound = sorted(norms)[len(norms) // 2]
     plain, norms = train(Unclipped(), adam, bound)
     assert 0 < sum(norm > bound for norm in norms) < len(norms)
-    smoothed, _ = train(PSPO(alpha), adam, bound)
+    smoothed, _ = train(PSPO(alpha=alpha), adam, bound)
     assert (smoothed - plain).abs().max() > 1e-3
     always = 1e-6  # binds on every step, and hides alpha again
     torch.testing.assert_close(
-        train(PSPO(alpha), adam, always)[0], train(Unclipped(), adam, always)[0], rtol=0.0, atol=1e-5
+        train(PSPO(alpha=alpha), adam, always)[0], train(Unclipped(), adam, always)[0], rtol=0.0, atol=1e-5
     )
 
 
 def test_the_log_form_survives_adam() -> None:
-    weak, strong = train(LogPSPO(0.1), adam)[0], train(LogPSPO(0.9), adam)[0]
+    weak, strong = train(LogPSPO(alpha=0.1), adam)[0], train(LogPSPO(alpha=0.9), adam)[0]
     assert (weak - strong).abs().max() > 1e-2

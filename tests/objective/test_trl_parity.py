@@ -36,21 +36,26 @@ LENGTHS = [9, 1, 4, 7, 2, 9]
 ADVANTAGES = [1.3, -0.7, 0.4, -1.9, 0.0, 0.9]
 
 CASES: dict[str, tuple[dict[str, Any], Surrogate, Aggregation, RatioLevel]] = {
-    "grpo": ({"loss_type": "grpo", "epsilon": 0.2}, Clip(0.2, 0.2), SequenceMean(), "token"),
+    "grpo": ({"loss_type": "grpo", "epsilon": 0.2}, Clip(epsilon_low=0.2, epsilon_high=0.2), SequenceMean(), "token"),
     "two_sided": (
         {"loss_type": "grpo", "epsilon": 0.2, "delta": 1.5},
-        Clip(0.2, 0.2, delta=1.5),
+        Clip(epsilon_low=0.2, epsilon_high=0.2, delta=1.5),
         SequenceMean(),
         "token",
     ),
-    "bnpo": ({"loss_type": "bnpo", "epsilon": 0.1}, Clip(0.1, 0.1), TokenMean(), "token"),
+    "bnpo": ({"loss_type": "bnpo", "epsilon": 0.1}, Clip(epsilon_low=0.1, epsilon_high=0.1), TokenMean(), "token"),
     "dapo": (
         {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28},
-        Clip(0.2, 0.28),
+        Clip(epsilon_low=0.2, epsilon_high=0.28),
         TokenMean(),
         "token",
     ),
-    "dr_grpo": ({"loss_type": "dr_grpo", "epsilon": 0.2}, Clip(0.2, 0.2), FixedLength(T), "token"),
+    "dr_grpo": (
+        {"loss_type": "dr_grpo", "epsilon": 0.2},
+        Clip(epsilon_low=0.2, epsilon_high=0.2),
+        FixedLength(max_tokens=T),
+        "token",
+    ),
     "gspo": (
         {
             "loss_type": "grpo",
@@ -58,19 +63,19 @@ CASES: dict[str, tuple[dict[str, Any], Surrogate, Aggregation, RatioLevel]] = {
             "epsilon": 3e-4,
             "epsilon_high": 4e-4,
         },
-        Clip(3e-4, 4e-4),
+        Clip(epsilon_low=3e-4, epsilon_high=4e-4),
         SequenceMean(),
         "sequence",
     ),
     "gspo_wide": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.05},
-        Clip(0.05, 0.05),
+        Clip(epsilon_low=0.05, epsilon_high=0.05),
         SequenceMean(),
         "sequence",
     ),
-    "sapo": ({"loss_type": "sapo"}, SAPO(1.0, 1.05), SequenceMean(), "token"),
-    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.5}, CISPO(1.5), TokenMean(), "token"),
-    "gmpo": ({"epsilon": 0.4}, GMPO(0.4), SequenceMean(), "token"),
+    "sapo": ({"loss_type": "sapo"}, SAPO(tau_pos=1.0, tau_neg=1.05), SequenceMean(), "token"),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.5}, CISPO(cap=1.5), TokenMean(), "token"),
+    "gmpo": ({"epsilon": 0.4}, GMPO(log_clip=0.4), SequenceMean(), "token"),
 }
 
 

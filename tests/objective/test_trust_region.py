@@ -31,7 +31,7 @@ def sums_of(surrogate: Surrogate, log_ratio: Tensor, advantages: Tensor, mask: T
 def test_against_plain_python(seed: int, scale: float) -> None:
     log_ratio, advantages, mask = batch(seed, scale)
     tokens = [(float(log_ratio[i, t]), float(advantages[i])) for i in range(6) for t in range(50) if mask[i, t]]
-    found = TrustRegion.report(sums_of(Clip(0.1, 0.1), log_ratio, advantages, mask))
+    found = TrustRegion.report(sums_of(Clip(epsilon_low=0.1, epsilon_high=0.1), log_ratio, advantages, mask))
     stopped = [(r > 1.2 and a > 0) or (r < 0.8 and a < 0) for r, a in ((math.exp(x), a) for x, a in tokens)]
     kept = [0.0 if (r > 1.1 and a > 0) or (r < 0.9 and a < 0) else r for r, a in ((math.exp(x), a) for x, a in tokens)]
     ratios = [math.exp(x) for x, _ in tokens]
@@ -52,7 +52,7 @@ def test_against_plain_python(seed: int, scale: float) -> None:
 
 def test_at_ratio_one() -> None:
     zeros, ones = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
-    found = TrustRegion.report(sums_of(PSPO(0.25), zeros, torch.tensor([[1.0], [-2.0]]), ones))
+    found = TrustRegion.report(sums_of(PSPO(alpha=0.25), zeros, torch.tensor([[1.0], [-2.0]]), ones))
     expected = TrustRegion(6, 1.0, 1.0, 1.0, 1.0, 1.0, would_clip=0.0, retained=0.75, effective_share=1.0, kl=0.0)
     assert found == expected
 
@@ -88,7 +88,7 @@ def test_the_divergence_is_that_of_old_from_new() -> None:
 
 def test_finite_at_extreme_ratios() -> None:
     log_ratio = torch.tensor([[-50.0, 0.0, 50.0]])
-    found = TrustRegion.report(sums_of(PSPO(0.1), log_ratio, torch.tensor([[1.0]]), torch.ones(1, 3).bool()))
+    found = TrustRegion.report(sums_of(PSPO(alpha=0.1), log_ratio, torch.tensor([[1.0]]), torch.ones(1, 3).bool()))
     assert all(math.isfinite(value) for value in asdict(found).values())
     assert found.effective_share == pytest.approx(1 / 3)
 
@@ -107,5 +107,5 @@ def test_without_tokens_or_advantages() -> None:
 def test_holds_no_graph() -> None:
     log_ratio, advantages, mask = batch(0)
     log_ratio.requires_grad_()
-    sums = sums_of(PSPO(0.1), log_ratio, advantages, mask)
+    sums = sums_of(PSPO(alpha=0.1), log_ratio, advantages, mask)
     assert not any(values.requires_grad for values in (sums.totals, sums.histogram, sums.extremes))

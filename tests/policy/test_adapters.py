@@ -32,7 +32,7 @@ IDS = torch.arange(3, 23).view(2, 10)
 
 
 def built(folder: Path, **settings: Any) -> Policy:
-    policy = Policy(str(folder), **settings)
+    policy = Policy(model_name_or_path=str(folder), **settings)
     policy.build(0)
     return policy.eval()
 
@@ -57,7 +57,7 @@ def test_a_run_resumes_to_the_same_bits(lora: LoRA, fit: Fit, tiny_model: Path, 
     settings: dict[str, Any] = {
         "policy": {"lora": lora},
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
-        "kl_coef": 0.1,
+        "kl": {"coef": 0.1},
         "minibatches_per_rollout": 2,
     }
     path = tmp_path / "middle.ckpt"
@@ -131,7 +131,9 @@ def test_the_fingerprint_is_that_of_the_content(tiny_model: Path, tmp_path: Path
     assert found() is None
 
 
-@pytest.mark.parametrize("settings", [{"policy": {"lora": LoRA(rank=2)}}, {"kl_coef": 0.1}], ids=["adapters", "KL"])
+@pytest.mark.parametrize(
+    "settings", [{"policy": {"lora": LoRA(rank=2)}}, {"kl": {"coef": 0.1}}], ids=["adapters", "KL"]
+)
 def test_the_base_may_move_but_not_change(
     settings: dict[str, Any],
     fit: Fit,  # noqa: F811

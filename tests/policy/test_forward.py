@@ -69,7 +69,7 @@ def inputs() -> Inputs:
 
 def load(model_folder: Callable[..., Path], name: str, **settings: Any) -> Policy:
     torch.manual_seed(2)
-    policy = Policy(str(model_folder(model=MODELS[name]())), **settings)
+    policy = Policy(model_name_or_path=str(model_folder(model=MODELS[name]())), **settings)
     policy.build(seed=0)
     return policy
 

@@ -37,7 +37,7 @@ NF4 = (
 
 
 def built(folder: Path, **settings: Any) -> Policy:
-    policy = Policy(str(folder), **({"lora": LoRA(rank=4)} | settings))
+    policy = Policy(model_name_or_path=str(folder), **({"lora": LoRA(rank=4)} | settings))
     policy.build(0)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_run_resumes_to_the_same_bits(
         "folder": wide,
         "policy": {"lora": LoRA(rank=4)} | policy,
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
-        "kl_coef": 0.1,
+        "kl": {"coef": 0.1},
     }
     path = tmp_path / "middle.ckpt"
     whole, record = fit(**settings, save_after={1: path})
@@ -147,7 +147,7 @@ def test_a_run_resumes_to_the_same_bits(
 
 
 def test_the_reference_is_the_four_bit_base(wide: Path) -> None:
-    policy, new = built(wide, quantization="nf4"), Policy(str(wide), lora=LoRA(), quantization="nf4")
+    policy, new = built(wide, quantization="nf4"), Policy(model_name_or_path=str(wide), lora=LoRA(), quantization="nf4")
     new.build(0)
     with torch.no_grad():
         base, trained = (one.causal_lm(input_ids=IDS).logits for one in (new, policy))
@@ -190,7 +190,7 @@ def test_a_model_that_is_stored_in_four_bits(wide: Path, model_folder: Callable[
     with pytest.raises(InputError, match="`quantization` must be null for a model whose weights are quantised"):
         built(folder, quantization="nf4")
     with pytest.raises(InputError, match="`lora` is needed to train"):
-        Policy(str(folder)).check_trainable()
+        Policy(model_name_or_path=str(folder)).check_trainable()
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_a_model_that_is_stored_in_four_bits(wide: Path, model_folder: Callable[
 )
 def test_bad_settings(settings: dict[str, Any], message: str, wide: Path) -> None:
     with pytest.raises(InputError, match=message):
-        Policy(str(wide), **({"lora": LoRA(rank=4)} | settings))
+        Policy(model_name_or_path=str(wide), **({"lora": LoRA(rank=4)} | settings))
 
 
 def test_without_the_package(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_pspo.policy.adapters.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package bitsandbytes, .* pip install 'lightning-pspo\[qlora\]'"):
-        Policy(str(wide), lora=LoRA(), quantization="nf4")
+        Policy(model_name_or_path=str(wide), lora=LoRA(), quantization="nf4")
 
 
 def test_lightnings_own_quantisation_is_refused(

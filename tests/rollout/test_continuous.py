@@ -79,14 +79,14 @@ def architecture(name: str) -> PreTrainedModel | None:
 @pytest.fixture(scope="module")
 def policy(tiny_model: Path) -> Policy:
     """A policy with its weights."""
-    built = Policy(str(tiny_model))
+    built = Policy(model_name_or_path=str(tiny_model))
     built.build(seed=0)
     return built
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "mistral"])
 def test_tokens_of_plain_generation(name: str, model_folder: Callable[..., Path]) -> None:
-    built = Policy(str(model_folder(model=architecture(name))))
+    built = Policy(model_name_or_path=str(model_folder(model=architecture(name))))
     built.build(seed=0)
     engine = ContinuousBatchingEngine()
     for changes in ({"temperature": 0.0, "samples": 1}, {"temperature": 0.7, "top_p": 0.8}):
@@ -137,7 +137,7 @@ def test_logprobs_are_those_of_the_sampled_distribution(policy: Policy, temperat
 
 
 def test_adapters_take_part(tiny_model: Path) -> None:
-    built = Policy(str(tiny_model), lora=LoRA(rank=4))
+    built = Policy(model_name_or_path=str(tiny_model), lora=LoRA(rank=4))
     built.build(seed=0)
     before = draw(ContinuousBatchingEngine(), built)
     torch.manual_seed(0)
@@ -153,7 +153,7 @@ def test_adapters_take_part(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_nothing_is_left_behind(tiny_model: Path, attention: str) -> None:
-    built = Policy(str(tiny_model), attn_implementation=attention)
+    built = Policy(model_name_or_path=str(tiny_model), attn_implementation=attention)
     built.build(seed=0)
     state, threads = torch.get_rng_state(), set(threading.enumerate())
     found = draw(ContinuousBatchingEngine(), built)
@@ -184,7 +184,7 @@ def test_a_failing_model_ends_the_rollout(policy: Policy) -> None:
 
 def test_a_model_without_attention_is_refused(model_folder: Callable[..., Path]) -> None:
     mamba = MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=16, num_hidden_layers=1, state_size=4))
-    built = Policy(str(model_folder(model=mamba)))
+    built = Policy(model_name_or_path=str(model_folder(model=mamba)))
     built.build(seed=0)
     with pytest.raises(InputError, match=r"mamba is none .*; use another `engine`"):
         draw(ContinuousBatchingEngine(), built)

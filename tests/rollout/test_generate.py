@@ -161,7 +161,7 @@ def test_logprobs_do_not_depend_on_padding(architecture: str, model_folder: Call
 
 
 def test_generation_restores_training_mode_and_keeps_tensors_usable(tiny_model: Path) -> None:
-    policy = Policy(str(tiny_model), gradient_checkpointing=True)
+    policy = Policy(model_name_or_path=str(tiny_model), gradient_checkpointing=True)
     policy.build(seed=0)
     prompts = prompts_of([[5, 6, 7]])
     drawn = draw(policy, prompts, samples=1)

@@ -157,7 +157,7 @@ def test_a_completion_that_ends_for_no_reason_is_an_error() -> None:
 @pytest.mark.parametrize("lora", [None, LoRA(rank=4), LoRA(rank=4, dora=True), LoRA(rank=2, rslora=True)])
 def test_weights_are_those_of_a_plain_model(tiny_model: Path, lora: LoRA | None) -> None:
     """Loaded into a model without adapters they compute what the policy computes; the policy keeps every bit."""
-    policy, plain = Policy(str(tiny_model), lora=lora), Policy(str(tiny_model))
+    policy, plain = Policy(model_name_or_path=str(tiny_model), lora=lora), Policy(model_name_or_path=str(tiny_model))
     policy.build(seed=0)
     plain.build(seed=0)
     torch.manual_seed(0)

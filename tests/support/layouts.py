@@ -25,7 +25,7 @@ from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.policy.sharding import FSDP2Strategy
 from lightning_pspo.rollout import GenerateEngine
 from lightning_pspo.types import Inputs
-from tests.support.loop import Even
+from tests.support.loop import Even, grouped
 
 SGD: dict[str, Any] = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9)}
 ADAMW: dict[str, Any] = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3, eps=1e-4)}
@@ -33,8 +33,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "sgd": SGD,
     "adamw": ADAMW | {"max_grad_norm": None},
     "lora": ADAMW | {"policy": {"lora": LoRA(rank=4)}},
-    "kl": SGD | {"kl_coef": 0.1, "entropy_coef": 0.01},
-    "lora kl": ADAMW | {"policy": {"lora": LoRA(rank=4, target_modules=["q_proj", "down_proj"])}, "kl_coef": 0.1},
+    "kl": SGD | {"kl": {"coef": 0.1}, "entropy_coef": 0.01},
+    "lora kl": ADAMW | {"policy": {"lora": LoRA(rank=4, target_modules=["q_proj", "down_proj"])}, "kl": {"coef": 0.1}},
     "lora bfloat16 base": ADAMW | {"policy": {"lora": LoRA(rank=4), "dtype": "bfloat16"}},
     "checkpointing and trees": SGD | {"policy": {"gradient_checkpointing": True, "share_prompts": True}},
     "generate": SGD | {"engine": GenerateEngine()},
@@ -111,14 +111,14 @@ def run(
         "group_size": 4,
         "updates_per_rollout": 2,
         "minibatches_per_rollout": 2,
-        "micro_batch_size": 3,
-        "max_new_tokens": 8,
+        "limits": {"micro_batch_size": 3},
+        "sampling": {"max_new_tokens": 8},
         "max_grad_norm": 0.5,
-        "eval_temperatures": [0.0, 1.0],
+        "evaluation": {"temperatures": [0.0, 1.0]},
         "seed": 3,
     } | SCENARIOS[scenario]
     precision = settings.pop("precision", "32-true")
-    module = PSPOModule(policy=Policy(str(model), **settings.pop("policy", {})), **settings)
+    module = PSPOModule(policy=Policy(model_name_or_path=str(model), **settings.pop("policy", {})), **grouped(settings))
     data = MathDataModule(
         module.policy.tokenizer,
         train=JSONL(str(problems)),
@@ -150,9 +150,7 @@ def run(
     policy = module.policy
     with policy.generating() as whole:
         weights = {policy.sharding.name_of(name): one.detach().clone() for name, one in whole.named_parameters()}
-    estimates = {
-        t: {name: e.value for name, e in r.estimates.items()} for t, r in module.evaluation["held_out"].items()
-    }
+    estimates = {t: {name: e.value for name, e in r.estimates.items()} for t, r in module.results["held_out"].items()}
     everything: list[Any] = [record.completions]
     if ranks > 1:
         everything = [None] * ranks

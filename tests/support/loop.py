@@ -15,9 +15,11 @@ from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
+from lightning_pspo.objective.kl import KLSettings
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.training.passes import StepOutput
+from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
 from lightning_pspo.types import Sample
 
 
@@ -51,6 +53,21 @@ class NoSignal(Reward):
 
 
 Fit = Callable[..., tuple[PSPOModule, Record]]
+_GROUPS: dict[str, Any] = {
+    "sampling": SamplingSettings,
+    "evaluation": EvaluationSettings,
+    "kl": KLSettings,
+    "limits": PassLimits,
+}
+
+
+def grouped(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Join settings of a module, later ones over earlier ones; groups are given as plain mappings."""
+    joined: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            joined[name] = joined.get(name, {}) | value if name in _GROUPS else value
+    return {name: _GROUPS[name](**value) if name in _GROUPS else value for name, value in joined.items()}
 
 
 @pytest.fixture
@@ -73,13 +90,15 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
             "reward": Even(),
             "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             "group_size": 4,
-            "max_new_tokens": 8,
+            "sampling": {"max_new_tokens": 8},
             "max_grad_norm": None,
             "seed": 3,
         }
-        module = PSPOModule(policy=Policy(str(folder or tiny_model), **(policy or {})), **(defaults | settings))
+        module = PSPOModule(
+            policy=Policy(model_name_or_path=str(folder or tiny_model), **(policy or {})), **grouped(defaults, settings)
+        )
         if double:
-            module.policy.build(3, reference=module.objective.kl_coef > 0.0)
+            module.policy.build(3, reference=module.objective.kl.coef > 0.0)
             for model in (module.policy.causal_lm, *module.policy._reference):
                 model.double()
         prompts: dict[str, Any] = {"prompts_per_rollout": 4, "num_rollouts": 2, "seed": 3}
@@ -113,6 +132,6 @@ def weights(module: PSPOModule) -> Tensor:
 
 def initial(folder: Path) -> PSPOModule:
     """Return the module before training."""
-    module = PSPOModule(policy=Policy(str(folder)))
+    module = PSPOModule(policy=Policy(model_name_or_path=str(folder)))
     module.configure_model()
     return module

@@ -42,8 +42,8 @@ CONFIG: dict[str, Any] = {
         "surrogate": {"class_path": "lightning_pspo.objective.surrogates.PSPO", "init_args": {"alpha": 0.1}},
         "updates_per_rollout": 2,
         "minibatches_per_rollout": 2,
-        "eval_temperatures": [0.0, 1.0],
-        "max_new_tokens": 64,
+        "evaluation": {"temperatures": [0.0, 1.0]},
+        "sampling": {"max_new_tokens": 64},
     },
     "data": {"num_rollouts": 20},
 }

@@ -26,7 +26,7 @@ def prompts_of(rows: list[list[int]], positions: list[int] | None = None) -> Pro
 
 def built(folder: Path, **settings: Any) -> Policy:
     """Return a policy with its weights."""
-    policy = Policy(str(folder), **settings)
+    policy = Policy(model_name_or_path=str(folder), **settings)
     policy.build(seed=0)
     return policy
 

@@ -64,8 +64,8 @@ def arguments(
             "--trainer.callbacks+=ddp_recorder.Recorder",
             "--model.updates_per_rollout=2",
             "--model.minibatches_per_rollout=2",
-            "--model.micro_batch_size=3",
-            "--model.eval_temperatures=[0, 1]",
+            "--model.limits.micro_batch_size=3",
+            "--model.evaluation.temperatures=[0, 1]",
             "--data.prompts_per_rollout=4",
             "--data.val.five=JSONL",
             f"--data.val.five.path={problem_file}",
@@ -119,7 +119,7 @@ def logged(root: Path) -> list[dict[str, float]]:
 
 
 EVERY_TERM = [
-    "--model.kl_coef=0.1",
+    "--model.kl.coef=0.1",
     "--model.entropy_coef=0.01",
     "--model.advantage=BatchAdvantage",
     "--model.aggregation=SequenceMean",
@@ -179,7 +179,7 @@ def test_two_processes_evaluate_to_the_same_bytes(
         "--trainer.callbacks+=CompletionWriter",
         "--trainer.callbacks.path=samples.jsonl",
         "--trainer.callbacks.stages=[validate]",
-        "--model.eval_samples=4",
+        "--model.evaluation.samples=4",
         f"--data.val.five.limit={limit}",
     ]
     one, two = tmp_path / "one", tmp_path / "two"

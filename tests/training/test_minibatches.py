@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_pspo.objective.surrogates import TokenMean
 from lightning_pspo.policy.packing import trees
-from lightning_pspo.training.minibatches import Lengths, Limits, MiniBatch, plan
+from lightning_pspo.training.minibatches import MiniBatch, Rows, plan, split_into_passes
+from lightning_pspo.training.settings import PassLimits
 from lightning_pspo.types import Inputs
 
 
@@ -28,17 +29,16 @@ def plans(
 
     def run(rank: int, reduce: Callable[[Tensor, str], Tensor]) -> list[MiniBatch]:
         rows = places[rank]
-        return plan(
-            mask[rows],
-            advantages[rows, 0] != 0.0,
-            rows,
-            len(mask),
-            TokenMean(),
-            minibatches,
-            Lengths(torch.full((len(rows),), 2), mask[rows].sum(dim=1)),
-            Limits(size, 12),
-            reduce,
+        part = Rows(
+            loss_mask=mask[rows],
+            has_gradient=advantages[rows, 0] != 0.0,
+            position=rows,
+            total=len(mask),
+            prompt_lengths=torch.full((len(rows),), 2),
+            completion_lengths=mask[rows].sum(dim=1),
         )
+        limits = PassLimits(micro_batch_size=size, micro_batch_tokens=12)
+        return plan(part, minibatches=minibatches, aggregation=TokenMean(), limits=limits, reduce=reduce)
 
     def note(rank: int) -> Callable[[Tensor, str], Tensor]:
         def reduce(values: Tensor, how: str) -> Tensor:
@@ -79,13 +79,13 @@ def test_ranks_share_the_mini_batches_of_one_process(
         [p * group_size + g for p in range(rank, prompts, ranks) for g in range(group_size)] for rank in range(ranks)
     ]
     for number, mini_batch in enumerate(whole):
-        expected = {row for part in mini_batch.micro_batches for row in part.rows.tolist() if part.mask.any()}
+        expected = {row for part in mini_batch.micro_batches for row in part.rows.tolist() if part.loss_mask.any()}
         found = [
             of_rank[rank][row]
             for rank in range(ranks)
             for part in split[rank][number].micro_batches
             for row in part.rows.tolist()
-            if part.mask.any()
+            if part.loss_mask.any()
         ]
         assert sorted(found) == sorted(expected)
         share = range(-(-number * rows // minibatches), -(-(number + 1) * rows // minibatches))
@@ -104,19 +104,28 @@ def test_ranks_share_the_mini_batches_of_one_process(
 )
 def test_shared_prompts_are_charged_once(prompt: int, completions: list[int], group_size: int, tokens: int) -> None:
     """The passes are within the budget as laid out, and one more row would not be: what sharing saves is used."""
-    rows = torch.arange(len(completions))
-    lengths = Lengths(torch.full((len(rows),), prompt), torch.tensor(completions))
+    rows, lengths = torch.arange(len(completions)), torch.tensor(completions)
     groups = rows // group_size
-    split = Limits(None, tokens, groups).split(rows, lengths)
-    assert sorted(row for one in split for row in one.tolist()) == rows.tolist()
-    order = [row for one in split for row in one.tolist()]
+    counted = torch.ones(len(rows), 1, dtype=torch.bool)
+    whole = Rows(
+        loss_mask=counted,
+        has_gradient=counted[:, 0],
+        position=rows,
+        total=len(rows),
+        prompt_lengths=torch.full((len(rows),), prompt),
+        completion_lengths=lengths,
+        group=groups,
+    )
+    passes = split_into_passes(rows, whole, PassLimits(micro_batch_tokens=tokens))
+    order = [row for chosen in passes for row in chosen.tolist()]
+    assert sorted(order) == rows.tolist()
     assert len({int(groups[row]) for row in order}) == sum(
         1 for place, row in enumerate(order) if place == 0 or groups[row] != groups[order[place - 1]]
     ), "groups stay side by side"
 
     def held(chosen: list[int]) -> int:
         width = max(completions)
-        mask = torch.arange(width)[None] < lengths.completion[chosen][:, None]
+        mask = torch.arange(width)[None] < lengths[chosen][:, None]
         prompt_of = groups[chosen].unique(return_inverse=True)[1]
         trunks = int(prompt_of.max()) + 1
         layout = trees(
@@ -130,7 +139,7 @@ def test_shared_prompts_are_charged_once(prompt: int, completions: list[int], gr
         )
         return layout.input_ids.numel()
 
-    for one, following in zip(split, [*split[1:], None], strict=True):
-        assert len(one) == 1 or held(one.tolist()) <= tokens
+    for chosen, following in zip(passes, [*passes[1:], None], strict=True):
+        assert len(chosen) == 1 or held(chosen.tolist()) <= tokens
         if following is not None:
-            assert held([*one.tolist(), int(following[0])]) > tokens
+            assert held([*chosen.tolist(), int(following[0])]) > tokens

@@ -98,7 +98,7 @@ def check_tokens(policy: Policy, folder: Path) -> None:
     Raises:
         InputError: Naming the difference.
     """
-    found = Policy(str(folder), trust_remote_code=policy.pretrained.trust_remote_code)
+    found = Policy(model_name_or_path=str(folder), trust_remote_code=policy.pretrained.trust_remote_code)
     here, there = policy.tokenizer, found.tokenizer
     same = {
         "vocabulary": here.get_vocab() == there.get_vocab(),

@@ -39,7 +39,7 @@ def meant(name: str, known: Iterable[str]) -> str:
 
     Names with dots are compared by their last part.
 
-    >>> meant("model.alpah", ["model.alpha", "model.top_p"])
+    >>> meant("model.alpah", ["model.alpha", "model.sampling.top_p"])
     '; did you mean `model.alpha`?'
     >>> meant("fitt", ["fit", "test"])
     '; did you mean `fit`?'

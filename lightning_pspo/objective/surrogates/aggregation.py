@@ -15,7 +15,13 @@ from lightning_pspo.errors import InputError
 
 
 class Aggregation(ABC):
-    """How per-token objectives become one number: sum of weight * objective over a denominator."""
+    """How per-token objectives become one number: sum of weight * objective over a denominator.
+
+    Attributes:
+        constant_length: Length by which rows are divided, whatever theirs is; None if no such constant is used.
+    """
+
+    constant_length: int | None = None
 
     @abstractmethod
     def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -87,14 +93,16 @@ class FixedLength(Aggregation):
         InputError: If ``max_tokens`` is below 1.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
-    >>> FixedLength(3)(torch.tensor([[1.0, 2.0], [6.0, 9.0]]), mask, FixedLength(3).denominator(mask))
+    >>> FixedLength(max_tokens=3)(
+    ...     torch.tensor([[1.0, 2.0], [6.0, 9.0]]), mask, FixedLength(max_tokens=3).denominator(mask)
+    ... )
     tensor(1.5000)
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, *, max_tokens: int) -> None:
         if max_tokens < 1:
             raise InputError(f"`max_tokens` must be at least 1, got {max_tokens}.")
-        self.max_tokens = max_tokens
+        self.max_tokens = self.constant_length = max_tokens
 
     def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return 1 for each token, (n, T)."""

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.objective.surrogates.levels import RatioLevel
 
 
 class Surrogate(ABC):
-    """A per-token objective to maximise. Subclass it for an own one and name it by class path.
+    """A per-token objective to maximise. Subclass it for your own and name it by class path.
 
-    A token's gradient is w A grad log pi_theta, where the weight w says all that tells one surrogate from another. Both
-    methods take the same tensors; most surrogates treat each token by itself and ignore ``mask``.
+    A token's gradient is w A grad log pi_theta: the weight w is all that tells one surrogate from another. Both methods
+    take the same tensors; most surrogates treat each token by itself and ignore ``mask``.
+
+    Attributes:
+        ratio_levels: Levels of the ratio that it works at, of ``token`` and ``sequence``.
+        alpha_only_scales: True where a constant alpha multiplies the whole gradient by a constant, which Adam cancels.
+        weight_is_ratio: True for plain importance sampling, which loses nothing where the ratio is always 1.
+        ratio_bounds: Ratios below and above which a token's gradient is stopped or capped; None for no bound.
     """
+
+    ratio_levels: tuple[RatioLevel, ...] = ("token", "sequence")
+    alpha_only_scales: bool = False
+    weight_is_ratio: bool = False
+    ratio_bounds: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def alpha(self) -> float | None:
+        """Smoothing, in [0, 1); None for a surrogate without one."""
+        return None
 
     @abstractmethod
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -43,32 +62,34 @@ class Surrogate(ABC):
 
 
 class SmoothedSurrogate(Surrogate):
-    """A surrogate with a smoothing ``alpha`` that may be set anew during a run.
+    """A surrogate with a smoothing ``alpha``, which never changes: ``with_alpha`` makes another surrogate.
 
     Args:
         alpha: Smoothing, in [0, 1).
 
     Raises:
-        InputError: If ``alpha`` is out of range, now or when set later.
+        InputError: If ``alpha`` is out of range.
     """
 
-    def __init__(self, alpha: float = 0.1) -> None:
-        self.alpha = alpha
+    def __init__(self, *, alpha: float = 0.1) -> None:
+        if not 0.0 <= alpha < 1.0:
+            raise InputError(f"`alpha` must lie in [0, 1), got {alpha}.")
+        self._alpha = alpha
 
     @property
     def alpha(self) -> float:
         """Smoothing, in [0, 1)."""
         return self._alpha
 
-    @alpha.setter
-    def alpha(self, alpha: float) -> None:
-        if not 0.0 <= alpha < 1.0:
-            raise InputError(f"`alpha` must lie in [0, 1), got {alpha}.")
-        self._alpha = alpha
+    def with_alpha(self, alpha: float) -> Self:
+        """Return the same surrogate with another smoothing, in [0, 1)."""
+        surrogate = copy.copy(self)
+        SmoothedSurrogate.__init__(surrogate, alpha=alpha)
+        return surrogate
 
     def _logs(self) -> tuple[float, float]:
         """Return log(alpha), which may be -inf, and log(1 - alpha)."""
-        return (math.log(self._alpha) if self._alpha > 0.0 else -math.inf), math.log1p(-self._alpha)
+        return (math.log(self.alpha) if self.alpha > 0.0 else -math.inf), math.log1p(-self.alpha)
 
 
 def clipped_away(ratio: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float) -> Tensor:

@@ -31,14 +31,15 @@ class Clip(Surrogate):
         InputError: If a setting is out of range, or both bounds are given.
 
     >>> ratio = torch.tensor([[0.5, 1.1, 5.0]])
-    >>> Clip(0.2, 0.2)(ratio.log(), torch.tensor([[1.0]]))
+    >>> Clip(epsilon_low=0.2, epsilon_high=0.2)(ratio.log(), torch.tensor([[1.0]]))
     tensor([[0.5000, 1.1000, 1.2000]])
-    >>> Clip(0.2, 0.2, dual_clip=3.0)(ratio.log(), torch.tensor([[-1.0]]))
+    >>> Clip(dual_clip=3.0)(ratio.log(), torch.tensor([[-1.0]]))
     tensor([[-0.8000, -1.1000, -3.0000]])
     """
 
     def __init__(
         self,
+        *,
         epsilon_low: float = 0.2,
         epsilon_high: float = 0.2,
         dual_clip: float | None = None,
@@ -55,6 +56,7 @@ class Clip(Surrogate):
             )
         self.epsilon_low = epsilon_low
         self.epsilon_high = epsilon_high
+        self.ratio_bounds = (1.0 - epsilon_low, 1.0 + epsilon_high)
         self.dual_clip = dual_clip
         self.delta = delta
 

@@ -87,12 +87,12 @@ class PessimisticPSPO(SmoothedSurrogate):
     Raises:
         InputError: If a setting is out of range.
 
-    >>> PessimisticPSPO(0.5, 0.2, 0.2)(torch.tensor([[1.3, 1.5]]).log(), torch.tensor([[1.0]]))
+    >>> PessimisticPSPO(alpha=0.5)(torch.tensor([[1.3, 1.5]]).log(), torch.tensor([[1.0]]))
     tensor([[1.1500, 1.2000]])
     """
 
-    def __init__(self, alpha: float = 0.1, epsilon_low: float = 0.2, epsilon_high: float = 0.2) -> None:
-        super().__init__(alpha)
+    def __init__(self, *, alpha: float = 0.1, epsilon_low: float = 0.2, epsilon_high: float = 0.2) -> None:
+        super().__init__(alpha=alpha)
         check_epsilons(epsilon_low, epsilon_high)
         self.epsilon_low = epsilon_low
         self.epsilon_high = epsilon_high

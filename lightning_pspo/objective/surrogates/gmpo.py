@@ -30,10 +30,13 @@ class GMPO(Surrogate):
     tensor([[0.9431, 0.9431]])
     """
 
-    def __init__(self, log_clip: float = 0.4) -> None:
+    ratio_levels = ("token",)  # it takes its own mean over the row
+
+    def __init__(self, *, log_clip: float = 0.4) -> None:
         if not 0.0 < log_clip < math.inf:
             raise InputError(f"`log_clip` must be finite and greater than 0, got {log_clip}.")
         self.log_clip = log_clip
+        self.ratio_bounds = (math.exp(-log_clip), math.exp(log_clip))
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return each row's value at each of its tokens, 0 elsewhere, (n, T)."""

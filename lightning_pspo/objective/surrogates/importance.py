@@ -22,6 +22,8 @@ class Unclipped(Surrogate):
     tensor([[-2.]])
     """
 
+    weight_is_ratio = True
+
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return r A, (n, T)."""
         return log_ratio.exp() * advantages
@@ -47,10 +49,11 @@ class TruncatedIS(Surrogate):
     tensor([[0.5000, 2.0000]])
     """
 
-    def __init__(self, cap: float = 2.0) -> None:
+    def __init__(self, *, cap: float = 2.0) -> None:
         if not 1.0 <= cap < math.inf:
             raise InputError(f"`cap` must be finite and at least 1, got {cap}.")
         self.cap = cap
+        self.ratio_bounds = (None, cap)
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return s(w) A log r, (n, T)."""
@@ -79,8 +82,8 @@ class CISPO(TruncatedIS):
     tensor([[0.5000, 5.0000]])
     """
 
-    def __init__(self, cap: float = 5.0) -> None:
-        super().__init__(cap)
+    def __init__(self, *, cap: float = 5.0) -> None:
+        super().__init__(cap=cap)
 
 
 class TOPR(Surrogate):
@@ -100,8 +103,10 @@ class TOPR(Surrogate):
     tensor([[1., 1.]])
     """
 
-    def __init__(self, whole_row: bool = False) -> None:
+    def __init__(self, *, whole_row: bool = False) -> None:
         self.whole_row = whole_row
+        if whole_row:
+            self.ratio_levels = ("token",)  # it sums over the row by itself
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return s(w) A log r, (n, T)."""

@@ -25,6 +25,8 @@ class PSPO(SmoothedSurrogate):
     tensor([[0.1000, 1.9000]])
     """
 
+    alpha_only_scales = True
+
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return ((1 - alpha) r + alpha) A, (n, T)."""
         return ((1.0 - self.alpha) * log_ratio.exp() + self.alpha) * advantages

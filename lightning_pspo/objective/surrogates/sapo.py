@@ -28,7 +28,7 @@ class SAPO(Surrogate):
     tensor([[1.0000, 1.2599]])
     """
 
-    def __init__(self, tau_pos: float = 1.0, tau_neg: float = 1.05) -> None:
+    def __init__(self, *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> None:
         for name, tau in (("tau_pos", tau_pos), ("tau_neg", tau_neg)):
             if not 0.0 < tau < math.inf:
                 raise InputError(f"`{name}` must be finite and greater than 0, got {tau}.")

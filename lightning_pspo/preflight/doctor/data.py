@@ -71,8 +71,9 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Iterator
         yield error(
             "prompt_length",
             f"{said}; {too_long} are longer than the {limit} that the model's context leaves beside "
-            f"{subject.module.max_new_tokens} new tokens (the longest: {longest.problem.id!r}): the run is refused.",
-            "model.max_new_tokens: fewer, or the data without them",
+            f"{subject.module.sampling.max_new_tokens} new tokens (the longest: {longest.problem.id!r}): the run is "
+            "refused.",
+            "model.sampling.max_new_tokens: fewer, or the data without them",
         )
     else:
         yield fine("prompt_length", f"{said}.")

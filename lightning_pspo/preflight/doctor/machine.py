@@ -167,7 +167,7 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
         yield note(
             "dropout", f"the model's {', '.join(changed)}: set to 0, or train and rollout log-probs would differ."
         )
-    longest = max((len(row.ids) for row in subject.rows.get("train", [])), default=0) + module.max_new_tokens
+    longest = max((len(row.ids) for row in subject.rows.get("train", [])), default=0) + module.sampling.max_new_tokens
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     sliding = window and (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True)
@@ -183,18 +183,18 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
             f"no GPU for {parameters / 1e6:,.0f} M parameters: on a processor this is for a trial only.",
             "a machine with a GPU, or a smaller model",
         )
-    passes = module.micro_batch_tokens
+    passes = module.limits.micro_batch_tokens
     if passes is not None and passes < longest:
         yield note(
             "micro_batch_tokens",
             f"a row has up to {longest} tokens, a pass {passes}: long rows have passes of their own, which are larger.",
-            f"model.micro_batch_tokens: {longest} or more, where memory allows",
+            f"model.limits.micro_batch_tokens: {longest} or more, where memory allows",
         )
-    if passes is None and module.micro_batch_size is None:
+    if passes is None and module.limits.micro_batch_size is None:
         yield note(
             "micro_batch_tokens",
             "no limit of a pass: the whole mini-batch is one, and memory grows with it.",
-            "model.micro_batch_tokens: 2048 to 16384",
+            "model.limits.micro_batch_tokens: 2048 to 16384",
         )
 
 

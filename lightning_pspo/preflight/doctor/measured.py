@@ -60,7 +60,7 @@ def check_signal(subject: Subject, seen: Observed) -> Iterator[Finding]:
 
 def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
     """Look at how long completions are, and at what ends them."""
-    policy, limit = subject.module.policy, subject.module.max_new_tokens
+    policy, limit = subject.module.policy, subject.module.sampling.max_new_tokens
     tokenizer = policy.tokenizer
     lengths = [sample.length_tokens for sample in seen.samples]
     cut = fmean([float(sample.truncated) for sample in seen.samples])
@@ -72,11 +72,11 @@ def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
         yield error(
             "truncation",
             f"{said}: the model never ends a completion.",
-            "model.max_new_tokens: more; or the end-of-sequence ids (see eos)",
+            "model.sampling.max_new_tokens: more; or the end-of-sequence ids (see eos)",
         )
     elif cut > 0.2:
         extra = " With mask_truncated these rows are left out of the loss." if subject.module.mask_truncated else ""
-        yield warning("truncation", f"{said}.{extra}", f"model.max_new_tokens: more than {limit}")
+        yield warning("truncation", f"{said}.{extra}", f"model.sampling.max_new_tokens: more than {limit}")
     else:
         yield fine("truncation", f"{said}.")
     empty = fmean([float(not sample.completion.strip()) for sample in seen.samples])
@@ -138,7 +138,7 @@ def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:
         yield warning(
             "diversity",
             f"{percent(twins / total)} of completions repeat another of their group word for word.",
-            "model.temperature: higher, or model.top_p: nearer to 1",
+            "model.sampling.temperature: higher, or model.sampling.top_p: nearer to 1",
         )
 
 

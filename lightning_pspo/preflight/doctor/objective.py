@@ -13,7 +13,7 @@ from lightning_pspo.objective.surrogates import PSPO, Clip, FixedLength, Smoothe
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject, parts
 from lightning_pspo.rewards import SoftOverlong, TargetLength
-from lightning_pspo.training.checks import notes
+from lightning_pspo.training.rules import objections
 from lightning_pspo.types import Problem, Sample
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,9 @@ def check_updates(subject: Subject) -> Iterator[Finding]:
         yield (note if idle else warning)("updates_per_rollout", text + ".", change)
     else:
         yield fine("updates_per_rollout", f"{updates} updates per rollout, {updates * subject.rollouts} in the run.")
-    plain = module.alpha_controller is None and not module.objective.needs_every_row
-    probe = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
-    for text in notes(2, module.surrogate, plain, probe, module.max_grad_norm):  # of one update, see above
-        yield note("alpha_under_adam", text)
+    for objection in objections(module.choices(module.optimizer([torch.nn.Parameter(torch.zeros(1))]))):
+        if objection.rule == "alpha_under_adam":
+            yield note(objection.rule, objection.text, objection.mend)
     if module.minibatches_per_rollout > rows:
         yield error(
             "minibatches_per_rollout",
@@ -75,13 +74,21 @@ def check_group(subject: Subject) -> Iterator[Finding]:
         )
     else:
         yield fine("group_size", f"{size} completions a prompt.")
-    if module.temperature < 0.3 or module.temperature > 1.5:
-        effect = "completions of a group are nearly alike" if module.temperature < 1.0 else "completions turn to noise"
-        yield warning(
-            "temperature", f"rollouts at temperature {module.temperature:g}: {effect}.", "model.temperature: 0.6 to 1.2"
+    if module.sampling.temperature < 0.3 or module.sampling.temperature > 1.5:
+        effect = (
+            "completions of a group are nearly alike"
+            if module.sampling.temperature < 1.0
+            else "completions turn to noise"
         )
-    if module.top_p < 0.5:
-        yield warning("top_p", f"rollouts from the nucleus of {module.top_p:g} only.", "model.top_p: 0.9 to 1")
+        yield warning(
+            "temperature",
+            f"rollouts at temperature {module.sampling.temperature:g}: {effect}.",
+            "model.sampling.temperature: 0.6 to 1.2",
+        )
+    if module.sampling.top_p < 0.5:
+        yield warning(
+            "top_p", f"rollouts from the nucleus of {module.sampling.top_p:g} only.", "model.sampling.top_p: 0.9 to 1"
+        )
 
 
 def check_surrogate(subject: Subject) -> Iterator[Finding]:
@@ -122,25 +129,27 @@ def check_surrogate(subject: Subject) -> Iterator[Finding]:
             )
         elif surrogate.alpha == 0.0 and isinstance(surrogate, PSPO):
             yield note("alpha", "alpha 0: PSPO without smoothing is Unclipped.", "model.surrogate.alpha: above 0")
-    if isinstance(module.aggregation, FixedLength) and module.aggregation.max_tokens != module.max_new_tokens:
+    if isinstance(module.aggregation, FixedLength) and module.aggregation.max_tokens != module.sampling.max_new_tokens:
         yield note(
             "aggregation",
             f"FixedLength divides by {module.aggregation.max_tokens} tokens, completions have up to "
-            f"{module.max_new_tokens}: this scales the gradient.",
-            f"model.aggregation.max_tokens: {module.max_new_tokens}",
+            f"{module.sampling.max_new_tokens}: this scales the gradient.",
+            f"model.aggregation.max_tokens: {module.sampling.max_new_tokens}",
         )
 
 
 def check_kl(subject: Subject) -> Iterator[Finding]:
     """Look at the KL term, its reference and the entropy bonus."""
-    module, kl_coef = subject.module, subject.module.objective.kl_coef
-    chosen = str((subject.settings["model"].get("kl") or {}).get("class_path", "")).rpartition(".")[2]
+    module, kl_coef = subject.module, subject.module.objective.kl.coef
+    chosen = str((subject.settings["model"]["kl"].get("estimator") or {}).get("class_path", "")).rpartition(".")[2]
     if kl_coef == 0.0 and chosen not in ("", "K3"):
         yield warning(
-            "kl", f"model.kl is {chosen}, but model.kl_coef is 0: there is no KL term.", "model.kl_coef: above 0"
+            "kl",
+            f"model.kl.estimator is {chosen}, but model.kl.coef is 0: there is no KL term.",
+            "model.kl.coef: above 0",
         )
     if kl_coef > 1.0:
-        yield warning("kl", f"kl_coef {kl_coef:g}: the KL term outweighs any reward.", "model.kl_coef: 0.001 to 0.1")
+        yield warning("kl", f"kl_coef {kl_coef:g}: the KL term outweighs any reward.", "model.kl.coef: 0.001 to 0.1")
     elif kl_coef > 0.0:
         where = (
             "the base under the adapters, at no further memory"
@@ -272,7 +281,7 @@ def check_reward(subject: Subject) -> Iterator[Finding]:
 
 
 def _lengths(subject: Subject) -> Iterator[Finding]:
-    limit = subject.module.max_new_tokens
+    limit = subject.module.sampling.max_new_tokens
     for term, weight in parts(subject.module.reward):
         if isinstance(term, SoftOverlong) and weight and term.max_tokens > limit:
             never = term.max_tokens - term.buffer >= limit

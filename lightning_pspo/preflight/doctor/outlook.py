@@ -41,7 +41,7 @@ def length_of(subject: Subject) -> Length:
         problems=-(-sum(counts) // world),
         checkpoints=saves,
         minibatches=subject.module.minibatches_per_rollout,
-        pass_tokens=float(subject.module.micro_batch_tokens or math.inf),
+        pass_tokens=float(subject.module.limits.micro_batch_tokens or math.inf),
     )
 
 
@@ -110,7 +110,7 @@ def check_memory(
         before_mib: What was available before the probe began, with this process's own part.
     """
     longest = max(sample.length_tokens for sample in seen.samples)
-    worst = found.peak_mib + cache_mib(subject, subject.module.max_new_tokens - longest)
+    worst = found.peak_mib + cache_mib(subject, subject.module.sampling.max_new_tokens - longest)
     phases = {name: max(step.peaks_mib.get(name, 0.0) for step in seen.steps) for name in seen.steps[-1].peaks_mib}
     where = max(phases, key=lambda name: phases[name])
     if seen.checkpoint and seen.checkpoint[2] >= found.peak_mib:
@@ -121,7 +121,7 @@ def check_memory(
         f"peak of {found.peak_mib:,.0f} MiB {kind} ({where}){children}; {worst:,.0f} MiB when completions reach the "
         f"limit; {before_mib:,.0f} MiB are there"
     )
-    change = "model.micro_batch_tokens: fewer; model.engine.max_rows; model.policy.lora; a smaller model"
+    change = "model.limits.micro_batch_tokens: fewer; model.engine.max_rows; model.policy.lora; a smaller model"
     if found.peak_mib + seen.children_mib > before_mib:
         yield error("memory", f"{text}: the run dies.", change)
     elif worst + seen.children_mib > 0.95 * before_mib:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,16 +126,18 @@ class EngineChecks:
             return [left_out(SAMPLED, f"{type(self.engine).__name__} draws noise of its own")]
         module, group = self.module, self.module.group_size
         ours = tokens_of(self.completions)
-        plain = tokens_of(self._draw(GenerateEngine(), group, module.temperature))
+        plain = tokens_of(self._draw(GenerateEngine(), group, module.sampling.temperature))
         found, share = differences(ours, plain)
-        noise = keyed_uniforms((module.seed, TRAINING_NOISE), self.batch.positions, group, module.max_new_tokens)
+        steps = module.sampling.max_new_tokens
+        noise = keyed_uniforms((module.seed, TRAINING_NOISE), self.batch.positions, group, steps)
         worst, where = 0.0, ""
         with module.policy.generating() as model:
             for one in found:
                 if one.one is None or one.other is None:
                     return [self._ends(SAMPLED, one)]
                 logits = plain_logits(model, self.prompts[one.row // group], plain[one.row][: one.place + 1])[-1]
-                masses = sampling_logits(logits, module.temperature, module.top_p).double().softmax(-1)
+                scaled = sampling_logits(logits, module.sampling.temperature, module.sampling.top_p)
+                masses = scaled.double().softmax(-1)
                 above = float(masses[: one.one + 1].sum())
                 below, drawn = above - float(masses[one.one]), float(noise[one.row, one.place])
                 off = max(0.0, below - drawn, drawn - above)
@@ -157,7 +159,7 @@ class EngineChecks:
         with module.policy.generating() as model:
             for row, tokens in enumerate(tokens_of(self.completions)):
                 logits = plain_logits(model, self.prompts[row // group], tokens)
-                scaled = sampling_logits(logits, module.temperature, module.top_p)
+                scaled = sampling_logits(logits, module.sampling.temperature, module.sampling.top_p)
                 logprobs = scaled.log_softmax(-1)
                 masses, finite = logprobs.exp(), logprobs.masked_fill(logprobs.isneginf(), 0.0)
                 entropy = -(masses * finite).sum(-1)  # (T,)
@@ -192,7 +194,8 @@ class EngineChecks:
         before, self.module.engine = self.module.engine, engine
         try:
             stream = TRAINING_NOISE if temperature > 0.0 else EVALUATION_NOISE
-            return self.module.sample(self.batch, samples, temperature, stream)
+            settings = replace(self.module.sampling, temperature=temperature)
+            return self.module.sample(self.batch, samples, settings, stream)
         finally:
             self.module.engine = before
 

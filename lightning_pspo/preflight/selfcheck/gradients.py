@@ -20,6 +20,7 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
 from lightning_pspo.training.minibatches import MicroBatch, MiniBatch
 from lightning_pspo.training.passes import Update
+from lightning_pspo.training.settings import PassLimits
 from lightning_pspo.types import Completions, PromptBatch, Rollout, Sample
 
 ENTRIES = 1 << 16
@@ -161,12 +162,12 @@ def _entries(policy: Policy) -> dict[str, Tensor]:
 
 def prepared(module: PSPOModule, batch: PromptBatch, rows: int | None, tokens: int | None) -> tuple[Rollout, MiniBatch]:
     """Collect a rollout as one mini-batch, in passes of at most so many rows and tokens (None for no limit)."""
-    before = module.micro_batch_size, module.micro_batch_tokens, module.minibatches_per_rollout
-    module.micro_batch_size, module.micro_batch_tokens, module.minibatches_per_rollout = rows, tokens, 1
+    before = module.limits, module.minibatches_per_rollout
+    module.limits, module.minibatches_per_rollout = PassLimits(micro_batch_size=rows, micro_batch_tokens=tokens), 1
     try:
-        rollout, (mini_batch,) = module.collect(batch, {})
+        rollout, (mini_batch,) = module.collect(batch)
     finally:
-        module.micro_batch_size, module.micro_batch_tokens, module.minibatches_per_rollout = before
+        module.limits, module.minibatches_per_rollout = before
     return rollout, mini_batch
 
 
@@ -183,11 +184,12 @@ def off_policy(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> R
     Else all objectives would have the same gradient, and the KL term none. Every second completion keeps its own
     behaviour, so that no clip can leave nothing.
     """
-    with_reference = module.objective.kl_coef > 0.0
-    rollout = module.scorer.fixed(rollout, [mini_batch, mini_batch], reference=with_reference)
+    with_reference = module.objective.kl.coef > 0.0
+    rollout = module.scorer.with_old_and_ref_logprobs(rollout, [mini_batch, mini_batch], with_reference=with_reference)
     old, reference = rollout.old_logprobs, rollout.ref_logprobs
     key = (module.seed, _NOISE)
-    uniforms = keyed_uniforms(key, rollout.prompts.positions, module.group_size, 2 * module.max_new_tokens).to(old)
+    steps = 2 * module.sampling.max_new_tokens
+    uniforms = keyed_uniforms(key, rollout.prompts.positions, module.group_size, steps).to(old)
     moves = ((uniforms - 0.5) * 2.0 * DISTANCE).view(len(old), 2, -1)[:, :, : old.shape[1]]
     own = (torch.arange(len(old), device=old.device) % module.group_size % 2 == 0).unsqueeze(1)
     return replace(
@@ -202,7 +204,7 @@ def micro_batch_check(
 ) -> list[Result]:
     """Compare the gradient in passes of 1 and 3 rows, and as configured, with that of one pass."""
     sizes: list[tuple[int | None, int | None]] = [(1, None), (3, None)]
-    own = (module.micro_batch_size, module.micro_batch_tokens)
+    own = (module.limits.micro_batch_size, module.limits.micro_batch_tokens)
     worst, where = 0.0, "none"
     for rows, tokens in [*sizes, own]:
         _, mini_batch = prepared(module, batch, rows, tokens)
@@ -224,7 +226,7 @@ def split_check(
     _, mini_batch = prepared(module, batch, None, None)
     (one,) = mini_batch.micro_batches
     half = one.rows // module.group_size % 2
-    parts = [MicroBatch(one.rows[half == rank], one.mask[half == rank]) for rank in set(half.tolist())]
+    parts = [MicroBatch(one.rows[half == rank], one.loss_mask[half == rank]) for rank in set(half.tolist())]
     found, _ = gradient_of(module, rollout, MiniBatch(parts, mini_batch.denominator))
     detail = "two halves of the prompts in one process, for there is one GPU: neither processes nor strategy were tried"
     return [at_most(RANKS, whole.off_by(found), limits.gradient, ADVICE[RANKS], detail)]
@@ -232,15 +234,17 @@ def split_check(
 
 def ratio_check(module: PSPOModule, batch: PromptBatch, limits: Limits) -> list[Result]:
     """Run the first update of every mini-batch as training does, without steps, against passes before it."""
-    rollout, mini_batches = module.collect(batch, {})
-    scored = module.scorer.fixed(rollout, [mini_batches[0], *mini_batches], reference=False).old_logprobs
+    rollout, mini_batches = module.collect(batch)
+    scored = module.scorer.with_old_and_ref_logprobs(
+        rollout, [mini_batches[0], *mini_batches], with_reference=False
+    ).old_logprobs
     first = again = 0.0
     with no_steps(module):
         for mini_batch in mini_batches:
             first = max(first, _largest(module.update(rollout, mini_batch, first=True).log_ratio))
             again = max(again, _largest(module.update(rollout, mini_batch, first=False).log_ratio))
             for one in mini_batch.micro_batches:
-                off = (rollout.old_logprobs[one.rows] - scored[one.rows]).masked_fill(~one.mask, 0.0)
+                off = (rollout.old_logprobs[one.rows] - scored[one.rows]).masked_fill(~one.loss_mask, 0.0)
                 again = max(again, _largest(off))
     return [
         at_most(FIRST, first, 0.0, ADVICE[FIRST], "largest |log ratio| on the training path"),

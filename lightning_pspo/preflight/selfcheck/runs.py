@@ -77,7 +77,7 @@ class Measure(Instead):
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
         """Sample, then check; a failure of one check does not keep the others from being made."""
         limits = limits_of(str(module.trainer.precision), module.policy.dtype)
-        completions = module.sample(batch, module.group_size, module.temperature, TRAINING_NOISE)
+        completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         kept, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
         engine, module.engine, module.reward = module.engine, Replay(completions), kept
         unlimited = gradients.prepared(module, batch, None, None)
@@ -91,7 +91,9 @@ class Measure(Instead):
         module.engine = engine
         if "engine" in self.checks:
             found = EngineChecks(module, batch, completions, limits)
-            scored = module.scorer.fixed(unlimited[0], [mini_batch, mini_batch], reference=False)
+            scored = module.scorer.with_old_and_ref_logprobs(
+                unlimited[0], [mini_batch, mini_batch], with_reference=False
+            )
             has = torch.zeros(len(rollout.advantages), dtype=torch.bool, device=module.device)
             has[torch.cat([one.rows for one in mini_batch.micro_batches])] = True
             results += attempt(engines.GREEDY, engines.ADVICE[engines.GREEDY], found.greedy)
@@ -183,12 +185,13 @@ class OnRanks(Instead):
         own: dict[str, Any] = {
             name: None if value is None or name == "positions" else value[rows] for name, value in tables.items()
         }
-        drawn = module.sample(batch, module.group_size, module.temperature, TRAINING_NOISE)
+        drawn = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         completions = Completions(own["completion_ids"], own["completion_mask"], own["truncated"], own["logprobs"])
         _, share = engines.differences(tokens_of(drawn), tokens_of(completions))
         terms = {name[5:]: value.tolist() for name, value in own.items() if name.startswith("term ")}
         module.engine, module.reward = Replay(completions), Kept(own["total"].tolist(), terms)
-        rollout, mini_batch = gradients.prepared(module, batch, module.micro_batch_size, module.micro_batch_tokens)
+        limits = module.limits
+        rollout, mini_batch = gradients.prepared(module, batch, limits.micro_batch_size, limits.micro_batch_tokens)
         rollout = Rollout(**vars(rollout) | {"old_logprobs": own["old_logprobs"], "ref_logprobs": own["ref_logprobs"]})
         found, _ = gradients.gradient_of(module, rollout, mini_batch)
         share = float(module._reduce(torch.tensor(share, device=module.device), "mean"))

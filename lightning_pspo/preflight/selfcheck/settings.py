@@ -117,7 +117,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
     completions = min(size.completions, model["group_size"])
     model |= {
         "group_size": completions,
-        "max_new_tokens": min(size.tokens, model["max_new_tokens"]),
+        "sampling": model["sampling"] | {"max_new_tokens": min(size.tokens, model["sampling"]["max_new_tokens"])},
         "minibatches_per_rollout": min(model["minibatches_per_rollout"], size.prompts * completions),
         "refill_rounds": 0,  # there is a signal in every group
         "mask_truncated": False,  # nearly all are

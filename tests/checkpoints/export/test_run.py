@@ -62,7 +62,7 @@ def test_the_same_completions(
         *(f"--model.policy.{one}" for one in policy),
         *("--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.val.held_out.limit=4"),
         *("--data.system_prompt=Say something.", "--data.num_rollouts=2", "--model.optimizer.lr=0.02"),
-        *("--model.eval_temperatures=[0.0,0.7]", "--model.eval_samples=2"),
+        *("--model.evaluation.temperatures=[0.0,0.7]", "--model.evaluation.samples=2"),
     ]
     command_line(["fit", *tiny_run(run, *settings, model=model_folder(hidden_size=64))])
     train.unlink()

@@ -83,15 +83,18 @@ def refused(capsys: pytest.CaptureFixture[str]):
         (["fit", "--confg", QUICKSTART], "`--confg` is no setting; did you mean `--config`?"),
         (["fit", "model.group_size=4"], "`model.group_size=4` is no flag; did you mean `--model.group_size=4`?"),
         (["fit", "--model.group_size"], "`--model.group_size` needs a value."),
-        (["fit", "--model.eval_k", "1", "2"], "`--model.eval_k` must be a list such as [0, 1], got '1'."),
-        (["fit", "--model.eval_k", "[1]", "2"], "`2` stands alone: a setting is `--name value`, a list is one word"),
+        (["fit", "--model.evaluation.k", "1", "2"], "`--model.evaluation.k` must be a list such as [0, 1], got '1'."),
+        (
+            ["fit", "--model.evaluation.k", "[1]", "2"],
+            "`2` stands alone: a setting is `--name value`, a list is one word",
+        ),
         (["fit", "--model.group_sise=4"], "`--model.group_sise` is no setting; did you mean `--model.group_size`?"),
         (["fit", "--model.groupSize", "4"], "`--model.groupSize` is no setting; did you mean `--model.group_size`?"),
         (["fit", "--modle.group_size=4"], "`--modle.group_size` is no setting; did you mean `--model.group_size`?"),
         (["fit", "--group_size=4"], "`--group_size` is no setting; did you mean `--model.group_size`?"),
         (["fit", "--data.group_size=4"], "`--data.group_size` is no setting; did you mean `--model.group_size`?"),
         (["fit", "--model.alpha=0.2"], "`--model.alpha` is no setting; did you mean `--model.surrogate.alpha`?"),
-        (["fit", "--model.beta=0.2"], "`--model.beta` is no setting; did you mean `--model.kl_coef`?"),
+        (["fit", "--model.beta=0.2"], "`--model.beta` is no setting; did you mean `--model.kl.coef`?"),
         (["fit", "--learning_rate=1"], "`--learning_rate` is no setting; did you mean `--model.optimizer.lr`?"),
         (["fit", "--qqqqqq=1"], "`--qqqqqq` is no setting; `--help` lists them, `--print_config` as well."),
         (["fit", "--seed_evrything=1"], "`--seed_evrything` is no setting; did you mean `--seed_everything`?"),
@@ -165,7 +168,7 @@ def refused(capsys: pytest.CaptureFixture[str]):
             "`--trainer.callbacks.row` is no setting of CompletionTable; did you mean `--trainer.callbacks.rows`?",
         ),
         (["fit", "--model.group_size=many"], "`--model.group_size` must be an integer, got 'many'."),
-        (["fit", "--model.kl_coef=[1]"], "`--model.kl_coef` must be a number, got [1]."),
+        (["fit", "--model.kl.coef=[1]"], "`--model.kl.coef` must be a number, got [1]."),
         (
             ["fit", "--model.ratio_level=sequnce"],
             "`--model.ratio_level` must be one of token, sequence (nearest: sequence), got 'sequnce'.",
@@ -355,7 +358,13 @@ def test_nothing_is_found_in_what_is_right(said) -> None:
         "--trainer.callbacks+=RewardLogger",
         "--seed_everything=3",
     ]
-    lists = ["--model.eval_k", "[1, 2]", "--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.kl_coef=null"]
+    lists = [
+        "--model.evaluation.k",
+        "[1, 2]",
+        "--model.optimizer=SGD",
+        "--model.optimizer.lr=0.1",
+        "--model.kl.coef=null",
+    ]
     assert said("fit", *right, *more, *lists) == "nothing found"
     for path in sorted((ROOT / "configs").glob("**/*.yaml")):
         assert said("fit", "--config", QUICKSTART, "--config", str(path)) == "nothing found", path

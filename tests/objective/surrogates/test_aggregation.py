@@ -10,13 +10,17 @@ from hypothesis import given
 from lightning_pspo.errors import InputError
 from lightning_pspo.objective.surrogates import Aggregation, FixedLength, SequenceMean, TokenMean, at_level
 
-AGGREGATIONS = [TokenMean(), SequenceMean(), FixedLength(7)]
+AGGREGATIONS = [TokenMean(), SequenceMean(), FixedLength(max_tokens=7)]
 
 
 def test_by_hand() -> None:
     mask = torch.tensor([[True, True, True], [True, False, False]])
     objective = torch.tensor([[1.0, 2.0, 3.0], [10.0, float("nan"), float("inf")]])
-    expected = [(TokenMean(), 4.0), (SequenceMean(), 6.0), (FixedLength(4), 2.0)]  # 16 / 4, (2 + 10) / 2, 16 / (2 * 4)
+    expected = [
+        (TokenMean(), 4.0),
+        (SequenceMean(), 6.0),
+        (FixedLength(max_tokens=4), 2.0),
+    ]  # 16 / 4, (2 + 10) / 2, 16 / (2 * 4)
     for aggregation, value in expected:
         assert aggregation(objective, mask, aggregation.denominator(mask)) == value
 
@@ -50,7 +54,7 @@ def test_order_and_padding_do_not_matter(aggregation: Aggregation, seed: int) ->
 
 def test_max_tokens_out_of_range() -> None:
     with pytest.raises(InputError, match="`max_tokens` must be at least 1, got 0"):
-        FixedLength(0)
+        FixedLength(max_tokens=0)
 
 
 def test_sequence_level_by_hand() -> None:

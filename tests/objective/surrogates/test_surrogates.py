@@ -88,34 +88,40 @@ def dual_objective(r: float, a: float) -> float:
 
 ORACLES = {
     "unclipped": Oracle(Unclipped(), lambda r, a: r * a, lambda r, a: r),
-    "pspo_.1": Oracle(PSPO(0.1), lambda r, a: (0.9 * r + 0.1) * a, lambda r, a: 0.9 * r),
-    "pspo_.4": Oracle(PSPO(0.4), lambda r, a: (0.6 * r + 0.4) * a, lambda r, a: 0.6 * r),
-    "clip": Oracle(Clip(0.2, 0.28), lambda r, a: min(r * a, clip(r, 0.8, 1.28) * a), clip_weight(0.2, 0.28)),
-    "dual_clip": Oracle(Clip(0.2, 0.2, dual_clip=3.0), dual_objective, clip_weight(0.2, 0.2, 3.0)),
+    "pspo_.1": Oracle(PSPO(alpha=0.1), lambda r, a: (0.9 * r + 0.1) * a, lambda r, a: 0.9 * r),
+    "pspo_.4": Oracle(PSPO(alpha=0.4), lambda r, a: (0.6 * r + 0.4) * a, lambda r, a: 0.6 * r),
+    "clip": Oracle(
+        Clip(epsilon_low=0.2, epsilon_high=0.28),
+        lambda r, a: min(r * a, clip(r, 0.8, 1.28) * a),
+        clip_weight(0.2, 0.28),
+    ),
+    "dual_clip": Oracle(
+        Clip(epsilon_low=0.2, epsilon_high=0.2, dual_clip=3.0), dual_objective, clip_weight(0.2, 0.2, 3.0)
+    ),
     "two_sided": Oracle(
-        Clip(0.2, 0.2, delta=4.0),
+        Clip(epsilon_low=0.2, epsilon_high=0.2, delta=4.0),
         lambda r, a: min(min(r, 4.0) * a, clip(r, 0.8, 1.2) * a),
         clip_weight(0.2, 0.2, 4.0),
     ),
-    "truncated": Oracle(TruncatedIS(2.0), lambda r, a: min(r, 2.0) * a * math.log(r), lambda r, a: min(r, 2.0)),
-    "cispo": Oracle(CISPO(5.0), lambda r, a: min(r, 5.0) * a * math.log(r), lambda r, a: min(r, 5.0)),
+    "truncated": Oracle(TruncatedIS(cap=2.0), lambda r, a: min(r, 2.0) * a * math.log(r), lambda r, a: min(r, 2.0)),
+    "cispo": Oracle(CISPO(cap=5.0), lambda r, a: min(r, 5.0) * a * math.log(r), lambda r, a: min(r, 5.0)),
     "topr": Oracle(TOPR(), lambda r, a: topr_weight(r, a) * a * math.log(r), topr_weight),
-    "sapo": Oracle(SAPO(1.0, 1.05), sapo_objective, sapo_weight, atol=1e-280),
-    "log": Oracle(LogPSPO(0.3), lambda r, a: a * math.log(0.7 * r + 0.3), lambda r, a: 0.7 * r / (0.7 * r + 0.3)),
-    "log_0": Oracle(LogPSPO(0.0), lambda r, a: a * math.log(r), lambda r, a: 1.0),
+    "sapo": Oracle(SAPO(tau_pos=1.0, tau_neg=1.05), sapo_objective, sapo_weight, atol=1e-280),
+    "log": Oracle(LogPSPO(alpha=0.3), lambda r, a: a * math.log(0.7 * r + 0.3), lambda r, a: 0.7 * r / (0.7 * r + 0.3)),
+    "log_0": Oracle(LogPSPO(alpha=0.0), lambda r, a: a * math.log(r), lambda r, a: 1.0),
     "relative": Oracle(
-        RelativePSPO(0.3), lambda r, a: a * r / (0.7 + 0.3 * r), lambda r, a: 0.7 * r / (0.7 + 0.3 * r) ** 2
+        RelativePSPO(alpha=0.3), lambda r, a: a * r / (0.7 + 0.3 * r), lambda r, a: 0.7 * r / (0.7 + 0.3 * r) ** 2
     ),
-    "relative_0": Oracle(RelativePSPO(0.0), lambda r, a: a * r, lambda r, a: r),
+    "relative_0": Oracle(RelativePSPO(alpha=0.0), lambda r, a: a * r, lambda r, a: r),
     "pessimistic": Oracle(
-        PessimisticPSPO(0.3, 0.2, 0.28),
+        PessimisticPSPO(alpha=0.3, epsilon_low=0.2, epsilon_high=0.28),
         lambda r, a: min((0.7 * r + 0.3) * a, clip(0.7 * r + 0.3, 0.8, 1.28) * a),
         pessimistic_weight(0.3, 0.2, 0.28),
     ),
 }
 
 ALL = {name: oracle.surrogate for name, oracle in ORACLES.items()} | {
-    "gmpo": GMPO(0.4),
+    "gmpo": GMPO(log_clip=0.4),
     "topr_row": TOPR(whole_row=True),
 }
 
@@ -149,7 +155,7 @@ def test_objective_weight_and_gradient_by_hand(name: str, values: list[float], a
     torch.testing.assert_close(oracle.surrogate(log_ratio, advantages), objective, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("surrogate", [GMPO(0.4), TOPR(whole_row=True)], ids=["gmpo", "topr_row"])
+@pytest.mark.parametrize("surrogate", [GMPO(log_clip=0.4), TOPR(whole_row=True)], ids=["gmpo", "topr_row"])
 @given(values=rows, advantage=advantage_values, seed=st.integers(0, 99))
 def test_row_level_by_hand(surrogate: Surrogate, values: list[float], advantage: float, seed: int) -> None:
     """Row by row in plain Python; the second row has other tokens counted, the third none."""
@@ -213,7 +219,7 @@ def test_weight_is_detached_and_what_autograd_says(name: str, level: RatioLevel)
 def test_smoothed_ratio_facts(values: list[float], alpha: float) -> None:
     """The smoothed ratio is at least alpha, and its distance from 1 is that of the ratio times (1 - alpha)."""
     log_ratio = double([values])
-    smoothed = PSPO(alpha)(log_ratio, double([[1.0]]))
+    smoothed = PSPO(alpha=alpha)(log_ratio, double([[1.0]]))
     assert (smoothed >= alpha).all()
     torch.testing.assert_close(smoothed - 1, (1 - alpha) * (log_ratio.exp() - 1), rtol=1e-7, atol=1e-12)
 
@@ -222,25 +228,36 @@ def test_smoothed_ratio_facts(values: list[float], alpha: float) -> None:
 def test_pessimistic_is_a_wider_clip(values: list[float], alpha: float, advantage: float) -> None:
     low, high = 0.1 * (1 - alpha), 0.28 * (1 - alpha)
     log_ratio, advantages = double([values]), double([[advantage]])
-    found = PessimisticPSPO(alpha, low, high).weight(log_ratio, advantages)
-    torch.testing.assert_close(found, (1 - alpha) * Clip(0.1, 0.28).weight(log_ratio, advantages))
+    found = PessimisticPSPO(alpha=alpha, epsilon_low=low, epsilon_high=high).weight(log_ratio, advantages)
+    torch.testing.assert_close(
+        found, (1 - alpha) * Clip(epsilon_low=0.1, epsilon_high=0.28).weight(log_ratio, advantages)
+    )
 
 
 def test_bounds_of_the_extensions() -> None:
     log_ratio = torch.linspace(-20, 20, 201, dtype=torch.float64)[None]
     one = double([[1.0]])
     for alpha in (0.05, 0.4, 0.9):
-        assert (LogPSPO(alpha).weight(log_ratio, one) <= 1.0).all()
-        assert (RelativePSPO(alpha)(log_ratio, one) <= 1 / alpha).all()
-        assert (RelativePSPO(alpha).weight(log_ratio, one) <= 1 / (4 * alpha) + 1e-12).all()
-        for surrogate in (PSPO(alpha), LogPSPO(alpha), RelativePSPO(alpha), PessimisticPSPO(alpha)):
+        assert (LogPSPO(alpha=alpha).weight(log_ratio, one) <= 1.0).all()
+        assert (RelativePSPO(alpha=alpha)(log_ratio, one) <= 1 / alpha).all()
+        assert (RelativePSPO(alpha=alpha).weight(log_ratio, one) <= 1 / (4 * alpha) + 1e-12).all()
+        for surrogate in (
+            PSPO(alpha=alpha),
+            LogPSPO(alpha=alpha),
+            RelativePSPO(alpha=alpha),
+            PessimisticPSPO(alpha=alpha),
+        ):
             torch.testing.assert_close(surrogate.weight(torch.zeros_like(one), one), (1 - alpha) * one)
 
 
 def test_clip_by_hand() -> None:
     ratio = torch.tensor([[0.5, 0.9, 1.5]])
-    torch.testing.assert_close(Clip(0.2, 0.2)(ratio.log(), torch.tensor([[2.0]])), torch.tensor([[1.0, 1.8, 2.4]]))
-    torch.testing.assert_close(Clip(0.2, 0.2)(ratio.log(), torch.tensor([[-2.0]])), torch.tensor([[-1.6, -1.8, -3.0]]))
+    torch.testing.assert_close(
+        Clip(epsilon_low=0.2, epsilon_high=0.2)(ratio.log(), torch.tensor([[2.0]])), torch.tensor([[1.0, 1.8, 2.4]])
+    )
+    torch.testing.assert_close(
+        Clip(epsilon_low=0.2, epsilon_high=0.2)(ratio.log(), torch.tensor([[-2.0]])), torch.tensor([[-1.6, -1.8, -3.0]])
+    )
 
 
 def test_gmpo_with_sequence_mean_is_the_mean_of_row_values() -> None:
@@ -250,7 +267,7 @@ def test_gmpo_with_sequence_mean_is_the_mean_of_row_values() -> None:
     advantages = torch.tensor([[2.0], [-1.0]])
     rows_by_hand = [2.0 * math.exp((0.1 + 0.4) / 2), -1.0 * math.exp((-0.4 + 0.2 + 0.3) / 3)]
     mean = SequenceMean()
-    found = mean(GMPO(0.4)(log_ratio, advantages, mask), mask, mean.denominator(mask))
+    found = mean(GMPO(log_clip=0.4)(log_ratio, advantages, mask), mask, mean.denominator(mask))
     assert float(found) == pytest.approx(sum(rows_by_hand) / 2, rel=1e-6)
 
 
@@ -259,7 +276,7 @@ def test_gspo_by_hand() -> None:
     log_ratio = double([[0.3, -0.1, 7.0], [0.002, 0.001, 0.0], [0.0001, 0.0003, 0.0]]).requires_grad_()
     mask = torch.tensor([[True, True, False], [True, True, True], [True, True, False]])
     advantages, mean = double([[-2.0], [1.5], [1.0]]), SequenceMean()
-    objective = Clip(3e-4, 4e-4)(at_level(log_ratio, mask, "sequence"), advantages, mask)
+    objective = Clip(epsilon_low=3e-4, epsilon_high=4e-4)(at_level(log_ratio, mask, "sequence"), advantages, mask)
     loss = mean(objective, mask, mean.denominator(mask))
     by_hand = [-2.0 * math.exp(0.1), 1.5 * 1.0004, math.exp(0.0002)]  # the second row is clipped
     assert loss.item() == pytest.approx(sum(by_hand) / 3, rel=1e-6)
@@ -269,38 +286,40 @@ def test_gspo_by_hand() -> None:
     torch.testing.assert_close(log_ratio.grad, expected, rtol=1e-6, atol=0.0)
 
 
-def test_alpha_can_be_set_during_a_run() -> None:
-    surrogate = PSPO(0.1)
-    surrogate.alpha = 0.5
-    assert float(surrogate(torch.tensor([[2.0]]).log(), torch.tensor([[1.0]]))) == pytest.approx(1.5)
+def test_another_alpha_is_another_surrogate() -> None:
+    surrogate = PessimisticPSPO(alpha=0.1, epsilon_high=9.0)
+    other = surrogate.with_alpha(0.5)
+    assert float(other(torch.tensor([[2.0]]).log(), torch.tensor([[1.0]]))) == pytest.approx(1.5)
+    assert (surrogate.alpha, other.alpha, other.epsilon_high) == (0.1, 0.5, 9.0)
+    with pytest.raises(AttributeError):
+        surrogate.alpha = 0.5  # type: ignore[misc]
     with pytest.raises(InputError, match=r"`alpha` must lie in \[0, 1\), got 1.0"):
-        surrogate.alpha = 1.0
-    assert surrogate.alpha == 0.5
+        surrogate.with_alpha(1.0)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.0, 1.5, float("nan")])
 @pytest.mark.parametrize("surrogate", [PSPO, LogPSPO, RelativePSPO, PessimisticPSPO])
 def test_alpha_out_of_range(surrogate: type[SmoothedSurrogate], alpha: float) -> None:
     with pytest.raises(InputError, match=r"`alpha` must lie in \[0, 1\), got"):
-        surrogate(alpha)
+        surrogate(alpha=alpha)
 
 
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: Clip(-0.1, 0.2), "epsilon_low"),
-        (lambda: Clip(1.1, 0.2), "epsilon_low"),
-        (lambda: Clip(0.2, -0.1), "epsilon_high"),
-        (lambda: Clip(0.2, math.inf), "epsilon_high"),
-        (lambda: PessimisticPSPO(0.1, math.nan, 0.2), "epsilon_low"),
+        (lambda: Clip(epsilon_low=-0.1, epsilon_high=0.2), "epsilon_low"),
+        (lambda: Clip(epsilon_low=1.1, epsilon_high=0.2), "epsilon_low"),
+        (lambda: Clip(epsilon_low=0.2, epsilon_high=-0.1), "epsilon_high"),
+        (lambda: Clip(epsilon_high=math.inf), "epsilon_high"),
+        (lambda: PessimisticPSPO(epsilon_low=math.nan), "epsilon_low"),
         (lambda: Clip(dual_clip=1.0), "dual_clip"),
-        (lambda: Clip(0.2, 0.5, delta=1.5), "delta"),
+        (lambda: Clip(epsilon_low=0.2, epsilon_high=0.5, delta=1.5), "delta"),
         (lambda: Clip(dual_clip=3.0, delta=4.0), "dual_clip"),
-        (lambda: CISPO(0.9), "cap"),
-        (lambda: TruncatedIS(math.inf), "cap"),
+        (lambda: CISPO(cap=0.9), "cap"),
+        (lambda: TruncatedIS(cap=math.inf), "cap"),
         (lambda: SAPO(tau_pos=0.0), "tau_pos"),
         (lambda: SAPO(tau_neg=-1.0), "tau_neg"),
-        (lambda: GMPO(0.0), "log_clip"),
+        (lambda: GMPO(log_clip=0.0), "log_clip"),
     ],
 )
 def test_settings_out_of_range(make: Callable[[], Surrogate], name: str) -> None:

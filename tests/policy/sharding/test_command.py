@@ -47,7 +47,7 @@ def arguments(tiny_run: Command, problem_file: Path) -> Command:
             f"--data.val.seven.path={problem_file}",
             "--data.val.seven.limit=7",
             "--data.eval_batch_size=2",
-            "--model.eval_temperatures=[0, 1]",
+            "--model.evaluation.temperatures=[0, 1]",
             *more,
         )
         return [f"--config={OVERLAYS / overlay}.yaml", *run]
@@ -173,7 +173,7 @@ def test_fsdp1_is_wrapped_here(settings: dict[str, Any], name: str) -> None:
 
 
 def test_fsdp1_needs_one_dtype(tiny_model: Path) -> None:
-    policy = Policy(str(tiny_model), lora=LoRA(rank=2), dtype="bfloat16")
+    policy = Policy(model_name_or_path=str(tiny_model), lora=LoRA(rank=2), dtype="bfloat16")
     policy.build(seed=0)
     with pytest.raises(InputError, match="FSDPStrategy needs weights of one dtype, got bfloat16 and float32"):
         policy.shard(FSDP1(CPUFSDPStrategy()))

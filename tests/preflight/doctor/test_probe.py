@@ -135,7 +135,7 @@ def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path],
     arguments = [
         *(f"--config={CONFIGS / 'base.yaml'}", f"--trainer.default_root_dir={root}", "--trainer.accelerator=cpu"),
         *(f"--model.policy.model_name_or_path={folder}", "--model.group_size=4"),
-        *("--model.max_new_tokens=12", "--model.grader.mode=strict", "--data.prompts_per_rollout=4"),
+        *("--model.sampling.max_new_tokens=12", "--model.grader.mode=strict", "--data.prompts_per_rollout=4"),
         *("--data.train=JSONL", f"--data.train.path={problem_file}", "--model.updates_per_rollout=1"),
         "--data.system_prompt=Put the answer into a box.",
     ]

@@ -167,7 +167,7 @@ def selfcheck(
             "updates_per_rollout": 2,
             "minibatches_per_rollout": 2,
             "group_size": 8,
-            "micro_batch_size": 3,
+            "limits": {"micro_batch_size": 3},
         },
         "data": {"train": {"class_path": "JSONL", "init_args": {"path": str(problem_file)}}},
     }
@@ -186,7 +186,7 @@ def selfcheck(
 
 
 EVERY_TERM = [
-    "--model.kl_coef=0.1",
+    "--model.kl.coef=0.1",
     "--model.entropy_coef=0.01",
     "--model.surrogate=Clip",
     "--model.aggregation=SequenceMean",
@@ -281,7 +281,7 @@ def test_problems_that_cannot_be_read(selfcheck: Check) -> None:
     [
         (["--prompts=3"], "`prompts` must be even and at least 2, got 3."),
         (["--model.group_size=1"], "`group_size` must be at least 2, got 1."),
-        (["--model.temperature=0"], "`temperature` must be finite and greater than 0, got 0.0."),
+        (["--model.sampling.temperature=0"], "`sampling.temperature` must be greater than 0, got 0.0"),
     ],
 )
 def test_bad_input(
@@ -298,7 +298,12 @@ def test_bad_input(
 def test_the_small_run_leaves_the_settings_alone() -> None:
     config: dict[str, Any] = {
         "trainer": {"strategy": "fsdp2", "callbacks": ["x"], "precision": "bf16-mixed"},
-        "model": {"group_size": 16, "max_new_tokens": 1024, "minibatches_per_rollout": 64, "kl_coef": 0.1},
+        "model": {
+            "group_size": 16,
+            "sampling": {"max_new_tokens": 1024},
+            "minibatches_per_rollout": 64,
+            "entropy_coef": 0.1,
+        },
         "data": {"train": None, "val": {"a": 1}},
     }
     before = json.dumps(config)
@@ -306,7 +311,7 @@ def test_the_small_run_leaves_the_settings_alone() -> None:
     small = settings.small_run(config, Size(), callback)
     two = settings.on_two_ranks(small, config, callback)
     assert json.dumps(config) == before
-    assert small["model"] | {"kl_coef": 0.1} == small["model"]
+    assert small["model"] | {"entropy_coef": 0.1} == small["model"]
     assert (small["model"]["group_size"], small["model"]["minibatches_per_rollout"]) == (4, 8)
     assert (small["trainer"]["strategy"], small["trainer"]["precision"]) == ("auto", "bf16-mixed")
     assert (two["trainer"]["strategy"], two["trainer"]["devices"]) == ("fsdp2", 2)

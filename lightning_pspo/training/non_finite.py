@@ -1,0 +1,53 @@
+"""The refusal of an optimiser step whose loss or gradient is not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_pspo.training.passes import Pass
+from lightning_pspo.types import Rollout
+
+
+def refusal_of_step(
+    path: Path, *, loss: Tensor, grad_norm: Tensor, rollout: Rollout, passes: Sequence[Pass]
+) -> FloatingPointError:
+    """Write the step's rows as JSON Lines, those whose objective is not finite first; return the error to raise.
+
+    Args:
+        path: New file; an existing one is replaced.
+        loss: () float32.
+        grad_norm: () float32.
+        rollout: What the rows belong to.
+        passes: Of the failed step.
+    """
+    rows = [row for one_pass in passes for row in _rows(one_pass, rollout)]
+    rows.sort(key=lambda row: bool(row["finite"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return FloatingPointError(
+        f"The loss is {float(loss)} and the gradient norm {float(grad_norm)}: the step was not taken, and the weights "
+        f"are those of before it. Its rows are in {path}."
+    )
+
+
+def _rows(one_pass: Pass, rollout: Rollout) -> list[dict[str, object]]:
+    finite = one_pass.objective.masked_fill(~one_pass.loss_mask, 0.0).isfinite().all(dim=1).tolist()
+    largest = pad(one_pass.log_ratio.abs(), (0, 1)).amax(dim=1).tolist()  # a pass may be without a column
+    samples = [rollout.samples[row] for row in one_pass.rows.tolist()]
+    return [
+        {
+            "finite": is_finite,
+            "row": row,
+            "largest_log_ratio": str(log_ratio),
+            "advantage": str(float(rollout.advantages[row])),
+            "id": sample.problem.id,
+            "question": sample.problem.question,
+            "completion": sample.completion,
+        }
+        for row, sample, is_finite, log_ratio in zip(one_pass.rows.tolist(), samples, finite, largest, strict=True)
+    ]
