@@ -23,14 +23,15 @@ help: ## List the targets
 install: $(STAMP) ## Create .venv and install the pinned dependencies into it
 
 quickstart: $(STAMP) ## Train the embedded tiny policy, as a first look (SEED=n)
-	@$(VENV_PYTHON) scripts/quickstart.py --seed "$(SEED)"
+	@$(VENV_PYTHON) -m lightning_pspo quickstart --seed "$(SEED)"
 
-test: $(STAMP) ## Run the tests
-	@$(VENV_PYTHON) -m pytest
+test: $(STAMP) ## Run the tests, on two cores
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
-lint: $(STAMP) ## Check style, format and types
+lint: $(STAMP) ## Check style, format, imports and types
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV_PYTHON) -m mypy
 
 format: $(STAMP) ## Mend style and format in place
