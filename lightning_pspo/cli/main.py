@@ -28,7 +28,8 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
-from lightning_pspo.checkpoints.store import checkpoint_folder, newest_whole
+from lightning_pspo.checkpoints.integrity import newest_whole
+from lightning_pspo.checkpoints.store import checkpoint_folder
 from lightning_pspo.cli.bash_completion import completion
 from lightning_pspo.cli.help import COMMAND, describe, program
 from lightning_pspo.cli.loggers import settle_loggers

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_pspo.checkpoints.integrity import DamagedError, check_whole, is_whole, seal
-from lightning_pspo.checkpoints.save import check_readable
+from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_name, find_checkpoints, newest_whole, read_scores, write_scores
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import partial_name, remove

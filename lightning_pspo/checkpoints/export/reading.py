@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_policy
-from lightning_pspo.checkpoints.save import check_readable
+from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA
