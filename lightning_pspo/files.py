@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, locks, and how a full disk shows. Needs no torch."""
+"""Files that are complete or missing: atomic writes, locks, full disks, JSON Lines. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
-"""Ending of what is still being written; no reader takes such a name for a file."""
+"""Suffix of what is still being written; no reader opens such a file."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(OSError):
-    """Something could not be written for want of space; ``strerror`` is all there is to say."""
+    """A file could not be written because the disk is full; ``strerror`` is the whole message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of ``path`` once it is complete; after an error ``path`` is as it was.
+    """Yield a file that replaces ``path`` once it is complete; after an error ``path`` is as it was.
 
     Raises:
         OSError: It cannot be written.
@@ -65,25 +65,25 @@ def partial_name(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder; nothing happens if it is gone already. A folder loses its name first, then its parts."""
+    """Delete a file or folder if it exists; a folder is renamed first, so that its name never stands for half of it."""
     if path.is_dir():
         if not path.name.endswith(PARTIAL):
-            going = partial_name(path.with_name(f"{path.name}.old"))  # not the name of what takes its place
-            remove(going)  # left behind by a crash
-            path = path.replace(going)
+            doomed = partial_name(path.with_name(f"{path.name}.old"))  # not the name of its successor
+            remove(doomed)  # left behind by a crash
+            path = path.replace(doomed)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
 def sync_to_disk(path: Path) -> None:
-    """Force a file, or a folder with all that is in it, to disk."""
+    """Force a file, or a folder with all its content, to disk."""
     for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
         sync_entry(part)
 
 
 def sync_entry(path: Path) -> None:
-    """Force a file, or the names in a folder but not what they stand for, to disk."""
+    """Force a file, or the names in a folder but not their content, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -91,11 +91,26 @@ def sync_entry(path: Path) -> None:
         os.close(descriptor)
 
 
+_locked: set[BinaryIO] = set()
+
+
+def _drop_locks() -> None:
+    """Close a forked process's copies of locked files, which would hold the locks after their owner has died."""
+    for file in _locked:
+        file.raw.close()  # type: ignore[attr-defined] - what is buffered is the owner's to write
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
 def locked(path: Path) -> BinaryIO | None:
-    """Open a file for reading and writing, this process's alone until it is unlocked; what is in it stays.
+    """Open a file for reading and writing, exclusively until it is unlocked or this process ends; its content stays.
+
+    Processes forked from this one do not share the lock.
 
     Returns:
-        None if it is another process's.
+        The file; None if another process has locked it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -106,44 +121,46 @@ def locked(path: Path) -> BinaryIO | None:
             file.close()
             return None
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            _locked.add(file)
             return file
-        file.close()  # the one who had it took it away in between
+        file.close()  # its owner deleted it in between
 
 
 def unlock(file: BinaryIO) -> None:
-    """Give a locked file back and close it."""
-    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a forked process has it, too
+    """Unlock and close a file that `locked` has opened."""
+    _locked.discard(file)
+    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough while a forked process still has it
     file.close()
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether a full disk, or a used-up quota, is behind an error.
+    """Return whether a full disk or an exhausted quota caused an error.
 
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError("no"))
     (True, False)
     """
-    return any(isinstance(one, OSError) and one.errno in _FULL for one in _behind(error))
+    return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in _causes(error))
 
 
-def _behind(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all that it came from, on other ranks as well."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all its causes, on other ranks as well."""
     if error is None:
         return
     yield error
     for failure in getattr(error, "failures", {}).values():  # CheckpointException of torch: rank -> (error, traceback)
-        yield from _behind(failure[0])
-    yield from _behind(error.__cause__ or error.__context__)
+        yield from _causes(failure[0])
+    yield from _causes(error.__cause__ or error.__context__)
 
 
 def free_bytes(path: Path) -> int:
-    """Return how much can still be written where ``path`` is, or would be."""
+    """Return the free bytes of the file system that ``path`` is on, or would be."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def as_size(count: float) -> str:
-    """Return a number of bytes in words.
+    """Return a number of bytes as text.
 
     >>> as_size(0), as_size(1234567), as_size(84e9)
     ('0 bytes', '1.23 MB', '84 GB')
@@ -161,11 +178,11 @@ def read_objects(
 
     Args:
         path: A file in UTF-8, with or without a byte order mark.
-        unit: What messages call a line.
-        parse: Makes a value of JSON, or raises ValueError.
+        unit: Word for a line in messages.
+        parse: Parser of a line, which raises ValueError on malformed text.
 
     Raises:
-        ValueError: A line is not UTF-8, no JSON, or no object.
+        ValueError: A line is not UTF-8, not JSON, or not an object.
         OSError: The file cannot be read.
     """
     with path.open("rb") as stream:

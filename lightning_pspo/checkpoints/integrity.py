@@ -1,9 +1,8 @@
 """Whether a checkpoint on disk is complete and unchanged: its seal, and the check against it.
 
 A checkpoint is a file as ``torch.save`` writes it, which is a zip archive, or a folder as sharded strategies write it.
-Either carries its own SHA-256: the file in the archive's comment, the folder in a manifest of its files. No bit can flip
-and nothing can be cut off unnoticed, and no second file can disagree with the first. A seal protects from damage, not
-from a stranger: whoever makes a checkpoint can seal it.
+Either carries its own SHA-256, the file in the archive's comment, the folder in a manifest of its files: no bit can
+flip and nothing can be cut off unnoticed. A seal protects from damage, not from a stranger, who can seal as well.
 
 The module itself needs no torch.
 """

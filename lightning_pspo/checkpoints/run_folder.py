@@ -18,7 +18,9 @@ _CONFIG = re.compile(r"config(?:-(\d+))?\.yaml")
 def newest_config(checkpoint: Path) -> Path | None:
     """Return the newest settings of the run that a checkpoint belongs to, beside it or one folder above."""
     for folder in (checkpoint.parent, checkpoint.parent.parent):
-        numbers = {int(match[1] or 1): path for path in folder.glob("*.yaml") if (match := _CONFIG.fullmatch(path.name))}
+        numbers = {
+            int(match[1] or 1): path for path in folder.glob("*.yaml") if (match := _CONFIG.fullmatch(path.name))
+        }
         if numbers:
             return numbers[max(numbers)]
     return None

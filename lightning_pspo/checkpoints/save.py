@@ -23,7 +23,7 @@ from lightning_pspo.files import (
 )
 
 _CUT_SHORT = "inline_container"
-"""What torch says, instead of the system's error, of an archive that it could not write, once ranks have passed it on."""
+"""Part of torch's message, in place of the system's error, when it could not write an archive on another rank."""
 _MARGIN = 1.1
 
 

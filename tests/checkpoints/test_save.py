@@ -158,11 +158,11 @@ def test_an_export_that_finds_no_room(
     disk: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It leaves nothing, and says so in one line; a mounted file system itself is refused before any work."""
-    module = PSPOModule(Policy(str(tiny_model)), max_new_tokens=8)
+    module = PSPOModule(Policy(model_name_or_path=str(tiny_model)), max_new_tokens=8)
     module.configure_model()
     path = saved(module, tmp_path / "one.ckpt")
     assert script.main([str(path), str(disk)]) == 2
-    assert f"`output` must be no mounted file system, got {disk}" in capsys.readouterr().err
+    assert f"`output` must not be a mounted file system, got {disk}" in capsys.readouterr().err
     ballast = fill(disk, 64 << 10)
     assert script.main([str(path), str(disk / "out")]) == 1
     told = capsys.readouterr().err.splitlines()

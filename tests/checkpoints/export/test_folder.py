@@ -45,7 +45,7 @@ def base(model_folder: Callable[..., Path]) -> Path:
 
 def module_of(folder: Path, **settings: Any) -> PSPOModule:
     """Return a module whose policy has been moved, as training would."""
-    module = PSPOModule(Policy(str(folder), **settings), max_new_tokens=8)
+    module = PSPOModule(Policy(model_name_or_path=str(folder), **settings), max_new_tokens=8)
     module.configure_model()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_it_loads_and_its_logits_are_the_policys(
     assert any(path.suffix == ".safetensors" for path in made.folder.iterdir())
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())  # nothing half-made
     if tolerance == 0.0:
-        again = Policy(str(made.folder))
+        again = Policy(model_name_or_path=str(made.folder))
         again.build(0)
         assert torch.equal(live, logits(again.causal_lm))
 
@@ -126,13 +126,13 @@ def test_an_adapter_is_read_with_its_base_in_its_own_dtype(base: Path, tmp_path:
     settings: dict[str, Any] = {"lora": LORA, "dtype": "bfloat16"}
     module = module_of(base, **settings)
     export(saved(module, tmp_path / "one.ckpt"), tmp_path / "out")
-    again = Policy(str(tmp_path / "out"), dtype="bfloat16")
+    again = Policy(model_name_or_path=str(tmp_path / "out"), dtype="bfloat16")
     again.build(0)
     assert torch.equal(logits(module.policy.causal_lm), logits(again.causal_lm))
     with pytest.raises(InputError, match=r"must hold whole weights to train, .*out holds an adapter"):
         again.check_trainable()
     with pytest.raises(InputError, match="`lora` must be null for a folder that holds an adapter"):
-        Policy(str(tmp_path / "out"), lora=LORA)
+        Policy(model_name_or_path=str(tmp_path / "out"), lora=LORA)
 
 
 @pytest.mark.parametrize("policy", [NF4, NF4 | {"double_quantization": True}], ids=["nf4", "nf4, scales too"])
@@ -142,7 +142,7 @@ def test_a_qlora_adapter_brings_its_base(policy: dict[str, Any], base: Path, tmp
     made = export(saved(module, tmp_path / "one.ckpt"), tmp_path / "out")
     moved = made.folder.rename(tmp_path / "elsewhere")
     assert made.kind == "adapter with its base"
-    again = Policy(str(moved))
+    again = Policy(model_name_or_path=str(moved))
     again.build(0)
     assert torch.equal(logits(module.policy.causal_lm), logits(again.causal_lm))
     raw = loaded(moved, dtype=torch.float32)  # with the kernels that bitsandbytes takes for this processor
@@ -279,7 +279,7 @@ def test_an_export_that_would_be_wrong_is_taken_back(
             "lightning_pspo.checkpoints.export.folder.write_tokenizer",
             lambda policy, folder: AutoTokenizer.from_pretrained(base, eos_token="a").save_pretrained(folder),
         )
-        with pytest.raises(InputError, match=r"exported tokenizer must be the policy's, but for: .*special tokens"):
+        with pytest.raises(InputError, match=r"exported tokenizer must be the policy's; it differs in .*special tokens"):
             export(path, tmp_path / "out")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one.ckpt"]
 
