@@ -17,7 +17,7 @@ from lightning_pspo.files import write_atomically
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Rollout
 
-from ._shared import finished_rollouts, root_folder
+from ._trainer import finished_rollouts, root_folder
 
 _FILENAME = "completions.jsonl"
 

@@ -15,7 +15,8 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
 from lightning_pspo.types import EvaluationOutput
 
-from ._shared import evaluation_settings, is_trial, root_folder
+from ._evaluation_settings import evaluation_settings
+from ._trainer import is_trial, root_folder
 
 Stage = Literal["validate", "test", "predict"]
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_pspo.evaluation.results import result_document
 from lightning_pspo.files import write_atomically
 
-from ._shared import evaluation_settings, is_trial, root_folder
+from ._evaluation_settings import evaluation_settings
+from ._trainer import is_trial, root_folder
 
 
 class EvaluationReport(Callback):

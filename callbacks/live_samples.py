@@ -12,7 +12,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Rollout
 
-from ._shared import finished_rollouts
+from ._trainer import finished_rollouts
 from .rollout_progress_bar import RolloutProgressBar
 
 _STYLES = {"correct": "green", "wrong": "red"}

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
 
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -25,7 +25,7 @@ from lightning_pspo.checkpoints.store import (
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import remove
 
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
 
 class RolloutCheckpoint(Checkpoint):

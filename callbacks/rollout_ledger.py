@@ -16,7 +16,7 @@ from lightning_pspo.ledger import FOLDER, LedgerWriter, schema
 from lightning_pspo.training.passes import StepOutput, Update
 from lightning_pspo.types import Rollout
 
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
 _OF_UPDATES = ("update_tokens", "ratio_mean", "ratio_min", "ratio_max", "log_ratio_mean", "gradient_weight")
 

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from lightning_pspo.errors import InputError
 
-from ._phases import NAMES, SHOWN, PhaseClock, clock, running
-from ._shared import finished_rollouts
+from ._phase_clock import NAMES, SHOWN, PhaseClock, clock, running
+from ._trainer import finished_rollouts
 
 _SHOWN = {"reward": "train/reward", "accuracy": "train/accuracy", "loss": "train/loss"}
 

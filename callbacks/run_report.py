@@ -20,7 +20,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import write_atomically
 from lightning_pspo.report import ReportError, write_report
 
-from ._shared import is_trial, root_folder
+from ._trainer import is_trial, root_folder
 
 _PACKAGES = (
     *("lightning-pspo", "torch", "transformers", "lightning", "peft", "datasets", "math-verify", "numpy", "vllm"),

@@ -17,8 +17,8 @@ from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.files import write_atomically
 from lightning_pspo.types import EvaluationOutput
 
-from ._report import before_after_table, draw_curves, examples_table
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._summary_figures import before_after_table, draw_curves, examples_table
+from ._trainer import finished_rollouts, is_trial, root_folder
 from .reward_logger import RewardLogger
 
 CURVES = {

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lightning_pspo.evaluation.results import EvaluationResult
 
-from ._shared import finished_rollouts
+from ._trainer import finished_rollouts
 
 
 class ValidationLine(Callback):

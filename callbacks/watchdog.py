@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import InputError
 
-from ._shared import is_trial, root_folder
+from ._trainer import is_trial, root_folder
 
 _LATER_S = 2.0
 

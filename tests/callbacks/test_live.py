@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_pspo.callbacks import LiveSamples, RolloutProgressBar
-from lightning_pspo.callbacks._phases import PhaseClock, running
+from lightning_pspo.callbacks._phase_clock import PhaseClock, running
 from lightning_pspo.callbacks.live_samples import one_line, sample_table
 from lightning_pspo.callbacks.validation_line import summary
 from rich.console import Console
