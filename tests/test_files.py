@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from lightning_pspo.files import parse_yaml, read_yaml
 
 _NAMES = "abcdefghijkl"
 LISTS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip(_NAMES, _NAMES[1:], strict=False)
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(_NAMES)
 )
 MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip(_NAMES, _NAMES[1:], strict=False)
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in itertools.pairwise(_NAMES)
 )
 
 
@@ -27,8 +28,8 @@ def test_plain_values() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (LISTS, "line 6, column 31: the document may hold at most 100,000 values"),
-        (MERGES, "line 6, column 31: the document may hold at most 100,000 values"),
+        (LISTS, "line 6, column 12: the document may hold at most 100,000 values"),
+        (MERGES, "line 6, column 29: the document may hold at most 100,000 values"),
         ("[" * 200_000, "nested at most 100 deep"),
         ("a: &a [*a]", "the anchor `a` contains itself"),
         ("!!python/object/apply:os.system [touch x]", "the tag !!python/object/apply:os.system is not allowed"),
