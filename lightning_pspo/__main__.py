@@ -19,6 +19,7 @@ COMMANDS = (
     "selfcheck",
     "quickstart",
     "run-until-done",
+    "fetch",
 )
 """The project's own subcommands, each a module of ``lightning_pspo.cli``; all others are Lightning's."""
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,35 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``path`` that becomes ``path`` at the end; after an error nothing is left of it.
+
+    Args:
+        path: Must not exist, or be an empty folder.
+
+    Raises:
+        InputError: The folder cannot be made.
+        DiskFullError: The disk is full.
+    """
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"`output` must be a folder that can be made, got {path}: {error.strerror}.") from error
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.replace(path)
+    except BaseException as error:
+        shutil.rmtree(folder)
+        if is_full(error):
+            free = as_size(free_bytes(path))
+            raise DiskFullError(f"The disk is full: {path} could not be written; {free} are free.") from error
         raise
 
 
@@ -150,7 +180,10 @@ def is_full(error: BaseException) -> bool:
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError("no"))
     (True, False)
     """
-    return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in _causes(error))
+    return any(
+        (isinstance(cause, OSError) and cause.errno in _FULL) or os.strerror(errno.ENOSPC) in str(cause)  # safetensors
+        for cause in _causes(error)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -193,7 +226,7 @@ def read_objects(
         parse: Parser of a line, which raises ValueError on malformed text.
 
     Raises:
-        ValueError: A line is not UTF-8, not JSON, or not an object.
+        ValueError: A line is not UTF-8, not JSON, or not an object; the message names a file of another format.
         OSError: The file cannot be read.
     """
     with path.open("rb") as stream:
@@ -203,14 +236,44 @@ def read_objects(
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 fields = parse(text) if text else None
             except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line).") from None
+                kind = _other_format(line)
+                raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line){kind or '.'}") from None
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: malformed JSON: {error}.") from None
+                raise ValueError(f"{where}: malformed JSON: {error}{_other_format(line) or '.'}") from None
             if not text:
                 continue
             if not isinstance(fields, dict):
-                raise ValueError(f"{where}: must be a JSON object, got {text[:40]!r}.")
+                raise ValueError(f"{where}: must be a JSON object, got {text[:40]!r}{_other_format(line) or '.'}")
             yield number, len(line), fields
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, for ``object_pairs_hook``; raise ValueError for a key that it has twice.
+
+    >>> json.loads('{"a": 1, "b": 2}', object_pairs_hook=unique_keys)
+    {'a': 1, 'b': 2}
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return fields
+
+
+def _other_format(line: bytes) -> str:
+    """Return what a line shows of a file that is not JSON Lines, and what to do; empty if nothing."""
+    start = line.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if line.startswith(b"\x1f\x8b"):
+        return ": the file is compressed with gzip; unpack it with `gunzip`."
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line[:4]:
+        return ": the file is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`."
+    if b"\r" in start.rstrip():
+        return ": its lines end in CR alone; convert it with `tr '\\r' '\\n'`."
+    if start.rstrip() == b"[" or start.startswith((b"[{", b"[ {")):
+        return ": the file is a JSON array; write one object a line, as `jq -c '.[]'` does."
+    if start.rstrip() == b"{":
+        return ": an object must not go over several lines; write one object a line, as `jq -c .` does."
+    return ""
 
 
 def read_yaml(path: Path) -> Any:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -22,8 +18,8 @@ from lightning_pspo.checkpoints.export.reading import newest_checkpoint, read_po
 from lightning_pspo.checkpoints.export.tokens import write_generation_config, write_tokenizer
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, results_of
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
-from lightning_pspo.policy.adapters import quantized_loading, settle_quantized
+from lightning_pspo.files import new_folder
+from lightning_pspo.policy.adapters import quantized_loading, prepare_quantized
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import EMBEDDED
 
@@ -82,7 +78,7 @@ def export(
     if output.is_mount():  # it cannot be replaced
         raise InputError(f"`output` must not be a mounted file system, got {output}: name a new folder in it.")
     path = newest_checkpoint(checkpoint)
-    with _new_folder(output.resolve()) as folder:  # made first: reading a large model takes minutes
+    with new_folder(output) as folder:  # made first: reading a large model takes minutes
         policy, description = read_policy(path, base=base, trust_remote_code=trust_remote_code)
         if merge and policy.lora is None:
             raise InputError(
@@ -112,26 +108,6 @@ def export(
         card = model_card(kind, description, results_of(path), settings, error)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Export(output, path, kind, error)
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``output`` at the end; on an error nothing is left of it."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise InputError(f"`output` must be a folder that can be made, got {output}: {error.strerror}.") from error
-    try:
-        folder.chmod(0o755)
-        yield folder
-        folder.replace(output)
-    except BaseException as error:
-        shutil.rmtree(folder)
-        if is_full(error) or (isinstance(error, SafetensorError) and "No space left" in str(error)):
-            free = as_size(free_bytes(output))
-            raise DiskFullError(f"The disk is full: {output} could not be written; {free} are free.") from error
-        raise
 
 
 def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: torch.dtype) -> None:
@@ -196,5 +172,5 @@ def _load(folder: Path, policy: Policy, kind: str) -> PreTrainedModel:
         folder, trust_remote_code=policy.pretrained.trust_remote_code, **options
     )
     if quantized:
-        settle_quantized(model, required=True)
+        prepare_quantized(model, required=True)
     return model
