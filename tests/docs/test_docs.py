@@ -35,6 +35,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
         assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert "://" in link or (page.parent / link).exists(), link
+        assert page.parent == ROOT or not link.startswith("../"), f"{link} is not in the site"
     for file in re.findall(r"configs/[\w./-]+\.yaml", text):
         assert (ROOT / file).exists(), file
     for command in re.findall(r"lightning-pspo ([a-z][\w-]+)", text):
