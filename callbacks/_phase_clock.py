@@ -1,4 +1,4 @@
-"""How long the phases of an iteration take, and how long they will."""
+"""Times the phases of an iteration and estimates the time left."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from datetime import timedelta
 from typing import Any
 
 NAMES = {"rollout": "rollout", "reward": "grading", "old_logprobs": "update", "update": "update"}
-"""What the training step times -> what is shown."""
+"""Phase that the training step times -> phase that is shown."""
 
 SHOWN = ("rollout", "grading", "update")
 
 
 class PhaseClock:
-    """Keeps what the last iterations took, phase by phase, and estimates from their means.
+    """Averages the seconds of the last iterations, phase by phase.
 
     Args:
-        window: Iterations that count, at least 1; completions grow or shrink during a run, so old ones do not.
+        window: Iterations to average over, at least 1. Completions grow or shrink during a run.
 
     >>> clock = PhaseClock()
     >>> clock.add({"rollout": 2.0, "reward": 0.5, "old_logprobs": 0.25, "update": 1.0}, 4.0)
@@ -29,39 +29,36 @@ class PhaseClock:
     """
 
     def __init__(self, window: int = 20) -> None:
-        self._kept: deque[dict[str, float]] = deque(maxlen=window)
+        self._iterations: deque[dict[str, float]] = deque(maxlen=window)
 
-    def add(self, seconds: Mapping[str, float], whole: float) -> None:
-        """Keep an iteration: the seconds of its phases, and of all of it."""
+    def add(self, seconds: Mapping[str, float], total: float) -> None:
+        """Add an iteration: the seconds of its phases, and of all of it."""
         sums = dict.fromkeys(SHOWN, 0.0)
         for name, value in seconds.items():
             if name in NAMES:
                 sums[NAMES[name]] += value
-        self._kept.append(sums | {"all": whole})
+        self._iterations.append(sums | {"all": total})
 
     def means(self) -> dict[str, float]:
         """Return the mean seconds of each phase; empty before the first iteration."""
-        return {name: self._mean(name) for name in SHOWN} if self._kept else {}
+        return {name: self._mean(name) for name in SHOWN} if self._iterations else {}
 
     def left(self, iterations: float) -> dict[str, float]:
-        """Return the seconds that so many iterations will take, by phase and in ``all``; empty before the first."""
-        return {name: self._mean(name) * iterations for name in (*SHOWN, "all")} if self._kept else {}
+        """Return the expected seconds of so many iterations, by phase and in ``all``; empty before the first."""
+        return {name: self._mean(name) * iterations for name in (*SHOWN, "all")} if self._iterations else {}
 
     def _mean(self, name: str) -> float:
-        return sum(one[name] for one in self._kept) / len(self._kept)
+        return sum(sums[name] for sums in self._iterations) / len(self._iterations)
 
 
 def running(phases: Any, means: Mapping[str, float]) -> str:
-    """Return the phase that runs, with the seconds it still needs by its mean; empty between phases.
+    """Return the phase that runs, with the time that it still takes by its mean; empty between phases.
 
     Args:
         phases: A module's ``lightning_pspo.training.phases.Phases``; None if it has none.
         means: Mean seconds of each phase.
     """
-    current, since = (
-        getattr(phases, "current", None),
-        getattr(phases, "since", 0.0),
-    )  # one look: the other thread moves on
+    current, since = getattr(phases, "current", None), getattr(phases, "since", 0.0)  # read once: threads go on
     if current is None:
         return ""
     name = NAMES.get(current, current)

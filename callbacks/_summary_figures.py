@@ -1,4 +1,4 @@
-"""The picture and the tables of `RunSummary`."""
+"""Figure and tables of `RunSummary`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLE = {"correct": "green", "wrong": "red"}  # the other verdicts are yellow
 
 
 def smooth(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the centred moving mean over about a tenth of the points; what is not finite counts as missing.
+    """Return the centred moving mean over about a tenth of the points; values that are not finite count as missing.
 
     >>> smooth([1.0, 2.0, 3.0]).tolist()
     [1.5, 2.0, 2.5]
@@ -40,7 +40,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any
     Args:
         curves: ``rollout``, ``reward``, ``accuracy``, ``length``, ``ratio_p01``, ``ratio_p99``, ``ratio_max``; one
             number for each rollout.
-        summary: What `RunSummary` writes.
+        summary: Document of `RunSummary`.
     """
     figure = Figure(
         figsize=(10, 6.4), dpi=140, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12), facecolor="white"
@@ -98,12 +98,11 @@ def _ratio(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
 
 def _measurements(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Mark the held-out accuracy before and after, with its interval."""
-    places = (("before", 0, "white"), ("after", summary["rollouts"], _INK))
-    for when, place, face in places:
+    for when, rollout, face in (("before", 0, "white"), ("after", summary["rollouts"], _INK)):
         value = 100 * summary[f"accuracy_{when}"]
         low, high = (100 * bound for bound in summary[f"interval_{when}"])
         axes.errorbar(
-            place,
+            rollout,
             value,
             yerr=[[max(value - low, 0)], [max(high - value, 0)]],
             fmt="o",

@@ -60,7 +60,7 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
         saved = group.get("initial_lr" if name == "lr" else name)  # the schedule has moved "lr"
         if name != "params" and saved != value:
             raise InputError(
-                f"`model.optimizer` must be that of the run which is resumed, {name}={saved}, got {value}: set it back, "
+                f"`model.optimizer` must be that of the run which is resumed, {name}={saved}, got {value}: set it back "
                 "or start a new run."
             )
 

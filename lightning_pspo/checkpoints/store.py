@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import remove, write_atomically
 
 SCORES = "best.json"
-ASIDE = ".damaged"
-"""Suffix that a damaged checkpoint gets when a run continues without it."""
+_DAMAGED = ".damaged"
 
 _NAME = re.compile(r"rollout=(\d+)\.ckpt")
 
@@ -36,7 +35,7 @@ def rollout_of(path: Path) -> int:
     >>> rollout_of(Path("rollout=000012.ckpt"))
     12
     """
-    match = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(path.name.removesuffix(_DAMAGED))
     if match is None:
         raise ValueError(f"`path` must be named as by checkpoint_name, got {path.name!r}.")
     return int(match[1])
@@ -49,6 +48,18 @@ def find_checkpoints(folder: Path) -> list[Path]:
     """
     paths = (path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else ()
     return sorted(paths, key=rollout_of)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that a run can continue without it; return its new path."""
+    renamed = path.with_name(path.name + _DAMAGED)
+    remove(renamed)  # of an earlier time; a folder cannot be replaced in one step
+    return path.replace(renamed)
+
+
+def find_damaged(folder: Path, before: int) -> list[Path]:
+    """Return the checkpoints of rollouts below ``before`` that were set aside."""
+    return [path for path in folder.glob(f"rollout=*{_DAMAGED}") if rollout_of(path) < before]
 
 
 def write_scores(folder: Path, monitor: str, mode: str, scores: Mapping[int, float]) -> None:

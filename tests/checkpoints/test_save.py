@@ -18,7 +18,7 @@ from lightning_pspo.cli import export as script
 from lightning_pspo.cli.main import main
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
-from tests.checkpoints.export.test_folder import saved
+from tests.support.checkpoints import saved
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 SIZE = 4 << 20

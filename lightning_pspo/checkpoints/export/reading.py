@@ -77,7 +77,7 @@ def read_policy(
     description, weights = read_checkpoint(path)
     revision = description["commit"] or description["revision"]
     policy = Policy(
-        _base_model(description) if base is None else base,
+        model_name_or_path=_base_model(description) if base is None else base,
         revision=revision if base is None and description["folder"] is None else None,
         lora=None if description["lora"] is None else LoRA(**description["lora"]),
         quantization=description["quantization"],

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lightning_pspo.checkpoints.store import checkpoint_name, find_checkpoints
-from lightning_pspo.cli.run_until_done import Loop
+from lightning_pspo.cli.run_until_done import RestartLoop
 
 REPOSITORY = Path(__file__).parents[2]
 CRASHING = '''
@@ -41,13 +41,13 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.fixture
-def loop(tmp_path: Path) -> Callable[[str], Loop]:
+def loop(tmp_path: Path) -> Callable[[str], RestartLoop]:
     """Return a function that gives a loop around a shell script with ``$ROOT`` that counts its ``runs``."""
     (tmp_path / "checkpoints").mkdir()
     prelude = f"ROOT={tmp_path}; echo >> $ROOT/runs; N=$(wc -l < $ROOT/runs); "
 
-    def build(script: str) -> Loop:
-        return Loop(["sh", "-c", prelude + script], tmp_path, tries=2, pause_s=0.0)
+    def build(script: str) -> RestartLoop:
+        return RestartLoop(["sh", "-c", prelude + script], tmp_path, tries=2, pause_s=0.0)
 
     return build
 
@@ -56,7 +56,7 @@ def runs(tmp_path: Path) -> int:
     return len((tmp_path / "runs").read_text().splitlines())
 
 
-def test_it_goes_on_while_there_is_progress(loop: Callable[[str], Loop], tmp_path: Path) -> None:
+def test_it_goes_on_while_there_is_progress(loop: Callable[[str], RestartLoop], tmp_path: Path) -> None:
     """Every other of six runs makes a checkpoint before it is killed; the seventh is done."""
     script = f"[ $((N % 2)) = 0 ] && touch $ROOT/checkpoints/{checkpoint_name(0).replace('000000', '00000$N')}; "
     assert loop(script + "[ $N = 7 ] || kill -9 $$").run() == 0
@@ -68,13 +68,13 @@ def test_it_goes_on_while_there_is_progress(loop: Callable[[str], Loop], tmp_pat
     [("exit 2", 2, 1), ("kill -INT $$", 130, 1), ("exit 7", 7, 2), ("kill -9 $$", 137, 2), ("kill -TERM $$", 143, 2)],
     ids=["bad input", "Ctrl-C", "no progress", "killed, no progress", "preempted, no progress"],
 )
-def test_it_stops(loop: Callable[[str], Loop], tmp_path: Path, script: str, status: int, count: int) -> None:
+def test_it_stops(loop: Callable[[str], RestartLoop], tmp_path: Path, script: str, status: int, count: int) -> None:
     assert loop(script).run() == status
     assert runs(tmp_path) == count
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_handed_on(loop: Callable[[str], Loop], tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_is_handed_on(loop: Callable[[str], RestartLoop], tmp_path: Path, number: signal.Signals) -> None:
     def send() -> None:
         while not (tmp_path / "ready").exists():
             time.sleep(0.01)
@@ -104,4 +104,4 @@ def test_a_run_that_crashes_gets_done(tiny_run: Callable[..., list[str]], tmp_pa
     )
     assert result.returncode == 0, result.stderr
     assert len(find_checkpoints(tmp_path / "run" / "checkpoints")) == 2
-    assert result.stderr.count("run_until_done: the run ended with status 137; starting it again from rollout 1.") == 1
+    assert result.stderr.count("run-until-done: the run ended with status 137; restarting it from rollout 1.") == 1
