@@ -141,8 +141,7 @@ class SamplingModule(pl.LightningModule):
             max_norm: Bound of the gradient's norm, greater than 0; None for none.
         """
         sharding = Unsharded() if self._trainer is None else sharding_of(self._trainer.strategy, max_norm)
-        with sharding.loading():
-            self.policy.build(self.seed, reference)
+        self.policy.build(self.seed, reference)
         self.policy.shard(sharding)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

@@ -38,7 +38,7 @@ def evaluate(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Evaluate:
         **settings: Any,
     ) -> PSPOModule:
         defaults: dict[str, Any] = {"max_new_tokens": 8, "eval_temperatures": [0.0, 1.0], "eval_samples": 4}
-        module = PSPOModule(policy=Policy(str(tiny_model)), **(defaults | settings))
+        module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **(defaults | settings))
         source = {name: JSONL(str(problem_file), limit=limit)}
         data = MathDataModule(module.policy.tokenizer, val=source, test=source, eval_batch_size=batch_size)
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -50,7 +50,7 @@ def evaluate(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Evaluate:
 
 
 def writer(**settings: Any) -> CompletionWriter:
-    return CompletionWriter("samples.jsonl", stages=["validate"], resume=True, **settings)
+    return CompletionWriter(path="samples.jsonl", stages=["validate"], resume=True, **settings)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def test_log_keys(evaluate: Evaluate) -> None:
 
 def test_an_interrupted_evaluation_goes_on(evaluate: Evaluate, tmp_path: Path) -> None:
     """Whatever was written before, in which batches and by how many ranks: nothing is done twice."""
-    first = evaluate(EvaluationReport("a.json"), writer())
+    first = evaluate(EvaluationReport(path="a.json"), writer())
     whole = (tmp_path / "samples.jsonl").read_bytes()
     lines = whole.split(b"\n")[:-1]
     (tmp_path / "samples.jsonl").unlink()
@@ -117,7 +117,7 @@ def test_an_interrupted_evaluation_goes_on(evaluate: Evaluate, tmp_path: Path) -
     (tmp_path / "samples.jsonl.rank0.part").write_bytes(b"".join(entries[:7]) + entries[7][:20])  # killed in a write
     (tmp_path / "samples.jsonl.rank1.part").write_bytes(b"".join(entries[20:25]))
     count = Counting()
-    again = evaluate(EvaluationReport("b.json"), writer(), count, batch_size=2)
+    again = evaluate(EvaluationReport(path="b.json"), writer(), count, batch_size=2)
     # Whole: problem 0 at both temperatures, 1 when greedy (of its four samples only one was there), and problem 4.
     assert count.prompts == 2 * 7 - 2 - 1 - 2
     assert (tmp_path / "samples.jsonl").read_bytes() == whole
@@ -160,7 +160,7 @@ class Broken(pl.Callback):
 
 
 def test_an_evaluation_that_was_broken_off_leaves_nothing_for_the_next(tiny_model: Path, problem_file: Path) -> None:
-    module = PSPOModule(policy=Policy(str(tiny_model)), max_new_tokens=4)
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), max_new_tokens=4)
     data = MathDataModule(module.policy.tokenizer, val={"toy": JSONL(str(problem_file), limit=4)}, eval_batch_size=2)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     for callbacks in ([Broken()], []):
@@ -248,7 +248,7 @@ def test_samples_say_which_prompt_they_answer(evaluate: Evaluate) -> None:
 def test_k_needs_as_many_samples(tiny_model: Path) -> None:
     message = re.escape("`eval_k` must be numbers from 1 to `eval_samples`, got [8] and 4 samples")
     with pytest.raises(InputError, match=message):
-        PSPOModule(policy=Policy(str(tiny_model)), eval_temperatures=[1.0], eval_samples=4, eval_k=[8])
+        PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), eval_temperatures=[1.0], eval_samples=4, eval_k=[8])
 
 
 def test_samples_that_the_grader_cannot_decide_are_counted(evaluate: Evaluate) -> None:
