@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.rewards.base import Reward, check_finite, check_values, evaluate
 from lightning_pspo.rewards.correctness import Correctness
-from lightning_pspo.rewards.form import NoNumber
+from lightning_pspo.rewards.form import FormatMatch, NoNumber
 from lightning_pspo.types import Sample
 
 
@@ -94,15 +93,12 @@ class GSM8KPaperReward(WeightedSum):
 
     def __init__(self) -> None:
         super().__init__(
-            terms={"correctness": Correctness(), "format": _PaperFormat(), "no_number": NoNumber()},
+            terms={
+                "correctness": Correctness(),
+                "format": FormatMatch(pattern=r"####\s*\d+[^\n]+", last_line=None),
+                "no_number": NoNumber(),
+            },
             weights={"correctness": 1.0, "format": 0.05, "no_number": -0.2},
             low=0.0,
             high=1.0,
         )
-
-
-class _PaperFormat(Reward):
-    """1 where the author's pattern occurs anywhere in the completion, else 0."""
-
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
-        return [float(re.search(r"####\s*\d+[^\n]+", sample.completion) is not None) for sample in samples]

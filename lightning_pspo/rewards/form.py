@@ -17,13 +17,14 @@ class FormatMatch(Reward):
     Args:
         pattern: Regular expression, searched for (``re.search``) in one line at a time, without the white space at its
             ends. The default wants a whole line like ``#### 72`` or ``#### -1,250.5``.
-        last_line: True to look only at the last line that is not blank, False for any line.
+        last_line: True to look only at the last line that is not blank, False for any line, None for the whole text as it
+            stands.
 
     Raises:
         InputError: ``pattern`` is not a valid regular expression.
     """
 
-    def __init__(self, *, pattern: str = r"^####\s*-?\.?\d[\d,.]*$", last_line: bool = True) -> None:
+    def __init__(self, *, pattern: str = r"^####\s*-?\.?\d[\d,.]*$", last_line: bool | None = True) -> None:
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:
@@ -35,6 +36,8 @@ class FormatMatch(Reward):
         return [float(self._matches(sample.completion)) for sample in samples]
 
     def _matches(self, completion: str) -> bool:
+        if self.last_line is None:
+            return self.pattern.search(completion) is not None
         lines = [line.strip() for line in completion.splitlines()]
         if self.last_line:
             lines = [line for line in lines if line][-1:]
