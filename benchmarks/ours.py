@@ -56,7 +56,7 @@ class Marks(pl.Callback):
 def module(workload: Workload, folder: Path) -> PSPOModule:
     """Return the module with the workload's settings; what is not named here is the package's default."""
     settings: dict[str, Any] = {
-        "policy": Policy(str(folder / "model"), **json.loads(workload.policy_args)),
+        "policy": Policy(model_name_or_path=str(folder / "model"), **json.loads(workload.policy_args)),
         "surrogate": getattr(surrogates, workload.surrogate)(),
         "reward": Alternating(workload),
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=workload.learning_rate, weight_decay=0.0),

@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    policy = Policy(EMBEDDED)
+    policy = Policy(model_name_or_path=EMBEDDED)
     policy.build(seed=0)
     prompts = torch.randint(3, 900, (options.rows, options.prompt), generator=generator)
     completions = torch.randint(3, 900, (options.rows, options.tokens), generator=generator)

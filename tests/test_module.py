@@ -120,7 +120,7 @@ def test_generation_in_mixed_precision_sees_changed_weights(tiny_model: Path) ->
 
 def test_generation_in_mixed_precision_casts_a_frozen_base_once(tiny_model: Path) -> None:
     """Autocast alone would cast it at every token."""
-    policy = Policy(str(tiny_model), lora=LoRA(rank=2))
+    policy = Policy(model_name_or_path=str(tiny_model), lora=LoRA(rank=2))
     policy.build(seed=0)
     frozen = [weight for weight in policy.parameters() if not weight.requires_grad]
     weight = policy.causal_lm.get_parameter("model.layers.0.mlp.down_proj.base_layer.weight")
@@ -305,7 +305,7 @@ def test_more_minibatches_than_rows(fit: Fit) -> None:
 )
 def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        PSPOModule(policy=Policy(str(tiny_model)), **settings)
+        PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **settings)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], messa
 def test_trainer_settings_that_the_loop_cannot_honour(
     tiny_model: Path, problem_file: Path, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    module = PSPOModule(policy=Policy(str(tiny_model)))
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)))
     data = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)))
     trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=str(tmp_path), **settings)
     with pytest.raises(InputError, match=message):
@@ -331,7 +331,7 @@ def test_evaluation_counts_each_problem_once(
     tmp_path: Path, tiny_model: Path, model_folder: Callable[..., Path]
 ) -> None:
     """The references are what the greedy policy answers, for 5 of 7 problems."""
-    policy = Policy(str(tiny_model))
+    policy = Policy(model_name_or_path=str(tiny_model))
     module = PSPOModule(policy=policy, max_new_tokens=8, eval_temperatures=[0.0, 1.0], eval_samples=3)
     path = tmp_path / "held_out.jsonl"
 

@@ -26,7 +26,7 @@ def test_it_is_small_and_comes_with_its_recipe() -> None:
 
 @pytest.mark.parametrize("text", ["4 - 1 - 7 + 7 =", "She paid $1,234.50.\n\n#### 12", "naïve ∑ 数学", r"\frac{3}{4}"])
 def test_every_loader_splits_text_alike(text: str) -> None:
-    ours = Policy(EMBEDDED).tokenizer
+    ours = Policy(model_name_or_path=EMBEDDED).tokenizer
     theirs = AutoTokenizer.from_pretrained(FOLDER)
     assert ours(text)["input_ids"] == theirs(text)["input_ids"]
     assert ours.decode(ours(text)["input_ids"]) == text
@@ -34,7 +34,7 @@ def test_every_loader_splits_text_alike(text: str) -> None:
 
 def test_it_knows_the_skill_but_does_not_use_it_reliably() -> None:
     """Between 20 % and 55 % correct; when it works the sum out, nearly always."""
-    module = PSPOModule(Policy(EMBEDDED), max_new_tokens=64)
+    module = PSPOModule(Policy(model_name_or_path=EMBEDDED), max_new_tokens=64)
     module.configure_model()
     source = Procedural("chain_sum", size=300, seed=77, settings=CHAIN_SUM, split="test")
     data = MathDataModule(module.policy.tokenizer, val={"held_out": source}, eval_batch_size=300)

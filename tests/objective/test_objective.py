@@ -187,7 +187,7 @@ class Elsewhere(GenerateEngine):
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
         drawn = super().generate(model, prompts, sampling, uniforms)
-        start = Policy(self.folder)
+        start = Policy(model_name_or_path=self.folder)
         start.build(seed=0)
         inputs = Inputs(
             prompts.prompt_ids,
@@ -362,7 +362,7 @@ def test_in_double_precision_micro_batches_agree_to_1e_10(fit: Fit, tiny_model: 
 
 
 def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: Path) -> None:
-    one, other = PSPOModule(Policy(str(tiny_model))), PSPOModule(Policy(str(tiny_model)))
+    one, other = PSPOModule(Policy(model_name_or_path=str(tiny_model))), PSPOModule(Policy(model_name_or_path=str(tiny_model)))
     assert isinstance(one.surrogate, PSPO)
     assert one.surrogate.alpha == 0.1
     assert one.surrogate is not other.surrogate
@@ -390,4 +390,4 @@ def test_every_surrogate_starts_a_python_run_with_its_own_defaults(tiny_model: P
 )
 def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        PSPOModule(policy=Policy(str(tiny_model)), **settings)
+        PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **settings)

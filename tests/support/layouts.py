@@ -118,7 +118,7 @@ def run(
         "seed": 3,
     } | SCENARIOS[scenario]
     precision = settings.pop("precision", "32-true")
-    module = PSPOModule(policy=Policy(str(model), **settings.pop("policy", {})), **settings)
+    module = PSPOModule(policy=Policy(model_name_or_path=str(model), **settings.pop("policy", {})), **settings)
     data = MathDataModule(
         module.policy.tokenizer,
         train=JSONL(str(problems)),

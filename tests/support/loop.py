@@ -77,7 +77,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
             "max_grad_norm": None,
             "seed": 3,
         }
-        module = PSPOModule(policy=Policy(str(folder or tiny_model), **(policy or {})), **(defaults | settings))
+        module = PSPOModule(policy=Policy(model_name_or_path=str(folder or tiny_model), **(policy or {})), **(defaults | settings))
         if double:
             module.policy.build(3, reference=module.objective.kl_coef > 0.0)
             for model in (module.policy.causal_lm, *module.policy._reference):
@@ -113,6 +113,6 @@ def weights(module: PSPOModule) -> Tensor:
 
 def initial(folder: Path) -> PSPOModule:
     """Return the module before training."""
-    module = PSPOModule(policy=Policy(str(folder)))
+    module = PSPOModule(policy=Policy(model_name_or_path=str(folder)))
     module.configure_model()
     return module

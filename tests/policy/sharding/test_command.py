@@ -173,7 +173,7 @@ def test_fsdp1_is_wrapped_here(settings: dict[str, Any], name: str) -> None:
 
 
 def test_fsdp1_needs_one_dtype(tiny_model: Path) -> None:
-    policy = Policy(str(tiny_model), lora=LoRA(rank=2), dtype="bfloat16")
+    policy = Policy(model_name_or_path=str(tiny_model), lora=LoRA(rank=2), dtype="bfloat16")
     policy.build(seed=0)
     with pytest.raises(InputError, match="FSDPStrategy needs weights of one dtype, got bfloat16 and float32"):
         policy.shard(FSDP1(CPUFSDPStrategy()))
