@@ -20,7 +20,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 class Decimal(float):
     """A number of JSON that remembers how it was written, so that no digit of an answer is lost."""
 
-    __slots__ = ("text",)
+    text: str
 
     def __new__(cls, text: str) -> Decimal:
         """Read a number."""

@@ -17,8 +17,8 @@ class FormatMatch(Reward):
     Args:
         pattern: Regular expression, searched for (``re.search``) in one line at a time, without the white space at its
             ends. The default wants a whole line like ``#### 72`` or ``#### -1,250.5``.
-        last_line: True to look only at the last line that is not blank, False for any line, None for the whole text as it
-            stands.
+        last_line: True to look only at the last line that is not blank, False for any line, None for the whole text
+            at once.
 
     Raises:
         InputError: ``pattern`` is not a valid regular expression.
