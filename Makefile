@@ -14,7 +14,7 @@ VENV_USABLE = $(VENV_PYTHON) -c 'import pip' 2>/dev/null && grep -qF "$(CURDIR)/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test lint format clean distclean force
+.PHONY: help install quickstart test lint format docs clean distclean force
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,22 +23,26 @@ help: ## List the targets
 install: $(STAMP) ## Create .venv and install the pinned dependencies into it
 
 quickstart: $(STAMP) ## Train the embedded tiny policy, as a first look (SEED=n)
-	@$(VENV_PYTHON) scripts/quickstart.py --seed "$(SEED)"
+	@$(VENV_PYTHON) -m lightning_pspo quickstart --seed "$(SEED)"
 
-test: $(STAMP) ## Run the tests
-	@$(VENV_PYTHON) -m pytest
+test: $(STAMP) ## Run the tests, on two cores
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
-lint: $(STAMP) ## Check style, format and types
+lint: $(STAMP) ## Check style, format, imports and types
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV_PYTHON) -m mypy
 
 format: $(STAMP) ## Mend style and format in place
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
+docs: $(STAMP) ## Build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --quiet
+
 clean: ## Remove caches and build products (not .venv, not runs/)
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . \( -path ./$(VENV) -o -path ./.git -o -path ./runs \) -prune \
 		-o -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,7 +1,7 @@
 """What the rollout ledger costs a run, and how long a filter over a million rows takes.
 
     python benchmarks/ledger_cost.py step            hook time against step time, in the quickstart itself
-    python benchmarks/ledger_cost.py show            seconds of `scripts/ledger.py show` from start to exit
+    python benchmarks/ledger_cost.py show            seconds of `lightning-pspo ledger show` from start to exit
     python benchmarks/ledger_cost.py kill            kill -9 at random moments of one run that is resumed each time
 
 `show` makes its ledger once, below --folder; `kill` uses the quickstart with small rollouts.
@@ -24,8 +24,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 FILTERS = (
-    ["--where", "reward < 0.5 and verdict == 'wrong'"],
-    ["--where", "ratio_max > 1.29 and length_tokens > 100"],
+    ["--where", "reward < 0.5 and verdict = 'wrong'"],
+    ["--where", "list_max(ratio_max) > 1.29 and length_tokens > 100"],
     ["--rollout", "2000:2003", "--verdict", "no_answer"],
     ["--sort", "advantage", "--limit", "10"],
     ["--contains", "banana 999999"],
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def step(options: argparse.Namespace) -> None:
-    """Train as configs/quickstart.yaml says, with a clock around the callback's hooks and one around each step."""
+    """Train the quickstart with a clock around the callback's hooks and one around each step."""
     from lightning.pytorch import Callback
     from lightning_pspo.callbacks import RolloutLedger
 
@@ -90,7 +90,7 @@ def step(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Time the command, from its start to its end, on 4,000 rollouts of 250 rows."""
+    """Time the command from start to exit, on 4,000 rollouts of 250 rows."""
     folder = options.folder / "million" / "ledger"
     if not folder.is_dir():
         make(folder, rollouts=4000, rows=250)
@@ -101,18 +101,18 @@ def show(options: argparse.Namespace) -> None:
         for _ in range(3):
             start = time.perf_counter()
             done = subprocess.run(
-                [sys.executable, str(ROOT / "scripts/ledger.py"), "show", str(folder.parent), *filter_],
+                [sys.executable, "-m", "lightning_pspo", "ledger", "show", str(folder.parent), *filter_],
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 capture_output=True,
                 text=True,
                 check=True,
             )
             times.append(time.perf_counter() - start)
-        print(f"{' '.join(filter_)}: {', '.join(f'{one:.2f}' for one in times)} s; {done.stderr.strip()}")
+        print(f"{' '.join(filter_)}: {', '.join(f'{seconds:.2f}' for seconds in times)} s; {done.stderr.strip()}")
 
 
 def make(folder: Path, rollouts: int, rows: int) -> None:
-    """Write a ledger of made-up rows, as the callback would have."""
+    """Write a ledger of made-up rows as the callback does."""
     import pyarrow as pa
 
     from lightning_pspo.ledger import LedgerWriter, schema
@@ -181,7 +181,7 @@ def kill(options: argparse.Namespace) -> None:
 
 
 def written_since(run: Path, moment: float) -> bool:
-    """Tell whether a file of the ledger is newer than a moment."""
+    """Return whether a file of the ledger is newer than a moment."""
     times = []
     for path in (run / "ledger").glob("*.parquet"):
         with contextlib.suppress(FileNotFoundError):
@@ -190,7 +190,7 @@ def written_since(run: Path, moment: float) -> bool:
 
 
 def checked(run: Path, least: int) -> int:
-    """Check that every rollout up to the newest is there, once, and none that was there is gone."""
+    """Check that the ledger holds every rollout up to the newest once, and return the newest."""
     from pyarrow import parquet
 
     rows = [

@@ -1,4 +1,4 @@
-"""Quantiles of values that are spread over ranks, from a message of fixed size."""
+"""Computes quantiles of values that are spread over ranks, from messages of fixed size."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def order_statistics(values: Tensor, size: int) -> Tensor:
     if count == 0:
         return packed
     kept = min(count, size)
-    places = torch.linspace(0, count - 1, kept, dtype=torch.float64, device="cpu").round().long()
-    packed[1 : 1 + kept] = values.sort().values[places.to(values.device)]
+    indices = torch.linspace(0, count - 1, kept, dtype=torch.float64, device="cpu").round().long()
+    packed[1 : 1 + kept] = values.sort().values[indices.to(values.device)]
     return packed
 
 
@@ -52,8 +52,8 @@ def pooled_quantiles(packed: Tensor, levels: list[float]) -> list[float]:
     if not used.any():
         return [float("nan")] * len(levels)
     weights = (counts / kept.clamp(min=1))[:, None].expand_as(values)[used]
-    ordered, places = values[used].sort()
-    below = weights[places].cumsum(0)
+    ordered, order = values[used].sort()
+    below = weights[order].cumsum(0)
     targets = torch.tensor(levels, dtype=torch.float64) * counts.sum() * (1 - 1e-9)  # the sums of weights are rounded
-    found = torch.searchsorted(below, targets).clamp(max=len(ordered) - 1)
-    return [float(value) for value in ordered[found]]
+    indices = torch.searchsorted(below, targets).clamp(max=len(ordered) - 1)
+    return ordered[indices].tolist()

@@ -1,4 +1,4 @@
-"""Writes down what the policy said while it was trained."""
+"""Writes training completions to a table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import check_at_least
 from lightning_pspo.files import write_atomically
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Rollout
 
-from ._shared import finished_rollouts, root_folder
+from ._trainer import finished_rollouts, root_folder
 
 _FILENAME = "completions.jsonl"
 
@@ -25,8 +25,8 @@ _FILENAME = "completions.jsonl"
 class CompletionTable(Callback):
     """Appends some completions of every n-th rollout to ``<default_root_dir>/completions.jsonl`` and to TensorBoard.
 
-    The rows are drawn from the first rank's part of the rollout, the same ones whenever the run is repeated. When a run
-    resumes, the rows of rollouts that it is about to repeat are dropped first, so that none is there twice.
+    The rows are drawn from the first rank's part of the rollout, the same ones whenever the run is repeated. A resumed
+    run first drops the rows of rollouts that it is about to repeat, so that each occurs once.
 
     Args:
         every_n_rollouts: Rollouts between two entries, at least 1.
@@ -36,21 +36,18 @@ class CompletionTable(Callback):
         InputError: A number is below 1.
     """
 
-    def __init__(self, every_n_rollouts: int = 10, rows: int = 4) -> None:
+    def __init__(self, *, every_n_rollouts: int = 10, rows: int = 4) -> None:
         super().__init__()
-        for name, value in (("every_n_rollouts", every_n_rollouts), ("rows", rows)):
-            if value < 1:
-                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least("every_n_rollouts", every_n_rollouts, 1)
+        check_at_least("rows", rows, 1)
         self.every_n_rollouts = every_n_rollouts
         self.rows = rows
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the rows of rollouts that are still to come."""
         path = root_folder(trainer) / _FILENAME
-        if trainer.is_global_zero and path.exists():
-            dropped = _drop_rows_after(path, finished_rollouts(trainer))
-            if dropped:
-                rank_zero_info(f"Dropped {dropped} rows of {path}: their rollouts are done again.")
+        if trainer.is_global_zero and path.exists() and (dropped := _drop_rows_after(path, finished_rollouts(trainer))):
+            rank_zero_info(f"Dropped {dropped} rows of {path}: their rollouts are done again.")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -73,28 +70,26 @@ class CompletionTable(Callback):
 def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
     rewards = rollout.rewards.flatten().tolist()
     chosen = random.Random(number).sample(range(len(rewards)), min(count, len(rewards)))
-    rows = []
-    for index in sorted(chosen):
-        sample = rollout.samples[index]
-        rows.append(
-            {
-                "rollout": number,
-                "id": sample.problem.id,
-                "question": sample.problem.question,
-                "completion": sample.completion,
-                "answer": sample.problem.answer,
-                "extracted": sample.grade.extracted,
-                "verdict": sample.grade.verdict.value,
-                "reward": rewards[index],
-                "length_tokens": sample.length_tokens,
-                "truncated": sample.truncated,
-            }
-        )
-    return rows
+    return [
+        {
+            "rollout": number,
+            "id": sample.problem.id,
+            "question": sample.problem.question,
+            "completion": sample.completion,
+            "answer": sample.problem.answer,
+            "extracted": sample.grade.extracted,
+            "verdict": sample.grade.verdict.value,
+            "reward": rewards[index],
+            "length_tokens": sample.length_tokens,
+            "truncated": sample.truncated,
+        }
+        for index in sorted(chosen)
+        for sample in [rollout.samples[index]]
+    ]
 
 
 def _drop_rows_after(path: Path, rollout: int) -> int:
-    """Keep the rows up to ``rollout``; a line that a crash cut short goes as well. Return the number dropped."""
+    """Drop the rows after ``rollout``, and a line that a crash cut short; return how many."""
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _rollout_of(line) <= rollout]
     if len(kept) < len(lines):

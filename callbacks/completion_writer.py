@@ -1,9 +1,10 @@
-"""Writes what an evaluation sampled."""
+"""Writes the completions of an evaluation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -15,10 +16,51 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
 from lightning_pspo.types import EvaluationOutput
 
-from ._shared import evaluation_settings, is_trial, root_folder
+from ._evaluation_settings import evaluation_settings
+from ._trainer import is_trial, root_folder
 
 Stage = Literal["validate", "test", "predict"]
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
+_ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
+_Recorded = tuple[str, bool, int]  # completion, whether it was truncated, length in tokens
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The file of an evaluation and those that exist beside it while it is written."""
+
+    target: Path
+
+    def beside(self, suffix: str) -> Path:
+        return self.target.with_name(self.target.name + suffix)
+
+    @property
+    def lock(self) -> Path:
+        return self.beside(".lock")
+
+    @property
+    def kept(self) -> Path:
+        """Completions of an interrupted evaluation."""
+        return self.beside(".kept")
+
+    @property
+    def settings(self) -> Path:
+        return self.beside(".settings.json")
+
+    def part(self, rank: int) -> Path:
+        return self.beside(f".rank{rank}.part")
+
+    def parts(self) -> list[Path]:
+        return sorted(self.target.parent.glob(f"{self.target.name}.rank*.part"))
+
+    def recorded_rows(self) -> list[dict[str, Any]]:
+        """Return the completions of a finished or interrupted evaluation, each once."""
+        rows = [row for file in (self.target, self.kept, *self.parts()) for row in _read(file)]
+        return list({_recording(row)[:2]: row for row in rows}.values())  # a part repeats what was kept
+
+    def remove(self) -> None:
+        for path in (self.target, self.kept, self.settings, *self.parts()):
+            path.unlink(missing_ok=True)
 
 
 class CompletionWriter(Callback):
@@ -26,32 +68,41 @@ class CompletionWriter(Callback):
 
     Each rank writes its own part; at the end rank zero merges them in the order of the sources, of the problems in a
     source, of the temperatures and of the samples. A problem that is repeated only to give every rank the same number
-    of batches is left out. What ``predict`` writes is not returned by ``trainer.predict`` as well: Lightning would keep
-    all of it in memory, and cannot copy frozen dataclasses.
+    of batches is left out. ``trainer.predict`` returns nothing then: Lightning would keep all of it in memory, and
+    cannot copy frozen dataclasses.
 
-    With ``resume`` an evaluation that was interrupted goes on: what the parts or the file hold already is graded anew
-    but not sampled again, on any number of ranks. Beside the file, ``<path>.settings.json`` says what it was sampled
-    with and of which sources, and while it is written ``<path>.lock`` keeps others from writing it as well.
+    With ``resume`` an interrupted evaluation continues: completions in its parts or its file are graded again but not
+    sampled again, on any number of ranks. ``<path>.settings.json`` records with which settings and from which sources
+    they were sampled, and ``<path>.lock`` keeps other processes from writing the same file.
 
-    Not a `BasePredictionWriter`, which would warn that it cannot follow the indices of our samplers.
+    This is not a `BasePredictionWriter`, which would warn that it cannot follow the indices of our samplers.
 
     Args:
         path: The file, below ``trainer.default_root_dir`` unless it is absolute.
-        stages: What is written: ``validate``, ``test``, ``predict``.
-        resume: Take up what is there instead of refusing it.
+        stages: Commands whose completions are written: ``validate``, ``test``, ``predict``.
+        resume: Continue an interrupted evaluation instead of refusing its file.
+        restart: With ``resume``, discard completions that were sampled with other settings instead of refusing them.
 
     Raises:
-        InputError: (before anything is generated) the file exists, or what it holds was sampled with other settings;
-            another process is writing it; (at the end, the parts are kept) samples that were written are not there.
+        InputError: (before anything is generated) the file exists, or its completions were sampled with other settings,
+            or another process is writing it; (at the end, the parts are kept) completions that were written are gone.
     """
 
     def __init__(
-        self, path: str = "predictions.jsonl", stages: Sequence[Stage] = ("predict",), resume: bool = False
+        self,
+        *,
+        path: str = "predictions.jsonl",
+        stages: Sequence[Stage] = ("predict",),
+        resume: bool = False,
+        restart: bool = False,
     ) -> None:
         super().__init__()
+        if restart and not resume:
+            raise InputError("`restart` of CompletionWriter needs `resume`, got false.")
         self.path = path
         self.stages = tuple(stages)
         self.resume = resume
+        self.restart = restart
         self._kept: list[dict[str, Any]] = []
         self._written = 0
         self._lock: BinaryIO | None = None
@@ -60,39 +111,53 @@ class CompletionWriter(Callback):
         """Refuse to overwrite, or read what is there."""
         if stage not in self.stages or is_trial(trainer):
             return
-        target = self._target(trainer)
+        files = self._files(trainer)
         if stage == "predict":
             trainer.predict_loop.return_predictions = False
-        self._take(trainer, target)
+        self._acquire(trainer, files)
         if not self.resume:
-            if target.exists():
-                raise InputError(f"`path` of CompletionWriter must name a new file, got {target}, which exists.")
+            if files.target.exists():
+                raise InputError(f"`path` of CompletionWriter must name a new file, got {files.target}, which exists.")
             return
-        _check_settings(_settings_file(target), evaluation_settings(trainer, pl_module))
-        rows = [row for file in (target, _kept_file(target), *_parts(target)) for row in _read(file)]
-        self._kept = list({_recording(row)[:2]: row for row in rows}.values())  # a part repeats what was kept
+        difference = _changed_setting(files.settings, evaluation_settings(trainer, pl_module))
+        if difference is not None and not self.restart:
+            raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
+        trainer.strategy.barrier("pspo.completions.read")
+        if difference is not None:
+            rank_zero_info(f"{files.settings} {difference}: they are sampled again.")
+            if trainer.is_global_zero:
+                files.remove()
+            trainer.strategy.barrier("pspo.completions.removed")
+        self._kept = files.recorded_rows()
         module: Any = pl_module
         module.recorded = _recordings(self._kept)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let others write the file."""
+        """Let other processes write the file."""
         self._release(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let others write the file."""
+        """Let other processes write the file."""
         self._release(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this rank's part; all ranks have read the old ones."""
-        self._begin(trainer, pl_module)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this rank's part; all ranks have read the old ones."""
-        self._begin(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this rank's part; all ranks have read the old ones."""
-        self._begin(trainer, pl_module)
+        """Start this rank's part; all ranks have read the old ones."""
+        if not self._is_active(trainer):
+            return
+        files = self._files(trainer)
+        if trainer.is_global_zero:
+            files.target.parent.mkdir(parents=True, exist_ok=True)
+            if self._kept:  # parts are started afresh, also those of more ranks than there are now
+                rank_zero_info(f"{files.target} has {len(self._kept)} completions already; the others are sampled.")
+                write_atomically(files.kept, _lines(self._kept))
+            if self.resume:
+                settings = evaluation_settings(trainer, pl_module)
+                write_atomically(files.settings, json.dumps(settings, indent=2).encode())
+            for part in files.parts():
+                part.unlink()
+        self._kept, self._written = [], 0
+        trainer.strategy.barrier("pspo.completions.begin")
+        files.part(trainer.global_rank).write_bytes(b"")
 
     def on_validation_batch_end(
         self,
@@ -104,133 +169,63 @@ class CompletionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Append the batch to this rank's part."""
-        self._append(trainer, outputs, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Append the batch to this rank's part."""
-        self._append(trainer, outputs, dataloader_idx)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Append the batch to this rank's part."""
-        self._append(trainer, outputs, dataloader_idx)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the parts, on rank zero."""
-        self._merge(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the parts, on rank zero."""
-        self._merge(trainer, pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the parts, on rank zero."""
-        self._merge(trainer, pl_module)
-
-    def _is_on(self, trainer: Trainer) -> bool:
-        return trainer.state.fn in self.stages and not is_trial(trainer)
-
-    def _take(self, trainer: Trainer, target: Path) -> None:
-        """Hold the file for this evaluation until it is merged; rank zero does it for all."""
-        if trainer.is_global_zero:
-            self._lock = locked(_lock_file(target))
-        if not trainer.strategy.broadcast(self._lock is not None):
-            raise InputError(f"`path` of CompletionWriter must not be in use, but another process is writing {target}.")
-
-    def _release(self, trainer: Trainer) -> None:
-        if self._lock is not None:
-            _lock_file(self._target(trainer)).unlink(missing_ok=True)
-            unlock(self._lock)
-            self._lock = None
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._is_on(trainer):
+        if not self._is_active(trainer):
             return
-        target = self._target(trainer)
-        if trainer.is_global_zero:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if self._kept:  # parts are begun afresh, also those of more ranks than there are now
-                rank_zero_info(f"{target}: {len(self._kept)} completions are there already.")
-                write_atomically(_kept_file(target), _lines(self._kept))
-            if self.resume:
-                settings = evaluation_settings(trainer, pl_module)
-                write_atomically(_settings_file(target), json.dumps(settings, indent=2).encode())
-            for part in _parts(target):
-                part.unlink()
-        self._kept, self._written = [], 0
-        trainer.strategy.barrier("pspo.completions.begin")
-        _part(target, trainer.global_rank).write_bytes(b"")
-
-    def _append(self, trainer: Trainer, output: EvaluationOutput, dataloader_idx: int) -> None:
-        if not self._is_on(trainer):
-            return
-        lines = [json.dumps([[dataloader_idx, *key], row], ensure_ascii=False) + "\n" for key, row in _rows(output)]
-        with _part(self._target(trainer), trainer.global_rank).open("a", encoding="utf-8") as file:
+        lines = [json.dumps([[dataloader_idx, *key], row], ensure_ascii=False) + "\n" for key, row in _rows(outputs)]
+        with self._files(trainer).part(trainer.global_rank).open("a", encoding="utf-8") as file:
             file.writelines(lines)
         self._written += len(lines)
 
-    def _merge(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._is_on(trainer):
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge the parts, on rank zero."""
+        if not self._is_active(trainer):
             return
         written = trainer.strategy.reduce(torch.tensor(self._written, device=pl_module.device), reduce_op="sum")
         trainer.strategy.barrier("pspo.completions.end")
         if not trainer.is_global_zero:
             return
-        target = self._target(trainer)
-        parts = _parts(target)
+        files = self._files(trainer)
+        parts = files.parts()
         entries = [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
         if len(entries) != int(written):
             raise InputError(
-                f"the parts beside {target} must hold the {int(written)} samples that were written, got "
-                f"{len(entries)}: something else has changed that folder, or not every rank shares it. The parts are "
+                f"The parts beside {files.target} must hold the {int(written)} samples that were written, got "
+                f"{len(entries)}: something else has changed that folder, or the ranks do not share it. The parts are "
                 "kept."
             )
         entries.sort(key=lambda entry: entry[0])
-        write_atomically(target, _lines([row for _, row in entries]))
-        for part in (*parts, _kept_file(target)):
+        write_atomically(files.target, _lines([row for _, row in entries]))
+        for part in (*parts, files.kept):
             part.unlink(missing_ok=True)
         self._release(trainer)
 
-    def _target(self, trainer: Trainer) -> Path:
-        return root_folder(trainer) / self.path
+    on_test_start = on_predict_start = on_validation_start
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_validation_end
+
+    def _is_active(self, trainer: Trainer) -> bool:
+        return trainer.state.fn in self.stages and not is_trial(trainer)
+
+    def _files(self, trainer: Trainer) -> _Files:
+        return _Files(root_folder(trainer) / self.path)
+
+    def _acquire(self, trainer: Trainer, files: _Files) -> None:
+        """Lock the file until it is merged; rank zero does it for all."""
+        if trainer.is_global_zero:
+            self._lock = locked(files.lock)
+        if not trainer.strategy.broadcast(self._lock is not None):
+            raise InputError(
+                f"`path` of CompletionWriter must not be in use, but another process is writing {files.target}."
+            )
+
+    def _release(self, trainer: Trainer) -> None:
+        if self._lock is not None:
+            self._files(trainer).lock.unlink(missing_ok=True)
+            unlock(self._lock)
+            self._lock = None
 
 
-def _part(target: Path, rank: int) -> Path:
-    return target.with_name(f"{target.name}.rank{rank}.part")
-
-
-def _parts(target: Path) -> list[Path]:
-    return sorted(target.parent.glob(f"{target.name}.rank*.part"))
-
-
-def _kept_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.kept")
-
-
-def _settings_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.settings.json")
-
-
-def _lock_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.lock")
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
@@ -242,48 +237,45 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
             value = json.loads(line)
             row = value[1] if isinstance(value, list) else value
             _recording(row)
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise InputError(f"{file}, line {number}: must be a sample of an evaluation, got {line[:40]!r}.") from None
         yield row
 
 
-def _recording(row: dict[str, Any]) -> tuple[tuple[str, float, str, str], int, tuple[str, bool, int]]:
+def _recording(row: Mapping[str, Any]) -> tuple[_ProblemKey, int, _Recorded]:
     key = (row["source"], float(row["temperature"]), row["id"], row["question"])
     return key, int(row["sample"]), (row["completion"], bool(row["truncated"]), int(row["length_tokens"]))
 
 
-def _recordings(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, float, str, str], list[tuple[str, bool, int]]]:
-    """Return the samples of each problem in order, without those behind a gap."""
-    found: dict[tuple[str, float, str, str], dict[int, tuple[str, bool, int]]] = {}
+def _recordings(rows: Sequence[Mapping[str, Any]]) -> dict[_ProblemKey, list[_Recorded]]:
+    """Return the samples of each problem in order, up to the first one that is missing."""
+    samples: dict[_ProblemKey, dict[int, _Recorded]] = {}
     for row in rows:
-        key, number, said = _recording(row)
-        found.setdefault(key, {})[number] = said
-    return {key: [by_number[n] for n in range(len(by_number)) if n in by_number] for key, by_number in found.items()}
+        key, number, recorded = _recording(row)
+        samples.setdefault(key, {})[number] = recorded
+    return {key: [by_number[n] for n in range(len(by_number)) if n in by_number] for key, by_number in samples.items()}
 
 
-def _check_settings(file: Path, here: dict[str, Any]) -> None:
-    if not file.exists():
-        return
-    there = json.loads(file.read_bytes())
-    for name in here:
-        if name not in _MEASURED_LATER and there.get(name) != here[name]:
-            where, old, new = _difference(name, there.get(name), here[name])
-            raise InputError(
-                f"{file} says that the completions beside it were sampled with {where}={old}, this run has {new}: give "
-                "another path, or remove them."
-            )
+def _changed_setting(file: Path, settings: Mapping[str, Any]) -> str | None:
+    """Return how the settings in ``file`` differ from those of this run; None if completions do not depend on it."""
+    recorded = json.loads(file.read_bytes()) if file.exists() else settings
+    for name, value in settings.items():
+        if name not in _MEASURED_LATER and recorded.get(name) != value:
+            path, old, new = _first_difference(name, recorded.get(name), value)
+            return f"says that the completions beside it were sampled with {path}={old}, this run has {new}"
+    return None
 
 
-def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     """Return the first part of two settings that differs: ``sources.gsm8k.limit``, 5, 10."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return name, old, new
     key = next(key for key in (*old, *new) if (key in old) != (key in new) or old.get(key) != new.get(key))
-    return _difference(f"{name}.{key}", old.get(key), new.get(key))
+    return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
 
 
 def _rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Yield each sample with its sorting key: place in the source, temperature's place, sample's place."""
+    """Yield each sample with its sorting key: position in the source, index of the temperature, of the sample."""
     batch = output.batch
     positions, valid = batch.positions.tolist(), batch.valid.tolist()
     for rank, (temperature, samples) in enumerate(output.samples.items()):

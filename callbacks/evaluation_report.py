@@ -1,4 +1,4 @@
-"""Writes the results of an evaluation for programs to read."""
+"""Writes the results of an evaluation as JSON."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_pspo.evaluation.results import result_document
 from lightning_pspo.files import write_atomically
 
-from ._shared import evaluation_settings, is_trial, root_folder
+from ._evaluation_settings import evaluation_settings
+from ._trainer import is_trial, root_folder
 
 
 class EvaluationReport(Callback):
     """Writes all estimates of ``validate`` and ``test`` with their intervals and settings to one JSON file.
 
     Args:
-        path: The file, below ``trainer.default_root_dir`` unless it is absolute. Where it exists, ``-2`` and so on is
+        path: The file, below ``trainer.default_root_dir`` unless it is absolute. If it exists, ``-2`` and so on is
             added to the name.
         overwrite: Replace an existing file.
     """
 
-    def __init__(self, path: str = "evaluation.json", overwrite: bool = False) -> None:
+    def __init__(self, *, path: str = "evaluation.json", overwrite: bool = False) -> None:
         super().__init__()
         self.path = path
         self.overwrite = overwrite
@@ -42,11 +43,11 @@ class EvaluationReport(Callback):
             return
         document = result_document(pl_module.results, evaluation_settings(trainer, pl_module))
         content = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self._free(root_folder(trainer) / self.path), content.encode())
+        write_atomically(self._unused_path(root_folder(trainer) / self.path), content.encode())
 
-    def _free(self, path: Path) -> Path:
-        number, free = 1, path
-        while free.exists() and not self.overwrite:
+    def _unused_path(self, path: Path) -> Path:
+        number, unused = 1, path
+        while unused.exists() and not self.overwrite:
             number += 1
-            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        return free
+            unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return unused

@@ -16,7 +16,7 @@ from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import EvaluationOutput, Sample
 
 from ._judgements import Judgements, Question
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
 _WAIT_SHARE, _LEAST_WAIT_S = 0.02, 0.5
 

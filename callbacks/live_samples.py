@@ -1,4 +1,4 @@
-"""Shows what the policy says, while it is trained."""
+"""Shows the latest completions under the progress bar."""
 
 from __future__ import annotations
 
@@ -8,36 +8,35 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import check_at_least
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Rollout
 
-from ._shared import finished_rollouts
+from ._trainer import finished_rollouts
 from .rollout_progress_bar import RolloutProgressBar
 
 _STYLES = {"correct": "green", "wrong": "red"}
 
 
 class LiveSamples(Callback):
-    """Keeps a table of the latest completions under the progress bar: verdict, reward, tokens, question, completion.
+    """Shows a table of the latest completions under the progress bar: verdict, reward, tokens, question, completion.
 
-    Drawn in a terminal by `RolloutProgressBar`, on rank zero, from its own part of the rollout; in a file or a pipe
-    there is nothing to draw (`CompletionTable` writes completions down). Texts are shown on one line, as they are:
-    line ends and control characters are spelled out, and nothing in them is read as markup.
+    `RolloutProgressBar` draws it in a terminal, on rank zero, from that rank's part of the rollout; in a file or a pipe
+    nothing is drawn (`CompletionTable` writes completions to a file). Each text stays on one line: line ends and
+    control characters are spelled out, and nothing is read as markup.
 
     Args:
-        rows: Completions shown, of as many different prompts as there are, at least 1.
+        rows: Completions shown, of as many different prompts as possible, at least 1.
         every_n_rollouts: Rollouts between two tables, at least 1.
 
     Raises:
         InputError: A number is below 1.
     """
 
-    def __init__(self, rows: int = 4, every_n_rollouts: int = 1) -> None:
+    def __init__(self, *, rows: int = 4, every_n_rollouts: int = 1) -> None:
         super().__init__()
-        for name, value in (("rows", rows), ("every_n_rollouts", every_n_rollouts)):
-            if value < 1:
-                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least("rows", rows, 1)
+        check_at_least("every_n_rollouts", every_n_rollouts, 1)
         self.rows = rows
         self.every_n_rollouts = every_n_rollouts
 
@@ -53,14 +52,13 @@ class LiveSamples(Callback):
 
 
 def sample_table(rollout: Rollout, number: int, rows: int) -> Table:
-    """Return the table of some completions of a rollout, spread evenly over its prompts."""
+    """Return a table of some completions of a rollout, spread evenly over its prompts."""
     table = Table("verdict", "reward", "tokens", title=f"Rollout {number}", title_justify="left", expand=True)
     table.add_column("question", ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("completion", ratio=2, no_wrap=True, overflow="ellipsis")
     rewards = rollout.rewards.flatten().tolist()
     count = min(rows, len(rewards))
-    for place in range(count):
-        index = place * len(rewards) // count
+    for index in (row * len(rewards) // count for row in range(count)):
         sample, verdict = rollout.samples[index], rollout.samples[index].grade.verdict.value
         table.add_row(
             Text(verdict, style=_STYLES.get(verdict, "yellow")),
@@ -73,16 +71,16 @@ def sample_table(rollout: Rollout, number: int, rows: int) -> Table:
 
 
 def one_line(text: str, width: int) -> str:
-    r"""Return a text on one line, its middle left out beyond ``width`` characters, control characters spelled out.
+    r"""Return a text as one line of at most ``width`` characters, control characters spelled out.
 
-    The end stays, where the answer is.
+    The middle is left out: the answer is at the end.
 
     >>> one_line("1+1\n\x1b[2J= 2", 40)
     '1+1\\n\\x1b[2J= 2'
     >>> one_line("abcdefghijkl", 7)
     'ab … kl'
     """
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     if len(shown) <= width:
         return shown
     side = (width - 3) // 2

@@ -1,9 +1,10 @@
-"""Saves and stops when the machine is about to be taken away."""
+"""Saves and stops the run on SIGTERM and SIGUSR1."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,22 +16,22 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
 
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preemption(Checkpoint):
-    """On SIGTERM or SIGUSR1 saves at the next safe point and ends the run with status 128 + signal (143, 138).
+    """Saves at the next safe point after SIGTERM or SIGUSR1 and ends the run with status 128 + signal (143, 138).
 
-    A safe point is the end of a rollout; in a validation the end of any batch, where the state is still that of the
-    rollout before it, and the resumed run does the validation again from its beginning. All ranks agree there, so it is
-    enough that one of them got the signal. Until then nothing is interrupted: a second signal changes nothing. Before
-    the first rollout there is nothing to save and the run just ends.
+    A safe point is the end of a rollout, or of a validation batch, where the state is still that of the rollout before
+    it; the resumed run then repeats the whole validation. The ranks agree there, so it is enough that one of them got
+    the signal. Nothing is interrupted before: a second signal changes nothing. Before the first rollout there is
+    nothing to save and the run just ends.
 
-    While ``fit`` runs this takes the place of Lightning's own handlers, which would broadcast from inside a handler and
-    end with status 0, and of its automatic requeueing under SLURM: let the job script requeue (docs/checkpoints.md).
-    Signals before training starts, and in other commands than ``fit``, keep their usual effect.
+    During ``fit`` this replaces Lightning's own handlers, which would broadcast from inside a handler and end with
+    status 0, and its automatic requeueing under SLURM: let the job script requeue (docs/checkpoints.md). Signals before
+    training starts, and in other commands than ``fit``, keep their usual effect.
     """
 
     def __init__(self) -> None:
@@ -38,17 +39,17 @@ class Preemption(Checkpoint):
         self._received: signal.Signals | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have signals only noted while training."""
+        """Only note signals from now on."""
         if stage != "fit":
             return
         if threading.current_thread() is not threading.main_thread():
-            rank_zero_warn("Preemption does nothing: signals reach the main thread alone, and this is another one.")
+            rank_zero_warn("Preemption does nothing: only the main thread receives signals, and this is another one.")
             return
         untyped: Any = trainer
-        untyped._signal_connector = _Noting(trainer, self._note)
+        untyped._signal_connector = _SignalNotes(trainer, self._note)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if a signal came while the run was set up."""
+        """Stop if a signal came during set-up."""
         self._stop_if_asked(trainer)
 
     def on_train_batch_end(
@@ -66,7 +67,7 @@ class Preemption(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop in the middle of a validation if asked to. Every rank takes part: all have equally many batches."""
+        """Stop during a validation if asked to. Every rank takes part: all have equally many batches."""
         if trainer.state.fn == "fit":
             self._stop_if_asked(trainer)
 
@@ -77,26 +78,26 @@ class Preemption(Checkpoint):
         agree = trainer.strategy.reduce_boolean_decision
         if not agree(self._received is not None, all=False):
             return
-        first = next(one for one in SIGNALS if agree(self._received is one, all=False))
+        received = next(number for number in SIGNALS if agree(self._received is number, all=False))
         rollout = finished_rollouts(trainer)
-        where = "Nothing was saved: there was no rollout yet"
+        result = "Nothing was saved: there was no rollout yet"
         if rollout and not is_trial(trainer):
             path = checkpoint_folder(root_folder(trainer)) / checkpoint_name(rollout)
             if not trainer.strategy.broadcast(path.exists()):
                 save_atomically(trainer, path)
-            where = f"Saved {path}"
+            result = f"Saved {path}"
         trainer.strategy.barrier("pspo.preemption")
         rank_zero_info(
-            f"Stopped by {first.name} after rollout {rollout}. {where}. To go on, run the same command with "
+            f"Stopped by {received.name} after rollout {rollout}. {result}. To resume, run the same command with "
             "--ckpt_path last."
         )
-        raise SystemExit(128 + first)
+        raise SystemExit(128 + received)
 
 
-class _Noting(_SignalConnector):
-    """Has a function called for each of `SIGNALS`, and nothing else done."""
+class _SignalNotes(_SignalConnector):
+    """Calls a function for each of `SIGNALS` and does nothing else."""
 
-    def __init__(self, trainer: Trainer, note: Any) -> None:
+    def __init__(self, trainer: Trainer, note: Callable[[int, FrameType | None], None]) -> None:
         super().__init__(trainer)
         self._note = note
 

@@ -1,4 +1,4 @@
-"""Logs what every rollout earned and what its updates did to the policy."""
+"""Logs rewards, completions and probability ratios of every rollout."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class RewardLogger(Callback):
 
     ``train/``: ``reward`` (mean), ``reward_std`` (population), ``reward/<term>`` (before its weight), ``accuracy``
     (share graded correct), ``no_answer`` (share), ``zero_variance`` (share of groups whose rewards are all equal),
-    ``advantage_abs`` (mean), ``refill_rounds`` (further batches of prompts that were sampled; of them only the groups
-    that were taken are in these numbers). ``completion/``: ``length_tokens`` (mean), ``length_max``, ``truncated``
+    ``advantage_abs`` (mean), ``refill_rounds`` (extra batches of prompts that were sampled; only those of their groups
+    that were used are in these numbers). ``completion/``: ``length_tokens`` (mean), ``length_max``, ``truncated``
     (share). ``ratio/``: ``mean``, ``p01``, ``p99``, ``max`` and ``outside_0.2`` (share with ``|ratio - 1| > 0.2``),
-    over every token that entered a backward pass in any update of the rollout; nan when none did, because Lightning
-    would repeat the last rollout's values for a key that is left out. ``time/``: seconds of each phase and of the
-    ``iteration``, mean over ranks. ``throughput/tokens_per_s``: completion tokens of all ranks by the seconds of the
-    iteration.
+    over every token that entered a backward pass in any update of the rollout; nan if none did, because Lightning
+    repeats the last value of a key that is missing. ``time/``: seconds of each phase and of the ``iteration``, mean
+    over ranks. ``throughput/tokens_per_s``: completion tokens of all ranks per second of the iteration.
     """
 
     def __init__(self) -> None:

@@ -14,50 +14,51 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_pspo.checkpoints.integrity import is_whole
 from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.checkpoints.store import (
-    ASIDE,
     checkpoint_folder,
     checkpoint_name,
     find_checkpoints,
+    find_damaged,
     read_scores,
     rollout_of,
+    set_aside,
     write_scores,
 )
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.files import remove
 
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
 
 class RolloutCheckpoint(Checkpoint):
-    """Saves after every n-th rollout, after n minutes, after the last rollout, and the best; ``rollout=000010.ckpt``.
+    """Saves after every n-th rollout, after n minutes, after the last rollout, and the best: ``rollout=000010.ckpt``.
 
     Every checkpoint holds the whole state right after a rollout, and a run resumed from any of them ends with the same
-    bits. The newest ``keep_last`` stay, and the ``keep_best`` best, which ``best.json`` beside them lists: so
-    ``--ckpt_path last`` and ``--ckpt_path best``. One goes only when as many newer ones were found whole.
+    bits. The newest ``keep_last`` are kept, and the ``keep_best`` best, listed in ``best.json`` beside them; hence
+    ``--ckpt_path last`` and ``--ckpt_path best``. A checkpoint is deleted only when that many newer ones are undamaged.
 
-    With a ``monitor`` every rollout that is validated is a candidate, with the values that the loggers get then; in a
-    run without validation every rollout that is saved. Of equal scores the earlier one is the better, and nan is never
-    among the best.
+    With a ``monitor`` every validated rollout is a candidate, with the values that the loggers get then; in a run
+    without validation every saved rollout. Of equal scores the earlier one is better, and nan is never best.
 
-    A folder with whole checkpoints of later rollouts than the run has reached belongs to another run (or to another
-    future of this one) and is refused: both would share the names. A damaged one is renamed to ``....damaged``.
+    A folder with undamaged checkpoints of later rollouts than the run has reached belongs to another run (or to another
+    future of this one) and is refused: both would use the same names. A damaged one is renamed to ``....damaged``.
 
     Args:
         every_n_rollouts: Rollouts between two checkpoints, at least 1; None for the clock alone.
-        keep_last: Newest checkpoints to keep, at least 1.
+        keep_last: Number of newest checkpoints to keep, at least 1.
         every_n_minutes: Save after the rollout at which so much time has passed since the last save, above 0; None for
             rollouts alone. Rank zero's clock counts.
-        monitor: Logged metric that says how good a rollout is, such as ``val/gsm8k/accuracy``; None for none.
-        mode: Whether the best is the largest or the smallest.
-        keep_best: Best checkpoints to keep where there is a ``monitor``, at least 1.
+        monitor: Logged metric that scores a rollout, such as ``val/gsm8k/accuracy``; None for none.
+        mode: Whether the best score is the largest or the smallest.
+        keep_best: Number of best checkpoints to keep if there is a ``monitor``, at least 1.
 
     Raises:
-        InputError: A number is out of range, or (when training starts) the folder holds a later rollout, or the metric
-            cannot appear, or (as soon as others are there) it has not appeared.
+        InputError: A number is out of range; or (when training starts) the folder has a later rollout or the metric
+            cannot occur; or (after the first validation or rollout) the metric was not logged.
     """
 
     def __init__(
         self,
+        *,
         every_n_rollouts: int | None = 10,
         keep_last: int = 2,
         every_n_minutes: float | None = None,
@@ -66,9 +67,9 @@ class RolloutCheckpoint(Checkpoint):
         keep_best: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("every_n_rollouts", every_n_rollouts), ("keep_last", keep_last), ("keep_best", keep_best)):
-            if value is not None and value < 1:
-                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least("every_n_rollouts", every_n_rollouts, 1)
+        check_at_least("keep_last", keep_last, 1)
+        check_at_least("keep_best", keep_best, 1)
         if every_n_minutes is not None and not 0.0 < every_n_minutes < math.inf:
             raise InputError(f"`every_n_minutes` must be finite and greater than 0, got {every_n_minutes}.")
         if mode not in ("min", "max"):
@@ -82,20 +83,20 @@ class RolloutCheckpoint(Checkpoint):
         self.seconds = 0.0
         self._saved_at = 0.0
         self._best: dict[int, float] = {}
-        self._known_whole: set[int] = set()
+        self._undamaged: set[int] = set()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best rollouts so far, and the seconds that went into saving."""
+        """Return the best rollouts so far, and the seconds spent on saving."""
         return {"monitor": self.monitor, "mode": self.mode, "best": dict(self._best), "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the seconds, and the best, of which the folder says later which are still there."""
+        """Restore the seconds and the best rollouts; which of these still exist, the folder shows later."""
         self.seconds = state_dict["seconds"]
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self._best = dict(state_dict["best"])
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a folder of another run before time goes into the first measurement."""
+        """Refuse the folder of another run before time goes into the first measurement."""
         self._check(trainer)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,7 +105,7 @@ class RolloutCheckpoint(Checkpoint):
             self._check_logged(trainer, self.monitor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a folder of another run; start the clock."""
+        """Refuse the folder of another run; start the clock."""
         self._check(trainer)
         self._saved_at = time.monotonic()
 
@@ -118,15 +119,15 @@ class RolloutCheckpoint(Checkpoint):
         if is_trial(trainer) or not (due or self._is_time(trainer)):
             return
         self._save(trainer)
-        if self.monitor is not None and not _validates(trainer):
-            self._consider(trainer)
+        if self.monitor is not None and not any(trainer.num_val_batches):
+            self._update_best(trainer, self.monitor)
         self._clean(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if this was one of the best. Every rank takes part."""
+        """Save if this rollout is one of the best. Every rank takes part."""
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit" or is_trial(trainer):
             return
-        self._consider(trainer)
+        self._update_best(trainer, self.monitor)
         self._clean(trainer)
 
     def _folder(self, trainer: Trainer) -> Path:
@@ -140,60 +141,68 @@ class RolloutCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         rollout = finished_rollouts(trainer)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         save_atomically(trainer, self._folder(trainer) / checkpoint_name(rollout))
-        self.seconds += time.perf_counter() - begun
+        self.seconds += time.perf_counter() - start
         self._saved_at = time.monotonic()
-        self._known_whole.add(rollout)
+        self._undamaged.add(rollout)
 
-    def _consider(self, trainer: Trainer) -> None:
-        """Put this rollout among the best if it belongs there."""
-        assert self.monitor is not None
-        self._check_logged(trainer, self.monitor)
-        rollout, score = finished_rollouts(trainer), float(trainer.callback_metrics[self.monitor])
+    def _update_best(self, trainer: Trainer, monitor: str) -> None:
+        """Add this rollout to the best if it is one of them, and save it then."""
+        self._check_logged(trainer, monitor)
+        rollout, folder = finished_rollouts(trainer), self._folder(trainer)
+        score = float(trainer.callback_metrics[monitor])
         score = float(trainer.strategy.broadcast(score))  # the ranks must agree, whatever each of them logged
-        best = {**self._best, **({} if math.isnan(score) else {rollout: score})}
+        scores = self._best if math.isnan(score) else {**self._best, rollout: score}
         sign = -1.0 if self.mode == "max" else 1.0
-        kept = sorted(best, key=lambda one: (sign * best[one], one))[: self.keep_best]
-        self._best = {one: best[one] for one in kept}
-        there = (self._folder(trainer) / checkpoint_name(rollout)).exists()
-        if rollout in self._best and not trainer.strategy.broadcast(there):
+        ranked = sorted(scores, key=lambda candidate: (sign * scores[candidate], candidate))
+        self._best = {candidate: scores[candidate] for candidate in ranked[: self.keep_best]}
+        if rollout in self._best and not trainer.strategy.broadcast((folder / checkpoint_name(rollout)).exists()):
             self._save(trainer)
         if trainer.is_global_zero:
-            write_scores(self._folder(trainer), self.monitor, self.mode, self._best)
+            write_scores(folder, monitor, self.mode, self._best)
 
     def _clean(self, trainer: Trainer) -> None:
-        """Delete what is neither new nor among the best; a damaged one does not count as new."""
+        """Delete checkpoints that are neither new nor best, and damaged ones that are older than all that are kept."""
         if not trainer.is_global_zero:
             return
-        whole = 0
-        for path in reversed(find_checkpoints(self._folder(trainer))):
+        folder, newest = self._folder(trainer), []
+        for path in reversed(find_checkpoints(folder)):
             rollout = rollout_of(path)
-            if whole >= self.keep_last:
+            if len(newest) >= self.keep_last:
                 if rollout not in self._best:
                     remove(path)
-            elif rollout in self._known_whole or is_whole(path):
-                self._known_whole.add(rollout)
-                whole += 1
+            elif rollout in self._undamaged or is_whole(path):
+                self._undamaged.add(rollout)
+                newest.append(rollout)
+        if len(newest) >= self.keep_last:
+            for path in find_damaged(folder, before=newest[-1]):
+                remove(path)
 
     def _check(self, trainer: Trainer) -> None:
+        """Refuse the folder of another run and set its damaged checkpoints aside; find the best that still exist."""
         if is_trial(trainer):
             return
-        self._refuse_later_rollouts(trainer)
-        trainer.strategy.barrier("pspo.checkpoints.check")  # all have looked before rank zero renames
         rollout, folder = finished_rollouts(trainer), self._folder(trainer)
+        later = [path for path in find_checkpoints(folder) if rollout_of(path) > rollout]
+        for path in reversed(later):
+            if is_whole(path):
+                raise InputError(
+                    f"The checkpoint folder must hold no later rollout than the {rollout} that this run has finished,"
+                    f" got {path}; continue that run (--ckpt_path last), or choose another trainer.default_root_dir."
+                )
+        trainer.strategy.barrier("pspo.checkpoints.check")  # all have looked before rank zero renames
         if trainer.is_global_zero:
-            for path in find_checkpoints(folder):
-                if rollout_of(path) > rollout:
-                    aside = path.with_name(path.name + ASIDE)
-                    remove(aside)  # of an earlier time; a folder cannot be replaced in one step
-                    path.replace(aside)
-                    rank_zero_warn(f"{path} is damaged; it is now {path.name}{ASIDE}, and its rollout is done again.")
+            for path in later:
+                rank_zero_warn(f"{path} is damaged; it is now {set_aside(path).name}, and its rollout is done again.")
         if self.monitor is None:
             return
         scores = self._best | read_scores(folder, self.monitor, self.mode)  # a crash may have cost the latest there
-        there = {one for one in scores if one <= rollout and (folder / checkpoint_name(one)).exists()}
-        self._best = {one: score for one, score in scores.items() if one in there}
+        self._best = {
+            candidate: score
+            for candidate, score in scores.items()
+            if candidate <= rollout and (folder / checkpoint_name(candidate)).exists()
+        }
         sources = list(getattr(trainer.datamodule, "val", {}))  # type: ignore[attr-defined]
         stage, _, name = self.monitor.partition("/")
         if stage == "val" and name.partition("/")[0] not in sources:
@@ -202,23 +211,10 @@ class RolloutCheckpoint(Checkpoint):
                 f"{', '.join(sources) or 'no sources'}."
             )
 
-    def _refuse_later_rollouts(self, trainer: Trainer) -> None:
-        rollout = finished_rollouts(trainer)
-        for path in reversed(find_checkpoints(self._folder(trainer))):
-            if rollout_of(path) > rollout and is_whole(path):
-                raise InputError(
-                    f"The checkpoint folder must hold no later rollout than the {rollout} that this run has finished,"
-                    f" got {path}; continue that run (--ckpt_path last), or choose another trainer.default_root_dir."
-                )
-
     def _check_logged(self, trainer: Trainer, monitor: str) -> None:
-        known = trainer.callback_metrics
-        if monitor not in known:
+        logged = trainer.callback_metrics
+        if monitor not in logged:
             raise InputError(
                 f"`monitor` of RolloutCheckpoint must be a metric that is logged, got {monitor}; there are "
-                f"{', '.join(sorted(known)) or 'none'}."
+                f"{', '.join(sorted(logged)) or 'none'}."
             )
-
-
-def _validates(trainer: Trainer) -> bool:
-    return any(trainer.num_val_batches)

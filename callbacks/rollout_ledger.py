@@ -1,4 +1,4 @@
-"""Writes down every training completion, once, with all that is known of it."""
+"""Writes every training completion to the ledger, once, with all its numbers."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.ledger import FOLDER, LedgerWriter, schema
 from lightning_pspo.training.passes import StepOutput, Update
 from lightning_pspo.types import Rollout
 
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, root_folder
 
-_OF_UPDATES = ("update_tokens", "ratio_mean", "ratio_min", "ratio_max", "log_ratio_mean", "gradient_weight")
+_UPDATE_COLUMNS = ("update_tokens", "ratio_mean", "ratio_min", "ratio_max", "log_ratio_mean", "gradient_weight")
 
 
 class RolloutLedger(Callback):
     """Writes every completion of every rollout to ``<default_root_dir>/ledger``, as Parquet (docs/ledger.md).
 
-    Each rank writes files of its own. A rollout is on disk before the callback returns, and so before a checkpoint of
-    it can be: whenever the run is killed, every finished rollout is there once, and those that a resumed run repeats
-    take the place of what they were. Groups that ``refill_rounds`` replaced were never trained on and are not there.
+    Each rank writes its own files. A rollout is on disk before the callback returns, and so before any checkpoint of
+    it: whenever the run is killed, every finished rollout is there once, and a resumed run replaces the rollouts that
+    it repeats. Groups that ``refill_rounds`` replaced were never trained on and are left out.
 
-    ``scripts/ledger.py`` shows, compares, grades anew and exports what is there.
+    ``lightning-pspo ledger`` shows, compares, regrades and exports the rows.
 
     Args:
-        rows_per_file: A file with as many rows is full, at least 1. The newest file is written anew with every rollout.
-        megabytes_per_file: So is a file whose rows take as many MiB in memory, greater than 0.
+        rows_per_file: Rows after which a file is full, at least 1. The newest file is rewritten with every rollout.
+        megabytes_per_file: MiB in memory after which a file is full, greater than 0.
 
     Raises:
         InputError: A number is out of range.
     """
 
-    def __init__(self, rows_per_file: int = 4096, megabytes_per_file: float = 8.0) -> None:
+    def __init__(self, *, rows_per_file: int = 4096, megabytes_per_file: float = 8.0) -> None:
         super().__init__()
-        if rows_per_file < 1:
-            raise InputError(f"`rows_per_file` must be at least 1, got {rows_per_file}.")
+        check_at_least("rows_per_file", rows_per_file, 1)
         if not 0.0 < megabytes_per_file < float("inf"):
             raise InputError(f"`megabytes_per_file` must be finite and greater than 0, got {megabytes_per_file}.")
         self.rows_per_file = rows_per_file
@@ -49,7 +48,7 @@ class RolloutLedger(Callback):
         self._writer: LedgerWriter | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier fit. What is on disk stays as it is until a rollout is finished."""
+        """Forget an earlier fit. Files stay as they are until a rollout is finished."""
         self._writer = None
 
     def on_train_batch_end(
@@ -60,18 +59,23 @@ class RolloutLedger(Callback):
             return
         if self._writer is None:
             size = max(1, round(self.megabytes_per_file * 2**20))
-            self._writer = LedgerWriter(root_folder(trainer) / FOLDER, trainer.global_rank, self.rows_per_file, size)
+            self._writer = LedgerWriter(
+                root_folder(trainer) / FOLDER,
+                rank=trainer.global_rank,
+                rows_per_file=self.rows_per_file,
+                bytes_per_file=size,
+            )
             self._writer.begin(finished_rollouts(trainer) - 1, trainer.world_size)
         step: StepOutput = outputs
         module: Any = pl_module
-        where = {
+        keys = {
             "rollout": finished_rollouts(trainer),
             "step": trainer.global_step,
             "seed": module.seed,
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,
         }
-        self._writer.write(_table(step["rollout"], step["updates"], where))
+        self._writer.write(_table(step["rollout"], step["updates"], keys))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the rollouts of an interrupted run that went further than this one does."""
@@ -80,11 +84,11 @@ class RolloutLedger(Callback):
             self._writer = None
 
 
-def _table(rollout: Rollout, updates: Sequence[Update], where: dict[str, int]) -> pa.Table:
-    """Return a row for each of the N completions."""
+def _table(rollout: Rollout, updates: Sequence[Update], keys: dict[str, int]) -> pa.Table:
+    """Return a row for each of the N completions; ``keys`` are the same in all of them."""
     samples, group_size = rollout.samples, rollout.rewards.shape[1]
     rows = len(samples)
-    columns: dict[str, Any] = {name: [value] * rows for name, value in where.items()}
+    columns: dict[str, Any] = {name: [value] * rows for name, value in keys.items()}
     columns |= {
         "position": rollout.prompts.positions.repeat_interleave(group_size).cpu().numpy(),
         "sample": np.arange(rows) % group_size,
@@ -101,25 +105,25 @@ def _table(rollout: Rollout, updates: Sequence[Update], where: dict[str, int]) -
         "advantage": _numbers(rollout.advantages),
     }
     columns |= {f"reward/{name}": _numbers(term) for name, term in rollout.reward_terms.items()}
-    columns |= _of_updates(updates, rows)
-    kind = schema(list(rollout.reward_terms))
-    return pa.table([pa.array(columns[field.name], field.type) for field in kind], schema=kind)
+    columns |= _update_columns(updates, rows)
+    table_schema = schema(list(rollout.reward_terms))
+    return pa.table([pa.array(columns[field.name], field.type) for field in table_schema], schema=table_schema)
 
 
-def _of_updates(updates: Sequence[Update], rows: int) -> dict[str, pa.Array]:
-    """Return, for each row, one number for every update in which its tokens had a gradient."""
-    known = [(number, update) for number, update in enumerate(updates, start=1) if update.rows is not None]
-    if not known:
+def _update_columns(updates: Sequence[Update], rows: int) -> dict[str, pa.Array]:
+    """Return, for each row, a list with one number for every update in which its tokens had a gradient."""
+    numbered = [(number, update) for number, update in enumerate(updates, start=1) if update.rows is not None]
+    if not numbered:
         empty = pa.array([[]] * rows, pa.list_(pa.float32()))
-        return {name: empty.cast(schema().field(name).type) for name in ("updates", *_OF_UPDATES)}
-    sums = torch.stack([_row_statistics(update, rows) for _, update in known]).cpu().numpy()  # (U, 6, N)
-    seen = sums[:, 0].T > 0  # (N, U)
-    offsets = pa.array(np.concatenate([[0], seen.sum(axis=1).cumsum()]), pa.int32())
-    numbers = np.broadcast_to([number for number, _ in known], seen.shape)
-    values = {"updates": numbers} | {name: sums[:, place].T for place, name in enumerate(_OF_UPDATES)}
+        return {name: empty.cast(schema().field(name).type) for name in ("updates", *_UPDATE_COLUMNS)}
+    statistics = torch.stack([_row_statistics(update, rows) for _, update in numbered]).cpu().numpy()  # (U, 6, N)
+    has_gradient = statistics[:, 0].T > 0  # (N, U)
+    offsets = pa.array(np.concatenate([[0], has_gradient.sum(axis=1).cumsum()]), pa.int32())
+    numbers = np.broadcast_to([number for number, _ in numbered], has_gradient.shape)
+    values = {"updates": numbers} | {name: statistics[:, index].T for index, name in enumerate(_UPDATE_COLUMNS)}
     return {
         name: pa.ListArray.from_arrays(
-            offsets, pa.array(value[seen].astype(schema().field(name).type.value_type.to_pandas_dtype()))
+            offsets, pa.array(value[has_gradient].astype(schema().field(name).type.value_type.to_pandas_dtype()))
         )
         for name, value in values.items()
     }
@@ -128,20 +132,20 @@ def _of_updates(updates: Sequence[Update], rows: int) -> dict[str, pa.Array]:
 def _row_statistics(update: Update, rows: int) -> Tensor:
     """Return (6, N) of one update: tokens, mean, smallest and largest ratio, mean log-ratio, mean weight of each row.
 
-    Rows without a token have 0 tokens, and numbers that mean nothing.
+    The other numbers of a row with 0 tokens mean nothing.
     """
-    assert update.rows is not None
-    at = update.rows
+    row_of_token = update.rows
+    assert row_of_token is not None
     log_ratio = update.log_ratio.detach()
     precise = log_ratio.to(torch.float32 if log_ratio.device.type == "mps" else torch.float64)
     weight = torch.full_like(precise, torch.nan) if update.weight is None else update.weight.to(precise)
 
     def total(values: Tensor) -> Tensor:
-        return values.new_zeros(rows).index_add_(0, at, values)
+        return values.new_zeros(rows).index_add_(0, row_of_token, values)
 
     tokens = total(torch.ones_like(precise))
-    low = precise.new_full((rows,), torch.inf).scatter_reduce_(0, at, precise, "amin")
-    high = precise.new_full((rows,), -torch.inf).scatter_reduce_(0, at, precise, "amax")
+    low = precise.new_full((rows,), torch.inf).scatter_reduce_(0, row_of_token, precise, "amin")
+    high = precise.new_full((rows,), -torch.inf).scatter_reduce_(0, row_of_token, precise, "amax")
     ratio, mean, weight = (total(values) / tokens for values in (precise.exp(), precise, weight))
     return torch.stack([tokens, ratio, low.exp(), high.exp(), mean, weight])
 

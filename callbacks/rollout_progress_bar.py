@@ -1,4 +1,4 @@
-"""Shows how far a run is: a bar in a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 
-from ._phases import NAMES, SHOWN, PhaseClock, clock, running
-from ._shared import finished_rollouts
+from ._phase_clock import NAMES, SHOWN, PhaseClock, clock, running
+from ._trainer import finished_rollouts
 
 _SHOWN = {"reward": "train/reward", "accuracy": "train/accuracy", "loss": "train/loss"}
 
@@ -24,7 +24,7 @@ class PhaseColumn(ProgressColumn):
     """Shows which phase of the iteration runs and how long it still takes.
 
     Args:
-        bar: The callback that knows.
+        bar: Callback that measures the phases.
     """
 
     max_refresh = 0.2
@@ -34,34 +34,33 @@ class PhaseColumn(ProgressColumn):
         self._bar = bar
 
     def render(self, task: Task) -> Text:
-        """Return the phase, behind the training bar alone."""
+        """Return the phase, for the training bar only."""
         return Text(self._bar.phase() if task.id == self._bar.train_progress_bar_id else "", style="cyan")
 
 
 class RolloutProgressBar(RichProgressBar):
     """Shows rollout k of n with reward, accuracy, loss and the time left, in all and for rollout, grading and update.
 
-    The phase that runs stands behind the bar with the time it still takes. In a file or a pipe, where a bar would leave
-    control characters, it prints one plain line every few rollouts, and one for each phase of an iteration as long as
-    ``phase_lines_s``. Times are estimated from this process's last 20 rollouts; validation is left out. Name it after
-    `RewardLogger`, whose values it shows.
+    The current phase follows the bar, with the time it still takes. In a file or a pipe, where a bar would leave
+    control characters, it prints a plain line every few rollouts, and one for each phase if an iteration takes
+    ``phase_lines_s`` or longer. Times are estimated from this process's last 20 rollouts, without validation. List it
+    after `RewardLogger`, whose values it shows.
 
     Args:
         refresh_rate: Redraws of the bar per second.
         line_every_n_rollouts: Rollouts between two plain lines, at least 1.
-        phase_lines_s: Seconds of an iteration from which each of its phases has a plain line, at least 0.
+        phase_lines_s: Seconds of an iteration from which each of its phases gets a plain line, at least 0.
 
     Attributes:
-        below: What to draw under the bar; None for nothing.
+        below: Drawn under the bar; None for nothing.
 
     Raises:
         InputError: A number is out of range.
     """
 
-    def __init__(self, refresh_rate: int = 10, line_every_n_rollouts: int = 10, phase_lines_s: float = 60.0) -> None:
+    def __init__(self, *, refresh_rate: int = 10, line_every_n_rollouts: int = 10, phase_lines_s: float = 60.0) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=False)
-        if line_every_n_rollouts < 1:
-            raise InputError(f"`line_every_n_rollouts` must be at least 1, got {line_every_n_rollouts}.")
+        check_at_least("line_every_n_rollouts", line_every_n_rollouts, 1)
         if not phase_lines_s >= 0.0:
             raise InputError(f"`phase_lines_s` must be at least 0, got {phase_lines_s}.")
         self.line_every_n_rollouts = line_every_n_rollouts
@@ -99,7 +98,7 @@ class RolloutProgressBar(RichProgressBar):
             listeners.append(self._phase_line)
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Put the phase in the place of Lightning's speed column; the metrics column has the time left."""
+        """Replace Lightning's speed column by the phase; the metrics column has the time left."""
         return [*super().configure_columns(trainer)[:3], PhaseColumn(self)]
 
     def phase(self) -> str:
@@ -125,7 +124,7 @@ class RolloutProgressBar(RichProgressBar):
         self._extended = progress
 
     def _phase_line(self, name: str) -> None:
-        """Say in plain lines which phase of a long iteration begins."""
+        """Print a plain line when a phase of a long iteration begins."""
         means = self._clock.means()
         if self._plain and name != "old_logprobs" and self._clock.left(1).get("all", -1.0) >= self.phase_lines_s:
             shown = NAMES.get(name, name)
@@ -133,13 +132,13 @@ class RolloutProgressBar(RichProgressBar):
             self._plain.print(f"rollout {rollout}: {shown} begins, about {clock(means.get(shown, 0.0))}")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands behind the bar."""
+        """Return the values that follow the bar."""
         logged = trainer.callback_metrics
         shown: dict[str, Any] = {name: float(logged[key]) for name, key in _SHOWN.items() if key in logged}
         return shown | {"left": clock(self._left["all"]) if self._left else "-:--:--"}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the bar where the run stands, which after a restart is not zero."""
+        """Start the bar at the finished rollouts, which after a restart are not zero."""
         super().on_train_epoch_start(trainer, pl_module)
         self._update(self.train_progress_bar_id, finished_rollouts(trainer))
 
@@ -165,7 +164,7 @@ class RolloutProgressBar(RichProgressBar):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Name the bar after the batch's source; a plain line says which measurement begins."""
+        """Name the bar after the batch's source; print a plain line when a measurement begins."""
         self._source = str(getattr(batch, "source", ""))
         if self._plain and batch_idx == 0:
             description = self.sanity_check_description if trainer.sanity_checking else self.validation_description

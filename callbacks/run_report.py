@@ -1,4 +1,4 @@
-"""Writes the page about a run when it has ended."""
+"""Writes the report page when a run has ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import write_atomically
 from lightning_pspo.report import ReportError, write_report
 
-from ._shared import is_trial, root_folder
+from ._trainer import is_trial, root_folder
 
 _PACKAGES = (
     *("lightning-pspo", "torch", "transformers", "lightning", "peft", "datasets", "math-verify", "numpy", "vllm"),
@@ -31,30 +31,30 @@ _PACKAGES = (
 class RunReport(Callback):
     """Writes one self-contained HTML page about the run at the end of ``fit``: see docs/report.md.
 
-    It is written after every other callback has ended, whatever their order. What it cannot be made from is said on
-    the page; should it fail, the run ends as it would have. Machine and versions are kept in ``environment.json`` when
-    training starts, so that a page that is made later has them.
+    It is written after every other callback has ended, whatever their order. Missing inputs are named on the page; if
+    it cannot be written at all, the run ends as it would have. Machine and versions are written to
+    ``environment.json`` when training starts, for pages that are made later.
 
     Args:
         filename: Name of the page in ``trainer.default_root_dir``.
         others: Folders of other runs to show on the same page, such as the baseline's.
 
     Raises:
-        InputError: ``filename`` is empty, or one of ``others`` is no folder.
+        InputError: ``filename`` is empty, or one of ``others`` is not a folder.
     """
 
-    def __init__(self, filename: str = "report.html", others: Sequence[str] = ()) -> None:
+    def __init__(self, *, filename: str = "report.html", others: Sequence[str] = ()) -> None:
         super().__init__()
         if not filename:
             raise InputError("`filename` must name a file, got ''.")
         for folder in others:
             if not Path(folder).is_dir():
-                raise InputError(f"`others` must be folders of runs, got {folder}, which is none.")
+                raise InputError(f"`others` must be folders of runs, got {folder}, which is not a folder.")
         self.filename = filename
         self.others = list(others)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep versions and machine, on rank zero."""
+        """Write versions and machine, on rank zero."""
         if trainer.is_global_zero and not is_trial(trainer):
             content = json.dumps(environment(trainer), indent=2) + "\n"
             write_atomically(root_folder(trainer) / "environment.json", content.encode())
@@ -79,9 +79,9 @@ class RunReport(Callback):
 def environment(trainer: Trainer) -> dict[str, Any]:
     """Return versions, machine and state of the code, as plain values."""
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "python": platform.python_version(),
-        "versions": {name: known for name in _PACKAGES if (known := _version(name)) is not None},
+        "versions": {name: installed for name in _PACKAGES if (installed := _version(name)) is not None},
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -92,7 +92,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "nodes": trainer.num_nodes,
         "git": _git(Path.cwd()),
     }
-    return {name: value for name, value in found.items() if value not in (None, [], {})}
+    return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
 def _version(package: str) -> str | None:
@@ -112,16 +112,16 @@ def _processor() -> str:
 
 
 def _git(folder: Path) -> dict[str, str] | None:
-    """Return commit and state of the folder's repository, None if it is in none."""
+    """Return commit and state of the folder's repository; None outside of a repository."""
 
     def ask(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return result.stdout.strip() if result.returncode == 0 else None
 
     commit = ask("rev-parse", "HEAD")
     if not commit:

@@ -1,4 +1,4 @@
-"""Says at the end of a run what it has changed."""
+"""Compares the policy before and after training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich import get_console
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.files import write_atomically
 from lightning_pspo.types import EvaluationOutput
 
-from ._report import before_after_table, draw_curves, examples_table
-from ._shared import finished_rollouts, is_trial, root_folder
+from ._summary_figures import before_after_table, draw_curves, examples_table
+from ._trainer import finished_rollouts, is_trial, root_folder
 from .reward_logger import RewardLogger
 
 CURVES = {
@@ -36,16 +36,16 @@ class RunSummary(Callback):
     """Measures one source before and after training; writes the numbers, the curves and some completions.
 
     "Before" is Lightning's sanity check, run in full (``trainer.num_sanity_val_steps: -1``); "after" is the validation
-    that follows the last rollout. Both are carried over restarts, as are the curves and the seconds. A run that is
-    stopped before its last measurement gets no summary, nor does one without a measurement before training; that is
-    said at the start. Should a run be resumed between its last rollout and the last measurement, where Lightning would
-    do nothing more, the measurement is made up for.
+    that follows the last rollout. Both are kept over restarts, as are the curves and the seconds. A run that is stopped
+    before its last measurement gets no summary. Nor does one without a measurement before training, which is warned of
+    at the start. If a run is resumed between its last rollout and the last measurement, where Lightning would do
+    nothing more, the measurement is still made.
 
     Args:
-        source: Key of ``data.val`` whose accuracy is reported; None takes the first.
+        source: Key of ``data.val`` whose accuracy is reported; None for the first.
         filename: Name of the JSON file in ``trainer.default_root_dir``.
         figure: Name of the PNG file in ``trainer.default_root_dir``.
-        examples: Problems whose completions are shown side by side: the first ones of the source, at least 0.
+        examples: Number of problems, the first of the source, whose completions are shown side by side, at least 0.
 
     Raises:
         InputError: ``examples`` is negative, `RewardLogger` is missing, or the source is not evaluated.
@@ -53,14 +53,14 @@ class RunSummary(Callback):
 
     def __init__(
         self,
+        *,
         source: str | None = None,
         filename: str = "summary.json",
         figure: str = "curves.png",
         examples: int = 3,
     ) -> None:
         super().__init__()
-        if examples < 0:
-            raise InputError(f"`examples` must be at least 0, got {examples}.")
+        check_at_least("examples", examples, 0)
         self.source = source
         self.filename = filename
         self.figure = figure
@@ -81,7 +81,7 @@ class RunSummary(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what the interrupted run had measured."""
+        """Restore the measurements of the interrupted run."""
         self._before = state_dict["before"]
         self._curves = state_dict["curves"]
         self._earlier_seconds = state_dict["seconds"]
@@ -91,14 +91,14 @@ class RunSummary(Callback):
         untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
         earlier = untyped.callbacks[: untyped.callbacks.index(self)]
         if stage == "fit" and not any(isinstance(callback, RewardLogger) for callback in earlier):
-            raise InputError("RunSummary needs RewardLogger before it in trainer.callbacks.")
+            raise InputError("RunSummary needs RewardLogger before it in `trainer.callbacks`: add it, or move it up.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if there is nothing to compare with; make up for a last measurement that an interruption cost."""
+        """Warn if nothing was measured before; make the last measurement if an interruption prevented it."""
         if self._before is None:
             rank_zero_warn(
                 f"RunSummary will write no {self.filename}: nothing was measured before training. It needs a source in"
@@ -131,7 +131,7 @@ class RunSummary(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first problems' first samples."""
+        """Remember the first problems' first samples."""
         output: EvaluationOutput = outputs
         if self.source in (None, output.batch.source) and len(self._seen) < self.examples:
             self._seen += _example_rows(output)[: self.examples - len(self._seen)]
@@ -158,12 +158,10 @@ class RunSummary(Callback):
     def _write(self, trainer: Trainer, pl_module: Any, before: _Measurement, after: _Measurement) -> None:
         root = root_folder(trainer)
         summary: dict[str, Any] = {}
-        for when, measured in (("before", before), ("after", after)):
-            summary[f"accuracy_{when}"] = measured["accuracy"]
-            summary[f"interval_{when}"] = measured["interval"]
-            if "greedy_accuracy" in measured:
-                summary[f"greedy_accuracy_{when}"] = measured["greedy_accuracy"]
-            summary[f"length_tokens_{when}"] = measured["length_tokens"]
+        for when, measurement in (("before", before), ("after", after)):
+            for name in ("accuracy", "interval", "greedy_accuracy", "length_tokens"):
+                if name in measurement:
+                    summary[f"{name}_{when}"] = measurement[name]
         summary |= {
             "n": after["samples"],
             "problems": after["problems"],
@@ -190,7 +188,7 @@ class RunSummary(Callback):
         results = evaluation[source]
         temperature = next((temperature for temperature in results if temperature > 0), 0.0)
         sampled = results[temperature]
-        measured: _Measurement = {
+        measurement: _Measurement = {
             "source": source,
             "accuracy": sampled.accuracy,
             "interval": [sampled.estimates["accuracy"].low, sampled.estimates["accuracy"].high],
@@ -200,7 +198,7 @@ class RunSummary(Callback):
             "temperature": temperature,
             "examples": list(self._seen),
         }
-        return measured | ({"greedy_accuracy": results[0.0].accuracy} if 0.0 in results else {})
+        return measurement | ({"greedy_accuracy": results[0.0].accuracy} if 0.0 in results else {})
 
     def _seconds(self) -> float:
         return self._earlier_seconds + (0.0 if self._started is None else time.perf_counter() - self._started)

@@ -1,4 +1,4 @@
-"""Reports how far each rollout's updates went and what the surrogate did about it."""
+"""Reports how far the updates of a rollout moved the policy, and the effect of the surrogate."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ _NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, th
 class TrustRegionReport(Callback):
     """Logs the trust region of every rollout, over all updates and ranks, and sums the run up in one line at its end.
 
-    ``trust/``: ``ratio_p01``, ``ratio_p99``, ``ratio_max`` at the level that the surrogate saw; ``would_clip``,
-    ``retained``, ``effective_share`` (see `TrustRegion`); ``kl_update_<i>``, KL(old || new) in nats per token, at any
-    level of the ratio, as the i-th update of the rollout found it, before its own step: the first is 0;
-    ``grad_norm_max``, over the updates, before clipping; ``clip_bound_share``, share of updates whose gradient norm
-    ``max_grad_norm`` cut. What is measured on tokens is nan without one, because Lightning would repeat the last value
-    of a key that is left out.
+    ``trust/``: ``ratio_p01``, ``ratio_p99``, ``ratio_max`` at the surrogate's ratio level; ``would_clip``,
+    ``retained``, ``effective_share`` (see `TrustRegion`); ``kl_update_<i>``, KL(old || new) in nats per token at any
+    ratio level, before the step of the rollout's i-th update: the first is 0; ``grad_norm_max``, over the updates,
+    before clipping; ``clip_bound_share``, share of updates whose gradient norm ``max_grad_norm`` cut. Values measured
+    on tokens are nan without one, because Lightning repeats the last value of a key that is missing.
 
-    Tokens are those that entered a backward pass, in each update anew. The sums of the run are kept over restarts.
+    Tokens are those that entered a backward pass, counted in each update. The sums of the run are kept over restarts.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._run = {
             "updates": 0,
-            "bound": 0,  # updates whose gradient norm was cut
+            "bound": 0,  # updates whose gradient norm was clipped
             "tokens": 0.0,
             "stopped": 0.0,  # tokens that a clip of 0.2 would have stopped
             "weighted": 0.0,  # sum of |w A|
             "plain": 0.0,  # sum of |r A|
-            "scaled": 0.0,  # sum of |r A| times the surrogate's weight at ratio 1: what it kept if it only scales
+            "scaled": 0.0,  # sum of |r A| times the surrogate's weight at ratio 1: equals "weighted" if it only scales
             "log_high": -math.inf,
-            "log_low": -math.inf,  # of the negative
+            "log_low": -math.inf,  # of the negative log-ratio
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,7 +48,7 @@ class TrustRegionReport(Callback):
         return dict(self._run)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the sums of the interrupted run."""
+        """Restore the sums of the interrupted run."""
         self._run = dict(state_dict)
 
     def on_train_batch_end(
@@ -63,14 +62,14 @@ class TrustRegionReport(Callback):
         bound = sum(norm > limit for norm in norms)
         by_update, divergences = _over_ranks(trainer, step["updates"])
         rollout = sum(by_update[1:], start=by_update[0])
-        found = TrustRegion.report(rollout)
+        region = TrustRegion.report(rollout)
         metrics = {
-            "trust/ratio_p01": found.ratio_p01,
-            "trust/ratio_p99": found.ratio_p99,
-            "trust/ratio_max": found.ratio_max,
-            "trust/would_clip": found.would_clip,
-            "trust/retained": found.retained,
-            "trust/effective_share": found.effective_share,
+            "trust/ratio_p01": region.ratio_p01,
+            "trust/ratio_p99": region.ratio_p99,
+            "trust/ratio_max": region.ratio_max,
+            "trust/would_clip": region.would_clip,
+            "trust/retained": region.retained,
+            "trust/effective_share": region.effective_share,
             "trust/grad_norm_max": max(norms),
             "trust/clip_bound_share": bound / len(norms),
         }
@@ -119,7 +118,7 @@ def _weight_at_one(surrogate: Any) -> float:
 
 
 def _verdict(run: dict[str, float], name: str) -> str:
-    """Return what a run's sums say about its surrogate ``name``, as one line."""
+    """Return one line on the effect of the surrogate ``name`` in a run with these sums."""
     share = run["bound"] / run["updates"]
     cut = f"the gradient norm was clipped on {_percent(share)} of the steps."
     if not run["tokens"]:
@@ -139,7 +138,7 @@ def _verdict(run: dict[str, float], name: str) -> str:
 
 
 def _percent(share: float) -> str:
-    """Return a share in per cent, never rounded to none or to all.
+    """Return a share in per cent; only exact 0 and 1 become 0 % and 100 %.
 
     >>> [_percent(share) for share in (0.0, 0.0001, 0.0134, 0.9999, 1.0)]
     ['0 %', 'under 0.1 %', '1.3 %', 'over 99.9 %', '100 %']

@@ -1,4 +1,4 @@
-"""Says in one line what a validation found."""
+"""Prints one line after every validation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lightning_pspo.evaluation.results import EvaluationResult
 
-from ._shared import finished_rollouts
+from ._trainer import finished_rollouts
 
 
 class ValidationLine(Callback):
@@ -19,7 +19,7 @@ class ValidationLine(Callback):
 
     ``val rollout 10: held_out accuracy 87.1 % [84.0, 90.0] (+3.2), length 31 tokens``: the accuracy at the first
     evaluation temperature with its 95 % interval, in brackets the difference to the validation before, in percentage
-    points; several sources follow one another. A resumed run goes on from the validation that its checkpoint knows.
+    points; several sources follow one another. A resumed run compares with the last validation in its checkpoint.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class ValidationLine(Callback):
         return {"before": dict(self._before)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the last accuracies."""
+        """Restore the last accuracies."""
         self._before = state_dict["before"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line, on rank zero."""
         untyped: Any = pl_module  # any module with results will do
-        results = {source: next(iter(found.values())) for source, found in untyped.results.items() if found}
+        results = {source: next(iter(by_t.values())) for source, by_t in untyped.results.items() if by_t}
         if trainer.state.fn != TrainerFn.FITTING or not results:
             return
         if trainer.is_global_zero:
@@ -51,15 +51,15 @@ def summary(rollout: int, results: Mapping[str, EvaluationResult], before: Mappi
     """Return the line.
 
     Args:
-        rollout: Rollouts done.
+        rollout: Finished rollouts.
         results: Source -> its result.
-        before: Source -> accuracy of the validation before, where there was one.
+        before: Source -> accuracy of the previous validation, if there was one.
 
     >>> result = EvaluationResult(0.75, 4, 4, 3, 31.4, 0.0)
     >>> summary(10, {"held_out": result}, {"held_out": 0.5})
     'val rollout 10: held_out accuracy 75.0 % (+25.0), length 31 tokens'
     """
-    return f"val rollout {rollout}: {'; '.join(_source(name, found, before) for name, found in results.items())}"
+    return f"val rollout {rollout}: {'; '.join(_source(name, result, before) for name, result in results.items())}"
 
 
 def _source(name: str, result: EvaluationResult, before: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Says where a run is stuck."""
+"""Writes the stacks of a run that is stuck."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import InputError
 
-from ._shared import is_trial, root_folder
+from ._trainer import is_trial, root_folder
 
 _LATER_S = 2.0
 
@@ -24,20 +24,21 @@ _LATER_S = 2.0
 class Watchdog(Callback):
     """Writes the stacks of all threads when no rollout finishes for some time.
 
-    Every rank watches itself and appends to ``stacks-rank<r>.txt`` in the run's folder and writes to stderr, again each
-    time that the time is over. A finished rollout or validation batch starts the time afresh. It works while Python
-    waits in C, for another rank or a device; should C code not even let go of the interpreter, the stacks appear in the
-    file alone, some seconds later.
+    Every rank watches itself. It appends to ``stacks-rank<r>.txt`` in the run's folder and writes to stderr, again
+    after each further timeout. A finished rollout or validation batch restarts the timeout. This works while Python
+    waits in C, for another rank or a device; if C code does not even release the interpreter, the stacks are written
+    to the file only, some seconds later.
 
     Args:
-        timeout_minutes: After this, greater than 0; at least twice what a rollout, or the start of a run, may take.
+        timeout_minutes: Minutes without a finished rollout, greater than 0; at least twice what a rollout, or the start
+            of a run, may take.
         abort: End the process then, with status 1; the other ranks follow it.
 
     Raises:
         InputError: ``timeout_minutes`` is out of range.
     """
 
-    def __init__(self, timeout_minutes: float = 60.0, abort: bool = False) -> None:
+    def __init__(self, *, timeout_minutes: float = 60.0, abort: bool = False) -> None:
         super().__init__()
         if not 0.0 < timeout_minutes < math.inf:
             raise InputError(f"`timeout_minutes` must be finite and greater than 0, got {timeout_minutes}.")
@@ -48,7 +49,7 @@ class Watchdog(Callback):
         self._rank = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to watch."""
+        """Start watching."""
         if is_trial(trainer) or self._file is not None:
             return
         root = root_folder(trainer)
@@ -61,19 +62,11 @@ class Watchdog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Start the time afresh."""
+        """Restart the timeout."""
         self._restart()
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Start the time afresh."""
+    def on_validation_batch_end(self, *arguments: Any, **options: Any) -> None:
+        """Restart the timeout."""
         self._restart()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -88,7 +81,7 @@ class Watchdog(Callback):
         if self._file is not None:
             seconds = 60.0 * self.timeout_minutes
             self._due = time.monotonic() + seconds
-            faulthandler.dump_traceback_later(seconds + _LATER_S, file=self._file, exit=self.abort)  # needs no Python
+            faulthandler.dump_traceback_later(seconds + _LATER_S, file=self._file, exit=self.abort)  # a C thread
 
     def _stop(self) -> None:
         if self._file is None:
@@ -104,7 +97,7 @@ class Watchdog(Callback):
         while self._file is file:
             time.sleep(min(max(self._due - time.monotonic(), 0.01), 1.0))
             if time.monotonic() >= self._due and self._file is file:
-                self._restart()  # what needs no Python waits another time
+                self._restart()  # so that the C thread keeps quiet
                 self._dump(file)
                 if self.abort:
                     os._exit(1)

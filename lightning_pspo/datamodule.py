@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import lightning.pytorch as pl
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_pspo.data.contamination import find_overlap
 from lightning_pspo.data.prompts import PLAIN_TEMPLATE, check_template, encode_prompt
 from lightning_pspo.data.sources import PromptSource
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem, PromptBatch
 
 logger = logging.getLogger(__name__)
@@ -52,33 +53,37 @@ def collate(
     return PromptBatch(source, problems, ids, mask, torch.tensor(positions), torch.tensor(valid))
 
 
+@dataclass(eq=False, kw_only=True)
 class RolloutLoader:
     """One rank's prompts, one batch per rollout. Lightning stores and restores its state with the checkpoint.
 
-    It has a length, so that Lightning does not fetch ahead and the cursor is that of the batch in hand.
+    It has a length, so that Lightning does not fetch ahead and the cursor is that of the current batch.
+
+    Attributes:
+        rows: The training problems.
+        prompts_per_rollout: Prompts of a rollout over all ranks.
+        num_rollouts: Rollouts of the run.
+        seed: Seed of the prompts' order.
+        pad_id: Token id that pads prompts at the left.
+        rank: This rank.
+        world_size: Number of ranks.
+        cursor: Rollouts served so far.
+        drawn: Further stretches of the stream that were drawn.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[EncodedProblem],
-        prompts_per_rollout: int,
-        num_rollouts: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        pad_id: int,
-    ) -> None:
-        self.rows = rows
-        self.prompts_per_rollout = prompts_per_rollout
-        self.num_rollouts = num_rollouts
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.pad_id = pad_id
-        self.cursor = 0
-        self.drawn = 0
-        self._pass = -1
-        self._order = np.empty(0, dtype=np.int64)
+    rows: Sequence[EncodedProblem]
+    prompts_per_rollout: int
+    num_rollouts: int
+    seed: int
+    pad_id: int
+    rank: int = 0
+    world_size: int = 1
+    cursor: int = field(default=0, init=False)
+    drawn: int = field(default=0, init=False)
+    _pass: int = field(default=-1, init=False)
+    _order: np.ndarray[tuple[int], np.dtype[np.int64]] = field(
+        default_factory=lambda: np.empty(0, dtype=np.int64), init=False
+    )
 
     def __len__(self) -> int:
         """Return the number of rollouts."""
@@ -104,20 +109,18 @@ class RolloutLoader:
         return collate("train", rows, positions, [True] * len(rows), self.pad_id)
 
     def _row(self, position: int) -> int:
-        number, place = divmod(position, len(self.rows))
+        number, index = divmod(position, len(self.rows))
         if self._pass != number:
-            self._pass, self._order = (
-                number,
-                np.random.default_rng([self.seed, _ORDER, number]).permutation(len(self.rows)),
-            )
-        return int(self._order[place])
+            generator = np.random.default_rng([self.seed, _ORDER, number])
+            self._pass, self._order = number, generator.permutation(len(self.rows))
+        return int(self._order[index])
 
     def state_dict(self) -> dict[str, int]:
-        """Return the cursor, and what it counts."""
+        """Return the cursor, and the stream that it counts in."""
         return {"cursor": self.cursor, "drawn": self.drawn, **self._stream()}
 
     def _stream(self) -> dict[str, int]:
-        """Return what the cursor counts: the same stream has the same numbers."""
+        """Return numbers that identify the stream of prompts."""
         digest = 0
         for row in self.rows:
             digest = zlib.crc32(np.asarray(row.ids, dtype=np.int64).tobytes(), digest)
@@ -133,33 +136,43 @@ class RolloutLoader:
         """Continue after the rollouts that were served.
 
         Raises:
-            InputError: If the stream is not the one that the cursor counts.
+            InputError: The state is that of another stream.
         """
-        for name, here in self._stream().items():
-            if state[name] != here:
+        for name, value in self._stream().items():
+            if state[name] != value:
                 raise InputError(
-                    f"The checkpoint was made with {name}={state[name]}, this run has {here}: "
+                    f"The checkpoint was made with {name}={state[name]}, this run has {value}: "
                     "a resumed run must draw from the same stream of prompts."
                 )
         self.cursor, self.drawn = state["cursor"], state["drawn"]
 
 
+@dataclass(eq=False, kw_only=True)
 class EvaluationLoader:
     """One rank's share of an evaluation source, in order: every world-size-th row.
 
-    All ranks serve equally many rows, as sharded strategies need; a row that only makes up the number is not ``valid``.
+    All ranks serve equally many rows, as sharded strategies need; a row that only fills up the number is not ``valid``.
+
+    Attributes:
+        source: The source's name.
+        rows: Its problems.
+        batch_size: Prompts per batch.
+        pad_id: Token id that pads prompts at the left.
+        rank: This rank.
+        world_size: Number of ranks.
     """
 
-    def __init__(
-        self, source: str, rows: Sequence[EncodedProblem], batch_size: int, rank: int, world_size: int, pad_id: int
-    ) -> None:
-        self.source = source
-        self.rows = rows
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.pad_id = pad_id
-        self.per_rank = -(-len(rows) // world_size)
+    source: str
+    rows: Sequence[EncodedProblem]
+    batch_size: int
+    pad_id: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def per_rank(self) -> int:
+        """Rows of each rank."""
+        return -(-len(self.rows) // self.world_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -167,12 +180,12 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[PromptBatch]:
         """Serve the batches."""
-        places = [self.rank + step * self.world_size for step in range(self.per_rank)]
+        indices = [self.rank + step * self.world_size for step in range(self.per_rank)]
         for start in range(0, self.per_rank, self.batch_size):
-            chunk = places[start : start + self.batch_size]
-            valid = [place < len(self.rows) for place in chunk]
-            positions = [min(place, len(self.rows) - 1) for place in chunk]
-            yield collate(self.source, [self.rows[place] for place in positions], positions, valid, self.pad_id)
+            chunk = indices[start : start + self.batch_size]
+            valid = [index < len(self.rows) for index in chunk]
+            positions = [min(index, len(self.rows) - 1) for index in chunk]
+            yield collate(self.source, [self.rows[index] for index in positions], positions, valid, self.pad_id)
 
 
 class MathDataModule(pl.LightningDataModule):
@@ -198,12 +211,13 @@ class MathDataModule(pl.LightningDataModule):
         seed: Seed of the prompts' order; linked to ``seed_everything`` by the command line.
 
     Raises:
-        InputError: If a setting is out of range.
+        InputError: A setting is out of range.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         max_prompt_tokens: int | None = None,
         train: PromptSource | None = None,
         val: Mapping[str, PromptSource] | None = None,
@@ -219,14 +233,9 @@ class MathDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {
-            "prompts_per_rollout": prompts_per_rollout,
-            "num_rollouts": num_rollouts,
-            "eval_batch_size": eval_batch_size,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least("prompts_per_rollout", prompts_per_rollout, 1)
+        check_at_least("num_rollouts", num_rollouts, 1)
+        check_at_least("eval_batch_size", eval_batch_size, 1)
         try:
             check_template(template)
         except ValueError as error:
@@ -247,13 +256,11 @@ class MathDataModule(pl.LightningDataModule):
         self.seed = seed
         self._encoded: dict[str, list[EncodedProblem]] = {}
 
-    # -- Lightning's hooks ---------------------------------------------------------------------------------------------
-
     def setup(self, stage: str) -> None:
         """Load, encode and check every source of the stage, before any model is touched.
 
         Raises:
-            InputError: If a source is missing, empty or unreadable, or a prompt is too long.
+            InputError: A source is missing, empty or unreadable, or a prompt is too long or lacks its question.
         """
         if stage == "fit":
             if self.train is None:
@@ -268,9 +275,14 @@ class MathDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> RolloutLoader:
         """Return this rank's rollouts."""
         rank, world_size = self._ranks()
-        rows = self._encoded["train"]
         return RolloutLoader(
-            rows, self.prompts_per_rollout, self.num_rollouts, self.seed, rank, world_size, self._pad_id()
+            rows=self._encoded["train"],
+            prompts_per_rollout=self.prompts_per_rollout,
+            num_rollouts=self.num_rollouts,
+            seed=self.seed,
+            pad_id=self._pad_id(),
+            rank=rank,
+            world_size=world_size,
         )
 
     def val_dataloader(self) -> list[EvaluationLoader]:
@@ -286,11 +298,8 @@ class MathDataModule(pl.LightningDataModule):
         return self._evaluation_loaders("predict")
 
     def unverified(self) -> list[tuple[str, Problem]]:
-        """Return what was loaded with a reference answer that does not verify against itself, each with its source."""
-        sources = {
-            "train": self.train,
-            **{key: one for name in ("val", "test", "predict") for key, one in self._named(name).items()},
-        }
+        """Return the loaded problems whose reference answer no completion can match, each with its source."""
+        sources = {"train": self.train, **self._named("val"), **self._named("test"), **self._named("predict")}
         return [
             (key, problem)
             for key, source in sources.items()
@@ -298,13 +307,9 @@ class MathDataModule(pl.LightningDataModule):
             for problem in source.unverified
         ]
 
-    # -- parts ---------------------------------------------------------------------------------------------------------
-
     def _evaluation_sources(self, stage: str) -> dict[str, PromptSource]:
         """Return key -> source; the key names the stage's setting and the source."""
-        setting = {"fit": "val", "validate": "val", "test": "test", "predict": "predict" if self.predict else "val"}[
-            stage
-        ]
+        setting = "test" if stage == "test" else "predict" if stage == "predict" and self.predict else "val"
         if not (sources := self._named(setting)) and stage != "fit":
             raise InputError(f"`data.{setting}` must name at least one source, got none.")
         return sources
@@ -316,16 +321,9 @@ class MathDataModule(pl.LightningDataModule):
         if key in self._encoded:
             return
         problems = source.load()
+        encode = partial(encode_prompt, self.tokenizer, system_prompt=self.system_prompt, template=self.template)
         try:
-            rows = [
-                EncodedProblem(
-                    problem,
-                    encode_prompt(
-                        self.tokenizer, problem.question, system_prompt=self.system_prompt, template=self.template
-                    ),
-                )
-                for problem in problems
-            ]
+            rows = [EncodedProblem(problem, encode(problem.question)) for problem in problems]
         except ValueError as error:
             raise InputError(f"data.{key}: {error}") from error
         longest = max(rows, key=lambda row: len(row.ids))
@@ -338,23 +336,23 @@ class MathDataModule(pl.LightningDataModule):
         self._encoded[key] = rows
 
     def _check_overlap(self) -> None:
-        """Hold the questions of ``val`` and ``test`` against those of training."""
+        """Compare the questions of ``val`` and ``test`` with those of training."""
         training = [row.problem for row in self._encoded["train"]]
         questions = [problem.question for problem in training]
         for key, source in {**self._named("val"), **self._named("test")}.items():
             problems = self._problems(key, source)
-            found = find_overlap(questions, [problem.question for problem in problems])
-            if found.same:
+            overlap = find_overlap(questions, [problem.question for problem in problems])
+            if overlap.same:
                 self._report_overlap(
-                    f"{len(found.same)} of {len(problems)} questions of data.{key} occur in data.train as well "
-                    f"(the first: {problems[found.same[0]].id!r}).",
+                    f"{len(overlap.same)} of {len(problems)} questions of data.{key} occur in data.train as well "
+                    f"(the first: {problems[overlap.same[0]].id!r}).",
                     "overlap",
                 )
-            if found.near and self.near_overlap != "ignore":
-                place, other = found.near[0]
+            if overlap.near and self.near_overlap != "ignore":
+                index, other = overlap.near[0]
                 self._report_overlap(
-                    f"{len(found.near)} of {len(problems)} questions of data.{key} are nearly those of data.train "
-                    f"(the first: {problems[place].id!r} is like {training[other].id!r}).",
+                    f"{len(overlap.near)} of {len(problems)} questions of data.{key} are nearly those of data.train "
+                    f"(the first: {problems[index].id!r} is like {training[other].id!r}).",
                     "near_overlap",
                 )
 
@@ -369,14 +367,19 @@ class MathDataModule(pl.LightningDataModule):
 
     def _report_overlap(self, message: str, setting: str) -> None:
         if getattr(self, setting) == "refuse":
-            raise InputError(f"{message} data.{setting}=warn trains all the same.")
+            raise InputError(f"{message} Remove them, or set data.{setting}=warn.")
         logger.warning(message)
 
     def _evaluation_loaders(self, stage: str) -> list[EvaluationLoader]:
         rank, world_size = self._ranks()
         return [
             EvaluationLoader(
-                key.partition(".")[2], self._encoded[key], self.eval_batch_size, rank, world_size, self._pad_id()
+                source=key.partition(".")[2],
+                rows=self._encoded[key],
+                batch_size=self.eval_batch_size,
+                pad_id=self._pad_id(),
+                rank=rank,
+                world_size=world_size,
             )
             for key in self._evaluation_sources(stage)
         ]

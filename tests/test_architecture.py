@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,21 @@ def test_files_stay_short() -> None:
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text("utf-8").splitlines()) for path in files}
     assert len(files) > 30
     assert not {path: lines for path, lines in lengths.items() if lines > MAX_LINES}
+
+
+def test_every_package_is_installed() -> None:
+    """Callbacks and configs are mapped, so that setuptools cannot find packages by itself."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "lightning_pspo").rglob("*.py")}
+    packages = {".".join(folder.parts) for folder in folders} | {"lightning_pspo.callbacks", "lightning_pspo.configs"}
+    assert set(settings["packages"]) == packages
+
+
+def test_only_the_command_line_knows_the_callbacks() -> None:
+    """import-linter does not see a folder that is mapped into the package."""
+    importers = {
+        path.relative_to(ROOT).parts[1]
+        for path in (ROOT / "lightning_pspo").rglob("*.py")
+        if re.search(r"lightning_pspo[. ](import )?callbacks", path.read_text("utf-8"))
+    }
+    assert importers <= {"cli", "preflight"}

@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to this run: its policy, optimiser and alpha controller."""
+"""Whether a checkpoint fits this run: its policy, optimiser and alpha controller."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
     """Refuse the checkpoint of another policy, before anything is overwritten.
 
     Args:
-        checkpoint: As loaded; ``policy`` holds the identity of the policy that was saved. There is no ``state_dict``
-            where the strategy has loaded the weights already.
-        identity: Of this run's policy.
-        weights: This run's state, by name.
+        checkpoint: The loaded checkpoint; ``policy`` holds the identity of the policy that was saved. ``state_dict`` is
+            missing where the strategy has loaded the weights already.
+        identity: Identity of this run's policy.
+        weights: Weights of this run, by name.
 
     Raises:
         InputError: If the checkpoint does not say which policy it holds, or holds another one.
@@ -27,15 +27,15 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
     saved = checkpoint.get("policy")
     if saved is None:
         raise InputError("The checkpoint must come from PSPOModule; it does not say which policy it holds.")
-    there, here = {name: saved.get(name) for name in identity}, dict(identity)
+    expected, actual = dict(identity), {name: saved.get(name) for name in identity}
     if "state_dict" in checkpoint:
-        there, here = there | _shapes(checkpoint["state_dict"]), here | _shapes(weights)
-    for name in [*here, *there]:
-        if there.get(name) != here.get(name):
-            what = "the fingerprint of the base model's files" if name == "base" else name
+        expected, actual = expected | _shapes(weights), actual | _shapes(checkpoint["state_dict"])
+    for name in [*expected, *actual]:
+        if actual.get(name) != expected.get(name):
+            label = "the fingerprint of the base model's files" if name == "base" else name
             raise InputError(
                 f"The checkpoint is of another model ({saved['model_name_or_path']}): "
-                f"{what} is {there.get(name)} there and {here.get(name)} in this run."
+                f"{label} is {actual.get(name)} in the checkpoint and {expected.get(name)} in this run."
             )
 
 
@@ -45,23 +45,23 @@ def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) ->
 
 
 def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Refuse other optimiser settings than the checkpoint's, which restoring would silently put in their place.
+    """Refuse optimiser settings that differ from the checkpoint's, which would silently replace them.
 
     Args:
-        checkpoint: As loaded.
-        optimizer: As this run configures it, not yet stepped.
+        checkpoint: The loaded checkpoint.
+        optimizer: The optimiser of this run, not yet stepped.
 
     Raises:
         InputError: If a setting differs.
     """
     states = checkpoint.get("optimizer_states")
-    there = states[0]["param_groups"][0] if states else checkpoint["optimizer"]
-    for name, here in optimizer.param_groups[0].items():
-        saved = there.get("initial_lr" if name == "lr" else name)  # the schedule has moved "lr"
-        if name != "params" and saved != here:
+    group = states[0]["param_groups"][0] if states else checkpoint["optimizer"]
+    for name, value in optimizer.param_groups[0].items():
+        saved = group.get("initial_lr" if name == "lr" else name)  # the schedule has moved "lr"
+        if name != "params" and saved != value:
             raise InputError(
-                f"The checkpoint's optimiser has {name}={saved}, this run's has {here}: "
-                "a resumed run keeps its optimiser."
+                f"`model.optimizer` must be that of the run which is resumed, {name}={saved}, got {value}: set it back "
+                "or start a new run."
             )
 
 
@@ -72,10 +72,10 @@ def save_controller(checkpoint: dict[str, Any], controller: AlphaController | No
 
 
 def restore_controller(checkpoint: Mapping[str, Any], controller: AlphaController | None) -> None:
-    """Put the alpha controller into the state of the checkpoint.
+    """Restore the alpha controller's state.
 
     Raises:
-        InputError: If the run that saved had another one, or none.
+        InputError: If the checkpoint has another controller, or none.
     """
     saved = checkpoint.get("alpha_controller", {})
     name = None if controller is None else type(controller).__name__

@@ -1,4 +1,11 @@
-"""Whether a checkpoint on disk is whole: its seal, and the check against it. Needs no torch."""
+"""Whether a checkpoint on disk is complete and unchanged: its seal, and the check against it.
+
+A checkpoint is a file as ``torch.save`` writes it, which is a zip archive, or a folder as sharded strategies write it.
+Either carries its own SHA-256, the file in the archive's comment, the folder in a manifest of its files: no bit can
+flip and nothing can be cut off unnoticed. A seal protects from damage, not from a stranger, who can seal as well.
+
+The module itself needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +13,10 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
+from lightning_pspo.checkpoints.store import find_checkpoints
+from lightning_pspo.errors import InputError
 from lightning_pspo.files import PARTIAL, write_atomically
 
 MANIFEST = "manifest.json"
@@ -24,9 +32,15 @@ class DamagedError(ValueError):
 
 
 def seal(path: Path) -> None:
-    """Add to a checkpoint that was just written what `check_whole` holds it against."""
+    """Add its checksum to a checkpoint that was just written.
+
+    Raises:
+        ValueError: ``path`` is sealed already, or not an archive of ``torch.save``.
+    """
     if path.is_dir():
-        files = {name: {"bytes": one.stat().st_size, "sha256": _digest(one)} for name, one in _files(path).items()}
+        files = {
+            name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for name, file in _files_in(path).items()
+        }
         write_atomically(path / MANIFEST, (json.dumps({"files": files}, indent=1) + "\n").encode())
         return
     size = path.stat().st_size
@@ -41,9 +55,9 @@ def seal(path: Path) -> None:
 
 
 def check_whole(path: Path) -> None:
-    """Read a checkpoint and hold it against what it says of itself; its tensors are not built.
+    """Read all bytes of a checkpoint and compare them with its checksum; its tensors are not built.
 
-    A file without our comment is held against the CRC-32 of each of its records.
+    A file without our comment is compared with the CRC-32 of each of its records.
 
     Raises:
         DamagedError: It is cut short, was changed, or is no checkpoint at all.
@@ -57,9 +71,8 @@ def check_whole(path: Path) -> None:
         tail = file.read()
     if tail.startswith(_END) and tail[_END_BYTES:].startswith(_MARK):
         length = struct.unpack("<H", tail[_END_BYTES - 2 : _END_BYTES])[0]
-        if length != _COMMENT_BYTES or tail[_END_BYTES + len(_MARK) :].decode("latin-1") != _digest(
-            path, size - _COMMENT_BYTES - 2
-        ):
+        digest = tail[_END_BYTES + len(_MARK) :].decode("latin-1")
+        if length != _COMMENT_BYTES or digest != _digest(path, size - _COMMENT_BYTES - 2):
             raise DamagedError("its content does not match its checksum")
     elif tail[-_END_BYTES:].startswith(_END) and tail[-2:] == b"\0\0":
         _check_records(path)
@@ -68,7 +81,7 @@ def check_whole(path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether `check_whole` has nothing to say."""
+    """Return whether a checkpoint is complete and unchanged."""
     try:
         check_whole(path)
     except DamagedError:
@@ -76,15 +89,57 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None:
+    """Return the newest checkpoint in ``folder`` that is not damaged; None if there is none."""
+    candidates = (path for path in reversed(find_checkpoints(folder)) if path != other_than)
+    return next(filter(is_whole, candidates), None)
+
+
+def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
+    """Refuse what is no checkpoint of a run, was cut short, or has changed since it was saved.
+
+    Every byte is read; the tensors are not built, and no code of the checkpoint runs.
+
+    Args:
+        path: The checkpoint.
+        command: What to run instead, with ``{}`` for another checkpoint.
+
+    Raises:
+        InputError: With what is wrong, and which checkpoint beside it is complete.
+    """
+    import torch  # only here, so that the rest can be used without it
+
+    try:
+        check_whole(path)
+        if path.is_dir():  # each rank reads its own part of the tensors
+            return
+        checkpoint = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except Exception as error:  # RuntimeError, UnpicklingError ...: whatever the bytes lead to
+        reason = str(error) if isinstance(error, DamagedError) else "it cannot be read as one"
+        advice = _other_checkpoint(path, command)
+        raise InputError(f"`ckpt_path` must be a whole checkpoint, got {path}: {reason}.{advice}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, which holds something else.")
+
+
+def _other_checkpoint(path: Path, command: str) -> str:
+    """Return a sentence that names the newest complete checkpoint beside a damaged one."""
+    other = newest_whole(path.parent, other_than=path)
+    if other is not None:
+        resume = command.replace("{}", str(other))
+        return f" The newest complete checkpoint beside it is {other}. To resume from there: {resume}"
+    return " There is no complete checkpoint beside it." if find_checkpoints(path.parent) else ""
+
+
 def _check_folder(path: Path) -> None:
     try:
-        listed: Mapping[str, Mapping[str, object]] = json.loads((path / MANIFEST).read_bytes())["files"]
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
+        entries = json.loads((path / MANIFEST).read_bytes())["files"].items()
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries}
     except FileNotFoundError:
         raise DamagedError(f"it has no {MANIFEST}: it was not finished, or something else wrote it") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"its {MANIFEST} cannot be read") from None
-    files = _files(path)
+    files = _files_in(path)
     for name, (size, digest) in expected.items():
         if name not in files:
             raise DamagedError(f"its file {name} is missing")
@@ -92,31 +147,31 @@ def _check_folder(path: Path) -> None:
             raise DamagedError(f"its file {name} has {files[name].stat().st_size} bytes instead of {size}")
         if _digest(files[name]) != digest:
             raise DamagedError(f"the content of its file {name} does not match its checksum")
-    if further := files.keys() - expected.keys():
-        raise DamagedError(f"its file {min(further)} was not part of it when it was saved")
+    if unexpected := files.keys() - expected.keys():
+        raise DamagedError(f"its file {min(unexpected)} was not part of it when it was saved")
 
 
 def _check_records(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+            damaged = archive.testzip()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise DamagedError(f"it is cut short or was changed ({error})") from None
-    if bad is not None:
-        raise DamagedError(f"the content of its record {bad} does not match its checksum")
+    if damaged is not None:
+        raise DamagedError(f"the content of its record {damaged} does not match its checksum")
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name not in (MANIFEST, MANIFEST + PARTIAL)}
+def _files_in(folder: Path) -> dict[str, Path]:
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in files.items() if name not in (MANIFEST, MANIFEST + PARTIAL)}
 
 
 def _digest(path: Path, count: int | None = None) -> str:
     """Return the SHA-256 of a file's first ``count`` bytes."""
     left = path.stat().st_size if count is None else count
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while left > 0 and (chunk := file.read(min(_CHUNK, left))):
-            found.update(chunk)
+            digest.update(chunk)
             left -= len(chunk)
-    return found.hexdigest()
+    return digest.hexdigest()

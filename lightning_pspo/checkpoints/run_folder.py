@@ -1,27 +1,66 @@
-"""What lies around a checkpoint in its run's folder: settings and results."""
+"""Settings and results that lie beside a checkpoint in its run's folder."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lightning_pspo.checkpoints.store import rollout_of
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_yaml
 
 CONFIG_COPY = "training_config.yaml"
 """The run's settings, in a folder that was exported from it."""
 
+_CONFIG = re.compile(r"config(?:-(\d+))?\.yaml")
+_KNOWN_CLASSES = ("lightning_pspo.", "lightning.pytorch.", "torch.optim.")
+
+
+def read_run_config(path: Path) -> dict[str, Any]:
+    """Read the settings of a run that may come from a stranger: plain values, bounded in size.
+
+    Reading them is safe. Building what they name is not: see `foreign_classes`.
+
+    Raises:
+        InputError: It cannot be read, is not such a file, or is not a mapping of settings.
+    """
+    settings = read_yaml(path)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must be a mapping of settings, got {type(settings).__name__}.")
+    return settings
+
+
+def foreign_classes(settings: Any) -> Iterator[str]:
+    """Yield the class paths in a run's settings that are neither ours nor Lightning's nor torch's optimizers.
+
+    Building one of these imports its module, which runs the code in it.
+
+    >>> list(foreign_classes({"reward": {"class_path": "mine.Reward"}, "surrogate": {"class_path": "PSPO"}}))
+    ['mine.Reward']
+    """
+    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+        if key == "class_path" and isinstance(value, str) and "." in value and not value.startswith(_KNOWN_CLASSES):
+            yield value
+        elif isinstance(value, dict | list):
+            yield from foreign_classes(value)
+
 
 def newest_config(checkpoint: Path) -> Path | None:
-    """Return the newest settings of the run that a checkpoint belongs to: beside it or one folder above."""
+    """Return the newest settings of the run that a checkpoint belongs to, beside it or one folder above."""
     for folder in (checkpoint.parent, checkpoint.parent.parent):
-        found = [path for path in folder.glob("config*.yaml") if path.stem.removeprefix("config").lstrip("-").isdigit()]
-        found.sort(key=lambda path: int(path.stem.removeprefix("config-")))
-        if found or (folder / "config.yaml").exists():
-            return found[-1] if found else folder / "config.yaml"
+        numbers = {
+            int(match[1] or 1): path for path in folder.glob("*.yaml") if (match := _CONFIG.fullmatch(path.name))
+        }
+        if numbers:
+            return numbers[max(numbers)]
     return None
 
 
 def results_of(checkpoint: Path) -> dict[str, Any]:
-    """Return what was measured on a checkpoint: documents of ``scripts/evaluate.py`` and of ``RunSummary``, by kind.
+    """Return what was measured on a checkpoint: the documents of ``evaluate`` and of ``RunSummary``, by kind.
 
     The summary of a run is of its last rollout, and left out for any earlier checkpoint.
     """
@@ -29,9 +68,12 @@ def results_of(checkpoint: Path) -> dict[str, Any]:
     if config is None:
         return {}
     root = config.parent
-    found = {"evaluation": root / "evaluation" / checkpoint.stem / "evaluation.json", "summary": root / "summary.json"}
-    documents = {kind: json.loads(path.read_text(encoding="utf-8")) for kind, path in found.items() if path.is_file()}
-    rollout = checkpoint.stem.rpartition("=")[2]
-    if "summary" in documents and not (rollout.isdigit() and int(rollout) == documents["summary"].get("rollouts")):
+    paths = {"evaluation": root / "evaluation" / checkpoint.stem / "evaluation.json", "summary": root / "summary.json"}
+    documents = {kind: json.loads(path.read_text(encoding="utf-8")) for kind, path in paths.items() if path.is_file()}
+    try:
+        rollout = rollout_of(checkpoint)
+    except ValueError:
+        rollout = None
+    if "summary" in documents and documents["summary"].get("rollouts") != rollout:
         del documents["summary"]
     return documents

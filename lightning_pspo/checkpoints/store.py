@@ -1,9 +1,4 @@
-"""Checkpoints on disk: their names, whether one is whole, which are the best. Needs no torch.
-
-A checkpoint is a file as ``torch.save`` writes it, which is a zip archive, or a folder as sharded strategies write it.
-Either carries its own SHA-256: the file as the archive's comment, the folder as a manifest of its files. So no bit can
-flip and nothing can be cut off unnoticed, and no second file can disagree with the first.
-"""
+"""Names of checkpoints on disk, and which of them are the best. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,18 +7,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_pspo.checkpoints.integrity import is_whole
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import remove, write_atomically
 
 SCORES = "best.json"
-ASIDE = ".damaged"
-"""Ending that a damaged checkpoint gets when a run goes on without it."""
+_DAMAGED = ".damaged"
 
 _NAME = re.compile(r"rollout=(\d+)\.ckpt")
 
 
 def checkpoint_folder(root: Path | str) -> Path:
-    """Return where the checkpoints of the run with this root directory are."""
+    """Return the folder of the checkpoints of the run in ``root``."""
     return Path(root) / "checkpoints"
 
 
@@ -42,54 +35,54 @@ def rollout_of(path: Path) -> int:
     >>> rollout_of(Path("rollout=000012.ckpt"))
     12
     """
-    match = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(path.name.removesuffix(_DAMAGED))
     if match is None:
         raise ValueError(f"`path` must be named as by checkpoint_name, got {path.name!r}.")
     return int(match[1])
 
 
-def find_checkpoints(folder: Path | str) -> list[Path]:
-    """Return the checkpoints directly in ``folder``, oldest rollout first; none if there is no folder.
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints directly in ``folder``, oldest rollout first; none if the folder does not exist.
 
-    What was still being written when its run ended has another name and is not among them.
+    A checkpoint that was still being written when its run ended has another name and is left out.
     """
-    folder = Path(folder)
-    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else ()
-    return sorted(found, key=rollout_of)
+    paths = (path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else ()
+    return sorted(paths, key=rollout_of)
 
 
-def newest_whole(folder: Path | str, before: int | None = None) -> Path | None:
-    """Return the newest checkpoint in ``folder`` that is not damaged, of a rollout below ``before``; None for none."""
-    for path in reversed(find_checkpoints(folder)):
-        if (before is None or rollout_of(path) < before) and is_whole(path):
-            return path
-    return None
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that a run can continue without it; return its new path."""
+    renamed = path.with_name(path.name + _DAMAGED)
+    remove(renamed)  # of an earlier time; a folder cannot be replaced in one step
+    return path.replace(renamed)
 
 
-# -- the best ----------------------------------------------------------------------------------------------------------
+def find_damaged(folder: Path, before: int) -> list[Path]:
+    """Return the checkpoints of rollouts below ``before`` that were set aside."""
+    return [path for path in folder.glob(f"rollout=*{_DAMAGED}") if rollout_of(path) < before]
 
 
 def write_scores(folder: Path, monitor: str, mode: str, scores: Mapping[int, float]) -> None:
-    """Write down which checkpoints of a folder are kept because they are the best, with their scores by rollout."""
+    """Write which checkpoints of a folder are kept as the best, with their scores by rollout, to ``best.json``."""
     content = {"monitor": monitor, "mode": mode, "scores": {str(key): scores[key] for key in sorted(scores)}}
     write_atomically(folder / SCORES, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_scores(folder: Path, monitor: str | None = None, mode: str | None = None) -> dict[int, float]:
-    """Return rollout -> score of the best checkpoints that are there, the best one first.
+    """Return rollout -> score of the best checkpoints that still exist, the best one first.
 
     Args:
-        folder: Of the checkpoints.
+        folder: Folder of the checkpoints.
         monitor: Metric that the scores must be of; None for any.
-        mode: ``min`` or ``max``, which they must be in; None for either.
+        mode: ``min`` or ``max``, the mode that they must have been chosen in; None for either.
     """
     try:
         content = json.loads((folder / SCORES).read_bytes())
-        found = {int(rollout): float(score) for rollout, score in content["scores"].items()}
+        scores = {int(rollout): float(score) for rollout, score in content["scores"].items()}
         sign = {"max": -1.0, "min": 1.0}[content["mode"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # nothing was kept as the best, or the file is damaged: then no checkpoint has a score
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # nothing was kept as the best, or the file is damaged: no checkpoint has a score
     if monitor not in (None, content.get("monitor")) or mode not in (None, content["mode"]):
         return {}
-    there = {rollout for rollout in found if (folder / checkpoint_name(rollout)).exists()}
-    return {rollout: found[rollout] for rollout in sorted(there, key=lambda one: (sign * found[one], one))}
+    existing = [rollout for rollout in scores if (folder / checkpoint_name(rollout)).exists()]
+    return {rollout: scores[rollout] for rollout in sorted(existing, key=lambda key: (sign * scores[key], key))}

@@ -1,10 +1,10 @@
-"""Evaluate a model: ``python scripts/evaluate.py MODEL --source gsm8k --source mine=problems.jsonl --samples 8``.
+"""Evaluate a model: ``lightning-pspo evaluate MODEL --source gsm8k --source mine=problems.jsonl --samples 8``.
 
 MODEL is a run's folder (its newest checkpoint), a checkpoint of a run (file, or folder of a sharded strategy), a
-Hugging Face folder or hub id, a folder with a PEFT adapter, or the word ``embedded``. What scripts/export.py wrote is
-evaluated with the settings of its run. The output folder gets ``evaluation.json`` with every estimate and its interval,
-and ``samples.jsonl`` with every sample; the same command again goes on after an interruption. Options that are not
-listed go to ``python -m lightning_pspo validate``, such as ``--trainer.devices 2 --trainer.precision bf16-mixed``.
+Hugging Face folder or hub id, a folder with a PEFT adapter, or the word ``embedded``. An export is evaluated with the
+settings of its run. The output folder gets ``evaluation.json`` with every estimate and its interval, and
+``samples.jsonl`` with every sample; the same command continues after an interruption. Other options go to
+``lightning-pspo validate``, such as ``--trainer.devices 2 --trainer.precision bf16-mixed``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.errors import InputError
+from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
 
-SOURCES = {
+SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
     "gsm8k": ("GSM8K", {"split": "test"}),
     "math": ("MATH", {"split": "test"}),
     "math500": ("MATH500", {}),
@@ -31,109 +34,158 @@ SOURCES = {
     "minerva": ("MinervaMath", {}),
     "olympiadbench": ("OlympiadBench", {}),
 }
-RENAMED = {"--temperature": "evaluation.temperatures", "--samples": "evaluation.samples", "--k": "evaluation.k"}
+OPTIONS = {
+    "temperature": "model.evaluation.temperatures",
+    "samples": "model.evaluation.samples",
+    "k": "model.evaluation.k",
+    "mode": "model.grader.mode",
+    "max_new_tokens": "model.evaluation.max_new_tokens",
+    "top_p": "model.evaluation.top_p",
+    "batch_size": "data.eval_batch_size",
+    "system_prompt": "data.system_prompt",
+    "template": "data.template",
+    "seed": "seed_everything",
+    "trust_remote_code": "model.policy.trust_remote_code",
+}
+"""Option -> setting of ``validate``."""
 CALLBACKS = [
     {"class_path": "EvaluationReport", "init_args": {"overwrite": True}},
-    {
-        "class_path": "CompletionWriter",
-        "init_args": {"path": "samples.jsonl", "stages": ["validate"], "resume": True},
-    },
+    {"class_path": "CompletionWriter", "init_args": {"path": "samples.jsonl", "stages": ["validate"], "resume": True}},
 ]
-
-
-EXPORTED = {"lora": "null", "quantization": "null", "double_quantization": "false", "revision": "null"}
-"""Settings of the policy that a folder with its weights has no more need of."""
-
-
-class UsageError(Exception):
-    """What the user can mend; printed as one line."""
+EXPORTED = {
+    "model.policy.lora": "null",
+    "model.policy.quantization": "null",
+    "model.policy.double_quantization": "false",
+    "model.policy.revision": "null",
+}
+"""Settings of the policy that an export with its own weights no longer needs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options, others = parser().parse_known_args(arguments)
-    try:
-        settings = command(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    from lightning_pspo.cli.main import main as run  # takes seconds: after the arguments are known to be good
+    with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
+        try:
+            check_numbers(options)
+            settings = [*config_of(options, Path(folder)), *settings_of(options)]
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
 
-    try:
-        run(["validate", *settings, *others])
-    except SystemExit as stop:
-        if stop.code == 2 and (options.k or options.samples or options.temperature):
-            print(f"note: here {', '.join(f'`{name}` is {flag}' for flag, name in RENAMED.items())}.", file=sys.stderr)
-        raise
-    root = output_folder(options)
+        # Lightning starts further ranks with the arguments of this process.
+        sys.argv[1:] = [*(() if Path(sys.argv[0]).name == "evaluate.py" else ("evaluate",)), *arguments]
+        try:
+            run(["validate", *settings, *others])
+        except SystemExit as stop:
+            given = {option: name for option, name in OPTIONS.items() if getattr(options, option)}
+            if stop.code == 2 and given:
+                pairs = (
+                    f"`{name.removeprefix('model.')}` is --{option.replace('_', '-')}" for option, name in given.items()
+                )
+                print(f"note: here {', '.join(pairs)}.", file=sys.stderr)
+            raise
     for name in ("evaluation.json", "samples.jsonl"):
-        print(root / name)
+        print(output_folder(options) / name)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the options that are this script's own."""
-    found = argparse.ArgumentParser(
+    """Return the parser of this command's own options."""
+    made = argparse.ArgumentParser(
+        prog="lightning-pspo evaluate",
         description="Evaluate a model on named sources, greedily or from several samples.",
-        epilog="Other options go to `python -m lightning_pspo validate`, such as --trainer.devices 2.",
+        epilog="Other options go to `lightning-pspo validate`, such as --trainer.devices 2.",
         allow_abbrev=False,
     )
-    found.add_argument(
-        "model", help="a run's folder, a checkpoint of a run, a Hugging Face or adapter folder, a hub id, embedded"
+    made.add_argument(
+        "model", help="a run's folder, a checkpoint of a run, a Hugging Face or adapter folder, a hub id, or embedded"
     )
-    found.add_argument(
+    made.add_argument(
         "--source",
         action="append",
         default=[],
         metavar="NAME[=PATH]",
-        help=f"from the hub: {', '.join(SOURCES)}; with PATH from a local file, any other NAME being a JSON Lines file "
-        "with `question` and `answer`. Repeat for several. Default: what the run's config names for test, else for val",
+        help=f"from the hub: {', '.join(SOURCES)}; with PATH from a local file; any other NAME=PATH is JSON Lines "
+        "with `question` and `answer`. Repeat for several. Default: the test sources of the run, else those of val",
     )
-    found.add_argument("--output", type=Path, help="folder for the results (default: evaluations/..., or in the run)")
-    found.add_argument("--temperature", type=float, nargs="+", help="0 is greedy; the first one counts as accuracy")
-    found.add_argument("--samples", type=int, help="samples of each problem at temperatures above 0")
-    found.add_argument("--k", type=int, nargs="+", help="k of pass@k and maj@k (default: powers of two)")
-    found.add_argument("--mode", choices=["lenient", "strict"], help="which answers `accuracy` accepts")
-    found.add_argument("--limit", type=int, help="at most so many problems, the first, of each source")
-    found.add_argument("--max-new-tokens", type=int, help="token limit of a completion")
-    found.add_argument("--top-p", type=float, help="nucleus mass at temperatures above 0")
-    found.add_argument("--batch-size", type=int, help="problems at once")
-    found.add_argument("--system-prompt", help="text of the system turn")
-    found.add_argument("--template", help="prompt with {question}, for a tokenizer without a chat template")
-    found.add_argument("--seed", type=int, help="key of the sampling noise")
-    return found
+    made.add_argument("--output", type=Path, help="folder for the results (default: evaluations/..., or in the run)")
+    made.add_argument("--temperature", type=float, nargs="+", help="0 is greedy; the first one counts as accuracy")
+    made.add_argument("--samples", type=int, help="samples of each problem at temperatures above 0")
+    made.add_argument("--k", type=int, nargs="+", help="k of pass@k and maj@k (default: powers of two)")
+    made.add_argument("--mode", choices=["lenient", "strict"], help="which answers `accuracy` accepts")
+    made.add_argument("--limit", type=int, help="use only the first problems of each source, at most this many")
+    made.add_argument("--max-new-tokens", type=int, help="token limit of a completion")
+    made.add_argument("--top-p", type=float, help="nucleus mass at temperatures above 0")
+    made.add_argument("--batch-size", type=int, help="problems per batch")
+    made.add_argument("--system-prompt", help="text of the system turn")
+    made.add_argument("--template", help="prompt with {question}, for a tokenizer without a chat template")
+    made.add_argument("--seed", type=int, help="seed of the sampling noise")
+    made.add_argument(
+        "--trust-remote-code", action="store_true", help="run model code from MODEL's folder or repository"
+    )
+    made.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="use all settings of MODEL's run and import the classes that they name; by default only plain values and "
+        "this package's own classes are taken over",
+    )
+    return made
 
 
-def command(options: argparse.Namespace) -> list[str]:
-    """Return the arguments for ``validate``.
+def config_of(options: argparse.Namespace, folder: Path) -> list[str]:
+    """Return the arguments for the settings of MODEL's run: its own file if trusted, else a file of what is taken over.
 
     Raises:
-        UsageError: MODEL, a source or a number cannot be used.
+        InputError: The settings cannot be used.
     """
-    check_numbers(options)
-    settings: dict[str, Any] = {}
-    configs: list[str] = []
+    config = run_config(options.model, find_checkpoint(options.model))
+    if config is None:
+        return []
+    if not options.trust_config:
+        import yaml
+
+        tree: dict[str, Any] = {}
+        for name, value in evaluation_settings_of(config).items():
+            *branches, leaf = name.split(".")
+            node = tree
+            for branch in branches:
+                node = node.setdefault(branch, {})
+            node[leaf] = value
+        config = folder / "settings.yaml"
+        config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return ["--config", str(config)]
+
+
+def settings_of(options: argparse.Namespace) -> list[str]:
+    """Return the arguments for ``validate`` that this command's own options stand for.
+
+    Raises:
+        InputError: MODEL or a source cannot be used.
+    """
     checkpoint = find_checkpoint(options.model)
     config = run_config(options.model, checkpoint)
+    settings: dict[str, Any] = {}
     if checkpoint is None:
         settings["model.policy.model_name_or_path"] = options.model
-    if config is not None:
-        configs = ["--config", str(config)]
-        settings |= {"data.train": "null", "trainer.strategy": "auto"}
-    if config is not None and checkpoint is None:
-        settings |= {f"model.policy.{name}": value for name, value in EXPORTED.items()}
-    if checkpoint is not None:
+        if config is not None:
+            settings |= EXPORTED
+    else:
         settings["ckpt_path"] = str(checkpoint)
         if checkpoint.is_dir():
             settings["trainer.plugins"] = json.dumps([{"class_path": "lightning_pspo.policy.sharding.FolderIO"}])
+    if config is not None:
+        settings |= {"data.train": "null", "trainer.strategy": "auto"}
     if options.source:
-        settings["data.val"] = json.dumps(sources(options.source, options.limit))
+        chosen = sources(options.source, options.limit)
     elif config is not None:
-        settings["data.val"] = json.dumps(own_sources(config, options.limit))
+        chosen = own_sources(config, options.limit, trusted=options.trust_config)
     else:
-        raise UsageError("--source is needed: only a run's checkpoint, or its export, has sources of its own.")
+        raise InputError("--source is needed: only a run's checkpoint, or its export, has sources of its own.")
     settings |= {
+        "data.val": json.dumps(chosen),
         "data.test": "null",
         "data.predict": "null",
         "trainer.default_root_dir": str(output_folder(options)),
@@ -141,90 +193,76 @@ def command(options: argparse.Namespace) -> list[str]:
         "trainer.logger": "false",
         "trainer.devices": 1,
     }
-    given = {
-        "model.evaluation.temperatures": options.temperature,
-        "model.evaluation.samples": options.samples,
-        "model.evaluation.k": options.k,
-        "model.grader.mode": options.mode,
-        "model.evaluation.max_new_tokens": options.max_new_tokens,
-        "model.evaluation.top_p": options.top_p,
-        "data.eval_batch_size": options.batch_size,
-        "data.system_prompt": options.system_prompt,
-        "data.template": options.template,
-        "seed_everything": options.seed,
-    }
-    settings |= {name: value for name, value in given.items() if value is not None}
-    return [*configs, *(f"--{name}={value}" for name, value in settings.items())]
+    values = ((name, getattr(options, option)) for option, name in OPTIONS.items())
+    settings |= {name: value for name, value in values if value is not None}
+    return [f"--{name}={value}" for name, value in settings.items()]
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse numbers that are wrong whatever the run's own settings are, in the names that they have here.
+    """Refuse numbers that are wrong whatever the run's own settings are, by the names that they have here.
 
     Raises:
-        UsageError: --samples, --temperature or --k is out of range, or they do not go together.
+        InputError: --samples, --temperature or --k is out of range, or they do not go together.
     """
     samples, temperatures, k = options.samples, options.temperature, options.k
     if samples is not None and samples < 1:
-        raise UsageError(f"--samples must be at least 1, got {samples}.")
+        raise InputError(f"--samples must be at least 1, got {samples}.")
     if temperatures and (len(set(temperatures)) < len(temperatures) or not min(temperatures) >= 0.0):
-        raise UsageError(f"--temperature must be different numbers, at least 0, got {temperatures}.")
+        raise InputError(f"--temperature must be different numbers, at least 0, got {temperatures}.")
     if samples is not None and samples > 1 and temperatures and max(temperatures) == 0.0:
-        raise UsageError(f"--samples above 1 needs a --temperature above 0, got {samples} and {temperatures}.")
+        raise InputError(f"--samples above 1 needs a --temperature above 0, got {samples} and {temperatures}.")
     if k and (min(k) < 1 or (samples is not None and max(k) > samples)):
         allowed = "at least 1" if samples is None else f"from 1 to --samples, which is {samples}"
-        raise UsageError(f"--k must be numbers {allowed}, got {k}.")
+        raise InputError(f"--k must be numbers {allowed}, got {k}.")
 
 
 def find_checkpoint(model: str) -> Path | None:
     """Return the checkpoint that MODEL means; None for a model of transformers.
 
     Raises:
-        UsageError: A run's folder without a checkpoint, or a checkpoint that does not exist.
+        InputError: A run's folder without a checkpoint, or a checkpoint that does not exist.
     """
     path = Path(model)
     if path.suffix == ".ckpt":
         if not path.exists():
-            raise UsageError(f"MODEL must be an existing checkpoint, got {path}.")
+            raise InputError(f"MODEL must be an existing checkpoint, got {path}.")
         return path
     if not path.is_dir() or any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return None
-    found = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
-    if not found:
-        raise UsageError(f"MODEL must be a run with checkpoints or a folder with a config.json, got {path}.")
-    return found[-1]
+    checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
+    if not checkpoints:
+        raise InputError(f"MODEL must be a run with checkpoints or a folder with a config.json, got {path}.")
+    return checkpoints[-1]
 
 
 def run_config(model: str, checkpoint: Path | None) -> Path | None:
     """Return the newest settings of the run that a checkpoint or an export belongs to; None for any other model.
 
     Raises:
-        UsageError: A checkpoint without any.
+        InputError: A checkpoint without any.
     """
     if checkpoint is None:
         copy = Path(model) / CONFIG_COPY
         return copy if copy.is_file() else None
-    found = newest_config(checkpoint)
-    if found is None:
-        raise UsageError(f"{checkpoint} must have its run's config.yaml beside it or one folder above.")
-    return found
+    config = newest_config(checkpoint)
+    if config is None:
+        raise InputError(f"{checkpoint} must have its run's config.yaml beside it or one folder above.")
+    return config
 
 
-def own_sources(config: Path, limit: int | None) -> Any:
-    """Return what a run's settings name for ``test``, else for ``val``; at most ``limit`` problems of each.
+def own_sources(config: Path, limit: int | None, *, trusted: bool = False) -> dict[str, Any]:
+    """Return the run's sources for ``test``, else for ``val``, with at most ``limit`` problems each.
 
     Raises:
-        UsageError: They name neither, or a source that takes no limit.
+        InputError: It has neither, or a source that takes no limit.
     """
-    import yaml
-
-    data = yaml.safe_load(config.read_text(encoding="utf-8")).get("data") or {}
-    named = data.get("test") or data.get("val")
+    named = sources_of(config, trusted=trusted)
     if not named:
-        raise UsageError(f"--source is needed: {config} names no sources.")
+        raise InputError(f"--source is needed: {config} names no sources.")
     for name, entry in named.items() if limit is not None else ():
         arguments = entry.get("init_args") or {}
-        if "limit" not in arguments:  # a run's settings are complete: a source that has one shows it, if as null
-            raise UsageError(
+        if "limit" not in arguments:  # a run's settings are complete: a source that has a limit shows it, if as null
+            raise InputError(
                 f"--limit needs sources with a `limit`, got {entry['class_path']} as {name!r} in {config}."
             )
         arguments["limit"] = limit if arguments["limit"] is None else min(limit, arguments["limit"])
@@ -235,38 +273,24 @@ def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, An
     """Return the settings of all ``--source``, by name.
 
     Raises:
-        UsageError: One cannot be used, or two have the same name.
+        InputError: A name is unknown and has no path, or occurs twice.
+
+    >>> sources(["gsm8k", "mine=a/problems.jsonl"], 10)["gsm8k"]
+    {'class_path': 'GSM8K', 'init_args': {'split': 'test', 'limit': 10}}
+    >>> sources(["mine=a/problems.jsonl"], None)
+    {'mine': {'class_path': 'JSONL', 'init_args': {'path': 'a/problems.jsonl'}}}
     """
-    found: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        name, settings = source(entry, limit)
-        if name in found:
-            raise UsageError(f"--source must have different names, got {name!r} twice.")
-        found[name] = settings
-    return found
-
-
-def source(entry: str, limit: int | None) -> tuple[str, dict[str, Any]]:
-    """Return the name and the settings of a ``--source``.
-
-    Raises:
-        UsageError: The name is not known and there is no path.
-
-    >>> source("gsm8k", 10)
-    ('gsm8k', {'class_path': 'GSM8K', 'init_args': {'split': 'test', 'limit': 10}})
-    >>> source("mine=a/problems.jsonl", None)
-    ('mine', {'class_path': 'JSONL', 'init_args': {'path': 'a/problems.jsonl'}})
-    """
-    name, _, path = entry.partition("=")
-    if name not in SOURCES and not path:
-        raise UsageError(f"--source must be one of {', '.join(SOURCES)}, or NAME=PATH, got {entry!r}.")
-    class_path, fixed = SOURCES.get(name, ("JSONL", {}))
-    arguments: dict[str, Any] = dict(fixed)
-    if path:
-        arguments["path"] = path
-    if limit is not None:
-        arguments["limit"] = limit
-    return name, {"class_path": class_path, "init_args": arguments}
+        name, _, path = entry.partition("=")
+        if name not in SOURCES and not path:
+            raise InputError(f"--source must be one of {', '.join(SOURCES)}, or NAME=PATH, got {entry!r}.")
+        if name in chosen:
+            raise InputError(f"--source must have different names, got {name!r} twice.")
+        class_path, fixed = SOURCES.get(name, ("JSONL", {}))
+        arguments = fixed | ({"path": path} if path else {}) | ({} if limit is None else {"limit": limit})
+        chosen[name] = {"class_path": class_path, "init_args": arguments}
+    return chosen
 
 
 def output_folder(options: argparse.Namespace) -> Path:

@@ -1,8 +1,9 @@
-"""What ``--help`` says beside the settings themselves."""
+"""The subcommands, and the texts of ``--help`` beside the settings themselves. Needs no torch."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,37 @@ from typing import Any
 COMMAND = "lightning-pspo"
 """The installed command; ``python -m lightning_pspo`` is the same."""
 
-_PURPOSE = "Fine-tune a language model on mathematics by reinforcement learning."
-_HINTS = (
-    "Start with: fit --config configs/quickstart.yaml. Settings come from files and flags, and what stands later wins. "
-    "fit --config FILE --print_config shows every setting with its value; fit --model.surrogate.help PSPO explains a "
-    "class. docs/tutorial.md adds parts of your own."
-)
-_SUBCOMMANDS = {
+COMMANDS = {
     "fit": "Train a policy; measure it on the way, if data.val names problems.",
     "validate": "Measure a policy on the problems of data.val.",
     "test": "Measure a policy on the problems of data.test.",
-    "predict": "Write down what a policy answers to the problems of data.predict, or data.val.",
+    "predict": "Write the answers of a policy to the problems of data.predict, or data.val.",
+    "quickstart": "Train the embedded tiny policy on a laptop, in minutes.",
+    "doctor": "Examine a run before it begins, with a few real rollouts.",
+    "selfcheck": "Check that this machine and model compute a run's gradients correctly.",
+    "run-until-done": "Run fit, and start it again from its last checkpoint until it is done.",
+    "evaluate": "Measure a checkpoint, an exported folder or a hub model on benchmarks.",
+    "compare": "Compare evaluations, with confidence intervals.",
+    "grade": "Grade a file of completions.",
+    "judge": "Let a language model score completions, or compare them in pairs.",
+    "ledger": "Read, filter, compare, regrade and export the completions of a run.",
+    "report": "Write one page about one or several runs.",
+    "export": "Write a checkpoint as a Hugging Face folder.",
 }
+"""Every subcommand with its purpose."""
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+"""Subcommands of LightningCLI; every other one is a module of ``lightning_pspo.cli``."""
+
+WITH_FIT_SETTINGS = ("quickstart", "doctor", "selfcheck", "run-until-done")
+"""Subcommands that take the settings of ``fit`` beside their own."""
+
+_PURPOSE = "Fine-tune a language model on mathematics by reinforcement learning."
+_HINTS = (
+    "Start with: fit --config quickstart. Settings come from files and flags, and later ones win. "
+    "fit --config FILE --print_config shows every setting with its value; fit --model.surrogate.help PSPO explains a "
+    "class."
+)
 _SEED = "Seed of everything that is random, at least 0: sampling, the order of the prompts, new weights."
 
 
@@ -30,22 +50,36 @@ def program() -> str:
     return COMMAND if Path(sys.argv[0]).name == COMMAND else "python -m lightning_pspo"
 
 
+def overview() -> str:
+    """Return the help of the whole program."""
+    rows = "\n".join(f"  {name:<20}{purpose}" for name, purpose in COMMANDS.items())
+    hints = textwrap.fill(f'{_HINTS} Completion in bash: eval "$({COMMAND} --print_completion)".', 100)
+    return f"""\
+usage: {program()} SUBCOMMAND [--config FILE]... [--SETTING VALUE]...
+
+{_PURPOSE}
+
+subcommands:
+{rows}
+
+options:
+  --help              Show this text; after a subcommand, its own help.
+  --version           Show the version.
+  --print_completion  Print a completion script for bash.
+
+{hints}
+"""
+
+
 def describe(parser: Any, subparsers: Mapping[str, Any]) -> None:
     """Put this application's words in the place of Lightning's.
 
     Args:
-        parser: Of the program.
+        parser: Parser of the program.
         subparsers: Subcommand -> its parser.
     """
-    parser.description, parser.epilog = (
-        _PURPOSE,
-        f'{_HINTS} Completion in bash: eval "$({COMMAND} --print_completion)".',
-    )
-    for action in parser._actions:
-        for choice in getattr(action, "_choices_actions", ()):
-            choice.help = _SUBCOMMANDS.get(choice.dest, choice.help)
     for name, subparser in subparsers.items():
-        subparser.description, subparser.epilog = _SUBCOMMANDS.get(name, subparser.description), _HINTS
+        subparser.description, subparser.epilog = COMMANDS[name], _HINTS
         subparser.usage = f"{parser.prog} {name} [--config FILE]... [--SETTING VALUE]..."
         for action in subparser._actions:
             if action.dest == "seed_everything":

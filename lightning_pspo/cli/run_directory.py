@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lightning_pspo.checkpoints.save import check_readable
+from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name, find_checkpoints, read_scores
+from lightning_pspo.cli.help import program
 from lightning_pspo.errors import InputError
 
 CONFIG = "config.yaml"
@@ -56,7 +57,7 @@ def command_with(given: Sequence[str]) -> str:
             kept.pop()
         elif argument != "--ckpt_path=last":
             kept.append(argument)
-    return f"python -m lightning_pspo {shlex.join(kept)} --ckpt_path {{}}"
+    return f"{program()} {shlex.join(kept)} --ckpt_path {{}}"
 
 
 def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, command: str) -> str | None:

@@ -1,9 +1,9 @@
-"""Start a run again until it is done: ``python scripts/run_until_done.py --config configs/quickstart.yaml``.
+"""Restart a run until it is done: ``lightning-pspo run-until-done --config quickstart``.
 
-All options but the two listed go to ``python -m lightning_pspo fit``, together with ``--ckpt_path last``. A run that
-ends with status 0 (done), 2 (bad input) or 130 (Ctrl-C) is not started again, nor one that ``--tries`` times in a row
-has finished no further rollout. SIGTERM and SIGUSR1 are handed on to the run, which saves and stops; then this stops.
-Exit status: that of the last run.
+All options but ``--tries`` and ``--pause`` go to ``lightning-pspo fit``, together with ``--ckpt_path last``. A run that
+ends with status 0 (done), 2 (bad input) or 130 (Ctrl-C) is not restarted, nor one that made no new checkpoint
+``--tries`` times in a row. SIGTERM and SIGUSR1 are passed on to the run, which saves and stops; then this stops as
+well. The exit status is that of the last run.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 FINAL = (0, 2, 128 + signal.SIGINT)
 
 
-class Loop:
+class RestartLoop:
     """Runs a command until it is done.
 
     Args:
-        command: What to run.
-        root: The run's directory, which shows how far it is.
-        tries: Runs without progress after which it is given up, at least 1.
-        pause_s: Seconds before a new start.
+        command: Command line of the run.
+        root: The run's directory, whose checkpoints show its progress.
+        tries: Runs without progress after which to give up, at least 1.
+        pause_s: Seconds before each restart.
     """
 
-    def __init__(self, command: list[str], root: Path, tries: int, pause_s: float) -> None:
+    def __init__(self, command: list[str], root: Path, *, tries: int, pause_s: float) -> None:
         self.command, self.root, self.tries, self.pause_s = command, root, tries, pause_s
         self.stopped = False
         self.process: subprocess.Popen[bytes] | None = None
@@ -41,29 +41,29 @@ class Loop:
     def run(self) -> int:
         """Return the exit status of the last run."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self.hand_on)
+            signal.signal(number, self.pass_on)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the run as well
-        in_vain = 0
+        failures = 0
         while True:
             before = self.progress()
             self.process = subprocess.Popen(self.command, preexec_fn=default_interrupt)
             status = self.process.wait()
             status = status if status >= 0 else 128 - status
-            in_vain = 0 if self.progress() > before else in_vain + 1
+            failures = 0 if self.progress() > before else failures + 1
             if status in FINAL or self.stopped:
                 return status
-            if in_vain >= self.tries:
-                say(f"the run ended with status {status}; given up after {in_vain} times without a further checkpoint.")
+            if failures >= self.tries:
+                report(f"the run ended with status {status}; giving up after {failures} runs without a new checkpoint.")
                 return status
-            say(f"the run ended with status {status}; starting it again from rollout {self.progress()}.")
+            report(f"the run ended with status {status}; restarting it from rollout {self.progress()}.")
             time.sleep(self.pause_s)
 
     def progress(self) -> int:
         """Return the rollout of the newest checkpoint, 0 without one."""
         return max(map(rollout_of, find_checkpoints(checkpoint_folder(self.root))), default=0)
 
-    def hand_on(self, number: int, frame: FrameType | None) -> None:
-        """Pass a signal to the run, and do not start it again."""
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Send a signal on to the run, and do not restart it."""
         self.stopped = True
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
@@ -74,26 +74,26 @@ def default_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def say(text: str) -> None:
+def report(message: str) -> None:
     """Print a line to stderr."""
-    print(f"run_until_done: {text}", file=sys.stderr, flush=True)
+    print(f"run-until-done: {message}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until done; return the exit status."""
     parser = argparse.ArgumentParser(
-        description="Start a run again until it is done.",
-        epilog="All other options go to `python -m lightning_pspo fit`.",
+        description="Restart a run until it is done.",
+        epilog="All other options go to `lightning-pspo fit`.",
         allow_abbrev=False,
     )
     parser.add_argument("--tries", type=int, default=3, help="give up after so many runs without progress (default: 3)")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds before a new start (default: 5)")
+    parser.add_argument("--pause", type=float, default=5.0, help="seconds before each restart (default: 5)")
     options, others = parser.parse_known_args(arguments)
     if options.tries < 1 or options.pause < 0:
         parser.error("--tries must be at least 1 and --pause at least 0")
     command = [sys.executable, "-m", "lightning_pspo", "fit", *others]
-    shown = subprocess.run([*command, "--print_config"], stdout=subprocess.PIPE, text=True, check=False)
-    if shown.returncode:
-        return shown.returncode
-    root = Path(yaml.safe_load(shown.stdout)["trainer"]["default_root_dir"])
-    return Loop([*command, "--ckpt_path", "last"], root, options.tries, options.pause).run()
+    config = subprocess.run([*command, "--print_config"], stdout=subprocess.PIPE, text=True, check=False)
+    if config.returncode:
+        return config.returncode
+    root = Path(yaml.safe_load(config.stdout)["trainer"]["default_root_dir"])
+    return RestartLoop([*command, "--ckpt_path", "last"], root, tries=options.tries, pause_s=options.pause).run()

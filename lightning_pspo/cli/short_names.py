@@ -10,7 +10,7 @@ from jsonargparse import _typehints
 
 
 @contextmanager
-def torch_first() -> Iterator[None]:
+def ours_first() -> Iterator[None]:
     """Within the block ``SGD`` is torch's, whatever else is loaded.
 
     peft loads bitsandbytes, whose optimisers are called SGD, Adam and AdamW too; a process that parses a second time

@@ -93,34 +93,47 @@ def encode_prompt(
         P ids: the special tokens that the tokenizer or its chat template puts in front, once, and none at the end.
 
     Raises:
-        ValueError: The chat template refuses or leaves out the system prompt, cannot be rendered, or ``template`` lacks
-            a place.
+        ValueError: The chat template cannot be rendered, or leaves out the question or the system prompt, or
+            ``template`` lacks ``{question}`` or ``{system}``.
     """
     if tokenizer.chat_template is None:
         return _encode_open(tokenizer, fill_template(template, question, system_prompt=system_prompt))
     messages = [{"role": "user", "content": question}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
-    _check_system(tokenizer, messages)
+    _check_messages(tokenizer, messages)
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     return list(cast("list[int]", ids))
 
 
-def _check_system(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> None:
-    """Raise if the chat template cannot render the messages, or drops the system message."""
-    from jinja2 import TemplateError
-
-    try:
-        text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except TemplateError as error:
-        if len(messages) == 1:
-            raise ValueError(f"the tokenizer's chat template cannot be rendered: {error}.") from error
-        raise ValueError(
-            f"the tokenizer's chat template refuses the system role ({error}): set the system prompt to null and put "
-            "the instructions into the questions, or use another chat template."
-        ) from error
+def _check_messages(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> None:
+    """Raise if the chat template cannot render the messages, or drops one of them."""
+    text = _render(tokenizer, messages)
     if len(messages) > 1 and messages[0]["content"].strip() not in text:
         raise ValueError("the tokenizer's chat template leaves the system message out: set the system prompt to null.")
+    *earlier, asked = messages
+    other = [*earlier, asked | {"content": f"{asked['content']}?"}]
+    if asked["content"] not in text and text == _render(tokenizer, other):
+        raise ValueError("the tokenizer's chat template leaves the question out: use another chat template.")
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and "default" not in named:
+        raise ValueError(
+            f"the tokenizer has several chat templates ({', '.join(sorted(named))}) and none named `default`: save it "
+            "with one of them as its `chat_template`."
+        )
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # a template is a program: it raises whatever its expressions do
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        if len(messages) == 1:
+            raise ValueError(f"the tokenizer's chat template cannot be rendered: {reason}.") from error
+        raise ValueError(
+            f"the tokenizer's chat template refuses the system role ({reason}): set the system prompt to null and put "
+            "the instructions into the questions, or use another chat template."
+        ) from error
 
 
 def _encode_open(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

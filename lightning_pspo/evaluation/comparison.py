@@ -1,4 +1,4 @@
-"""Which of several arms answers the same problems better: from the samples that evaluations wrote."""
+"""Compare arms, each one or more evaluated runs, on the same problems; needs no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_pspo.data.sources.rows import read_rows
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_objects
 from lightning_pspo.grading import Verdict
 from lightning_pspo.statistics import Difference, compare_arms, holm
 
@@ -24,27 +24,29 @@ _CONDITIONS = ("system_prompt", "template", "max_new_tokens", "top_p", "grading_
 
 Setting = tuple[str, float]
 """Source and temperature."""
+ProblemKey = tuple[str, str, str]
+"""Id, question and answer of a problem."""
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """The samples of one evaluation.
 
     Attributes:
-        path: Where they come from.
-        scores: Setting -> problem (id, question, answer) -> share of correct samples.
-        settings: What they were made with, from the file beside them; empty where there is none.
+        path: File of the samples.
+        scores: Setting -> problem -> share of correct samples.
+        settings: Settings of the evaluation, from the file beside the samples; empty without such a file.
         digest: SHA-256 of the file, in hexadecimal.
     """
 
     path: Path
-    scores: Mapping[Setting, Mapping[tuple[str, str, str], float]]
+    scores: Mapping[Setting, Mapping[ProblemKey, float]]
     settings: Mapping[str, Any]
     digest: str
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """One arm against the first, on one source at one temperature.
 
     Attributes:
@@ -53,9 +55,9 @@ class Comparison:
         first: Name of the first arm.
         second: Name of the other arm.
         runs: Number of runs in each.
-        difference: The other's accuracy less the first's.
+        difference: Accuracy of the second arm minus that of the first.
         adjusted_p: The p-value adjusted for all comparisons made (Holm).
-        left_out: Problems that are not in every run and were left out.
+        left_out: Number of problems that are missing from some run and were left out.
     """
 
     source: str
@@ -68,55 +70,59 @@ class Comparison:
     left_out: int
 
     def document(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return all fields as plain values."""
         return asdict(self)
 
 
 def find_samples(path: Path) -> Path:
-    """Return the file of samples that a path means: itself, in the folder, or the only one in ``evaluation/*``.
+    """Return the samples that a path stands for: the file itself, the one in the folder, or the only ``evaluation/*``.
 
     Raises:
-        InputError: There is none, or more than one.
+        InputError: No file, or more than one.
     """
     if path.is_file():
         return path
     if (path / SAMPLES).is_file():
         return path / SAMPLES
-    found = sorted(path.glob(f"evaluation/*/{SAMPLES}"))
-    if len(found) == 1:
-        return found[0]
-    what = f"has several: {', '.join(str(file.parent) for file in found)}" if found else "has none"
-    raise InputError(f"RUN must be a {SAMPLES} of scripts/evaluate.py or a folder with one, got {path}, which {what}.")
+    files = sorted(path.glob(f"evaluation/*/{SAMPLES}"))
+    if len(files) == 1:
+        return files[0]
+    problem = f"has several: {', '.join(str(file.parent) for file in files)}" if files else "has none"
+    raise InputError(
+        f"RUN must be a {SAMPLES} of `lightning-pspo evaluate` or a folder with one, got {path}, which {problem}."
+    )
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> EvaluatedRun:
     """Read the samples of one evaluation.
 
     Raises:
-        InputError: Naming file and row.
+        InputError: The samples cannot be read; the message names file and row.
     """
     file = find_samples(path)
-    counts: dict[Setting, dict[tuple[str, str, str], list[bool]]] = {}
+    verdicts: dict[Setting, dict[ProblemKey, list[bool]]] = {}
     seen: set[tuple[Any, ...]] = set()
-    for number, row in read_rows(file, lines=True):
-        missing = [name for name in _FIELDS if name not in row]
-        if missing:
-            raise InputError(f"{file}, row {number}: must have the field {missing[0]!r}, got {sorted(map(str, row))}.")
-        _check_row(row, f"{file}, row {number}")
-        key = (str(row["source"]), float(row["temperature"]))
-        problem = (str(row["id"]), str(row["question"]), str(row["answer"]))
-        place = (*key, problem[0], row.get("sample", 0))
-        if place in seen:
-            raise InputError(f"{file}, row {number}: sample {place[-1]} of {problem[0]!r} must occur once.")
-        seen.add(place)
-        counts.setdefault(key, {}).setdefault(problem, []).append(row["verdict"] == "correct")
-    if not counts:
+    try:
+        for number, _, row in read_objects(file, "line"):
+            _check_row(row, f"{file}, row {number}")
+            setting = (str(row["source"]), float(row["temperature"]))
+            problem = (str(row["id"]), str(row["question"]), str(row["answer"]))
+            sample = (*setting, problem[0], row.get("sample", 0))
+            if sample in seen:
+                raise InputError(f"{file}, row {number}: sample {sample[-1]} of {problem[0]!r} must occur once.")
+            seen.add(sample)
+            verdicts.setdefault(setting, {}).setdefault(problem, []).append(row["verdict"] == "correct")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from None
+    if not verdicts:
         raise InputError(f"{file}: must have at least one sample, it is empty.")
-    return Run(
+    return EvaluatedRun(
         file,
         {
-            key: {problem: sum(correct) / len(correct) for problem, correct in problems.items()}
-            for key, problems in counts.items()
+            setting: {problem: sum(correct) / len(correct) for problem, correct in problems.items()}
+            for setting, problems in verdicts.items()
         },
         _read_settings(file.with_name(f"{file.name}.settings.json")),
         hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -124,7 +130,9 @@ def read_run(path: Path) -> Run:
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> None:
-    """Raise InputError, beginning with ``where``, for a value that cannot be one of an evaluation's."""
+    """Refuse a row that no evaluation can have written; the message begins with ``where``."""
+    if missing := [name for name in _FIELDS if name not in row]:
+        raise InputError(f"{where}: must have the field {missing[0]!r}, got {sorted(map(str, row))}.")
     temperature, sample, verdict = row["temperature"], row.get("sample", 0), row["verdict"]
     is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     if not is_number or not 0.0 <= temperature <= sys.float_info.max:
@@ -136,7 +144,7 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
 
 
 def _read_settings(file: Path) -> Mapping[str, Any]:
-    """Return what the samples beside a file were made with; nothing if there is no such file."""
+    """Return the settings of the samples beside the file; nothing if there is no such file."""
     if not file.exists():
         return {}
     try:
@@ -148,77 +156,77 @@ def _read_settings(file: Path) -> Mapping[str, Any]:
     return settings
 
 
-def different_settings(runs: Sequence[Run]) -> list[str]:
-    """Return in what the runs were asked or graded differently, as far as their settings are known.
+def different_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Return how the runs differ in prompt, token limit or grading, as far as their settings are known.
 
-    Prompt, token limit and grading mode must be the same, and the nucleus where anything was sampled: else a difference
-    of accuracies would not be one of the weights alone. Checkpoint, seed, precision and number of samples may differ.
+    These must be the same, as must top_p wherever something was sampled: otherwise a difference of accuracies is not
+    one of the weights alone. Checkpoint, seed, precision and number of samples may differ.
 
     >>> same = {("toy", 0.0): {("p0", "1 + 1?", "2"): 1.0}}
-    >>> lenient = Run(Path("a"), same, {"grading_mode": "lenient", "top_p": 0.9}, "a1")
-    >>> different_settings([lenient, Run(Path("b"), same, {"grading_mode": "strict", "top_p": 1.0}, "b2")])
+    >>> lenient = EvaluatedRun(Path("a"), same, {"grading_mode": "lenient", "top_p": 0.9}, "a1")
+    >>> strict = EvaluatedRun(Path("b"), same, {"grading_mode": "strict", "top_p": 1.0}, "b2")
+    >>> different_settings([lenient, strict])
     ["`grading_mode` is 'lenient' in a and 'strict' in b"]
     """
     sampled = any(temperature > 0.0 for _, temperature in _shared(runs))
-    found = []
+    different = []
     for name in _CONDITIONS:
         known = [(run.path, run.settings[name]) for run in runs if name in run.settings]
         odd = next(((path, value) for path, value in known if value != known[0][1]), None)
         if odd is not None and (sampled or name != "top_p"):
-            found.append(f"`{name}` is {known[0][1]!r} in {known[0][0]} and {odd[1]!r} in {odd[0]}")
-    return found
+            different.append(f"`{name}` is {known[0][1]!r} in {known[0][0]} and {odd[1]!r} in {odd[0]}")
+    return different
 
 
 def compare(
-    arms: Mapping[str, Sequence[Run]],
+    arms: Mapping[str, Sequence[EvaluatedRun]],
     *,
     intersect: bool = False,
     any_settings: bool = False,
     resamples: int = 10_000,
     seed: int = 0,
-) -> list[Comparison]:
-    """Compare every arm with the first, on each source and temperature that all runs have.
+) -> list[ArmComparison]:
+    """Compare every arm with the first, on each source and temperature that all runs share.
 
     Args:
-        arms: Name -> its runs, at least two arms with at least one run each.
-        intersect: Leave out problems that are not in every run, instead of refusing them.
-        any_settings: Compare runs that were asked or graded differently, instead of refusing them.
-        resamples: Of bootstrap and test.
-        seed: Of both.
+        arms: Name -> runs, at least two arms with at least one run each.
+        intersect: Leave out problems that are missing from some run, instead of refusing them.
+        any_settings: Compare runs with different prompts or grading, instead of refusing them.
+        resamples: Resamples of bootstrap and test.
+        seed: Seed of both.
 
     Raises:
-        InputError: An arm has no run, a run is there twice, or the runs share no source and temperature, have other
-            problems, or were asked or graded differently.
+        InputError: An arm has no run, a run occurs twice, or the runs share no source and temperature, have different
+            problems, or were prompted or graded differently.
     """
     _check_arms(arms)
-    if len(arms) < 2:
-        raise InputError(f"there must be at least two arms to compare, got {list(arms)}.")
     runs = [run for members in arms.values() for run in members]
     settings = _shared(runs)
     if not settings:
-        had = "; ".join(f"{run.path}: {', '.join(f'{s} at T={t:g}' for s, t in run.scores)}" for run in runs)
-        raise InputError(f"the runs must share a source and temperature, got {had}.")
+        available = "; ".join(f"{run.path}: {', '.join(f'{s} at T={t:g}' for s, t in run.scores)}" for run in runs)
+        raise InputError(f"the runs must share a source and temperature, got {available}.")
     if not any_settings and (different := different_settings(runs)):
         raise InputError(
-            f"the runs must be asked and graded alike, but {'; '.join(different)}. --any-settings compares them anyway."
+            f"the runs must have the same prompt and grading, but {'; '.join(different)}. --any-settings compares them "
+            "anyway."
         )
-    found: list[tuple[Setting, str, Difference, int]] = []
-    first = next(iter(arms))
+    first, *others = arms
+    results: list[tuple[Setting, str, Difference, int]] = []
     for setting in settings:
         problems, left_out = _common(runs, setting, intersect)
         tables = {name: _table(members, setting, problems) for name, members in arms.items()}
-        for second in list(arms)[1:]:
+        for second in others:
             difference = compare_arms(tables[first], tables[second], resamples, seed)
-            found.append((setting, second, difference, left_out))
-    adjusted = holm([difference.p_value for _, _, difference, _ in found])
+            results.append((setting, second, difference, left_out))
+    adjusted = holm([difference.p_value for _, _, difference, _ in results])
     return [
-        Comparison(*setting, first, second, (len(arms[first]), len(arms[second])), difference, p_value, left_out)
-        for (setting, second, difference, left_out), p_value in zip(found, adjusted, strict=True)
+        ArmComparison(*setting, first, second, (len(arms[first]), len(arms[second])), difference, p_value, left_out)
+        for (setting, second, difference, left_out), p_value in zip(results, adjusted, strict=True)
     ]
 
 
-def _check_arms(arms: Mapping[str, Sequence[Run]]) -> None:
-    """Raise InputError for an arm without runs, and for a run that would count as several seeds."""
+def _check_arms(arms: Mapping[str, Sequence[EvaluatedRun]]) -> None:
+    """Refuse fewer than two arms, an arm without runs, and a run that would count as several seeds."""
     owners: dict[Path, str] = {}
     for name, members in arms.items():
         if not members:
@@ -233,32 +241,32 @@ def _check_arms(arms: Mapping[str, Sequence[Run]]) -> None:
                     f"arm {name!r} must have different runs, but {run.path} is a copy of {contents[run.digest]}."
                 )
             owners[path], contents[run.digest] = name, run.path
+    if len(arms) < 2:
+        raise InputError(f"there must be at least two arms to compare, got {list(arms)}.")
 
 
-def _shared(runs: Sequence[Run]) -> list[Setting]:
-    """Return the settings that all runs have, in the first one's order."""
+def _shared(runs: Sequence[EvaluatedRun]) -> list[Setting]:
+    """Return the settings that all runs have, in the order of the first run."""
     return [setting for setting in runs[0].scores if all(setting in run.scores for run in runs)]
 
 
-def _common(runs: Sequence[Run], setting: Setting, intersect: bool) -> tuple[list[tuple[str, str, str]], int]:
-    """Return the problems that all runs have, and how many others there are."""
-    sets = [run.scores[setting].keys() for run in runs]
-    everywhere = [problem for problem in sets[0] if all(problem in other for other in sets)]
-    left_out = len(set().union(*sets)) - len(everywhere)
+def _common(runs: Sequence[EvaluatedRun], setting: Setting, intersect: bool) -> tuple[list[ProblemKey], int]:
+    """Return the problems that all runs have, and the number of the others."""
+    problems = [run.scores[setting].keys() for run in runs]
+    common = [problem for problem in problems[0] if all(problem in keys for keys in problems)]
+    left_out = len(set().union(*problems)) - len(common)
     name = f"{setting[0]} at T={setting[1]:g}"
     if left_out and not intersect:
-        run, odd = next(
-            (run, problem) for run in runs for problem in run.scores[setting] if problem not in set(everywhere)
-        )
+        path, odd = next((run.path, odd) for run in runs for odd in run.scores[setting] if odd not in set(common))
         raise InputError(
             f"{name}: all runs must have the same problems, but {left_out} are not in every run (such as {odd[0]!r} of "
-            f"{run.path}; the question and the answer must be the same too). --intersect compares the others."
+            f"{path}; the question and the answer must be the same too). --intersect compares the others."
         )
-    if len(everywhere) < 2:
-        raise InputError(f"{name}: the runs must share at least 2 problems, they share {len(everywhere)}.")
-    return everywhere, left_out
+    if len(common) < 2:
+        raise InputError(f"{name}: the runs must share at least 2 problems, they share {len(common)}.")
+    return common, left_out
 
 
-def _table(runs: Sequence[Run], setting: Setting, problems: Sequence[tuple[str, str, str]]) -> NDArray[np.float64]:
+def _table(runs: Sequence[EvaluatedRun], setting: Setting, problems: Sequence[ProblemKey]) -> NDArray[np.float64]:
     """Return (runs, problems) shares of correct samples."""
     return np.array([[run.scores[setting][problem] for problem in problems] for run in runs])

@@ -1,4 +1,4 @@
-"""Evaluation metrics: one row of numbers for each prompt, gathered from all batches and ranks."""
+"""Evaluation metrics: one row of numbers per prompt, gathered over batches and ranks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHARES = (
     "prompt_repeated",
     "text_after_answer",
 )
-"""Means over a prompt's samples that lie in [0, 1]; see docs/evaluation.md."""
+"""Metrics that are a mean over a prompt's samples and lie in [0, 1]; see docs/evaluation.md."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
 _WORD = re.compile(r"\w")
@@ -41,7 +41,7 @@ _FIXED = ("position", "samples", "correct", *SHARES, "length_tokens")
 
 
 def report_k(samples: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the k for which pass@k and maj@k are reported: those asked for, or the powers of two up to ``samples``.
+    """Return the k for which pass@k and maj@k are reported: ``wanted``, or the powers of two up to ``samples``.
 
     Args:
         samples: Samples per prompt, n.
@@ -64,11 +64,11 @@ def report_k(samples: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def text_after_answer(completion: str) -> bool:
-    r"""Tell whether words or numbers follow the line of the first answer marker, ``####`` or ``\boxed{}``.
+    r"""Return whether words or numbers follow the line of the first answer marker, ``####`` or ``\boxed{}``.
 
-    A model that goes on after its answer, with another question for instance, has not learnt where to stop, and its
-    last marked answer, which is the one graded, may belong to something else. As in grading, a heading such as ``####
-    Step 1`` is no marker.
+    A model that goes on after its answer, for instance with another question, has not learnt to stop, and its last
+    marked answer, which is the one graded, may belong to that text. As in grading, a heading such as ``#### Step 1`` is
+    not a marker.
 
     >>> text_after_answer("2 + 2 = 4\n#### 4\n\nQuestion: What is 3 + 3?")
     True
@@ -106,21 +106,21 @@ class Measurement:
 
         Args:
             samples: B * n samples, prompt-major.
-            prompts: B texts that the model was given.
-            positions: B places in the source.
+            prompts: The B prompts as text.
+            positions: Their B positions in the source.
 
         Returns:
             (B, number of columns).
         """
         each = len(samples) // len(prompts)
         groups = [samples[start : start + each] for start in range(0, len(samples), each)]
-        by_mode = {mode: self._correct(samples, mode) for mode in ("strict", "lenient")}
+        strict, lenient = self._correct(samples, "strict"), self._correct(samples, "lenient")
         values = np.array(
             [
                 [
                     sample.grade.correct,
-                    strict,
-                    lenient,
+                    strict[index],
+                    lenient[index],
                     sample.grade.verdict is Verdict.NO_ANSWER,
                     sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT),
                     sample.truncated,
@@ -129,9 +129,7 @@ class Measurement:
                     text_after_answer(sample.completion),
                     sample.length_tokens,
                 ]
-                for index, (sample, strict, lenient) in enumerate(
-                    zip(samples, by_mode["strict"], by_mode["lenient"], strict=True)
-                )
+                for index, sample in enumerate(samples)
             ],
             dtype=np.float64,
         )
@@ -143,44 +141,43 @@ class Measurement:
     def _correct(self, samples: Sequence[Sample], mode: Mode) -> list[bool]:
         """Return which samples are correct under ``mode``; only answers that the modes read differently are compared.
 
-        What the comparison leaves undecided is not correct.
+        An undecided comparison is not correct.
         """
         if mode == self.grader.mode:
             return [sample.grade.correct for sample in samples]
-        found = [extract(sample.completion, mode)[0] for sample in samples]
+        answers = [extract(sample.completion, mode)[0] for sample in samples]
+        pairs = list(zip(answers, samples, strict=True))
+        correct = [answer is not None and sample.grade.correct for answer, sample in pairs]
         changed = [
             index
-            for index, (text, sample) in enumerate(zip(found, samples, strict=True))
-            if text is not None and text != sample.grade.extracted
+            for index, (answer, sample) in enumerate(pairs)
+            if answer is not None and answer != sample.grade.extracted
         ]
-        verdicts = self.grader.equivalent([(found[index] or "", samples[index].problem.answer) for index in changed])
-        correct = [text is not None and sample.grade.correct for text, sample in zip(found, samples, strict=True)]
+        verdicts = self.grader.equivalent([(answers[index] or "", samples[index].problem.answer) for index in changed])
         for index, verdict in zip(changed, verdicts, strict=True):
             correct[index] = verdict is True
         return correct
 
     def _at_k(self, groups: Sequence[Sequence[Sample]]) -> NDArray[np.float64]:
+        """Return maj@k and best@k of each prompt, (B, number of columns)."""
         each = len(groups[0])
         columns: list[list[float]] = []
-        for name in self._votes(each):
-            if name == "maj":
-                votes = count_votes([[sample.grade for sample in group] for group in groups], self.grader)
-                columns += [
-                    [majority_at_k(vote.correct, vote.others, vote.abstentions, k) for vote in votes]
-                    for k in self._k(each)
+        if "maj" in self._votes(each):
+            votes = count_votes([[sample.grade for sample in group] for group in groups], self.grader)
+            columns += [
+                [majority_at_k(vote.correct, vote.others, vote.abstentions, k) for vote in votes] for k in self._k(each)
+            ]
+        if "best" in self._votes(each) and self.selector is not None:
+            scores = np.reshape(
+                self.selector.breakdown([sample for group in groups for sample in group])[0], (-1, each)
+            )
+            columns += [
+                [
+                    best_at_k(row.tolist(), [sample.grade.correct for sample in group], k)
+                    for row, group in zip(scores, groups, strict=True)
                 ]
-            else:
-                assert self.selector is not None
-                scores = self.selector.breakdown([sample for group in groups for sample in group])[0]
-                columns += [
-                    [
-                        best_at_k(
-                            scores[place * each : (place + 1) * each], [sample.grade.correct for sample in group], k
-                        )
-                        for place, group in enumerate(groups)
-                    ]
-                    for k in self._k(each)
-                ]
+                for k in self._k(each)
+            ]
         return np.array(columns, dtype=np.float64).reshape(-1, len(groups)).T
 
     def _votes(self, each: int) -> tuple[str, ...]:
@@ -198,7 +195,7 @@ class Measurement:
             table: (problems, number of columns), one row for each problem.
             per_prompt: Samples per prompt.
         """
-        table = table[np.argsort(table[:, 0])]  # so that sums round alike however the work was split
+        table = table[np.argsort(table[:, 0])]  # sums then round alike however the work was split
         columns = dict(zip(self.columns(per_prompt), table.T, strict=True))
         estimates = {name: share_interval(columns[name]) for name in SHARES}
         estimates["finished"] = share_interval(1.0 - columns["truncated"])
@@ -244,18 +241,19 @@ class SampleMetrics(Metric):
 
         Args:
             samples: B * n samples, prompt-major.
-            prompts: B texts that the model was given.
-            positions: B places in the source.
+            prompts: The B prompts as text.
+            positions: Their B positions in the source.
             valid: B flags; the samples of a False row are not counted.
         """
-        kept = [place for place, keep in enumerate(valid) if keep]
-        counted = [
-            sample for place in kept for sample in samples[place * self.per_prompt : (place + 1) * self.per_prompt]
-        ]
-        rows = np.zeros((0, len(self.measurement.columns(self.per_prompt))))
-        if kept:
-            places = [positions[place] for place in kept]
-            rows = self.measurement.rows(counted, [prompts[place] for place in kept], places)
+        chosen = [prompt for prompt, counts in enumerate(valid) if counts]
+        each = self.per_prompt
+        rows = np.zeros((0, len(self.measurement.columns(each))))
+        if chosen:
+            rows = self.measurement.rows(
+                [sample for prompt in chosen for sample in samples[prompt * each : (prompt + 1) * each]],
+                [prompts[prompt] for prompt in chosen],
+                [positions[prompt] for prompt in chosen],
+            )
         self.rows.append(torch.from_numpy(rows).to(self.device))
 
     def compute(self) -> Tensor:

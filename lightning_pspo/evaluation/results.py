@@ -1,4 +1,4 @@
-"""The results of an evaluation as tables for a terminal and as a document for programs."""
+"""Results of an evaluation as tables for a terminal and as a document for programs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class EvaluationResult:
         correct: Number of correct samples.
         length_tokens: Mean completion length in tokens.
         truncated: Share of truncated completions.
-        estimates: All that was measured, each with its 95 % interval clustered by prompt; the names are explained in
-            docs/evaluation.md.
+        estimates: Every metric with its 95 % interval clustered by prompt; docs/evaluation.md explains the names.
     """
 
     accuracy: float
@@ -36,47 +35,45 @@ class EvaluationResult:
     truncated: float
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
 
+    @property
+    def per_problem(self) -> int:
+        """Samples per problem."""
+        return self.samples // max(1, self.problems)
+
 
 Evaluation = Mapping[str, Mapping[float, EvaluationResult]]
 """Source -> temperature -> result."""
 
-_CAPTION = "95 % intervals, clustered by problem"
+_TEXT_COLUMNS = {
+    "finished": "finished",
+    "no_answer": "no\nanswer",
+    "undecided": "un-\ndecided",
+    "prompt_repeated": "repeats\nprompt",
+    "text_after_answer": "goes on\nafter",
+    "repetition": "repeats\nitself",
+}
 
 
 def result_tables(evaluation: Evaluation) -> list[Table]:
-    """Return the table of what was answered and the table of how it was said; see docs/evaluation.md."""
-    k = max((_largest_k(result) for _, _, result in _entries(evaluation)), default=1)
-    answers = Table("source", "T", "n", "accuracy", "95 % interval", "strict", title="Results")
-    answers.caption, answers.caption_justify = _CAPTION, "left"
-    texts = Table("source", "T", "tokens", title="Completions", padding=(0, 1, 0, 0))
-    for heading in ("finished", "no\nanswer", "un-\ndecided", "repeats\nprompt", "goes on\nafter", "repeats\nitself"):
-        texts.add_column(heading)
-    for heading in _voting_headings(evaluation, k):
-        answers.add_column(heading)
+    """Return a table of the answers and a table of the completions; see docs/evaluation.md."""
+    votes = _largest_votes(evaluation)
+    answers = Table("source", "T", "n", "accuracy", "95 % interval", "strict", *votes, title="Results")
+    answers.caption, answers.caption_justify = "95 % intervals, clustered by problem", "left"
+    texts = Table("source", "T", "tokens", *_TEXT_COLUMNS.values(), title="Completions", padding=(0, 1, 0, 0))
     for source, temperature, result in _entries(evaluation):
-        each = result.samples // max(1, result.problems)
-        found = result.estimates
-        votes = [f"{found[name].value:.1%}" if name in found else "" for name in _voting_headings(evaluation, k)]
+        estimates, each = result.estimates, result.per_problem
         answers.add_row(
             source,
             f"{temperature:g}",
             str(result.problems) if each == 1 else f"{result.problems} x {each}",
             f"{result.accuracy:.1%}",
-            f"{found['accuracy'].low:.1%} - {found['accuracy'].high:.1%}",
-            f"{found['accuracy_strict'].value:.1%}",
-            *votes,
+            f"{estimates['accuracy'].low:.1%} - {estimates['accuracy'].high:.1%}",
+            f"{estimates['accuracy_strict'].value:.1%}",
+            *(f"{estimates[name].value:.1%}" if name in estimates else "" for name in votes),
         )
-        names = ("finished", "no_answer", "undecided", "prompt_repeated", "text_after_answer", "repetition")
-        shares = [f"{found[name].value:.1%}" for name in names]
+        shares = (f"{estimates[name].value:.1%}" for name in _TEXT_COLUMNS)
         texts.add_row(source, f"{temperature:g}", f"{result.length_tokens:.1f}", *shares)
     return [answers, texts]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout
-        return None
 
 
 def _entries(evaluation: Evaluation) -> Iterator[tuple[str, float, EvaluationResult]]:
@@ -85,13 +82,11 @@ def _entries(evaluation: Evaluation) -> Iterator[tuple[str, float, EvaluationRes
             yield source, temperature, result
 
 
-def _largest_k(result: EvaluationResult) -> int:
-    return max((int(name.partition("@")[2]) for name in result.estimates if "@" in name), default=1)
-
-
-def _voting_headings(evaluation: Evaluation, k: int) -> list[str]:
-    names = [f"{name}@{k}" for name in ("pass", "maj", "best")]
-    return [name for name in names if any(name in result.estimates for _, _, result in _entries(evaluation))]
+def _largest_votes(evaluation: Evaluation) -> list[str]:
+    """Return pass@k, maj@k and best@k of the largest k, those that were measured."""
+    names = {name for _, _, result in _entries(evaluation) for name in result.estimates if "@" in name}
+    k = max((int(name.partition("@")[2]) for name in names), default=1)
+    return [name for name in (f"{vote}@{k}" for vote in ("pass", "maj", "best")) if name in names]
 
 
 def result_document(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,10 +94,10 @@ def result_document(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict
 
     Args:
         evaluation: The results.
-        settings: What they were measured with, plain values.
+        settings: Settings of the evaluation, plain values.
 
     Returns:
-        ``settings``, and ``results`` with one entry for each source and temperature. A bound that is infinite is None.
+        ``settings``, and ``results`` with one entry for each source and temperature. An infinite bound is None.
     """
     return {
         "interval": "95 %, clustered by problem",
@@ -113,7 +108,7 @@ def result_document(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict
                 "source": source,
                 "temperature": temperature,
                 "problems": result.problems,
-                "samples_per_problem": result.samples // max(1, result.problems),
+                "samples_per_problem": result.per_problem,
                 "correct": result.correct,
                 "estimates": {
                     name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
@@ -123,3 +118,10 @@ def result_document(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict
             for source, temperature, result in _entries(evaluation)
         ],
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return None

@@ -1,15 +1,15 @@
 """Worker processes that compare answers: none of them can hang a batch.
 
-`WorkerPool.judge` sends pairs to workers in chunks and reads one byte per pair. What keeps one slow pair from costing
-the others anything:
+`WorkerPool.judge` sends pairs to workers in chunks and reads one byte per pair. Three rules keep a slow pair from
+costing the others anything:
 
-- A worker that needs longer than ``PATIENCE_S`` for a pair is set aside. It works on until the pair's deadline, with
-  less right to the processor than the others (``nice``) once the pair has proved to be heavy; the rest of its chunk
-  goes back to the queue, and a new worker, a fork of some milliseconds, takes its place. ``SPARES`` pairs can be set
-  aside at once, so that together they cost about one deadline.
+- A worker that needs longer than ``PATIENCE_S`` for a pair is set aside. It works on until the pair's deadline, behind
+  the others (``nice``) once it has used much processor time; the rest of its chunk goes back to the queue, and a new
+  worker, a fork of some milliseconds, takes its place. ``SPARES`` pairs can be set aside at once, so that together they
+  cost about one deadline.
 - A worker that was set aside is ended after its answer, or at the deadline.
-- A pair at which a worker died is tried once more, by itself and within the rest of its deadline: the worker may have
-  been ended for another's sake, such as memory that the machine was short of.
+- A pair at which a worker died is tried once more, by itself and within the rest of its deadline: the cause may have
+  been another, such as a machine that was short of memory.
 """
 
 from __future__ import annotations
@@ -55,31 +55,25 @@ class Server:
     """A running `worker.main`.
 
     Args:
-        compare: ``module:function`` of what its workers do to a pair.
+        compare: ``module:function`` that its workers call for a pair.
         memory_mb: Address space of each of its workers, in MiB.
         deadline_s: After this and some seconds more a worker ends by itself.
 
     Raises:
-        RuntimeError: It did not start; the message has the last line of what it said.
+        RuntimeError: It did not start; the message has the last line of its output.
     """
 
     def __init__(self, compare: str, memory_mb: int, deadline_s: float) -> None:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(_START_S)
-        command = "from lightning_pspo.grading.worker import main; main()"
+        code = "from lightning_pspo.grading.worker import main; main()"
         arguments = [str(os.getpid()), compare, str(memory_mb << 20), str(deadline_s + 5.0)]
-        with theirs, tempfile.TemporaryFile() as said:
+        with theirs, tempfile.TemporaryFile() as output:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    command,
-                    *arguments,
-                ],  # -P: what lies in the working directory is no module
+                [sys.executable, "-P", "-c", code, *arguments],  # -P: no module from the working directory
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=output,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 process_group=0,  # Ctrl-C is for the owner
             )
@@ -90,8 +84,8 @@ class Server:
                 ready = False
             if not ready:
                 self.close()
-                said.seek(0)
-                last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+                output.seek(0)
+                last = output.read().decode(errors="replace").strip().rpartition("\n")[2]
                 raise RuntimeError(f"The grading workers could not be started (exit {self.process.returncode}): {last}")
 
     def send(self, letter: bytes, number: int, link: socket.socket | None = None) -> None:
@@ -103,12 +97,12 @@ class Server:
 
     def gone(self) -> bool:
         """Return whether it died or was closed."""
-        return self.control.fileno() < 0 or _readable(self.control)  # it has nothing to say but its end
+        return self.control.fileno() < 0 or _readable(self.control)  # all that it ever sends now is its end
 
     def stop(self) -> None:
         """Have it end, and with it its workers, without waiting for that; any thread may call this."""
         with contextlib.suppress(OSError):  # it is closed, or the server is gone
-            self.control.shutdown(socket.SHUT_RDWR)  # a fork of this process may hold it: closing alone says nothing
+            self.control.shutdown(socket.SHUT_RDWR)  # a fork of this process may hold it: closing alone does nothing
 
     def close(self) -> None:
         """End it, and with it its workers."""
@@ -123,17 +117,17 @@ class Server:
 
 @dataclass(eq=False)
 class Worker:
-    """What is known of one worker.
+    """The owner's record of one worker.
 
     Attributes:
-        server: Whose fork it is.
+        server: The process that forked it.
         number: Its name there.
         link: Our end of its socket.
         ready: True once it said so.
         slow: True once it was set aside.
-        given: Pairs that it was sent so far.
-        since: Monotonic time at which it was started, given its chunk, or last replied.
-        pairs: The pairs that it has not answered, as places in the batch; it is at the first.
+        received: Pairs that it was sent so far.
+        since: Monotonic time at which it was started, got its chunk, or last replied.
+        pairs: The pairs that it has not answered, as positions in the batch; it is at the first.
     """
 
     server: Server
@@ -141,13 +135,13 @@ class Worker:
     link: socket.socket
     ready: bool = False
     slow: bool = False
-    given: int = 0
+    received: int = 0
     since: float = field(default_factory=time.monotonic)
     pairs: deque[int] = field(default_factory=deque)
 
 
 class Batch:
-    """What is left to do of one call.
+    """The unfinished part of one call.
 
     Args:
         pairs: What to compare.
@@ -175,7 +169,7 @@ class Batch:
         return [self.queue.popleft() for _ in range(min(most, len(self.queue)))]
 
     def settle(self, index: int, verdict: Verdict) -> None:
-        """Take down the verdict on a pair."""
+        """Record the verdict on a pair."""
         self.verdicts[index] = verdict
         self.open -= 1
 
@@ -190,7 +184,7 @@ class Batch:
             self.suspects.append(index)
 
     def recall(self, worker: Worker, keep: int = 0) -> None:
-        """Take back all but the first ``keep`` pairs of a worker."""
+        """Put all but the first ``keep`` pairs of a worker back into the queue."""
         while len(worker.pairs) > keep:
             self.queue.appendleft(worker.pairs.pop())
 
@@ -199,6 +193,14 @@ class Batch:
         full = worker.since + self.deadline_s - self.spent.get(worker.pairs[0], 0.0)
         shared = self.started + self.deadline_s + OVERTIME_S
         return min(full, shared) if shared - worker.since >= LEAST_SHARE * self.deadline_s else full
+
+    def due(self, worker: Worker) -> float:
+        """Return the monotonic time at which a worker has to be looked at, whatever it sends."""
+        if not worker.ready:
+            return worker.since + _START_S
+        if not worker.pairs:
+            return float("inf")
+        return self.deadline(worker) if worker.slow else min(self.deadline(worker), worker.since + PATIENCE_S)
 
 
 class WorkerPool:
@@ -236,7 +238,7 @@ class WorkerPool:
         era = self._era
         with self._lock:
             if self._busy:
-                raise RuntimeError("`judge` must not be called by what interrupted it, such as a signal handler.")
+                raise RuntimeError("`judge` must not be called from a signal handler that interrupted it.")
             batch = Batch(pairs, self.deadline_s)
             try:
                 self._busy = True
@@ -246,7 +248,7 @@ class WorkerPool:
                     self._listen(batch)
                     self._expire(batch)
             except RuntimeError:
-                if era is self._era:  # else it failed to start what `close` had ended, which is told below
+                if era is self._era:  # else it failed to start what `close` had ended, which is reported below
                     raise
             finally:  # an interrupted batch leaves replies that the next one would take for its own
                 self._busy = False
@@ -263,9 +265,8 @@ class WorkerPool:
         if self._pid != os.getpid():
             return
         self._era = object()
-        server = self._server
-        if server is not None:
-            server.stop()  # its workers go with it: what wakes a batch that waits for them
+        if (server := self._server) is not None:
+            server.stop()  # its workers go with it, which wakes a batch that waits for them
         with self._lock:
             if not self._busy:  # a batch that is interrupted by this thread ends them itself
                 self._end_all()
@@ -295,29 +296,27 @@ class WorkerPool:
     def _feed(self, batch: Batch) -> None:
         """Give pairs to the workers that have none."""
         for worker in [worker for worker in self._workers.values() if worker.ready and not worker.pairs]:
-            if worker.given >= PAIRS_PER_WORKER or _readable(worker.link):  # one without pairs can only have ended
+            if worker.received >= PAIRS_PER_WORKER or _readable(worker.link):  # one without pairs can only have ended
                 self._end(worker)
                 continue
             chunk = batch.take(max(1, min(CHUNK, batch.waiting // (2 * self.size))))
             if not chunk:
                 return
             worker.pairs.extend(chunk)
-            worker.given += len(chunk)
+            worker.received += len(chunk)
             worker.since = time.monotonic()
-            line = json.dumps([batch.pairs[index] for index in chunk]).encode() + b"\n"
-            try:
-                worker.link.sendall(line)  # it reads the whole line before it begins, so this does not wait for a pair
+            try:  # it reads the whole line before it begins, so this does not wait for a pair
+                worker.link.sendall(json.dumps([batch.pairs[index] for index in chunk]).encode() + b"\n")
             except OSError:
                 self._lost(worker, batch)
 
     def _listen(self, batch: Batch) -> None:
-        """Wait until a worker replies or something is due, and take in what came."""
+        """Wait until a worker replies or something is due, and read what came."""
         poll = select.poll()
         for number in self._workers:
             poll.register(number, select.POLLIN)
-        due = min((self._due(worker, batch) for worker in self._workers.values()), default=0.0)
-        wait = max(0.0, due - time.monotonic())
-        for number, _ in poll.poll(1000.0 * min(wait, 60.0)):
+        wait = min((batch.due(worker) for worker in self._workers.values()), default=0.0) - time.monotonic()
+        for number, _ in poll.poll(1000.0 * max(0.0, min(wait, 60.0))):
             worker = self._workers[number]
             try:
                 replies = worker.link.recv(4096)
@@ -334,18 +333,10 @@ class WorkerPool:
             if worker.slow:
                 self._end(worker)
 
-    def _due(self, worker: Worker, batch: Batch) -> float:
-        """Return the monotonic time at which `_expire` has to look at a worker."""
-        if not worker.ready:
-            return worker.since + _START_S
-        if not worker.pairs:
-            return float("inf")
-        return batch.deadline(worker) if worker.slow else min(batch.deadline(worker), worker.since + PATIENCE_S)
-
     def _expire(self, batch: Batch) -> None:
         """Set aside the workers that are slow, and end those whose pair is over its deadline."""
         now = time.monotonic()
-        for worker in [worker for worker in self._workers.values() if now >= self._due(worker, batch)]:
+        for worker in [worker for worker in self._workers.values() if now >= batch.due(worker)]:
             if not worker.ready:
                 self._lost(worker, batch)
             elif now >= batch.deadline(worker):
@@ -355,7 +346,6 @@ class WorkerPool:
             else:
                 worker.slow = True
                 batch.recall(worker, keep=1)
-                worker.server.send(far.WATCH, worker.number)
 
     def _lost(self, worker: Worker, batch: Batch) -> None:
         """Take back what a dead worker had; the pair that it was at is under suspicion."""

@@ -20,22 +20,19 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 COMMAND = struct.Struct("!cI")
-"""What the owner sends to the server: one of the letters below, and the worker's number."""
-FORK, WATCH, KILL = b"f", b"w", b"k"
-"""Make a worker on the socket that comes along; let it run behind others if it goes on to compute; end it."""
+"""A command of the owner: ``FORK`` (a worker, on the socket that comes along) or ``KILL``, and the worker's number."""
+FORK, KILL = b"f", b"k"
 
 READY = b"+"
 """First byte of the server and of every worker. A worker then sends one of these for each pair, in order:"""
 EQUIVALENT, DIFFERENT, FAILED = b"1", b"0", b"e"
 
 _OWNER_CHECK_S = 1.0
-_WATCH_S = 0.1
-_PATIENCE_CPU_S = 0.2  # of processor time: a machine that is busy with other things makes no pair a heavy one
-_DEMOTED_NICE = 5  # a third of the weight
+_PATIENCE_CPU_S = 0.2  # of processor time: other load on the machine must not make a pair a heavy one
+_HEAVY_NICE = 5  # a third of the weight
 _SET_PDEATHSIG = 1
 _WARM_UP = (  # kinds of answers whose first comparison takes long: imports and tables that every worker then shares
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{\frac{3}{4}}"),
@@ -46,28 +43,11 @@ _WARM_UP = (  # kinds of answers whose first comparison takes long: imports and 
 )
 
 
-Compare = Callable[[str, str], bool]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker does, and within what bounds.
-
-    Attributes:
-        compare: Decides on one pair.
-        memory_bytes: Limit of the address space; one that the process has already stays where it is lower.
-        seconds: A worker that needs this long for one pair is ended by the kernel, whoever is left to watch it.
-    """
-
-    compare: Compare
-    memory_bytes: int
-    seconds: float
-
-
 def main() -> None:
     """Serve the socket that stands in for standard input.
 
-    Arguments of the command line: the owner's pid, ``module:function`` of what compares, and the limits of a `Task`.
+    Arguments of the command line: the owner's pid, ``module:function`` that compares a pair, the address space of a
+    worker in bytes, and the seconds after which the kernel ends a worker that is still at one pair.
     """
     owner, function, memory_bytes, seconds = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -75,7 +55,7 @@ def main() -> None:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     module, _, name = function.partition(":")
-    compare: Compare = getattr(importlib.import_module(module), name)
+    compare: Callable[[str, str], bool] = getattr(importlib.import_module(module), name)
     for pair in _WARM_UP:
         compare(*pair)
     gc.collect()
@@ -86,39 +66,35 @@ def main() -> None:
         os.dup2(null, stream)
     try:
         control.sendall(READY)
-        serve(control, int(owner), Task(compare, int(memory_bytes), float(seconds)))
+        serve(control, int(owner), lambda link, server: work(link, server, compare, int(memory_bytes), float(seconds)))
     except ConnectionError:  # the owner is gone
         return
 
 
-def serve(control: socket.socket, owner: int, task: Task) -> None:
+def serve(control: socket.socket, owner: int, run: Callable[[socket.socket, int], NoReturn]) -> None:
     """Carry out commands until the owner is gone; then end every worker.
 
     Args:
-        control: Where the commands come from.
+        control: Brings the commands.
         owner: Process that must be the parent; another parent means that it died.
-        task: Of every worker.
+        run: What a worker does with its socket and this process's pid.
     """
     workers: dict[int, int] = {}  # number -> pid, until it is reaped: so long its pid cannot be anyone else's
-    watched: dict[int, float] = {}  # number -> processor seconds from which on it is demoted
     try:
         while True:
-            readable, _, _ = select.select([control], [], [], _WATCH_S if watched else _OWNER_CHECK_S)
+            readable, _, _ = select.select([control], [], [], _OWNER_CHECK_S)
             if readable:
                 data, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
                 if len(data) < COMMAND.size:
                     return
                 letter, number = COMMAND.unpack(data)
                 if letter == FORK:
-                    _fork(workers, number, descriptors[0], control, task)
-                elif number in workers and letter == KILL:
-                    os.kill(workers[number], signal.SIGKILL)
+                    _fork(workers, number, descriptors[0], control, run)
                 elif number in workers:
-                    watched[number] = _processor_seconds(workers[number]) + _PATIENCE_CPU_S
+                    os.kill(workers[number], signal.SIGKILL)
             elif os.getppid() != owner:
                 return
             _reap(workers)
-            _demote(workers, watched)
     finally:
         for pid in workers.values():
             os.kill(pid, signal.SIGKILL)
@@ -126,8 +102,14 @@ def serve(control: socket.socket, owner: int, task: Task) -> None:
             os.waitpid(pid, 0)
 
 
-def _fork(workers: dict[int, int], number: int, descriptor: int, control: socket.socket, task: Task) -> None:
-    """Start a worker on ``descriptor``; a failed fork shows to the owner as a socket that closes without a word."""
+def _fork(
+    workers: dict[int, int],
+    number: int,
+    descriptor: int,
+    control: socket.socket,
+    run: Callable[[socket.socket, int], NoReturn],
+) -> None:
+    """Start a worker on ``descriptor``; after a failed fork the owner sees its socket close without a word."""
     server = os.getpid()
     try:
         pid = os.fork()
@@ -137,7 +119,7 @@ def _fork(workers: dict[int, int], number: int, descriptor: int, control: socket
     if pid == 0:
         try:
             os.dup2(1, control.detach())  # the control socket is the server's alone
-            work(socket.socket(fileno=descriptor), server, task)
+            run(socket.socket(fileno=descriptor), server)
         finally:
             os._exit(1)
     workers[number] = pid
@@ -146,63 +128,51 @@ def _fork(workers: dict[int, int], number: int, descriptor: int, control: socket
 
 def _reap(workers: dict[int, int]) -> None:
     while workers:
-        pid, _ = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
+        ended, _ = os.waitpid(-1, os.WNOHANG)
+        if ended == 0:
             return
-        for number in [number for number, other in workers.items() if other == pid]:
+        for number in [number for number, pid in workers.items() if pid == ended]:
             del workers[number]
 
 
-def _demote(workers: dict[int, int], watched: dict[int, float]) -> None:
-    for number, limit in list(watched.items()):
-        if number not in workers:
-            del watched[number]
-        elif _processor_seconds(workers[number]) >= limit:
-            os.setpriority(os.PRIO_PROCESS, workers[number], _DEMOTED_NICE)
-            del watched[number]
-
-
-def _processor_seconds(pid: int) -> float:
-    """Return what a process has used so far; 0 on systems without ``/proc``."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def work(link: socket.socket, server: int, task: Task) -> NoReturn:
+def work(
+    link: socket.socket, server: int, compare: Callable[[str, str], bool], memory_bytes: int, seconds: float
+) -> NoReturn:
     """Compare pairs until the socket closes: a line is a JSON list of pairs, the reply one byte for each.
 
     Args:
         link: The owner's other end.
         server: Process to die with.
-        task: What to do.
+        compare: Decides on one pair.
+        memory_bytes: Limit of the address space; a lower one that the process already has stays.
+        seconds: The kernel ends a worker that needs this long for one pair, whoever is left to watch it.
     """
     _die_with(server)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    memory = task.memory_bytes if hard == resource.RLIM_INFINITY else min(task.memory_bytes, hard)
+    memory = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGVTALRM, lambda *_: os.nice(_HEAVY_NICE))  # it is replaced after a heavy pair
     link.sendall(READY)
     for line in link.makefile("rb"):
         for extracted, answer in json.loads(line):
-            signal.setitimer(signal.ITIMER_REAL, task.seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE_CPU_S)
             try:
-                reply = EQUIVALENT if task.compare(extracted, answer) else DIFFERENT
+                reply = EQUIVALENT if compare(extracted, answer) else DIFFERENT
             except MemoryError:
                 link.sendall(FAILED)
                 os._exit(1)  # what it still holds would be missing for the next pair
             except Exception:  # whatever model text does to a parser is that text's verdict
                 reply = FAILED
             link.sendall(reply)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL):
+            signal.setitimer(timer, 0)
     os._exit(0)
 
 
 def _die_with(server: int) -> None:
-    """Have the kernel end this process when ``server`` ends; on other systems than Linux its last act has to do."""
+    """Have the kernel end this process when ``server`` ends; on systems other than Linux its last act must do."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != server:  # it was faster

@@ -1,4 +1,4 @@
-"""What a ledger's rows hold and how its files are called."""
+"""Columns of a ledger and names of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = "ledger"
 """Name of the ledger's folder in a run's directory."""
 
 _NAME = re.compile(r"rollout=(\d+)-rank=(\d+)\.parquet")
-_WHERE = {
+_ORIGIN = {
     "rollout": pa.int32(),
     "step": pa.int64(),
     "seed": pa.int64(),
@@ -22,7 +22,7 @@ _WHERE = {
     "position": pa.int64(),
     "sample": pa.int32(),
 }
-_WHAT = {
+_COMPLETION = {
     "id": pa.string(),
     "question": pa.string(),
     "answer": pa.string(),
@@ -52,8 +52,8 @@ def schema(terms: Sequence[str] = ()) -> pa.Schema:
     >>> [name for name in schema(["format"]).names if name.startswith("reward")]
     ['reward', 'reward/format']
     """
-    of_terms = {f"reward/{name}": pa.float32() for name in terms}
-    return pa.schema(list({**_WHERE, **_WHAT, **of_terms, **_UPDATES}.items()))
+    reward_terms = {f"reward/{name}": pa.float32() for name in terms}
+    return pa.schema(list({**_ORIGIN, **_COMPLETION, **reward_terms, **_UPDATES}.items()))
 
 
 def file_name(first: int, rank: int) -> str:
@@ -66,7 +66,7 @@ def file_name(first: int, rank: int) -> str:
 
 
 def parse_name(name: str) -> tuple[int, int] | None:
-    """Return first rollout and rank of a ledger's file, None for the name of another file.
+    """Return first rollout and rank in the name of a ledger's file, None for another file.
 
     >>> parse_name("rollout=000017-rank=2.parquet"), parse_name("notes.parquet")
     ((17, 2), None)
@@ -76,21 +76,21 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 
 def find_files(folder: Path) -> list[tuple[int, int, Path]]:
-    """Return (first rollout, rank, file) of all files of a ledger, in that order."""
-    found = ((parse_name(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
-    return sorted((*key, path) for key, path in found if key is not None)
+    """Return (first rollout, rank, path) of all files of a ledger, sorted."""
+    names = ((parse_name(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return sorted((*key, path) for key, path in names if key is not None)
 
 
 def rollout_span(metadata: parquet.FileMetaData) -> tuple[int, int]:
     """Return the smallest and the largest rollout of a file, from its footer.
 
     Raises:
-        ValueError: The file has no row, or no column ``rollout``.
+        ValueError: The file has no rows, or no column ``rollout`` of integers.
     """
     if not metadata.num_rows or "rollout" not in metadata.schema.names:
         raise ValueError("it must have rows with a column `rollout`")
-    place = metadata.schema.names.index("rollout")
-    found = [metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups)]
-    if any(one is None or not one.has_min_max for one in found):
-        raise ValueError("its footer must have the bounds of `rollout`")
-    return min(one.min for one in found), max(one.max for one in found)
+    column = metadata.schema.names.index("rollout")
+    groups = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
+    if any(bounds is None or not bounds.has_min_max or not isinstance(bounds.min, int) for bounds in groups):
+        raise ValueError("its footer must have the bounds of `rollout`, two integers")
+    return min(bounds.min for bounds in groups), max(bounds.max for bounds in groups)

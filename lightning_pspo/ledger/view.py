@@ -1,4 +1,4 @@
-"""A ledger's rows as text for people. What a model wrote cannot steer the terminal."""
+"""A ledger's rows as text for a terminal, which nothing that a model wrote can control."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import pyarrow as pa
 from lightning_pspo.ledger.export import plain_rows
 
 _ESCAPE, _DELETE, _PICTURES = 0x20, 0x7F, 0x2400
-_WIDEST = 40  # of a column in a terminal, but the last, which takes what is left
+_WIDEST = 40  # characters of a column in a terminal; the last one takes what is left
 
 
 def visible(text: str, lines: bool = False) -> str:
-    r"""Return a text without a character that would move the cursor, change a colour or turn the direction of writing.
+    r"""Return a text without characters that move the cursor, change a colour or turn the direction of writing.
 
-    Control characters become the pictures that Unicode has for them, others that are not printed their number. A
-    backslash stays one, so that TeX can be read.
+    Control characters become Unicode's pictures of them, other characters that are not printable their number. A
+    backslash stays as it is, so that TeX can be read.
 
     Args:
-        text: Any.
-        lines: Keep line feeds.
+        text: Any text.
+        lines: Whether to keep line feeds.
 
     >>> visible("\\nu\n\x1b[31m\u202e")
     '\\nu␊␛[31m<U+202E>'
@@ -47,7 +47,7 @@ def _picture(character: str) -> str:
 
 
 def cell(value: Any) -> str:
-    r"""Return a value as text of one line.
+    r"""Return a value as one line of text.
 
     >>> cell(0.3333333), cell([1.0, 0.25]), cell(None), cell("a\tb")
     ('0.3333', '1,0.25', '-', 'a␉b')
@@ -62,7 +62,7 @@ def cell(value: Any) -> str:
 
 
 def separated(tables: Iterable[pa.Table], columns: Sequence[str]) -> Iterator[str]:
-    """Yield lines for other programs: names, then values, between tabs and never cut."""
+    """Yield lines for other programs: names, then values, separated by tabs and never cut."""
     yield "\t".join(map(cell, columns))
     for table in tables:
         for row in plain_rows(table):
@@ -70,15 +70,12 @@ def separated(tables: Iterable[pa.Table], columns: Sequence[str]) -> Iterator[st
 
 
 def aligned(tables: Iterable[pa.Table], columns: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines for a terminal that is ``width`` characters wide: values below one another, cut where they must be.
-
-    Each table is aligned by itself.
-    """
+    """Yield lines of columns, aligned table by table and cut to a terminal that is ``width`` characters wide."""
     for table in tables:
         cells = [[cell(row[name]) for name in columns] for row in plain_rows(table)]
         sizes = [
-            min(_WIDEST, max(len(name), *(len(line[place]) for line in cells)))
-            for place, name in enumerate(map(cell, columns))
+            min(_WIDEST, max(len(name), *(len(line[index]) for line in cells)))
+            for index, name in enumerate(map(cell, columns))
         ]
         for line in [list(map(cell, columns)), *cells]:
             parts = [cut(text, size).ljust(size) for text, size in zip(line[:-1], sizes, strict=False)]
@@ -96,7 +93,7 @@ def cut(text: str, size: int) -> str:
 
 
 def records(tables: Iterable[pa.Table], columns: Sequence[str]) -> Iterator[str]:
-    """Yield each row over several lines, texts whole and with their own line breaks."""
+    """Yield each row over several lines, with whole texts and their own line breaks."""
     for table in tables:
         for row in plain_rows(table):
             yield from _record(row, columns)
@@ -116,7 +113,7 @@ def _record(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
 
 
 def page(lines: Iterable[str]) -> None:
-    """Print lines: through a pager where a person looks on, plainly otherwise."""
+    """Print lines, through a pager if both ends are a terminal."""
     command = shlex.split(os.environ.get("PAGER") or "less")
     pager = None
     if sys.stdin.isatty() and sys.stdout.isatty():
@@ -124,7 +121,7 @@ def page(lines: Iterable[str]) -> None:
             pager = subprocess.Popen(  # `less` ends by itself where everything fits
                 command, stdin=subprocess.PIPE, text=True, encoding="utf-8", env={"LESS": "FX"} | dict(os.environ)
             )
-        except OSError:  # there is none: print
+        except OSError:  # no such program: print
             pager = None
     out = sys.stdout if pager is None else pager.stdin
     assert out is not None
@@ -132,9 +129,11 @@ def page(lines: Iterable[str]) -> None:
         for line in lines:
             out.write(f"{line}\n")
         out.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader has seen enough
         if pager is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the interpreter flush at its end
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # so that the interpreter can flush it at exit
     if pager is not None:
         with contextlib.suppress(BrokenPipeError):
             out.close()

@@ -1,4 +1,4 @@
-"""Writing a ledger so that a crash at any moment loses no finished rollout and doubles none."""
+"""Write a ledger so that a crash at any moment neither loses nor duplicates a finished rollout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from lightning_pspo.errors import check_at_least
 from lightning_pspo.files import sync_entry
 from lightning_pspo.ledger.columns import file_name, find_files, rollout_span
 
@@ -18,60 +19,57 @@ _log = logging.getLogger(__name__)
 class LedgerWriter:
     """Writes one rank's rows, a rollout at a time.
 
-    A file holds the rollouts from the one in its name up to the next file. The newest file is written anew with every
-    rollout, under a hidden name that is renamed over it once it is on disk, until it is full: so that at any moment
-    every rollout that was written is in exactly one whole file. A rollout that a resumed run repeats takes the place of
-    what was there.
+    A file holds the rollouts from the one in its name up to the next file. The newest file is rewritten with every
+    rollout, under a hidden name that replaces it once it is on disk, until it is full: at any moment every rollout that
+    was written is in exactly one complete file. A rollout that a resumed run repeats replaces its earlier rows.
 
     Args:
-        folder: The ledger's folder; made when something is written.
-        rank: Whose rows these are, at least 0.
-        rows_per_file: A file with as many rows is full, at least 1.
-        bytes_per_file: So is a file whose rows take as many bytes in memory, at least 1.
+        folder: The ledger's folder; created when something is written.
+        rank: The rank whose rows these are, at least 0.
+        rows_per_file: Rows at which a file is full, at least 1.
+        bytes_per_file: Bytes in memory at which a file is full, at least 1.
 
     Raises:
-        ValueError: A number is out of range.
+        InputError: A number is out of range.
     """
 
-    def __init__(self, folder: Path, rank: int = 0, rows_per_file: int = 4096, bytes_per_file: int = 8 << 20) -> None:
-        for name, value, least in (
-            ("rank", rank, 0),
-            ("rows_per_file", rows_per_file, 1),
-            ("bytes_per_file", bytes_per_file, 1),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    def __init__(
+        self, folder: Path, *, rank: int = 0, rows_per_file: int = 4096, bytes_per_file: int = 8 << 20
+    ) -> None:
+        check_at_least("rank", rank, 0)
+        check_at_least("rows_per_file", rows_per_file, 1)
+        check_at_least("bytes_per_file", bytes_per_file, 1)
         self.folder, self.rank = folder, rank
         self.rows_per_file, self.bytes_per_file = rows_per_file, bytes_per_file
         self._firsts: list[int] = []  # first rollout of each file of this rank
-        self._first: int | None = None  # the one whose rows are in memory
+        self._first: int | None = None  # first rollout of the file whose rows are in memory
         self._rows: pa.Table | None = None
 
     def begin(self, finished: int, world_size: int) -> None:
-        """Look at what is there. Every rank calls it before its first rollout of a session is written.
+        """Prepare the files of an earlier session. Every rank calls it before it writes its first rollout.
 
-        Rollouts after ``finished`` that another number of ranks wrote are dropped: these ranks cannot replace them one
-        by one. The files of ranks that are no more are the first rank's to look after.
+        Rollouts after ``finished`` that another number of ranks wrote are dropped, since these ranks cannot replace
+        them one by one. Rank 0 also looks after the files of ranks that no longer exist.
 
         Args:
-            finished: Rollouts that the run has finished, as its checkpoint says, at least 0.
+            finished: Rollouts that the run has finished according to its checkpoint, at least 0.
             world_size: Number of ranks, at least 1.
         """
-        for left_behind in self.folder.glob(f".*-rank={self.rank}.parquet.partial"):  # by a crash
-            left_behind.unlink()
+        for partial in self.folder.glob(f".*-rank={self.rank}.parquet.partial"):  # left by a crash
+            partial.unlink()
         for _, rank, path in find_files(self.folder):
             if rank == self.rank or (self.rank == 0 and rank >= world_size):
                 self._drop(path, finished, other_than=world_size)
         self._forget()
 
     def write(self, rows: pa.Table) -> None:
-        """Add a rollout's rows, or put them in the place of those that it had.
+        """Add a rollout's rows, or replace those that it has.
 
         Args:
-            rows: Of one rollout, at least one; columns as by `columns.schema`.
+            rows: At least one row, all of one rollout; columns as in `columns.schema`.
 
         Raises:
-            OSError: The disk is full, or such.
+            OSError: The file cannot be written.
         """
         number = int(rows["rollout"][0].as_py())
         first = self._file_for(number)
@@ -87,7 +85,7 @@ class LedgerWriter:
             self._firsts = sorted([*self._firsts, first])
 
     def end(self, finished: int, world_size: int) -> None:
-        """Drop the rollouts after ``finished``, of a future that this run did not take. Every rank calls it."""
+        """Drop the rollouts after ``finished``, left by an interrupted run that went further. Every rank calls it."""
         for _, rank, path in find_files(self.folder):
             if rank == self.rank or (self.rank == 0 and rank >= world_size):
                 self._drop(path, finished, other_than=None)
@@ -102,7 +100,7 @@ class LedgerWriter:
         return int(pc.max(self._rows["rollout"]).as_py())
 
     def _file_for(self, number: int) -> int:
-        """Return the first rollout of the file that ``number`` belongs in, and have its rows in memory."""
+        """Return the first rollout of the file that ``number`` belongs in, after loading its rows."""
         first = max((first for first in self._firsts if first <= number), default=None)
         if first is not None and first != self._first:
             self._first, self._rows = first, self._read(self.folder / file_name(first, self.rank))
@@ -116,18 +114,18 @@ class LedgerWriter:
         return first
 
     def _read(self, path: Path) -> pa.Table | None:
-        """Return a file's rows; one that cannot be read is put aside, and said so."""
+        """Return a file's rows; one that cannot be read is renamed, with a warning."""
         try:
             return parquet.ParquetFile(path, page_checksum_verification=True).read()
         except (pa.ArrowException, OSError) as error:
             aside = path.with_name(f"{path.name}.damaged")
             path.replace(aside)
             self._firsts = [first for first in self._firsts if file_name(first, self.rank) != path.name]
-            _log.warning("%s cannot be read (%s) and is put aside as %s.", path, str(error)[:200], aside.name)
+            _log.warning("%s cannot be read (%s) and is renamed to %s.", path, str(error)[:200], aside.name)
             return None
 
     def _drop(self, path: Path, finished: int, other_than: int | None) -> None:
-        """Drop a file's rows after ``finished``, if asked only those of another number of ranks."""
+        """Drop a file's rows after ``finished``, if asked only those of ``world_size`` other than ``other_than``."""
         try:
             if rollout_span(parquet.read_metadata(path))[1] <= finished:
                 return
@@ -143,7 +141,7 @@ class LedgerWriter:
         kept = rows.filter(pc.invert(dropped))
         if kept.num_rows == rows.num_rows:
             return
-        _log.info("Dropped %d rows of %s: their rollouts are done again.", rows.num_rows - kept.num_rows, path)
+        _log.info("Dropped %d rows of %s: their rollouts will be repeated.", rows.num_rows - kept.num_rows, path)
         if kept.num_rows:
             replace_file(path, kept)
         else:
@@ -151,7 +149,7 @@ class LedgerWriter:
 
 
 def replace_file(path: Path, table: pa.Table) -> None:
-    """Write a table so that the name only ever stands for a whole file, on disk."""
+    """Write a table so that the name only ever stands for a complete file on disk."""
     partial = path.with_name(f".{path.name}.partial")
     parquet.write_table(table, partial, compression="zstd", compression_level=1, write_page_checksum=True)
     sync_entry(partial)

@@ -1,4 +1,4 @@
-"""What is trained in a model's place: low-rank adapters, on base weights that may be quantised."""
+"""Low-rank adapters, and four-bit base weights under them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.location import ADAPTER_WEIGHTS, first_line
 
 logger = logging.getLogger(__name__)
-# It misses kernels for the passes on a CPU that `settle_quantized` rules out.
+# It warns about missing kernels for a path on CPUs that `prepare_quantized` switches off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.getMessage())
 
 BLOCK = 64
-"""Four-bit weights that share a scale."""
+"""Number of four-bit weights that share a scale."""
 
 QuantType = Literal["nf4", "fp4"]
 """Four-bit codes of a weight: quantiles of a normal distribution (arXiv 2305.14314), or floating point."""
@@ -33,16 +34,16 @@ QuantType = Literal["nf4", "fp4"]
 _PEFT_PREFIX = "base_model.model."
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoRA:
-    """Low-rank adapters (arXiv 2106.09685); the base weights stay frozen. Dropout is 0, or the ratio would be noise.
+    """Low-rank adapters (arXiv 2106.09685) on frozen base weights. Dropout is 0: it would make the ratio noisy.
 
     Attributes:
         rank: At least 1.
-        alpha: Scale, greater than 0; the adapter's output is multiplied by alpha / rank (alpha / sqrt(rank) with
+        alpha: Scale, greater than 0: the adapter's output is multiplied by alpha / rank (alpha / sqrt(rank) with
             ``rslora``).
-        target_modules: Names of the modules to adapt, a regular expression for whole names, or ``all-linear``: all
-            but the head.
+        target_modules: Names of the modules to adapt, a regular expression that matches full names, or ``all-linear``
+            for all linear layers except the head.
         rslora: Rank-stabilised scale (arXiv 2312.03732).
         dora: Weight-decomposed adapters (arXiv 2402.09353).
     """
@@ -64,17 +65,19 @@ class LoRA:
 
 
 def with_adapters(model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
-    """Return the model with new adapters, float32 and drawn from ``seed``, that alone are trained.
+    """Return the model with new float32 adapters, initialised from ``seed``, as its only trainable weights.
 
     Raises:
-        InputError: If a target names no module, or one that takes no adapter.
+        InputError: If a target names no module, or one that cannot have an adapter.
     """
     from peft import LoraConfig, get_peft_model
 
     names = [name for name, _ in model.named_modules()]
     for target in lora.target_modules if isinstance(lora.target_modules, list) else []:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise InputError(f"`lora.target_modules` must name modules of the model, there is no {target!r}.")
+            raise InputError(
+                f"`lora.target_modules` must name modules of the model, got {target!r}, which matches none."
+            )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -89,40 +92,33 @@ def with_adapters(model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
         try:
             return cast(nn.Module, get_peft_model(model, config))
         except ValueError as error:
-            line = str(error).strip().split("\n")[0]
-            raise InputError(f"`lora.target_modules` must name modules of the model: {line}") from error
+            raise InputError(f"`lora.target_modules` must name modules of the model: {first_line(error)}") from error
 
 
 def reread_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Read the adapter again that transformers has loaded with a model: it rounds it to the model's dtype.
+    """Read again the adapter that transformers loaded with a model.
 
-    It also leaves out DoRA's magnitudes where peft has written them.
+    Transformers rounds it to the model's dtype, and ignores DoRA's magnitudes as peft writes them.
 
     Args:
-        model: With the adapter in place.
-        folder: Where the adapter is.
-
-    Raises:
-        InputError: If it has no weights in safetensors.
+        model: The model with the adapter.
+        folder: The adapter's folder.
     """
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME, set_peft_model_state_dict
+    from peft.utils import set_peft_model_state_dict
 
-    path = folder / SAFETENSORS_WEIGHTS_NAME
-    if not path.is_file():
-        raise InputError(f"An adapter must be in safetensors, there is no {path}.")
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
-    weights = {name.removeprefix(_PEFT_PREFIX): value for name, value in load_file(path).items()}
+    weights = {name.removeprefix(_PEFT_PREFIX): value for name, value in load_file(folder / ADAPTER_WEIGHTS).items()}
     set_peft_model_state_dict(model, weights)
 
 
 def check_quantization(quantization: QuantType | None, double: bool, lora: LoRA | None, stored_quantized: bool) -> None:
-    """Refuse a quantisation that cannot be, or that would do nothing.
+    """Refuse a quantisation that is impossible or would have no effect.
 
     Args:
         quantization: None for none.
-        double: Whether the scales are to be quantised too.
+        double: Whether to quantise the scales too.
         lora: The adapters.
         stored_quantized: Whether the model's files hold quantised weights.
 
@@ -131,7 +127,7 @@ def check_quantization(quantization: QuantType | None, double: bool, lora: LoRA 
     """
     if quantization is None:
         if double:
-            raise InputError("`double_quantization` needs `quantization`, got true without it.")
+            raise InputError("`double_quantization` needs `quantization`, which is null.")
         return
     if lora is None:
         raise InputError(f"`quantization` needs `lora`: four-bit weights cannot be trained, got {quantization}.")
@@ -145,37 +141,37 @@ def check_quantization(quantization: QuantType | None, double: bool, lora: LoRA 
 
 
 def quantized_loading(
-    quantization: QuantType | None, double: bool, dtype: torch.dtype, whole: list[str] | None = None
+    quantization: QuantType | None, double: bool, dtype: torch.dtype, skipped: list[str] | None = None
 ) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is told beside the rest, for a model that is or will be quantised.
+    """Return further arguments of ``from_pretrained``, for a model that is or will be quantised.
 
-    The weights go to torch's default device, which is the strategy's while Lightning calls ``configure_model``: left
-    alone, transformers takes a GPU wherever there is one.
+    The weights go to torch's default device, which is the strategy's while Lightning calls ``configure_model``;
+    transformers would take any GPU.
 
     Args:
         quantization: None for weights that are stored quantised.
         double: Quantise the scales too.
-        dtype: In which it computes.
-        whole: Layers that are left as they are; None for the head.
+        dtype: Dtype of the computation.
+        skipped: Layers that are not quantised; None for the head.
     """
-    told: dict[str, Any] = {"device_map": {"": torch.get_default_device()}}
+    options: dict[str, Any] = {"device_map": {"": torch.get_default_device()}}
     if quantization is not None:
-        told["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization,
             bnb_4bit_use_double_quant=double,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=whole,
+            llm_int8_skip_modules=skipped,
         )
-    return told
+    return options
 
 
 def unfit_layers(skeleton: PreTrainedModel) -> list[str] | None:
-    """Return the layers that must not be quantised, the head among them; None if that is the head alone.
+    """Return the layers that must not be quantised, the head included; None if that is the head alone.
 
-    A block of weights shares a scale. bitsandbytes (0.50) lets blocks run over the end of a row, but on a CPU takes
-    each row to begin a block: rows that are no multiple of one would come back with the scales of others. Such layers
-    are left out on every device, so that a checkpoint means the same everywhere.
+    A block of weights shares a scale. bitsandbytes (0.50) lets blocks run over the end of a row when it quantises, but
+    assumes on a CPU that each row begins a block. Unless a row is a multiple of a block, it would apply wrong scales.
+    Such layers are skipped on every device, so that a checkpoint means the same everywhere.
 
     Args:
         skeleton: The model, on any device; its weights are not read.
@@ -186,38 +182,40 @@ def unfit_layers(skeleton: PreTrainedModel) -> list[str] | None:
         if isinstance(module, nn.Linear | Conv1D) and inputs % BLOCK:
             unfit.append(name)
     head = get_keys_to_not_convert(skeleton)
-    left_out = set(unfit) - set(head)
-    if not left_out:
+    also_unfit = set(unfit) - set(head)
+    if not also_unfit:
         return None
-    logger.warning("%d layers are not quantised: their rows are no multiple of %d weights.", len(left_out), BLOCK)
+    logger.warning(
+        "%d layers are not quantised: the length of their rows is not a multiple of %d weights.", len(also_unfit), BLOCK
+    )
     return sorted({*head, *(f"^{re.escape(name)}$" for name in unfit)})
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield name and layer (``bitsandbytes.nn.Linear4bit``) of everything with four-bit weights."""
+    """Yield name and module of every layer with four-bit weights (``bitsandbytes.nn.Linear4bit``)."""
     for name, module in model.named_modules():
         if type(getattr(module, "weight", None)).__name__ == "Params4bit" and not hasattr(module, "base_layer"):
             yield name, module
 
 
-def settle_quantized(model: nn.Module, required: bool) -> None:
-    """Let four-bit layers compute the same in rollouts and updates.
+def prepare_quantized(model: nn.Module, required: bool) -> None:
+    """Make four-bit layers compute the same in rollouts and updates.
 
-    On a CPU with AVX512-BF16, bitsandbytes would repack them at the first pass of evaluation mode, for good: rounded to
-    bfloat16 whatever the compute dtype, and without a gradient for what lies below.
+    On a CPU with AVX512-BF16, bitsandbytes would repack them for good at the first pass in evaluation mode: rounded to
+    bfloat16 whatever the compute dtype, and without a gradient for the layers below.
 
     Args:
-        model: As it was loaded.
+        model: A model that was just loaded.
         required: Whether it must have such layers.
 
     Raises:
-        InputError: If it has none, or such as bitsandbytes misreads; see ``unfit_layers``.
+        InputError: If it has none, or some that bitsandbytes would misread; see ``unfit_layers``.
     """
     layers = [layer for _, layer in quantized_layers(model)]
     if required and not layers:
         raise InputError(
-            f"`quantization` needs linear layers beside the head, with rows of a multiple of {BLOCK} weights, "
-            "this model has none."
+            f"`quantization` needs linear layers beside the head, with rows of a multiple of {BLOCK} weights: "
+            "set it to null for this model."
         )
     for layer in layers:
         if layer.in_features % BLOCK and layer.weight.device.type == "cpu":

@@ -1,9 +1,11 @@
-"""A forward pass of the model on a layout of tokens, up to the log-probs of the completion tokens."""
+"""A forward pass of the model on packed tokens, up to the log-probs of the completion tokens."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.head import head_logprobs
 from lightning_pspo.policy.logprobs import logprobs_and_entropies
-from lightning_pspo.policy.packing import Layout, rows, trees
+from lightning_pspo.policy.packing import PackedInputs, rows, trees
 from lightning_pspo.types import Inputs
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def completion_logprobs(
     model: PreTrainedModel,
-    layout: Layout,
+    packed: PackedInputs,
     chosen: Tensor,
     temperature: float,
     top_p: float,
@@ -32,35 +34,35 @@ def completion_logprobs(
 
     Args:
         model: A causal language model.
-        layout: Its inputs, with M completion tokens.
-        chosen: (M,) long, these tokens.
+        packed: Its inputs, with M completion tokens.
+        chosen: (M,) long, the completion tokens.
         temperature: Greater than 0.
         top_p: In (0, 1].
         with_entropy: Return the entropies too.
-        plain_head: What ``has_plain_head`` says; without it the pass holds all M * V logits.
+        plain_head: Result of ``has_plain_head``; if False, the pass holds all M * V logits.
 
     Returns:
         (M,) float32, and (M,) float32 in nats or None, with graph where gradients are enabled.
     """
     if not plain_head:
-        return logprobs_and_entropies(_logits(model, layout), chosen, temperature, top_p, with_entropy)
-    states = _forward(model.base_model, layout).last_hidden_state[layout.sequences, layout.places]  # (M, H)
+        return logprobs_and_entropies(_logits(model, packed), chosen, temperature, top_p, with_entropy)
+    states = _forward(model.base_model, packed).last_hidden_state[packed.sequences, packed.columns]  # (M, H)
     head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
     return head_logprobs(states, head, chosen, temperature, top_p, with_entropy)
 
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Tell whether the logits are the head of the last states and nothing else; some models scale or cap them.
+    """Tell whether the logits are just the head of the last hidden states; some models scale or cap them.
 
-    It runs the model, which must be whole: call it where passes run, under their autocast.
+    It runs the model, whose weights must be gathered: call it where passes run, under their autocast.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     ids = torch.arange(1, 5, device=model.device).unsqueeze(0) % model.config.get_text_config().vocab_size
     if head is not None and model.base_model is not model:
         outputs: list[Any] = []
-        # Caught on the way: a sharded model may only be entered at its root.
-        hook = model.base_model.register_forward_hook(lambda module, given, output: outputs.append(output))
+        # A sharded model may only be called at its root, so the states are caught on the way.
+        hook = model.base_model.register_forward_hook(lambda module, arguments, output: outputs.append(output))
         try:
             logits = cast(Any, model)(input_ids=ids, use_cache=False).logits
         finally:
@@ -69,7 +71,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
         if states is not None and torch.equal(head(states), logits):
             return True
     logger.warning(
-        "%s does more to its logits than apply its head: a pass holds those of all its completion tokens. Lower "
+        "%s transforms its logits after the head, so a pass holds the logits of all its completion tokens. Lower "
         "`micro_batch_tokens` if memory is short.",
         type(model).__name__,
     )
@@ -78,10 +80,10 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def check_sharing(model: PreTrainedModel) -> None:
-    """Refuse a model that sees other things in a tree than in rows.
+    """Refuse a model whose outputs differ between trees and rows.
 
     Raises:
-        InputError: Saying why.
+        InputError: Giving the reason.
     """
     config = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None
@@ -90,7 +92,7 @@ def check_sharing(model: PreTrainedModel) -> None:
     every = torch.ones_like(ids, dtype=torch.bool)
     two = Inputs(ids[:1], every[:1], ids, every, prompt_of=torch.zeros(2, dtype=torch.long, device=model.device))
     try:
-        apart, shared = (_logits(model, layout(two)) for layout in (rows, trees))
+        apart, shared = (_logits(model, pack(two)) for pack in (rows, trees))
         worst = float((apart - shared).abs().max() / apart.abs().max())
         problem = f"its logits would change by {worst:.1%}" if not worst <= 0.01 else ""
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -101,19 +103,41 @@ def check_sharing(model: PreTrainedModel) -> None:
         raise InputError(f"`share_prompts` must be false for this model: {problem}.")
 
 
-def _forward(model: nn.Module, layout: Layout, **more: Any) -> Any:
-    given = {"attention_mask": layout.attention_mask, "position_ids": layout.position_ids, **more}
+def _forward(model: nn.Module, packed: PackedInputs, **options: Any) -> Any:
+    inputs = {"attention_mask": packed.attention_mask, "position_ids": packed.position_ids, **options}
     return model(
-        input_ids=layout.input_ids,
+        input_ids=packed.input_ids,
         use_cache=False,
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in inputs.items() if value is not None},
     )
 
 
-def _logits(model: PreTrainedModel, layout: Layout) -> Tensor:
+def _logits(model: PreTrainedModel, packed: PackedInputs) -> Tensor:
     """Return the model's own logits that predict the completion tokens, (M, V)."""
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return cast(Tensor, _forward(model, layout).logits[layout.sequences, layout.places])
-    kept = layout.places.unique()  # type: ignore[no-untyped-call]
-    logits = _forward(model, layout, logits_to_keep=kept).logits
-    return cast(Tensor, logits[layout.sequences, torch.searchsorted(kept, layout.places)])
+        return cast(Tensor, _forward(model, packed).logits[packed.sequences, packed.columns])
+    columns = packed.columns.unique()  # type: ignore[no-untyped-call]
+    logits = _forward(model, packed, logits_to_keep=columns).logits
+    return cast(Tensor, logits[packed.sequences, torch.searchsorted(columns, packed.columns)])
+
+
+@contextlib.contextmanager
+def cast_once(model: PreTrainedModel) -> Iterator[None]:
+    """Make an active autocast keep its casts of the weights until the end of the block.
+
+    It only keeps those of weights that require a gradient, so frozen ones do in the block.
+    """
+    device = model.device.type
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad and weight.dtype == torch.float32]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=True):
+            yield
+    finally:
+        torch.clear_autocast_cache()
+        for weight in frozen:
+            weight.requires_grad_(False)

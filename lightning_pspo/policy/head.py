@@ -1,8 +1,8 @@
-"""The model's head, from hidden states to log-probs of chosen tokens, without a table of all tokens by all logits.
+"""Log-probs of chosen tokens from hidden states, in bounded memory.
 
-The head is the widest matrix of a small model: logits for every token of a pass need N * T * V numbers, their softmax
-and its gradient as many again. Here the tokens go through the head in slices of bounded size, and the backward pass
-makes each slice's logits anew, but for the last one's, which are still there.
+The logits of a pass would take N * T * V numbers, their softmax and its gradient as many again: the largest tensors of
+a small model. Here tokens go through the head in slices of bounded size. The backward pass recomputes the logits of
+each slice, except the last one's, which are still in memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_pspo.policy.logprobs import logprobs_and_entropies, outside
+from lightning_pspo.policy.logprobs import excluded, logprobs_and_entropies
 
 SLICE_NUMBERS = 2**25
-"""Numbers in the tables of a slice: 128 MiB in float32."""
+"""Numbers in the tensors of a slice: 128 MiB in float32."""
 
 
 def head_logprobs(
@@ -26,7 +26,7 @@ def head_logprobs(
 
     Args:
         hidden: (M, H), the states that predict the tokens.
-        head: Maps (m, H) to (m, V): the model's own output embedding, tied or not, with adapters or without.
+        head: The model's output embedding, tied or not, with adapters or without; maps (m, H) to (m, V).
         chosen: (M,) long.
         temperature: Greater than 0.
         top_p: In (0, 1].
@@ -54,7 +54,7 @@ def head_logprobs(
 def _through(
     head: nn.Module, hidden: Tensor, chosen: Tensor, temperature: float, top_p: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Run one slice through a head of any kind; the backward pass runs the head again."""
+    """Run one slice through any head; the backward pass runs the head again."""
 
     def logprobs_of(hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         return logprobs_and_entropies(head(hidden), chosen, temperature, top_p, with_entropy)
@@ -68,7 +68,7 @@ def _through(
 
 
 class _LinearHead(torch.autograd.Function):
-    """A plain linear head, with its gradient written out: one buffer of logits per slice, changed in place.
+    """A plain linear head with an explicit gradient, which needs one buffer of logits per slice, changed in place.
 
     With p the sampled distribution, c the chosen token and H the entropy, the derivatives by the scaled logits z are
     d log p_c / dz = onehot(c) - p and dH / dz = -p (log p + H).
@@ -121,7 +121,7 @@ class _LinearHead(torch.autograd.Function):
         cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p)):
             states = hidden[part].to(dtype)
-            last, ctx.last = ctx.last, None  # changed in place, so that it serves once
+            last, ctx.last = ctx.last, None  # changed in place, so used once
             if last is not None:
                 weights, mass = last
                 by_logits = weights.mul_((-of_logprobs[part] / mass).unsqueeze(1))
@@ -153,17 +153,17 @@ class _LinearHead(torch.autograd.Function):
 
 
 def _scaled(logits: Tensor, temperature: float, top_p: float, chosen: Tensor) -> Tensor:
-    """Return ``sampling_logits``, in the place of float32 or float64 ``logits``."""
+    """Return ``sampling_logits``; changes float32 and float64 ``logits`` in place."""
     scaled = logits if logits.dtype == torch.float64 else logits.float()
     if temperature != 1.0:
         scaled.div_(temperature)
     if top_p < 1.0:
-        scaled.masked_fill_(outside(scaled, top_p, chosen), float("-inf"))
+        scaled.masked_fill_(excluded(scaled, top_p, chosen), float("-inf"))
     return scaled
 
 
 def _autocast_dtype(hidden: Tensor) -> torch.dtype:
-    """Return what a linear layer would compute in."""
+    """Return the dtype that a linear layer would compute in."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
@@ -171,7 +171,7 @@ def _autocast_dtype(hidden: Tensor) -> torch.dtype:
 def _slices(tokens: int, width: int, with_entropy: bool, top_p: float) -> list[slice]:
     """Cut ``tokens`` into equal slices; at least one, which may be empty.
 
-    Entropies need a second table beside the logits, and finding the nucleus needs some more.
+    Entropies need a second tensor of the logits' size, and finding the nucleus three more.
     """
     tables = (2 if with_entropy else 1) + (3 if top_p < 1.0 else 0)
     count = max(1, -(-tokens * width * tables // SLICE_NUMBERS))

@@ -1,7 +1,7 @@
 """The distribution that is sampled, and log-probs under it.
 
-Rollout and update must speak of the same distribution, or the importance ratio compares two different ones; so both
-take it from ``sampling_logits``.
+Rollouts and updates both take it from ``sampling_logits``: otherwise the importance ratio would compare two different
+distributions.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from lightning_pspo.policy.nucleus import outside_nucleus
 
 
 def sampling_logits(logits: Tensor, temperature: float, top_p: float, chosen: Tensor | None = None) -> Tensor:
-    """Turn a model's logits into those of the distribution that is sampled: temperature, then nucleus.
+    """Turn a model's logits into those of the sampled distribution: temperature, then nucleus.
 
     Args:
         logits: (..., V), any float dtype.
         temperature: Greater than 0.
         top_p: In (0, 1]; the smallest set of most probable tokens whose probability reaches it is kept.
-        chosen: (...) long; tokens that stay in the set whatever their probability. A token that the behaviour policy
-            sampled can leave the nucleus of a later policy; its log-prob must stay finite.
+        chosen: (...) long; tokens that are kept whatever their probability. A sampled token can leave the nucleus of a
+            later policy, and its log-prob must stay finite.
 
     Returns:
         (..., V) float32 (float64 if ``logits`` is), -inf outside the nucleus.
@@ -28,26 +28,26 @@ def sampling_logits(logits: Tensor, temperature: float, top_p: float, chosen: Te
     >>> sampling_logits(torch.tensor([0.5, 0.3, 0.2]).log(), temperature=1.0, top_p=0.7).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
     """
-    # The largest tensor of an update: no copy without need.
+    # The largest tensor of an update: copied only if necessary.
     scaled = logits if logits.dtype == torch.float64 else logits.float()
     if temperature != 1.0:
         scaled = scaled / temperature
     if top_p >= 1.0:
         return scaled
-    return scaled.masked_fill(outside(scaled, top_p, chosen), float("-inf"))
+    return scaled.masked_fill(excluded(scaled, top_p, chosen), float("-inf"))
 
 
 @torch.no_grad()
-def outside(scaled: Tensor, top_p: float, chosen: Tensor | None = None) -> Tensor:
-    """Return which tokens ``sampling_logits`` leaves out, (..., V) bool.
+def excluded(scaled: Tensor, top_p: float, chosen: Tensor | None = None) -> Tensor:
+    """Return which tokens ``sampling_logits`` excludes, (..., V) bool.
 
-    >>> outside(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.7)
+    >>> excluded(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.7)
     tensor([False, False,  True])
     """
-    left_out = outside_nucleus(scaled.softmax(dim=-1), top_p)
+    mask = outside_nucleus(scaled.softmax(dim=-1), top_p)
     if chosen is not None:
-        left_out.scatter_(-1, chosen.unsqueeze(-1), False)
-    return left_out
+        mask.scatter_(-1, chosen.unsqueeze(-1), False)
+    return mask
 
 
 def chosen_logprobs(logits: Tensor, chosen: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

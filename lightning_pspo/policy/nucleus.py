@@ -1,4 +1,4 @@
-"""Which tokens a nucleus leaves out, without sorting the vocabulary where its top is enough."""
+"""Find the tokens outside a nucleus, without sorting the vocabulary if its most probable tokens suffice."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 TOPS = (256, 4096)
-"""How many of the most probable tokens are looked at before all of them are."""
+"""Numbers of most probable tokens to try before the vocabulary as a whole."""
 
 
 def outside_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """Find the tokens that are not in the smallest set of most probable tokens whose probability reaches ``top_p``.
 
-    The set is that of a stable sort in descending order and a cumulative sum: a token stays while the mass before it is
-    below ``top_p``, and of equally probable tokens those of lower id come first.
+    The set is that of a stable descending sort and a cumulative sum: a token belongs to it while the mass before it is
+    below ``top_p``, and among equally probable tokens those of lower id come first.
 
     Args:
         probabilities: (..., V) float.
@@ -28,29 +28,29 @@ def outside_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     outside = torch.empty_like(rows, dtype=torch.bool)
-    open_ = torch.arange(len(rows), device=rows.device)
+    open_rows = torch.arange(len(rows), device=rows.device)
     for top in (*TOPS, rows.shape[1]):
-        if top > rows.shape[1] or not len(open_):
+        if top > rows.shape[1] or not len(open_rows):
             continue
-        some = rows if len(open_) == len(rows) else rows[open_]
-        mask, decided = _outside(some, top_p, top)
-        outside[open_[decided]] = mask[decided]
-        open_ = open_[~decided]
+        undecided = rows if len(open_rows) == len(rows) else rows[open_rows]
+        mask, decided = _outside(undecided, top_p, top)
+        outside[open_rows[decided]] = mask[decided]
+        open_rows = open_rows[~decided]
     return outside.view_as(probabilities)
 
 
 def _outside(rows: Tensor, top_p: float, top: int) -> tuple[Tensor, Tensor]:
-    """Return the mask found among the ``top`` most probable tokens, (n, V), and where they sufficed, (n,)."""
+    """Return the mask from the ``top`` most probable tokens, (n, V), and where they sufficed, (n,)."""
     values = rows.topk(top, dim=-1).values
-    kept = (values.cumsum(dim=-1) - values < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (n, 1)
-    least = values.gather(1, kept - 1)
+    count = (values.cumsum(dim=-1) - values < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (n, 1)
+    least = values.gather(1, count - 1)
     outside = rows < least
     # Several tokens may have the least kept probability, and not all of them fit.
-    following = values.gather(1, kept.clamp(max=top - 1))
-    split = ((following == least) & (kept < top)).squeeze(1).nonzero().squeeze(1)
+    following = values.gather(1, count.clamp(max=top - 1))
+    split = ((following == least) & (count < top)).squeeze(1).nonzero().squeeze(1)
     if len(split):
         rows, least = rows[split], least[split]
         tied = rows == least
-        room = kept[split] - (rows > least).sum(dim=-1, keepdim=True)
+        room = count[split] - (rows > least).sum(dim=-1, keepdim=True)
         outside[split] |= tied & (tied.cumsum(dim=-1) > room)
-    return outside, (kept.squeeze(1) < top) | (top == rows.shape[1])
+    return outside, (count.squeeze(1) < top) | (top == rows.shape[1])

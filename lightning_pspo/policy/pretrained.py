@@ -1,10 +1,11 @@
-"""A pretrained model as it is found, on the hub or in a folder: config, tokenizer, generation settings, weights."""
+"""A pretrained model on the hub or in a folder: config, tokenizer, generation settings, weights."""
 
 from __future__ import annotations
 
 import functools
 import json
 import logging
+import pickle
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -26,68 +27,75 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.location import ADAPTER_CONFIG, check_folder, first_line, hub_answers
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
-"""The tiny policy that comes with the package."""
+"""Name of the tiny policy in the package."""
 
-ADAPTER_CONFIG = "adapter_config.json"
 _ASSETS = Path(__file__).parents[1] / "assets" / "tiny_policy"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-_STRETCH, _STRETCHES = 2**16, 64  # bytes, and how many such stretches are read of a weight file
+_CHUNK, _CHUNKS = 2**16, 64  # bytes of a chunk, and chunks of a weight file that the fingerprint reads
+_CONTEXT_LIMITS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "seq_length"),
+    *("n_ctx", "context_length", "model_max_length"),
+)
 
 
 class Pretrained:
-    """All but the weights is read at once.
+    """A model's files. Everything except the weights is read at once.
 
     Args:
-        name: Hub id, local folder, or ``embedded``. A folder may hold a PEFT adapter, with its model or without.
+        name: Hub id, local folder, or ``embedded``. A folder may hold a PEFT adapter, with or without its base model.
         revision: Hub revision.
         trust_remote_code: Allow model code from the hub or folder to run.
 
     Attributes:
-        location: ``name``, or the folder that ``embedded`` stands for.
-        base: Where config and weights are, hub id or folder: elsewhere for an adapter without its model.
-        revision: That of ``base``.
-        config: With all dropout at 0.
-        tokenizer: As the model's own files say.
+        location: ``name``, or the folder of the embedded policy.
+        base: Hub id or folder of config and weights; differs from ``location`` for an adapter without its base model.
+        revision: Revision of ``base``.
+        config: The model's config, with all dropout at 0.
+        tokenizer: Of the class that the model's files name.
         generation_config: The model's own settings.
 
     Raises:
-        InputError: If something cannot be read, or cannot be used.
+        InputError: If something cannot be read or used.
     """
 
-    def __init__(self, name: str, revision: str | None, trust_remote_code: bool) -> None:
+    def __init__(self, *, name: str, revision: str | None = None, trust_remote_code: bool = False) -> None:
         self.name = name
         self.location = str(_ASSETS) if name == EMBEDDED else name
+        check_folder(self.location)
         self.base, self.revision = _base_of(Path(self.location), self.location, revision)
         self.trust_remote_code = trust_remote_code
         self._loading: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
+        if not Path(self.base).is_dir() and not hub_answers(self.base, self.revision):
+            self._loading["local_files_only"] = True
         self.config = self._read_config()
         self.tokenizer = self._read_tokenizer()
         self.generation_config = self._read_generation_config()
 
-    def load(self, **more: Any) -> PreTrainedModel:
-        """Read the weights.
+    def load(self, **options: Any) -> PreTrainedModel:
+        """Read the weights, from safetensors or else with torch's weights-only unpickler.
 
         Args:
-            more: Further arguments of ``from_pretrained``.
+            options: Further arguments of ``from_pretrained``.
 
         Raises:
             InputError: If they cannot be read.
         """
         try:
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.location, config=self.config, **self._loading, **more
+                self.location, config=self.config, weights_only=True, **self._loading, **options
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
             raise InputError(f"Cannot load the weights of {self.name!r}: {first_line(error)}") from error
         logger.debug("Loaded %s, fingerprint %s.", self.name, self.fingerprint)  # of the files as they are now
         return model
 
     def skeleton(self) -> PreTrainedModel:
-        """Return the model without memory for its weights."""
+        """Return the model on the meta device, without memory for its weights."""
         with torch.device("meta"):
             make: Any = AutoModelForCausalLM.from_config
             model: PreTrainedModel = make(self.config, trust_remote_code=self.trust_remote_code)
@@ -95,7 +103,7 @@ class Pretrained:
 
     @property
     def folder(self) -> str | None:
-        """Absolute path of a model that lies in a folder of the user's; None for any other."""
+        """Absolute path of a model in a folder of the user's; None for any other."""
         path = Path(self.location)
         return str(path.resolve()) if path.is_dir() and self.name != EMBEDDED else None
 
@@ -110,19 +118,29 @@ class Pretrained:
         return getattr(self.config, "quantization_config", None) is not None
 
     @property
+    def context_length(self) -> int | None:
+        """Number of positions that the model was made for; None if its config gives no limit.
+
+        Model types name it differently, and a config can hold more than one of the names: the smallest counts.
+        """
+        config = self.config.get_text_config()
+        limits = [getattr(config, name, None) for name in _CONTEXT_LIMITS]
+        return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+    @property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends a completion."""
-        named = [self.tokenizer.eos_token_id, self.generation_config.eos_token_id, self.config.eos_token_id]
-        flat = [id_ for entry in named for id_ in (entry if isinstance(entry, list | tuple) else [entry])]
+        entries = [self.tokenizer.eos_token_id, self.generation_config.eos_token_id, self.config.eos_token_id]
+        flat = [id_ for entry in entries for id_ in (entry if isinstance(entry, list | tuple) else [entry])]
         return tuple(sorted({id_ for id_ in flat if id_ is not None}))
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
-        """What tells config and weights from any others, wherever they lie: sixteen hexadecimal digits.
+        """Sixteen hexadecimal digits that identify config and weights, wherever they are stored.
 
-        Of each large file only some evenly spread stretches are read, a few megabytes: training moves every weight, so
-        that another model is seen, but not a single changed byte. A model of the hub must have been loaded. None where
-        the weights are in files of other names than transformers'.
+        Of each large file only evenly spread chunks are read, a few megabytes. Training moves every weight, so another
+        model is recognised, but a single changed byte is not. A model of the hub must have been loaded before. None if
+        the weights are in files that transformers would not name so.
         """
         config, weights = self.find(CONFIG_NAME), self._weight_files()
         if config is None or not weights:
@@ -132,24 +150,24 @@ class Pretrained:
             size = path.stat().st_size
             digest.update(size.to_bytes(8, "little"))
             with path.open("rb") as file:
-                for start in _stretches(size):
+                for start in _chunk_starts(size):
                     file.seek(start)
-                    digest.update(file.read(_STRETCH))
+                    digest.update(file.read(_CHUNK))
         return digest.hexdigest()[:16]
 
     def find(self, name: str) -> Path | None:
-        """Return a file beside the weights, from the folder or the hub's cache; None if there is none."""
+        """Return the path of a file beside the weights, in the folder or the hub's cache; None if it does not exist."""
         if Path(self.base).is_dir():
             path = Path(self.base) / name
             return path if path.is_file() else None
-        found = try_to_load_from_cache(self.base, name, revision=self.revision)
-        return Path(found) if isinstance(found, str) else None
+        cached = try_to_load_from_cache(self.base, name, revision=self.revision)
+        return Path(cached) if isinstance(cached, str) else None
 
     def _weight_files(self) -> list[Path]:
         for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
-            whole, index = self.find(name), self.find(f"{name}.index.json")
-            if whole is not None:
-                return [whole]
+            single, index = self.find(name), self.find(f"{name}.index.json")
+            if single is not None:
+                return [single]
             if index is not None:
                 parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
                 return [path for part in parts if (path := self.find(part)) is not None]
@@ -159,15 +177,22 @@ class Pretrained:
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
         except (OSError, ValueError) as error:
+            if not self.trust_remote_code and _names_own_code(self.find(CONFIG_NAME)):
+                raise InputError(
+                    f"The model {self.name!r} brings its own Python code: read it, then set `trust_remote_code` if you "
+                    "trust it."
+                ) from error
             raise InputError(
-                f"`model_name_or_path` must be a hub id or a folder with a config.json, "
+                f"`model_name_or_path` must be a hub id or a folder with a model of transformers, "
                 f"got {self.name!r}: {first_line(error)}"
             ) from error
-        for part in (config, config.get_text_config()):
-            for name, value in part.to_dict().items():
-                if "drop" in name and isinstance(value, float) and value > 0.0:
-                    logger.info("Setting %s from %s to 0: train and rollout log-probs must agree.", name, value)
-                    setattr(part, name, 0.0)
+        attention = config._attn_implementation or ""
+        if "/" in attention and not self.trust_remote_code:
+            raise InputError(
+                f"The config of {self.name!r} asks for attention code from the hub, {attention}: set "
+                "`trust_remote_code` if you trust it, or remove the entry."
+            )
+        _switch_off_dropout(config)
         return cast(PreTrainedConfig, config)
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -179,9 +204,9 @@ class Pretrained:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise InputError(f"No usable tokenizer in {self.name!r}: {first_line(error)}") from error
         if tokenizer.eos_token_id is None:
-            raise InputError(f"The tokenizer of {self.name!r} must have an EOS token, it has none.")
+            raise InputError(f"The tokenizer of {self.name!r} must have an EOS token: set `eos_token` in its config.")
         used = {tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id}
-        idle = set(tokenizer.all_special_ids) - used  # the class may know a token that the model has no use for
+        idle = set(tokenizer.all_special_ids) - used  # the class may define a token that the model never uses
         largest = max(id_ for id_ in tokenizer.get_vocab().values() if id_ not in idle)
         vocab_size = self.config.get_text_config().vocab_size
         if largest >= vocab_size:
@@ -192,47 +217,51 @@ class Pretrained:
         return cast(PreTrainedTokenizerBase, tokenizer)
 
     def _read_generation_config(self) -> GenerationConfig:
-        for place in (self.location, self.base):
+        for location in (self.location, self.base):
             try:
-                return GenerationConfig.from_pretrained(place, **self._loading)
-            except OSError:  # a model need not have one; its config then names the special tokens
+                return GenerationConfig.from_pretrained(location, **self._loading)
+            except OSError:  # optional; the model's config then names the special tokens
                 continue
         return GenerationConfig.from_model_config(self.config)
 
 
-def first_line(error: Exception) -> str:
-    r"""Return the first line of an error's message.
+def _names_own_code(config: Path | None) -> bool:
+    """Tell whether a config.json asks for the model's own Python code."""
+    return config is not None and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
 
-    >>> first_line(ValueError("No weights.\nLook elsewhere."))
-    'No weights.'
-    """
-    return str(error).strip().split("\n")[0]
+
+def _switch_off_dropout(config: PreTrainedConfig) -> None:
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if "drop" in name and isinstance(value, float) and value > 0.0:
+                logger.info("Setting %s from %s to 0: log-probs of training and rollout must agree.", name, value)
+                setattr(part, name, 0.0)
 
 
 def _base_of(folder: Path, location: str, revision: str | None) -> tuple[str, str | None]:
     """Return hub id or folder of config and weights, and their revision.
 
     Raises:
-        InputError: If an adapter does not say what it belongs to.
+        InputError: If an adapter does not name its base model.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or (folder / CONFIG_NAME).is_file():
         return location, revision
     entry = json.loads(path.read_text(encoding="utf-8"))
     if not entry.get("base_model_name_or_path"):
-        raise InputError(f"{path} must name the model that the adapter belongs to, it names none.")
+        raise InputError(f"The adapter config {path} must name its base model in `base_model_name_or_path`.")
     return entry["base_model_name_or_path"], entry.get("revision") or revision
 
 
-def _stretches(size: int) -> list[int]:
-    """Return where the stretches of a file begin that are looked at: all of a small one's.
+def _chunk_starts(size: int) -> list[int]:
+    """Return the offsets of the chunks of a file that the fingerprint reads: all of a small one's.
 
-    >>> _stretches(150_000)
+    >>> _chunk_starts(150_000)
     [0, 65536, 131072]
-    >>> found = _stretches(10**9)
-    >>> len(found), found[0], found[-1] + _STRETCH
+    >>> starts = _chunk_starts(10**9)
+    >>> len(starts), starts[0], starts[-1] + _CHUNK
     (64, 0, 1000000000)
     """
-    if size <= _STRETCH * _STRETCHES:
-        return list(range(0, size, _STRETCH))
-    return [(size - _STRETCH) * step // (_STRETCHES - 1) for step in range(_STRETCHES)]
+    if size <= _CHUNK * _CHUNKS:
+        return list(range(0, size, _CHUNK))
+    return [(size - _CHUNK) * step // (_CHUNKS - 1) for step in range(_CHUNKS)]

@@ -1,4 +1,4 @@
-"""Rewards: what one completion is worth. A sound default, the paper's preset, terms, and a weighted sum of them."""
+"""Rewards of completions: a sound default, the paper's preset, terms, and a weighted sum of them."""
 
 from lightning_pspo.rewards.base import Reward
 from lightning_pspo.rewards.combined import GSM8KPaperReward, WeightedSum

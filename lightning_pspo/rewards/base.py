@@ -1,8 +1,7 @@
-"""What a reward is, and the checks of what it returns."""
+"""The base class of rewards, and the checks of their values."""
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,9 @@ from typing import Any
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.types import Sample
+
+FLOAT32_MAX = 3.4028234663852886e38
+"""Largest finite value of float32, in which rewards are kept."""
 
 
 class Reward(ABC):
@@ -21,14 +23,14 @@ class Reward(ABC):
         class Brevity(Reward):
             '''1 for a correct completion of at most ``tokens`` tokens, else 0.'''
 
-            def __init__(self, tokens: int = 200) -> None:
+            def __init__(self, *, tokens: int = 200) -> None:
                 self.tokens = tokens
 
             def __call__(self, samples: Sequence[Sample]) -> list[float]:
                 return [float(s.grade.correct and s.length_tokens <= self.tokens) for s in samples]
 
-    Every value must be finite, and there must be one per sample, in the order of the samples. An exception stops the
-    run and names the group where it can be told; `FunctionReward` can count it instead.
+    Every value must be finite in float32, and there must be one per sample, in the order of the samples. An exception
+    stops the run and names the group where that is known; `FunctionReward` can count it instead.
 
     Attributes:
         length_range: Completion tokens at which a reward of length begins to act and is at its full size; None for
@@ -51,7 +53,7 @@ class Reward(ABC):
             The totals, and term name -> values; a plain reward is its own only term, named after its class.
 
         Raises:
-            InputError: The reward gave another number of values than there are samples, or a value that is not finite.
+            InputError: The number of values is not that of the samples, or a value is not finite in float32.
         """
         name = self._term_name()
         total = evaluate(name, self, samples)
@@ -65,12 +67,12 @@ def evaluate(name: str, reward: Reward, samples: Sequence[Sample]) -> list[float
     """Return a reward's values, one per sample and all finite.
 
     Args:
-        name: What messages call it.
-        reward: What is evaluated.
-        samples: Of whole groups, in row order.
+        name: The reward's name in messages.
+        reward: The reward.
+        samples: The samples of whole groups, in row order.
 
     Raises:
-        InputError: There is another number of values, or one is not finite.
+        InputError: The number of values is not that of the samples, or a value is not finite in float32.
         Exception: Whatever the reward raised, with a note that names it and the first group that raises the same alone.
     """
     try:
@@ -80,32 +82,50 @@ def evaluate(name: str, reward: Reward, samples: Sequence[Sample]) -> list[float
     except Exception as error:
         error.add_note(f"in reward `{name}`{_first_failure(reward, samples, error)}")
         raise
-    return _checked(name, values, samples)
+    return check_values(name, values, samples)
 
 
-def place(row: int, sample: Sample) -> str:
-    """Return what messages call a row."""
+def check_values(name: str, values: Sequence[float], samples: Sequence[Sample]) -> list[float]:
+    """Return values as floats.
+
+    Raises:
+        InputError: They are not numbers, one per sample, all finite in float32.
+    """
+    try:
+        numbers = [as_number(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"reward `{name}` must return a sequence of numbers, got {values!r:.80}: {error}.") from None
+    if len(numbers) != len(samples):
+        raise InputError(f"reward `{name}` must return one value per sample, {len(samples)}, got {len(numbers)}.")
+    for row, (number, sample) in enumerate(zip(numbers, samples, strict=True)):
+        if not abs(number) <= FLOAT32_MAX:
+            raise InputError(f"reward `{name}` must be finite in float32, got {number} in {row_name(row, sample)}.")
+    return numbers
+
+
+def row_name(row: int, sample: Sample) -> str:
+    """Return a row's name in messages."""
     return f"row {row} (problem {sample.problem.id!r})"
 
 
 def groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Yield the samples of each group: neighbours of one prompt, for a batch may have the same problem twice."""
+    """Yield the samples of each group: neighbours of one prompt, since a batch may have the same problem twice."""
     for _, group in groupby(samples, key=lambda sample: (sample.prompt, sample.problem)):
         yield list(group)
 
 
 def check_finite(name: str, value: float) -> None:
-    """Raise InputError unless ``value`` is finite."""
-    if not math.isfinite(value):
-        raise InputError(f"`{name}` must be finite, got {value}.")
+    """Raise InputError unless ``value`` is finite in float32."""
+    if not abs(value) <= FLOAT32_MAX:
+        raise InputError(f"`{name}` must be finite in float32, got {value}.")
 
 
 def as_number(value: Any) -> float:
-    """Return a value as a float; a text is no number, whatever it says.
+    """Return a value as a float; a text is refused even if it spells a number.
 
     Raises:
-        TypeError: It is none.
-        ValueError: It is none.
+        TypeError: It is not a number.
+        ValueError: It is not a number.
 
     >>> as_number(True), as_number(2)
     (1.0, 2.0)
@@ -136,20 +156,6 @@ def _raises_the_same(reward: Reward, samples: Sequence[Sample], error: Exception
     except Exception as again:  # the caller raises that of the whole batch
         return type(again) is type(error) and str(again) == str(error)
     return False
-
-
-def _checked(name: str, values: Sequence[float], samples: Sequence[Sample]) -> list[float]:
-    """Return the values as floats, one per sample and all finite."""
-    try:
-        numbers = [as_number(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"reward `{name}` must return a sequence of numbers, got {values!r:.80}: {error}.") from None
-    if len(numbers) != len(samples):
-        raise InputError(f"reward `{name}` must return one value per sample, {len(samples)}, got {len(numbers)}.")
-    for row, (number, sample) in enumerate(zip(numbers, samples, strict=True)):
-        if not math.isfinite(number):
-            raise InputError(f"reward `{name}` must be finite, got {number} in {place(row, sample)}.")
-    return numbers
 
 
 def _snake_case(name: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.rewards.base import Reward, check_finite, evaluate
+from lightning_pspo.rewards.base import Reward, check_finite, check_values, evaluate
 from lightning_pspo.rewards.correctness import Correctness
 from lightning_pspo.rewards.form import FormatMatch, NoNumber
 from lightning_pspo.types import Sample
@@ -28,6 +28,7 @@ class WeightedSum(Reward):
 
     def __init__(
         self,
+        *,
         terms: Mapping[str, Reward],
         weights: Mapping[str, float],
         low: float | None = None,
@@ -65,29 +66,38 @@ class WeightedSum(Reward):
             The totals, and term name -> values.
 
         Raises:
-            InputError: A term gave another number of values than there are samples, or a value that is not finite.
+            InputError: A term's values are not one per sample and finite, or a total is not finite in float32.
         """
         values = {name: evaluate(name, reward, samples) for name, reward in self.terms.items()}
-        rows = (
+        totals = (
             math.fsum(self.weights[name] * column[row] for name, column in values.items())
             for row in range(len(samples))
         )
-        return [min(max(total, self.low), self.high) for total in rows], values
+        clipped = [min(max(total, self.low), self.high) for total in totals]
+        return check_values(self._term_name(), clipped, samples), values
 
 
 class GSM8KPaperReward(WeightedSum):
-    """The reward that the author of PSPO published for GSM8K (arXiv 2509.21282), kept to reproduce the paper's runs.
+    r"""The reward that the author of PSPO published for GSM8K (arXiv 2509.21282), kept to reproduce the paper's runs.
 
-    1 if the answer is correct, + 0.05 if any line matches ``#### <number>``, - 0.2 if there is no digit at all, clipped
-    to [0, 1]. The reachable values are therefore {0, 0.05, 1}: a correct answer is at 1 already, so the bonus pays
-    wrong answers only, and the penalty is clipped away. In a group whose answers are all wrong, group-relative scaling
-    turns the 0.05 into a full-size advantage: such a group teaches the ``####`` line and nothing else. ``Correctness``
-    gives that group no gradient, and is the default for that reason.
+    1 if the answer is correct, + 0.05 if the author's pattern of an answer occurs, - 0.2 if there is no digit at all,
+    clipped to [0, 1]. The reachable values are therefore {0, 0.05, 1}: a correct answer is at 1 already, so the bonus
+    goes to wrong answers only, and the penalty is clipped away. In a group whose answers are all wrong, group-relative
+    scaling turns the 0.05 into a full-size advantage: such a group teaches the ``####`` line and nothing else.
+    ``Correctness`` gives that group no gradient, and is the default for that reason.
+
+    The pattern is the author's, ``####\s*\d+[^\n]+``, which wants a digit and one more character: ``#### 7`` and
+    ``#### -17`` do not match. Whether the answer is correct is the verifier's verdict. The author's code differs there:
+    the first ``####`` counts instead of the last, and a percentage is divided by 100.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            terms={"correctness": Correctness(), "format": FormatMatch(last_line=False), "no_number": NoNumber()},
+            terms={
+                "correctness": Correctness(),
+                "format": FormatMatch(pattern=r"####\s*\d+[^\n]+", last_line=None),
+                "no_number": NoNumber(),
+            },
             weights={"correctness": 1.0, "format": 0.05, "no_number": -0.2},
             low=0.0,
             high=1.0,

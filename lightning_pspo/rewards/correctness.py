@@ -1,4 +1,4 @@
-"""What the verifier's verdict is worth."""
+"""The reward for a right answer."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Literal, get_args
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.grading import Verdict
-from lightning_pspo.rewards.base import Reward, check_finite, groups, place
+from lightning_pspo.rewards.base import Reward, check_finite, groups, row_name
 from lightning_pspo.types import Sample
 
 Undecided = Literal["no_answer", "wrong", "neutral", "stop"]
 
 
 class Correctness(Reward):
-    """By the verifier's verdict alone. The default: nothing but a right answer can raise it.
+    """A value for each verdict of the verifier. The default: only a right answer earns more than a wrong one.
 
-    A term that also pays wrong answers (a format bonus, a length term) becomes a full-size advantage in a group without
-    a right answer, because group-relative advantages are scaled by the group's own spread.
+    A term that also rewards wrong answers (a format bonus, a length term) becomes a full-size advantage in a group
+    without a right answer, because group-relative advantages are scaled by the group's own spread.
 
     Args:
         correct: Value of a correct answer.
         wrong: Value of a wrong answer.
         no_answer: Value of a completion in which no answer was found.
-        undecided: What becomes of the verdicts ``error`` and ``timeout``, which say nothing about the answer:
-            ``no_answer`` and ``wrong`` give those verdicts' value, so that text which defeats the verifier never pays;
-            ``neutral`` gives the mean of the group's other completions (``wrong``'s value if there are none), which is
-            an advantage of zero; ``stop`` ends the run and names the row.
+        undecided: Treatment of the verdicts ``error`` and ``timeout``, which say nothing about the answer:
+            ``no_answer`` and ``wrong`` give those verdicts' value, so that text which defeats the verifier earns
+            nothing; ``neutral`` gives the mean of the group's other completions (``wrong``'s value if there are none),
+            which is an advantage of zero; ``stop`` ends the run and names the row.
 
     Raises:
-        InputError: A value is not finite, or the policy is unknown; when called, for an undecided row under ``stop``.
+        InputError: A value is not finite, or ``undecided`` is unknown; when called, for an undecided row under
+            ``stop``.
 
     >>> from lightning_pspo.grading import Grade
     >>> from lightning_pspo.types import Problem
@@ -41,7 +42,7 @@ class Correctness(Reward):
     """
 
     def __init__(
-        self, correct: float = 1.0, wrong: float = 0.0, no_answer: float = 0.0, undecided: Undecided = "no_answer"
+        self, *, correct: float = 1.0, wrong: float = 0.0, no_answer: float = 0.0, undecided: Undecided = "no_answer"
     ) -> None:
         self.values = {Verdict.CORRECT: correct, Verdict.WRONG: wrong, Verdict.NO_ANSWER: no_answer}
         for verdict, value in self.values.items():
@@ -70,7 +71,7 @@ class Correctness(Reward):
             if sample.grade.verdict not in self.values:
                 raise InputError(
                     f"the verifier must decide on every row with `undecided`=stop, got {sample.grade.verdict} in "
-                    f"{place(row, sample)}."
+                    f"{row_name(row, sample)}."
                 )
 
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, get_args
 
-import torch
-
-from lightning_pspo.errors import InputError
-from lightning_pspo.rewards.base import Reward, as_number, check_finite, place
+from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.rewards.base import Reward, as_number, check_finite, row_name
 from lightning_pspo.types import Sample
 
 _log = logging.getLogger(__name__)
@@ -29,21 +27,22 @@ MAX_STUCK = 32
 """Calls that never returned, each of which holds a thread; one more stops the run in any case."""
 
 _GRACE_S = 5.0
+_BATCH_ARGUMENTS = {"prompts", "completions", "completion_ids", "prompt", "completion"}
 
 
 class FunctionReward(Reward):
-    """What a function says of each sample: ``def f(sample) -> float``, or ``async def`` with the same signature.
+    """A user's function of one sample: ``def f(sample) -> float``, or ``async def`` with the same signature.
 
     A function is called row after row in a thread of its own, because only so can it be left behind when it takes too
     long; a coroutine function runs for up to ``concurrency`` rows at once, in one event loop that lasts as long as this
     object, so that a client of a server may be kept between calls. Its term is logged by the function's name.
 
     Args:
-        function: The function, or where it is: ``package.module.function`` or ``package.module:function``.
+        function: The function, or its name: ``package.module.function`` or ``package.module:function``.
         timeout_s: Seconds for one row, above 0. None: no limit, and a function that is no coroutine function runs in
             the caller's thread, which one that uses the rank's GPU needs.
-        on_error: What an exception, a time-out, or a value that is not a finite number does: ``stop`` ends the run and
-            names the row; ``count`` gives the row ``error_value``, adds it to ``errors``, and warns once a call.
+        on_error: Treatment of an exception, a time-out, or a value that is not a finite number: ``stop`` ends the run
+            and names the row; ``count`` gives the row ``error_value``, adds it to ``errors``, and warns once a call.
         error_value: The value of such a row.
         concurrency: Rows at once of a coroutine function, at least 1.
 
@@ -51,8 +50,8 @@ class FunctionReward(Reward):
         errors: Rows that were counted so far, on this rank.
 
     Raises:
-        InputError: The function cannot be found or called, or a setting is out of range; when called, for a failed row
-            under ``stop``, or if too many calls never returned.
+        InputError: The function cannot be found or called with one sample, or a setting is out of range; when called,
+            for a failed row under ``stop``, or if too many calls never returned.
 
     >>> from lightning_pspo.grading import grade
     >>> from lightning_pspo.types import Problem
@@ -66,21 +65,20 @@ class FunctionReward(Reward):
     def __init__(
         self,
         function: str | Callable[[Sample], Any],
+        *,
         timeout_s: float | None = 30.0,
         on_error: OnError = "stop",
         error_value: float = 0.0,
         concurrency: int = 32,
     ) -> None:
         self.function = _find(function) if isinstance(function, str) else function
-        if not callable(self.function):
-            raise InputError(f"`function` must be a function, got {self.function!r}.")
+        _check_function(self.function)
         if timeout_s is not None and not 0.0 < timeout_s < math.inf:
             raise InputError(f"`timeout_s` must be finite and above 0, or null, got {timeout_s}.")
         if on_error not in get_args(OnError):
             raise InputError(f"`on_error` must be one of {', '.join(get_args(OnError))}, got {on_error!r}.")
         check_finite("error_value", error_value)
-        if concurrency < 1:
-            raise InputError(f"`concurrency` must be at least 1, got {concurrency}.")
+        check_at_least("concurrency", concurrency, 1)
         self.timeout_s, self.on_error, self.error_value = timeout_s, on_error, error_value
         self.concurrency = concurrency
         self.errors = 0
@@ -99,7 +97,7 @@ class FunctionReward(Reward):
             try:
                 values.append(_number(outcome))
             except Exception as error:
-                message = f"reward `{self._term_name()}` failed in {place(row, sample)}: {_told(error)}"
+                message = f"reward `{self._term_name()}` failed in {row_name(row, sample)}: {_describe(error)}"
                 if self.on_error == "stop":
                     raise InputError(message) from error
                 values.append(self.error_value)
@@ -110,11 +108,10 @@ class FunctionReward(Reward):
         return values
 
     def _term_name(self) -> str:
-        named = getattr(self.function, "func", self.function)  # of a partial function
-        return str(getattr(named, "__name__", type(named).__name__)).strip("<>")  # of a lambda, too, a key for logs
+        return _name(self.function)
 
     def _called(self, sample: Sample) -> Any:
-        """Return what the function returned, or the exception that it raised, or that its time was up."""
+        """Return the function's result, or the exception that it raised, or that its time was up."""
         if self.timeout_s is None:
             outcome = _outcome(self.function, sample)
             if not inspect.iscoroutine(outcome):
@@ -124,7 +121,7 @@ class FunctionReward(Reward):
         try:
             return future.result(self.timeout_s)
         except Exception as error:
-            if future.done():  # the function is a coroutine's in disguise, and this is its own
+            if future.done():  # the function returned a coroutine, and this is its exception
                 return error
             self._leave_thread()
             return self._time_up()
@@ -133,7 +130,7 @@ class FunctionReward(Reward):
         """Return the same for a coroutine function and all samples."""
         outcomes = [self._time_up() for _ in samples]
 
-        async def one(row: int, turn: asyncio.Semaphore) -> None:
+        async def call(row: int, turn: asyncio.Semaphore) -> None:
             async with turn:
                 try:
                     async with asyncio.timeout(self.timeout_s) as limit:
@@ -147,12 +144,12 @@ class FunctionReward(Reward):
                     if not limit.expired():
                         outcomes[row] = error
 
-        async def every() -> None:
+        async def call_all() -> None:
             turn = asyncio.Semaphore(self.concurrency)
-            await asyncio.gather(*(one(row, turn) for row in range(len(samples))))
+            await asyncio.gather(*(call(row, turn) for row in range(len(samples))))
 
         rounds = -(-len(samples) // self.concurrency)
-        future = self._get_thread().call(every)
+        future = self._get_thread().call(call_all)
         try:
             future.result(None if self.timeout_s is None else rounds * self.timeout_s + _GRACE_S)
         except TimeoutError:  # a call blocks the event loop: what is not done by now is late
@@ -201,6 +198,8 @@ _Call = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 def _serve(calls: SimpleQueue[_Call | None]) -> None:
+    import torch
+
     runner = asyncio.Runner()  # one event loop for all coroutines of this thread
     try:
         with torch.no_grad():  # which every thread has of its own
@@ -220,14 +219,22 @@ def _make(call: _Call, runner: asyncio.Runner) -> None:
         future.set_exception(error)
 
 
+def _unwrapped(function: Callable[..., Any]) -> Any:
+    return getattr(function, "func", function)  # of a partial function
+
+
+def _name(function: Callable[..., Any]) -> str:
+    inner = _unwrapped(function)
+    return str(getattr(inner, "__name__", type(inner).__name__)).strip("<>")  # of a lambda, too, a key for logs
+
+
 def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    """Tell it also of an object whose ``__call__`` is one."""
-    named = getattr(function, "func", function)  # of a partial function
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(named).__call__)
+    """Tell whether a function, or an object's ``__call__``, is a coroutine function."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(_unwrapped(function)).__call__)
 
 
 def _outcome(function: Callable[[Sample], Any], sample: Sample) -> Any:
-    """Return what a function returns, or the exception that it raises."""
+    """Return a function's result, or the exception that it raises."""
     try:
         return function(sample)
     except Exception as error:
@@ -242,7 +249,7 @@ def _number(outcome: Any) -> float:
     return value
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """Return an exception with the line that raised it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -253,7 +260,28 @@ def _find(path: str) -> Callable[[Sample], Any]:
     """Return the function that ``package.module.function`` or ``package.module:function`` names."""
     module, _, name = path.rpartition(":" if ":" in path else ".")
     try:
-        found: Callable[[Sample], Any] = getattr(importlib.import_module(module), name)
+        function: Callable[[Sample], Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"`function` must be package.module.function, got {path!r}: {error}.") from error
-    return found
+    return function
+
+
+def _check_function(function: Any) -> None:
+    """Raise InputError unless ``function`` can be called with one sample; one that takes batches is named as such."""
+    if not callable(function):
+        raise InputError(f"`function` must be a function, got {function!r}.")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin's may be unknown
+        return
+    try:
+        signature.bind(None)
+        takes_batches = not _BATCH_ARGUMENTS.isdisjoint(signature.parameters)
+    except TypeError:
+        takes_batches = True
+    if takes_batches:
+        raise InputError(
+            f"`function` must take one sample and return one number, as `def {_name(function)}(sample)` with "
+            "`sample.completion`, `sample.problem.question` and `sample.problem.answer`; "
+            f"got {_name(function)}{signature}, which takes lists as TRL's reward functions do or other arguments."
+        )

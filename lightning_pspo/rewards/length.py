@@ -1,10 +1,10 @@
-"""What the length of a completion is worth: terms for a ``WeightedSum``."""
+"""Rewards for a completion's length: terms for a ``WeightedSum``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.rewards.base import Reward, groups
 from lightning_pspo.types import Sample
 
@@ -17,16 +17,15 @@ class SoftOverlong(Reward):
     are 20,480 and a buffer of 4,096.
 
     Args:
-        max_tokens: Tokens from which the whole penalty is due, at least 1.
+        max_tokens: Length from which the whole penalty applies, at least 1.
         buffer: Tokens before that over which it grows, in [1, ``max_tokens``].
 
     Raises:
         InputError: A number is out of range.
     """
 
-    def __init__(self, max_tokens: int, buffer: int) -> None:
-        if max_tokens < 1:
-            raise InputError(f"`max_tokens` must be at least 1, got {max_tokens}.")
+    def __init__(self, *, max_tokens: int, buffer: int) -> None:
+        check_at_least("max_tokens", max_tokens, 1)
         if not 1 <= buffer <= max_tokens:
             raise InputError(f"`buffer` must lie in [1, `max_tokens`] = [1, {max_tokens}], got {buffer}.")
         self.max_tokens = max_tokens
@@ -54,14 +53,13 @@ class TargetLength(Reward):
     >>> from lightning_pspo.grading import grade
     >>> from lightning_pspo.types import Problem
     >>> problem, right = Problem("p", "2 + 2?", "4"), grade("4", "4")
-    >>> TargetLength(100)([Sample(problem, "4", right, False, tokens) for tokens in (50, 100, 110, 900)])
+    >>> TargetLength(tokens=100)([Sample(problem, "4", right, False, tokens) for tokens in (50, 100, 110, 900)])
     [-0.5, 0.0, -0.1, -1.0]
     """
 
-    def __init__(self, tokens: int, tolerance: int = 0) -> None:
-        for name, value, least in (("tokens", tokens, 1), ("tolerance", tolerance, 0)):
-            if value < least:
-                raise InputError(f"`{name}` must be at least {least}, got {value}.")
+    def __init__(self, *, tokens: int, tolerance: int = 0) -> None:
+        check_at_least("tokens", tokens, 1)
+        check_at_least("tolerance", tolerance, 0)
         self.tokens, self.tolerance = tokens, tolerance
         self.length_range = (tokens, tokens)
 

@@ -1,4 +1,4 @@
-"""What can be read off a completion's text without judging its answer. Imports nothing of ours and no torch."""
+"""Measures of a completion's text that do not judge its answer. Imports nothing of ours and no torch."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def repeats_prompt(completion: str, prompt: str, words: int = PROMPT_WORDS) -> b
     >>> repeats_prompt("Ann has 7 apples left after lunch.", prompt)
     False
     """
-    said = _grams(completion, words)
-    return bool(said) and not said.isdisjoint(_grams(prompt, words))
+    grams = _grams(completion, words)
+    return bool(grams) and not grams.isdisjoint(_grams(prompt, words))
 
 
 def _grams(text: str, words: int) -> set[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from lightning_pspo.types import Completions, PromptBatch
 
 BLOCK = 256
-"""Tokens of a block: the square root of a usual vocabulary, about."""
+"""Tokens of a block: about the square root of a usual vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Sampling:
         temperature: At least 0; 0 is greedy.
         top_p: Nucleus mass, in (0, 1].
         max_new_tokens: Token limit of a completion.
-        eos_ids: Every id that ends a completion.
+        eos_ids: All ids that end a completion.
         pad_id: Fills a row after its end; may equal an end-of-sequence id.
     """
 
@@ -52,8 +53,8 @@ def keyed_uniforms(key: tuple[int, ...], positions: Tensor, samples: int, steps:
         steps: Token limit.
 
     Returns:
-        (B * G, steps) float64 on the CPU; row b * G + g depends on ``key``, ``positions[b]`` and g alone, and more
-        steps only lengthen it.
+        (B * G, steps) float64 on the CPU. Row b * G + g depends on ``key``, ``positions[b]`` and g alone; more steps
+        only lengthen it.
     """
     rows = [
         np.random.default_rng([*key, position, sample]).random(steps)
@@ -64,7 +65,7 @@ def keyed_uniforms(key: tuple[int, ...], positions: Tensor, samples: int, steps:
 
 
 def on_device(uniforms: Tensor, device: torch.device) -> Tensor:
-    """Return the noise where it is used, in float64 if the device has that: once a rollout, not at each token."""
+    """Move the noise to a device once per rollout, in float64 if the device supports it."""
     return uniforms.to(device, torch.float32 if device.type == "mps" else uniforms.dtype)
 
 
@@ -85,13 +86,13 @@ def right_padded(rows: Sequence[Sequence[float]], fill: float, device: torch.dev
 
 
 def pick(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Sample by inverting the cumulative distribution, first that of blocks of tokens, then that inside of one.
+    """Sample by inverting the cumulative distribution: first over blocks of tokens, then within a block.
 
-    Two levels, as sums in double precision over a whole vocabulary would cost more than the model's own head.
+    One level would cost more than the model's head, for its double-precision sums over the vocabulary.
 
     Args:
         logits: (N, V) float32, -inf where a token is excluded, finite somewhere.
-        uniforms: (N,) float64 in [0, 1); float32 on a device that has no float64.
+        uniforms: (N,) float64 in [0, 1); float32 on a device without float64.
 
     Returns:
         (N,) long. A token of probability 0 is never picked.
@@ -101,36 +102,36 @@ def pick(logits: Tensor, uniforms: Tensor) -> Tensor:
     """
     vocabulary = logits.shape[1]
     weights = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
-    whole = vocabulary - vocabulary % BLOCK
-    sums = weights[:, :whole].view(len(weights), whole // BLOCK, BLOCK).sum(dim=-1)
-    if whole < vocabulary:
-        sums = torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
+    even = vocabulary - vocabulary % BLOCK
+    sums = weights[:, :even].view(len(weights), even // BLOCK, BLOCK).sum(dim=-1)
+    if even < vocabulary:
+        sums = torch.cat([sums, weights[:, even:].sum(dim=-1, keepdim=True)], dim=1)
     cumulative = sums.to(uniforms.dtype).cumsum(dim=-1)  # (N, blocks)
     target = uniforms.to(logits.device).unsqueeze(1) * cumulative[:, -1:]  # (N, 1)
     block = _first_above(cumulative, target)
     before = cumulative.gather(1, (block - 1).clamp_(min=0)).masked_fill_(block == 0, 0.0)
     columns = block * BLOCK + torch.arange(BLOCK, device=logits.device)  # (N, BLOCK)
     inside = weights.gather(1, columns.clamp(max=vocabulary - 1)).masked_fill_(columns >= vocabulary, 0.0)
-    place = _first_above(inside.to(uniforms.dtype).cumsum(dim=-1), target - before)
-    return (block * BLOCK + place).squeeze(1).clamp_(max=vocabulary - 1)
+    offset = _first_above(inside.to(uniforms.dtype).cumsum(dim=-1), target - before)
+    return (block * BLOCK + offset).squeeze(1).clamp_(max=vocabulary - 1)
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """Return the first position of each row whose sum exceeds the target, (N, 1); what is added there is above 0."""
+    """Return each row's first position whose sum exceeds the target, (N, 1); its summand is above 0."""
     total = cumulative[:, -1:]
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))  # rounding must not reach the end
-    return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1)  # of nan: the last
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))  # despite rounding
+    return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1)  # the last if nan
 
 
 def completion_mask(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Find where each completion ends.
+    """Find the end of each completion.
 
     Args:
-        completion_ids: (N, T) long; whatever follows the first end-of-sequence id is padding.
-        eos_ids: Every id that ends a completion.
+        completion_ids: (N, T) long; what follows the first end-of-sequence id is padding.
+        eos_ids: All ids that end a completion.
 
     Returns:
-        (N, T) bool, True through the first end-of-sequence id, and (N,) bool, True where there is none.
+        (N, T) bool, True through the first end-of-sequence id, and (N,) bool, True for a completion without one.
 
     >>> completion_mask(torch.tensor([[5, 2, 2], [5, 6, 7]]), eos_ids=(2,))
     (tensor([[ True,  True, False],
@@ -143,15 +144,21 @@ def completion_mask(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> tuple[T
 class RolloutEngine(ABC):
     """Draws completions. Greedy and sampled tokens must not depend on how prompts are batched.
 
+    A subclass declares what it does and needs:
+
     Attributes:
-        keyed: Whether a sampled token is the one that ``pick`` gives for its noise, so that engines agree on it; False
-            for an engine with noise of its own.
-        exact: Whether tokens come from the very distribution of the training pass, up to rounding; False for an engine
-            with other kernels or another dtype, which should report its log-probs.
+        uses_given_noise: Whether it samples the token that ``pick`` returns for the given noise, so that it agrees with
+            the other engines; False for an engine with its own noise.
+        uses_own_kernels: Whether it computes with other kernels or another dtype than training, so that its log-probs
+            differ and the mismatch correction applies. It must then return them.
+        needs_cuda: Whether it runs on CUDA devices only.
+        min_temperature: Lowest temperature above 0 that it samples at.
     """
 
-    keyed: bool = True
-    exact: bool = True
+    uses_given_noise: ClassVar[bool] = True
+    uses_own_kernels: ClassVar[bool] = False
+    needs_cuda: ClassVar[bool] = False
+    min_temperature: ClassVar[float] = 0.0
 
     @abstractmethod
     def generate(
@@ -160,7 +167,7 @@ class RolloutEngine(ABC):
         """Return G completions of each prompt.
 
         Args:
-            model: The policy, in evaluation mode, with its full weights; the caller holds ``torch.no_grad``.
+            model: The policy, in evaluation mode, with all its weights, under ``torch.no_grad``.
             prompts: B prompts.
             sampling: How to draw.
             uniforms: (B * G, max_new_tokens) float64, the sampling noise; None when greedy.

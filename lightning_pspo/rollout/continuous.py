@@ -15,7 +15,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import (
     RolloutEngine,
@@ -34,53 +34,47 @@ _CHILD = "__child#"  # how transformers names the copies of a request
 
 
 class ContinuousBatchingEngine(RolloutEngine):
-    """``transformers`` continuous batching: a paged cache, prompts prefilled once and forked, no row waits for another.
+    """``transformers`` continuous batching: paged cache, each prompt prefilled once, no row waits for another.
 
-    The noise and the distribution are this package's, so that a completion is the one that ``GenerateEngine`` draws
-    from the same noise, up to rounding at the boundary between two tokens. The log-probs of the sampled tokens are
-    returned with them.
+    It draws the completions that ``GenerateEngine`` draws from the same noise, up to rounding at the boundary between
+    two tokens, and returns the log-probs of the sampled tokens.
 
-    What to know before choosing it:
+    Before choosing it, know that:
 
-    - Rows enter one pass as a single packed sequence. With ``sdpa`` and ``eager`` attention each of them is multiplied
-      with the cache of all and masked, so that attention costs the square of the rows: bound them by ``max_rows``, such
-      as 64. It is made for ``flash_attention_2`` or ``flash_attention_3`` on a GPU, to be chosen with the policy's
-      ``attn_implementation``; this project has not run it there.
-    - Half a second a rollout goes into starting, stopping and collecting garbage, whatever its size.
-    - The packing changes with the rows that are alive, and the order of additions with it: log-probs differ from those
-      of the training pass by rounding (1e-6 in float32). In bfloat16 the differences are those of the dtype (1e-2),
-      and a greedy token may differ where two logits are that close.
-    - It runs in a thread of its own, where the caller's autocast does not reach. It computes in the dtype of the
-      weights; under ``bf16-mixed`` that is float32, while the update is in bfloat16.
-    - CUDA graphs and asynchronous batching are off: noise is looked up by the host's count of each row's tokens.
+    - Rows enter a pass as one packed sequence. With ``sdpa`` and ``eager`` attention, every row is multiplied with the
+      cache of all rows and masked, so the cost grows with the square of the rows: set ``max_rows``, for example to 64.
+      It is made for ``flash_attention_2`` or ``flash_attention_3`` on a GPU (the policy's ``attn_implementation``),
+      where this project has not run it.
+    - Starting, stopping and collecting garbage take half a second per rollout.
+    - The packing, and with it the order of additions, changes with the rows that are alive: log-probs differ from those
+      of the training pass by rounding, 1e-6 in float32 and 1e-2 in bfloat16, where a greedy token may differ too.
+    - It runs in its own thread, without the caller's autocast, and computes in the dtype of the weights: in float32
+      under ``bf16-mixed``, while the update computes in bfloat16.
+    - CUDA graphs and asynchronous batching are off: noise is indexed by the host's count of each row's tokens.
 
     Args:
-        max_rows: Rows decoded at once, at least 1; the others wait. None decodes a rank's rollout at once.
+        max_rows: Rows decoded at once, at least 1; the others wait. None for no bound.
         cache_tokens: Tokens whose keys and values are held at once, at least 32; must hold one prompt with its
-            completion. None holds a rank's rollout; with less, rows are dropped from the cache and computed again.
-            ``sdpa`` and ``eager`` take a mask of at least 512 numbers a token as well.
+            completion. None holds a rank's rollout; with less, rows are dropped from the cache and recomputed.
+            ``sdpa`` and ``eager`` also need a mask of at least 512 numbers per token.
 
     Raises:
         InputError: If a setting is out of range.
     """
 
-    exact = False
-
-    def __init__(self, max_rows: int | None = None, cache_tokens: int | None = None) -> None:
-        if max_rows is not None and max_rows < 1:
-            raise InputError(f"`max_rows` must be at least 1, got {max_rows}.")
-        if cache_tokens is not None and cache_tokens < _PAGE:
-            raise InputError(f"`cache_tokens` must be at least {_PAGE}, got {cache_tokens}.")
+    def __init__(self, *, max_rows: int | None = None, cache_tokens: int | None = None) -> None:
+        check_at_least("max_rows", max_rows, 1)
+        check_at_least("cache_tokens", cache_tokens, _PAGE)
         self.max_rows = max_rows
         self.cache_tokens = cache_tokens
 
     def generate(
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
-        """Return B * G completions, prompt-major, with the log-probs that they were sampled with (None when greedy).
+        """Return B * G completions, prompt-major, with the log-probs of their tokens (None when greedy).
 
         Raises:
-            InputError: If the cache cannot hold one prompt with its completion, or the model cannot be batched so.
+            InputError: If the cache cannot hold one prompt with its completion, or the model cannot be batched.
             RuntimeError: If the generation thread fails.
         """
         rows = prompt_rows(prompts)
@@ -91,8 +85,8 @@ class ContinuousBatchingEngine(RolloutEngine):
             sampler = _KeyedSampler(
                 sampling, on_device(uniforms, device), lengths, cast(int, config.max_requests_per_batch)
             )
-        with _untouched(model), _manager(model, sampling, config, sampler) as manager:
-            # All requests are there before the first step, else its batch would depend on the speed of two threads.
+        with _restored(model), _manager(model, sampling, config, sampler) as manager:
+            # All requests before the first step: otherwise its batch would depend on the speed of two threads.
             for index, row in enumerate(rows):
                 _add(manager, index, row, sampling.samples)
             manager.start()
@@ -129,7 +123,7 @@ class ContinuousBatchingEngine(RolloutEngine):
 
 
 class _KeyedSampler(ContinuousBatchingLogitsProcessor):
-    """Leaves a single finite score, at the token that the noise of the request's row and step picks."""
+    """Only the token that the noise of the request's row and step picks keeps a finite score."""
 
     supported_kwargs: dict[str, type] = {}  # noqa: RUF012
     ignored_kwargs = ()
@@ -143,7 +137,7 @@ class _KeyedSampler(ContinuousBatchingLogitsProcessor):
         self.logprobs = torch.zeros(len(self.uniforms), device=uniforms.device)
 
     def as_list(self) -> ContinuousBatchingLogitsProcessorList:
-        """Return what the batching takes, with room for one number a request."""
+        """Return the list that the batching expects, with room for one number per request."""
         processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self]))
         processors.tensors_required = 1
         return processors
@@ -157,31 +151,31 @@ class _KeyedSampler(ContinuousBatchingLogitsProcessor):
         int32_tensor.fill_(len(self.uniforms) - 1)
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Tensor:
-        """Return each request's place in the noise, row * steps + step, (rows,) int32.
+        """Return each request's index into the noise, row * steps + step, (rows,) int32.
 
-        Requests whose prompt is not finished have scores too, behind the others: their place is that of no row.
+        Requests with an unfinished prompt have scores too, after the others; their index is the last, of no row.
         """
-        places = [len(self.uniforms) - 1] * self.rows
+        indices = [len(self.uniforms) - 1] * self.rows
         for index, state in enumerate(request.state for request in requests_with_new_token):
-            prompt, row = _place(state.request_id, self.sampling.samples)
-            # A request that was dropped from the cache comes back with what it generated as part of its prompt.
+            prompt, row = _prompt_and_row(state.request_id, self.sampling.samples)
+            # A request that was dropped from the cache returns with its generated tokens as part of its prompt.
             step = len(state.initial_tokens) + len(state.generated_tokens) - self.prompt_lengths[prompt]
-            places[index] = row * self.steps + step
-        return torch.tensor(places, dtype=torch.int32)
+            indices[index] = row * self.steps + step
+        return torch.tensor(indices, dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        """Return (requests, V) scores; remember the log-prob of each pick."""
-        places = tensor_arg[: len(scores)].long()
+        """Return (requests, V) scores; record the log-prob of each pick."""
+        indices = tensor_arg[: len(scores)].long()
         logits = sampling_logits(scores, self.sampling.temperature, self.sampling.top_p)
-        token = pick(logits, self.uniforms[places]).unsqueeze(1)
-        self.logprobs[places] = (logits.gather(1, token) - logits.logsumexp(dim=1, keepdim=True)).squeeze(1)
+        token = pick(logits, self.uniforms[indices]).unsqueeze(1)
+        self.logprobs[indices] = (logits.gather(1, token) - logits.logsumexp(dim=1, keepdim=True)).squeeze(1)
         return torch.full_like(scores, float("-inf")).scatter_(1, token, 0.0)
 
 
-def _place(request_id: str, samples: int) -> tuple[int, int]:
-    """Return prompt and row of a request; a request that is forked is its prompt's last completion.
+def _prompt_and_row(request_id: str, samples: int) -> tuple[int, int]:
+    """Return prompt and row of a request; the request that was forked is its prompt's last completion.
 
-    >>> _place("2", 4), _place("2__child#0", 4)
+    >>> _prompt_and_row("2", 4), _prompt_and_row("2__child#0", 4)
     ((2, 11), (2, 8))
     """
     prompt, _, child = request_id.partition(_CHILD)
@@ -189,8 +183,8 @@ def _place(request_id: str, samples: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _untouched(model: PreTrainedModel) -> Iterator[None]:
-    """Undo what the batching changes: random generators, which it seeds, and the attention, which it may switch."""
+def _restored(model: PreTrainedModel) -> Iterator[None]:
+    """Restore what the batching changes: it seeds the random generators, and may switch the attention."""
     attention = model.config._attn_implementation
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -205,7 +199,7 @@ def _untouched(model: PreTrainedModel) -> Iterator[None]:
 def _manager(
     model: PreTrainedModel, sampling: Sampling, config: ContinuousBatchingConfig, sampler: _KeyedSampler | None
 ) -> Iterator[Any]:
-    """Yield a manager that is not started; afterwards its thread has ended and its cache is freed."""
+    """Yield a manager that is not started yet; afterwards end its thread and free its cache."""
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=sampling.max_new_tokens,
@@ -216,8 +210,7 @@ def _manager(
         manager = cast(Any, model).init_continuous_batching(settings, config)
     except ValueError as error:  # an attention or a layer that has no paged form
         raise InputError(
-            f"ContinuousBatchingEngine needs a model that transformers can batch so, {model.config.model_type} is none "
-            f"({error}); use another `engine`."
+            f"ContinuousBatchingEngine cannot batch {model.config.model_type} models ({error}): use another `engine`."
         ) from error
     try:
         if sampler is not None:
@@ -231,12 +224,12 @@ def _manager(
 
 
 def _add(manager: Any, prompt: int, row: list[int], samples: int) -> None:
-    """Ask for all completions of a prompt."""
+    """Request all completions of a prompt."""
     if len(row) > 1:
         manager.num_return_sequences = samples
         manager.add_request(row, request_id=str(prompt))
         return
-    manager.num_return_sequences = 1  # a fork keeps one token back, and passes without a token fail
+    manager.num_return_sequences = 1  # a fork keeps one token back, and a pass without a token fails
     for sample in range(samples):
         manager.add_request(row, request_id=f"{prompt}{_CHILD}{sample}")
 
@@ -253,5 +246,5 @@ def _collect(manager: Any, prompts: int, samples: int) -> list[list[int]]:
         if result.error is not None:
             cause = manager.background_thread_status.fatal_error
             raise RuntimeError(f"Continuous batching failed: {result.error}") from cause
-        drawn[_place(result.request_id, samples)[1]] = result.generated_tokens
+        drawn[_prompt_and_row(result.request_id, samples)[1]] = result.generated_tokens
     return [drawn[row] for row in range(prompts * samples)]

@@ -8,25 +8,24 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.types import Completions, PromptBatch
 
 
 class GenerateEngine(RolloutEngine):
-    """``transformers`` generation, with the noise and the distribution that this package defines.
+    """``transformers`` generation, with this package's noise and sampled distribution.
 
     Args:
-        max_rows: Rows decoded at once, at least 1; bounds the KV cache. None decodes a rank's rollout in one batch.
+        max_rows: Rows decoded at once, at least 1; bounds the KV cache. None for no bound.
 
     Raises:
         InputError: If ``max_rows`` is below 1.
     """
 
-    def __init__(self, max_rows: int | None = None) -> None:
-        if max_rows is not None and max_rows < 1:
-            raise InputError(f"`max_rows` must be at least 1, got {max_rows}.")
+    def __init__(self, *, max_rows: int | None = None) -> None:
+        check_at_least("max_rows", max_rows, 1)
         self.max_rows = max_rows
 
     def generate(
@@ -69,13 +68,13 @@ class GenerateEngine(RolloutEngine):
                 pad_token_id=sampling.pad_id,
             ),
             logits_processor=processors,
-            synced_gpus=False,  # each rank has all weights: none has to go on for another's sake
+            synced_gpus=False,  # each rank has all weights, so none has to wait for another
         )
         return output[:, ids.shape[1] :]
 
 
 class _KeyedSampler(LogitsProcessor):
-    """Makes greedy decoding a sampler: leaves a single finite score, at the token that the row's noise picks."""
+    """Turns greedy decoding into sampling: only the token that the row's noise picks keeps a finite score."""
 
     def __init__(self, sampling: Sampling, uniforms: Tensor, prompt_length: int, device: torch.device) -> None:
         self.sampling = sampling

@@ -1,8 +1,8 @@
-"""The key-value cache of a decoding batch: written in place, grown by chunks, narrowed when rows are done.
+"""The key-value cache of a decoding batch: written in place, grown by chunks, narrowed as rows finish.
 
-``transformers.DynamicCache`` copies everything that it holds at each token. Here a token is written into a buffer, and
-a full buffer is replaced by one that is a chunk longer and has room for the rows that are left only, so that the cache
-is never both long and wide when most rows end early.
+``transformers.DynamicCache`` copies its content at each token. Here a token is written into a buffer, and a full buffer
+is replaced by one that is a chunk longer and as wide as the remaining rows, so that the cache is never both long and
+wide if most rows end early.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 CHUNK = 64
-"""Tokens by which a buffer grows: few copies, little spare room, few different shapes for the allocator."""
+"""Tokens by which a buffer grows: few copies, little unused memory, few different shapes for the allocator."""
 
 
 class GrowingLayer(CacheLayerMixin):
-    """Keys and values of one full-attention layer, with the interface that transformers asks of a cache layer.
+    """Keys and values of one full-attention layer, with the interface of transformers' cache layers.
 
-    ``keys`` and ``values`` are buffers (rows, heads, capacity, head dimension), in use up to ``length``.
+    ``keys`` and ``values`` are buffers (rows, heads, capacity, head dimension), used up to ``length``.
     """
 
     is_sliding = False
@@ -37,7 +37,7 @@ class GrowingLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (rows, heads, new, head dimension) states; return views of all that is held."""
+        """Append (rows, heads, new, head dimension) states; return views of all states."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.keys = self._with(self.keys, key_states)
@@ -56,24 +56,24 @@ class GrowingLayer(CacheLayerMixin):
         return buffer
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many positions the next queries see, and which is the first of them."""
+        """Return the number of positions that the next queries see, and the first of them."""
         return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Return how many tokens are held."""
+        """Return the number of tokens."""
         return self.length
 
     def get_max_length(self) -> int:
-        """Return -1: there is no limit."""
+        """Return -1, for no limit."""
         return -1
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Fork each row."""
+        """Repeat each row."""
         self.keys = self.keys.repeat_interleave(repeats, dim=0)
         self.values = self.values.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order; at most as many as there are. Only rows that change places are copied."""
+        """Keep these rows, in this order. Only rows that move are copied."""
         if not self.is_initialized:
             return
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
@@ -85,7 +85,7 @@ class GrowingLayer(CacheLayerMixin):
 
 
 def layer_types(config: PreTrainedConfig) -> set[type]:
-    """Return the kinds of cache layer that transformers gives a model.
+    """Return the classes of cache layer that transformers uses for a model.
 
     >>> from transformers import LlamaConfig
     >>> layer_types(LlamaConfig(num_hidden_layers=2))
@@ -95,13 +95,13 @@ def layer_types(config: PreTrainedConfig) -> set[type]:
 
 
 def growing_cache(config: PreTrainedConfig) -> Cache:
-    """Return an empty cache for a model: sliding-window layers as transformers has them, all others growing."""
+    """Return an empty cache for a model: transformers' layers for sliding windows, growing ones for full attention."""
     layers = DynamicCache(config=config).layers
     return Cache(layers=[GrowingLayer() if type(layer) is DynamicLayer else layer for layer in layers])
 
 
 class PromptCache:
-    """Keys and values of B prompts at full-attention layers, held once for all completions of a prompt.
+    """Keys and values of B prompts at full-attention layers, stored once for all completions of a prompt.
 
     Attributes:
         keys: One (B, heads, P, head dimension) tensor for each layer, zeros where ``mask`` is False.
@@ -115,14 +115,14 @@ class PromptCache:
         self.values: list[Tensor] = []
 
     def write(self, start: int, cache: Cache) -> None:
-        """Take over a forward pass of consecutive prompts, which may be padded less, from row ``start`` on."""
+        """Store a forward pass of consecutive prompts, which may have less padding, from row ``start`` on."""
         layers: list[Any] = cache.layers
         for index, layer in enumerate(layers):
-            for held, states in ((self.keys, layer.keys), (self.values, layer.values)):
+            for stored, states in ((self.keys, layer.keys), (self.values, layer.values)):
                 rows, heads, length, width = states.shape
-                if len(held) == index:  # zeros, as what a mask hides must be finite all the same
-                    held.append(states.new_zeros(len(self.mask), heads, self.mask.shape[1], width))
-                held[index][start : start + rows, :, self.mask.shape[1] - length :] = states
+                if len(stored) == index:  # zeros, because masked states must be finite too
+                    stored.append(states.new_zeros(len(self.mask), heads, self.mask.shape[1], width))
+                stored[index][start : start + rows, :, self.mask.shape[1] - length :] = states
 
     def select(self, indices: Tensor) -> None:
         """Keep these prompts, in this order."""
@@ -131,7 +131,7 @@ class PromptCache:
         self.values = [values[indices] for values in self.values]
 
     def fork_into(self, cache: Cache, groups: Tensor) -> None:
-        """Put a copy of the prompt of each row, (n,) long, into an empty cache, and let go of the prompts."""
+        """Copy each row's prompt, ``groups`` (n,) long, into an empty cache, and free the prompts."""
         for index in range(len(self.keys)):
             cache.update(self.keys[index][groups], self.values[index][groups], index)
-            self.keys[index] = self.values[index] = groups[:0]  # the memory of this layer
+            self.keys[index] = self.values[index] = groups[:0]  # frees this layer

@@ -1,6 +1,6 @@
-"""Attention of one new token per row to a prompt that several rows share and to the row's own completion.
+"""Attention of one new token per row to a prompt that several rows share, and to the row's own completion.
 
-The keys and values of a prompt are held once, and read once for all its completions, instead of once for each.
+The keys and values of a prompt are stored once, and read once for all its completions.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _NOT_HANDLED = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 
 class CannotShareError(RuntimeError):
-    """A model's attention does more than ``SharedPrefix`` knows of."""
+    """A model's attention needs something that ``SharedPrefix`` does not support."""
 
 
 class SharedPrefix:
-    """Which prompt each row of a decoding batch continues.
+    """Prompts, and which of them each row of a decoding batch continues.
 
     Args:
         prompts: B prompts' keys and values.
         own: Cache of the completions.
-        groups: (n,) long, the prompt of each row; every prompt has one at least.
+        groups: (n,) long, the prompt of each row; every prompt has at least one row.
     """
 
-    def __init__(self, prompts: PromptCache, own: Cache, groups: Tensor) -> None:
+    def __init__(self, *, prompts: PromptCache, own: Cache, groups: Tensor) -> None:
         self.prompts = prompts
         self.own = own
         self.groups = groups
-        self.attended = 0  # how often, so that a layer that attends on its own is noticed
+        self.attended = 0  # calls, to notice a layer with its own attention
         self._arrange()
 
     def _arrange(self) -> None:
-        """Give each row a slot of its prompt; all prompts have as many as the one with the most rows."""
+        """Give each row a slot of its prompt; every prompt has as many slots as the one with the most rows."""
         groups, mask = self.groups, self.prompts.mask
         order = groups.argsort(stable=True)
         counts = torch.bincount(groups, minlength=len(mask))
@@ -57,25 +57,25 @@ class SharedPrefix:
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, and the prompts that they continue."""
-        kept, self.groups = torch.unique(self.groups[rows], return_inverse=True)
-        if len(kept) < len(self.prompts.mask):
-            self.prompts.select(kept)
+        prompts, self.groups = torch.unique(self.groups[rows], return_inverse=True)
+        if len(prompts) < len(self.prompts.mask):
+            self.prompts.select(prompts)
         self._arrange()
 
     def grouped(self, rows: Tensor) -> Tensor:
-        """Lay out (n, heads, r, width) by prompt: (B * heads, slots * r, width); empty slots are zero."""
+        """Arrange (n, heads, r, width) by prompt: (B * heads, slots * r, width); empty slots are zero."""
         heads, repeats, width = rows.shape[1:]
         if not self.in_place:
-            laid = rows.new_zeros(len(self.prompts.mask) * self.width, heads, repeats, width)
-            laid[self.slots] = rows
-            rows = laid
+            slots = rows.new_zeros(len(self.prompts.mask) * self.width, heads, repeats, width)
+            slots[self.slots] = rows
+            rows = slots
         rows = rows.reshape(-1, self.width, heads, repeats, width).transpose(1, 2)
         return rows.reshape(-1, self.width * repeats, width)
 
-    def ungrouped(self, laid: Tensor, heads: int) -> Tensor:
+    def ungrouped(self, grouped: Tensor, heads: int) -> Tensor:
         """Undo ``grouped``: (B * heads, slots * r, width) to (n, heads, r, width)."""
-        repeats, width = laid.shape[1] // self.width, laid.shape[2]
-        rows = laid.view(-1, heads, self.width, repeats, width).transpose(1, 2).reshape(-1, heads, repeats, width)
+        repeats, width = grouped.shape[1] // self.width, grouped.shape[2]
+        rows = grouped.view(-1, heads, self.width, repeats, width).transpose(1, 2).reshape(-1, heads, repeats, width)
         return rows if self.in_place else rows[self.slots]
 
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class SharedPrefix:
 
         Args:
             layer: Index of the layer.
-            query: (n, key heads, r, width), scaled; r query heads for each key head.
+            query: (n, key heads, r, width), scaled; r query heads per key head.
             keys: (n, key heads, t, width), the completions' so far.
             values: The same shape.
 
@@ -97,8 +97,8 @@ class SharedPrefix:
             scores.view(-1, heads, *scores.shape[1:]).add_(self.bias)
         own_scores = query @ keys.transpose(2, 3)
         weights = torch.cat([self.ungrouped(scores, heads), own_scores], dim=-1).softmax(dim=-1)  # (n, heads, r, P + t)
-        of_prompt = torch.bmm(self.grouped(weights[..., :prompt_length]), prompt_values)
-        return self.ungrouped(of_prompt, heads) + weights[..., prompt_length:] @ values
+        from_prompt = torch.bmm(self.grouped(weights[..., :prompt_length]), prompt_values)
+        return self.ungrouped(from_prompt, heads) + weights[..., prompt_length:] @ values
 
 
 def _attention(
@@ -111,13 +111,13 @@ def _attention(
     shared_prefix: SharedPrefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as ``transformers`` attention functions do, (n, query heads, 1, width) to (n, 1, query heads, width)."""
+    """Implement transformers' attention interface, from (n, query heads, 1, width) to (n, 1, query heads, width)."""
     layer: Any = module.layer_idx
     if shared_prefix is None or any(kwargs.get(name) is not None for name in _NOT_HANDLED):
         raise CannotShareError(type(module).__name__)
-    held: Any = shared_prefix.own.layers[layer]
-    if (key.data_ptr(), value.data_ptr()) != (held.keys.data_ptr(), held.values.data_ptr()):
-        raise CannotShareError(f"{type(module).__name__} changes what it takes from the cache")
+    own: Any = shared_prefix.own.layers[layer]
+    if (key.data_ptr(), value.data_ptr()) != (own.keys.data_ptr(), own.values.data_ptr()):
+        raise CannotShareError(f"{type(module).__name__} changes the states from the cache")
     rows, query_heads, _, width = query.shape
     scaled = query * (width**-0.5 if scaling is None else scaling)
     out = shared_prefix.attend(layer, scaled.reshape(rows, key.shape[1], -1, width), key, value)
@@ -130,10 +130,10 @@ AttentionInterface.register(NAME, _attention)
 
 @contextlib.contextmanager
 def attending_to(prefix: SharedPrefix, model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend through the ``shared_prefix`` given to its forward; restores its own attention.
+    """Make a model attend through the ``shared_prefix`` argument of its forward; restores its own attention.
 
     Raises:
-        CannotShareError: If not every layer of the model did so.
+        CannotShareError: If a layer of the model did not.
     """
     config: Any = model.config
     before = config._attn_implementation
@@ -144,4 +144,4 @@ def attending_to(prefix: SharedPrefix, model: PreTrainedModel) -> Iterator[None]
     finally:
         config._attn_implementation = before
     if prefix.attended != len(prefix.prompts.keys):
-        raise CannotShareError(f"{type(model).__name__} attends on its own")
+        raise CannotShareError(f"{type(model).__name__} uses its own attention")

@@ -1,4 +1,4 @@
-"""Rollouts in which a prompt is computed once for all its completions, and finished rows leave the batch."""
+"""Rollouts that compute a prompt once for all its completions and drop finished rows from the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.rollout.generate import GenerateEngine
@@ -24,38 +24,37 @@ from lightning_pspo.types import Completions, PromptBatch
 logger = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 4096
-"""Tokens of one forward pass over prompts; bounds the activations."""
+"""Limit of tokens in a forward pass over prompts; bounds the activations."""
 
 PREFILL_WASTE = 128
-"""Padding of such a pass that costs about as much as starting another."""
+"""Padding tokens of such a pass that cost about as much as starting another."""
 
 STEPS_PER_CHECK = 8
-"""Tokens between two looks at which rows are done, where to look is to wait for the device."""
+"""Tokens between two checks for finished rows, where a check waits for the device."""
 
 
 class SharedPrefixEngine(RolloutEngine):
     """Prefills each prompt once, forks its KV cache for its completions, and drops rows as they finish.
 
-    Prompts are decoded in order of length, so that there is little padding. Models whose cache holds anything but full
-    or sliding-window attention, or whose positions come from the mask, are left to ``GenerateEngine``.
+    Prompts are decoded in order of length, to keep padding low. Models with other caches than those of full or
+    sliding-window attention, or with positions derived from the mask, are passed to ``GenerateEngine``.
 
     Args:
-        max_rows: Rows decoded at once, at least 1; bounds the KV cache. None decodes a rank's rollout in one batch.
-        share_prompts: Hold a prompt's keys and values once instead of copying them for each completion. Needs ``sdpa``
-            and full attention at all layers. None: on a CPU in float32, where it was measured to take up to three times
-            less memory in the same time.
+        max_rows: Rows decoded at once, at least 1; bounds the KV cache. None for no bound.
+        share_prompts: Store a prompt's keys and values once instead of copying them for each completion. Needs ``sdpa``
+            and full attention in all layers. None: only on a CPU in float32, where it was measured to take up to three
+            times less memory in the same time.
         steps_per_check: Tokens after which finished rows are dropped, at least 1. None: 1 on a CPU, else 8.
 
     Raises:
-        InputError: If a number is below 1, or prompts are to be shared in a model that cannot.
+        InputError: If a number is below 1, or the model cannot share prompts.
     """
 
     def __init__(
-        self, max_rows: int | None = None, share_prompts: bool | None = None, steps_per_check: int | None = None
+        self, *, max_rows: int | None = None, share_prompts: bool | None = None, steps_per_check: int | None = None
     ) -> None:
-        for name, value in (("max_rows", max_rows), ("steps_per_check", steps_per_check)):
-            if value is not None and value < 1:
-                raise InputError(f"`{name}` must be at least 1, got {value}.")
+        check_at_least("max_rows", max_rows, 1)
+        check_at_least("steps_per_check", steps_per_check, 1)
         self.max_rows = max_rows
         self.share_prompts = share_prompts
         self.steps_per_check = steps_per_check
@@ -65,17 +64,17 @@ class SharedPrefixEngine(RolloutEngine):
     ) -> Completions:
         """Return B * G completions, prompt-major."""
         if not _decodes(model):
-            _warn_once(f"{type(model).__name__} needs generation as it comes with transformers.")
-            return GenerateEngine(self.max_rows).generate(model, prompts, sampling, uniforms)
+            _warn_once(f"{type(model).__name__} is sampled by GenerateEngine: its cache cannot be forked.")
+            return GenerateEngine(max_rows=self.max_rows).generate(model, prompts, sampling, uniforms)
         device = prompts.prompt_ids.device
         order = prompts.prompt_mask.sum(dim=1).argsort(stable=True)
         result = torch.full((len(order) * sampling.samples, sampling.max_new_tokens), sampling.pad_id, device=device)
         rows_at_once = self.max_rows or len(result)
         every = self.steps_per_check or (1 if device.type == "cpu" else STEPS_PER_CHECK)
-        for some in torch.split(order, max(1, rows_at_once // sampling.samples)):
+        for chunk in torch.split(order, max(1, rows_at_once // sampling.samples)):
             for members in torch.split(torch.arange(sampling.samples, device=device), rows_at_once):
-                rows = (some.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
-                batch = self._prefilled(model, prompts.prompt_ids[some], prompts.prompt_mask[some], len(members))
+                rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
+                batch = self._prefilled(model, prompts.prompt_ids[chunk], prompts.prompt_mask[chunk], len(members))
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 result[rows] = batch.decode(sampling, noise, every)
         mask, unfinished = completion_mask(result, sampling.eos_ids)
@@ -92,28 +91,28 @@ class SharedPrefixEngine(RolloutEngine):
             prompts, logits = _prefill(model, ids, mask)
             groups = torch.arange(len(mask), device=mask.device).repeat_interleave(repeats)
             if shares:
-                prefix = SharedPrefix(prompts, cache, groups)
+                prefix = SharedPrefix(prompts=prompts, own=cache, groups=groups)
             else:
                 prompts.fork_into(cache, groups)
-        else:  # a window moves with the padding, so that all prompts have to be padded alike
+        else:  # a sliding window counts padding, so all prompts need the same width
             logits = _first_logits(model, ids, mask, cache)
             cache.batch_repeat_interleave(repeats)
         return _Batch(model, cache, prefix, mask.repeat_interleave(repeats, 0), logits.repeat_interleave(repeats, 0))
 
     def _shares(self, model: PreTrainedModel) -> bool:
-        able = (
+        is_able = (
             layer_types(model.config) == {DynamicLayer}
             and model.config._attn_implementation == "sdpa"
             and model._supports_attention_backend
             and model.config.get_text_config() is model.config
         )
-        if self.share_prompts and not able:
+        if self.share_prompts and not is_able:
             raise InputError(
                 f"`share_prompts` must be false or null for {type(model).__name__} with "
                 f"{model.config._attn_implementation} attention, got true."
             )
         if self.share_prompts is None:
-            return able and model.device.type == "cpu" and _compute_dtype(model) == torch.float32
+            return is_able and model.device.type == "cpu" and _compute_dtype(model) == torch.float32
         return self.share_prompts
 
 
@@ -122,10 +121,10 @@ class _Batch:
 
     Args:
         model: The policy.
-        cache: What each row has seen, less ``prefix``.
-        prefix: The prompts that rows share; None where the cache has them.
-        mask: (n, P) bool, of the rows' prompts.
-        logits: (n, V), of the rows' first tokens.
+        cache: Keys and values of the rows, without those in ``prefix``.
+        prefix: The prompts that rows share; None if the cache holds them.
+        mask: (n, P) bool, mask of the rows' prompts.
+        logits: (n, V), logits of the rows' first tokens.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class _Batch:
         self.prefix = prefix
         self.mask = mask
         self.logits = logits
-        self.positions = mask.sum(dim=1)  # (n,), of the next token
+        self.positions = mask.sum(dim=1)  # (n,), position of the next token
 
     def decode(self, sampling: Sampling, noise: Tensor | None, every: int) -> Tensor:
         """Return the completions.
@@ -153,7 +152,7 @@ class _Batch:
         if noise is not None:
             noise = on_device(noise, device)
         result = torch.full((len(self.mask), steps), sampling.pad_id, device=device)
-        rows = torch.arange(len(result), device=device)  # of the result, for each row of the batch
+        rows = torch.arange(len(result), device=device)  # row of the result for each row of the batch
         finished = torch.zeros(len(result), dtype=torch.bool, device=device)
         eos_ids = torch.tensor(sampling.eos_ids, device=device)
         self._prepare_mask(steps)
@@ -167,14 +166,14 @@ class _Batch:
             if (step + 1) % every == 0 and (active := int((~finished).sum())) < len(rows):
                 if active == 0:
                     break
-                kept = _compacted(finished, active)
-                rows, finished, tokens = rows[kept], finished[kept], tokens[kept]
-                self._select(kept)
+                remaining = _compacted(finished, active)
+                rows, finished, tokens = rows[remaining], finished[remaining], tokens[remaining]
+                self._select(remaining)
             self._forward(tokens)
         return result
 
     def _prepare_mask(self, steps: int) -> None:
-        """Make room for the completion in the mask, in the form that the model's attention takes as it is."""
+        """Extend the mask by the completion, in the form that the model's attention uses directly."""
         self.bias: Tensor | None = None
         self.padded = not bool(self.mask.all())
         self.mask = torch.nn.functional.pad(self.mask, (0, steps), value=True)
@@ -185,13 +184,13 @@ class _Batch:
             bias = torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device)
             self.bias = bias.masked_fill_(~self.mask, torch.finfo(dtype).min)[:, None, None]  # (n, 1, 1, P + T)
 
-    def _select(self, kept: Tensor) -> None:
-        self.cache.batch_select_indices(kept)
-        self.mask, self.positions = self.mask[kept], self.positions[kept]
+    def _select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
         if self.bias is not None:
-            self.bias = self.bias[kept]
+            self.bias = self.bias[rows]
         if self.prefix is not None:
-            self.prefix.select(kept)
+            self.prefix.select(rows)
 
     def _forward(self, tokens: Tensor) -> None:
         """Feed one token per row; sets ``logits``."""
@@ -203,7 +202,7 @@ class _Batch:
                 with attending_to(self.prefix, self.model):
                     self.logits = _logits(self.model, ids, None, positions, self.cache, shared_prefix=self.prefix)
                 return
-            except CannotShareError as error:  # at the first token, if at all
+            except CannotShareError as error:  # at the first token only
                 _warn_once(f"Each completion gets a copy of its prompt's cache: {error}.")
                 self.cache = growing_cache(self.model.config)
                 self.prefix.prompts.fork_into(self.cache, self.prefix.groups)
@@ -235,15 +234,15 @@ def prefill_batches(lengths: list[int]) -> list[slice]:
 
 
 def _prefill(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[PromptCache, Tensor]:
-    """Return the cache of (B, P) prompts, sorted by length, and the (B, V) logits of what follows them."""
+    """Return the cache of (B, P) prompts, sorted by length, and the (B, V) logits of their next tokens."""
     prompts = PromptCache(mask)
     lengths = mask.sum(dim=1).tolist()
     logits = []
-    for some in prefill_batches(lengths):
+    for batch in prefill_batches(lengths):
         cache = DynamicCache(config=model.config)
-        width = lengths[some.stop - 1]
-        logits.append(_first_logits(model, ids[some, -width:], mask[some, -width:], cache))
-        prompts.write(some.start, cache)
+        width = lengths[batch.stop - 1]
+        logits.append(_first_logits(model, ids[batch, -width:], mask[batch, -width:], cache))
+        prompts.write(batch.start, cache)
     return prompts, torch.cat(logits)
 
 
@@ -266,7 +265,7 @@ def _logits(
 
 @functools.cache
 def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
-    """Return the names of what a forward pass takes; asked for at every token."""
+    """Return the names of a forward pass's arguments; cached, as every token asks for them."""
     return frozenset(inspect.signature(forward).parameters)
 
 
@@ -277,14 +276,14 @@ def _choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tens
 
 
 def _compacted(finished: Tensor, active: int) -> Tensor:
-    """Return the rows that go on, with as few in another place as can be.
+    """Return the unfinished rows in an order that moves as few as possible.
 
     >>> _compacted(torch.tensor([False, True, False, False]), active=3)
     tensor([0, 3, 2])
     """
-    kept = torch.arange(active, device=finished.device)
-    kept[finished[:active]] = (~finished[active:]).nonzero().squeeze(1) + active
-    return kept
+    rows = torch.arange(active, device=finished.device)
+    rows[finished[:active]] = (~finished[active:]).nonzero().squeeze(1) + active
+    return rows
 
 
 def _compute_dtype(model: PreTrainedModel) -> torch.dtype:
@@ -293,7 +292,7 @@ def _compute_dtype(model: PreTrainedModel) -> torch.dtype:
 
 
 def _decodes(model: PreTrainedModel) -> bool:
-    """Whether a model takes explicit positions and keeps nothing but keys and values."""
+    """Tell whether a model takes explicit positions and caches only keys and values."""
     return (
         {"position_ids", "past_key_values"} <= _arguments(type(model).forward)
         and layer_types(model.config) <= {DynamicLayer, DynamicSlidingWindowLayer}

@@ -1,4 +1,4 @@
-"""Rollouts through vLLM, on the GPU that also trains. Optional: ``pip install -e '.[vllm]'``."""
+"""Rollouts through vLLM, on the GPU that also trains. Optional: ``pip install 'lightning-pspo[vllm]'``."""
 
 from __future__ import annotations
 
@@ -15,52 +15,55 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, prompt_rows, right_padded
 from lightning_pspo.types import Completions, PromptBatch
 
-_COLDEST = 0.01  # vLLM raises lower temperatures to this
+_MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to this
 
 
 class VLLMEngine(RolloutEngine):
-    """vLLM in the training process, one engine a rank, asleep while the policy is updated.
+    """vLLM in the training process, one engine per rank, asleep while the policy is updated.
 
-    NOT TESTED: this project has not run this class on a GPU so far. What surrounds vLLM (requests, results, weights and
-    their names) is tested on the CPU; the calls into vLLM follow the source of its version 0.33. That version wants
-    ``transformers`` below 5.21, this package 5.23 or later: until they meet, pip refuses to install both together.
+    NOT TESTED: this project has not run this class on a GPU so far. The code around vLLM (requests, results, weights
+    and their names) is tested on the CPU; the calls into vLLM follow the source of its version 0.33. That version needs
+    ``transformers`` below 5.21, this package 5.23 or later, so pip refuses to install both together for now.
 
-    Before each rollout the policy's weights are copied into vLLM, adapters merged; after it vLLM gives its memory back.
-    It samples with kernels and a dtype of its own: pass its log-probs on to the mismatch correction
-    (``lightning_pspo.objective.mismatch``), or the update takes them for the policy's.
+    Before each rollout the policy's weights are copied into vLLM, adapters merged; afterwards vLLM frees its memory.
+    vLLM samples with its own kernels and dtype, and returns log-probs for the mismatch correction
+    (``lightning_pspo.objective.mismatch``).
 
-    What to know before choosing it:
+    Before choosing it, know that:
 
-    - Each completion has a seed of its own, taken from its prompt's noise, so that a resumed run asks for the same
-      draws. It gets them as far as vLLM's kernels do not depend on the batch (see vLLM's ``VLLM_BATCH_INVARIANT``). The
-      tokens are other ones than those of the engines that invert the noise.
-    - Dense models only: a mixture of experts has other parameter names in vLLM than in ``transformers``, which is
-      noticed at the first rollout. Quantized weights are refused.
-    - ``VLLM_ENABLE_V1_MULTIPROCESSING`` is set to 0 by vLLM itself, and a process group is started where there is none.
+    - Each completion has its own seed, taken from its prompt's noise, so that a resumed run asks for the same draws. It
+      gets them if vLLM's kernels do not depend on the batch (see vLLM's ``VLLM_BATCH_INVARIANT``). The tokens differ
+      from those of the other engines.
+    - Dense models only: vLLM renames the parameters of mixtures of experts, which fails at the first rollout. Quantised
+      weights are refused.
+    - vLLM sets ``VLLM_ENABLE_V1_MULTIPROCESSING`` to 0, and starts a process group if none is running.
     - All ranks must sample at the same time, at least the first time: vLLM compares their free memory.
 
     Args:
-        gpu_memory_utilization: Share of the GPU that vLLM may fill while it samples, in (0, 1].
-        max_model_len: Longest prompt with its completion in tokens, at least 2; None takes the model's context, for
-            which there must be room in the cache.
-        dtype: In which vLLM computes.
+        gpu_memory_utilization: Share of the GPU's memory that vLLM may use while it samples, in (0, 1].
+        max_model_len: Longest prompt with its completion in tokens, at least 2; None for the model's context, which
+            must then fit the cache.
+        dtype: Dtype of vLLM's computation.
         enforce_eager: Capture no CUDA graphs: slower, starts faster.
-        sleep_level: What is given back between rollouts: 2 weights and cache, 1 the cache, with the weights in host
-            memory, 0 nothing.
+        sleep_level: Memory freed between rollouts: 2 for weights and cache, 1 for the cache with the weights moved to
+            host memory, 0 for none.
 
     Raises:
-        InputError: If a setting is out of range, vLLM is not installed, or there is no CUDA device.
+        InputError: If a setting is out of range, vLLM is not installed, or no CUDA device is available.
     """
 
-    keyed = False
-    exact = False
+    uses_given_noise = False
+    uses_own_kernels = True
+    needs_cuda = True
+    min_temperature = _MIN_TEMPERATURE
 
     def __init__(
         self,
+        *,
         gpu_memory_utilization: float = 0.4,
         max_model_len: int | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
@@ -69,8 +72,7 @@ class VLLMEngine(RolloutEngine):
     ) -> None:
         if not 0.0 < gpu_memory_utilization <= 1.0:
             raise InputError(f"`gpu_memory_utilization` must lie in (0, 1], got {gpu_memory_utilization}.")
-        if max_model_len is not None and max_model_len < 2:
-            raise InputError(f"`max_model_len` must be at least 2, got {max_model_len}.")
+        check_at_least("max_model_len", max_model_len, 2)
         if sleep_level not in (0, 1, 2):
             raise InputError(f"`sleep_level` must be 0, 1 or 2, got {sleep_level}.")
         check_environment(importlib.util.find_spec("vllm") is not None, torch.cuda.is_available())
@@ -84,18 +86,18 @@ class VLLMEngine(RolloutEngine):
     def generate(
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
-        """Return B * G completions, prompt-major, with the log-probs that vLLM sampled with (None when greedy).
+        """Return B * G completions, prompt-major, with vLLM's log-probs of their tokens (None when greedy).
 
         Raises:
-            InputError: If a prompt with its completion is too long, or the weights are quantized or not on a GPU.
+            InputError: If a prompt with its completion is too long, or the weights are quantised or not on a GPU.
         """
         rows = prompt_rows(prompts)
         check_lengths(rows, sampling.max_new_tokens, self.max_model_len)
         self._wake(model)
-        settings = importlib.import_module("vllm").SamplingParams
+        sampling_params = importlib.import_module("vllm").SamplingParams
         outputs = self._llm.generate(
             [{"prompt_token_ids": row} for row in rows],
-            [settings(**request) for request in request_settings(sampling, uniforms, len(rows))],
+            [sampling_params(**request) for request in request_settings(sampling, uniforms, len(rows))],
             use_tqdm=False,
         )
         if self.sleep_level:
@@ -103,20 +105,20 @@ class VLLMEngine(RolloutEngine):
         return completions_of(outputs, sampling, prompts.prompt_ids.device)
 
     def _wake(self, model: PreTrainedModel) -> None:
-        """Have vLLM ready, with the policy's weights; the cache comes last, so that the peak stays low."""
+        """Load the policy's weights into vLLM, then restore its cache, which keeps the peak of memory low."""
         asleep = self._llm is not None and self.sleep_level > 0
         if self._llm is None:
             self._llm = self._start(model)
         if asleep:
-            torch.cuda.empty_cache()  # what the update leaves in torch's allocator is not vLLM's to take
+            torch.cuda.empty_cache()  # vLLM cannot use what torch's allocator holds
             self._llm.wake_up(tags=["weights"])
         self._llm.apply_model(partial(load_policy, policy=model))
         if asleep:
             self._llm.wake_up(tags=["kv_cache"])
-        self._llm.reset_prefix_cache()  # of the weights before
+        self._llm.reset_prefix_cache()  # of the old weights
 
     def _start(self, model: PreTrainedModel) -> Any:
-        """Return a new vLLM on the model's device."""
+        """Start vLLM on the model's device."""
         device = model.device
         if device.type != "cuda":
             raise InputError(f"VLLMEngine needs the policy on a CUDA device (trainer.accelerator=gpu), got {device}.")
@@ -124,7 +126,7 @@ class VLLMEngine(RolloutEngine):
             return importlib.import_module("vllm").LLM(
                 model=model.config._name_or_path,
                 revision=getattr(model.config, "_commit_hash", None),
-                load_format="dummy",  # every weight comes from the policy
+                load_format="dummy",  # all weights come from the policy
                 skip_tokenizer_init=True,
                 dtype=self.dtype,
                 max_model_len=self.max_model_len,
@@ -133,23 +135,23 @@ class VLLMEngine(RolloutEngine):
                 enable_sleep_mode=self.sleep_level > 0,
                 distributed_executor_backend="external_launcher",
                 logprobs_mode="processed_logprobs",  # of the distribution after temperature and nucleus
-                seed=0,  # requests have their own
+                seed=0,  # each request has its own
             )
 
 
 def check_environment(installed: bool, cuda: bool) -> None:
-    """Refuse a machine on which vLLM cannot run.
+    """Refuse a machine that cannot run vLLM.
 
     >>> check_environment(installed=True, cuda=True)
     """
     if not installed:
-        raise InputError("VLLMEngine needs vLLM, which is not installed: pip install -e '.[vllm]'.")
+        raise InputError("VLLMEngine needs vLLM, which is not installed: pip install 'lightning-pspo[vllm]'.")
     if not cuda:
-        raise InputError("VLLMEngine needs a CUDA device, and there is none; use another `engine`.")
+        raise InputError("VLLMEngine needs a CUDA device, which this machine lacks: use another `engine`.")
 
 
 def check_lengths(rows: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> None:
-    """Refuse a prompt that leaves no room for ``max_new_tokens``; vLLM would cut the completion short.
+    """Refuse a prompt that leaves no room for ``max_new_tokens``: vLLM would cut its completion short.
 
     >>> check_lengths([[5, 6, 7]], max_new_tokens=5, limit=8)
     """
@@ -163,19 +165,21 @@ def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) 
 
     Args:
         sampling: How to draw.
-        uniforms: (B * G, steps) float64; None when greedy. vLLM gives completion g of a prompt the seed of the prompt
-            plus g, and the seed comes from the first number of the prompt's first row.
+        uniforms: (B * G, steps) float64; None when greedy. A prompt's seed is made of the first number of its first
+            row; vLLM adds g to it for completion g.
         prompts: Number of prompts, B.
 
     Raises:
-        InputError: If the temperature is one that vLLM would raise.
+        InputError: If vLLM would raise the temperature.
 
     >>> noise = torch.tensor([[0.5], [0.25], [0.125], [0.75]], dtype=torch.float64)
     >>> [s["seed"] / 2**53 for s in request_settings(Sampling(2, 1.0, 1.0, 8, (2,), 0), noise, prompts=2)]
     [0.5, 0.125]
     """
-    if 0.0 < sampling.temperature < _COLDEST:
-        raise InputError(f"VLLMEngine needs a temperature of 0 or at least {_COLDEST}, got {sampling.temperature}.")
+    if 0.0 < sampling.temperature < _MIN_TEMPERATURE:
+        raise InputError(
+            f"VLLMEngine needs a temperature of 0 or at least {_MIN_TEMPERATURE}, got {sampling.temperature}."
+        )
     common: dict[str, Any] = {
         "n": sampling.samples,
         "temperature": sampling.temperature,
@@ -191,11 +195,11 @@ def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) 
     if uniforms is None:
         return [common] * prompts
     seeds = (uniforms[:: sampling.samples, 0] * 2.0**53).long().tolist()
-    return [{**common, "logprobs": 0, "seed": seed} for seed in seeds]  # 0: the sampled token's alone
+    return [{**common, "logprobs": 0, "seed": seed} for seed in seeds]  # 0: of the sampled token only
 
 
 def completions_of(outputs: Sequence[Any], sampling: Sampling, device: torch.device) -> Completions:
-    """Turn vLLM's results into completions.
+    """Convert vLLM's results.
 
     Args:
         outputs: B results (``vllm.RequestOutput``) in the order of the prompts, each with G ``outputs``.
@@ -205,24 +209,24 @@ def completions_of(outputs: Sequence[Any], sampling: Sampling, device: torch.dev
     Raises:
         RuntimeError: If a completion ends without an end-of-sequence token before the limit.
     """
-    drawn = [one for output in outputs for one in sorted(output.outputs, key=lambda one: one.index)]
-    rows = [list(one.token_ids) for one in drawn]
-    for row, one in zip(rows, drawn, strict=True):
+    results = [result for output in outputs for result in sorted(output.outputs, key=lambda result: result.index)]
+    rows = [list(result.token_ids) for result in results]
+    for row, result in zip(rows, results, strict=True):
         if len(row) < sampling.max_new_tokens and (not row or row[-1] not in sampling.eos_ids):
-            raise RuntimeError(f"vLLM ended a completion after {len(row)} tokens, {one.finish_reason}: {row[-3:]}.")
+            raise RuntimeError(f"vLLM ended a completion after {len(row)} tokens, {result.finish_reason}: {row[-3:]}.")
     ids = right_padded(rows, sampling.pad_id, device)  # (N, T)
     mask, truncated = completion_mask(ids, sampling.eos_ids)
     if sampling.temperature == 0.0:
         return Completions(ids, mask, truncated)
-    said = [
-        [entry[token].logprob for token, entry in zip(row, one.logprobs, strict=True)]
-        for row, one in zip(rows, drawn, strict=True)
+    logprobs = [
+        [entry[token].logprob for token, entry in zip(row, result.logprobs, strict=True)]
+        for row, result in zip(rows, results, strict=True)
     ]
-    return Completions(ids, mask, truncated, right_padded(said, 0.0, device).masked_fill(~mask, 0.0))
+    return Completions(ids, mask, truncated, right_padded(logprobs, 0.0, device).masked_fill(~mask, 0.0))
 
 
 def base_name(name: str) -> str | None:
-    """Return the name of a parameter in the model without adapters; None for a parameter of an adapter.
+    """Return a parameter's name in the model without adapters; None for a parameter of an adapter.
 
     >>> base_name("model.layers.0.mlp.up_proj.base_layer.weight"), base_name("lm_head.weight")
     ('model.layers.0.mlp.up_proj.weight', 'lm_head.weight')
@@ -237,12 +241,12 @@ def base_name(name: str) -> str | None:
 
 @torch.no_grad()
 def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of every weight as a checkpoint has them, adapters merged.
+    """Yield name and value of every weight, adapters merged, as the model without adapters would store them.
 
-    Merged weights exist one at a time, and the policy keeps its own to the last bit.
+    One merged weight exists at a time, and the policy's own keep their bits.
 
     Raises:
-        InputError: If a weight is quantized.
+        InputError: If a weight is quantised.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -251,14 +255,14 @@ def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if target is None:
             continue
         if not parameter.is_floating_point():
-            raise InputError(f"VLLMEngine needs weights that are not quantized, got {parameter.dtype} in {target}.")
+            raise InputError(f"VLLMEngine needs weights that are not quantised, got {parameter.dtype} in {target}.")
         head, _, tail = name.rpartition(".base_layer.")
         owner = policy.get_submodule(head) if head else None
         if tail == "weight" and isinstance(owner, BaseTunerLayer):
             before = parameter.clone()
             owner.merge()
             merged = parameter.clone()
-            owner.unmerge()  # for its books; the subtraction leaves rounding behind
+            owner.unmerge()  # for its bookkeeping: the subtraction leaves rounding errors
             parameter.copy_(before)
             yield target, merged
         else:
@@ -269,7 +273,7 @@ def load_policy(target: nn.Module, policy: nn.Module) -> None:
     """Copy the policy's weights into vLLM's model.
 
     Raises:
-        RuntimeError: If one of its weights gets no value.
+        RuntimeError: If a weight of vLLM's model gets no value.
     """
     loaded: set[str] = cast(Any, target).load_weights(policy_weights(policy))
     missing = {name for name, _ in target.named_parameters()} - loaded
@@ -278,7 +282,7 @@ def load_policy(target: nn.Module, policy: nn.Module) -> None:
 
 
 def launcher_variables(local_rank: int) -> dict[str, str]:
-    """Return the environment in which vLLM finds its rank and device: that of the running process group, or of one."""
+    """Return vLLM's environment variables for rank and device, in the running process group or in one of its own."""
     if torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         return {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
@@ -291,7 +295,7 @@ def launcher_variables(local_rank: int) -> dict[str, str]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while; Lightning would take them for a launcher's."""
+    """Set environment variables within the block only, because Lightning would take them for a launcher's."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

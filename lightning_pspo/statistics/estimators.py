@@ -1,7 +1,6 @@
-"""What n samples of one prompt say about k of them: pass@k, maj@k, best@k.
+"""Unbiased estimates of pass@k, maj@k and best@k from n samples of one prompt.
 
-Each is the exact mean over all subsets of k of the n samples, so that a single sampling pass gives every k up to n
-without bias; k = n is the samples as they are.
+Each is the exact mean over all subsets of k of the n samples, so one sampling pass gives every k up to n.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _Floats = NDArray[np.float64]
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Return the probability that k of a prompt's samples hold a correct one (arXiv 2107.03374, equation 1).
+    """Return the probability that k of a prompt's samples include a correct one (arXiv 2107.03374, equation 1).
 
     Args:
         samples: Number of samples, n.
@@ -39,9 +38,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 def majority_at_k(correct: int, others: Sequence[int], abstentions: int, k: int) -> float:
     """Return the probability that the most frequent answer among k of a prompt's samples is the correct one.
 
-    Answers are counted by meaning: every cluster of equivalent answers is one candidate (arXiv 2203.11171). Samples
-    without an answer are drawn like the others but have no vote; when none of the k has an answer, the vote is lost. A
-    tie is broken by chance: the correct answer gets one over the number of tied answers.
+    Every cluster of equivalent answers is one candidate (arXiv 2203.11171). Samples without an answer are drawn like
+    the others but do not vote; if none of the k has an answer, the vote is lost. Ties are broken at random: the correct
+    answer gets one over the number of tied answers.
 
     Args:
         correct: Samples with the correct answer, at least 0.
@@ -72,8 +71,8 @@ def _majority(correct: int, others: tuple[int, ...], abstentions: int, k: int) -
     if k == samples:
         tied = sum(size == correct for size in others)
         return 0.0 if others[0] > correct else 1.0 / (1 + tied)
-    # Independent thinning: if each sample is drawn with probability k / n, then given that k were drawn, every subset
-    # of k is equally likely. Unlike products of binomial coefficients, its terms neither overflow nor cancel.
+    # Draw each sample independently with probability k / n: given that k were drawn, every subset of k is equally
+    # likely. Unlike products of binomial coefficients, these terms neither overflow nor cancel.
     rate = k / samples
     silent = _thinned(abstentions, rate)
     wanted = _thinned(correct, rate)
@@ -85,7 +84,7 @@ def _majority(correct: int, others: tuple[int, ...], abstentions: int, k: int) -
 
 
 def _not_beaten(clusters: Sequence[_Floats], silent: _Floats, votes: int, rest: int) -> float:
-    """Return the sum over draws of ``rest`` samples with no cluster above ``votes``, each over 1 + its ties."""
+    """Sum the probability of drawing ``rest`` samples with no cluster above ``votes``, divided by 1 + its ties."""
     ties = rest // votes
     table = np.zeros((ties + 1, rest + 1))  # probability of (tied clusters, samples drawn)
     table[0, 0] = 1.0
@@ -97,9 +96,7 @@ def _not_beaten(clusters: Sequence[_Floats], silent: _Floats, votes: int, rest: 
             else:
                 grown[1:, drawn:] += probability * table[:-1, : rest + 1 - drawn]
         table = grown
-    silence = np.zeros(rest + 1)
-    kept = min(len(silent), rest + 1)
-    silence[:kept] = silent[:kept]
+    silence = np.resize(np.append(silent, np.zeros(rest + 1)), rest + 1)
     return float(((table @ silence[::-1]) / np.arange(1, ties + 2)).sum())
 
 
@@ -112,11 +109,11 @@ def _thinned(size: int, rate: float) -> _Floats:
 
 
 def best_at_k(scores: Sequence[float], values: Sequence[float], k: int) -> float:
-    """Return the mean value of the best-scored one of k of a prompt's samples; ties are broken by chance.
+    """Return the mean value of the best-scored of k of a prompt's samples; ties are broken at random.
 
     Args:
-        scores: (n,) what the choice goes by, such as a reward.
-        values: (n,) what the chosen sample is worth, such as 1 for a correct one.
+        scores: (n,) score by which a sample is chosen, such as a reward.
+        values: (n,) value of the chosen sample, such as 1 for a correct one.
         k: In [1, n].
 
     Raises:

@@ -1,11 +1,11 @@
-"""Intervals for means over prompts. No torch.
+"""Confidence intervals of means over prompts.
 
-Several samples of a prompt are not independent, so that every interval here takes one number for each prompt.
+Samples of one prompt are not independent, so every interval takes one number per prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, isfinite, lgamma, log, log1p, sqrt
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _LEVEL = 0.95
 _BISECTIONS = 60
-_PRIOR = 0.25  # the sum of squares that one prompt adds at most, half-way between the ends
+_PRIOR = 0.25  # the sum of squares of one fair coin
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Estimate:
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval for a rate (Wilson 1927; without continuity correction).
 
-    It supposes independent trials: for several samples per prompt, pass prompts and not samples.
+    It assumes independent trials: with several samples per prompt, count prompts, not samples.
 
     Args:
         successes: Number of successes, in [0, trials].
@@ -62,7 +62,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}.")
     low, high = _wilson(successes / trials, trials, confidence)
-    # Rounding would leave about 1e-17 where the bound is 0 or 1 exactly.
+    # Rounding would leave about 1e-17 where the bound is exactly 0 or 1.
     return (0.0 if successes == 0 else max(0.0, low)), (1.0 if successes == trials else min(1.0, high))
 
 
@@ -75,15 +75,15 @@ def _wilson(rate: float, trials: float, confidence: float) -> tuple[float, float
 
 
 def share_interval(shares: Sequence[float] | NDArray[np.float64]) -> Estimate:
-    """Return the mean of one share per prompt, such as that of its correct samples, with a 95 % interval.
+    """Return the mean of one share per prompt, such as the share of correct samples, with a 95 % interval.
 
-    Wilson's interval for an effective number of prompts: as many as it takes for a coin's mean to vary as much as this
-    one does (Franco et al., Journal of Survey Statistics and Methodology 7, 2019). The variance is measured with one
-    fair coin added, so that few prompts which happen to agree are not taken for certainty. With one sample a prompt it
-    is Wilson's interval itself. docs/evaluation.md has its coverage.
+    Wilson's interval for an effective number of prompts: the number of coin tosses whose mean would vary as much as
+    this one (Franco et al., Journal of Survey Statistics and Methodology 7, 2019). One fair coin is added to the
+    variance, so that a few prompts that happen to agree do not look certain. With one sample per prompt it is Wilson's
+    own interval; docs/evaluation.md gives its coverage.
 
     Args:
-        shares: (n,) in [0, 1], one for each prompt, at least 1.
+        shares: (n,) in [0, 1], one per prompt, at least 1.
 
     Raises:
         ValueError: There is no prompt, or a share lies outside its range.
@@ -91,7 +91,7 @@ def share_interval(shares: Sequence[float] | NDArray[np.float64]) -> Estimate:
     >>> estimate = share_interval([1.0] * 8 + [0.0] * 2)
     >>> round(estimate.low, 4), round(estimate.high, 4)
     (0.4902, 0.9433)
-    >>> estimate = share_interval([0.75, 0.85] * 5)  # the same mean, from prompts that are alike
+    >>> estimate = share_interval([0.75, 0.85] * 5)  # the same mean from prompts that are alike
     >>> round(estimate.low, 4), round(estimate.high, 4)
     (0.6894, 0.8782)
     """
@@ -100,11 +100,11 @@ def share_interval(shares: Sequence[float] | NDArray[np.float64]) -> Estimate:
     if not prompts or not (values >= 0.0).all() or not (values <= 1.0).all():
         raise ValueError(f"`shares` must be at least one number in [0, 1], got {values[:5].tolist()}.")
     mean = float(values.mean())
-    coins = prompts * mean * (1.0 - mean)  # the sum of squares if every prompt were a coin
+    coins = prompts * mean * (1.0 - mean)  # the sum of squares if every prompt were one coin toss
     squares = float(((values - mean) ** 2).sum())
     trials = prompts * max(1.0, (coins + _PRIOR) / (squares + _PRIOR))
     low, high = _wilson(mean, trials, _LEVEL)
-    # Rounding: the bounds of a mean of 0 or 1, and the mean of equal shares.
+    # Rounding may push the bounds of a mean of 0 or 1 past it.
     return Estimate(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)))
 
 
@@ -112,7 +112,7 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
     """Return the mean of one unbounded number per prompt, such as a length, with Student's 95 % interval.
 
     Args:
-        values: (n,) finite, one for each prompt, at least 1; the interval of a single one is without bounds.
+        values: (n,) finite, one per prompt, at least 1; the interval of a single value is unbounded.
 
     Raises:
         ValueError: There is no prompt, or a number is not finite.
@@ -131,8 +131,9 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+@lru_cache(maxsize=256)
 def t_quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t.
+    """Return the quantile of Student's t distribution, by bisection.
 
     Args:
         probability: In (0, 1).
@@ -143,17 +144,15 @@ def t_quantile(probability: float, freedom: float) -> float:
     """
     if not 0.0 < probability < 1.0 or not freedom > 0.0:
         raise ValueError(f"`probability` must lie in (0, 1) and `freedom` above 0, got {probability} and {freedom}.")
-    return _t_quantile(probability, freedom)
-
-
-@lru_cache(maxsize=256)
-def _t_quantile(probability: float, freedom: float) -> float:
     if probability < 0.5:
-        return -_t_quantile(1.0 - probability, freedom)
-    top = 1.0
-    while t_probability(top, freedom) < probability:
-        top *= 2.0
-    return _root(lambda t: t_probability(t, freedom) - probability, 0.0, top)
+        return -t_quantile(1.0 - probability, freedom)
+    low, high = 0.0, 1.0
+    while t_probability(high, freedom) < probability:
+        high *= 2.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_probability(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2
 
 
 def t_probability(t: float, freedom: float) -> float:
@@ -168,16 +167,6 @@ def t_probability(t: float, freedom: float) -> float:
     return 1.0 - tail if t > 0 else tail
 
 
-def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if rising(middle) < 0.0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
 def _beta(a: float, b: float, x: float) -> float:
     """Return the regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
     if x <= 0.0 or x >= 1.0:
@@ -185,7 +174,7 @@ def _beta(a: float, b: float, x: float) -> float:
     if x > (a + 1) / (a + b + 2):
         return 1.0 - _beta(b, a, 1.0 - x)
     front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
-    # Lentz's method; on this side of the switch no denominator comes near 0.
+    # Lentz's method; on this side of the symmetry no denominator comes near 0.
     c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, 10_000):

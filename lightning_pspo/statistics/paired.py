@@ -1,4 +1,4 @@
-"""Differences between two arms that answered the same prompts."""
+"""The difference between two arms that answered the same prompts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Difference:
     """The second arm's mean less the first's.
 
     Attributes:
-        estimate: The difference with its 95 % interval. With several runs in an arm it is about the arm, a training
-            recipe whose next run would differ; with one run in each it is about these two runs.
-        p_value: Of no difference, two-sided, in the same sense.
-        same_runs: The interval over prompts alone, about these very runs.
+        estimate: The difference with its 95 % interval. With several runs in an arm it is about the training recipe,
+            whose next run would differ; with one run in each arm it is about these two runs only.
+        p_value: Two-sided p-value of no difference, in the same sense.
+        same_runs: The interval over prompts alone, about these runs.
         first: Mean of the first arm.
         second: Mean of the second arm.
         prompts: Number of prompts, P.
@@ -45,19 +45,18 @@ class Difference:
 def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed: int = 0) -> Difference:
     """Compare two arms prompt by prompt.
 
-    One run in each arm: the interval is the percentile bootstrap over prompts, its levels widened for small numbers
-    (arXiv 1411.5279), with one prompt added on which both arms toss a fair coin, so that a change which these prompts
-    happen not to show is not ruled out. The test flips the sign of whole prompts' differences; with one sample a prompt
-    it is McNemar's exact test. Several runs in an arm: the variance has a part from prompts and one from runs, each
-    clustered, less the residual part that both hold; interval and test are Student's with Satterthwaite's degrees of
-    freedom, because a bootstrap of two or three runs is far too narrow. An arm of one run adds no part from runs: it is
-    taken as it is.
+    One run in each arm: the interval is the percentile bootstrap over prompts, widened for small samples (arXiv
+    1411.5279), with one prompt added on which both arms toss a fair coin, so that a change these prompts happen not to
+    show is not ruled out. The test flips the sign of whole prompts' differences; with one sample per prompt it is
+    McNemar's exact test. Several runs in an arm: the variance has a part from prompts and a part from runs, each
+    clustered, less the residual that is in both; interval and test are Student's with Satterthwaite's degrees of
+    freedom, because a bootstrap of two or three runs is far too narrow. An arm of one run adds no variance of runs.
 
     Args:
         first: (S, P) values in [0, 1], runs by prompts, such as the share of correct samples.
         second: (S', P) likewise, the same prompts in the same order.
-        resamples: Bootstrap resamples and drawn sign patterns.
-        seed: Of both.
+        resamples: Number of bootstrap resamples and of random sign patterns.
+        seed: Seed of both.
 
     Raises:
         ValueError: The arms have no run, different prompts, or fewer than two.
@@ -70,7 +69,7 @@ def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed:
         raise ValueError(
             f"the arms must have the same prompts, at least 2, got {prompts} and {second.shape[1]} of them."
         )
-    differences = (second.mean(axis=0) - first.mean(axis=0)).round(12)  # equal ones must be equal to the bit
+    differences = (second.mean(axis=0) - first.mean(axis=0)).round(12)  # equal differences must have the same bits
     generator = np.random.default_rng(seed)
     same_runs = _bootstrap(differences, resamples, generator)
     if len(first) == len(second) == 1:
@@ -91,9 +90,9 @@ def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed:
 
 def _bootstrap(differences: _Floats, resamples: int, generator: np.random.Generator) -> Estimate:
     prompts, mean = len(differences), float(differences.mean())
-    tossed = [-1.0, 0.0, 0.0, 1.0]  # what two coins can differ by
-    values, places = np.unique(np.concatenate([differences, tossed]), return_inverse=True)
-    weights = np.bincount(places, weights=[1.0] * prompts + [0.25] * len(tossed))
+    tossed = [-1.0, 0.0, 0.0, 1.0]  # the four differences of two fair coins
+    values, indices = np.unique(np.concatenate([differences, tossed]), return_inverse=True)
+    weights = np.bincount(indices, weights=[1.0] * prompts + [0.25] * len(tossed))
     drawn = generator.multinomial(prompts + 1, weights / (prompts + 1), size=resamples) @ values / (prompts + 1)
     level = NormalDist().cdf(-sqrt(prompts / (prompts - 1)) * t_quantile(0.975, prompts - 1))
     low, high = np.quantile(drawn, [level, 1 - level])
@@ -101,10 +100,10 @@ def _bootstrap(differences: _Floats, resamples: int, generator: np.random.Genera
 
 
 def sign_flip_test(differences: _Floats, resamples: int, generator: np.random.Generator) -> float:
-    """Return the two-sided p-value of the mean of ``differences`` when each prompt's sign is a coin's.
+    """Return the two-sided p-value of the mean of ``differences`` if the sign of each prompt were a coin toss.
 
-    Exact when all non-zero differences are of one size or there are at most 14 of them; else from ``resamples`` drawn
-    patterns, the observed one counted among them.
+    Exact if all non-zero differences have one size or there are at most 14 of them; else from ``resamples`` random
+    patterns, with the observed one counted among them.
 
     >>> sign_flip_test(np.array([1.0, 1.0, 1.0, 1.0, -1.0, 0.0]), 1, np.random.default_rng(0))  # 12 of 32 patterns
     0.375
@@ -133,9 +132,9 @@ def _over_runs(first: _Floats, second: _Floats, differences: _Floats) -> tuple[E
     by_arm = [_run_variance(arm) for arm in (first, second)]
     over_runs = sum(total for total, _ in by_arm)
     residual = sum(inner for _, inner in by_arm)
-    kept = max(0.0, over_runs - residual) / over_runs if over_runs > 0.0 else 0.0
-    variance = over_prompts + kept * over_runs
-    # Degrees of freedom from the variances before the residual part is taken off: its estimate is noisy as well.
+    share = max(0.0, over_runs - residual) / over_runs if over_runs > 0.0 else 0.0
+    variance = over_prompts + share * over_runs
+    # Degrees of freedom from the variances that still include the residual, whose estimate is noisy as well.
     spread = over_prompts**2 / (prompts - 1)
     spread += sum(total**2 / (len(arm) - 1) for arm, (total, _) in zip((first, second), by_arm, strict=True) if total)
     freedom = (over_prompts + over_runs) ** 2 / spread
@@ -145,7 +144,7 @@ def _over_runs(first: _Floats, second: _Floats, differences: _Floats) -> tuple[E
 
 
 def _run_variance(arm: _Floats) -> tuple[float, float]:
-    """Return the variance of an arm's mean from its runs, and the part of it that is noise of run and prompt."""
+    """Return the variance of an arm's mean over its runs, and the residual (run by prompt) part of it."""
     runs, prompts = arm.shape
     if runs == 1:
         return 0.0, 0.0
@@ -156,14 +155,14 @@ def _run_variance(arm: _Floats) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's method (Scandinavian Journal of Statistics 6, 1979), in given order.
+    """Adjust p-values for multiple comparisons by Holm's method (Scandinavian Journal of Statistics 6, 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted

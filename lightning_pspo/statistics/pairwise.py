@@ -1,4 +1,4 @@
-"""Strengths from pairwise comparisons."""
+"""Strengths of arms from pairwise comparisons."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning_pspo.statistics.intervals import Estimate
 
 _Floats = NDArray[np.float64]
 _ITERATIONS = 500
-_PRIOR = 0.5  # a tie that every pair of arms is given, so that one that wins everything has a finite strength
+_PRIOR = 0.5  # one tie added to every pair, so that an arm that wins everything has a finite strength
 
 
 def bradley_terry(wins: _Floats, resamples: int = 2_000, seed: int = 0) -> Sequence[Estimate]:
     """Return the arms' strengths by Bradley and Terry's model (Biometrika 39, 1952), with 95 % intervals.
 
-    The odds that arm i beats arm j are exp(strength_i - strength_j). A tie counts half for both; every pair of arms has
-    one tie added. The intervals are the percentile bootstrap over prompts, so that several comparisons of a prompt are
-    not taken for independent.
+    The odds that arm i beats arm j are exp(strength_i - strength_j). A tie counts half for both, and every pair of arms
+    gets one tie. The intervals are the percentile bootstrap over prompts: comparisons of one prompt are not
+    independent.
 
     Args:
         wins: (P, K, K); ``wins[p, i, j]`` is how often arm i beat arm j on prompt p, ties as halves.
@@ -30,12 +30,12 @@ def bradley_terry(wins: _Floats, resamples: int = 2_000, seed: int = 0) -> Seque
         K natural-log strengths relative to arm 0, whose own is 0.
 
     Raises:
-        ValueError: The shape is another one, or a number is negative.
+        ValueError: The shape is wrong or a number is negative.
 
     >>> wins = np.zeros((10, 2, 2))
     >>> wins[:8, 1, 0] = 1.0  # the second arm wins 8 of 10: odds of 8.5 : 2.5
     >>> wins[8:, 0, 1] = 1.0
-    >>> [round(one.value, 4) for one in bradley_terry(wins)]
+    >>> [round(strength.value, 4) for strength in bradley_terry(wins)]
     [0.0, 1.2238]
     """
     table = np.asarray(wins, dtype=np.float64)

@@ -11,7 +11,7 @@ base class           attributes that rules read
 ``Advantage``        ``refillable``, ``sound_group_size``
 ``AlphaController``  ``needs_updates``
 ``Reward``           ``length_range``
-``RolloutEngine``    ``exact``
+``RolloutEngine``    ``uses_own_kernels``, ``min_temperature``
 ===================  ==================================================================
 """
 
@@ -304,13 +304,25 @@ def _kl_term_is_moderate(choices: Choices) -> Iterator[Objection]:
 
 
 def _engine_is_corrected(choices: Choices) -> Iterator[Objection]:
-    if not choices.engine.exact and choices.objective.mismatch_cap is None:
+    if choices.engine.uses_own_kernels and choices.objective.mismatch_cap is None:
         yield Objection(
             "mismatch_cap",
             "warning",
             f"{_name(choices.engine)} samples from a distribution of its own, and `mismatch_cap` is null: the gradient "
             "is not corrected for it.",
             "model.mismatch_cap: 2.0",
+        )
+
+
+def _engine_samples_at_temperature(choices: Choices) -> Iterator[Objection]:
+    least = choices.engine.min_temperature
+    if 0.0 < choices.sampling.temperature < least:
+        yield Objection(
+            "temperature",
+            "refused",
+            f"`sampling.temperature` must be at least {least:g} with {_name(choices.engine)}, "
+            f"got {choices.sampling.temperature:g}.",
+            f"model.sampling.temperature: {least:g}",
         )
 
 
@@ -345,6 +357,7 @@ RULES: tuple[Callable[[Choices], Iterator[Objection]], ...] = (
     _constant_length_is_the_limit,
     _kl_term_is_moderate,
     _engine_is_corrected,
+    _engine_samples_at_temperature,
     _length_rewards_act,
 )
 

@@ -53,7 +53,7 @@ def trainer_for(root, writer, **settings):
 
 
 def test_every_sample_is_written_once_and_in_order(tmp_path):
-    predict(tmp_path, CompletionWriter("out/predictions.jsonl"), Predicting())
+    predict(tmp_path, CompletionWriter(path="out/predictions.jsonl"), Predicting())
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
     kinds = [(0.0, 0), (1.0, 0), (1.0, 1)]
     problems = [*(f"svamp/{place}" for place in range(4)), "gsm8k/0"]

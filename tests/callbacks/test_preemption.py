@@ -64,7 +64,7 @@ def test_a_signal_saves_and_stops(command: Command, tmp_path: Path, monkeypatch:
     (saved,) = find_checkpoints(root / "checkpoints")
     check_whole(saved)
     rollout = int(saved.stem[-6:])
-    assert f"Stopped by SIGUSR1 after rollout {rollout}. Saved {saved}. To go on, run the same" in output
+    assert f"Stopped by SIGUSR1 after rollout {rollout}. Saved {saved}. To resume, run the same" in output
     assert "Traceback" not in output
     monkeypatch.syspath_prepend(tmp_path)
     main(command(root, seconds=0.0))

@@ -17,6 +17,7 @@ from lightning_pspo.checkpoints.store import find_checkpoints, read_scores, roll
 from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import remove
+from tests.support.hand_made import HandMade, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 TinyRun = Callable[..., list[str]]
@@ -274,18 +275,24 @@ def test_a_training_metric_without_validation(command: TinyRun, tmp_path: Path) 
     assert set(read_scores(root / "checkpoints")) == set(rollouts(root)[:1])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"every_n_rollouts": 0}, "`every_n_rollouts` must be at least 1, got 0."),
-        ({"keep_best": 0}, "`keep_best` must be at least 1, got 0."),
-        ({"every_n_minutes": 0.0}, "`every_n_minutes` must be finite and greater than 0, got 0.0."),
-        ({"mode": "best"}, "`mode` must be min or max, got best."),
-    ],
-)
-def test_settings_out_of_range(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(message)):
-        RolloutCheckpoint(**arguments)
+def test_checkpoints_follow_the_rollouts_and_the_newest_are_kept(tmp_path):
+    fit(tmp_path, [RolloutCheckpoint(every_n_rollouts=2, keep_last=2)], rollouts=7)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "rollout=000006.ckpt",
+        "rollout=000007.ckpt",
+    ]
+    saved = torch.load(tmp_path / "checkpoints/rollout=000006.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+
+
+def test_a_folder_of_another_run_is_refused_before_the_first_measurement(tmp_path):
+    fit(tmp_path, [RolloutCheckpoint(every_n_rollouts=2)])
+    module = HandMade()
+    with pytest.raises(InputError, match=r"no later rollout than the 0 .*rollout=000004\.ckpt"):
+        fit(tmp_path, [RolloutCheckpoint()], module=module)
+    assert module.results == {}
+    with pytest.raises(InputError, match="no later rollout than the 2"):
+        fit(tmp_path, [RolloutCheckpoint()], ckpt_path=tmp_path / "checkpoints/rollout=000002.ckpt")
 
 
 def test_a_damaged_checkpoint_is_refused_then_set_aside(

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lightning_pspo.callbacks import Watchdog
 
 from lightning_pspo.cli.main import main
-from lightning_pspo.errors import InputError
 from tests.support.processes import SLOW_REWARD, ended, start
 
 
@@ -43,9 +41,3 @@ def test_stacks_of_a_run_that_is_stuck(tiny_run: Callable[..., list[str]], tmp_p
 def test_a_run_that_goes_on_is_left_alone(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     main(["fit", *tiny_run(tmp_path / "run", "--trainer.callbacks+=Watchdog")])
     assert list((tmp_path / "run").glob("stacks*")) == []
-
-
-@pytest.mark.parametrize("minutes", [0.0, float("inf"), float("nan")])
-def test_settings_out_of_range(minutes: float) -> None:
-    with pytest.raises(InputError, match="`timeout_minutes` must be finite and greater than 0, got"):
-        Watchdog(minutes)

@@ -161,7 +161,11 @@ def test_an_undisturbed_run_writes_below_its_root_only(undisturbed: Path, workpl
     assert any(not torch.equal(first[name], last[name]) for name in first)  # there was something to learn
 
 
-def test_killed_at_any_moment(undisturbed: Path, command: Command, workplace: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_killed_at_any_moment(
+    undisturbed: Path, command: Command, workplace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "run"
     partial = checkpoint(root, 2).with_name(checkpoint(root, 2).name + ".partial")
     # While the second checkpoint is written, or right after it.
@@ -175,8 +179,8 @@ def test_killed_at_any_moment(undisturbed: Path, command: Command, workplace: Pa
         return bool(seen) and time.monotonic() > seen[0] + 0.02
 
     kill_when(command(root), workplace, midway)
-    output = finish(command(root), workplace)
-    assert f"Using {root / 'checkpoints'}" in output
+    main(command(root)[3:])
+    assert f"Using {root / 'checkpoints'}" in capfd.readouterr().err
     assert_same_end(root, undisturbed)
     assert list((root / "checkpoints").glob("*.partial")) == []
     for steps in logged_rollouts(root):

@@ -19,7 +19,7 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training.settings import SamplingSettings
-from tests.checkpoints.export.test_folder import saved
+from tests.support.checkpoints import saved
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 SIZE = 4 << 20
@@ -163,7 +163,7 @@ def test_an_export_that_finds_no_room(
     module.configure_model()
     path = saved(module, tmp_path / "one.ckpt")
     assert script.main([str(path), str(disk)]) == 2
-    assert f"`output` must be no mounted file system, got {disk}" in capsys.readouterr().err
+    assert f"`output` must not be a mounted file system, got {disk}" in capsys.readouterr().err
     ballast = fill(disk, 64 << 10)
     assert script.main([str(path), str(disk / "out")]) == 1
     told = capsys.readouterr().err.splitlines()

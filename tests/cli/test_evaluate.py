@@ -1,4 +1,4 @@
-"""scripts/evaluate.py on the embedded model, a model folder and a run, as a user calls it."""
+"""``lightning-pspo evaluate`` on the embedded model, a model folder, a run and an export, as a user calls it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from lightning_pspo.cli import evaluate as script
+from lightning_pspo.checkpoints.export import export
+from lightning_pspo.cli import evaluate as command
 from lightning_pspo.cli.main import main as command_line
+from lightning_pspo.errors import InputError
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
@@ -38,31 +41,27 @@ def test_a_model_on_two_files(
         *("--temperature", "0.5", "--samples=4", "--k", "2", "4", "--max-new-tokens=6", "--mode=strict"),
         *("--seed=7", f"--output={tmp_path / 'out'}", *QUIET),
     ]
-    assert script.main(arguments) == 0
-    found = results(tmp_path / "out")
-    entries = {entry["source"]: entry for entry in found["results"]}
-    assert {name: (one["problems"], one["samples_per_problem"]) for name, one in entries.items()} == {
-        "mine": (3, 4),
-        "svamp": (1, 4),
-    }
-    assert (found["settings"]["seed"], found["settings"]["grading_mode"], found["settings"]["k"]) == (
-        7,
-        "strict",
+    assert command.main(arguments) == 0
+    document = results(tmp_path / "out")
+    sizes = {entry["source"]: (entry["problems"], entry["samples_per_problem"]) for entry in document["results"]}
+    assert sizes == {"mine": (3, 4), "svamp": (1, 4)}
+    settings = document["settings"]
+    assert (settings["seed"], settings["grading_mode"], settings["k"], settings["temperatures"]) == (
+        *(7, "strict"),
         [2, 4],
+        [0.5],
     )
-    assert found["settings"]["temperatures"] == [0.5]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert len(rows) == 16
+    assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 16
     printed = capsys.readouterr().out
     for text in ("Results", "Completions", "pass@4", "maj@4", "3 x 4", "evaluation.json"):
         assert text in printed
     before = (tmp_path / "out" / "evaluation.json").read_bytes()
-    assert script.main(arguments) == 0  # everything is there already
+    assert command.main(arguments) == 0  # every sample exists already
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
 
 
-def test_a_runs_checkpoint_with_its_own_sources(
-    tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path
+def test_a_runs_checkpoint_and_its_export(
+    tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same numbers as ``validate``, with the run's prompt and token limit; the training data need not be there."""
     train = tmp_path / "train.jsonl"
@@ -74,22 +73,47 @@ def test_a_runs_checkpoint_with_its_own_sources(
     ]
     arguments = tiny_run(run, *" ".join(settings).split(), train=train)
     command_line(["fit", *arguments])
-    report = ["--trainer.callbacks+=EvaluationReport"]
-    command_line(["validate", *arguments, *report, "--ckpt_path=last"])
+    command_line(["validate", *arguments, "--trainer.callbacks+=EvaluationReport", "--ckpt_path=last"])
     train.unlink()
-    assert script.main([str(run), *QUIET]) == 0
+    assert command.main([str(run), *QUIET]) == 0
     mine, theirs = results(run / "evaluation" / "rollout=000002"), results(run)
     assert mine["results"] == theirs["results"]
     assert mine["settings"]["system_prompt"] == "Answer."
-    assert script.main([str(run), "--limit=2", f"--output={tmp_path / 'few'}", *QUIET]) == 0
+    assert command.main([str(run), "--limit=2", f"--output={tmp_path / 'few'}", *QUIET]) == 0
     (few,) = results(tmp_path / "few")["results"]
     assert (few["source"], few["problems"]) == ("held_out", 2)
-    assert script.main([str(run / "checkpoints" / "rollout=000001.ckpt"), *QUIET]) == 0
+    assert command.main([str(run / "checkpoints" / "rollout=000001.ckpt"), *QUIET]) == 0
     assert (run / "evaluation" / "rollout=000001" / "samples.jsonl").exists()
-    assert (
-        script.main([str(run), f"--source=mine={problem_file}", "--limit=2", f"--output={tmp_path / 'x'}", *QUIET]) == 0
-    )
-    assert [(one["source"], one["problems"]) for one in results(tmp_path / "x")["results"]] == [("mine", 2)]
+    source = [f"--source=mine={problem_file}", "--limit=2", f"--output={tmp_path / 'x'}"]
+    assert command.main([str(run), *source, *QUIET]) == 0
+    assert [(entry["source"], entry["problems"]) for entry in results(tmp_path / "x")["results"]] == [("mine", 2)]
+
+    export(run, tmp_path / "exported")
+    assert command.main([str(tmp_path / "exported"), f"--output={tmp_path / 'y'}", *QUIET]) == 0
+    assert results(tmp_path / "y")["results"] == theirs["results"]
+    trap(tmp_path / "exported", tmp_path)
+    source[-1] = f"--output={tmp_path / 'z'}"
+    capsys.readouterr()
+    assert command.main([str(tmp_path / "exported"), f"--output={tmp_path / 'z'}", *QUIET]) == 2
+    assert re.search("data.val.trap must be .*--trust-config", capsys.readouterr().err)
+    assert command.main([str(tmp_path / "exported"), *source, *QUIET]) == 0
+    assert not (tmp_path / "sprung").exists()  # with sources of the user's own, the others are not even looked at
+    assert command.main([str(run), f"--output={tmp_path / 'w'}", *QUIET]) == 0
+
+
+def trap(folder: Path, path: Path) -> None:
+    """Put code into a folder whose settings ask for it: a source, a reward, and the code of a model."""
+    (path / "trap.py").write_text(f"open({str(path / 'sprung')!r}, 'w')\n")
+    (folder / "trap.py").write_text((path / "trap.py").read_text())
+    config = folder / "training_config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings["data"]["val"] = {"trap": {"class_path": "trap.Source"}}
+    settings["model"]["reward"] = {"class_path": "trap.Reward"}
+    settings["model"]["policy"]["init_args"]["trust_remote_code"] = True
+    config.write_text(yaml.safe_dump(settings))
+    model = json.loads((folder / "config.json").read_text())
+    model["auto_map"] = {"AutoConfig": "trap.Config", "AutoModelForCausalLM": "trap.Model"}
+    (folder / "config.json").write_text(json.dumps(model))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +125,7 @@ def test_a_runs_checkpoint_with_its_own_sources(
         (["embedded", "--source=svamp", "--source=svamp=x.jsonl"], "must have different names, got 'svamp' twice"),
         (["embedded", "--source=svamp", "--samples=0"], "--samples must be at least 1, got 0"),
         (["embedded", "--source=svamp", "--k", "0", "2"], r"--k must be numbers at least 1, got \[0, 2\]"),
+        (["embedded", "--source=svamp", "--k", "8", "--samples=4"], r"--k must be .* 4, got \[8\]"),
         (["embedded", "--source=svamp", "--temperature", "1", "1"], "--temperature must be different numbers"),
         (["embedded", "--source=svamp", "--temperature", "nan"], "--temperature must be different numbers, at least 0"),
         (["embedded", "--source=svamp", "--temperature", "0", "--samples=2"], "--samples above 1 needs a --temp"),
@@ -115,42 +140,33 @@ def test_bad_arguments(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert script.main(arguments) == 2
+    assert command.main(arguments) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("error: ")
-    assert re.search(message, errors)
+    assert re.fullmatch(f"error: .*{message}.*\n", errors)
 
 
 def test_limit_of_a_runs_own_sources(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    jsonl = {"class_path": "JSONL", "init_args": {"path": "x.jsonl", "limit": 5}}
-    whole = {"class_path": "JSONL", "init_args": {"path": "x.jsonl", "limit": None}}
-    config.write_text(json.dumps({"data": {"val": {"five": jsonl, "all": whole}}}))
+    five = {"class_path": "JSONL", "init_args": {"path": "x.jsonl", "limit": 5}}
+    unlimited = {"class_path": "JSONL", "init_args": {"path": "x.jsonl", "limit": None}}
+    config.write_text(json.dumps({"data": {"val": {"five": five, "all": unlimited}}}))
     for limit, expected in {None: [5, None], 3: [3, 3], 9: [5, 9]}.items():
-        assert [one["init_args"]["limit"] for one in script.own_sources(config, limit).values()] == expected
-    made = {"class_path": "Procedural", "init_args": {"task": "chain_sum", "size": 9}}
-    config.write_text(json.dumps({"data": {"val": {"five": jsonl, "made": made}}}))
-    assert list(script.own_sources(config, None)) == ["five", "made"]
-    with pytest.raises(script.UsageError, match="--limit needs sources with a `limit`, got Procedural as 'made' in"):
-        script.own_sources(config, 3)
+        assert [entry["init_args"]["limit"] for entry in command.own_sources(config, limit).values()] == expected
+    procedural = {"class_path": "Procedural", "init_args": {"task": "chain_sum", "size": 9}}
+    config.write_text(json.dumps({"data": {"val": {"five": five, "made": procedural}}}))
+    assert list(command.own_sources(config, None)) == ["five", "made"]
+    with pytest.raises(InputError, match=r"--limit needs sources with a `limit`, got .*Procedural as 'made' in"):
+        command.own_sources(config, 3)
 
 
-def test_k_above_the_samples_is_one_clear_error(
-    tmp_path: Path, problem_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_k_above_the_models_own_samples(tmp_path: Path, problem_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the module knows how many samples there are; the note translates its names."""
     arguments = ["embedded", f"--source=mine={problem_file}", "--temperature", "1", "--k", "8"]
-    arguments += [f"--output={tmp_path / 'out'}", *QUIET]
-    assert script.main([*arguments, "--samples=4"]) == 2
-    errors = capsys.readouterr().err
-    assert errors == "error: --k must be numbers from 1 to --samples, which is 4, got [8].\n"
     with pytest.raises(SystemExit) as stop:
-        script.main(arguments)  # how many samples there are is known to the model alone
+        command.main([*arguments, f"--output={tmp_path / 'out'}", *QUIET])
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert errors.count("error: ") == 1
-    assert "`evaluation.k` must be numbers from 1 to `evaluation.samples`, got [8] and 1 samples" in errors
-    assert errors.endswith(
-        "note: here `evaluation.temperatures` is --temperature, `evaluation.samples` is --samples, "
-        "`evaluation.k` is --k.\n"
-    )
+    assert "[8]" in errors
+    assert re.search("note: here .*k` is --k", errors)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""``scripts/ledger.py``: what it shows, compares, grades anew and exports."""
+"""``lightning-pspo ledger``: what it shows, compares, regrades and exports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = [
 def write(folder: Path, rollouts: int = 3, rank: int = 0, **columns: Any) -> Path:
     """Write a run of a few rollouts, of four completions each of one prompt; return its directory."""
     kind = schema(["format"])
-    writer = LedgerWriter(folder / "ledger", rank, rows_per_file=8)
+    writer = LedgerWriter(folder / "ledger", rank=rank, rows_per_file=8)
     for number in range(1, rollouts + 1):
         values: dict[str, Any] = {
             "rollout": [number] * 4,
@@ -79,11 +79,23 @@ def test_show_in_a_pipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (["--where", "reward < 0.5 and verdict == 'wrong'"], [(1, 2), (2, 2), (3, 2)]),
+        (["--where", "reward < 0.5 and verdict = 'wrong'"], [(1, 2), (2, 2), (3, 2)]),
         (["--rollout", "2:3", "--verdict", "wrong", "--verdict", "no_answer"], [(2, 2), (2, 3), (3, 2), (3, 3)]),
         (["--id", "p1", "--id", "p3", "--contains", "So it"], [(1, 0), (3, 0)]),
         (["--rollout", "3:", "--limit", "2"], [(3, 0), (3, 1)]),
-        (["--where", "ratio_max > 1.2", "--rollout", ":1"], [(1, 0), (1, 3)]),
+        (
+            [
+                "--where",
+                "list_max(ratio_max) > 1.2 -- updates",
+                "--rollout",
+                ":1",
+                "--verdict",
+                "correct",
+                "--verdict",
+                "no_answer",
+            ],
+            [(1, 0), (1, 3)],
+        ),
         (["--sort", "reward", "--limit", "4"], [(1, 2), (2, 2), (3, 2), (1, 1)]),
         (["--sort", "length_tokens", "--descending", "--limit", "4", "--rollout", "2"], [(2, n) for n in (3, 2, 1, 0)]),
         (["--where", "rollout > 99"], []),
@@ -97,8 +109,8 @@ def test_show_chooses(
 
 
 def test_show_counts_what_it_does_not_show(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(run), "--limit", "1", "--where", "verdict == 'wrong'"]) == 0
-    assert "1 of 3 rows that were asked for, of 12; --limit 0 shows all" in capsys.readouterr().err
+    assert main(["show", str(run), "--limit", "1", "--where", "verdict = 'wrong'"]) == 0
+    assert "1 of 3 matching rows, of 12 in all; --limit 0 shows all" in capsys.readouterr().err
 
 
 def test_show_in_full(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,43 +132,56 @@ def test_show_in_full(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_in_a_terminal(run: Path) -> None:
     """Through the pager, aligned, cut at the terminal's width, and without a live escape sequence."""
     leader, follower = pty.openpty()
-    command = [sys.executable, str(ROOT / "scripts/ledger.py"), "show", str(run), "--limit", "2"]
+    command = [sys.executable, "-m", "lightning_pspo", "ledger", "show", str(run), "--limit", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PAGER": "cat", "COLUMNS": "110", "LINES": "30"}
     done = subprocess.run(command, stdin=follower, stdout=follower, stderr=subprocess.PIPE, env=environment, timeout=60)
     os.close(follower)
-    said = os.read(leader, 65536).decode()
+    printed = os.read(leader, 65536).decode()
     os.close(leader)
     assert done.returncode == 0, done.stderr
-    assert "\x1b" not in said
-    assert "\u202e" not in said
-    lines = said.splitlines()
+    assert "\x1b" not in printed
+    assert "\u202e" not in printed
+    lines = printed.splitlines()
     assert len(lines) == 3
     assert all(len(line) <= 110 for line in lines)
     assert len({line.index(text) for line, text in zip(lines, ("completion", "So it", "I think"), strict=True)}) == 1
     assert lines[2].endswith("…")
 
 
-def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["show {run} --limit 0", "diff {run} {run}", "show {run} --full --limit 0"])
+def test_a_closed_pipe_ends_quietly(tmp_path: Path, command: str) -> None:
     run = write(tmp_path / "run", 60, completion=lambda number: ["x" * 5000] * 4)
-    command = f"{sys.executable} {ROOT / 'scripts/ledger.py'} show {run} --limit 0 | head -n 1"
+    program = f"{sys.executable} -m lightning_pspo ledger {command.format(run=run)}"
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        ["bash", "-o", "pipefail", "-c", f"{program} | head -c 10"], capture_output=True, text=True, cwd=ROOT
     )
-    assert done.stdout.startswith("rollout\tid\t")
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    assert len(done.stdout) == 10
+    for trouble in ("Traceback", "Exception ignored", "Broken pipe", "error:"):
+        assert trouble not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["show {run} --full", "diff {run} {other}", "show {run}"])
+def test_an_ascii_terminal(run: Path, tmp_path: Path, command: str) -> None:
+    other = write(tmp_path / "other", completion=lambda number: ["√2 → 日本"] * 4)
+    arguments = command.format(run=run, other=other).split()
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_pspo", "ledger", *arguments],
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert b"p1" in done.stdout or b"p2" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--where", "rewad < 1"], "`rewad` is not a column of this ledger; did you mean `reward`"),
-        (["--where", "reward <"], "must go on with"),
-        (["--columns", "id,texts"], "`texts` is not a column"),
-        (["--sort", "verdikt"], "`verdikt` is not a column of this ledger; did you mean `verdict`"),
+        (["--where", "rewad < 1"], "unknown column `rewad`; did you mean `reward`"),
+        (["--where", "reward <", "--verdict", "wrong"], "the filter 'reward <' cannot be used: syntax error"),
+        (["--columns", "id,texts"], "unknown column `texts`"),
+        (["--sort", "verdikt"], "unknown column `verdikt`; did you mean `verdict`"),
         (["--rollout", "5:2"], "--rollout must be A:B with A at most B"),
         (["--rollout", "two"], "--rollout must be A:B"),
         (["--limit", "-1"], "--limit must be at least 0"),
@@ -178,9 +203,9 @@ def test_a_truncated_part(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     path = find_files(run / "ledger")[0][2]  # rollouts 1 and 2
     path.write_bytes(path.read_bytes()[:300])
     assert main(["show", str(run)]) == 0
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 5
-    assert f"warning: {path} cannot be read and is left out" in said.err
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 5
+    assert f"warning: {path} cannot be read and is left out" in printed.err
     assert main(["export", str(run), "--output", str(tmp_path / "out.jsonl")]) == 1
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
 
@@ -192,34 +217,34 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def other(number: int) -> list[str]:
         return ["So it is\n#### 9" if number == 2 and place == 0 else row[0] for place, row in enumerate(TEXTS)]
 
-    one, two = write(tmp_path / "one"), write(tmp_path / "two", 4, verdict=better, completion=other)
-    assert main(["diff", str(one), str(two), "--output", str(tmp_path / "diff.json")]) == 0
-    said = capsys.readouterr().out
-    assert "3 prompts in both (1 only in B)" in said
-    assert "A 50.0%, B 58.3%; B less A +8.3 points" in said
-    assert "the first 4 are the same; then, in rollout 2, prompt 1, sample 0, character 14" in said
-    assert "+25.0  A 2/4 = 50 % [15, 85]  B 3/4 = 75 % [30, 95]  p2: 2 + 3?" in said
-    assert "p1: " not in said
-    found = json.loads((tmp_path / "diff.json").read_text())
-    assert found["difference"]["estimate"]["value"] == pytest.approx(1 / 12)
-    assert found["parting"]["texts"] == ["So it is\n#### 4", "So it is\n#### 9"]
-    assert [prompt["second"]["passed"] for prompt in found["prompts"]] == [2, 3, 2]
-    assert main(["diff", str(one), str(one), "--rollout", "2:3"]) == 0
+    first, second = write(tmp_path / "one"), write(tmp_path / "two", 4, verdict=better, completion=other)
+    assert main(["diff", str(first), str(second), "--output", str(tmp_path / "diff.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "3 prompts in both (1 only in B)" in printed
+    assert "A 50.0%, B 58.3%; B minus A +8.3 points" in printed
+    assert "the first 4 are the same; then, in rollout 2, prompt 1, sample 0, character 14" in printed
+    assert "+25.0  A 2/4 = 50 % [15, 85]  B 3/4 = 75 % [30, 95]  p2: 2 + 3?" in printed
+    assert "p1: " not in printed
+    written = json.loads((tmp_path / "diff.json").read_text())
+    assert written["difference"]["estimate"]["value"] == pytest.approx(1 / 12)
+    assert written["divergence"]["texts"] == ["So it is\n#### 4", "So it is\n#### 9"]
+    assert [prompt["second"]["passed"] for prompt in written["prompts"]] == [2, 3, 2]
+    assert main(["diff", str(first), str(first), "--rollout", "2:3"]) == 0
     assert "completions: all 8 are the same" in capsys.readouterr().out
 
 
 def test_diff_without_common_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = write(tmp_path / "one"), write(tmp_path / "two", id=lambda number: [f"q{number}"] * 4)
-    assert main(["diff", str(one), str(two)]) == 2
+    first, second = write(tmp_path / "one"), write(tmp_path / "two", id=lambda number: [f"q{number}"] * 4)
+    assert main(["diff", str(first), str(second)]) == 2
     assert "must have prompts in common" in capsys.readouterr().err
 
 
 def test_diff_says_where_a_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = write(tmp_path / "one", 2), write(tmp_path / "two", 3)
-    assert main(["diff", str(one), str(two)]) == 0
-    said = capsys.readouterr().out
-    assert "the first 8 are the same; then, in rollout 3, prompt 2, sample 0, character 0" in said
-    assert "  A  None  is not there" in said
+    first, second = write(tmp_path / "one", 2), write(tmp_path / "two", 3)
+    assert main(["diff", str(first), str(second)]) == 0
+    printed = capsys.readouterr().out
+    assert "the first 8 are the same; then, in rollout 3, prompt 2, sample 0, character 0" in printed
+    assert "  A  None  (no such completion)" in printed
 
 
 GRADER = '''
@@ -227,7 +252,7 @@ from lightning_pspo.grading import Grade, Verdict
 
 
 class Says:
-    """Correct is what holds a word."""
+    """Grades completions with a word as correct."""
 
     def __init__(self, word="idea", rows=None):
         self.word, self.rows = word, rows
@@ -265,12 +290,12 @@ def test_regrade_by_an_own_grader(
     (tmp_path / "says_grader.py").write_text(GRADER)
     monkeypatch.chdir(tmp_path)
     own = ["regrade", str(run), "--output", "out.parquet", "--grader", "says_grader.Says"]
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(tmp_path)
     assert main([*own, "--grader-args", '{"word": "think"}', "--rollout", "2"]) == 0
     assert parquet.read_table("out.parquet")["verdict"].to_pylist() == ["wrong", "correct", "wrong", "wrong"]
     capsys.readouterr()
     for more, message in (
-        (["--grader-args", '{"letters": 1}'], "--grader must name a class that fits --grader-args"),
+        (["--grader-args", '{"letters": 1}'], "--grader must name a class that accepts --grader-args"),
         (["--grader-args", "[1]"], "--grader-args must be a JSON object"),
         (["--grader-args", '{"rows": 1}'], "the grader Says must return a Grade for each of"),
         (["--mode", "strict"], "--grader takes its arguments from --grader-args alone"),
@@ -302,3 +327,18 @@ def test_export(run: Path, tmp_path: Path, suffix: str) -> None:
     if suffix != "parquet":
         assert rows[3]["reward"] == {"jsonl": None, "csv": ""}[suffix]
         assert rows[3]["ratio_max"] == {"jsonl": [None], "csv": "[null]"}[suffix]
+
+
+HOSTILE = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1+1", "\uff1d1"]
+
+
+def test_no_cell_of_csv_is_executed(run: Path, tmp_path: Path) -> None:
+    for number in range(0, len(HOSTILE), 4):
+        texts = HOSTILE[number : number + 4]
+        write(run, extracted=lambda _, texts=texts: texts, answer=lambda _: ["-17", "+2.5", "4", "-"])
+        assert main(["export", str(run), "--output", str(tmp_path / "out.csv"), "--rollout", "1"]) == 0
+        with (tmp_path / "out.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["extracted"] for row in rows] == [f"'{text}" for text in texts]
+        assert [row["answer"] for row in rows] == ["-17", "+2.5", "4", "'-"]
+        assert [row["reward"] for row in rows] == ["1.0", "0.1", "-0.25", ""]  # numbers stay numbers

@@ -72,9 +72,9 @@ def test_training_reports_val_and_test(tmp_path, caplog):
 
 
 def test_each_kind_can_be_refused_and_the_near_ones_ignored(tmp_path, caplog):
-    with pytest.raises(InputError, match=r"questions of data.val.v occur .* data.overlap=warn trains all the same"):
+    with pytest.raises(InputError, match=r"questions of data.val.v occur .* Remove them, or set data.overlap=warn"):
         datamodule(tmp_path, overlap="refuse").setup("fit")
-    with pytest.raises(InputError, match=r"data.test.t are nearly .* data.near_overlap=warn trains"):
+    with pytest.raises(InputError, match=r"data.test.t are nearly .* set data.near_overlap=warn"):
         datamodule(tmp_path, near_overlap="refuse").setup("fit")
     caplog.clear()
     datamodule(tmp_path, near_overlap="ignore").setup("fit")

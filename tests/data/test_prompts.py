@@ -84,18 +84,29 @@ def test_chat_prompt_with_a_system_prompt():
 def test_a_chat_template_without_a_system_role_is_refused_only_with_a_system_prompt():
     made = tokenizer(REFUSES)
     assert encode_prompt(made, "x", system_prompt=None, template=PLAIN_TEMPLATE)[-11:] == letters(made, "[assistant]")
-    with pytest.raises(ValueError, match=r"chat template refuses the system role .System role not supported.*to null"):
+    with pytest.raises(ValueError, match=r"chat template refuses the system role .*System role not supported.*to null"):
         encode_prompt(made, "x", system_prompt="Be brief.", template=PLAIN_TEMPLATE)
 
 
-def test_a_chat_template_that_drops_the_system_message_is_refused():
-    with pytest.raises(ValueError, match="leaves the system message out"):
-        encode_prompt(tokenizer(DROPS), "x", system_prompt="Be brief.", template=PLAIN_TEMPLATE)
+@pytest.mark.parametrize(
+    ("template", "system_prompt", "message"),
+    [
+        (DROPS, "Be brief.", "leaves the system message out"),
+        (CHAT.replace("message['content']", "'Hello'"), None, "leaves the question out"),
+        ("{{ messages[0]['role'] }}{{ bos_token }}", None, "leaves the question out"),
+        ("{% if %}", None, "chat template cannot be rendered: TemplateSyntaxError"),
+        ("{{ messages + 1 }}", None, "chat template cannot be rendered: TypeError"),
+        ({"tool_use": CHAT, "rag": CHAT}, None, r"several chat templates \(rag, tool_use\) and none named `default`"),
+    ],
+)
+def test_a_chat_template_that_loses_a_message_or_cannot_be_rendered_is_refused(template, system_prompt, message):
+    with pytest.raises(ValueError, match=message):
+        encode_prompt(tokenizer(template), "1 + 1?", system_prompt=system_prompt, template=PLAIN_TEMPLATE)
 
 
-def test_a_broken_chat_template_is_named():
-    with pytest.raises(ValueError, match="chat template cannot be rendered"):
-        encode_prompt(tokenizer("{% if %}"), "x", system_prompt=None, template=PLAIN_TEMPLATE)
+def test_a_chat_template_may_change_the_questions_spelling():
+    upper = tokenizer(CHAT.replace("message['content']", "message['content'] | upper"))
+    assert encode_prompt(upper, "x?", system_prompt=None, template=PLAIN_TEMPLATE)[1:9] == letters(upper, "[user]X?")
 
 
 @pytest.mark.parametrize("template", ["", "{system}", "{Question}", "{ question }"])

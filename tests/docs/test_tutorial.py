@@ -46,7 +46,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A user's directory with the files of the page, as far as the page has them."""
     for text in blocks("python") + blocks("yaml"):
         (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["lightning_pspo"])
@@ -57,8 +56,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def fit(words: list[str]) -> Path:
     """Run a command of the page; return its run's directory."""
-    assert words[:4] == ["python", "-m", "lightning_pspo", "fit"]
-    main([*words[3:], *SHORTER])
+    assert words[:2] == ["lightning-pspo", "fit"]
+    main([*words[1:], *SHORTER])
     return Path(words[words.index("--trainer.default_root_dir") + 1])
 
 
@@ -87,7 +86,7 @@ def test_the_page_has_every_part_in_about_ten_lines() -> None:
     assert runs == [*(f"runs/{part}" for part in PARTS), "runs/mine"]
     for part, words in zip(PARTS, commands(), strict=False):
         assert [words[i + 1] for i, word in enumerate(words) if word == "--config"] == [
-            "configs/quickstart.yaml",
+            "quickstart",
             f"{part}.yaml",
         ]
 

@@ -52,7 +52,7 @@ def evaluate(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Evaluate:
 
 
 def writer(**settings: Any) -> CompletionWriter:
-    return CompletionWriter("samples.jsonl", stages=["validate"], resume=True, **settings)
+    return CompletionWriter(path="samples.jsonl", stages=["validate"], resume=True, **settings)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def test_log_keys(evaluate: Evaluate) -> None:
 
 def test_an_interrupted_evaluation_goes_on(evaluate: Evaluate, tmp_path: Path) -> None:
     """Whatever was written before, in which batches and by how many ranks: nothing is done twice."""
-    first = evaluate(EvaluationReport("a.json"), writer())
+    first = evaluate(EvaluationReport(path="a.json"), writer())
     whole = (tmp_path / "samples.jsonl").read_bytes()
     lines = whole.split(b"\n")[:-1]
     (tmp_path / "samples.jsonl").unlink()
@@ -119,7 +119,7 @@ def test_an_interrupted_evaluation_goes_on(evaluate: Evaluate, tmp_path: Path) -
     (tmp_path / "samples.jsonl.rank0.part").write_bytes(b"".join(entries[:7]) + entries[7][:20])  # killed in a write
     (tmp_path / "samples.jsonl.rank1.part").write_bytes(b"".join(entries[20:25]))
     count = Counting()
-    again = evaluate(EvaluationReport("b.json"), writer(), count, batch_size=2)
+    again = evaluate(EvaluationReport(path="b.json"), writer(), count, batch_size=2)
     # Whole: problem 0 at both temperatures, 1 when greedy (of its four samples only one was there), and problem 4.
     assert count.prompts == 2 * 7 - 2 - 1 - 2
     assert (tmp_path / "samples.jsonl").read_bytes() == whole

@@ -1,4 +1,4 @@
-"""Log-probs of completions on several architectures, laid out in rows and in trees, against one pass per row."""
+"""Log-probs of completions on several architectures, packed in rows and in trees, against one pass per row."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def inputs() -> Inputs:
     def table(rows: list[list[int]], left: bool) -> tuple[Tensor, Tensor]:
         width = max(map(len, rows))
         ids = [[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows]
-        mask = [[(place >= width - len(row)) if left else place < len(row) for place in range(width)] for row in rows]
+        mask = [
+            [(column >= width - len(row)) if left else column < len(row) for column in range(width)] for row in rows
+        ]
         return torch.tensor(ids), torch.tensor(mask)
 
     return Inputs(*table(PROMPTS, left=True), *table(COMPLETIONS, left=False), torch.tensor(OWNERS))
@@ -87,12 +89,12 @@ def plain(policy: Policy, temperature: float) -> Tensor:
 
 def compare(policy: Policy) -> None:
     """Values to 1e-5, gradients to 1e-4 of the largest."""
-    given = inputs()
-    weights = torch.randn(int(given.completion_mask.sum()), generator=torch.Generator().manual_seed(1))
+    batch = inputs()
+    weights = torch.randn(int(batch.completion_mask.sum()), generator=torch.Generator().manual_seed(1))
     results = []
-    for way in (lambda: policy.logprobs(given, 0.7, 1.0)[0][given.completion_mask], lambda: plain(policy, 0.7)):
+    for compute in (lambda: policy.logprobs(batch, 0.7, 1.0)[0][batch.completion_mask], lambda: plain(policy, 0.7)):
         policy.zero_grad()
-        logprobs = way()
+        logprobs = compute()
         (logprobs * weights).sum().backward()
         gradient = torch.cat([p.grad.flatten() for p in policy.trainable_parameters() if p.grad is not None])
         results.append((logprobs.detach(), gradient))
@@ -103,7 +105,9 @@ def compare(policy: Policy) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rows(name: str, model_folder: Callable[..., Path]) -> None:
-    compare(load(model_folder, name))
+    policy = load(model_folder, name)
+    assert not any(module.p for module in policy.causal_lm.modules() if isinstance(module, torch.nn.Dropout))
+    compare(policy)
 
 
 @pytest.mark.parametrize("name", ["qwen2, tied", "qwen2, untied", "gpt2", "granite, whose logits are scaled"])
@@ -111,8 +115,8 @@ def test_rows(name: str, model_folder: Callable[..., Path]) -> None:
 def test_trees(name: str, limit: int, model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt runs once for its completions; with a low limit, in more than one tree."""
     monkeypatch.setattr(packing, "TREE_TOKENS", limit)
-    layout = packing.trees(inputs())
-    assert len(layout.input_ids) == (2 if limit == 1024 else 4)
+    packed = packing.trees(inputs())
+    assert len(packed.input_ids) == (2 if limit == 1024 else 4)
     compare(load(model_folder, name, share_prompts=True))
 
 

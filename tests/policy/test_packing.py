@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from lightning_pspo.policy.packing import Layout, rows, trees
+from lightning_pspo.policy.packing import PackedInputs, rows, trees
 from lightning_pspo.types import Inputs
 
 lengths = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=9)
@@ -28,14 +28,14 @@ def make(prompt_lengths: list[int], completions: list[tuple[int, int]]) -> Input
     return Inputs(prompt_ids, prompt_mask, ids, mask, owners)
 
 
-def history(layout: Layout, token: int) -> list[int]:
+def history(packed: PackedInputs, token: int) -> list[int]:
     """Return what the state that predicts the token sees, in the order of positions."""
-    sequence, place = int(layout.sequences[token]), int(layout.places[token])
-    ids = layout.input_ids[sequence]
-    if layout.attention_mask is None or layout.position_ids is None:
+    sequence, place = int(packed.sequences[token]), int(packed.columns[token])
+    ids = packed.input_ids[sequence]
+    if packed.attention_mask is None or packed.position_ids is None:
         return ids[: place + 1].tolist()
-    seen: Tensor = layout.attention_mask[sequence, 0, place].nonzero().flatten()
-    places = layout.position_ids[sequence][seen]
+    seen: Tensor = packed.attention_mask[sequence, 0, place].nonzero().flatten()
+    places = packed.position_ids[sequence][seen]
     assert places.tolist() == list(range(len(seen))), "a path through the tree has each position once"
     return ids[seen].tolist()
 
@@ -46,18 +46,18 @@ def test_each_token_is_predicted_from_its_prompt_and_what_came_before(
 ) -> None:
     inputs = make(prompt_lengths, completions)
     row, step = inputs.completion_mask.nonzero(as_tuple=True)
-    for layout in (rows(inputs), trees(inputs)):
-        assert len(layout.sequences) == len(row)
+    for packed in (rows(inputs), trees(inputs)):
+        assert len(packed.sequences) == len(row)
         for token, (r, t) in enumerate(zip(row.tolist(), step.tolist(), strict=True)):
             owner = completions[r][0]
             prompt = [100 * owner + place for place in range(prompt_lengths[owner])]
-            assert history(layout, token) == prompt + [1000 * (r + 1) + place for place in range(t)]
+            assert history(packed, token) == prompt + [1000 * (r + 1) + place for place in range(t)]
 
 
 def test_a_long_prompt_runs_once_for_several_completions() -> None:
     """Also beyond the length at which trees stop growing."""
-    layout = trees(make([3000], [(0, 500)] * 8))
-    assert layout.input_ids.shape == (2, 3000 + 6 * 500)
+    packed = trees(make([3000], [(0, 500)] * 8))
+    assert packed.input_ids.shape == (2, 3000 + 6 * 500)
 
 
 @given(prompt_lengths=st.lists(st.integers(1, 5), min_size=4, max_size=4), completions=lengths)

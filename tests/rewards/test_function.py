@@ -14,21 +14,9 @@ import torch
 from jsonargparse import ArgumentParser
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.grading import Grade, Verdict, grade
-from lightning_pspo.rewards import (
-    FunctionReward,
-    NoNumber,
-    Reward,
-    WeightedSum,
-)
+from lightning_pspo.rewards import FunctionReward, NoNumber, Reward, WeightedSum
 from lightning_pspo.rewards import function as function_module
-from lightning_pspo.types import Problem, Sample
-
-
-def sample(completion="It is 72", identity="p1", tokens=5, verdict=None):
-    judged = grade(completion, "72") if verdict is None else Grade(Verdict(verdict), "1", "hash")
-    return Sample(Problem(identity, "How many?", "72"), completion, judged, False, tokens)
-
+from tests.support.samples import sample
 
 SAMPLES = [sample("one"), sample("bad", identity="p2"), sample("three", identity="p3")]
 
@@ -77,6 +65,10 @@ def own_timeout(row):
     raise TimeoutError("the server said no")
 
 
+def trl_reward(completions, **kwargs):
+    return [1.0] * len(completions)
+
+
 async def own_timeout_later(row):
     raise TimeoutError("the server said no")
 
@@ -84,18 +76,18 @@ async def own_timeout_later(row):
 @pytest.mark.parametrize("function", [letters, letters_later])
 @pytest.mark.parametrize("timeout_s", [5.0, None])
 def test_a_function_is_asked_for_every_row(function, timeout_s):
-    reward = FunctionReward(function, timeout_s)
+    reward = FunctionReward(function, timeout_s=timeout_s)
     assert reward(SAMPLES) == [3.0, 3.0, 5.0]
     assert reward.breakdown(SAMPLES) == ([3.0, 3.0, 5.0], {function.__name__: [3.0, 3.0, 5.0]})
     assert reward([]) == []
-    assert WeightedSum({"f": reward, "n": NoNumber()}, {"f": 0.5, "n": 1.0})(SAMPLES) == [2.5, 2.5, 3.5]
+    assert WeightedSum(terms={"f": reward, "n": NoNumber()}, weights={"f": 0.5, "n": 1.0})(SAMPLES) == [2.5, 2.5, 3.5]
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (divides, r"ZeroDivisionError: division by zero \(test_rewards_function.py, line \d+\)"),
-        (divides_later, r"ZeroDivisionError: division by zero \(test_rewards_function.py, line \d+\)"),
+        (divides, r"ZeroDivisionError: division by zero \(test_function.py, line \d+\)"),
+        (divides_later, r"ZeroDivisionError: division by zero \(test_function.py, line \d+\)"),
         (hangs, "TimeoutError: no value within 0.3 s"),
         (hangs_later, "TimeoutError: no value within 0.3 s"),
         (odd, "ValueError: the value must be finite, got nan"),
@@ -145,7 +137,7 @@ class Judge:
     ids=["object", "partial", "lambda"],
 )
 def test_whatever_gives_a_coroutine_is_awaited(function, timeout_s):
-    assert FunctionReward(function, timeout_s)(SAMPLES) == [3.0, 3.0, 5.0]
+    assert FunctionReward(function, timeout_s=timeout_s)(SAMPLES) == [3.0, 3.0, 5.0]
 
 
 def test_rows_of_an_object_run_side_by_side_as_well():
@@ -226,9 +218,15 @@ def test_gradients_are_not_recorded():
         ({"function": "math.no_such"}, "got 'math.no_such': module 'math' has no attribute 'no_such'"),
         ({"function": "nothing"}, "got 'nothing'"),
         ({"function": "math:pi"}, "`function` must be a function, got 3.14"),
+        (
+            {"function": trl_reward},
+            r"one sample .* got trl_reward\(completions, \*\*kwargs\), which",
+        ),
+        ({"function": lambda prompts, completions: [1.0]}, "takes lists as TRL's reward functions do"),
+        ({"function": lambda: 1.0}, "must take one sample and return one number"),
         ({"function": letters, "timeout_s": 0.0}, "`timeout_s` must be finite and above 0, or null, got 0.0"),
         ({"function": letters, "on_error": "skip"}, "`on_error` must be one of stop, count, got 'skip'"),
-        ({"function": letters, "error_value": float("inf")}, "`error_value` must be finite, got inf"),
+        ({"function": letters, "error_value": float("inf")}, "`error_value` must be finite in float32, got inf"),
         ({"function": letters, "concurrency": 0}, "`concurrency` must be at least 1, got 0"),
     ],
 )
@@ -250,39 +248,3 @@ def test_a_function_is_named_on_the_command_line(separator, tmp_path, monkeypatc
     for other in (copy.deepcopy(reward), pickle.loads(pickle.dumps(reward))):
         assert other([sample(tokens=9)]) == [9.0]
     assert "lightning_pspo.rewards.FunctionReward" in parser.dump(parsed)
-
-
-class Fragile(Reward):
-    def __call__(self, samples):
-        return [1 / row.length_tokens for row in samples]
-
-
-def test_an_exception_of_a_reward_class_names_the_group():
-    rows = [sample(), sample(tokens=0, identity="p2"), sample(tokens=0, identity="p3"), sample(identity="p3")]
-    for first, where in ((0, "row 1 (problem 'p2')"), (2, "rows 0 to 1 (problem 'p3')")):
-        for reward in (Fragile(), WeightedSum({"fragile": Fragile()}, {"fragile": 1.0})):
-            with pytest.raises(ZeroDivisionError) as caught:
-                reward.breakdown(rows[first:])
-            assert caught.value.__notes__ == [f"in reward `fragile`, {where}"]
-
-
-class Spread(Reward):
-    """Needs two members of a group, and fails on all rows at once for reasons of its own."""
-
-    def __init__(self):
-        self.asked = []
-
-    def __call__(self, samples):
-        self.asked.append(len(samples))
-        if len(samples) == 4:
-            raise ConnectionError("the server is away")
-        return [1 / (len(samples) - 1)] * len(samples)
-
-
-@pytest.mark.parametrize("problems", [("p1", "p1", "p2", "p2"), ("p1", "p2", "p2", "p2")])
-def test_an_exception_that_no_group_raises_by_itself_names_the_reward_alone(problems):
-    reward = Spread()
-    with pytest.raises(ConnectionError) as caught:
-        reward.breakdown([sample(identity=problem) for problem in problems])
-    assert caught.value.__notes__ == ["in reward `spread`"]
-    assert reward.asked == [4, problems.count("p1"), problems.count("p2")]

@@ -27,12 +27,11 @@ from transformers.cache_utils import DynamicLayer
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.policy import LoRA
-from lightning_pspo.rollout import GenerateEngine, SharedPrefixEngine, shared_prefix
+from lightning_pspo.rollout import ContinuousBatchingEngine, GenerateEngine, SharedPrefixEngine, shared_prefix
 from lightning_pspo.rollout.kv_cache import CHUNK, GrowingLayer, PromptCache, growing_cache
 from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
-from lightning_pspo.types import Completions
 from tests.support.models import make_model
-from tests.support.rollouts import built, draw, prompts_of, rows_of, statistic_and_bound
+from tests.support.rollouts import assert_equal, built, draw, prompts_of, rows_of, statistic_and_bound
 
 USUAL: dict[str, Any] = {
     "vocab_size": 259,
@@ -81,12 +80,6 @@ def model_of(name: str) -> PreTrainedModel:
     config = CONFIGS[name]
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=config._attn_implementation)
     return model.eval()
-
-
-def assert_equal(ours: Completions, reference: Completions) -> None:
-    assert rows_of(ours) == rows_of(reference)
-    for name in ("completion_ids", "completion_mask", "truncated"):
-        assert torch.equal(getattr(ours, name), getattr(reference, name)), name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -138,10 +131,10 @@ def test_settings(share: bool, settings: dict[str, Any]) -> None:
 def test_completions_do_not_depend_on_batch_or_order(max_rows: int, share: bool) -> None:
     model, positions = model_of("llama"), [4, 2, 9, 0, 7]
     settings = {"eos_ids": MANY_EOS, "max_new_tokens": 20}
-    together = rows_of(draw(SharedPrefixEngine(None, share), model, prompts_of(PROMPTS, positions), **settings))
+    together = rows_of(draw(SharedPrefixEngine(share_prompts=share), model, prompts_of(PROMPTS, positions), **settings))
     order = [3, 0, 4, 2, 1]
     shuffled = prompts_of([PROMPTS[index] for index in order], [positions[index] for index in order])
-    parts = rows_of(draw(SharedPrefixEngine(max_rows, share), model, shuffled, **settings))
+    parts = rows_of(draw(SharedPrefixEngine(max_rows=max_rows, share_prompts=share), model, shuffled, **settings))
     for place, index in enumerate(order):
         assert parts[3 * place : 3 * place + 3] == together[3 * index : 3 * index + 3]
 
@@ -206,8 +199,8 @@ def test_what_cannot_share_says_so(caplog: pytest.LogCaptureFixture) -> None:
         draw(SharedPrefixEngine(), model_of("mamba"), prompts_of(PROMPTS))
         draw(SharedPrefixEngine(), model_of("deepseek_latent"), prompts_of(PROMPTS))
     assert len(caplog.messages) == 2
-    assert "MambaForCausalLM needs generation as it comes with transformers" in caplog.messages[0]
-    assert "DeepseekV3Attention changes what it takes from the cache" in caplog.messages[1]
+    assert "MambaForCausalLM is sampled by GenerateEngine" in caplog.messages[0]
+    assert "DeepseekV3Attention changes the states from the cache" in caplog.messages[1]
     with pytest.raises(InputError, match="`share_prompts` must be false or null for MistralForCausalLM with sdpa"):
         draw(SharedPrefixEngine(share_prompts=True), model_of("mistral_sliding"), prompts_of(PROMPTS))
 
@@ -216,8 +209,8 @@ def test_every_layer_must_attend_to_the_prefix() -> None:
     model = model_of("llama")
     prompts = PromptCache(torch.ones(1, 2, dtype=torch.bool))
     prompts.keys = prompts.values = [torch.zeros(1, 2, 2, 8)] * 3
-    prefix = SharedPrefix(prompts, growing_cache(model.config), torch.tensor([0]))
-    with pytest.raises(CannotShareError, match="LlamaForCausalLM attends on its own"), attending_to(prefix, model):
+    prefix = SharedPrefix(prompts=prompts, own=growing_cache(model.config), groups=torch.tensor([0]))
+    with pytest.raises(CannotShareError, match="LlamaForCausalLM uses its own attention"), attending_to(prefix, model):
         prefix.attended = 2
 
 
@@ -227,13 +220,24 @@ def test_rows_that_are_done_may_stay_for_a_while(share: bool) -> None:
     settings = {"max_new_tokens": 20, "eos_ids": MANY_EOS}
     reference = draw(GenerateEngine(), model, prompts, **settings)
     for steps in (2, 5, 100):
-        assert_equal(draw(SharedPrefixEngine(None, share, steps), model, prompts, **settings), reference)
+        assert_equal(
+            draw(SharedPrefixEngine(share_prompts=share, steps_per_check=steps), model, prompts, **settings), reference
+        )
 
 
-@pytest.mark.parametrize("name", ["max_rows", "steps_per_check"])
-def test_numbers_out_of_range(name: str) -> None:
-    with pytest.raises(InputError, match=f"`{name}` must be at least 1, got 0"):
-        SharedPrefixEngine(**{name: 0})
+@pytest.mark.parametrize(
+    ("engine", "setting"),
+    [
+        (SharedPrefixEngine, "max_rows"),
+        (SharedPrefixEngine, "steps_per_check"),
+        (GenerateEngine, "max_rows"),
+        (ContinuousBatchingEngine, "max_rows"),
+        (ContinuousBatchingEngine, "cache_tokens"),
+    ],
+)
+def test_numbers_out_of_range(engine: Any, setting: str) -> None:
+    with pytest.raises(InputError, match=f"`{setting}` must be at least [0-9]+, got 0"):
+        engine(**{setting: 0})
 
 
 def test_max_rows_bounds_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +253,7 @@ def test_max_rows_bounds_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GrowingLayer, "update", spy)
     for max_rows, most in ((None, 15), (7, 6), (2, 2)):
         rows.clear()
-        draw(SharedPrefixEngine(max_rows), model_of("llama"), prompts_of(PROMPTS))
+        draw(SharedPrefixEngine(max_rows=max_rows), model_of("llama"), prompts_of(PROMPTS))
         assert max(rows) == most
 
 

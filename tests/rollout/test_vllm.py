@@ -32,7 +32,7 @@ SAMPLING = Sampling(samples=2, temperature=0.7, top_p=0.9, max_new_tokens=4, eos
 
 
 @dataclass
-class Said:
+class Logprob:
     """As vllm.Logprob."""
 
     logprob: float
@@ -45,7 +45,7 @@ class Drawn:
 
     index: int
     token_ids: tuple[int, ...]
-    logprobs: list[dict[int, Said]] | None
+    logprobs: list[dict[int, Logprob]] | None
     finish_reason: str = "stop"
 
 
@@ -58,13 +58,13 @@ class Result:
 
 def drawn(index: int, tokens: list[int], reason: str = "stop") -> Drawn:
     """Return a completion whose n-th token has log-prob -n - index / 10, beside a likelier one."""
-    said = [{7777: Said(-0.01), token: Said(-n - index / 10, 2)} for n, token in enumerate(tokens, start=1)]
-    return Drawn(index, tuple(tokens), said, reason)
+    logprobs = [{7777: Logprob(-0.01), token: Logprob(-n - index / 10, 2)} for n, token in enumerate(tokens, start=1)]
+    return Drawn(index, tuple(tokens), logprobs, reason)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
-    with pytest.raises(InputError, match=r"VLLMEngine needs vLLM, .*pip install -e '\.\[vllm\]'"):
+    with pytest.raises(InputError, match=r"VLLMEngine needs vLLM, .*pip install 'lightning-pspo\[vllm\]'"):
         VLLMEngine()
 
 
@@ -134,19 +134,19 @@ def test_results_by_hand() -> None:
         Result([drawn(1, [5, 9]), drawn(0, [5, 6, 7, 8], "length")]),
         Result([drawn(0, [2]), drawn(1, [6, 6, 2])]),
     ]
-    found = completions_of(results, SAMPLING, CPU)
-    assert found.completion_ids.tolist() == [[5, 6, 7, 8], [5, 9, 2, 2], [2, 2, 2, 2], [6, 6, 2, 2]]
-    assert found.completion_mask.sum(dim=1).tolist() == [4, 2, 1, 3]
-    assert found.truncated.tolist() == [True, False, False, False]
+    completions = completions_of(results, SAMPLING, CPU)
+    assert completions.completion_ids.tolist() == [[5, 6, 7, 8], [5, 9, 2, 2], [2, 2, 2, 2], [6, 6, 2, 2]]
+    assert completions.completion_mask.sum(dim=1).tolist() == [4, 2, 1, 3]
+    assert completions.truncated.tolist() == [True, False, False, False]
     expected = [[-1.0, -2.0, -3.0, -4.0], [-1.1, -2.1, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [-1.1, -2.1, -3.1, 0.0]]
-    torch.testing.assert_close(found.logprobs, torch.tensor(expected))
+    torch.testing.assert_close(completions.logprobs, torch.tensor(expected))
 
 
 def test_greedy_results_have_no_logprobs() -> None:
     greedy = Sampling(1, 0.0, 1.0, 4, (2,), 0)
-    found = completions_of([Result([Drawn(0, (5, 2), None)])], greedy, CPU)
-    assert found.completion_ids.tolist() == [[5, 2]]
-    assert found.logprobs is None
+    completions = completions_of([Result([Drawn(0, (5, 2), None)])], greedy, CPU)
+    assert completions.completion_ids.tolist() == [[5, 2]]
+    assert completions.logprobs is None
 
 
 def test_a_completion_that_ends_for_no_reason_is_an_error() -> None:
@@ -208,7 +208,7 @@ def test_a_weight_without_a_value_is_an_error() -> None:
 def test_quantized_weights_are_refused() -> None:
     policy = nn.Module()
     policy.register_parameter("packed", nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False))
-    with pytest.raises(InputError, match=r"not quantized, got torch\.uint8 in packed"):
+    with pytest.raises(InputError, match=r"not quantised, got torch\.uint8 in packed"):
         list(policy_weights(policy))
 
 

@@ -20,8 +20,8 @@ def prompts_of(rows: list[list[int]], positions: list[int] | None = None) -> Pro
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
     problems = tuple(Problem(str(index), "", "") for index in range(len(rows)))
-    places = torch.tensor(positions or list(range(len(rows))))
-    return PromptBatch("train", problems, ids, mask, places, torch.ones(len(rows), dtype=torch.bool))
+    stream = torch.tensor(positions or list(range(len(rows))))
+    return PromptBatch("train", problems, ids, mask, stream, torch.ones(len(rows), dtype=torch.bool))
 
 
 def built(folder: Path, **settings: Any) -> Policy:
@@ -38,6 +38,13 @@ def draw(engine: RolloutEngine, model: PreTrainedModel, prompts: PromptBatch, **
     noise = keyed_uniforms((7, 0), prompts.positions, sampling.samples, sampling.max_new_tokens)
     with torch.no_grad():
         return engine.generate(model, prompts, sampling, noise if sampling.temperature > 0 else None)
+
+
+def assert_equal(result: Completions, expected: Completions) -> None:
+    """Compare tokens, masks and truncation."""
+    assert torch.equal(result.completion_ids, expected.completion_ids)
+    assert torch.equal(result.completion_mask, expected.completion_mask)
+    assert torch.equal(result.truncated, expected.truncated)
 
 
 def rows_of(completions: Completions) -> list[list[int]]:

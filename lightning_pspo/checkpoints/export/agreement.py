@@ -1,4 +1,4 @@
-"""Whether what was exported is the policy: the same logits, the same tokens."""
+"""Checks that an export is the policy: the same logits, the same tokens."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PROBES = (
 """Texts on which logits and tokens are compared."""
 
 EXACT = 1e-4
-"""What the order of float32 sums may change, as ``difference`` measures it."""
+"""Largest `difference` that another order of float32 sums may cause."""
 
 ROUNDING = {"float32": EXACT, "float16": 5e-2, "bfloat16": 0.25}
-"""What rounding weights, or computing in a dtype, may change: that dtype's unit, through many layers. Dense models stay
-within a fifth of it; in a mixture of experts rounding can send a token to another expert."""
+"""Largest `difference` that rounding weights to a dtype, or computing in it, may cause: its unit, through many layers.
+Dense models stay within a fifth of it; in a mixture of experts rounding can send a token to another expert."""
 
 _TOKENS = 64
 
@@ -43,53 +43,53 @@ def probe_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-def difference(one: Tensor, other: Tensor) -> float:
-    """Return the root mean square of ``other - one`` over that of ``one``; inf where something is not finite.
+def difference(expected: Tensor, actual: Tensor) -> float:
+    """Return the root mean square of ``actual - expected`` over that of ``expected``; inf where one is not finite.
 
     >>> difference(torch.tensor([3.0, -4.0]), torch.tensor([3.0, -3.5]))
     0.1
     """
-    value = float((other - one).double().norm() / one.double().norm())
+    value = float((actual - expected).double().norm() / expected.double().norm())
     return value if value == value else float("inf")
 
 
-def check_merged(live: Tensor, whole: Tensor, dtype: str) -> None:
-    """Refuse merged weights that are not the policy's.
+def check_merged(live: Tensor, merged: Tensor, dtype: str) -> None:
+    """Refuse merged weights that differ from the policy's.
 
     Args:
-        live: (M, V), of the policy.
-        whole: (M, V), of the merged weights in float32.
-        dtype: In which the policy computes.
+        live: (M, V), logits of the policy.
+        merged: (M, V), logits of the merged weights in float32.
+        dtype: Dtype in which the policy computes.
 
     Raises:
         InputError: With the difference.
     """
-    if not (found := difference(live, whole)) <= ROUNDING[dtype]:
+    if not (error := difference(live, merged)) <= ROUNDING[dtype]:
         raise InputError(
             f"The merged logits must be the policy's to {ROUNDING[dtype]:g} of their size, they are off by "
-            f"{found:.2g}: nothing was exported."
+            f"{error:.2g}: nothing was exported."
         )
 
 
 def check_logits(live: Tensor, written: Tensor, loaded: Tensor, dtypes: set[str]) -> float:
-    """Refuse an export whose logits are not the policy's; return how far they are off.
+    """Refuse an export whose logits differ from the policy's; return the difference.
 
     Args:
-        live: (M, V), of the policy.
-        written: (M, V), of what was written, while it was in memory: merged, in its new dtype.
-        loaded: (M, V), of what was read back.
-        dtypes: In which the policy computes, and in which the weights were written.
+        live: (M, V), logits of the policy.
+        written: (M, V), logits of the written weights while they were in memory: merged, in their new dtype.
+        loaded: (M, V), logits of the weights that were read back.
+        dtypes: Dtype in which the policy computes, and that of the written weights.
 
     Raises:
         InputError: With both numbers.
     """
-    found, allowed = difference(live, loaded), max(ROUNDING[dtype] for dtype in dtypes)
-    if difference(written, loaded) > EXACT or found > allowed:
+    error, allowed = difference(live, loaded), max(ROUNDING[dtype] for dtype in dtypes)
+    if difference(written, loaded) > EXACT or error > allowed:
         raise InputError(
-            f"The exported logits must be the policy's to {allowed:g} of their size, they are off by {found:.2g} "
+            f"The exported logits must be the policy's to {allowed:g} of their size, they are off by {error:.2g} "
             f"({difference(written, loaded):.2g} of it since they were written): nothing was exported."
         )
-    return found
+    return error
 
 
 def check_tokens(policy: Policy, folder: Path) -> None:
@@ -98,17 +98,16 @@ def check_tokens(policy: Policy, folder: Path) -> None:
     Raises:
         InputError: Naming the difference.
     """
-    found = Policy(model_name_or_path=str(folder), trust_remote_code=policy.pretrained.trust_remote_code)
-    here, there = policy.tokenizer, found.tokenizer
-    same = {
-        "vocabulary": here.get_vocab() == there.get_vocab(),
-        "special tokens": here.special_tokens_map == there.special_tokens_map,
-        "end-of-sequence ids": policy.eos_ids == found.eos_ids,
-        "padding id": policy.pad_id == found.pad_id,
-        "chat template": here.chat_template == there.chat_template,
-        "tokens": all(here.encode(text) == there.encode(text) for text in PROBES),
-        "texts": all(here.decode(here.encode(text)) == there.decode(here.encode(text)) for text in PROBES),
+    exported = Policy(model_name_or_path=str(folder), trust_remote_code=policy.pretrained.trust_remote_code)
+    ours, theirs = policy.tokenizer, exported.tokenizer
+    equal = {
+        "vocabulary": ours.get_vocab() == theirs.get_vocab(),
+        "special tokens": ours.special_tokens_map == theirs.special_tokens_map,
+        "end-of-sequence ids": policy.eos_ids == exported.eos_ids,
+        "padding id": policy.pad_id == exported.pad_id,
+        "chat template": ours.chat_template == theirs.chat_template,
+        "tokens": all(ours.encode(text) == theirs.encode(text) for text in PROBES),
+        "texts": all(ours.decode(ours.encode(text)) == theirs.decode(ours.encode(text)) for text in PROBES),
     }
-    wrong = [name for name, equal in same.items() if not equal]
-    if wrong:
-        raise InputError(f"The exported tokenizer must be the policy's, but for: {', '.join(wrong)}.")
+    if wrong := [name for name, same in equal.items() if not same]:
+        raise InputError(f"The exported tokenizer must be the policy's; it differs in {', '.join(wrong)}.")

@@ -7,46 +7,44 @@ from pathlib import Path
 from typing import Any
 
 PAPER = "https://arxiv.org/abs/2509.21282"
-
-
 _FOUR_BIT = (
-    "That is as lightning_pspo loads it. bitsandbytes repacks four-bit weights on processors with AVX-512 bfloat16,",
-    "which changes the logits by some per cent more; merged weights are free of that.",
+    "This holds as lightning_pspo loads it. bitsandbytes repacks four-bit weights on processors with AVX-512 bfloat16,",
+    "which changes the logits by a few per cent more; merged weights are not affected.",
 )
 
 
 def model_card(
-    kind: str, said: Mapping[str, Any], results: Mapping[str, Any], settings: str | None, difference: float
+    kind: str, policy: Mapping[str, Any], results: Mapping[str, Any], settings: str | None, difference: float
 ) -> str:
     """Return the text of README.md.
 
     Args:
         kind: ``model``, ``adapter`` or ``adapter with its base``.
-        said: What the checkpoint says of its policy.
+        policy: The checkpoint's description of its policy.
         results: Documents of an evaluation and of a run's summary, by kind.
         settings: The run's settings as YAML; None if they are not known.
-        difference: Of the logits from the policy's, relative.
+        difference: Relative difference of the logits from the policy's.
     """
-    local = said["folder"] is not None or said["model_name_or_path"] == "embedded"
+    local = policy["folder"] is not None or policy["model_name_or_path"] == "embedded"
     lines = [
         "---",
-        *([] if local else [f"base_model: {said['model_name_or_path']}"]),
+        *([] if local else [f"base_model: {policy['model_name_or_path']}"]),
         f"library_name: {'transformers' if kind == 'model' else 'peft'}",
         "pipeline_tag: text-generation",
         "tags: [lightning-pspo, pspo, reinforcement-learning, math]",
         "---",
         "",
-        f"# {_title(said)}, trained with PSPO",
+        f"# {_title(policy)}, trained with PSPO",
         "",
-        *_description(kind, said),
+        *_description(kind, policy),
         "",
         "## Use",
         "",
-        *_usage(kind, said),
+        *_usage(kind, policy),
         "",
         f"When this folder was made, its logits differed from those of the trained policy by {difference:.1e} of their",
         "size (root mean square, on a few prompts).",
-        *(_FOUR_BIT if said["quantization"] and kind != "model" else ()),
+        *(_FOUR_BIT if policy["quantization"] and kind != "model" else ()),
         "",
         "## Results",
         "",
@@ -54,7 +52,7 @@ def model_card(
         "",
         "## Licence",
         "",
-        "Not determined: that of the base model, and of the training data, applies. Name it here before you publish.",
+        "Not determined: the licences of the base model and of the training data apply. Name them before you publish.",
         "",
         "## Settings",
         "",
@@ -63,43 +61,43 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _title(said: Mapping[str, Any]) -> str:
+def _title(policy: Mapping[str, Any]) -> str:
     """Return a short name of the base model.
 
     >>> _title({"model_name_or_path": "Qwen/Qwen2.5-0.5B", "folder": None})
     'Qwen2.5-0.5B'
     """
-    return Path(said["model_name_or_path"]).name
+    return Path(policy["model_name_or_path"]).name
 
 
-def _description(kind: str, said: Mapping[str, Any]) -> Iterator[str]:
-    revision = said["commit"] or said["revision"]
+def _description(kind: str, policy: Mapping[str, Any]) -> Iterator[str]:
+    revision = policy["commit"] or policy["revision"]
     yield (
         "Trained by reinforcement learning on mathematics with lightning_pspo: PSPO "
         f"([arXiv 2509.21282]({PAPER})), or the surrogate that the settings below name."
     )
     yield ""
-    yield f"- base model: `{said['model_name_or_path']}`" + (f", revision `{revision}`" if revision else "")
-    if said["base"] is not None:
-        yield f"- fingerprint of its files: `{said['base']}`"
-    if said["lora"] is None:
+    yield f"- base model: `{policy['model_name_or_path']}`" + (f", revision `{revision}`" if revision else "")
+    if policy["base"] is not None:
+        yield f"- fingerprint of its files: `{policy['base']}`"
+    if policy["lora"] is None:
         yield "- trained: all weights"
         return
-    lora = said["lora"]
+    lora = policy["lora"]
     extras = [name for name, on in (("rank-stabilised", lora["rslora"]), ("weight-decomposed", lora["dora"])) if on]
     yield (
         f"- trained: low-rank adapters ({', '.join(['LoRA', *extras])}), rank {lora['rank']}, alpha {lora['alpha']:g}, "
         f"on {lora['target_modules']}"
     )
-    if said["quantization"] is not None:
-        double = " with quantised scales" if said["double_quantization"] else ""
-        yield f"- base weights in training: {said['quantization']}{double}" + (
+    if policy["quantization"] is not None:
+        double = " with quantised scales" if policy["double_quantization"] else ""
+        yield f"- base weights in training: {policy['quantization']}{double}" + (
             ", dequantised before the adapters were merged" if kind == "model" else ""
         )
 
 
-def _usage(kind: str, said: Mapping[str, Any]) -> Iterator[str]:
-    dtype = "" if kind == "model" else f", dtype=torch.{said['dtype']}"
+def _usage(kind: str, policy: Mapping[str, Any]) -> Iterator[str]:
+    dtype = "" if kind == "model" else f", dtype=torch.{policy['dtype']}"
     yield "```python"
     yield from () if kind == "model" else ("import torch",)
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
@@ -109,11 +107,11 @@ def _usage(kind: str, said: Mapping[str, Any]) -> Iterator[str]:
     yield "```"
     if kind == "adapter":
         yield ""
-        yield "It holds an adapter: `peft` must be installed, and the base model be where the adapter's config says."
+        yield "This is an adapter: `peft` must be installed, and the base model be where the adapter's config says."
     if kind == "adapter with its base":
         yield ""
-        yield "It holds an adapter and the base model as it was in training: `peft` must be installed" + (
-            ", and `bitsandbytes`." if said["quantization"] else "."
+        yield "This is an adapter with the base model as it was in training: `peft` must be installed" + (
+            ", and `bitsandbytes`." if policy["quantization"] else "."
         )
 
 
@@ -123,17 +121,18 @@ def _results(results: Mapping[str, Any]) -> Iterator[str]:
         yield "| source | temperature | problems | samples each | accuracy | 95 % interval |"
         yield "|---|---|---|---|---|---|"
         for entry in results["evaluation"]["results"]:
-            found = entry["estimates"]["accuracy"]
-            bounds = " to ".join("?" if found[end] is None else f"{found[end]:.1%}" for end in ("low", "high"))
+            accuracy = entry["estimates"]["accuracy"]
+            bounds = " to ".join("?" if accuracy[end] is None else f"{accuracy[end]:.1%}" for end in ("low", "high"))
             yield (
                 f"| {entry['source']} | {entry['temperature']:g} | {entry['problems']} | "
-                f"{entry['samples_per_problem']} | {found['value']:.1%} | {bounds} |"
+                f"{entry['samples_per_problem']} | {accuracy['value']:.1%} | {bounds} |"
             )
     if "summary" in results:
-        found = results["summary"]
+        summary = results["summary"]
         yield from ("",) if "evaluation" in results else ()
         yield (
-            f"Accuracy on `{found['source']}` ({found['problems']} problems, temperature {found['temperature']:g}): "
-            f"{found['accuracy_before']:.1%} before training, {found['accuracy_after']:.1%} after "
-            f"{found['rollouts']} rollouts."
+            f"Accuracy on `{summary['source']}` ({summary['problems']} problems, "
+            f"temperature {summary['temperature']:g}): "
+            f"{summary['accuracy_before']:.1%} before training, {summary['accuracy_after']:.1%} after "
+            f"{summary['rollouts']} rollouts."
         )

@@ -1,17 +1,13 @@
-"""Writes a policy as a folder that transformers loads, and makes sure that it does."""
+"""Exports a policy as a folder that transformers loads, and loads it back to make sure."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -22,8 +18,8 @@ from lightning_pspo.checkpoints.export.reading import newest_checkpoint, read_po
 from lightning_pspo.checkpoints.export.tokens import write_generation_config, write_tokenizer
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, results_of
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
-from lightning_pspo.policy.adapters import quantized_loading, settle_quantized
+from lightning_pspo.files import new_folder
+from lightning_pspo.policy.adapters import quantized_loading, prepare_quantized
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import EMBEDDED
 
@@ -37,13 +33,13 @@ _MAGNITUDE = "lora_magnitude_vector"
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """Result of `export`.
 
     Attributes:
-        folder: Where.
-        checkpoint: The one that was read.
+        folder: Folder that was made.
+        checkpoint: Checkpoint that was read.
         kind: ``model``, ``adapter``, or ``adapter with its base``.
-        difference: How far its logits are from the policy's: root mean square, over that of the logits themselves.
+        difference: Root mean square of its logits' difference from the policy's, over that of the logits themselves.
     """
 
     folder: Path
@@ -55,36 +51,39 @@ class Export:
 def export(
     checkpoint: Path,
     output: Path,
+    *,
     merge: bool = False,
     dtype: Dtype = "float32",
     base: str | None = None,
     trust_remote_code: bool = False,
 ) -> Export:
-    """Write a checkpoint's policy as a Hugging Face folder, whole or not at all.
+    """Write a checkpoint's policy as a Hugging Face folder, completely or not at all.
 
-    The folder is loaded again, and refused if its logits are not the policy's, or its tokens others.
+    The folder is loaded back, and removed if its logits or its tokens differ from the policy's.
 
     Args:
         checkpoint: File, folder of a sharded strategy, or folder of a run (its newest checkpoint).
         output: The folder to make; it must not exist, or be empty.
         merge: Merge adapters into the weights. Without it a run with adapters gives a PEFT folder.
-        dtype: Of the weights that are written.
-        base: Folder or hub id of the base model, should it have moved.
+        dtype: Dtype of the written weights.
+        base: Folder or hub id of the base model, if it has moved.
         trust_remote_code: Allow model code from the base to run.
 
     Raises:
         InputError: If the checkpoint, its base or ``output`` cannot be used, or the check fails.
-        DiskFullError: If there is no room for it.
+        DiskFullError: If the disk is full.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"`output` must be a new or empty folder, got {output}.")
-    if output.is_mount():  # which nothing can take the place of
-        raise InputError(f"`output` must be no mounted file system, got {output}: name a new folder in it.")
+    if output.is_mount():  # it cannot be replaced
+        raise InputError(f"`output` must not be a mounted file system, got {output}: name a new folder in it.")
     path = newest_checkpoint(checkpoint)
-    with _new_folder(output.resolve()) as folder:  # made first: reading a large model takes minutes
-        policy, said = read_policy(path, base, trust_remote_code)
+    with new_folder(output) as folder:  # made first: reading a large model takes minutes
+        policy, description = read_policy(path, base=base, trust_remote_code=trust_remote_code)
         if merge and policy.lora is None:
-            raise InputError(f"`merge` needs a checkpoint of adapters, {path} holds whole weights.")
+            raise InputError(
+                f"`merge` needs a checkpoint of adapters, got {path}, which holds all weights: leave it out."
+            )
         live = probe_logits(policy.causal_lm, policy.tokenizer)
         if policy.lora is not None and not merge:
             kind, model = _write_adapter(policy, folder, output, getattr(torch, dtype)), policy.causal_lm
@@ -103,31 +102,12 @@ def export(
         del model
         loaded = probe_logits(_load(folder, policy, kind), policy.tokenizer)
         exact = kind == "model" or policy.dtype == dtype == "float32"  # else transformers rounds adapters once more
-        found = check_logits(live, written if exact else loaded, loaded, {policy.dtype, dtype})
+        error = check_logits(live, written if exact else loaded, loaded, {policy.dtype, dtype})
         check_tokens(policy, folder)
-        text = model_card(kind, said, results_of(path), None if config is None else config.read_text("utf-8"), found)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-    return Export(output, path, kind, found)
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``output`` at the end; on an error nothing is left of it."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise InputError(f"`output` must be a folder that can be made, got {output}: {error.strerror}.") from error
-    try:
-        folder.chmod(0o755)
-        yield folder
-        folder.replace(output)
-    except BaseException as error:
-        shutil.rmtree(folder)
-        if is_full(error) or (isinstance(error, SafetensorError) and "No space left" in str(error)):
-            free = as_size(free_bytes(output))
-            raise DiskFullError(f"The disk is full: {output} could not be written; {free} are free.") from error
-        raise
+        settings = None if config is None else config.read_text("utf-8")
+        card = model_card(kind, description, results_of(path), settings, error)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return Export(output, path, kind, error)
 
 
 def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: torch.dtype) -> None:
@@ -184,13 +164,13 @@ def _rename_magnitudes(path: Path) -> None:
 
 def _load(folder: Path, policy: Policy, kind: str) -> PreTrainedModel:
     """Load the folder as its user will: whole weights as they are, an adapter on a base in the policy's dtype."""
-    more: dict[str, Any] = {} if kind == "model" else {"dtype": getattr(torch, policy.dtype)}
+    options: dict[str, Any] = {} if kind == "model" else {"dtype": getattr(torch, policy.dtype)}
     quantized = kind != "model" and policy.quantization is not None
     if quantized:
-        more |= quantized_loading(None, False, getattr(torch, policy.dtype))
+        options |= quantized_loading(None, False, getattr(torch, policy.dtype))
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=policy.pretrained.trust_remote_code, **more
+        folder, trust_remote_code=policy.pretrained.trust_remote_code, **options
     )
     if quantized:
-        settle_quantized(model, required=True)
+        prepare_quantized(model, required=True)
     return model

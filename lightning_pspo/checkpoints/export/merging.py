@@ -1,4 +1,4 @@
-"""Adapters merged into the weights that they belong to."""
+"""Merges adapters into the weights that they belong to."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lightning_pspo.policy.policy import Policy
 
 @torch.no_grad()
 def merged(policy: Policy) -> PreTrainedModel:
-    """Return the policy's model in float32 and without adapters; the policy itself is used up.
+    """Return the policy's model in float32 and without adapters; the policy itself can no longer be used.
 
     Args:
-        policy: With adapters. Four-bit weights are dequantised to exactly what the policy computes with.
+        policy: A policy with adapters. Four-bit weights are dequantised to exactly what it computes with.
 
     Raises:
         InputError: If the weights were stored quantised.
@@ -36,20 +36,20 @@ def _dequantized(policy: Policy) -> Policy:
     """Return the policy with its four-bit weights as float32."""
     from bitsandbytes.functional import dequantize_4bit
 
-    whole = Policy(
-        policy.model_name_or_path,
-        policy.pretrained.revision,
-        policy.lora,
+    unquantized = Policy(
+        model_name_or_path=policy.model_name_or_path,
+        revision=policy.pretrained.revision,
+        lora=policy.lora,
         trust_remote_code=policy.pretrained.trust_remote_code,
     )
-    whole.build(seed=0)
+    unquantized.build(seed=0)
     values: dict[str, Tensor] = {name: value for name, value in policy.named_parameters() if value.is_floating_point()}
     for name, layer in quantized_layers(policy):
         value = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        values[f"{name}.weight"] = value.T if isinstance(whole.get_submodule(name), Conv1D) else value
-    for name, parameter in whole.named_parameters():
+        values[f"{name}.weight"] = value.T if isinstance(unquantized.get_submodule(name), Conv1D) else value
+    for name, parameter in unquantized.named_parameters():
         parameter.copy_(values[name])
-    return whole
+    return unquantized
 
 
 def _untie(model: PreTrainedModel) -> None:

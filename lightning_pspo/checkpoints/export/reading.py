@@ -1,4 +1,4 @@
-"""The policy that a checkpoint holds, whatever layout it was saved in."""
+"""Reads the policy out of a checkpoint, whatever layout it was saved in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_policy
-from lightning_pspo.checkpoints.save import check_readable
+from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA
@@ -30,14 +30,14 @@ def newest_checkpoint(path: Path) -> Path:
         raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist.")
     if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
         return path
-    found = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
-    if not found:
+    checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
+    if not checkpoints:
         raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which holds none.")
-    return found[-1]
+    return checkpoints[-1]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a checkpoint says of its policy, and the weights in it, by name in the ``LightningModule``.
+    """Return a checkpoint's description of its policy, and its weights by name in the ``LightningModule``.
 
     The optimiser's state is not read.
 
@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         InputError: If it is damaged, or not from this program.
     """
-    check_readable(path, "python scripts/export.py {} OUTPUT_DIR")
+    check_readable(path, "lightning-pspo export {} OUTPUT_DIR")
     if path.is_dir():
         checkpoint, weights = read_folder(path)
     else:
@@ -58,51 +58,56 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return checkpoint["policy"], weights
 
 
-def read_policy(path: Path, base: str | None = None, trust_remote_code: bool = False) -> tuple[Policy, dict[str, Any]]:
+def read_policy(
+    path: Path, *, base: str | None = None, trust_remote_code: bool = False
+) -> tuple[Policy, dict[str, Any]]:
     """Build the policy of a checkpoint, on the CPU.
 
     Args:
         path: File, or folder of a sharded strategy.
-        base: Folder or hub id of the base model, should it have moved.
+        base: Folder or hub id of the base model, if it has moved.
         trust_remote_code: Allow model code from the base to run.
 
     Returns:
-        The policy, and what the checkpoint says of it.
+        The policy, and the checkpoint's description of it.
 
     Raises:
         InputError: If the checkpoint or its base cannot be used, or do not belong together.
     """
-    said, weights = read_checkpoint(path)
-    name = _place(said) if base is None else base
+    description, weights = read_checkpoint(path)
+    revision = description["commit"] or description["revision"]
     policy = Policy(
-        name,
-        revision=(said["commit"] or said["revision"]) if base is None and said["folder"] is None else None,
-        lora=None if said["lora"] is None else LoRA(**said["lora"]),
-        quantization=said["quantization"],
-        double_quantization=said["double_quantization"],
-        dtype=said["dtype"],
+        model_name_or_path=_base_model(description) if base is None else base,
+        revision=revision if base is None and description["folder"] is None else None,
+        lora=None if description["lora"] is None else LoRA(**description["lora"]),
+        quantization=description["quantization"],
+        double_quantization=description["double_quantization"],
+        dtype=description["dtype"],
         trust_remote_code=trust_remote_code,
     )
     policy.build(seed=0)
-    check_policy({"policy": said, "state_dict": weights}, policy.identity(), _changed(policy))
+    check_policy({"policy": description, "state_dict": weights}, policy.identity(), _saved_weights(policy))
     policy.load_state_dict({key.removeprefix(_PREFIX): value for key, value in weights.items()}, strict=False)
     policy.eval()
-    return policy, said
+    return policy, description
 
 
-def _changed(policy: Policy) -> dict[str, Tensor]:
-    """Return the weights that training changes, by name in the ``LightningModule``."""
-    whole = policy.state_dict()
+def _saved_weights(policy: Policy) -> dict[str, Tensor]:
+    """Return the weights that a checkpoint holds, by name in the ``LightningModule``: under LoRA only the adapters."""
     trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    return {_PREFIX + name: value for name, value in whole.items() if policy.lora is None or name in trained}
+    return {
+        _PREFIX + name: value for name, value in policy.state_dict().items() if policy.lora is None or name in trained
+    }
 
 
-def _place(said: Mapping[str, Any]) -> str:
+def _base_model(description: Mapping[str, Any]) -> str:
     """Return hub id or folder of the base model."""
-    name: str = said["model_name_or_path"]
-    if said["folder"] is None:
+    name: str = description["model_name_or_path"]
+    if description["folder"] is None:
         return name
-    for place in (said["folder"], name):
-        if Path(place).is_dir():
-            return str(place)
-    raise InputError(f"The base model was in {said['folder']}, which is gone: give its new place as `base`.")
+    for folder in (description["folder"], name):
+        if Path(folder).is_dir():
+            return str(folder)
+    raise InputError(
+        f"The base model was in {description['folder']}, which is gone: give its new place as `base` (--base MODEL)."
+    )

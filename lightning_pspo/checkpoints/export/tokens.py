@@ -1,4 +1,4 @@
-"""Tokenizer and generation settings of an export: those of the base model, as its files have them."""
+"""Writes tokenizer and generation settings of an export, as the base model's files have them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,20 @@
 """Sources of problems: benchmarks from the hub or from local files, JSON Lines files, and generated tasks."""
 
 from lightning_pspo.data.sources.base import PromptSource, RowSource
-from lightning_pspo.data.sources.benchmarks import GSM8K, MATH, MATH500, SVAMP, ASDiv, Benchmark
-from lightning_pspo.data.sources.competitions import AIME24, AMC23, Competition, MinervaMath, OlympiadBench
+from lightning_pspo.data.sources.benchmarks import (
+    AIME24,
+    AMC23,
+    GSM8K,
+    MATH,
+    MATH500,
+    SVAMP,
+    ASDiv,
+    Benchmark,
+    Competition,
+    MinervaMath,
+    OlympiadBench,
+    SplitBenchmark,
+)
 from lightning_pspo.data.sources.jsonl import JSONL
 from lightning_pspo.data.sources.procedural import Procedural, held_out
 
@@ -22,5 +34,6 @@ __all__ = [
     "Procedural",
     "PromptSource",
     "RowSource",
+    "SplitBenchmark",
     "held_out",
 ]

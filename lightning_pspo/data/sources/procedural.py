@@ -6,11 +6,12 @@ import dataclasses
 import difflib
 import hashlib
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from lightning_pspo.data.sources.base import PromptSource, check_at_least_one
+from lightning_pspo.data.sources.base import PromptSource
 from lightning_pspo.data.sources.references import check_references
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem
 
 HELD_OUT_SHARE = 10
@@ -30,10 +31,11 @@ def held_out(question: str) -> bool:
     return int.from_bytes(digest[:8], "big") % HELD_OUT_SHARE == 0
 
 
+@dataclass(eq=False)
 class Procedural(PromptSource):
     """Problems that reasoning-gym generates; distinct questions, the same for the same arguments.
 
-    Item i of seed s is often item i - 1 of seed s + 1, so that another seed is no other data: use ``split`` to keep
+    Item i of seed s is often item i - 1 of seed s + 1, so another seed does not give other data: use ``split`` to keep
     training and evaluation apart. Only a task with a single short reference answer can be verified.
 
     Args:
@@ -49,35 +51,25 @@ class Procedural(PromptSource):
             range.
     """
 
-    def __init__(
-        self,
-        task: str,
-        size: int = 1000,
-        seed: int = 0,
-        settings: Mapping[str, Any] | None = None,
-        split: Literal["train", "test"] | None = None,
-    ) -> None:
-        check_at_least_one("size", size)
-        if seed < 0:
-            raise InputError(f"`seed` must be at least 0, got {seed}.")
-        self.task, self.size, self.seed, self.split = task, size, seed, split
-        self.settings = dict(settings or {})
-        self._check_settings()
+    task: str
+    _: KW_ONLY
+    size: int = 1000
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    split: Literal["train", "test"] | None = None
 
-    @property
-    def name(self) -> str:
-        """What messages call this source: its class, task, split and seed."""
-        return f"Procedural ({self.task}, split {self.split or 'none'}, seed {self.seed})"
-
-    def _check_settings(self) -> None:
+    def __post_init__(self) -> None:
+        check_at_least("size", self.size, 1)
+        check_at_least("seed", self.seed, 0)
         from reasoning_gym.factory import DATASETS  # a second of imports that the other sources do not need
 
         if self.task not in DATASETS:
             near = difflib.get_close_matches(self.task, DATASETS, n=3, cutoff=0.4)
-            hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(sorted(DATASETS))}"
-            raise InputError(f"`task` must be a reasoning-gym task, got {self.task!r} ({hint}).")
+            hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(sorted(DATASETS))}"
+            raise InputError(f"`task` must be a reasoning-gym task, got {self.task!r}; {hint}")
         config = DATASETS[self.task][1]
         valid = sorted({field.name for field in dataclasses.fields(config)} - {"seed", "size"})
+        self.settings = dict(self.settings or {})
         for key in self.settings:
             if key not in valid:
                 raise InputError(f"`settings` of task {self.task} must be among {', '.join(valid)}; got {key!r}.")
@@ -88,11 +80,16 @@ class Procedural(PromptSource):
         except Exception as error:  # the tasks check with assert, by ValueError, or not before a TypeError
             raise InputError(f"`settings` of task {self.task} are refused: {error}; got {self.settings}.") from error
 
+    @property
+    def name(self) -> str:
+        """The source's name in messages: its class, task, split and seed."""
+        return f"Procedural ({self.task}, split {self.split or 'none'}, seed {self.seed})"
+
     def load(self) -> list[Problem]:
         """Draw until ``size`` distinct questions of the split are found.
 
         Raises:
-            InputError: The task has not that many, or an item without a reference answer.
+            InputError: The task has fewer, or an item without a reference answer.
         """
         share = HELD_OUT_SHARE if self.split == "test" else 1
         problems: dict[str, Problem] = {}

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.strategies import (
-    DDPStrategy,
-    DeepSpeedStrategy,
-    FSDPStrategy,
-    ModelParallelStrategy,
-    SingleDeviceStrategy,
-    Strategy,
-    StrategyRegistry,
-)
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.sharding.base import Check, Sharding
-from lightning_pspo.policy.sharding.deepspeed import DeepSpeed
-from lightning_pspo.policy.sharding.folder_io import FolderIO, read_folder
+from lightning_pspo.policy.sharding.base import Sharding
 from lightning_pspo.policy.sharding.fsdp1 import FSDP1
 from lightning_pspo.policy.sharding.fsdp2 import FSDP2, FSDP2Strategy
+from lightning_pspo.policy.sharding.stored import FolderIO, read_folder, refuse_code_in_checkpoints
 from lightning_pspo.policy.sharding.unsharded import Unsharded
 
-__all__ = [
-    "FSDP1",
-    "FSDP2",
-    "Check",
-    "DeepSpeed",
-    "FSDP2Strategy",
-    "FolderIO",
-    "Sharding",
-    "Unsharded",
-    "read_folder",
-    "sharding_of",
-]
+__all__ = ["FSDP1", "FSDP2", "FSDP2Strategy", "FolderIO", "Sharding", "Unsharded", "read_folder", "sharding_of"]
 
 _SHARDINGS: dict[type[Strategy], type[Sharding]] = {
-    DeepSpeedStrategy: DeepSpeed,  # before DDPStrategy, which it is a kind of
-    FSDPStrategy: FSDP1,
-    ModelParallelStrategy: FSDP2,
-    DDPStrategy: Unsharded,
-    SingleDeviceStrategy: Unsharded,
+    strategy: sharding for sharding in (Unsharded, FSDP2, FSDP1) for strategy in sharding.strategies
 }
 
 
@@ -46,20 +22,23 @@ StrategyRegistry.register("fsdp2", FSDP2Strategy, override=True)
 
 
 def sharding_of(strategy: Strategy, max_norm: float | None = None) -> Sharding:
-    """Return how the weights lie under a strategy.
+    """Return how the weights lie under a strategy; from then on the strategy runs no code from a checkpoint.
 
     Args:
-        strategy: Of the trainer.
+        strategy: Of the trainer. A subclass counts as the class of Lightning that it comes from.
         max_norm: Bound of the gradient's norm, greater than 0; None for none.
 
     Raises:
-        InputError: If the training loop does not know the strategy.
+        InputError: If the training loop does not support the strategy.
 
+    >>> from lightning.pytorch.strategies import SingleDeviceStrategy
     >>> type(sharding_of(SingleDeviceStrategy("cpu"))).__name__
     'Unsharded'
     """
-    for kind, sharding in _SHARDINGS.items():
-        if isinstance(strategy, kind):
-            return sharding(strategy, max_norm)
-    known = ", ".join(sorted(kind.__name__ for kind in _SHARDINGS))
-    raise InputError(f"`trainer.strategy` must be one of {known}, got {type(strategy).__name__}.")
+    # DeepSpeed and XLA are subclasses of DDPStrategy that do not do what it does.
+    base = next(kind for kind in type(strategy).__mro__ if kind.__module__.startswith("lightning."))
+    if base not in _SHARDINGS:
+        known = ", ".join(sorted(kind.__name__ for kind in _SHARDINGS))
+        raise InputError(f"`trainer.strategy` must be one of {known}, got {type(strategy).__name__}.")
+    refuse_code_in_checkpoints(strategy)
+    return _SHARDINGS[base](strategy=strategy, max_norm=max_norm)

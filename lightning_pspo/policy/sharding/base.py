@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.sharding.stored import Layout, layout_of
+from lightning_pspo.policy.sharding.stored import StoredFormat, format_of
 
 Check = Callable[[Tensor], None]
 """Raises if a gradient norm, (), is not one to step with."""
@@ -27,15 +27,17 @@ class Sharding(ABC):
         max_norm: Bound of the gradient's norm over all ranks, greater than 0; None for none.
 
     Attributes:
-        sharded: Whether the weights are spread over the ranks. A forward pass is then one of all ranks together, and
-            every rank must run equally many.
-        reads: How a checkpoint may be stored.
+        strategies: Lightning's strategies that spread weights this way.
+        sharded: Whether the weights are spread over the ranks. All ranks then run every forward pass together, so that
+            each must run equally many.
+        reads: Formats of a checkpoint that the strategies load.
     """
 
-    sharded = True
-    reads: tuple[Layout, ...] = (Layout.FILE,)
+    strategies: ClassVar[tuple[type[Strategy], ...]] = ()
+    sharded: ClassVar[bool] = True
+    reads: ClassVar[tuple[StoredFormat, ...]] = (StoredFormat.FILE,)
 
-    def __init__(self, strategy: Strategy | None = None, max_norm: float | None = None) -> None:
+    def __init__(self, *, strategy: Strategy | None = None, max_norm: float | None = None) -> None:
         self.strategy: Any = strategy
         self.max_norm = max_norm
 
@@ -52,47 +54,42 @@ class Sharding(ABC):
 
         Args:
             path: The checkpoint.
-            adapters: Whether it is of a run that trains adapters.
+            adapters: Whether the run trains adapters.
 
         Raises:
             InputError: Saying how it is stored, and what can be loaded.
         """
-        layout = layout_of(path)
-        if layout not in self.reads:
-            readable = " or ".join(one.value for one in self.reads)
+        stored_format = format_of(path)
+        if stored_format not in self.reads:
+            readable = " or ".join(readable_format.value for readable_format in self.reads)
             raise InputError(
-                f"`ckpt_path` must be {readable} under {type(self.strategy).__name__}, got {layout.value}, {path}: "
-                "continue under the strategy that saved it, on any number of devices, or export it."
+                f"`ckpt_path` must be {readable} under {type(self.strategy).__name__}, got {stored_format.value}, "
+                f"{path}: continue under the strategy that saved it, on any number of devices, or export it."
             )
-
-    @contextlib.contextmanager
-    def loading(self) -> Iterator[None]:
-        """Within the block whole models are made, whatever the strategy does to new modules."""
-        yield
 
     @abstractmethod
     def shard(self, model: PreTrainedModel) -> nn.Module:
-        """Spread a whole model over the ranks; return the module that takes its place."""
+        """Spread a model over the ranks; return the module that replaces it, the ``root`` of the other methods."""
 
-    def bare(self, place: nn.Module) -> PreTrainedModel:
-        """Return the transformers model in a module that ``shard`` returned."""
-        return cast(PreTrainedModel, place)
+    def unwrapped(self, root: nn.Module) -> PreTrainedModel:
+        """Return the transformers model in a root."""
+        return cast(PreTrainedModel, root)
 
-    def run(self, place: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, root: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(model, *arguments)``, run as one forward pass: it may use any part of the model.
 
         Args:
-            place: What ``shard`` returned.
+            root: What ``shard`` returned.
             function: Its first argument is the transformers model.
             arguments: The others.
         """
-        return function(self.bare(place), *arguments)
+        return function(self.unwrapped(root), *arguments)
 
     @abstractmethod
-    def whole(self, place: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Within the block every rank has all weights, and passes need no other rank. Every rank must enter it.
+    def gathered(self, root: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Give every rank all weights within the block, so that it can run passes on its own.
 
-        Weights that are changed in the block are lost.
+        Every rank must enter. Changes to the weights in the block are lost.
         """
 
     def name_of(self, name: str) -> str:
@@ -103,43 +100,35 @@ class Sharding(ABC):
         """Keep ranks from exchanging gradients in a backward pass, if ``block`` and if that saves anything."""
         return contextlib.nullcontext()
 
-    def step(self, optimizer: Any, place: nn.Module, parameters: Sequence[nn.Parameter], check: Check) -> Tensor:
+    def step(self, optimizer: Any, root: nn.Module, parameters: Sequence[nn.Parameter], check: Check) -> Tensor:
         """Clip the gradient and take the optimiser's step.
 
         Args:
             optimizer: Lightning's.
-            place: What ``shard`` returned.
+            root: What ``shard`` returned.
             parameters: Those that are trained.
-            check: Called with the norm, before the step where the norm is known then.
+            check: Called with the norm before the step.
 
         Returns:
             The norm before clipping, () detached.
         """
-        norm = self._clip(place, parameters, float("inf") if self.max_norm is None else self.max_norm)
+        norm = self._clip(root, parameters, float("inf") if self.max_norm is None else self.max_norm)
         check(norm)
         optimizer.step()
         return norm
 
-    def _clip(self, place: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
+    def _clip(self, root: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, bound).detach()
-
-
-def leave_batches(strategy: Strategy) -> None:
-    """Keep Lightning from casting the numbers of a batch, as its plugins for FSDP1 and DeepSpeed do.
-
-    Ours have no floating ones, and are frozen, which is an error there.
-    """
-    strategy.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
 
 
 def layers(model: PreTrainedModel) -> list[nn.Module]:
     """Return the parts of a model that are gathered one at a time, in order.
 
     Raises:
-        InputError: If the model does not say which they are.
+        InputError: If the model does not name them.
     """
     names = set(model._no_split_modules or ())
-    found = [part for part in model.modules() if type(part).__name__ in names]
-    if not found:
+    parts = [part for part in model.modules() if type(part).__name__ in names]
+    if not parts:
         raise InputError(f"`trainer.strategy` must not be sharded: {type(model).__name__} does not name its layers.")
-    return found
+    return parts

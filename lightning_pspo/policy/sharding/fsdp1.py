@@ -8,38 +8,40 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.sharding.base import Sharding, layers, leave_batches
-from lightning_pspo.policy.sharding.stored import Layout, layout_of
+from lightning_pspo.policy.sharding.base import Sharding, layers
+from lightning_pspo.policy.sharding.stored import StoredFormat, format_of
 
 
 class FSDP1(Sharding):
     """Lightning's ``FSDPStrategy``, with the wrapping done here: its own cannot do manual optimisation."""
 
-    reads = (Layout.FSDP1, Layout.FILE)
+    strategies = (FSDPStrategy,)
+    reads = (StoredFormat.FSDP1, StoredFormat.FILE)
 
     def check(self) -> None:
-        """Refuse options that say how Lightning should wrap the model, and a device alone."""
+        """Refuse a single device, and options for Lightning's own wrapping."""
         if self.strategy.num_nodes * self.strategy.num_processes == 1:
             raise InputError("`trainer.devices` must be at least 2 under FSDPStrategy, got 1: it would shard nothing.")
-        given = self.strategy.kwargs
+        options = self.strategy.kwargs
         for name in ("auto_wrap_policy", "ignored_modules", "ignored_states"):
-            if given.get(name) is not None:
+            if options.get(name) is not None:
                 raise InputError(f"`trainer.strategy` FSDPStrategy must have no `{name}`: each layer is wrapped.")
-        if not given["use_orig_params"]:
+        if not options["use_orig_params"]:
             raise InputError("`trainer.strategy` FSDPStrategy must have `use_orig_params` true.")
 
     def check_checkpoint(self, path: Path, adapters: bool) -> None:
-        """Refuse one file of adapters as well: Lightning cannot tell whose the optimiser's numbers are."""
+        """Refuse a file of adapters too: Lightning cannot match its optimiser state with their parameters."""
         super().check_checkpoint(path, adapters)
-        if adapters and layout_of(path) is Layout.FILE:
+        if adapters and format_of(path) is StoredFormat.FILE:
             raise InputError(
-                f"`ckpt_path` must be {Layout.FSDP1.value} under FSDPStrategy with LoRA, got the file {path}."
+                f"`ckpt_path` must be {StoredFormat.FSDP1.value} under FSDPStrategy with LoRA, got the file {path}."
             )
 
     def shard(self, model: PreTrainedModel) -> nn.Module:
@@ -48,7 +50,8 @@ class FSDP1(Sharding):
         Raises:
             InputError: If the weights are of several dtypes.
         """
-        leave_batches(self.strategy)
+        # Lightning would cast the floating numbers of a batch: ours has none, and is frozen, which is an error there.
+        self.strategy.precision_plugin.convert_input = lambda data: data
         dtypes = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}
         if len(dtypes) > 1:
             raise InputError(
@@ -70,26 +73,26 @@ class FSDP1(Sharding):
             **self.strategy.kwargs,
         )
 
-    def bare(self, place: nn.Module) -> PreTrainedModel:
+    def unwrapped(self, root: nn.Module) -> PreTrainedModel:
         """Return the wrapped model."""
-        return cast(PreTrainedModel, place.module)
+        return cast(PreTrainedModel, root.module)
 
-    def run(self, place: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the root, and let the function be what its model does in this one call."""
-        model: Any = self.bare(place)
+    def run(self, root: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the root with its model's ``forward`` replaced by the function for this one call."""
+        model: Any = self.unwrapped(root)
 
-        def once(*given: Any) -> Any:
+        def once(*arguments: Any) -> Any:
             del model.forward
-            return function(model, *given)
+            return function(model, *arguments)
 
         model.forward = once
-        return place(*arguments)
+        return root(*arguments)
 
     @contextlib.contextmanager
-    def whole(self, place: nn.Module) -> Iterator[None]:
-        """Gather once; meanwhile the wrappers of layers are passed by, as they would free and gather again."""
-        wrappers = [part for part in place.modules() if isinstance(part, FullyShardedDataParallel)]
-        with FullyShardedDataParallel.summon_full_params(place, writeback=False):
+    def gathered(self, root: nn.Module) -> Iterator[None]:
+        """Gather once and bypass the wrappers of layers, which would free and gather at every pass."""
+        wrappers = [part for part in root.modules() if isinstance(part, FullyShardedDataParallel)]
+        with FullyShardedDataParallel.summon_full_params(root, writeback=False):
             try:
                 for wrapper in wrappers:
                     wrapper.forward = functools.partial(nn.Module.__call__, wrapper.module)  # type: ignore[method-assign]
@@ -102,5 +105,5 @@ class FSDP1(Sharding):
         """Return a parameter's name without the wrappers."""
         return name.replace("_fsdp_wrapped_module.", "")
 
-    def _clip(self, place: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
-        return cast(FullyShardedDataParallel, place).clip_grad_norm_(bound).detach()
+    def _clip(self, root: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
+        return cast(FullyShardedDataParallel, root).clip_grad_norm_(bound).detach()

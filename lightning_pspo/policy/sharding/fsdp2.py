@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding.base import Sharding, layers
-from lightning_pspo.policy.sharding.stored import Layout, stored_shapes
+from lightning_pspo.policy.sharding.stored import StoredFormat, stored_shapes
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -51,24 +51,24 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Load weights and optimiser state, of any number of ranks; return what else the checkpoint holds.
 
         Args:
-            checkpoint_path: Of this strategy, or the file of a single device or DDP.
-            weights_only: As Lightning hands it on.
+            checkpoint_path: Written by this strategy, or the file of a single device or DDP.
+            weights_only: Lightning's argument.
 
         Raises:
             InputError: Naming a weight of another shape than the model's, before any is overwritten.
         """
         path, module = Path(self.broadcast(checkpoint_path)), cast(nn.Module, self.lightning_module)
-        there, here = stored_shapes(path), {name: tuple(one.shape) for name, one in module.state_dict().items()}
-        for name in (*here, *there):
-            if here.get(name) != there.get(name):
+        stored, expected = stored_shapes(path), {name: tuple(w.shape) for name, w in module.state_dict().items()}
+        for name in (*expected, *stored):
+            if expected.get(name) != stored.get(name):
                 raise InputError(
-                    f"The checkpoint {path} is of another model: {name} is {there.get(name)} there and "
-                    f"{here.get(name)} in this run."
+                    f"The checkpoint {path} is of another model: {name} is {stored.get(name)} in it and "
+                    f"{expected.get(name)} in this run."
                 )
         return super().load_checkpoint(path, weights_only) if path.is_dir() else self._load_file(path)
 
     def _load_file(self, path: Path) -> dict[str, Any]:
-        """Load what one process wrote; Lightning's way takes the optimiser to have every parameter of the model."""
+        """Load what one process wrote; Lightning would assume that the optimiser has every parameter of the model."""
         module = cast(LightningModule, self.lightning_module)
         checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=module.strict_loading)
@@ -78,21 +78,22 @@ class FSDP2Strategy(ModelParallelStrategy):
             numbers = [number for group in stored["param_groups"] for number in group["params"]]
             ours = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
             name_of = dict(zip(numbers, ours, strict=True))
-            named: dict[str, Any] = {
+            by_name: dict[str, Any] = {
                 "state": {name_of[number]: state for number, state in stored["state"].items()},
                 "param_groups": [
                     group | {"params": [name_of[number] for number in group["params"]]}
                     for group in stored["param_groups"]
                 ],
             }
-            set_optimizer_state_dict(module, optimizer, named, options=options)
+            set_optimizer_state_dict(module, optimizer, by_name, options=options)
         return checkpoint
 
 
 class FSDP2(Sharding):
     """Lightning's ``ModelParallelStrategy``: torch's ``fully_shard`` on each layer, then on the model."""
 
-    reads = (Layout.FSDP2, Layout.FILE)
+    strategies = (ModelParallelStrategy,)
+    reads = (StoredFormat.FSDP2, StoredFormat.FILE)
 
     def check(self) -> None:
         """Refuse tensor parallelism, in which ranks would have to get the same prompts."""
@@ -106,7 +107,7 @@ class FSDP2(Sharding):
             )
 
     def shard(self, model: PreTrainedModel) -> nn.Module:
-        """Shard in place. Nothing stays whole after a forward pass, so that ranks agree on what must be gathered."""
+        """Shard in place. Every pass frees all that it gathered, so that ranks agree on what must be gathered."""
         mesh = self.strategy.device_mesh["data_parallel"]
         for part in (*layers(model), model):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -114,14 +115,14 @@ class FSDP2(Sharding):
         register_fsdp_forward_method(model, "run_pass")
         return model
 
-    def run(self, place: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, root: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run the function between the root's hooks, which gather what is in no layer: embeddings, last norm, head."""
-        return cast(Any, place).run_pass(function, *arguments)
+        return cast(Any, root).run_pass(function, *arguments)
 
     @contextlib.contextmanager
-    def whole(self, place: nn.Module) -> Iterator[None]:
+    def gathered(self, root: nn.Module) -> Iterator[None]:
         """Gather once and not at every token: ``unshard`` alone would last until the next forward pass."""
-        parts = [part for part in place.modules() if isinstance(part, FSDPModule)]
+        parts = [part for part in root.modules() if isinstance(part, FSDPModule)]
         try:
             for part in parts:
                 part.set_reshard_after_forward(False, recurse=False)
@@ -132,7 +133,7 @@ class FSDP2(Sharding):
                 part.set_reshard_after_forward(True, recurse=False)
                 part.reshard()
 
-    def _clip(self, place: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
+    def _clip(self, root: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if isinstance(norm, DTensor):

@@ -5,28 +5,29 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
 from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding.base import Sharding
-from lightning_pspo.policy.sharding.folder_io import FolderIO
+from lightning_pspo.policy.sharding.stored import FolderIO
 
 
 class Unsharded(Sharding):
     """Every rank holds all weights: a single device, or DDP."""
 
+    strategies = (SingleDeviceStrategy, DDPStrategy)
     sharded = False
 
     def check(self) -> None:
-        """Refuse what would change the gradient, or hang."""
+        """Refuse options that would change the gradient, or hang."""
         if not isinstance(self.strategy, DDPStrategy):
             return
         if self.strategy._model_averaging_period is not None:
             raise InputError(
-                "`trainer.strategy` DDPStrategy must have no `model_averaging_period`: the gradients of all ranks make "
-                "one step."
+                "`trainer.strategy` DDPStrategy must have no `model_averaging_period`: every step uses the gradients "
+                "of all ranks."
             )
         if self.strategy._ddp_kwargs.get("static_graph"):
             raise InputError(
@@ -34,16 +35,16 @@ class Unsharded(Sharding):
             )
 
     def check_checkpoint(self, path: Path, adapters: bool) -> None:
-        """Refuse a folder, unless the strategy has been given what reads it."""
+        """Refuse a folder, unless the strategy has a plugin that reads it."""
         if not isinstance(self.strategy.checkpoint_io, FolderIO):
             super().check_checkpoint(path, adapters)
 
     def shard(self, model: PreTrainedModel) -> nn.Module:
-        """Leave the model as it is."""
+        """Return the model as it is."""
         return model
 
-    def whole(self, place: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Do nothing."""
+    def gathered(self, root: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Do nothing: nothing is spread."""
         return contextlib.nullcontext()
 
     def without_sync(self, block: bool) -> contextlib.AbstractContextManager[None]:

@@ -1,7 +1,10 @@
-"""A few real rollouts with their updates, measured: on a module that is thrown away, in a directory of its own."""
+"""Measure a few real rollouts with their updates, on a module and in a directory that are thrown away."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import psutil
 import torch
 from lightning.pytorch import Trainer
 
@@ -17,38 +21,38 @@ from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.datamodule import EncodedProblem, EvaluationLoader, MathDataModule, RolloutLoader
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.trust_region import divergence
-from lightning_pspo.preflight.doctor.memory import Memory, children_mib, now_mib
-from lightning_pspo.preflight.doctor.planning import Step, next_size
+from lightning_pspo.preflight.doctor.forecast import Step, next_size
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import PromptBatch, Sample
 
+_MIB = 2**20
 _LARGEST_SAVED = 2 * 2**30
 _DISK_BYTES_PER_S = 300e6
-_SHORTEST = 64  # batches of the probe's epoch, at least: it ends by itself when it has seen enough
+_SHORTEST = 64  # batches of the probe's epoch, at least: it ends by itself once it has seen enough
 
 
 @dataclass
 class Observed:
-    """What the probe has seen.
+    """Observations of the probe.
 
     Attributes:
         steps: Its rollouts.
-        samples: All completions, in groups of neighbours.
-        rewards: One list of ``group_size`` for each group.
+        samples: All completions; neighbours form groups.
+        rewards: One list of ``group_size`` values per group.
         terms: Name -> values of all completions.
         ends: End-of-sequence id -> completions that ended with it.
-        strays: Other id that ends turns in some model -> completions that hold it.
-        divergences: KL between the policy before and after each rollout's updates, in nats a token.
+        strays: Other id that ends turns in some model -> completions that contain it.
+        divergences: KL between the policy before and after each rollout's updates, in nats per token.
         ratios: Smallest and largest ratio.
         norms: Gradient norm of each update that had a gradient.
         rates: Learning rate of each update.
-        validated: Problems, seconds and memory of one validation batch.
-        checkpoint: Bytes, seconds and memory of one checkpoint.
-        start_s: Seconds from the process's beginning to the first rollout, less what only the doctor does.
+        validated: Problems, seconds and peak MiB of one validation batch.
+        checkpoint: Bytes, seconds and peak MiB of one checkpoint.
+        start_s: Seconds from the start of the process to the first rollout, without the doctor's own work.
         end_s: Seconds from the last rollout to the end, without the validation.
         other_mib: Peaks outside of rollouts and updates.
         children_mib: Memory of grading processes.
-        failure: What broke the probe off; empty if nothing did.
+        failure: Why the probe broke off; empty if it did not.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -70,8 +74,43 @@ class Observed:
     failure: str = ""
 
 
+class PeakMemory:
+    """Peaks of a GPU's allocator, or of this process's resident memory.
+
+    Args:
+        device: Type of the device, such as ``cuda``.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.on_gpu = device == "cuda"
+
+    def since_last_mib(self) -> float:
+        """Return the peak since the last call, in MiB.
+
+        Where the system keeps a single peak per process, it never falls.
+        """
+        if self.on_gpu:
+            peak = torch.cuda.max_memory_reserved() / _MIB
+            torch.cuda.reset_peak_memory_stats()
+            return peak
+        status = Path("/proc/self/status")
+        if not status.is_file():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)
+        row = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
+        with contextlib.suppress(OSError):  # forbidden in some containers
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        return int(row.split()[1]) / 1024
+
+
+def now_mib(device: str) -> float:
+    """Return the memory in use, in MiB."""
+    if device == "cuda":
+        return torch.cuda.memory_reserved() / _MIB
+    return float(psutil.Process().memory_info().rss) / _MIB
+
+
 class _Prompts:
-    """Rollouts of whatever size is wanted next: the prompts, and the noise, are those of the run's beginning."""
+    """Rollouts of whatever size comes next; prompts and noise are those of the run's beginning."""
 
     def __init__(self, rows: Sequence[EncodedProblem], data: MathDataModule, pad_id: int, watch: Watch) -> None:
         self.rows, self.pad_id, self.watch = rows, pad_id, watch
@@ -87,12 +126,14 @@ class _Prompts:
             yield self.draw()
 
     def draw(self) -> PromptBatch:
-        """Return the next prompts, also as a replacement of groups without signal."""
+        """Return the next prompts, also to replace groups without signal."""
         size = max(1, self.watch.next)
-        loader = RolloutLoader(self.rows, size, len(self), self.seed, 0, 1, self.pad_id)
-        stretch = -(-self.position // size)
-        self.position = (stretch + 1) * size
-        return loader.batch(stretch)
+        loader = RolloutLoader(
+            rows=self.rows, prompts_per_rollout=size, num_rollouts=len(self), seed=self.seed, pad_id=self.pad_id
+        )
+        number = -(-self.position // size)
+        self.position = (number + 1) * size
+        return loader.batch(number)
 
 
 class _Validation:
@@ -106,14 +147,14 @@ class _Validation:
 
     def __iter__(self) -> Iterator[PromptBatch]:
         count = self.watch.affordable(min(self.data.eval_batch_size, len(self.rows)))
-        yield from EvaluationLoader(self.name, self.rows[:count], count, 0, 1, self.pad_id)
+        yield from EvaluationLoader(source=self.name, rows=self.rows[:count], batch_size=count, pad_id=self.pad_id)
 
 
 class ProbeData(pl.LightningDataModule):
     """The prompts of the probe.
 
     Args:
-        data: The run's.
+        data: The run's data module.
         rows: Source -> its encoded problems.
         watch: Decides on sizes.
     """
@@ -134,7 +175,7 @@ class ProbeData(pl.LightningDataModule):
         return [_Validation(key[4:], self.rows[key], self.data, self.pad_id, self.watch) for key in named]
 
     def unverified(self) -> list[Any]:
-        """Return nothing: the doctor says so itself."""
+        """Return nothing: the doctor has its own finding."""
         return []
 
 
@@ -142,22 +183,31 @@ class Watch(pl.Callback):
     """Measures the probe, and ends it.
 
     Args:
-        whole: Prompts of a rollout of one rank of the run.
+        full: Prompts per rollout of one rank of the run.
         sample: Prompts that the sample should have.
-        deadline: Of ``time.monotonic``: when the rollouts should be over.
-        stray_ids: Ids to look for inside of completions.
+        deadline: Time at which the rollouts should end, as ``time.monotonic``.
+        stray_ids: Ids to look for inside completions.
         saves: Whether the run writes checkpoints.
-        begun: Of ``time.monotonic``: when the process began, moved by what only the doctor did.
+        started: Time at which the process started, as ``time.monotonic``, without the doctor's own work.
+        say: Reports progress, in a line.
     """
 
     def __init__(
-        self, whole: int, sample: int, deadline: float, stray_ids: Sequence[int], saves: bool, begun: float
+        self,
+        *,
+        full: int,
+        sample: int,
+        deadline: float,
+        stray_ids: Sequence[int],
+        saves: bool,
+        started: float,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.whole, self.sample, self.deadline, self.saves = whole, sample, deadline, saves
-        self.stray_ids, self.begun = list(stray_ids), begun
+        self.full, self.sample, self.deadline, self.saves = full, sample, deadline, saves
+        self.stray_ids, self.started, self.say = list(stray_ids), started, say
         self.seen = Observed()
-        self.next = next_size([], whole, sample, 1.0)
-        self.memory = Memory("cpu")
+        self.next = next_size([], full, sample, 1.0)
+        self.memory = PeakMemory("cpu")
         self._peaks: dict[str, float] = {}
         self._phase: str | None = None
         self._since = self._since_cpu = self._validating_since = 0.0
@@ -165,49 +215,53 @@ class Watch(pl.Callback):
     # -- rollouts ------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to measure."""
+        """Start to measure."""
         assert isinstance(pl_module, PSPOModule)
-        self.memory = Memory(pl_module.device.type)
+        self.memory = PeakMemory(pl_module.device.type)
         self.seen.other_mib.append(self.memory.since_last_mib())
         pl_module.phases.listeners.append(self._begins)
         self._since, self._since_cpu = time.monotonic(), time.process_time()
-        self.seen.start_s = self._since - self.begun
+        self.seen.start_s = self._since - self.started
+        self.say(f"a rollout of {self.next} prompts")
 
     def _begins(self, phase: str | None) -> None:
-        peak = self.memory.since_last_mib()
+        """Assign the peak so far to the phase that ends."""
         name = self._phase or "rollout"
-        self._peaks[name] = max(self._peaks.get(name, 0.0), peak)
+        self._peaks[name] = max(self._peaks.get(name, 0.0), self.memory.since_last_mib())
         self._phase = phase
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep what the step was, and decide on the next."""
+        """Record the step, and decide on the next."""
         output: StepOutput = outputs
+        module: Any = pl_module
         self._begins(None)
         rollout = output["rollout"]
         lengths = rollout.completions.completion_mask.sum(dim=1)
-        needed = (rollout.advantages[:, 0] != 0.0) | pl_module.objective.needs_every_row  # type: ignore[operator,union-attr]
+        needed = (rollout.advantages[:, 0] != 0.0) | module.objective.needs_every_row
         prompts = rollout.prompts.prompt_mask.sum(dim=1).repeat_interleave(rollout.rewards.shape[1])
-        now = time.monotonic()
-        self.seen.steps.append(
-            Step(
-                len(rollout.rewards),
-                int(lengths.sum()),
-                now - self._since,
-                dict(output["seconds"]),
-                self._peaks,
-                int((lengths + prompts)[needed].sum()),
-                time.process_time() - self._since_cpu,
-            )
+        step = Step(
+            prompts=len(rollout.rewards),
+            tokens=int(lengths.sum()),
+            seconds=time.monotonic() - self._since,
+            phases=dict(output["seconds"]),
+            peaks_mib=self._peaks,
+            passed_tokens=int((lengths + prompts)[needed].sum()),
+            cpu_s=time.process_time() - self._since_cpu,
         )
-        self._keep(output, pl_module)
-        self.seen.children_mib = max(self.seen.children_mib, children_mib())
+        self.seen.steps.append(step)
+        self._record(output, module)
+        children = sum(child.memory_info().rss for child in psutil.Process().children(recursive=True)) / _MIB
+        self.seen.children_mib = max(self.seen.children_mib, children)
         self._peaks, self._since, self._since_cpu = {}, time.monotonic(), time.process_time()
-        self.next = next_size(self.seen.steps, self.whole, self.sample, self.deadline - self._since)
+        self.next = next_size(self.seen.steps, self.full, self.sample, self.deadline - self._since)
         trainer.should_stop = not self.next
+        following = f"a rollout of {self.next} prompts" if self.next else "validation and a checkpoint"
+        self.say(f"{step.prompts} prompts took {step.seconds:.1f} s; next: {following}")
 
-    def _keep(self, output: StepOutput, pl_module: Any) -> None:
+    def _record(self, output: StepOutput, module: Any) -> None:
+        """Record the rollout's samples, rewards, ends and updates."""
         seen, rollout = self.seen, output["rollout"]
         seen.samples += rollout.samples
         seen.rewards += rollout.rewards.tolist()
@@ -221,15 +275,14 @@ class Watch(pl.Callback):
         for update in output["updates"]:
             if len(update.log_ratio) and float(update.grad_norm) > 0.0:
                 seen.norms.append(float(update.grad_norm))
-                low, high = seen.ratios
                 ratios = update.log_ratio.exp()
-                seen.ratios = min(low, float(ratios.min())), max(high, float(ratios.max()))
+                seen.ratios = min(seen.ratios[0], float(ratios.min())), max(seen.ratios[1], float(ratios.max()))
         total, tokens = divergence(output["updates"][-1].log_ratio).tolist()
         if tokens:
             seen.divergences.append(total / tokens)
-        seen.rates.append(float(pl_module.optimizers().param_groups[0]["lr"]))
+        seen.rates.append(float(module.optimizers().param_groups[0]["lr"]))
 
-    # -- beside rollouts -----------------------------------------------------------------------------------------------
+    # -- validation and checkpoint -------------------------------------------------------------------------------------
 
     def affordable(self, most: int) -> int:
         """Return how many validation problems to complete."""
@@ -238,7 +291,7 @@ class Watch(pl.Callback):
         return max(1, min(most, int(max(self.deadline + 5.0 - time.monotonic(), 3.0) / each)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to measure the validation."""
+        """Start to measure the validation."""
         self._validating_since = time.monotonic()
 
     def on_validation_batch_end(
@@ -250,58 +303,38 @@ class Watch(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what the batch took."""
+        """Record the batch's costs."""
         seconds = time.monotonic() - self._validating_since
         self.seen.validated = len(batch), seconds, self.memory.since_last_mib()
 
     def on_train_end(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
-        """Save once, or work out what that would take."""
+        """Save once, or estimate the costs of saving."""
         if not self.saves:
             return
         size = float(_bytes(pl_module.state_dict()) + sum(_bytes(o.state) for o in trainer.optimizers))
-        place = Path(trainer.default_root_dir) / "probe.ckpt"
+        path = Path(trainer.default_root_dir) / "probe.ckpt"
         if size <= _LARGEST_SAVED:
-            began = time.monotonic()
+            start = time.monotonic()
             self.memory.since_last_mib()
-            save_atomically(trainer, place)
-            self.seen.checkpoint = (
-                float(place.stat().st_size),
-                time.monotonic() - began,
-                self.memory.since_last_mib(),
-            )
-            place.unlink()
-        else:  # Lightning makes the file in memory first
-            copy = 0.0 if self.memory.on_gpu else 1.06 * size / 2**20
+            save_atomically(trainer, path)
+            seconds = time.monotonic() - start
+            self.seen.checkpoint = float(path.stat().st_size), seconds, self.memory.since_last_mib()
+            path.unlink()
+        else:  # Lightning builds the file in memory first
+            copy = 0.0 if self.memory.on_gpu else 1.06 * size / _MIB
             self.seen.checkpoint = size, size / _DISK_BYTES_PER_S, now_mib(pl_module.device.type) + copy
+
+    def finish(self) -> Observed:
+        """Return all observations, once the probe has ended."""
+        validation = self.seen.validated[1] if self.seen.validated else 0.0
+        self.seen.end_s = max(0.0, time.monotonic() - self._since - validation)
+        self.seen.other_mib.append(self.memory.since_last_mib())
+        return self.seen
 
 
 def _bytes(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Mapping):
-        return sum(_bytes(one) for one in value.values())
-    return sum(_bytes(one) for one in value) if isinstance(value, list | tuple) else 0
-
-
-def run(
-    trainer: Trainer, module: PSPOModule, data: ProbeData, watch: Watch, refusal: Callable[[Exception], str]
-) -> Observed:
-    """Fit until the watch has seen enough.
-
-    Args:
-        trainer: On one device, with ``watch`` among its callbacks and a directory that is thrown away.
-        module: Its weights are changed in memory only.
-        data: The probe's prompts.
-        watch: Measures.
-        refusal: Says in one line what an error means.
-    """
-    try:
-        trainer.fit(module, datamodule=data)
-    except Exception as error:  # whatever the user's model, reward or callbacks raise is the finding
-        watch.seen.failure = refusal(error)
-        if not watch.seen.steps:
-            return watch.seen
-    validation = watch.seen.validated[1] if watch.seen.validated else 0.0
-    watch.seen.end_s = max(0.0, time.monotonic() - watch._since - validation)
-    watch.seen.other_mib.append(watch.memory.since_last_mib())
-    return watch.seen
+        return sum(_bytes(part) for part in value.values())
+    return sum(_bytes(part) for part in value) if isinstance(value, list | tuple) else 0

@@ -122,7 +122,7 @@ class EngineChecks:
 
     def sampled(self) -> list[Result]:
         """Compare sampled tokens; they may differ where the noise falls on the boundary between two tokens."""
-        if not self.engine.keyed:
+        if not self.engine.uses_given_noise:
             return [left_out(SAMPLED, f"{type(self.engine).__name__} draws noise of its own")]
         module, group = self.module, self.module.group_size
         ours = tokens_of(self.completions)

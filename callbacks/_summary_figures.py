@@ -1,0 +1,156 @@
+"""Figure and tables of `RunSummary`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+_INK = "#33363b"
+_STYLE = {"correct": "green", "wrong": "red"}  # the other verdicts are yellow
+
+
+def smooth(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return the centred moving mean over about a tenth of the points; values that are not finite count as missing.
+
+    >>> smooth([1.0, 2.0, 3.0]).tolist()
+    [1.5, 2.0, 2.5]
+    """
+    raw = np.asarray(values, dtype=np.float64)
+    half = max(1, len(raw) // 20)
+    known = np.isfinite(raw)
+    window = np.ones(2 * half + 1)
+    total = np.convolve(np.where(known, raw, 0.0), window)[half : half + len(raw)]
+    count = np.convolve(known.astype(np.float64), window)[half : half + len(raw)]
+    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any]) -> bytes:
+    """Return a PNG of four panels: reward, accuracy with the measurements, length, probability ratio.
+
+    Args:
+        curves: ``rollout``, ``reward``, ``accuracy``, ``length``, ``ratio_p01``, ``ratio_p99``, ``ratio_max``; one
+            number for each rollout.
+        summary: Document of `RunSummary`.
+    """
+    figure = Figure(
+        figsize=(10, 6.4), dpi=140, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12), facecolor="white"
+    )
+    FigureCanvasAgg(figure)
+    (reward, accuracy), (length, ratio) = figure.subplots(2, 2, sharex=True)
+    _curve(reward, curves, "reward", "#3565a9", title="Training reward", unit="mean reward per completion")
+    _curve(accuracy, curves, "accuracy", "#2b8a63", title="Accuracy", unit="correct completions (%)", scale=100)
+    _curve(length, curves, "length", "#8a5aa8", title="Completion length", unit="mean length (tokens)")
+    _ratio(ratio, curves)
+    _measurements(accuracy, summary)
+    last = max(curves["rollout"], default=1)
+    for axes in (reward, accuracy, length, ratio):
+        axes.set_xlim(-0.03 * last, 1.03 * last)
+        axes.grid(color="#e6e8eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=_INK, labelsize=9)
+    for axes in (length, ratio):
+        axes.set_xlabel("rollout", color=_INK)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _curve(
+    axes: Axes,
+    curves: Mapping[str, Sequence[float]],
+    name: str,
+    color: str,
+    *,
+    title: str,
+    unit: str,
+    scale: float = 1,
+) -> None:
+    values = np.asarray(curves[name], dtype=np.float64) * scale
+    axes.plot(curves["rollout"], values, color=color, alpha=0.25, linewidth=1)
+    axes.plot(curves["rollout"], smooth(values.tolist()), color=color, linewidth=2, label="training, smoothed")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_ylabel(unit, color=_INK)
+
+
+def _ratio(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
+    rollouts, low, high = curves["rollout"], curves["ratio_p01"], curves["ratio_p99"]
+    axes.plot(rollouts, curves["ratio_max"], color="#c4572e", alpha=0.25, linewidth=1)
+    axes.plot(rollouts, smooth(curves["ratio_max"]), color="#c4572e", linewidth=2, label="maximum")
+    axes.fill_between(
+        rollouts, smooth(low), smooth(high), color="#e0a458", alpha=0.55, linewidth=0, label="1 % to 99 %"
+    )
+    axes.axhline(1, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_title("Probability ratio of a token", loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_ylabel("new / old probability", color=_INK)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def _measurements(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """Mark the held-out accuracy before and after, with its interval."""
+    for when, rollout, face in (("before", 0, "white"), ("after", summary["rollouts"], _INK)):
+        value = 100 * summary[f"accuracy_{when}"]
+        low, high = (100 * bound for bound in summary[f"interval_{when}"])
+        axes.errorbar(
+            rollout,
+            value,
+            yerr=[[max(value - low, 0)], [max(high - value, 0)]],
+            fmt="o",
+            color=_INK,
+            markerfacecolor=face,
+            capsize=3,
+            zorder=3,
+            label=f"{summary['source']} {when}: {value:.1f} %",
+        )
+    axes.legend(frameon=False, fontsize=8, loc="best")
+
+
+def before_after_table(summary: Mapping[str, Any]) -> Table:
+    """Return the numbers before and after as a table for a terminal."""
+    title = f"{summary['source']}: {summary['rollouts']} rollouts in {summary['seconds']:.0f} s, seed {summary['seed']}"
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    sampled = f"{summary['n']} sampled completions of {summary['problems']} problems"
+    table.caption = f"95 % intervals, clustered by problem, over {sampled}"
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row(
+        f"accuracy, sampled (T={summary['temperature']:g})", *(_share(summary, w) for w in ("before", "after"))
+    )
+    if {"greedy_accuracy_before", "greedy_accuracy_after"} <= summary.keys():
+        table.add_row("accuracy, greedy", *(f"{summary[f'greedy_accuracy_{w}']:.1%}" for w in ("before", "after")))
+    table.add_row("length (tokens)", *(f"{summary[f'length_tokens_{w}']:.1f}" for w in ("before", "after")))
+    return table
+
+
+def _share(summary: Mapping[str, Any], when: str) -> str:
+    low, high = summary[f"interval_{when}"]
+    return f"{summary[f'accuracy_{when}']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def examples_table(summary: Mapping[str, Any]) -> Table:
+    """Return the same problems' completions before and after, side by side."""
+    table = Table(
+        title="The same problems, before and after", title_justify="left", title_style="bold", show_lines=True
+    )
+    for heading in ("question", "before", "after"):
+        table.add_column(heading, ratio=1, overflow="fold")
+    later = {row["id"]: row for row in summary["samples_after"]}
+    for row in summary["samples_before"]:
+        if row["id"] in later:
+            question = Text(f"{row['question']}\n\nanswer: {row['answer']}")
+            table.add_row(question, _completion(row), _completion(later[row["id"]]))
+    return table
+
+
+def _completion(row: Mapping[str, str]) -> Text:
+    return Text.assemble(row["completion"].strip(), "\n\n", (row["verdict"], _STYLE.get(row["verdict"], "yellow")))

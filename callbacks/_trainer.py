@@ -1,0 +1,24 @@
+"""What several callbacks ask of the Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+def finished_rollouts(trainer: Trainer) -> int:
+    """Return how many rollouts the run has finished, over restarts; in ``on_train_batch_end`` this one included."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def root_folder(trainer: Trainer) -> Path:
+    """Return the folder of the run, ``trainer.default_root_dir``."""
+    return Path(trainer.default_root_dir)
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Return True under ``fast_dev_run``, which must leave nothing behind."""
+    untyped: Any = trainer  # the Trainer's connectors set the attribute; mypy does not know it
+    return bool(untyped.fast_dev_run)

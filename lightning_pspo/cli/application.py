@@ -1,0 +1,199 @@
+"""The LightningCLI application: parts, links between their settings, and the order of its checks."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
+from lightning_pspo.checkpoints.run_lock import owned
+from lightning_pspo.checkpoints.store import checkpoint_folder
+from lightning_pspo.cli.failures import environment_rank, refusal_within
+from lightning_pspo.cli.help import describe, program
+from lightning_pspo.cli.loggers import settle_loggers
+from lightning_pspo.cli.run_config import RunConfig
+from lightning_pspo.cli.run_directory import (
+    check_writable,
+    command_with,
+    continues,
+    refuse_overwriting,
+    resolve_checkpoint,
+    usable_root,
+)
+from lightning_pspo.cli.short_names import ours_first
+from lightning_pspo.cli.suggestions import explain
+from lightning_pspo.datamodule import MathDataModule
+from lightning_pspo.errors import InputError
+from lightning_pspo.evaluation.results import Evaluation, result_tables
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.training.checks import check_fit, check_plugins
+
+_PARSER = {"exit_on_error": False, "allow_abbrev": False}  # else a typo that begins another name sets that
+_TRAINER = {
+    "max_epochs": 1,
+    "use_distributed_sampler": False,
+    "inference_mode": False,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+    "default_root_dir": "runs/default",
+}
+set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
+
+
+class PSPOCLI(LightningCLI):
+    """LightningCLI with this application's links and run directory.
+
+    Args:
+        arguments: Arguments of the command line: a subcommand and its settings.
+        callbacks: Callbacks of every run, beside those of the settings.
+    """
+
+    def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+        self.arguments = arguments
+        subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
+        with ExitStack() as self._held:  # until the command has ended
+            super().__init__(
+                PSPOModule,
+                MathDataModule,
+                args=list(arguments),
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=RunConfig,
+                trainer_defaults=_TRAINER | {"callbacks": list(callbacks)},
+                parser_kwargs={"prog": program(), **_PARSER, **subcommands},
+            )
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Link what module and data must agree on."""
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+        parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
+        parser.link_arguments("model", "data.max_prompt_tokens", compute_fn=_max_prompt_tokens, apply_on="instantiate")
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Parse; say what is wrong in one line that names the nearest valid setting."""
+        describe(parser, self._subcommand_parsers)
+        try:
+            with ours_first():
+                super().parse_arguments(parser, args)
+        except (ArgumentError, UnicodeDecodeError) as error:
+            if refusal_within(error) is not None:
+                raise
+            raise InputError(explain(error, self._subcommand_parsers, self.arguments)) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run directory and the checkpoint before anything is built."""
+        config = self.config[self.subcommand]
+        check_plugins(config.trainer.plugins)
+        given = config.clone()
+        given.ckpt_path = None  # where a process began is no setting of the run
+        self.save_config_kwargs = {"given": given}
+        root = usable_root(config.trainer.default_root_dir)
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run and environment_rank() == 0:
+            self._held.enter_context(owned(root))
+        requested = config.ckpt_path
+        config.ckpt_path = resolve_checkpoint(requested, root, str(self.subcommand), command_with(self.arguments))
+        if self.subcommand == "fit":
+            check_writable("the checkpoint folder", checkpoint_folder(root))
+            if not continues(requested, root):
+                refuse_overwriting(root)
+            _validate_once_at_least(config)
+        settle_loggers(config.trainer.logger, root)
+
+    def before_predict(self) -> None:
+        """Refuse to sample what nobody would keep."""
+        hook = "on_predict_batch_end"
+        writers = [
+            callback
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if not isinstance(callback, ProgressBar) and getattr(type(callback), hook) is not getattr(Callback, hook)
+        ]
+        if not writers:
+            raise InputError("`predict` needs a callback that writes: add CompletionWriter to `trainer.callbacks`.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from the checkpoint: Lightning would read it whole to look for some."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out ``verbose``: the results table below takes the place of Lightning's."""
+        return {name: skipped | {"verbose"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what it refuses to be built with is bad input."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
+        if subcommand == "fit":  # before Lightning opens the loggers, whose files would be left behind
+            check_fit(self.trainer)
+        quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | quiet
+
+    def after_validate(self) -> None:
+        """Print the results."""
+        _print_results(self.model.results)
+
+    def after_test(self) -> None:
+        """Print the results."""
+        _print_results(self.model.results)
+
+
+class _ParsersMade(Exception):
+    """Carries the parsers out of LightningCLI, which would go on to parse and run."""
+
+
+class _ParsersOnly(PSPOCLI):
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        raise _ParsersMade(self._subcommand_parsers)
+
+
+def subcommand_parsers() -> Mapping[str, Any]:
+    """Return Lightning's subcommands with their parsers."""
+    try:
+        _ParsersOnly([])
+    except _ParsersMade as made:
+        parsers: Mapping[str, Any] = made.args[0]
+        return parsers
+    raise AssertionError("LightningCLI has parsed nothing")
+
+
+@rank_zero_only
+def _print_results(evaluation: Evaluation) -> None:
+    for table in result_tables(evaluation):
+        Console().print(table)
+
+
+def _seed(value: bool | int | None) -> int:
+    if isinstance(value, bool) or value is None or value < 0:
+        raise InputError(f"`seed_everything` must be an integer, at least 0, got {value}.")
+    return value
+
+
+def _tokenizer(module: PSPOModule) -> Any:
+    return module.policy.tokenizer
+
+
+def _max_prompt_tokens(module: PSPOModule) -> int | None:
+    context = module.policy.context_length
+    return None if context is None else context - module.longest_completion
+
+
+def _validate_once_at_least(config: Any) -> None:
+    """Let a run that is shorter than ``val_check_interval`` validate after its last rollout; Lightning refuses it."""
+    interval, limit = config.trainer.val_check_interval, config.trainer.limit_train_batches
+    rollouts = min(limit, config.data.num_rollouts) if isinstance(limit, int) else config.data.num_rollouts
+    if isinstance(interval, int) and interval > rollouts:
+        config.trainer.val_check_interval = rollouts

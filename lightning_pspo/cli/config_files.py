@@ -1,0 +1,104 @@
+"""Files of settings on a command line: packaged configurations by name, and mistakes found before torch is imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_yaml
+
+CONFIG_FLAGS = ("--config", "-c")
+GROUPS = ("trainer", "model", "data")
+"""Groups of settings that can be given as a file of their own."""
+
+_MOST = 2000  # files that are looked at for a similar name
+
+
+def with_config_files(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the paths of packaged configurations in place of their names.
+
+    Args:
+        arguments: Arguments after the program's name.
+
+    Raises:
+        InputError: A file is missing, cannot be read, or does not hold settings.
+    """
+    result = list(arguments)
+    for index, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if flag in CONFIG_FLAGS and value and not value.startswith(("{", "--")):
+            path = str(_config_file(value))
+            result[index + (not equals)] = f"{flag}={path}" if equals else path
+            _check_file(Path(path))
+        elif flag.removeprefix("--") in GROUPS and flag.startswith("--") and is_file(value):
+            _check_file(Path(value), is_group=True)
+    return result
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Return the configurations that come with the package: name, such as ``objective/grpo``, -> file.
+
+    >>> {"quickstart", "base", "strategy/ddp"} <= packaged_configs().keys()
+    True
+    """
+    root = Path(str(files("lightning_pspo.configs")))
+    return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.glob("**/*.yaml"))}
+
+
+def is_file(name: str) -> bool:
+    """Tell whether a text names a file."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a text that cannot be a name
+        return False
+
+
+def _config_file(name: str) -> Path:
+    if is_file(name):
+        return Path(name)
+    packaged = packaged_configs()
+    key = name.removeprefix("configs/").removesuffix(".yaml")
+    if key in packaged:
+        return packaged[key]
+    if Path(name).is_dir():
+        raise InputError(f"`--config` must be a YAML file, got the folder {name}.")
+    close = _similar_file(Path(name)) or _similar_name(key, packaged)
+    end = f"; did you mean `{close}`?" if close else f"; packaged ones are {', '.join(packaged)}."
+    raise InputError(f"`--config`: there is no file and no packaged configuration {name}{end}")
+
+
+def _check_file(path: Path, is_group: bool = False) -> None:
+    settings = read_yaml(path)
+    if settings is None:
+        raise InputError(f"{path} must hold settings, got an empty file.")
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must be a mapping of settings, got {settings!r:.80}.")
+    for group in () if is_group else GROUPS:
+        value = settings.get(group)
+        if value is not None and not isinstance(value, dict | str):
+            raise InputError(f"{path}: `{group}` must be a mapping of settings, got {value!r:.80}.")
+
+
+def _similar_file(path: Path) -> str | None:
+    """Return the YAML file below the folder that a missing ``path`` names, or below this one, that is most like it."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    depth = 2 if path.is_absolute() or path.parts[:1] == ("..",) else 3
+    patterns = ("*.y*ml", "*/*.y*ml", "*/*/*.y*ml")[:depth]
+    found = [str(file) for file in islice((file for pattern in patterns for file in folder.glob(pattern)), _MOST)]
+    same = [file for file in found if Path(file).stem == path.stem]
+    return min(same, key=len) if same else next(iter(difflib.get_close_matches(str(path), sorted(found), 1)), None)
+
+
+def _similar_name(key: str, packaged: dict[str, Path]) -> str | None:
+    by_last = {name.rpartition("/")[2]: name for name in reversed(packaged)}
+    last = key.rpartition("/")[2]
+    if last in by_last:
+        return by_last[last]
+    close = difflib.get_close_matches(key, packaged, 1) or difflib.get_close_matches(last, by_last, 1)
+    return by_last.get(close[0], close[0]) if close else None

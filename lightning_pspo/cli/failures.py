@@ -1,0 +1,102 @@
+"""What to tell about an error: one line where the user can do something about it. Needs no torch to import."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import time
+from argparse import ArgumentError
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+BAD_INPUT = 2
+"""Exit status after bad input."""
+
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning finds its rank
+_PATIENCE_S = 10.0  # for which the other ranks wait for rank zero to report an error that all of them met
+
+
+def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, str | None]:
+    """Return the exit status and the line to print; None for an error that needs its traceback.
+
+    Args:
+        error: Error that ended the command.
+        trainer: Trainer of the run, if there was one.
+    """
+    if (message := bad_input(error)) is not None or (message := _port_in_use(error)) is not None:
+        return BAD_INPUT, message
+    return 1, _full_disk(error, trainer) if is_full(error) else None
+
+
+def bad_input(error: BaseException) -> str | None:
+    """Return what to tell a user whose input caused ``error``; None when it had another cause."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    refusal = refusal_within(error)
+    return str(error) if refusal is None and isinstance(error, ArgumentError | MisconfigurationException) else refusal
+
+
+def refusal_within(error: BaseException | None) -> str | None:
+    """Return the message of the InputError that caused ``error``: jsonargparse wraps its own errors around it."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return None if error is None else str(error)
+
+
+def environment_rank() -> int:
+    """Return this process's rank as its launcher gave it, before there is a trainer."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+def error_line(message: str, rank: int, parent: int) -> str:
+    """Return the line that says why this process ends; empty if rank zero has said it.
+
+    Args:
+        message: Message without its "error: ".
+        rank: Rank of this process.
+        parent: Process that started this one.
+    """
+    return "" if rank and _outlives(parent) else f"error: {message}\n"
+
+
+def _outlives(parent: int) -> bool:
+    """Tell whether the process that started this one ends soon; Lightning lets rank zero start the other ranks."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return os.getppid() != parent
+
+
+def _port_in_use(error: BaseException) -> str | None:
+    from torch.distributed import DistNetworkError
+
+    if not isinstance(error, DistNetworkError) or errno.errorcode[errno.EADDRINUSE] not in str(error):
+        return None
+    address, port = os.environ.get("MASTER_ADDR", "localhost"), os.environ.get("MASTER_PORT")
+    return (
+        f"`MASTER_PORT` must be a free port, at which the ranks meet, but {address}:{port} is in use: "
+        "set another one, or none to have one chosen."
+    )
+
+
+def _full_disk(error: BaseException, trainer: Trainer | None) -> str:
+    """Say what a full disk means for the run; a checkpoint that was not saved says it itself."""
+    from lightning_pspo.checkpoints.integrity import newest_whole
+    from lightning_pspo.checkpoints.store import checkpoint_folder
+
+    if isinstance(error, DiskFullError):
+        return str(error.strerror)
+    root = Path(tempfile.gettempdir() if trainer is None else trainer.default_root_dir)
+    newest = newest_whole(checkpoint_folder(root))
+    end = "there is no checkpoint to go on from" if newest is None else f"--ckpt_path last goes on from {newest}"
+    return (
+        f"The disk is full: a file of the run could not be written ({error}), and {as_size(free_bytes(root))} are left "
+        f"in {root}. Free some space; {end}."
+    )

@@ -1,0 +1,41 @@
+"""Names of settings and classes that earlier versions, TRL and verl use, and what they are called here."""
+
+from __future__ import annotations
+
+RENAMED: dict[str, str] = {
+    "model.max_new_tokens": "model.sampling.max_new_tokens",
+    "model.temperature": "model.sampling.temperature",
+    "model.top_p": "model.sampling.top_p",
+    "model.eval_temperatures": "model.evaluation.temperatures",
+    "model.eval_samples": "model.evaluation.samples",
+    "model.eval_k": "model.evaluation.k",
+    "model.eval_selector": "model.evaluation.selector",
+    "model.kl_coef": "model.kl.coef",
+    "model.kl": "model.kl.estimator",
+    "model.kl.class_path": "model.kl.estimator",
+    "model.kl_on_policy": "model.kl.on_policy",
+    "model.micro_batch_size": "model.limits.micro_batch_size",
+    "model.micro_batch_tokens": "model.limits.micro_batch_tokens",
+    "model.alpha_controller.alpha": "model.surrogate.alpha",
+    "model.alpha_controller.init_args.alpha": "model.surrogate.alpha",
+}
+"""Full name in an earlier version -> full name now."""
+
+ELSEWHERE: dict[str, str] = {
+    "num_generations": "model.group_size",
+    "n": "model.group_size",
+    "num_iterations": "model.updates_per_rollout",
+    "ppo_epochs": "model.updates_per_rollout",
+    "beta": "model.kl.coef",
+    "kl_loss_coef": "model.kl.coef",
+    "max_completion_length": "model.sampling.max_new_tokens",
+    "max_response_length": "model.sampling.max_new_tokens",
+    "per_device_train_batch_size": "model.limits.micro_batch_size",
+    "train_batch_size": "data.prompts_per_rollout",
+    "max_steps": "data.num_rollouts",
+    "learning_rate": "model.optimizer.lr",
+    "output_dir": "trainer.default_root_dir",
+    "model_name": "model.policy.model_name_or_path",
+    "seed": "seed_everything",
+}
+"""Last part of a name in TRL or verl -> full name here."""

@@ -1,0 +1,43 @@
+"""Standard output that no closed pipe, full disk or plain terminal can turn into an error."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TextIO
+
+
+class _Forgiving(io.FileIO):
+    """A file whose writes never fail: text that nobody can read is dropped."""
+
+    def write(self, data: object) -> int:
+        """Write what can be written."""
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError:
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def forgive_output() -> None:
+    """Let stdout and stderr survive a reader that is gone, a full disk, and characters that they cannot encode.
+
+    A run must not end because ``| head`` has seen enough or the terminal knows ASCII only.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, _forgiving(getattr(sys, name), number))
+
+
+def _forgiving(stream: TextIO | None, number: int) -> TextIO:
+    if stream is None:  # closed when the process began
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != number:
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Forgiving(number, "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )

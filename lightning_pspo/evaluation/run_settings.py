@@ -1,0 +1,127 @@
+"""Take over from a run the settings that its evaluation needs: plain values and classes of this package.
+
+The settings may come from a stranger, beside a checkpoint or in an export. They therefore name no class to import, no
+function to call and no code to trust: all that is read is listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_pspo.checkpoints.run_folder import read_run_config
+from lightning_pspo.errors import InputError
+
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Implementations that come with transformers; any other name is a kernel to download."""
+
+_VALUES = (
+    "seed_everything",
+    "trainer.accelerator",
+    "trainer.precision",
+    "data.system_prompt",
+    "data.template",
+    "data.eval_batch_size",
+    "model.sampling.max_new_tokens",
+    "model.sampling.top_p",
+    "model.evaluation.temperatures",
+    "model.evaluation.samples",
+    "model.evaluation.top_p",
+    "model.evaluation.max_new_tokens",
+    "model.evaluation.k",
+)
+_SOURCES = "GSM8K MATH MATH500 SVAMP ASDiv AIME24 AMC23 MinervaMath OlympiadBench JSONL Procedural"
+_REWARDS = "Correctness FormatMatch GSM8KPaperReward GroupLength NoNumber Repetition SoftOverlong TagCount TargetLength"
+_CLASSES = {
+    "model.policy": ("lightning_pspo.policy.policy", ("Policy",)),
+    "model.engine": (
+        "lightning_pspo.rollout",
+        ("ContinuousBatchingEngine", "GenerateEngine", "SharedPrefixEngine", "VLLMEngine"),
+    ),
+    "model.grader": ("lightning_pspo.grading", ("Grader",)),
+    "model.evaluation.selector": ("lightning_pspo.rewards", tuple(_REWARDS.split())),
+}
+
+
+def evaluation_settings_of(file: Path) -> dict[str, Any]:
+    """Return the settings of a run by full name, as far as its evaluation needs them; its sources are left out.
+
+    Args:
+        file: The run's settings.
+
+    Raises:
+        InputError: The file cannot be read, or a needed setting names a class or code from outside of this package.
+    """
+    settings = read_run_config(file)
+    taken: dict[str, Any] = {}
+    for name in _VALUES:
+        if (value := _at(settings, name)) is not None:
+            taken[name] = _plain(value, f"{file}: {name}")
+    for name, (module, classes) in _CLASSES.items():
+        if (value := _at(settings, name)) is not None:
+            taken[name] = _own_class(value, module, classes, f"{file}: {name}")
+    arguments = taken.get("model.policy", {}).get("init_args", {})
+    arguments.pop("trust_remote_code", None)
+    if arguments.get("attn_implementation") not in (None, *ATTENTION):
+        raise InputError(
+            f"{file}: model.policy.attn_implementation must be one of {', '.join(ATTENTION)}, got "
+            f"{arguments['attn_implementation']!r}: --trust-config lets the settings name other code."
+        )
+    return taken
+
+
+def sources_of(file: Path, *, trusted: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the sources that a run names for ``test``, else for ``val``; none if it names neither.
+
+    Args:
+        file: The run's settings.
+        trusted: Accept sources of any class.
+
+    Raises:
+        InputError: A source is not a class of this package.
+    """
+    settings = read_run_config(file)
+    named = _at(settings, "data.test") or _at(settings, "data.val") or {}
+    if not isinstance(named, dict):
+        raise InputError(f"{file}: data.val must map names to sources, got {str(named)[:40]!r}.")
+    if trusted:
+        return named
+    return {
+        str(name): _own_class(entry, "lightning_pspo.data.sources", _SOURCES.split(), f"{file}: data.val.{name}")
+        for name, entry in named.items()
+    }
+
+
+def _at(settings: Mapping[str, Any], name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _own_class(entry: Any, module: str, classes: Sequence[str], where: str) -> dict[str, Any]:
+    """Return class path and plain arguments of one of this package's classes."""
+    entry = {"class_path": entry} if isinstance(entry, str) else entry
+    path = str(entry.get("class_path")) if isinstance(entry, Mapping) else str(entry)
+    room, _, name = path.rpartition(".")
+    if name not in classes or (room and not f"{room}.".startswith("lightning_pspo.")):
+        raise InputError(
+            f"{where} must be one of this package's classes ({', '.join(classes)}), got {path[:60]!r}: --trust-config "
+            "imports whatever the settings name."
+        )
+    arguments = _plain(entry.get("init_args") or {}, where)
+    return {"class_path": f"{module}.{name}", "init_args": arguments}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a value that names no class: text, numbers, null, and lists and mappings of these."""
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            raise InputError(f"{where} must hold plain values, got the class {str(value['class_path'])[:60]!r}.")
+        return {str(key): _plain(entry, where) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry, where) for entry in value]
+    if not isinstance(value, str | int | float | bool | None):
+        raise InputError(f"{where} must hold plain values, got {str(value)[:40]!r}.")
+    return value

@@ -1,0 +1,133 @@
+"""Filters and queries in SQL, run by a DuckDB that can reach no file, no setting and no Python variable."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+import duckdb
+
+from lightning_pspo.errors import InputError
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Open an empty database in memory, closed to files, extensions and changes of its settings."""
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "enable_external_access": False,
+        "python_enable_replacements": False,
+        "errors_as_json": True,
+        "lock_configuration": True,
+    }
+    return duckdb.connect(":memory:", config=settings)
+
+
+def quote(text: str) -> str:
+    """Return a text as an SQL literal.
+
+    >>> quote("isn't")
+    "'isn''t'"
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Return a column's name as an SQL identifier.
+
+    >>> identifier("reward/format")
+    '"reward/format"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_filter(text: str, columns: Sequence[str]) -> str:
+    r"""Return a filter that is one SQL expression, with column names such as ``reward/format`` in quotes.
+
+    Raises:
+        InputError: It is not one expression.
+
+    >>> read_filter("reward/format < 0 and id <> 'reward/format'", ["id", "reward/format"])
+    '"reward/format" < 0 and id <> \'reward/format\''
+    """
+    special = [name for name in columns if not re.fullmatch(r"[A-Za-z_]\w*", name)]
+    if special:
+        names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        pattern = rf"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?<![\w/.])(?P<name>{names})(?![\w/.])"""
+        text = re.sub(pattern, lambda match: identifier(match[0]) if match["name"] else match[0], text)
+    if not text.strip():
+        raise InputError("the filter must be an SQL expression, such as reward < 0.5, got an empty text.")
+    try:
+        duckdb.SQLExpression(text)
+    except duckdb.Error:
+        with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
+            connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
+        raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
+    return text
+
+
+def columns_in(expression: str, columns: Sequence[str]) -> list[str]:
+    """Return the columns that an SQL expression may use: those whose name it holds, or all if it has ``COLUMNS``.
+
+    >>> columns_in("REWARD < 0.5 and id = 'verdict'", ["id", "reward", "verdict", "rank"])
+    ['id', 'reward', 'verdict']
+    """
+    text = expression.lower().replace('""', '"')
+    return [name for name in columns if name.lower() in text or "columns" in text]
+
+
+def unknown_column(name: str, columns: Sequence[str]) -> InputError:
+    """Return the error for a column that does not exist, with the nearest names.
+
+    >>> str(unknown_column("rewrad", ["reward", "rank"]))
+    'unknown column `rewrad`; did you mean `reward`? The columns are reward, rank.'
+    """
+    near = difflib.get_close_matches(name, columns, n=3) or [column for column in columns if name in column][:3]
+    hint = f"; did you mean {' or '.join(f'`{column}`' for column in near)}?" if near else "."
+    return InputError(f"unknown column `{name}`{hint} The columns are {', '.join(columns)}.")
+
+
+@contextlib.contextmanager
+def explained_errors(expression: str, offset: int, columns: Sequence[str]) -> Iterator[None]:
+    """Turn DuckDB's errors about a user's expression into one line.
+
+    Args:
+        expression: What the user asked for.
+        offset: Number of bytes before it in the statement that is run.
+        columns: Names of the columns that exist.
+
+    Raises:
+        InputError: DuckDB refused the statement.
+        KeyboardInterrupt: It was interrupted.
+    """
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise KeyboardInterrupt from None
+    except duckdb.Error as error:
+        try:
+            report = json.loads(str(error).partition(": ")[2])
+        except ValueError:
+            report = {"exception_message": str(error)}
+        if report.get("error_subtype") == "COLUMN_NOT_FOUND":
+            name = str(report.get("name"))
+            if f'"{name}"' in expression:
+                raise InputError(f"unknown column `{name}`; a text needs single quotes: {quote(name)}.") from None
+            raise unknown_column(name, columns) from None
+        message = str(report["exception_message"]).splitlines()[0]
+        if "[]" in message:
+            message += "; a column of lists is compared by list_max(..), list_min(..) or list_contains(..)"
+        raise InputError(
+            f"the filter {expression!r} cannot be used: {message}{_place(report, expression, offset)}."
+        ) from None
+
+
+def _place(report: dict[str, str], expression: str, offset: int) -> str:
+    """Return where in an expression an error is, as far as that is known."""
+    encoded, position = expression.encode(), int(report.get("position") or -1) - offset
+    if position < 0:
+        return ""
+    if position >= len(encoded):
+        return " at its end"
+    return f" at character {len(encoded[:position].decode(errors='ignore')) + 1}"

@@ -1,0 +1,34 @@
+"""Copy a model of the Hugging Face hub into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lightning_pspo.errors import InputError
+
+
+def copy_from_hub(model: str, output: Path, *, dtype: str = "float32") -> None:
+    """Write a model of the hub, or of a folder, with its tokenizer and generation settings into ``output``.
+
+    Args:
+        model: Id on the hub, such as ``HuggingFaceTB/SmolLM2-135M-Instruct``, or a folder.
+        output: An existing folder.
+        dtype: ``float32`` or ``bfloat16``.
+
+    Raises:
+        InputError: If the model cannot be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        weights = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split("\n", maxsplit=1)[0].split())
+        raise InputError(
+            f"`{model}` must be a causal language model of the hub or a folder: {reason} Offline, set HF_HUB_OFFLINE=1 "
+            "and have it in the cache (HF_HOME); HF_ENDPOINT names a mirror, HF_TOKEN opens gated models."
+        ) from error
+    weights.save_pretrained(output)
+    tokenizer.save_pretrained(output)

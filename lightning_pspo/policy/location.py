@@ -1,0 +1,89 @@
+"""Where a model is: in a folder, in the hub's cache, or on the hub; and what to do if it is not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from transformers.utils import CONFIG_NAME
+
+from lightning_pspo.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HUB_SECONDS = 5.0
+"""Longest wait for the hub's answer."""
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's message.
+
+    >>> first_line(ValueError("No weights.\nLook elsewhere."))
+    'No weights.'
+    """
+    return str(error).strip().split("\n")[0]
+
+
+def check_folder(location: str) -> None:
+    """Refuse a path that is not the folder of a model or adapter; anything else may be a hub id.
+
+    Raises:
+        InputError: Naming the path.
+    """
+    path = Path(location)
+    rule = f"`model_name_or_path` must be a hub id or a folder with a config.json, got {location!r}"
+    convert = "convert it with `lightning-pspo fetch FILE FOLDER`"
+    if path.is_file():
+        raise InputError(f"{rule}, which is a {f'GGUF file: {convert}' if path.suffix == '.gguf' else 'file'}.")
+    if path.is_dir():
+        adapter = path / ADAPTER_CONFIG
+        if adapter.is_file() and not (path / ADAPTER_WEIGHTS).is_file():
+            raise InputError(f"An adapter must be stored in safetensors, {path} has no {ADAPTER_WEIGHTS}.")
+        if not adapter.is_file() and not (path / CONFIG_NAME).is_file():
+            raise InputError(f"{rule}, which has {f'a GGUF file: {convert}' if any(path.glob('*.gguf')) else 'none'}.")
+    elif location.startswith((".", "/", "~", "\\")) or location.count("/") > 1:
+        raise InputError(f"{rule}, which does not exist.")
+
+
+def hub_answers(repository: str, revision: str | None) -> bool:
+    """Ask the hub for a model, without the retries that take half a minute.
+
+    Returns:
+        Whether the hub answers; False if it does not and the cache has the model.
+
+    Raises:
+        InputError: If the model is neither on the hub nor in the cache.
+    """
+    is_cached = isinstance(try_to_load_from_cache(repository, CONFIG_NAME, revision=revision), str)
+    if is_offline_mode():
+        if is_cached:
+            return True
+        raise InputError(
+            f"`model_name_or_path` {repository!r} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
+            "HF_HUB_OFFLINE forbids downloads: unset it, or set HF_HOME to a cache that has the model."
+        )
+    try:
+        HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS)
+    except RevisionNotFoundError as error:
+        raise InputError(f"`revision` must exist in {repository!r} on the hub, got {revision!r}.") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"`model_name_or_path` {repository!r} is neither a folder nor a model on {constants.ENDPOINT} that you may "
+            "read: check its spelling, or set HF_TOKEN if it is private."
+        ) from error
+    except HFValidationError as error:
+        raise InputError(f"`model_name_or_path` must be a folder or a hub id, got {repository!r}.") from error
+    except Exception as error:  # no connection, in the words of whatever HTTP client the hub's library uses
+        if is_cached:
+            logger.warning("%s does not answer; %s is read from the cache.", constants.ENDPOINT, repository)
+            return False
+        status = f" ({first_line(error)})" if isinstance(error, HfHubHTTPError) else ""
+        raise InputError(
+            f"`model_name_or_path` {repository!r} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
+            f"{constants.ENDPOINT} does not answer{status}: check the network or HF_ENDPOINT, set HF_HOME to a cache "
+            "that has the model, or give a folder."
+        ) from error
+    return True

@@ -1,0 +1,128 @@
+"""What a run shows while it goes on, in a pipe and in a terminal: bar, phases, completions, a line per validation."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lightning_pspo.callbacks import RewardLogger, RolloutProgressBar
+from lightning_pspo.callbacks.validation_line import summary
+
+from lightning_pspo.cli.main import main
+from lightning_pspo.evaluation.results import EvaluationResult
+from lightning_pspo.statistics import share_interval
+from tests.support.hand_made import fit
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+
+def test_the_progress_bar_prints_plain_lines_into_a_file(tmp_path, capsys):
+    fit(tmp_path, [RewardLogger(), RolloutProgressBar(line_every_n_rollouts=2)], rollouts=5)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\r" not in printed
+    lines = [line for line in printed.splitlines() if line.startswith("rollout")]
+    assert [line.split("  ")[0] for line in lines] == [f"rollout {n}/5" for n in (1, 2, 4, 5)]
+    assert lines[0].split("  ")[1:4] == ["reward 0.750", "accuracy 0.750", "loss 1.000"]
+    assert lines[-1].endswith("left 0:00:00 (rollout 0:00:00, grading 0:00:00, update 0:00:00)")
+    assert "Before held_out" in printed
+    assert "Validate held_out" in printed
+
+
+def test_the_progress_bar_draws_in_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    fit(tmp_path, [RewardLogger(), RolloutProgressBar()], rollouts=5)
+    printed = capsys.readouterr().out
+    assert "Rollout" in printed
+    assert "reward: 0.750 accuracy: 0.750" in printed
+
+
+def test_the_line_of_a_validation() -> None:
+    shares = [1.0] * 8 + [0.0] * 2
+    estimates = {"accuracy": share_interval(shares)}
+    results = {
+        "held_out": EvaluationResult(0.8, 10, 10, 8, 31.4, 0.0, estimates),
+        "gsm8k": EvaluationResult(0.5, 2, 2, 1, 9.6, 0.0),
+    }
+    low, high = 100 * estimates["accuracy"].low, 100 * estimates["accuracy"].high
+    assert summary(10, results, {"held_out": 0.842}) == (
+        f"val rollout 10: held_out accuracy 80.0 % [{low:.1f}, {high:.1f}] (-4.2), length 31 tokens; "
+        "gsm8k accuracy 50.0 %, length 10 tokens"
+    )
+
+
+def command(tiny_run, problem_file: Path, root: Path, *more: str) -> list[str]:
+    """Return a run with everything on the screen, and a validation after every second rollout."""
+    callbacks = ["RewardLogger", "RolloutProgressBar", "LiveSamples", "ValidationLine"]
+    shown = [f"--trainer.callbacks+={name}" for name in callbacks]
+    validation = ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.overlap=warn"]
+    bar = ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
+    return [*tiny_run(root), *shown, *validation, *bar, "--trainer.num_sanity_val_steps=-1", *more]
+
+
+def test_a_run_in_a_pipe_says_it_in_plain_lines(tmp_path, tiny_run, problem_file, capfd) -> None:
+    slow = ["--trainer.callbacks+=RolloutProgressBar", "--trainer.callbacks.phase_lines_s=0"]
+    arguments = [one for one in command(tiny_run, problem_file, tmp_path / "run") if "RolloutProgressBar" not in one]
+    main(["fit", *arguments, *slow])
+    printed = capfd.readouterr().out
+    assert not re.search(r"[\x1b\r]", printed)
+    lines = [line for line in printed.splitlines() if line.startswith("val rollout")]
+    pattern = (
+        r"val rollout (\d): held_out accuracy \d+\.\d % \[\d+\.\d, \d+\.\d\](| \([+-]\d+\.\d\)), length \d+ tokens"
+    )
+    found = [re.fullmatch(pattern, line) for line in lines]
+    assert [one and one[1] for one in found] == ["0", "2", "4"]
+    assert [bool(one and one[2]) for one in found] == [False, True, True]
+    begins = re.findall(r"^rollout (\d): (\w+) begins, about \d:\d\d:\d\d$", printed, flags=re.MULTILINE)
+    assert begins == [(number, name) for number in "234" for name in ("rollout", "grading", "update")]
+    assert re.search(r"rollout 4/4 .* left 0:00:00 \(rollout 0:00:00, grading 0:00:00, update 0:00:00\)", printed)
+    assert "verdict" not in printed, "a table is for a terminal"
+
+
+def test_the_difference_goes_on_in_a_resumed_run(tmp_path, tiny_run, problem_file, capfd) -> None:
+    arguments = command(tiny_run, problem_file, tmp_path / "run", "--trainer.val_check_interval=1")
+    main(["fit", *arguments, "--data.num_rollouts=2"])
+    capfd.readouterr()
+    main(["fit", *arguments, "--data.num_rollouts=3", "--ckpt_path=last"])
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("val rollout")]
+    assert re.match(r"val rollout 3: held_out accuracy .* \([+-]", lines[-1])
+
+
+@pytest.mark.slow
+def test_a_run_in_a_terminal_draws_phases_and_completions(tmp_path, tiny_run, problem_file) -> None:
+    """In a process with a terminal of its own, whose bytes are read back."""
+    words = [sys.executable, "-W", "ignore", "-m", "lightning_pspo", "fit"]
+    words += command(
+        tiny_run, problem_file, tmp_path / "run", "--data.num_rollouts=8", "--model.sampling.max_new_tokens=24"
+    )
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "40", "PYTHONPATH": str(ROOT)}
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
+    os.close(follower)
+    parts = []
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(leader)
+    text = b"".join(parts).decode(errors="replace")
+    assert process.wait(timeout=60) == 0, text[-3000:]
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    assert "Rollout" in plain
+    assert re.search(r"Left: rollout \d:\d\d:\d\d, grading \d:\d\d:\d\d, update \d:\d\d:\d\d", plain)
+    assert re.search(r"(rollout|grading|update): \d:\d\d:\d\d", plain)
+    assert re.search(r"verdict.*reward.*tokens.*question.*completion", plain)
+    assert "What is" in plain
+    assert re.search(r"val rollout 8: held_out accuracy", plain)

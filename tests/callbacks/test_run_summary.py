@@ -1,0 +1,105 @@
+"""RunSummary over rollouts that are made by hand."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_pspo.callbacks import RewardLogger, RolloutCheckpoint, RunSummary
+
+from lightning_pspo.errors import InputError
+from tests.support.hand_made import HandMade, fit
+
+
+def summary_parts() -> list:
+    return [RewardLogger(), RunSummary(source="held_out", examples=3), RolloutCheckpoint(every_n_rollouts=2)]
+
+
+def summary_of(root: Path) -> dict:
+    return json.loads((root / "summary.json").read_text())
+
+
+def test_the_summary_has_the_numbers_before_and_after(tmp_path, capsys):
+    fit(tmp_path, summary_parts())
+    summary = summary_of(tmp_path)
+    assert (summary["accuracy_before"], summary["accuracy_after"]) == (0.0, 0.8)
+    assert summary["interval_before"] == pytest.approx([0.0, 0.2775], abs=1e-4)  # Wilson, 0 of 10
+    assert summary["interval_after"] == pytest.approx([0.4902, 0.9433], abs=1e-4)  # Wilson, 8 of 10
+    assert (summary["greedy_accuracy_before"], summary["greedy_accuracy_after"]) == (0.9, 0.9)
+    assert (summary["n"], summary["seed"], summary["rollouts"], summary["source"]) == (10, 7, 4, "held_out")
+    # The second problem is a repeated row; the second batch repeats the first problem.
+    assert [row["id"] for row in summary["samples_before"]] == ["p0", "p0"]
+    assert {row["verdict"] for row in summary["samples_before"]} == {"wrong"}
+    assert {row["completion"] for row in summary["samples_after"]} == {"after=True"}
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "80.0% [49.0, 94.3]" in printed
+    assert "after=False" in printed
+
+
+def test_a_resumed_run_still_knows_what_was_before(tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(tmp_path, summary_parts(), module=HandMade(crash_in="rollout 4"))
+    assert not (tmp_path / "summary.json").exists()
+    path = tmp_path / "checkpoints/rollout=000002.ckpt"
+    state = torch.load(path, weights_only=True)  # primitives only
+    state["callbacks"]["RunSummary"]["seconds"] += 1000.0
+    torch.save(state, path)
+    fit(tmp_path, summary_parts(), ckpt_path=path)
+    summary = summary_of(tmp_path)
+    assert (summary["accuracy_before"], summary["accuracy_after"]) == (0.0, 0.8)
+    assert summary["samples_before"][0]["completion"] == "after=False"
+    assert 1000.0 < summary["seconds"] < 1100.0
+    last = torch.load(tmp_path / "checkpoints/rollout=000004.ckpt", weights_only=True)
+    curves = last["callbacks"]["RunSummary"]["curves"]
+    assert curves["rollout"] == [1, 2, 3, 4]
+    assert curves["ratio_p99"] == pytest.approx([1.5] * 4)
+
+
+def test_a_measurement_lost_after_the_last_rollout_is_made_up_for(tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(tmp_path, summary_parts(), module=HandMade(crash_in="validation"))
+    assert not (tmp_path / "summary.json").exists()
+    trainer = fit(tmp_path, summary_parts(), ckpt_path=tmp_path / "checkpoints/rollout=000004.ckpt")
+    assert trainer.global_step == 4
+    assert summary_of(tmp_path)["rollouts"] == 4
+    assert summary_of(tmp_path)["accuracy_after"] == 0.8
+    assert summary_of(tmp_path)["samples_after"][0]["completion"] == "after=True"
+
+
+def test_a_stopped_run_gets_no_summary(tmp_path):
+    module = HandMade(crash_in="rollout 3")
+    module.crash = KeyboardInterrupt()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            fit(tmp_path, summary_parts(), module=module)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_without_its_last_measurement_gets_no_summary(tmp_path):
+    with pytest.warns(UserWarning, match="no evaluation after the last rollout"):
+        fit(tmp_path, summary_parts(), val_check_interval=3)
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("settings", [{"num_sanity_val_steps": 2}, {"limit_val_batches": 0}])
+def test_a_run_without_a_first_measurement_says_so_and_gets_no_summary(tmp_path, settings):
+    with pytest.warns(UserWarning, match="no summary.json: nothing was measured before training"):
+        fit(tmp_path, [RewardLogger(), RunSummary()], **settings)
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("parts", "settings", "message"),
+    [
+        ([RewardLogger(), RunSummary(source="other")], {}, r"one of \['held_out'\], got 'other'"),
+        ([RunSummary(source="held_out"), RewardLogger()], {}, "RewardLogger before it"),
+    ],
+)
+def test_a_summary_that_could_not_be_made_is_refused_at_once(tmp_path, parts, settings, message):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path, parts, **settings)

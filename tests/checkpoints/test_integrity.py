@@ -1,0 +1,168 @@
+"""Any change to a checkpoint and any cut is found, and nothing unfinished counts as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_pspo.checkpoints.integrity import (
+    DamagedError,
+    check_readable,
+    check_whole,
+    is_whole,
+    newest_whole,
+    seal,
+)
+from lightning_pspo.checkpoints.store import checkpoint_name, find_checkpoints
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import partial_name
+
+STATE = {"state_dict": {"weight": torch.arange(300.0)}, "loops": {"n": 3}, "text": "a" * 100}
+in_one_folder = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    path = tmp_path / checkpoint_name(3)
+    torch.save(STATE, path)
+    seal(path)
+    return path
+
+
+@pytest.fixture
+def sealed_folder(tmp_path: Path) -> Path:
+    path = tmp_path / checkpoint_name(4)
+    path.mkdir()
+    (path / ".metadata").write_bytes(b"m" * 10)
+    (path / "__0_0.distcp").write_bytes(bytes(range(256)))
+    torch.save(STATE, path / "meta.pt")
+    seal(path)
+    return path
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_a_sealed_file_is_still_what_torch_saved(sealed: Path) -> None:
+    check_whole(sealed)
+    check_readable(sealed)
+    for mmap in (False, True):
+        loaded = torch.load(sealed, mmap=mmap, weights_only=True)
+        assert torch.equal(loaded["state_dict"]["weight"], STATE["state_dict"]["weight"])  # type: ignore[index]
+        assert loaded["text"] == STATE["text"]
+
+
+@given(place=st.floats(0.0, 1.0, exclude_max=True), bit=st.integers(0, 7))
+@in_one_folder
+def test_a_flipped_bit_anywhere_is_found(sealed: Path, place: float, bit: int) -> None:
+    whole = sealed.read_bytes()
+    flip(sealed, int(place * len(whole)) * 8 + bit)
+    with pytest.raises(DamagedError):
+        check_whole(sealed)
+    sealed.write_bytes(whole)
+    check_whole(sealed)
+
+
+def test_a_flipped_bit_in_the_last_record_and_the_seal_is_found(sealed: Path) -> None:
+    whole = sealed.read_bytes()
+    for byte in range(len(whole) - 120, len(whole)):
+        flip(sealed, 8 * byte + byte % 8)
+        assert not is_whole(sealed), byte
+        sealed.write_bytes(whole)
+
+
+@given(share=st.floats(0.0, 1.0, exclude_max=True))
+@in_one_folder
+def test_a_file_cut_short_is_found(sealed: Path, share: float) -> None:
+    whole = sealed.read_bytes()
+    sealed.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DamagedError):
+        check_whole(sealed)
+    sealed.write_bytes(whole)
+
+
+def test_bytes_at_the_end_are_found(sealed: Path) -> None:
+    sealed.write_bytes(sealed.read_bytes() + b"\0")
+    assert not is_whole(sealed)
+
+
+def test_a_file_of_torch_without_a_seal_is_held_against_its_records(tmp_path: Path) -> None:
+    path = tmp_path / "other.ckpt"
+    torch.save(STATE, path)
+    check_readable(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(300.0).numpy().tobytes()) + 500
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"record .*data/0 does not match its checksum"):
+        check_whole(path)
+
+
+def test_only_new_files_are_sealed(sealed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be a new file of torch\.save"):
+        seal(sealed)
+    (tmp_path / "text").write_text("no")
+    with pytest.raises(ValueError, match=r"must be a new file of torch\.save"):
+        seal(tmp_path / "text")
+
+
+def cut(folder: Path) -> None:
+    (folder / "__0_0.distcp").write_bytes(bytes(range(255)))
+
+
+def change(folder: Path) -> None:
+    flip(folder / "__0_0.distcp", 77)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json: it was not finished"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
+        (lambda folder: (folder / ".metadata").unlink(), "its file .metadata is missing"),
+        (cut, "__0_0.distcp has 255 bytes instead of 256"),
+        (change, "the content of its file __0_0.distcp does not match"),
+        (lambda folder: (folder / "__1_0.distcp").write_text(""), "__1_0.distcp was not part of it"),
+    ],
+    ids=["no manifest", "half a manifest", "no object", "missing", "cut", "changed", "more"],
+)
+def test_a_damaged_folder_is_found(sealed_folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    check_whole(sealed_folder)
+    damage(sealed_folder)
+    with pytest.raises(DamagedError, match=message):
+        check_whole(sealed_folder)
+
+
+def test_any_flipped_bit_of_the_manifest_is_found(sealed_folder: Path) -> None:
+    manifest = sealed_folder / "manifest.json"
+    whole = manifest.read_bytes()
+    for bit in range(0, len(whole) * 8, 9):
+        flip(manifest, bit)
+        changed = manifest.read_bytes()
+        if is_whole(sealed_folder):  # white space between the entries
+            assert json.loads(changed) == json.loads(whole), bit
+        manifest.write_bytes(whole)
+
+
+def test_the_newest_whole_one_is_offered(sealed: Path, sealed_folder: Path, tmp_path: Path) -> None:
+    partial_name(tmp_path / checkpoint_name(9)).write_bytes(sealed.read_bytes())
+    assert find_checkpoints(tmp_path) == [sealed, sealed_folder]
+    assert newest_whole(tmp_path) == sealed_folder
+    cut(sealed_folder)
+    assert newest_whole(tmp_path) == sealed
+    with pytest.raises(InputError, match=rf"255 bytes instead .*newest complete .* {sealed}\. .*: fit -c {sealed}$"):
+        check_readable(sealed_folder, "fit -c {}")
+    sealed.write_bytes(sealed.read_bytes()[:-1])
+    assert newest_whole(tmp_path) is None
+    with pytest.raises(InputError, match="There is no complete checkpoint beside it"):
+        check_readable(sealed)

@@ -1,0 +1,77 @@
+"""Generated problems: distinct, repeatable, split by their questions."""
+
+import hashlib
+
+import pytest
+
+from lightning_pspo.data.sources import GSM8K, JSONL, Procedural, held_out
+from lightning_pspo.errors import InputError
+from tests.support.rows import write_rows
+
+
+def test_names_say_where_the_rows_come_from(tmp_path):
+    assert GSM8K(split="test").name == "GSM8K (openai/gsm8k, split test)"
+    assert JSONL(write_rows(tmp_path, {})).name == f"JSONL ({tmp_path / 'data.jsonl'})"
+    assert Procedural("chain_sum", seed=3, split="train").name == "Procedural (chain_sum, split train, seed 3)"
+
+
+def test_procedural_answers_are_the_sums_that_the_questions_ask_for():
+    problems = Procedural("chain_sum", size=50, seed=7, settings={"max_terms": 3, "max_digits": 2}).load()
+    assert len({problem.question for problem in problems}) == len({problem.id for problem in problems}) == 50
+    for problem in problems:
+        terms = problem.question.split(": ")[1].removesuffix(" =").replace("- ", "-").replace("+ ", "").split()
+        assert sum(map(int, terms)) == int(problem.answer)
+    assert problems == Procedural("chain_sum", size=50, seed=7, settings={"max_digits": 2, "max_terms": 3}).load()
+
+
+def test_procedural_splits_share_no_question():
+    settings = {"max_terms": 2, "max_digits": 2}
+    train = {
+        p.question
+        for seed in (0, 1)
+        for p in Procedural("chain_sum", size=800, seed=seed, settings=settings, split="train").load()
+    }
+    test = {
+        p.question
+        for seed in (0, 5)
+        for p in Procedural("chain_sum", size=100, seed=seed, settings=settings, split="test").load()
+    }
+    assert not train & test
+    assert all(int(hashlib.sha256(question.encode()).hexdigest()[:16], 16) % 10 == 0 for question in test)
+    assert not any(held_out(question) for question in train)
+
+
+def test_procedural_says_how_many_questions_there_are():
+    settings = {"max_terms": 2, "max_digits": 1}  # 10 * 10 pairs of digits, plus or minus: 200 questions
+    every = Procedural("chain_sum", size=200, settings=settings).load()
+    assert len(every) == 200
+    with pytest.raises(InputError, match=r"`size` of task chain_sum .*got 201; \d+ draws gave 200"):
+        Procedural("chain_sum", size=201, settings=settings).load()
+    test = sum(held_out(problem.question) for problem in every)
+    with pytest.raises(InputError, match=rf"split test\), got 100; \d+ draws gave {test}\."):
+        Procedural("chain_sum", size=100, settings=settings, split="test").load()
+    assert len(Procedural("chain_sum", size=test, settings=settings, split="test").load()) == test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "chain_sums"}, "got 'chain_sums'; did you mean chain_sum, "),
+        ({"task": "chain_sum", "settings": {"max_term": 2}}, "must be among allow_negation, .*; got 'max_term'"),
+        ({"task": "chain_sum", "settings": {"seed": 2}}, "got 'seed'"),
+        ({"task": "chain_sum", "settings": {"max_terms": 0}}, "are refused: max_terms must be >= min_terms"),
+        ({"task": "chain_sum", "settings": {"max_terms": "a"}}, "are refused: '>=' not supported"),
+        ({"task": "chain_sum", "size": 0}, "`size` must be at least 1, got 0"),
+        ({"task": "chain_sum", "seed": -1}, "`seed` must be at least 0, got -1"),
+    ],
+)
+def test_procedural_settings_are_checked_at_once(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Procedural(**arguments)
+
+
+def test_procedural_task_without_a_reference_answer_is_refused():
+    with pytest.raises(
+        InputError, match=r"task graph_color must give a question and one reference answer, got .* None"
+    ):
+        Procedural("graph_color", size=3).load()

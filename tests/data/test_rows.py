@@ -1,0 +1,110 @@
+"""Local files of every format, and the messages about those that cannot be used."""
+
+import gzip
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from lightning_pspo.data.rows import read_rows, text_field
+from lightning_pspo.data.sources import GSM8K, JSONL
+from lightning_pspo.errors import InputError
+from lightning_pspo.types import Problem
+from tests.support.rows import write_rows
+
+ROW = {"question": "a", "answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must have at least one usable row, got none"),
+        (b"\n \n", "must have at least one usable row, got none"),
+        (b'{"question": "a", "answer": "1"}\n{"question": "b", "ans', "data.jsonl, line 2: malformed JSON"),
+        (b'{"question": "a", "answer": 1}\n\n{"question": "\xff", "answer": 1}', r"line 3: not UTF-8 \(byte 15"),
+        (b"[1]\n", "line 1: must be a JSON object, got "),
+        (b"[" * 100_000, "line 1: malformed JSON"),
+        (b'{"question": "a", "answer": ' + b"9" * 5000 + b"}", "line 1: malformed JSON"),
+        (b'{"question": "a", "answer": 1, "answer": 2}', "line 1: malformed JSON: the key 'answer' occurs twice"),
+        (b'{"question": "a"}', r"row 1: must have the field 'answer', got \['question'\]"),
+        (b'{"question": "  ", "answer": "1"}', "row 1: field 'question' must not be empty"),
+        (b'{"question": "a", "answer": ""}', "row 1: field 'answer' must not be empty"),
+        (b'{"question": "a", "answer": null}', "field 'answer' must be text or a finite number, got 'None'"),
+        (b'{"question": "a", "answer": true}', "field 'answer' must be text or a finite number, got 'True'"),
+        (b'{"question": "a", "answer": NaN}', "field 'answer' must be text or a finite number, got 'nan'"),
+        (b'{"question": "a", "answer": 1e999}', "field 'answer' must be text or a finite number, got '1e999'"),
+        (b'{"question": ["a", "b"], "answer": 1}', "field 'question' must be text .*list of 2 values: join them"),
+        (b'{"question": "\\ud800", "answer": 1}', "field 'question' must be valid Unicode"),
+        (json.dumps([ROW]).encode(), "the file is a JSON array"),
+        (json.dumps([ROW], indent=2).encode(), "the file is a JSON array"),
+        (json.dumps(ROW, indent=2).encode(), "an object must not go over several lines"),
+        (json.dumps(ROW).encode() + b"\r" + json.dumps(ROW).encode(), "its lines end in CR alone"),
+        (json.dumps(ROW).encode("utf-16"), "the file is UTF-16"),
+        (json.dumps(ROW).encode("utf-16-le"), "the file is UTF-16"),
+        (gzip.compress(json.dumps(ROW).encode()), "the file is compressed with gzip"),
+        (b'{"question": "a", "reward_model": {"ground_truth": 1}}', "name to 'reward_model.ground_truth'"),
+        (
+            b'{"question": [{"role": "system", "content": "b"}, {"role": "user", "content": "c"}], "answer": 1}',
+            "a conversation of several messages: keep the user's question, and set `data.system_prompt`",
+        ),
+    ],
+)
+def test_errors_name_file_and_row_and_say_what_to_do(tmp_path, content, message):
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        JSONL(file).load()
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(file))
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("12345678901234567890.5", "12345678901234567890.5"),
+        ("0.10", "0.10"),
+        ("27.0", "27"),
+        ("-3", "-3"),
+        ("1e3", "1e3"),
+        ("100", "100"),
+        ('["5"]', "5"),
+        ('[{"role": "user", "content": "How many?"}]', "How many?"),
+    ],
+)
+def test_a_value_keeps_its_digits_and_comes_out_of_its_list(tmp_path, answer, text):
+    file = tmp_path / "data.jsonl"
+    file.write_text(f'{{"question": "a", "answer": {answer}, "deep": {{"er": {answer}}}}}\n')
+    ((number, row),) = read_rows(file)
+    assert (number, text_field(row, "answer", "row 1"), text_field(row, "deep.er", "row 1")) == (1, text, text)
+
+
+def test_every_file_format_gives_the_same_problems(tmp_path):
+    rows = [{"question": 'a, "b"\nc?', "answer": "#### 025"}, {"question": "d?", "answer": "x\n#### 1,234"}]
+    (tmp_path / "array [1].json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_rows(tmp_path, *rows, name="lines.json")
+    quoted = "".join('"{}","{}"\n'.format(*(row[k].replace('"', '""') for k in ("question", "answer"))) for row in rows)
+    (tmp_path / "table.csv").write_text("question,answer\n" + quoted, encoding="utf-8")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "table.parquet")
+    expected = [Problem("gsm8k-train-1", 'a, "b"\nc?', "025"), Problem("gsm8k-train-2", "d?", "1,234")]
+    for name in ("array [1].json", "lines.json", "table.csv", "table.parquet"):
+        assert GSM8K(tmp_path / name).load() == expected, name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[{"question": "a"},\n{"question" 1}]', "malformed JSON: .*line 2"),
+        ("a.json", b'[{"question": "a"},\n{"question": "\xff"}]', "line 2: not UTF-8"),
+        ("a.json", b'[{"question": "a", "answer": "#### 1"}, 5]', "row 2: must be a JSON object, got '5'"),
+        ("a.csv", b'question,answer\na,#### 1\nb,"c', "row 2: malformed CSV"),
+        ("a.csv", b"question,answer\na,#### 1\nb\n", "row 2: must have the field 'answer'"),
+        ("a.csv", b"question,answer\n\xff,#### 1\n", "not UTF-8"),
+        ("a.parquet", b"PAR1 but not really", "malformed Parquet"),
+    ],
+)
+def test_malformed_files_of_other_formats_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}.*{message}"):
+        GSM8K(tmp_path / name).load()

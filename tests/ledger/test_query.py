@@ -1,0 +1,121 @@
+"""Filters in SQL: what they choose, against plain Python, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.ledger import Ledger, LedgerWriter, schema
+
+ROWS: list[dict[str, Any]] = [
+    {"rollout": 1, "verdict": "correct", "extracted": "4", "answer": "4", "reward": 1.0, "ratio_max": [1.0, 1.3]},
+    {"rollout": 1, "verdict": "wrong", "extracted": "5", "answer": "4", "reward": 0.1, "ratio_max": [1.0, 1.1]},
+    {"rollout": 2, "verdict": "no_answer", "extracted": None, "answer": "7", "reward": 0.0, "ratio_max": []},
+    {"rollout": 2, "verdict": "wrong", "extracted": "isn't", "answer": "\\frac{1}{2}", "reward": math.nan},
+    {"rollout": 3, "verdict": "correct", "extracted": "7", "answer": "7", "reward": 0.5, "reward/no-number": -0.2},
+]
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    folder, columns = tmp_path_factory.mktemp("ledger"), schema(["no-number"])
+    writer = LedgerWriter(folder, rows_per_file=2)
+    for number in (1, 2, 3):
+        rows = [row for row in ROWS if row["rollout"] == number]
+        arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in columns]
+        writer.write(pa.table(arrays, schema=columns))
+    return Ledger(folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "plain"),
+    [
+        ("reward < 0.5 and verdict = 'wrong'", lambda row: row["reward"] < 0.5 and row["verdict"] == "wrong"),
+        ("reward == 0.1", lambda row: row["reward"] == 0.1),  # a float32 in the column
+        ("REWARD between 0.1 and 0.5", lambda row: 0.1 <= row["reward"] <= 0.5),
+        ("reward/no-number < 0", lambda row: row.get("reward/no-number", 0) < 0),
+        ("\"reward/no-number\" < 0 or id = 'reward/no-number'", lambda row: row.get("reward/no-number", 0) < 0),
+        ("rollout in (1, 3)", lambda row: row["rollout"] in (1, 3)),
+        ("verdict not in ('wrong', 'no_answer')", lambda row: row["verdict"] == "correct"),
+        ("not (verdict = 'wrong' or rollout = 1)", lambda row: row["verdict"] != "wrong" and row["rollout"] != 1),
+        ("extracted is null", lambda row: row["extracted"] is None),
+        ("extracted is distinct from '4'", lambda row: row["extracted"] != "4"),
+        ("extracted <> '4'", lambda row: row["extracted"] not in (None, "4")),  # null is neither equal nor different
+        ("extracted = answer", lambda row: row["extracted"] == row["answer"]),
+        ("extracted = 'isn''t'", lambda row: row["extracted"] == "isn't"),
+        (r"answer like '\frac%'", lambda row: "\\frac" in row["answer"]),
+        (r"regexp_matches(answer, '^\d$')", lambda row: re.search(r"^\d$", row["answer"])),
+        ("list_max(ratio_max) > 1.2", lambda row: any(ratio > 1.2 for ratio in row.get("ratio_max") or [])),
+        ("isnan(reward)", lambda row: math.isnan(row["reward"])),
+        ("rollout < 99999999999999999999999 and rollout > 1", lambda row: row["rollout"] > 1),
+        ("columns('roll.*') = 2 -- a comment", lambda row: row["rollout"] == 2),
+        ("(" * 99 + "rollout = 1" + ")" * 99, lambda row: row["rollout"] == 1),
+    ],
+)
+def test_a_filter_chooses_what_python_would(ledger: Ledger, where: str, plain: Callable[[Any], bool]) -> None:
+    wanted = [(row["rollout"], row["verdict"], row["extracted"]) for row in ROWS if plain(row)]
+    assert 0 < len(wanted) < len(ROWS)
+    tables = ledger.scan(["rollout", "verdict", "extracted"], where)
+    assert [tuple(row.values()) for table in tables for row in table.to_pylist()] == wanted
+    assert ledger.find(where).num_rows == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("", "empty"),
+        ("reward <", "at its end"),
+        ("reward < 0.5 verdict = 'x'", 'syntax error at or near "verdict" at character 14'),
+        ("'é' = id verdict", "at character 10"),
+        ("verdict = 'open", "unterminated string literal"),
+        ("rewrad < 1", "unknown column `rewrad`; did you mean `reward`"),
+        ('verdict = "wrong"', "a text needs single quotes: 'wrong'"),
+        ("reward = 'high'", "'high' to FLOAT at character 1"),
+        ("verdict < 1", "Cannot compare"),
+        ("ratio_max > 1.2", "list_max(..)"),
+        ("0.2 < reward < 0.8", "Chained comparisons"),
+        ("sum(reward) > 1", "aggregates"),
+        ("reward < 1, rank", "single SQL expression"),
+    ],
+)
+def test_a_filter_that_cannot_be_used(ledger: Ledger, where: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        ledger.find(where)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "1=1); COPY rows TO '{file}'; --",
+        "1=1) UNION SELECT 1, 2 FROM rows WHERE (true",
+        "true; DROP TABLE rows",
+        "(SELECT count(*) FROM read_csv('{secret}')) > 0",
+        "EXISTS (FROM '{secret}')",
+        "EXISTS (FROM read_text('{secret}'))",
+        "EXISTS (FROM read_parquet('{secret}'))",
+        "EXISTS (FROM glob('/etc/*'))",
+        "EXISTS (FROM query('COPY (SELECT 1) TO ''{file}'''))",
+        "EXISTS (FROM ROWS_OF_PYTHON)",
+        "EXISTS (FROM sniff_csv('{secret}'))",
+        "ATTACH '{file}'",
+        "SET enable_external_access = true",
+        "PRAGMA enable_external_access = true",
+        "INSTALL httpfs",
+        "getenv('HOME') <> ''",
+    ],
+)
+def test_a_hostile_filter_reaches_nothing(ledger: Ledger, tmp_path: Path, where: str) -> None:
+    ROWS_OF_PYTHON = pa.table({"secret": [1]})  # noqa: F841
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError) as caught:
+        ledger.find(where.format(file=tmp_path / "file", secret=tmp_path / "secret.csv"))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
