@@ -1,7 +1,7 @@
-"""One page about runs: ``python scripts/report.py RUN... --output report.html``.
+"""Write one page about runs: ``lightning-pspo report RUN... --output report.html``.
 
-RUN is the folder of a run. Runs whose settings differ only in the seed form one arm. The page holds everything itself
-and needs no network; see docs/report.md.
+RUN is the folder of a run. Runs whose settings differ only in the seed form one arm. The page is a single file that needs
+no network; see docs/report.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page and return the exit code."""
+    """Write the page and return the exit status."""
     options = parser().parse_args(arguments)
 
     from lightning_pspo.report import ReportError, write_report
@@ -27,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    found = argparse.ArgumentParser(description="Write one self-contained page about one or several runs.")
-    found.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    found.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default report.html)")
-    found.add_argument("--title", help="title of the page")
-    return found
+    """Return the parser of the command line."""
+    result = argparse.ArgumentParser("lightning-pspo report", description="Write one self-contained page about runs.")
+    result.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    result.add_argument("--output", type=Path, default=Path("report.html"), help="the page (default report.html)")
+    result.add_argument("--title", help="title of the page")
+    return result

@@ -10,35 +10,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.report.runs import ReportError, Run, read_run
+from lightning_pspo.report.runs import ReportError, TrainingRun, read_run
 
-_OF_A_RUN = re.compile(
+_RUN_SETTING = re.compile(
     r"seed_everything|(model|data)\.seed|ckpt_path|trainer\.(default_root_dir|logger.*|log_every_n_steps|enable_\w+)"
 )
-_WATCHING = "callbacks."  # class paths of this project's callbacks, none of which changes what is trained
+_OBSERVERS = ("callbacks.", "lightning_pspo.callbacks.")  # none of which changes what is trained
 _SECRET = re.compile(r"(?i)(^|[._])(api_?key|secret|password|passwd|credentials?|(access|auth|hf|bearer)_?token)$")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in the seed alone.
+    """Runs that differ only in the seed.
 
     Attributes:
-        name: Of the arm, unique on the page.
-        number: Its place on the page, from 0; gives colour and dashes.
+        name: Unique on the page.
+        number: Position on the page, from 0; decides on colour and dashes.
         runs: At least one.
     """
 
     name: str
     number: int
-    runs: Sequence[Run]
+    runs: Sequence[TrainingRun]
 
 
 def read_arms(paths: Sequence[Path]) -> list[Arm]:
     """Read runs and group them, in the order given.
 
     Raises:
-        ReportError: There is none, one is no run, or one is given twice.
+        ReportError: No path is given, one is not that of a run, or one is given twice.
     """
     if not paths:
         raise ReportError("RUN must name at least one run, got none.")
@@ -49,18 +49,18 @@ def read_arms(paths: Sequence[Path]) -> list[Arm]:
     return group([read_run(path) for path in paths])
 
 
-def group(runs: Sequence[Run]) -> list[Arm]:
+def group(runs: Sequence[TrainingRun]) -> list[Arm]:
     """Return the arms of runs; a run without settings is one of its own."""
-    members: dict[str, list[Run]] = {}
+    members: dict[str, list[TrainingRun]] = {}
     for number, run in enumerate(runs):
         same = json.dumps(_without_seed(run), sort_keys=True, default=str) if run.config else str(number)
         members.setdefault(same, []).append(run)
     labels = run_labels(runs)
-    names = _unique([_arm_name([labels[id(run)] for run in found]) for found in members.values()])
-    return [Arm(name, number, found) for number, (name, found) in enumerate(zip(names, members.values(), strict=True))]
+    names = _unique([_arm_name([labels[id(run)] for run in same]) for same in members.values()])
+    return [Arm(name, number, same) for number, (name, same) in enumerate(zip(names, members.values(), strict=True))]
 
 
-def run_labels(runs: Sequence[Run]) -> dict[int, str]:
+def run_labels(runs: Sequence[TrainingRun]) -> dict[int, str]:
     """Return ``id(run)`` -> the part of its path that tells it from the others."""
     paths = [run.path.resolve() for run in runs]
     common = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0].parent
@@ -70,31 +70,31 @@ def run_labels(runs: Sequence[Run]) -> dict[int, str]:
     }
 
 
-def seed(run: Run) -> str:
+def seed(run: TrainingRun) -> str:
     """Return the seed of a run, a dash where it is not known."""
-    found = run.summary.get("seed", run.setting("seed_everything"))
-    return "–" if found is None else str(found)
+    value = run.summary.get("seed", run.setting("seed_everything"))
+    return "–" if value is None else str(value)
 
 
-def _without_seed(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in leaves(_trained(run.config)) if not _OF_A_RUN.fullmatch(name)}
+def _without_seed(run: TrainingRun) -> dict[str, Any]:
+    return {name: value for name, value in leaves(_trained(run.config)) if not _RUN_SETTING.fullmatch(name)}
 
 
 def _trained(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without the callbacks that only watch: a run with a report is of the same arm as one without."""
+    """Return settings without callbacks that only observe: a run with a report is in the arm of one without."""
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or not isinstance(trainer.get("callbacks"), list):
         return dict(config)
     kept = [
         entry
         for entry in trainer["callbacks"]
-        if not (isinstance(entry, Mapping) and str(entry.get("class_path")).startswith(_WATCHING))
+        if not (isinstance(entry, Mapping) and str(entry.get("class_path")).startswith(_OBSERVERS))
     ]
     return {**config, "trainer": {**trainer, "callbacks": kept}}
 
 
 def _arm_name(labels: Sequence[str]) -> str:
-    """Return what the labels of an arm's runs begin with, without the word that stands before a seed.
+    """Return what the labels of an arm's runs begin with, without the word before a seed.
 
     >>> _arm_name(["clip-seed1", "clip-seed2"]), _arm_name(["only-one-3"]), _arm_name(["s1/pspo", "s2/pspo"])
     ('clip', 'only-one-3', 'pspo')
@@ -111,10 +111,10 @@ def _arm_name(labels: Sequence[str]) -> str:
 
 
 def _shared(labels: Sequence[str]) -> str:
-    """Return the signs that all labels begin with."""
+    """Return the characters that all labels begin with."""
     first, last = min(labels), max(labels)
-    same = (one == other for one, other in zip(first, last, strict=False))
-    return first[: next((place for place, alike in enumerate(same) if not alike), len(first))]
+    differ = (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
+    return first[: next(differ, min(len(first), len(last)))]
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -123,18 +123,18 @@ def _unique(names: Sequence[str]) -> list[str]:
     >>> _unique(["a", "b", "a", "a"])
     ['a', 'b', 'a (2)', 'a (3)']
     """
-    found: list[str] = []
+    unique: list[str] = []
     for name in names:
         count, candidate = 1, name
-        while candidate in found:
+        while candidate in unique:
             count += 1
             candidate = f"{name} ({count})"
-        found.append(candidate)
-    return found
+        unique.append(candidate)
+    return unique
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted names of nested settings and their values; what a name says is secret is not shown.
+    """Yield the dotted names of nested settings and their values; those whose name suggests a secret are hidden.
 
     >>> list(leaves({"a": {"b": 1, "c": [2, 3]}, "d": [{"e": 4}], "api_key": "x"}))
     [('a.b', 1), ('a.c', [2, 3]), ('d.0.e', 4), ('api_key', '(hidden)')]
@@ -143,27 +143,27 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from leaves(inner, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and any(isinstance(inner, Mapping | list) for inner in value):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, f"{name}.{place}")
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{name}.{index}")
     else:
         yield name, "(hidden)" if _SECRET.search(name) and value is not None else value
 
 
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str | None]]]:
-    """Return the settings in which arms differ: name and each arm's value, None where it has none or none is known."""
+    """Return the settings in which arms differ: name and each arm's value, None where it is not set or not known."""
     known = [dict(leaves(_trained(arm.runs[0].config))) for arm in arms]
     names = dict.fromkeys(name for settings in known for name in settings)
-    found = []
+    different = []
     for name in names:
         values = [shown(settings[name]) if name in settings else None for settings in known]
         with_settings = [value for value, settings in zip(values, known, strict=True) if settings]
-        if not _OF_A_RUN.fullmatch(name) and len(set(with_settings)) > 1:
-            found.append((name, values))
-    return found
+        if not _RUN_SETTING.fullmatch(name) and len(set(with_settings)) > 1:
+            different.append((name, values))
+    return different
 
 
 def shown(value: Any) -> str:
-    """Return a setting as it would stand in YAML.
+    """Return a setting as YAML writes it.
 
     >>> shown(None), shown(True), shown(1e-6), shown([1, "a"])
     ('null', 'true', '1e-06', '[1, "a"]')

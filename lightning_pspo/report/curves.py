@@ -38,9 +38,9 @@ def read_curves(root: Path) -> Curves:
 def stitch(versions: Iterable[Mapping[str, Mapping[int, float]]]) -> Curves:
     """Return the curves of a run from those of its parts, the earliest first.
 
-    A part that trained goes on from a checkpoint: of each key, what the parts before it have from its first step on is
-    dropped. A part without training, such as an evaluation that was made up for, only adds steps that are missing, and
-    never one at step 0, where an evaluation of a checkpoint writes.
+    A part that trained continued from a checkpoint: for each key, what earlier parts have from its first step on is
+    dropped. A part without training, such as a late evaluation, only adds missing steps, and never step 0, where an
+    evaluation of a checkpoint writes.
 
     >>> first = {"train/reward": {4: 0.1, 8: 0.2, 12: 0.3}}
     >>> {key: (x.tolist(), y.tolist()) for key, (x, y) in stitch([first, {"train/reward": {8: 0.5}}]).items()}
@@ -58,28 +58,28 @@ def stitch(versions: Iterable[Mapping[str, Mapping[int, float]]]) -> Curves:
             for step, value in points.items():
                 if trains or (step and step not in known):
                     known[step] = value
-    found: Curves = {}
+    curves: Curves = {}
     for key, points in merged.items():
         if points:
             steps = sorted(points)
-            found[key] = (np.array(steps, dtype=float), np.array([points[step] for step in steps], dtype=float))
-    return found
+            curves[key] = (np.array(steps, dtype=float), np.array([points[step] for step in steps], dtype=float))
+    return curves
 
 
 def _below(root: Path, pattern: str) -> list[Path]:
-    """Return the logs of this run, not those of runs and evaluations that lie in its folder."""
+    """Return the logs of this run, without those of runs and evaluations inside its folder."""
     others = {path.parent for path in root.glob("*/**/config.yaml")} | {root / "evaluation", root / "evaluations"}
     return [path for path in root.rglob(pattern) if others.isdisjoint(path.parents)]
 
 
 def _version(path: Path) -> tuple[int, str]:
     """Return a key that sorts ``version_10`` behind ``version_9``."""
-    found = re.findall(r"version_(\d+)", path.as_posix())
-    return (int(found[-1]) if found else 0, path.as_posix())
+    versions = re.findall(r"version_(\d{1,9})", path.as_posix())
+    return (int(versions[-1]) if versions else 0, path.as_posix())
 
 
 def _read_csv(path: Path) -> _Points:
-    """Return key -> step -> value of a CSVLogger's file; of a line that a crash cut short, nothing."""
+    """Return key -> step -> value of a CSVLogger's file, without lines that a crash cut short."""
     points: _Points = {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         rows = csv.reader(line.replace("\0", "") for line in file)

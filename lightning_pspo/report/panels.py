@@ -6,29 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning_pspo.report.arms import Arm
-from lightning_pspo.report.figures import FORMATS, Chart, Drawn, figure
-from lightning_pspo.report.markup import Markup, element, join
+from lightning_pspo.report.charts import FORMATS, Chart, NamedLine, Plan, Whisker
 from lightning_pspo.report.runs import finite, pair
 from lightning_pspo.report.series import BUCKETS, arm_line, steps_per_rollout
 
 MAX_OTHERS = 24
 """Charts of log keys that have no place of their own."""
-_FEW = 4  # lines of one point each that are written, not drawn
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A chart of one log key, or of several whose lines belong together."""
-
-    title: str
-    keys: tuple[str, ...]
-    unit: str
-    about: str = ""
-    format: str = "number"
-    level: tuple[float, str] | None = None
-    floor: float | None = None
-    ceiling: float | None = None
-
+_MAX_WRITTEN = 4  # lines of one point each that are written as text instead of drawn
 
 LEARNING = (
     Plan("Reward", ("train/reward",), "mean of a rollout's completions"),
@@ -50,9 +34,9 @@ TRUST = (
         ("trust/ratio_p01", "trust/ratio_p99"),
         "1 % and 99 % quantiles",
         "At the level that the surrogate saw, over all updates of a rollout.",
-        level=(1.0, "no change"),
+        level=1.0,
     ),
-    Plan("Largest ratio", ("trust/ratio_max",), "maximum", level=(1.0, "no change")),
+    Plan("Largest ratio", ("trust/ratio_max",), "maximum", level=1.0),
     Plan(
         "Gradient kept",
         ("trust/retained",),
@@ -83,6 +67,21 @@ OPTIMISATION = (
 )
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Charts beside each other, with notes below them.
+
+    Attributes:
+        charts: What is drawn.
+        notes: What is written instead, or a hint.
+        title: Of a box that is closed at first; None for no box.
+    """
+
+    charts: Sequence[Chart] = ()
+    notes: Sequence[str] = ()
+    title: str | None = None
+
+
 class Panels:
     """The charts of some arms; each log key is shown once.
 
@@ -98,74 +97,67 @@ class Panels:
         self._used: set[str] = set()
         self._count = 0
         self._bucket = 1
-        self._still: list[str] = []
+        self._constant: list[str] = []
         self._once: list[str] = []
 
-    def learning(self) -> Markup | None:
+    def learning(self) -> list[Grid]:
         """Return reward, accuracy and length."""
         reward, accuracy, *others = LEARNING
         terms = [key for key in self.keys if key.startswith("train/reward/")]
         plans = [Plan(f"Reward term: {key[13:]}", (key,), "mean, before its weight") for key in terms]
         self._used |= set(terms)
-        shown = self._charts([reward, accuracy])
-        shown += self._validations("accuracy", "Validation accuracy", percent=True)
-        shown += self._charts(others[:1])
-        shown += self._validations("length_tokens", "Validation length", percent=False)
-        shown += self._charts([*others[1:], *(plans if len(plans) > 1 else ())])
-        return self._grid(shown)
+        charts = self._charts([reward, accuracy])
+        charts += self._validations("accuracy", "Validation accuracy", percent=True)
+        charts += self._charts(others[:1])
+        charts += self._validations("length_tokens", "Validation length", percent=False)
+        charts += self._charts([*others[1:], *(plans if len(plans) > 1 else ())])
+        return self._grid(charts)
 
-    def trust(self) -> Markup | None:
+    def trust(self) -> list[Grid]:
         """Return what the updates did to the policy."""
-        found = self._grid(self._charts(TRUST))
-        hint = "None of it was logged: TrustRegionReport does."
-        return element("p", hint, class_="about") if found is None and self.keys else found
+        hint = [Grid(notes=["None of it was logged: TrustRegionReport does."])] if self.keys else []
+        return self._grid(self._charts(TRUST)) or hint
 
-    def optimisation(self) -> Markup | None:
-        """Return loss, schedule and speed."""
-        return self._grid(self._charts(OPTIMISATION))
+    def optimisation(self) -> list[Grid]:
+        """Return loss, schedule and speed, and what else was logged in a box that is closed at first."""
+        charts = self._grid(self._charts(OPTIMISATION))
+        self._used |= {key for key in self.keys if key.startswith(("ratio/", "time/", "trust/kl_update_"))}
+        self._used |= {"train/grad_norm", "train/refill_rounds", "train/advantage_abs", "train/reward_std"}
+        others = [key for key in self.keys if key not in self._used]
+        plans = [Plan(key, (key,), "as logged") for key in others[:MAX_OTHERS]]
+        title = f"Other scalars ({len(plans)}{f' of {len(others)}' if len(others) > MAX_OTHERS else ''})"
+        return charts + [Grid(grid.charts, grid.notes, title) for grid in self._grid(self._charts(plans))]
 
-    def judged(self) -> Markup | None:
+    def judged(self) -> list[Grid]:
         """Return what a judge logged while training."""
         plans = []
         for key in self.keys:
-            _, _, rest = key.partition("judge/")
-            source, slash, measure = rest.rpartition("/")
+            source, slash, measure = key.removeprefix("judge/").rpartition("/")
             if not key.startswith("judge/") or not slash:
                 continue
-            title = f"{measure.replace('_', ' ').capitalize()}: {source}"
             if measure == "missing":
                 plans.append(Plan(f"Not scored: {source}", (key,), "completions", floor=0.0))
             else:
+                title = f"{measure.replace('_', ' ').capitalize()}: {source}"
                 plans.append(Plan(title, (key,), "mean score, 1 to 5", floor=1.0, ceiling=5.0))
         self._used |= {"judge/rollout"}
-        return self._grid(self._charts(plans, still=True, markers=True))
-
-    def others(self) -> Markup | None:
-        """Return what else was logged, closed at first."""
-        self._used |= {key for key in self.keys if key.startswith(("ratio/", "time/", "trust/kl_update_"))}
-        self._used |= {"train/grad_norm", "train/refill_rounds", "train/advantage_abs", "train/reward_std"}
-        left = [key for key in self.keys if key not in self._used]
-        plans = [Plan(key, (key,), "as logged") for key in left[:MAX_OTHERS]]
-        if not plans:
-            return None
-        title = f"Other scalars ({len(plans)}{f' of {len(left)}' if len(left) > MAX_OTHERS else ''})"
-        return element("details", element("summary", title), self._grid(self._charts(plans)), class_="more")
+        return self._grid(self._charts(plans, markers=True))
 
     def reading(self) -> str:
         """Return how to read the charts; after they are made."""
         if any(len(arm.runs) > 1 for arm in self.arms):
-            said = "Lines are means over the seeds of an arm, bands reach from its lowest to its highest seed."
+            text = "Lines are means over the seeds of an arm, bands reach from its lowest to its highest seed."
         else:
-            said = "One line for each run." if len(self.arms) > 1 else "One point for each rollout."
+            text = "One line for each run." if len(self.arms) > 1 else "One point for each rollout."
         if self._bucket > 1:
-            said += (
+            text += (
                 f" Curves of more than {BUCKETS} points are averaged in {BUCKETS} stretches of equal length, of up to "
                 f"{self._bucket} points each; the band of a single run is then the lowest to the highest value in each."
             )
-        return said
+        return text
 
-    def _validations(self, measure: str, title: str, *, percent: bool) -> list[Markup]:
-        found = []
+    def _validations(self, measure: str, title: str, *, percent: bool) -> list[Chart]:
+        plans = []
         for key in self.keys:
             head, _, name = key.rpartition("/")
             base, _, temperature = name.partition("@")
@@ -173,59 +165,63 @@ class Panels:
                 continue
             at = f", temperature {temperature[1:]}" if temperature.startswith("t") else ""
             unit = ("share correct" if percent else "mean, tokens") + at
-            plan = Plan(f"{title}: {head[4:]}", (key,), unit, format="percent" if percent else "number")
-            found += self._charts([plan], markers=True)
-        return found
+            plans.append(Plan(f"{title}: {head[4:]}", (key,), unit, format="percent" if percent else "number"))
+        return self._charts(plans, markers=True, draw_constant=True)
 
-    def _charts(self, plans: Sequence[Plan], *, markers: bool = False, still: bool = False) -> list[Markup]:
-        """Return the charts of what was logged; what never changed or was measured once is kept for the note below."""
-        found = []
+    def _charts(self, plans: Sequence[Plan], *, markers: bool = False, draw_constant: bool = False) -> list[Chart]:
+        """Return the charts of what was logged.
+
+        What was measured once is kept for the note below instead, and so is what never changed.
+
+        Args:
+            plans: What to show.
+            markers: Whether to draw the points themselves.
+            draw_constant: Whether to draw what never changed.
+        """
+        charts = []
         for plan in plans:
             lines = list(self._lines(plan))
             if not lines:
                 continue
-            if all(len(drawn.line.x) == 1 for drawn in lines) and len(lines) <= _FEW:
-                self._once.append(f"{plan.title} ({plan.unit}): {self._points(plan, lines)}")
+            if all(len(named.line.x) == 1 for named in lines) and len(lines) <= _MAX_WRITTEN:
+                self._once.append(f"{plan.title} ({plan.unit}): {self._written(plan, lines)}")
                 continue
-            if (value := _constant(lines)) is not None and (still or not markers):
-                self._still.append(f"{plan.title} ({plan.unit}): {FORMATS[plan.format](value)}")
+            if not draw_constant and (value := _constant(lines)) is not None:
+                self._constant.append(f"{plan.title} ({plan.unit}): {FORMATS[plan.format](value)}")
                 continue
             self._count += 1
-            self._bucket = max([self._bucket, *(drawn.line.bucket for drawn in lines)])
+            self._bucket = max([self._bucket, *(named.line.bucket for named in lines)])
             whiskers = self._whiskers(plan.keys[0]) if plan.format == "percent" and markers else ()
-            chart = Chart(
-                plan.title,
-                plan.unit,
-                lines,
-                self.x_name,
-                plan.about,
-                plan.format,
-                markers,
-                plan.level,
-                plan.floor,
-                plan.ceiling,
-                whiskers,
+            charts.append(
+                Chart(
+                    plan=plan,
+                    lines=lines,
+                    x_name=self.x_name,
+                    identity=f"chart-{self._count}",
+                    markers=markers,
+                    whiskers=whiskers,
+                )
             )
-            found.append(figure(chart, f"chart-{self._count}"))
-        return found
+        return charts
 
-    def _lines(self, plan: Plan) -> Iterator[Drawn]:
+    def _lines(self, plan: Plan) -> Iterator[NamedLine]:
         keys = plan.keys
-        if keys == ("kl",):  # the last update has been furthest from the old policy
+        if keys == ("kl",):  # the last update is furthest from the old policy
             updates = [key for key in self.keys if key.startswith("trust/kl_update_")]
-            keys = (max(updates, key=lambda key: int(key[16:]) if key[16:].isdigit() else 0),) if updates else ()
+            keys = (max(updates, key=lambda key: int(key[16:]) if key[16:].isdecimal() else 0),) if updates else ()
         self._used |= set(keys)
         for key in keys:
             for arm in self.arms:
                 line = arm_line(arm, key, self.scale)
                 if line is not None:
                     part = key.rpartition("_")[2] if len(keys) > 1 else ""
-                    yield Drawn(arm.number, f"{arm.name} {part}".strip(), line)
+                    yield NamedLine(arm.number, f"{arm.name} {part}".strip(), line)
 
-    def _whiskers(self, key: str) -> list[tuple[int, float, float, float, float]]:
+    def _whiskers(self, key: str) -> list[Whisker]:
         """Return the measurements before and after training that a validation curve is about, of single runs."""
-        found = []
+        whiskers = []
         for arm in self.arms:
+<<<<<<< HEAD
             (first, *rest), source = arm.runs, key.split("/")[1]
             summary = first.summary
             suffix = key.partition("@t")[2]
@@ -233,48 +229,45 @@ class Panels:
             drawn = suffix or (f"{temperatures[0]:g}" if _is_numbers(temperatures) else None)
             measured = finite(summary.get("temperature"))
             if rest or measured is None or f"{measured:g}" != drawn or summary.get("source") != source:
+=======
+            (run, *others), source = arm.runs, key.split("/")[1]
+            temperature = key.partition("@t")[2] or run.validation_temperature
+            measured = finite(run.summary.get("temperature"))
+            if others or measured is None or f"{measured:g}" != temperature or run.summary.get("source") != source:
+>>>>>>> main
                 continue
-            end = (finite(summary.get("rollouts")) or 0.0) * (self._steps(arm) if self.scale is None else 1)
+            steps = 1 if self.scale is not None else (steps_per_rollout([run]) or {}).get(id(run), 0)
+            end = (finite(run.summary.get("rollouts")) or 0.0) * steps
             for x, when in ((0.0, "before"), (end, "after")):
-                value, (low, high) = finite(summary.get(f"accuracy_{when}")), pair(summary.get(f"interval_{when}"))
+                value, (low, high) = (
+                    finite(run.summary.get(f"accuracy_{when}")),
+                    pair(run.summary.get(f"interval_{when}")),
+                )
                 if value is not None and low is not None and high is not None:
-                    found.append((arm.number, x, value, low, high))
-        return found
+                    whiskers.append(Whisker(arm.number, x, value, low, high))
+        return whiskers
 
-    def _steps(self, arm: Arm) -> int:
-        scale = steps_per_rollout(arm.runs[:1])
-        return (scale or {}).get(id(arm.runs[0]), 0)
+    def _grid(self, charts: Sequence[Chart]) -> list[Grid]:
+        """Return a grid with the notes that have come together, or nothing."""
+        written = (("The same all the time", self._constant), ("Measured once", self._once))
+        notes = [f"{title}: {'; '.join(values)}." for title, values in written if values]
+        self._constant, self._once = [], []
+        return [Grid(charts, notes)] if charts or notes else []
 
-    def _grid(self, charts: Sequence[Markup]) -> Markup | None:
-        still, self._still = self._still, []
-        once, self._once = self._once, []
-        if not charts and not still and not once:
-            return None
-        notes = [
-            element("p", f"{said}: {'; '.join(found)}.", class_="about")
-            for said, found in (("The same all the time", still), ("Measured once", once))
-            if found
-        ]
-        return join(element("div", *charts, class_="charts") if charts else None, *notes)
-
-    def _points(self, plan: Plan, lines: Sequence[Drawn]) -> str:
+    def _written(self, plan: Plan, lines: Sequence[NamedLine]) -> str:
         """Return the only value of each line, with its band."""
         show = FORMATS[plan.format]
-        said = []
-        for drawn in lines:
-            low, high = float(drawn.line.low[0]), float(drawn.line.high[0])
-            name = f"{drawn.name} " if len(lines) > 1 else ""
+        values = []
+        for named in lines:
+            low, high = float(named.line.low[0]), float(named.line.high[0])
+            name = f"{named.name} " if len(lines) > 1 else ""
             band = f" ({show(low)} to {show(high)})" if high > low else ""
-            said.append(f"{name}{show(float(drawn.line.mean[0]))}{band} at {self.x_name} {drawn.line.x[0]:g}")
-        return ", ".join(said)
+            values.append(f"{name}{show(float(named.line.mean[0]))}{band} at {self.x_name} {named.line.x[0]:g}")
+        return ", ".join(values)
 
 
-def _is_numbers(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(finite(entry) is not None for entry in value)
-
-
-def _constant(lines: Sequence[Drawn]) -> float | None:
-    """Return the value that all lines have all the time, None if there is none."""
+def _constant(lines: Sequence[NamedLine]) -> float | None:
+    """Return the value that all lines have all the time, None if they vary."""
     value = float(lines[0].line.mean[0])
-    same = all((drawn.line.low == value).all() and (drawn.line.high == value).all() for drawn in lines)
+    same = all((named.line.low == value).all() and (named.line.high == value).all() for named in lines)
     return value if same and len(lines[0].line.x) > 1 else None

@@ -1,10 +1,11 @@
-"""What a run's folder holds for a report; what is missing or damaged is said, and nothing else fails by it."""
+"""What a run's folder holds for a report. What is missing or damaged becomes a note, and nothing else fails."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,22 +13,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_yaml
 from lightning_pspo.report.curves import Curves, read_curves
 
-SAMPLES_KEPT = 6  # training completions that are read of either end of a run
+SAMPLES_KEPT = 6  # training completions at either end of a run
 _MARKS = ("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints")
 _JUDGE_SUMMARIES = ("judgements.summary.json", "judge_summary.json", "judge.json", "judgements.json")
 _Read = TypeVar("_Read")
 
 
-class ReportError(ValueError):
-    """What a report was asked for cannot be had; the message names the thing, the rule and the value."""
+class ReportError(InputError):
+    """A report cannot be made of what it was given."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationFile:
     """A file of `EvaluationReport`.
 
     Attributes:
@@ -40,17 +42,17 @@ class Evaluation:
 
 
 @dataclass
-class Run:
-    """What is known of one run.
+class TrainingRun:
+    """What is known about one run.
 
     Attributes:
         path: Its folder.
-        config: Settings it last went on with; empty where there are none.
+        config: Settings it last continued with; empty if there are none.
         curves: Log key -> optimiser steps and values.
-        summary: `RunSummary`'s document; empty where the run did not end.
-        evaluations: Of ``validate``, ``test`` and ``scripts/evaluate.py``.
+        summary: `RunSummary`'s document; empty if the run did not end.
+        evaluations: Results of ``validate``, ``test`` and ``evaluate``.
         training: First and last completions that `CompletionTable` wrote, in order.
-        environment: What `RunReport` kept of machine and versions.
+        environment: Machine and versions, from `RunReport`.
         judge: Rows of ``judgements.jsonl``.
         judge_summary: The judge's own summary.
         notes: What is missing, damaged or odd, as sentences.
@@ -60,7 +62,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     curves: Curves = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
-    evaluations: Sequence[Evaluation] = ()
+    evaluations: Sequence[EvaluationFile] = ()
     training: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     judge: Sequence[Mapping[str, Any]] = ()
@@ -68,9 +70,9 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Return a setting by its dotted name, ``default`` where it is not known.
+        """Return a setting by its dotted name, ``default`` if it is not known.
 
-        >>> Run(Path("r"), {"model": {"group_size": 8}}).setting("model.group_size")
+        >>> TrainingRun(Path("r"), {"model": {"group_size": 8}}).setting("model.group_size")
         8
         """
         value: Any = self.config
@@ -80,9 +82,16 @@ class Run:
             value = value[part]
         return value
 
+    @property
+    def validation_temperature(self) -> str | None:
+        """The temperature of the curves that have none in their name."""
+        temperatures = self.setting("model.evaluation.temperatures", self.setting("model.evaluation.temperatures"))
+        first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
+        return None if first is None else f"{first:g}"
+
 
 def finite(value: Any) -> float | None:
-    """Return a number, None for anything else: what other programs wrote may be anything.
+    """Return a number, None for anything else.
 
     >>> finite(3), finite(float("nan")), finite("3"), finite(True), finite(10**400)
     (3.0, None, None, None, None)
@@ -93,37 +102,36 @@ def finite(value: Any) -> float | None:
 
 
 def pair(value: Any) -> tuple[float | None, float | None]:
-    """Return the bounds of an interval, as far as they are numbers."""
+    """Return the bounds of an interval, None for what is not a number."""
     low, high = value if isinstance(value, list) and len(value) == 2 else (None, None)
     return finite(low), finite(high)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> TrainingRun:
     """Read a run's folder.
 
     Raises:
-        ReportError: It is no folder, or holds no run.
+        ReportError: It is not a folder, or holds no run.
     """
     _check_is_run(path)
-    run = Run(path)
+    run = TrainingRun(path)
     run.config = _read_config(run)
     run.curves = _attempt(run, lambda: read_curves(path), {}, "logs")
     run.summary = _read_json(run, path / "summary.json")
     run.evaluations = _read_evaluations(run)
-    run.training = _ends(_read_lines(run, path / "completions.jsonl"))
+    run.training = _read_lines(run, path / "completions.jsonl", SAMPLES_KEPT)
     run.curves = with_measurement_before(run)
     run.environment = _read_json(run, path / "environment.json")
     run.judge = _read_lines(run, path / "judgements.jsonl")
     run.judge_summary = next(filter(None, (_read_json(run, path / name) for name in _JUDGE_SUMMARIES)), {})
-    _say_what_is_missing(run)
+    _note_what_is_missing(run)
     return run
 
 
-def with_measurement_before(run: Run) -> Curves:
-    """Return the run's curves, those of validation with the summary's measurement before training as their step 0."""
+def with_measurement_before(run: TrainingRun) -> Curves:
+    """Return the run's curves; those of validation start with the summary's measurement before training at step 0."""
     curves = dict(run.curves)
-    temperatures, source = run.setting("model.evaluation.temperatures"), run.summary.get("source")
-    first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
+    first, source = run.validation_temperature, run.summary.get("source")
     if first is None:
         return curves
     measured = finite(run.summary.get("temperature"))
@@ -134,7 +142,7 @@ def with_measurement_before(run: Run) -> Curves:
     ):
         value = finite(run.summary.get(key))
         if value is not None and temperature is not None:
-            suffix = "" if temperature == first else f"@t{temperature:g}"
+            suffix = "" if f"{temperature:g}" == first else f"@t{temperature:g}"
             known = curves.get(curve := f"val/{source}/{name}{suffix}")
             if known is not None and known[0][0] > 0:
                 curves[curve] = (np.insert(known[0], 0, 0.0), np.insert(known[1], 0, value))
@@ -143,8 +151,8 @@ def with_measurement_before(run: Run) -> Curves:
 
 def _check_is_run(path: Path) -> None:
     if not path.is_dir():
-        what = "a file" if path.exists() else "not there"
-        raise ReportError(f"RUN must be the folder of a run, got {path}, which is {what}.")
+        reason = "is a file" if path.exists() else "does not exist"
+        raise ReportError(f"RUN must be the folder of a run, got {path}, which {reason}.")
     if any((path / mark).exists() for mark in _MARKS) or any(path.glob("logs/**/metrics.csv")):
         return
     if any(path.glob("logs/**/events.out.tfevents.*")) or any(path.glob("evaluation/*/evaluation.json")):
@@ -154,66 +162,71 @@ def _check_is_run(path: Path) -> None:
     raise ReportError(f"RUN must be the folder of a run, got {path}, which has no settings, logs or results.{hint}")
 
 
-def _attempt(run: Run, read: Callable[[], _Read], otherwise: _Read, what: str) -> _Read:
-    """Return what ``read`` gives; where it fails, note why and return ``otherwise``."""
+def _attempt(run: TrainingRun, read: Callable[[], _Read], otherwise: _Read, what: str) -> _Read:
+    """Return what ``read`` returns; if it fails, note why and return ``otherwise``."""
     try:
         return read()
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         run.notes.append(f"{what} could not be read: {' '.join(str(error).split())[:200]}.")
         return otherwise
 
 
-def _read_json(run: Run, path: Path) -> Mapping[str, Any]:
+def _read_json(run: TrainingRun, path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    found: Any = _attempt(run, lambda: json.loads(path.read_bytes()), {}, _name(run, path))
-    if not isinstance(found, dict):
-        run.notes.append(f"{_name(run, path)} holds no JSON object.")
+    document: Any = _attempt(run, lambda: json.loads(path.read_bytes()), {}, _name(run, path))
+    if not isinstance(document, dict):
+        run.notes.append(f"{_name(run, path)} is not a JSON object.")
         return {}
-    return found
+    return document
 
 
-def _read_lines(run: Run, path: Path) -> list[Mapping[str, Any]]:
-    """Return the rows of a file of JSON lines; those that are none are counted in a note."""
-    rows: list[Mapping[str, Any]] = []
-    bad = 0
-    nothing: list[bytes] = []
-    lines = _attempt(run, lambda: path.read_bytes().splitlines(), nothing, _name(run, path)) if path.is_file() else ()
-    for line in lines:
-        try:
-            row = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError):
-            bad += 1
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            bad += row is not None
-    if bad:
+def _read_lines(run: TrainingRun, path: Path, ends: int | None = None) -> list[Mapping[str, Any]]:
+    """Return the rows of a JSON Lines file, only the first and last ``ends`` if given; bad lines become a note."""
+    first: list[Mapping[str, Any]] = []
+    last: deque[Mapping[str, Any]] = deque(maxlen=ends)
+
+    def read() -> int:
+        bad = 0
+        with path.open("rb") as file:
+            for line in filter(bytes.strip, file):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict):
+                    bad += 1
+                elif ends is not None and len(first) < ends:
+                    first.append(row)
+                else:
+                    last.append(row)
+        return bad
+
+    if path.is_file() and (bad := _attempt(run, read, 0, _name(run, path))):
         run.notes.append(f"{bad} line{'s' if bad > 1 else ''} of {_name(run, path)} could not be read.")
-    return rows
+    return [*first, *last]
 
 
-def _read_config(run: Run) -> Mapping[str, Any]:
+def _read_config(run: TrainingRun) -> Mapping[str, Any]:
     """Return the last settings of the run: ``config.yaml``, or the highest ``config-<n>.yaml`` of a resumed one."""
-    found = {1: run.path / "config.yaml"} if (run.path / "config.yaml").is_file() else {}
+    paths = {1: run.path / "config.yaml"} if (run.path / "config.yaml").is_file() else {}
     for path in run.path.glob("config-*.yaml"):
-        if match := re.fullmatch(r"config-(\d+)\.yaml", path.name):
-            found[int(match[1])] = path
-    for number in sorted(found, reverse=True):
-        path = found[number]
-        config: Any = _attempt(run, partial(_load_yaml, path), None, path.name)
+        if match := re.fullmatch(r"config-(\d{1,9})\.yaml", path.name):
+            paths[int(match[1])] = path
+    for number in sorted(paths, reverse=True):
+        path = paths[number]
+        config: Any = _attempt(run, partial(read_yaml, path), None, path.name)
         if isinstance(config, dict):
             if number > 1:
-                run.notes.append(f"went on with other settings: those shown are of {path.name}.")
+                run.notes.append(f"continued with other settings: those shown are of {path.name}.")
             return config
     return {}
 
 
-def _read_evaluations(run: Run) -> list[Evaluation]:
+def _read_evaluations(run: TrainingRun) -> list[EvaluationFile]:
     paths = [*sorted(run.path.glob("evaluation*.json"), key=_natural)]
     paths += sorted(run.path.glob("evaluation/*/evaluation*.json"), key=_natural)
-    found = []
+    files = []
     for path in paths:
         document = _read_json(run, path)
         if isinstance(document.get("results"), list):
@@ -221,23 +234,19 @@ def _read_evaluations(run: Run) -> list[Evaluation]:
             name = path.parent.name if inside else path.stem
             settings = document.get("settings")
             checkpoint = settings.get("checkpoint") if isinstance(settings, dict) and not inside else None
-            found.append(Evaluation(f"{name} ({Path(str(checkpoint)).stem})" if checkpoint else name, document))
-    return found
+            files.append(EvaluationFile(f"{name} ({Path(str(checkpoint)).stem})" if checkpoint else name, document))
+    return files
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts ``evaluation-10`` behind ``evaluation-9``."""
+    """Return a key that sorts ``evaluation-10`` after ``evaluation-9``."""
     parts = re.split(r"(\d+)", path.as_posix().removesuffix(".json"))
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
-def _ends(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list(rows if len(rows) <= 2 * SAMPLES_KEPT else [*rows[:SAMPLES_KEPT], *rows[-SAMPLES_KEPT:]])
-
-
-def _say_what_is_missing(run: Run) -> None:
+def _note_what_is_missing(run: TrainingRun) -> None:
     if not run.config and not (run.path / "config.yaml").exists():
-        run.notes.append("no config.yaml: its settings are not known, so that it is an arm of its own.")
+        run.notes.append("no config.yaml: its settings are not known, so it is an arm of its own.")
     if not run.curves:
         run.notes.append("no logs: no curves. They come from metrics.csv or the TensorBoard files below its folder.")
     if not run.summary and not (run.path / "summary.json").exists():
@@ -245,24 +254,5 @@ def _say_what_is_missing(run: Run) -> None:
         run.notes.append(f"no summary.json: {reason}.")
 
 
-def _name(run: Run, path: Path) -> str:
+def _name(run: TrainingRun, path: Path) -> str:
     return path.relative_to(run.path).as_posix()
-
-
-class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads settings as plain values; a tag that Python objects are written with becomes its text."""
-
-
-def _load_yaml(path: Path) -> Any:
-    return yaml.load(path.read_bytes(), Loader=_PlainLoader)  # only plain values are made
-
-
-def _plain(loader: Any, suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return str(node.value)
-
-
-_PlainLoader.add_multi_constructor("", _plain)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pspo.report.arms import Arm
-from lightning_pspo.report.runs import Run
+from lightning_pspo.report.runs import TrainingRun
 
 BUCKETS = 200
-"""The most points that a line is drawn with; a longer curve is averaged in as many stretches of equal length."""
+"""Most points of a line; a longer curve is averaged in as many stretches of equal length."""
 
-_MOST_STEPS = 1_000_000  # of a rollout that is believed
+_MAX_STEPS = 1_000_000  # of a rollout, to be credible
 _Array = NDArray[np.float64]
 
 
@@ -40,24 +40,28 @@ class Line:
 
     @property
     def has_band(self) -> bool:
-        """Tell whether the band is wider than the line."""
+        """Whether the band is wider than the line."""
         return bool((self.high > self.low).any())
 
+    def points(self) -> list[tuple[float, float]]:
+        """Return place and mean of each point."""
+        return list(zip(self.x.tolist(), self.mean.tolist(), strict=True))
 
-def steps_per_rollout(runs: Sequence[Run]) -> dict[int, int] | None:
-    """Return ``id(run)`` -> optimiser steps of a rollout; None if that is not known of all, or a step falls between."""
-    found: dict[int, int] = {}
+
+def steps_per_rollout(runs: Sequence[TrainingRun]) -> dict[int, int] | None:
+    """Return ``id(run)`` -> optimiser steps of a rollout; None if one is unknown, or a step falls between rollouts."""
+    scale: dict[int, int] = {}
     for run in runs:
         updates, parts = run.setting("model.updates_per_rollout"), run.setting("model.minibatches_per_rollout", 1)
         if not run.curves:
             continue
-        if not isinstance(updates, int) or not isinstance(parts, int) or not 0 < updates * parts <= _MOST_STEPS:
+        if not isinstance(updates, int) or not isinstance(parts, int) or not 0 < updates * parts <= _MAX_STEPS:
             return None
         each = updates * parts
         if any((steps % each != 0).any() for steps, _ in run.curves.values()):
             return None
-        found[id(run)] = each
-    return found
+        scale[id(run)] = each
+    return scale
 
 
 def arm_line(arm: Arm, key: str, scale: dict[int, int] | None) -> Line | None:

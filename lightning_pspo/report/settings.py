@@ -1,86 +1,43 @@
-"""What the runs were made with: settings, what differs between arms, versions and machine."""
+"""What the runs were made with: settings, the differences between arms, versions and machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_pspo.report.arms import Arm, differences, leaves, run_labels, shown
-from lightning_pspo.report.figures import swatch, table
-from lightning_pspo.report.markup import Markup, element, join
-from lightning_pspo.report.runs import Run
+from lightning_pspo.report.runs import TrainingRun
 
 
-def settings_panel(arms: Sequence[Arm]) -> Markup:
+def settings(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return what differs between arms, and the full settings of each."""
-    return join(_differences(arms), *(_full(arm) for arm in arms))
-
-
-def _differences(arms: Sequence[Arm]) -> Markup | None:
-    if len(arms) < 2:
-        return None
-    found = differences(arms)
-    if not found:
-        return element("p", "No settings differ between the arms, as far as they are known.")
-    rows = [
-        element(
-            "tr",
-            element("th", element("code", name), scope="row"),
-            *(element("td", "–" if value is None else element("code", value)) for value in values),
-        )
-        for name, values in found
+    titles = [
+        f"All settings of {arm.name}" + (f" ({run_labels(arm.runs[:1])[id(arm.runs[0])]})" if len(arm.runs) > 1 else "")
+        for arm in arms
     ]
-    headings = ["setting", *(join(swatch(arm.number), arm.name) for arm in arms)]
-    caption = "Settings in which the arms differ. Seeds and folders are left out; – means not set."
-    return table("Settings in which the arms differ", caption, headings, rows)
+    values = [[(name, shown(value)) for name, value in leaves(arm.runs[0].config)] for arm in arms]
+    return {"differences": differences(arms), "all": list(zip(arms, titles, values, strict=True))}
 
 
-def _full(arm: Arm) -> Markup:
-    run = arm.runs[0]
-    title = f"All settings of {arm.name}" + (f" ({run_labels([run])[id(run)]})" if len(arm.runs) > 1 else "")
-    if not run.config:
-        return element("p", f"The settings of {arm.name} are not known: there is no config.yaml.")
-    return element("details", element("summary", title), _pairs(dict(leaves(run.config)), title, "setting", "value"))
-
-
-def _pairs(values: Mapping[str, Any], caption: str, name: str, value: str) -> Markup:
-    rows = [
-        element("tr", element("th", element("code", key), scope="row"), element("td", element("code", shown(entry))))
-        for key, entry in values.items()
-    ]
-    return table(caption, caption, [name, value], rows, "pairs")
-
-
-def environment_panel(arms: Sequence[Arm]) -> Markup:
-    """Return versions and machine of every run, as far as they were written down."""
+def environments(arms: Sequence[Arm]) -> dict[str, Any]:
+    """Return versions and machine of every run, as far as they are known, and the runs of which they are not."""
     runs = [run for arm in arms for run in arm.runs]
     labels = run_labels(runs)
-    kept: dict[str, list[str]] = {}
-    silent: list[str] = []
+    known: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
-        values = _environment(run)
-        if values:
-            kept.setdefault(repr(values), []).append(labels[id(run)])
-        else:
-            silent.append(labels[id(run)])
-    tables = [
-        _pairs(_environment(next(run for run in runs if labels[id(run)] == names[0])), _runs(names), "what", "value")
-        for names in kept.values()
-    ]
-    note = f"Not written down for {', '.join(silent)}: RunReport keeps environment.json." if silent else None
-    return join(*tables, element("p", note, class_="about") if note else None)
+        known.setdefault(tuple(_environment(run)), []).append(labels[id(run)])
+    missing = ", ".join(known.pop((), []))
+    return {"known": [(f"Environment of {', '.join(names)}", values) for values, names in known.items()]} | {
+        "missing": missing
+    }
 
 
-def _runs(names: Sequence[str]) -> str:
-    return f"Environment of {', '.join(names)}"
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    """Return what is known: of ``environment.json``, else the versions that an evaluation wrote."""
+def _environment(run: TrainingRun) -> list[tuple[str, str]]:
+    """Return what is known: ``environment.json``, else the versions in an evaluation."""
     if run.environment:
-        return dict(leaves(run.environment))
+        return [(name, shown(value)) for name, value in leaves(run.environment)]
     for evaluation in run.evaluations:
         versions = evaluation.document.get("versions")
         if isinstance(versions, dict) and versions:
-            return {f"{name} (of {evaluation.name})": value for name, value in versions.items()}
-    return {}
+            return [(f"{name} (of {evaluation.name})", shown(value)) for name, value in versions.items()]
+    return []

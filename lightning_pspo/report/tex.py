@@ -1,4 +1,4 @@
-"""Text of a model as HTML: its formulas as MathML, which browsers show by themselves, all else escaped."""
+"""Text of a model as HTML: formulas as MathML, which browsers draw by themselves, everything else escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from xml.etree import ElementTree
 
-from lightning_pspo.report.markup import Markup, element, join, text
+from markupsafe import Markup
+
+from lightning_pspo.report.escaping import finalize, text
 
 MAX_FORMULA = 2_000
 """Characters of the longest formula that is converted; a longer one stays text."""
@@ -42,12 +44,12 @@ _CANCELS = ("updiagonalstrike", "downdiagonalstrike", "horizontalstrike")
 
 
 def render(value: str) -> Markup:
-    r"""Return a model's text as HTML. Formulas stand between ``$``, ``$$``, ``\( \)``, ``\[ \]``, or are boxed.
+    r"""Return a model's text as HTML, with the formulas between ``$``, ``$$``, ``\( \)``, ``\[ \]`` or in boxes.
 
-    What cannot be converted stays as it was written. A dollar sign that stands for money is none of a formula: one that
-    opens has no space behind it, one that closes none before and no digit behind it.
+    What cannot be converted stays as it was written. A dollar sign may stand for money: one that opens a formula has no
+    space behind it, one that closes it has none before and no digit behind it.
 
-    >>> render("costs $5 and <b>")
+    >>> str(render("costs $5 and <b>"))
     'costs $5 and &lt;b&gt;'
     >>> "<mfrac>" in render(r"so \(\frac{1}{2}\)")
     True
@@ -56,15 +58,15 @@ def render(value: str) -> Markup:
     end = 0
     for start, stop, source, display in _formulas(value):
         converted = to_mathml(source, display)
-        own_line = display and converted is not None  # which needs no line break around it
+        own_line = display and converted is not None  # drawn as a block, which needs no line break around it
         parts += [text(value[end:start].removesuffix("\n") if own_line else value[end:start])]
         parts += [_formula(value[start:stop], converted, display)]
         end = stop + (own_line and value.startswith("\n", stop))
-    return join(*parts, text(value[end:]))
+    return Markup("").join([*parts, text(value[end:])])
 
 
 def _formulas(value: str) -> Iterator[tuple[int, int, str, bool]]:
-    """Yield where formulas begin and end, their TeX, and whether they stand on a line of their own."""
+    """Yield where formulas begin and end, their TeX, and whether they have a line of their own."""
     place = 0
     while match := _FORMULA.search(value, place):
         place = match.end()
@@ -97,18 +99,19 @@ def _closing_brace(value: str, start: int) -> int | None:
 
 def _formula(written: str, converted: Markup | None, display: bool) -> Markup:
     if converted is None:
-        return element("code", written, class_="tex")
-    return element("span", converted, class_="formula display" if display else "formula", data_tex=written)
+        return Markup('<code class="tex">{}</code>').format(text(written))
+    kind = "formula display" if display else "formula"
+    return Markup('<span class="{}" data-tex="{}">{}</span>').format(kind, finalize(written), converted)
 
 
 @lru_cache(maxsize=4096)
 def to_mathml(source: str, display: bool = False) -> Markup | None:
     r"""Return TeX as MathML that holds nothing but mathematics, None if it cannot be converted.
 
-    The converter's tree is written anew from a list of elements and attributes, because the text in it comes from a
+    The converter's tree is rewritten with elements and attributes from a fixed list, because its text comes from a
     model: ``\text{<script>}`` is text.
 
-    >>> to_mathml("x^2")
+    >>> str(to_mathml("x^2"))
     '<math><mrow><msup><mi>x</mi><mn>2</mn></msup></mrow></math>'
     >>> to_mathml(r"\frac{1}") is None
     True
@@ -120,7 +123,7 @@ def to_mathml(source: str, display: bool = False) -> Markup | None:
     try:
         tree = convert_to_element(_prepared(source))
         return _written(tree, display)
-    except Exception:  # the converter meets whatever a model wrote with whatever exception
+    except Exception:  # the converter raises anything for what a model wrote
         return None
 
 
@@ -140,7 +143,7 @@ def _depth(source: str) -> int:
 
 
 class _UnknownError(ValueError):
-    """Something that is not in the list."""
+    """An element or command that is not in the list."""
 
 
 def _written(node: ElementTree.Element, display: bool = False) -> Markup:
@@ -148,23 +151,25 @@ def _written(node: ElementTree.Element, display: bool = False) -> Markup:
     shown: dict[str, str] = {}
     if name == "menclose":  # which browsers do not draw: the style sheet does
         notation = node.get("notation", "")
-        shown["class_"] = "cancel" if any(mark in notation for mark in _CANCELS) else "boxed"
+        shown["class"] = "cancel" if any(mark in notation for mark in _CANCELS) else "boxed"
         name = "mrow"
     if name not in _ELEMENTS:
-        raise _UnknownError(f"`{name}` is no element of mathematics that a page may hold.")
+        raise _UnknownError(f"`{name}` is not allowed.")
     if name == "math" and display:
         shown["display"] = "block"
     if len(node) != _PARTS.get(name, len(node)):
         raise _UnknownError(f"`{name}` has {len(node)} parts.")
     shown |= {key: value for key, value in node.items() if key in _ATTRIBUTES and _PLAIN_VALUE.fullmatch(value)}
     if node.get("columnalign") in ("left", "right"):
-        shown["class_"] = f"to-{node.get('columnalign')}"
-    return element(name, _said(node.text), *(join(_written(child), _said(child.tail)) for child in node), **shown)
+        shown["class"] = f"to-{node.get('columnalign')}"
+    attributes = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in shown.items())
+    inside = Markup("").join([_plain(node.text), *(_written(child) + _plain(child.tail) for child in node)])
+    return Markup("<{}{}>{}</{}>").format(name, attributes, inside, name)
 
 
-def _said(value: str | None) -> str:
-    """Return text of the converter, which writes signs as references."""
-    said = html.unescape(value or "")
-    if re.match(r"\\[A-Za-z]", said):
-        raise _UnknownError(f"{said} is no command that is known.")
-    return re.sub(r"\\([$%&#_{} ])", r"\1", said)
+def _plain(value: str | None) -> Markup:
+    """Return text of the converter, which writes special characters as references."""
+    content = html.unescape(value or "")
+    if re.match(r"\\[A-Za-z]", content):
+        raise _UnknownError(f"{content} is not a known command.")
+    return text(re.sub(r"\\([$%&#_{} ])", r"\1", content))

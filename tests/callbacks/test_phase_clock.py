@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_pspo.callbacks._phase_clock import PhaseClock, running
 
-from lightning_pspo.training.phases import Phases, timed
+from lightning_pspo.training.phases import Phases
 
 
 def test_the_clock_estimates_from_the_last_iterations() -> None:
@@ -21,7 +21,7 @@ def test_the_phase_that_runs_is_known_while_it_runs() -> None:
     phases = Phases([begun.append])
     assert running(phases, {}) == running(None, {}) == ""
     for name in ("rollout", "reward", "rollout"):
-        with timed(phases, name):
+        with phases.timed(name):
             assert phases.current == name
             assert running(phases, {}) == f"{ {'reward': 'grading'}.get(name, name) }: 0:00:00"
             assert running(phases, {"rollout": 3600.2, "grading": 60.4}).endswith(" left")

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,14 @@ def write_run(
     text = json.dumps(summary(seed, 0.3 + 0.6 * gain, completions))
     (folder / "summary.json").write_text(text)
     return folder
+
+
+def plain(page: str) -> str:
+    """Return a page's words."""
+    body = re.sub(r"<(script|style)>.*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def metrics_row(step: int, **values: float) -> dict[str, float]:
+    """Return a row of metrics; ``train__reward`` stands for ``train/reward``."""
+    return {"step": step, **{name.replace("__", "/"): value for name, value in values.items()}}

@@ -1,0 +1,66 @@
+"""Ownership of a run's folder: one process writes to it at a time. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import locked, unlock
+
+LOCK = "run.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # a file system without locks
+
+
+@contextlib.contextmanager
+def owned(root: Path) -> Iterator[None]:
+    """Own a run's folder within the block; the system ends the ownership of a process that dies.
+
+    The file ``run.lock`` names the owner. It is removed at the end, and with it folders that were made for it alone:
+    a run that is refused leaves nothing behind.
+
+    Raises:
+        InputError: Another process owns the folder; the message names it.
+    """
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    path = root / LOCK
+    try:
+        file = locked(path)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        yield
+        return
+    if file is None:
+        raise InputError(
+            f"`trainer.default_root_dir` must belong to one run at a time, got {root}: {_owner(path)} is using it. "
+            "Wait until that run has ended, or give another directory with --trainer.default_root_dir."
+        )
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    owner = {"host": platform.node(), "pid": os.getpid(), "since": since}
+    file.truncate(0)
+    file.write(json.dumps(owner).encode() + b"\n")
+    file.flush()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        unlock(file)
+        with contextlib.suppress(OSError):  # a folder that is not empty holds a run
+            for folder in made:
+                folder.rmdir()
+
+
+def _owner(path: Path) -> str:
+    """Return who has locked a file, in words."""
+    try:
+        owner = json.loads(path.read_bytes())
+        return f"process {owner['pid']:d} on {owner['host']}, running since {owner['since']},"
+    except (OSError, ValueError, KeyError, TypeError):  # it has not been written yet
+        return "another process"

@@ -1,0 +1,61 @@
+"""The report that a run writes at its end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.cli.main import main as train
+from tests.support.report_runs import plain, write_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+
+def test_the_callback(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Named before the callbacks whose files it shows."""
+    other = write_run(tmp_path / "baseline")
+    arguments = tiny_run(
+        tmp_path / "run",
+        "--trainer.callbacks+=RunReport",
+        f"--trainer.callbacks.others=[{other}]",
+        "--trainer.callbacks+=RewardLogger",
+        "--trainer.callbacks+=CompletionTable",
+        "--trainer.callbacks.every_n_rollouts=1",
+    )
+    arguments = [argument for argument in arguments if not argument.startswith("--trainer.logger")]
+    train(["fit", *arguments, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"])
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    words = plain(page)
+    assert "2 runs" in words
+    assert re.search(r"run 0 3 –", words)  # seed 0, three rollouts
+    assert "Rollout 3" in words
+    assert 'class="line c0 d0" data-arm="0" data-name="run"' in page
+    kept = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert kept["versions"]["torch"]
+    assert kept["ranks"] == 1
+    assert kept["versions"]["torch"] in words
+
+
+@pytest.mark.parametrize(("setting", "message"), [("filename=", "must name a file"), ("others=[/nowhere]", "/nowhere")])
+def test_the_callback_refuses(
+    setting: str, message: str, tiny_run: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(
+            [
+                "fit",
+                *tiny_run(tmp_path / "run", "--trainer.callbacks+=RunReport", f"--trainer.callbacks.{setting}"),
+            ]
+        )
+    assert message in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_ends_no_run(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "run" / "taken").mkdir(parents=True)
+    report = ["--trainer.callbacks+=RunReport", "--trainer.callbacks.filename=taken"]
+    with pytest.warns(UserWarning, match="No taken: --output must be a file"):
+        train(["fit", *tiny_run(tmp_path / "run", *report)])

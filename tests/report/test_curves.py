@@ -1,0 +1,64 @@
+"""Scalars from the logs of a run: what is repeated counts once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_pspo.report.curves import read_curves, stitch
+from tests.support.report_runs import metrics_row, write_metrics
+
+
+def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
+    """The second part goes on from step 4, the third makes up for the last evaluation, the fourth is `validate`."""
+    write_metrics(
+        tmp_path,
+        [metrics_row(4, train__reward=0.1), metrics_row(8, train__reward=0.9), metrics_row(12, train__reward=0.9)],
+    )
+    write_metrics(tmp_path, [metrics_row(8, train__reward=0.2), metrics_row(8, val__toy__accuracy=0.5)], version=1)
+    write_metrics(
+        tmp_path, [metrics_row(8, val__toy__accuracy=0.7), metrics_row(12, val__toy__accuracy=0.6)], version=2
+    )
+    write_metrics(tmp_path, [metrics_row(0, val__toy__accuracy=0.99)], version=10)
+    curves = read_curves(tmp_path)
+    assert {key: (x.tolist(), y.tolist()) for key, (x, y) in curves.items()} == {
+        "train/reward": ([4, 8], [0.1, 0.2]),
+        "val/toy/accuracy": ([8, 12], [0.5, 0.6]),
+    }
+
+
+def test_damaged_logs(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path, [metrics_row(4, train__reward=0.1), metrics_row(8, train__reward=float("nan"))])
+    with path.open("ab") as file:
+        file.write(b"12,0.3\n16\n\0\0\xff,")
+    steps, values = read_curves(tmp_path)["train/reward"]
+    assert (steps.tolist(), values.tolist()) == ([4, 12], [0.1, 0.3])
+    path.write_text("")
+    assert read_curves(tmp_path) == {}
+
+
+def test_tensorboard_is_read_where_there_is_no_csv(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    for version, values in enumerate(([0.1, 0.2, 0.9], [0.3])):
+        logger = TensorBoardLogger(str(tmp_path), name="logs", version=version)
+        for place, value in enumerate(values):
+            logger.log_metrics({"train/reward": value}, step=4 * (place + 1) + 8 * version)
+        logger.finalize("success")
+    steps, values = read_curves(tmp_path)["train/reward"]
+    assert steps.tolist() == [4, 8, 12]
+    assert values.tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+@given(st.lists(st.dictionaries(st.integers(1, 30), st.floats(-1, 1), max_size=8), max_size=4))
+def test_stitched_steps_increase_and_the_last_part_is_whole(parts: list[dict[int, float]]) -> None:
+    curves = stitch({"train/x": points} for points in parts)
+    if "train/x" in curves:
+        steps, values = curves["train/x"]
+        assert (np.diff(steps) > 0).all()
+        last = next(points for points in reversed(parts) if points)
+        assert {step: value for step, value in zip(steps, values, strict=True) if step >= min(last)} == last

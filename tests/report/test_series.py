@@ -1,0 +1,53 @@
+"""Curves of arms: means, bands, thinning, and the scale of the horizontal axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_pspo.report import read_run, render_page
+from lightning_pspo.report.arms import group
+from lightning_pspo.report.series import BUCKETS, arm_line, combine, steps_per_rollout
+from tests.support.report_runs import write_run
+
+
+def test_mean_and_band_by_hand() -> None:
+    line = combine([(np.array([1.0, 2, 3]), np.array([1.0, 2, 3])), (np.array([1.0, 2]), np.array([3.0, 6]))])
+    assert line.x.tolist() == [1, 2, 3]
+    assert line.mean.tolist() == [2, 4, 3]
+    assert line.low.tolist() == [1, 2, 3]
+    assert line.high.tolist() == [3, 6, 3]
+    assert (line.runs, line.bucket) == (2, 1)
+
+
+@given(st.integers(BUCKETS + 1, 2000), st.integers(0, 100))
+def test_long_curves_are_thinned_honestly(length: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=length)
+    x = np.arange(1.0, length + 1)
+    line = combine([(x, values)])
+    assert len(line.x) <= BUCKETS
+    assert (np.diff(line.x) > 0).all()
+    assert (line.low <= line.mean + 1e-12).all()
+    assert (line.mean <= line.high + 1e-12).all()
+    assert line.low.min() == values.min()  # no spike is lost
+    assert line.high.max() == values.max()
+    several = combine([(x, values), (x, values + 1.0)])
+    assert several.mean == pytest.approx(line.mean + 0.5)
+    assert several.high - several.low == pytest.approx(np.ones(len(several.x)))
+
+
+def test_rollouts_come_from_the_settings(tmp_path: Path) -> None:
+    one = read_run(write_run(tmp_path / "one", 1))
+    other = read_run(write_run(tmp_path / "other", 1, settings={"model": {"updates_per_rollout": 1}}))
+    assert steps_per_rollout([one, other]) == {id(one): 4, id(other): 2}
+    (arm,) = group([one])
+    line = arm_line(arm, "train/reward", steps_per_rollout([one]))
+    assert line is not None
+    assert line.x.tolist() == list(range(1, 21))
+    odd = read_run(write_run(tmp_path / "odd", 1, settings={"model": {"minibatches_per_rollout": 3}}))
+    assert steps_per_rollout([one, odd]) is None
+    assert "optimiser step" in render_page(group([one, odd]))
