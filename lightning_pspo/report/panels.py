@@ -221,20 +221,10 @@ class Panels:
         """Return the measurements before and after training that a validation curve is about, of single runs."""
         whiskers = []
         for arm in self.arms:
-<<<<<<< HEAD
-            (first, *rest), source = arm.runs, key.split("/")[1]
-            summary = first.summary
-            suffix = key.partition("@t")[2]
-            temperatures = first.setting("model.evaluation.temperatures")
-            drawn = suffix or (f"{temperatures[0]:g}" if _is_numbers(temperatures) else None)
-            measured = finite(summary.get("temperature"))
-            if rest or measured is None or f"{measured:g}" != drawn or summary.get("source") != source:
-=======
             (run, *others), source = arm.runs, key.split("/")[1]
             temperature = key.partition("@t")[2] or run.validation_temperature
             measured = finite(run.summary.get("temperature"))
             if others or measured is None or f"{measured:g}" != temperature or run.summary.get("source") != source:
->>>>>>> main
                 continue
             steps = 1 if self.scale is not None else (steps_per_rollout([run]) or {}).get(id(run), 0)
             end = (finite(run.summary.get("rollouts")) or 0.0) * steps
