@@ -19,10 +19,25 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.judging import EndpointJudge, Judge
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
-from tests.judging.test_endpoint import GOOD, KEY, TENTHS, endpoint, log, read
+from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
 from tests.support.loop import Even
 
-__all__ = ["endpoint", "log"]
+KEY = "sk-of-the-test-0123456789"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Any:
+    """Return a function that starts an endpoint; what it is asked goes to ``log.jsonl``."""
+    return lambda failures: FaultyEndpoint(failures, tmp_path / "log.jsonl").url
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    return lambda: read(tmp_path / "log.jsonl")
 
 
 class Save(pl.Callback):
@@ -45,7 +60,7 @@ def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: py
 
     def run(judge: Judge | None, ckpt_path: Path | None = None, fail: bool = False, **settings: Any) -> PSPOModule:
         module = PSPOModule(
-            policy=Policy(str(tiny_model)),
+            policy=Policy(model_name_or_path=str(tiny_model)),
             reward=Even(),
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             group_size=4,
@@ -63,7 +78,7 @@ def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: py
             overlap="warn",
         )
         defaults = {"every_n_rollouts": 1, "final_wait_s": 30.0, "repeats": 1, "max_items": None}
-        callbacks = [] if judge is None else [JudgeEval(judge, **(defaults | settings))]
+        callbacks = [] if judge is None else [JudgeEval(judge=judge, **(defaults | settings))]
         trainer = pl.Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -75,7 +90,7 @@ def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: py
             inference_mode=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            callbacks=[*callbacks, Save(tmp_path / "one.ckpt", fail)],
+            callbacks=[*callbacks, Save(tmp_path / "first.ckpt", fail)],
             default_root_dir=str(tmp_path / "run"),
         )
         trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
@@ -90,7 +105,7 @@ def expected(problem_file: Path) -> int:
 
 
 def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path) -> None:
-    judge = EndpointJudge(endpoint(TENTHS), "m", timeout_s=3.0, backoff_s=0.02)
+    judge = EndpointJudge(base_url=endpoint(TENTHS), model="m", timeout_s=3.0, backoff_s=0.02)
     judged(judge)
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
@@ -110,7 +125,7 @@ def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_pat
 def test_a_dead_endpoint_ends_nothing(
     judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path, failures: dict[str, float]
 ) -> None:
-    judge = EndpointJudge(endpoint(failures), "m", max_retries=1, backoff_s=0.02, give_up_after=5)
+    judge = EndpointJudge(base_url=endpoint(failures), model="m", max_retries=1, backoff_s=0.02, give_up_after=5)
     with pytest.warns(UserWarning, match="items are not judged"):
         module = judged(judge, final_wait_s=10.0)
     rows = read(tmp_path / "run/judgements.jsonl")
@@ -121,12 +136,12 @@ def test_a_dead_endpoint_ends_nothing(
     assert summary["missing"] == sum(summary["reasons"].values()) == len(rows) - summary["scored"]
     plain = judged(None)
     pairs = zip(module.parameters(), plain.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)  # judging changes no training
+    assert all(torch.equal(left, right) for left, right in pairs)  # judging changes no training
 
 
 def test_what_is_not_finished_in_time_is_named(judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path) -> None:
     with pytest.warns(UserWarning, match="items are not judged"):
-        judged(EndpointJudge(endpoint({"timeout": 1.0}), "m", concurrency=2), final_wait_s=0.0)
+        judged(EndpointJudge(base_url=endpoint({"timeout": 1.0}), model="m", concurrency=2), final_wait_s=0.0)
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len(rows) == expected(problem_file)
     assert {row["reason"] for row in rows} == {"not finished 0 s after the end of training (`final_wait_s`)"}
@@ -136,16 +151,16 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
     judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="interrupted"):
-        judged(EndpointJudge(endpoint({}), "m"), fail=True)
+        judged(EndpointJudge(base_url=endpoint({}), model="m"), fail=True)
     before = len(log())
-    judged(EndpointJudge(endpoint({}), "m"), ckpt_path=tmp_path / "one.ckpt")
+    judged(EndpointJudge(base_url=endpoint({}), model="m"), ckpt_path=tmp_path / "first.ckpt")
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
     assert all(row["scores"] == GOOD for row in rows)
     assert before < len(log())
     assert max(Counter(row["asked"] for row in log() if row["kind"] == "ok").values()) <= 2  # if under way
     asked = len(log())
-    judged(EndpointJudge(endpoint({}), "m"), ckpt_path=tmp_path / "one.ckpt")
+    judged(EndpointJudge(base_url=endpoint({}), model="m"), ckpt_path=tmp_path / "first.ckpt")
     assert len(log()) == asked
 
 
@@ -154,4 +169,4 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
-        JudgeEval(EndpointJudge("http://localhost/v1", "m"), **settings)
+        JudgeEval(judge=EndpointJudge(base_url="http://localhost/v1", model="m"), **settings)
