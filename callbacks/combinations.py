@@ -59,8 +59,8 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
         if seen[key] > 1:
             differ = f" with the same `{'`, `'.join(settings)}`" if settings else ""
             raise InputError(
-                f"`trainer.callbacks` must hold {kind.__name__} once, got two{differ}: keep one entry with all settings "
-                "(`--trainer.callbacks+=` adds an entry to those of the configuration)."
+                f"`trainer.callbacks` must hold {kind.__name__} once, got two{differ}: keep one entry with all "
+                "settings (`--trainer.callbacks+=` adds an entry to those of the configuration)."
             )
 
 
