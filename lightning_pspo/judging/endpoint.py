@@ -137,7 +137,7 @@ class EndpointJudge(Judge):
             self.breaker.check()
             try:
                 reply = await self._ask_once(messages, name, schema)
-            except _PassingError as error:
+            except TransportError as error:
                 if error.counts:
                     self.breaker.failed(str(error), passing=True)
                 if retry == self.max_retries:
@@ -174,7 +174,8 @@ class EndpointJudge(Judge):
             raise self._failure(response)
         self._format, self._options = max(self._format, index), options
         tokens = reported_tokens(response.body)
-        self.budget.add_tokens(*tokens)
+        self.budget.prompt_tokens += tokens[0]
+        self.budget.completion_tokens += tokens[1]
         try:
             text = completion_text(response.body)
         except UnusableReplyError as error:
@@ -192,13 +193,14 @@ class EndpointJudge(Judge):
         except ValueError as error:
             raise JudgeError(self._line(f"not asked: the proxy in the environment cannot be used: {error}")) from None
         except TransportError as error:
-            raise _PassingError(self._line(str(error))) from None
+            raise TransportError(self._line(str(error))) from None
 
     def _failure(self, response: Response) -> Exception:
         """Return the error for a response that is not a chat completion."""
         status = response.status
         if 300 <= status < 400:
-            message = f"redirects are not followed, here to {response.location}; is `base_url` right?"
+            location = response.headers.get("location", "").partition("?")[0]
+            message = f"redirects are not followed, here to {location}; is `base_url` right?"
         elif 200 <= status < 300:
             code = response.body.get("error") if isinstance(response.body, dict) else None
             code = code.get("code") if isinstance(code, dict) else None
@@ -209,7 +211,7 @@ class EndpointJudge(Judge):
             message = response.message
         why = self._line(f"HTTP {response.status}: {message}")
         if status in _RETRIED or status >= 500:
-            return _PassingError(why, retry_after(response.headers), counts=status != 429)
+            return TransportError(why, retry_after(response.headers), counts=status != 429)
         self.breaker.failed(why)
         return JudgeError(why)
 
@@ -226,19 +228,6 @@ class EndpointJudge(Judge):
         """Return a text for rows and messages: one short printable line without keys or passwords."""
         text = re.sub(r"(?i)\b(bearer\s+|sk-)[\w.-]{6,}", "[key]", self._redacted(text))
         return one_line(re.sub(r"//[^/\s]*@", "//", text))
-
-
-class _PassingError(Exception):
-    """A request failed that may work later.
-
-    Attributes:
-        pause_s: Seconds that the server asks to wait, None if it does not say.
-        counts: Whether it indicates a dead endpoint; one that limits the rate is alive.
-    """
-
-    def __init__(self, message: str, pause_s: float | None = None, *, counts: bool = True) -> None:
-        super().__init__(message)
-        self.pause_s, self.counts = pause_s, counts
 
 
 def _other_options(message: str, options: dict[str, Any]) -> dict[str, Any] | None:

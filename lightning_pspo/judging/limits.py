@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.judging.base import JudgeError
 
+_CAPS = ("max_requests", "max_tokens", "max_cost")
 
+
+@dataclass(kw_only=True)
 class Budget:
-    """Caps on everything that is asked of an endpoint.
-
-    Args:
-        max_requests: Most requests, retries included; None sets no cap.
-        max_tokens: Most tokens of messages and replies together, as far as the endpoint reports them.
-        max_cost: Most money, in the currency of the prices.
-        prompt_price: Price of a million tokens of messages.
-        completion_price: Price of a million tokens of replies.
+    """Caps on everything that is asked of an endpoint, and what is used so far; ``EndpointJudge`` describes them.
 
     Raises:
         InputError: A number is negative, or a cap on money comes without prices.
     """
 
-    def __init__(
-        self,
-        *,
-        max_requests: int | None = None,
-        max_tokens: int | None = None,
-        max_cost: float | None = None,
-        prompt_price: float = 0.0,
-        completion_price: float = 0.0,
-    ) -> None:
-        numbers = {"max_requests": max_requests, "max_tokens": max_tokens, "max_cost": max_cost}
-        for name, value in {**numbers, "prompt_price": prompt_price, "completion_price": completion_price}.items():
+    max_requests: int | None
+    max_tokens: int | None
+    max_cost: float | None
+    prompt_price: float
+    completion_price: float
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (*_CAPS, "prompt_price", "completion_price"):
+            value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise InputError(f"`{name}` must be at least 0, got {value}.")
-        if max_cost is not None and prompt_price == completion_price == 0.0:
-            raise InputError(f"`max_cost` needs `prompt_price` or `completion_price` above 0, got {max_cost} and 0.")
-        self.max_requests, self.max_tokens, self.max_cost = max_requests, max_tokens, max_cost
-        self.prompt_price, self.completion_price = prompt_price, completion_price
-        self.requests = self.prompt_tokens = self.completion_tokens = 0
+        if self.max_cost is not None and self.prompt_price == self.completion_price == 0.0:
+            raise InputError(
+                f"`max_cost` needs `prompt_price` or `completion_price` above 0, got {self.max_cost} and 0."
+            )
 
     @property
     def cost(self) -> float:
@@ -53,37 +50,23 @@ class Budget:
         Raises:
             JudgeError: A cap is reached.
         """
-        caps = (
-            ("max_requests", self.requests, self.max_requests),
-            ("max_tokens", self.prompt_tokens + self.completion_tokens, self.max_tokens),
-            ("max_cost", self.cost, self.max_cost),
-        )
-        for name, value, cap in caps:
+        used = (self.requests, self.prompt_tokens + self.completion_tokens, self.cost)
+        for name, value in zip(_CAPS, used, strict=True):
+            cap = getattr(self, name)
             if cap is not None and value >= cap:
                 raise JudgeError(f"not asked: `{name}` = {cap:g} is used up")
         self.requests += 1
 
-    def add_tokens(self, prompt: int, completion: int) -> None:
-        """Count what a reply used."""
-        self.prompt_tokens += prompt
-        self.completion_tokens += completion
-
     def share(self, processes: int) -> None:
         """Keep one part of ``processes`` of every cap."""
-        if self.max_requests is not None:
-            self.max_requests //= processes
-        if self.max_tokens is not None:
-            self.max_tokens //= processes
-        if self.max_cost is not None:
-            self.max_cost /= processes
+        for name in _CAPS:
+            cap = getattr(self, name)
+            if cap is not None:
+                setattr(self, name, cap // processes if isinstance(cap, int) else cap / processes)
 
 
 class Pace:
-    """Spreads requests evenly over time.
-
-    Args:
-        requests_per_minute: Highest rate, above 0; None sets no cap.
-    """
+    """Spreads requests evenly over time, at most ``requests_per_minute``; None sets no cap."""
 
     def __init__(self, requests_per_minute: float | None) -> None:
         if requests_per_minute is not None and not requests_per_minute > 0:
@@ -100,34 +83,32 @@ class Pace:
             await asyncio.sleep(turn - now)
 
 
+@dataclass(kw_only=True)
 class Breaker:
     """Stops asking an endpoint that fails again and again, and tries it once more after a while.
 
-    Args:
-        give_up_after: Failures in a row, over all questions, that make it dead; at least 1.
-        cooldown_s: Seconds until it is tried again, above 0.
-        give_up_after_s: Seconds that failures that may pass must have lasted, at least 0: many questions at a time fail
-            as often in a moment, such as when a server restarts.
+    Many questions at a time fail as often in a moment, such as when a server restarts: failures that may pass must have
+    lasted ``give_up_after_s`` as well.
     """
 
-    def __init__(self, *, give_up_after: int, cooldown_s: float, give_up_after_s: float = 0.0) -> None:
-        if give_up_after < 1 or not cooldown_s > 0 or not give_up_after_s >= 0:
+    give_up_after: int
+    cooldown_s: float
+    give_up_after_s: float
+    _failures: int = field(default=0, init=False)  # in a row
+    _since: float = field(default=0.0, init=False)
+    _dead_until: float = field(default=0.0, init=False)
+    _last: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        if self.give_up_after < 1 or not self.cooldown_s > 0 or not self.give_up_after_s >= 0:
+            values = f"{self.give_up_after}, {self.cooldown_s} and {self.give_up_after_s}"
             raise InputError(
-                f"`give_up_after` must be at least 1, `cooldown_s` above 0 and `give_up_after_s` at least 0, "
-                f"got {give_up_after}, {cooldown_s} and {give_up_after_s}."
+                "`give_up_after` must be at least 1, `cooldown_s` above 0 and `give_up_after_s` at least 0, "
+                f"got {values}."
             )
-        self.give_up_after, self.cooldown_s, self.give_up_after_s = give_up_after, cooldown_s, give_up_after_s
-        self._failures = 0  # in a row
-        self._since = 0.0
-        self._dead_until = 0.0
-        self._last = ""
 
     def check(self) -> None:
-        """Return where the endpoint may be asked.
-
-        Raises:
-            JudgeError: It is taken for dead.
-        """
+        """Raise JudgeError while the endpoint is taken for dead."""
         if time.monotonic() < self._dead_until:
             raise JudgeError(f"not asked: the endpoint failed {self._failures} times in a row, last with: {self._last}")
 

@@ -31,21 +31,13 @@ _OPPOSITE = {"first": "second", "second": "first", "tie": "tie"}
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What a judge is asked.
-
-    Attributes:
-        key: Name of the question.
-        messages: System and user message.
-        name: Name of the schema.
-        schema: JSON schema of the reply.
-        parse: Reads a reply, or raises UnusableReplyError.
-    """
+    """What a judge is asked."""
 
     key: str
     messages: Messages
-    name: str
+    name: str  # of the schema
     schema: Mapping[str, Any]
-    parse: Callable[[str], Any]
+    parse: Callable[[str], Any]  # raises UnusableReplyError
 
 
 @dataclass(frozen=True, slots=True)

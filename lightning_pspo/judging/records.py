@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_objects, replacing
+from lightning_pspo.files import read_objects, replacing, unique_keys
 from lightning_pspo.judging.base import Item, Judgement
 from lightning_pspo.judging.parsing import is_score
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, RUBRIC_VERSION
@@ -41,7 +42,8 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     if not path.is_file():
         raise InputError(f"{path} must be a file of completions that exists.")
-    for number, _, fields in read_objects(path):
+    parse = partial(json.loads, object_pairs_hook=unique_keys)
+    for number, _, fields in read_objects(path, parse=parse):
         where = f"{path}, row {number}"
         yield Record(Item(*(_text(fields, name, where) for name in FIELDS)), fields, where)
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,41 +22,33 @@ _MAX_BODY = 4_000_000  # bytes; reading more would hold up the training
 
 
 class TransportError(Exception):
-    """A request brought no response; it may later."""
+    """A request failed that may work later.
+
+    Attributes:
+        pause_s: Seconds that the server asks to wait, None if it does not say.
+        counts: Whether it indicates a dead endpoint; one that limits the rate is alive.
+    """
+
+    def __init__(self, message: str, pause_s: float | None = None, *, counts: bool = True) -> None:
+        super().__init__(message)
+        self.pause_s, self.counts = pause_s, counts
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back for one request.
-
-    Attributes:
-        status: HTTP status.
-        headers: HTTP headers.
-        content: Body.
-        body: JSON value of the body, None where it is not JSON.
-    """
+    """What came back for one request."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes
-    body: Any
+    body: Any  # JSON value of the content, None where it is not JSON
 
     @property
     def message(self) -> str:
         """Return the server's own words about an error, or the name of its status."""
         text = self.content.decode(errors="replace").strip()
         plain = text if self.body is None and not text.startswith("<") else None
-        names = {status.value: status.phrase for status in HTTPStatus}
-        return error_message(self.body) or plain or names.get(self.status, "unknown status")
-
-    @property
-    def location(self) -> str:
-        """Return scheme, host and path that a redirect names."""
-        try:
-            parts = urlsplit(self.headers.get("location", ""))
-            return f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.netloc else parts.path
-        except ValueError:  # half an IPv6 address
-            return "no address"
+        return error_message(self.body) or plain or responses.get(self.status, "unknown status")
 
 
 class Connection:

@@ -11,12 +11,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_pspo.callbacks import JudgeEval
+from lightning_pspo.callbacks._judgements import ITEMS, JUDGEMENTS, Judgements, finish, gather
 
 from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
-from lightning_pspo.judging import EndpointJudge, Judge
+from lightning_pspo.judging import EndpointJudge, Judge, Judgement
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
@@ -162,6 +163,29 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
     asked = len(log())
     judged(EndpointJudge(base_url=endpoint({}), model="m"), ckpt_path=tmp_path / "first.ckpt")
     assert len(log()) == asked
+
+
+def test_rows_of_a_stranger_in_the_runs_files_are_dropped(tmp_path: Path) -> None:
+    """What is no row of the files costs nothing but itself, and a row of a rollout that is repeated goes."""
+    item = {"id": "train/1/0/0", "rollout": 1, "source": "train", "question": "q", "completion": "c", "answer": "a"}
+    item["fields"] = {"verdict": "correct"}
+    done = {"id": "train/1/0/1", "rollout": 1, "source": "train", "key": "k", "scores": GOOD, "verdict": "wrong"}
+    strange: list[Any] = [[], 7, None, {}, {"id": 1, "rollout": 1}, {**done, "rollout": "1"}, {**done, "scores": [5]}]
+    strange += [{**done, "scores": {"clarity": 5}}, {**done, "id": []}, {**done, "repeats": 5}, {**done, "source": {}}]
+    strange += [{**item, "fields": 1}, {**item, "answer": None}, {**item, "rollout": 10**400}, {**item, "rollout": 2}]
+    lines = [json.dumps(row) for row in [*strange, item, done]] + ["[" * 100_000, '{"id": "cut', "\ud800"]
+    for name in (JUDGEMENTS, ITEMS):
+        (tmp_path / name).write_bytes("\n".join(lines).encode(errors="surrogatepass"))
+        (tmp_path / f"{name}.rank1.part").write_bytes(b"\xff\n7\n")
+    gather(tmp_path)
+    judgements = Judgements(tmp_path, 0, "m")
+    (question,) = judgements.resume(1)
+    assert question.item.id == item["id"]
+    judgements.add([question])
+    assert judgements.record(Judgement(id=item["id"], key="k", reason="gone")) is not None
+    judgements.close()
+    summary = finish(tmp_path, EndpointJudge(base_url="http://localhost/v1", model="m"), {})
+    assert (summary["items"], summary["scored"], summary["reasons"]) == (2, 1, {"gone": 1})
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ BAD_ROWS = {
     '{"id": 1, "question": "q", "completion": "c", "answer": "a"}': "'id'",
     '{"id": 7, "question": "q", "completion": null, "answer": "a"}': "'completion'",
     '{"id": [7], "question": "q", "completion": "c", "answer": "a"}': "'id'",
+    '{"id": 7, "question": "q", "completion": "c", "answer": "a", "answer": "b"}': "'answer'",
     '{"a":' * 100_000: "JSON",
 }
 
