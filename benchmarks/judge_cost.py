@@ -53,9 +53,9 @@ def judged_run(folder: Path, options: argparse.Namespace) -> tuple[float, str]:
     command = [sys.executable, str(ROOT / "tests/support/faulty_endpoint.py"), json.dumps(FAILURES), str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as endpoint:
         assert endpoint.stdout is not None
-        port = int(endpoint.stdout.readline())
+        url = endpoint.stdout.readline().strip()
         config = folder / "judge.yaml"
-        judge = {"base_url": f"http://127.0.0.1:{port}/v1", "model": "m", "timeout_s": options.timeout_s}
+        judge = {"base_url": url, "model": "m", "timeout_s": options.timeout_s}
         judge = {"class_path": "lightning_pspo.judging.EndpointJudge", "init_args": judge}
         settings = {"judge": judge, "every_n_rollouts": 1, "max_items": options.items}
         callback = {"class_path": "JudgeEval", "init_args": settings}

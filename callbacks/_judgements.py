@@ -1,15 +1,16 @@
-"""What ``JudgeEval`` writes: items before they are judged, so that a killed run knows what is missing; judgements."""
+"""Files of ``JudgeEval``: items before they are judged, so that a killed run knows what is missing, and judgements."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_pspo.files import write_atomically
 from lightning_pspo.judging import DIMENSIONS, Item, Judge, Judgement, Tally, judgement_row, row_judgement
+from lightning_pspo.judging.records import FIELDS
 
 JUDGEMENTS, ITEMS, SUMMARY = "judgements.jsonl", "judge_items.jsonl", "judge_summary.json"
 
@@ -19,10 +20,10 @@ class Question:
     """A completion of the run that is to be judged.
 
     Attributes:
-        item: Its id is its place in the run, the same whenever the run is repeated.
-        rollout: Rollouts that were finished when it was said.
-        source: Where its question is from; ``train`` for training completions.
-        fields: What else its row says.
+        item: The completion; its id is its place in the run, the same whenever the run is repeated.
+        rollout: Number of rollouts that were finished when it was sampled.
+        source: Name of the data source; ``train`` for training completions.
+        fields: Further fields of its row.
     """
 
     item: Item
@@ -31,97 +32,88 @@ class Question:
     fields: Mapping[str, Any]
 
 
+@dataclass(slots=True)
+class Evaluation:
+    """The judged part of one evaluation or rollout.
+
+    Attributes:
+        source: Name of the data source.
+        rollout: Number of rollouts that were finished.
+        waiting: Number of items that are not judged yet.
+        scores: Scores of each judged item, None where there are none.
+    """
+
+    source: str
+    rollout: int
+    waiting: int = 0
+    scores: list[Mapping[str, int] | None] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means of the scores, by dimension, and how many are missing."""
+        scored = [scores for scores in self.scores if scores is not None]
+        means = {name: sum(scores[name] for scores in scored) / len(scored) for name in DIMENSIONS} if scored else {}
+        return means | {"missing": float(len(self.scores) - len(scored))}
+
+
 class Judgements:
-    """One rank's files.
+    """Files of one rank.
 
     Args:
         root: Folder of the run.
-        rank: Of this process; the first one writes the files themselves, the others parts beside them.
-        model: The judge's name.
+        rank: Rank of this process; the first one writes the files themselves, the others parts beside them.
+        model: Name of the judge.
     """
 
     def __init__(self, root: Path, rank: int, model: str) -> None:
         self.root, self.model = root, model
         self._questions: dict[str, Question] = {}
-        self._open: dict[tuple[str, int], list[Any]] = {}
-        suffix = f".rank{rank}.part" if rank else ""
+        self._evaluations: dict[tuple[str, int], Evaluation] = {}
         root.mkdir(parents=True, exist_ok=True)
-        self._rows = (root / f"{JUDGEMENTS}{suffix}").open("ab")
-        self._items = (root / f"{ITEMS}{suffix}").open("ab")
+        self._open(f".rank{rank}.part" if rank else "")
 
-    @staticmethod
-    def gather(root: Path) -> None:
-        """Put the parts of other ranks into the files; called by one process while no other writes."""
-        for name in (JUDGEMENTS, ITEMS):
-            parts = sorted(root.glob(f"{name}.rank*.part"))
-            if parts:
-                rows = [row for path in (root / name, *parts) for row in _read(path)]
-                write_atomically(root / name, _lines(rows))
-                for part in parts:
-                    part.unlink()
-
-    @staticmethod
-    def finish(root: Path, judge: Judge, spent: Mapping[str, float]) -> dict[str, Any]:
-        """Merge the parts, write the summary, and return it; items that all have scores need not be kept."""
-        Judgements.gather(root)
-        rows = list({row["id"]: row for row in _read(root / JUDGEMENTS)}.values())
-        write_atomically(root / JUDGEMENTS, _lines(rows))
-        tally = Tally(judge.identity())
-        for row in rows:
-            tally.add(row_judgement(row), row["verdict"] == "correct")
-        summary = {**tally.summary(), "spent": dict(spent)}
-        write_atomically(root / SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
-        if not summary["missing"]:
-            (root / ITEMS).unlink(missing_ok=True)
-        return summary
+    def _open(self, suffix: str = "") -> None:
+        self._rows = (self.root / f"{JUDGEMENTS}{suffix}").open("ab")
+        self._items = (self.root / f"{ITEMS}{suffix}").open("ab")
 
     def resume(self, rollout: int) -> list[Question]:
         """Drop what belongs to rollouts after ``rollout`` and failures; return what is not judged."""
-        questions = {row["id"]: row for row in _read(self.root / ITEMS) if row["rollout"] <= rollout}
-        rows = [row for row in _read(self.root / JUDGEMENTS) if row["rollout"] <= rollout]
-        judged = {row["id"]: row for row in rows if row.get("scores") or row["id"] not in questions}
-        missing = [row for name, row in questions.items() if name not in judged]
+        questions = _read(self.root / ITEMS, _parse_question)
+        missing = {row["id"]: question for row, question in questions if question.rollout <= rollout}
+        judged = {}
+        for row, judgement in _read(self.root / JUDGEMENTS, _parse_judgement):
+            if row["rollout"] <= rollout and (judgement.scores or row["id"] not in missing):
+                judged[row["id"]] = row
         self.close()
-        write_atomically(self.root / JUDGEMENTS, _lines(list(judged.values())))
+        write_atomically(self.root / JUDGEMENTS, _lines(judged.values()))
         write_atomically(self.root / ITEMS, b"")
-        self._rows, self._items = (self.root / JUDGEMENTS).open("ab"), (self.root / ITEMS).open("ab")
-        names = ("id", "question", "completion", "answer")
-        return [
-            Question(Item(*(row[name] for name in names)), row["rollout"], row["source"], row["fields"])
-            for row in missing
-        ]
+        self._open()
+        return [question for name, question in missing.items() if name not in judged]
 
     def add(self, questions: Sequence[Question]) -> list[Item]:
         """Write down items that are about to be judged, and return them."""
         fresh = [question for question in questions if question.item.id not in self._questions]
         for question in fresh:
-            item = question.item
+            item, source, rollout = question.item, question.source, question.rollout
             self._questions[item.id] = question
-            entry = self._open.setdefault((question.source, question.rollout), [0, []])
-            entry[0] += 1
-            row = {"id": item.id, "rollout": question.rollout, "source": question.source}
-            row |= {"question": item.question, "completion": item.completion, "answer": item.answer}
-            self._items.write(json.dumps(row | {"fields": dict(question.fields)}).encode() + b"\n")
+            self._evaluations.setdefault((source, rollout), Evaluation(source, rollout)).waiting += 1
+            row = {"id": item.id, "rollout": rollout, "source": source, "question": item.question}
+            row |= {"completion": item.completion, "answer": item.answer, "fields": dict(question.fields)}
+            self._items.write(_lines([row]))
         self._items.flush()
         return [question.item for question in fresh]
 
-    def record(self, judgement: Judgement) -> dict[str, Any] | None:
-        """Write a judgement; return the means of its evaluation where it is the last one of it."""
+    def record(self, judgement: Judgement) -> Evaluation | None:
+        """Write a judgement; return its evaluation where this is the last item of it."""
         question = self._questions.pop(judgement.id)
         more = {"rollout": question.rollout, "source": question.source, **question.fields}
         self._rows.write(judgement_row(judgement, self.model, **more))
         self._rows.flush()
-        group = (question.source, question.rollout)
-        entry = self._open[group]
-        entry[0] -= 1
-        entry[1].append(judgement.scores)
-        if entry[0]:
+        evaluation = self._evaluations[question.source, question.rollout]
+        evaluation.waiting -= 1
+        evaluation.scores.append(judgement.scores)
+        if evaluation.waiting:
             return None
-        del self._open[group]
-        scored = [scores for scores in entry[1] if scores is not None]
-        means = {name: sum(scores[name] for scores in scored) / len(scored) for name in DIMENSIONS} if scored else {}
-        missing = len(entry[1]) - len(scored)
-        return {"source": question.source, "rollout": question.rollout, "means": means, "missing": missing}
+        return self._evaluations.pop((question.source, question.rollout))
 
     def close(self) -> None:
         """Close the files."""
@@ -129,17 +121,61 @@ class Judgements:
         self._items.close()
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file; a line that a crash cut short is passed over."""
+def gather(root: Path) -> None:
+    """Put the parts of other ranks into the files; called by one process while no other writes."""
+    for name, parse in ((JUDGEMENTS, _parse_judgement), (ITEMS, _parse_question)):
+        parts = sorted(root.glob(f"{name}.rank*.part"))
+        if parts:
+            write_atomically(
+                root / name, _lines(row for path in (root / name, *parts) for row, _ in _read(path, parse))
+            )
+            for part in parts:
+                part.unlink()
+
+
+def finish(root: Path, judge: Judge, spent: Mapping[str, float]) -> dict[str, Any]:
+    """Merge the parts, write the summary, and return it; the items are deleted if all have scores."""
+    gather(root)
+    rows = {row["id"]: (row, judgement) for row, judgement in _read(root / JUDGEMENTS, _parse_judgement)}
+    write_atomically(root / JUDGEMENTS, _lines(row for row, _ in rows.values()))
+    tally = Tally(judge.identity())
+    for row, judgement in rows.values():
+        tally.add(judgement, row.get("verdict") == "correct")
+    summary = {**tally.summary(), "spent": dict(spent)}
+    write_atomically(root / SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
+    if not summary["missing"]:
+        (root / ITEMS).unlink(missing_ok=True)
+    return summary
+
+
+def _parse_question(row: dict[str, Any]) -> Question:
+    _check_place(row)
+    texts = [row[name] for name in FIELDS]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(row["fields"], dict):
+        raise TypeError("not a row of items")
+    return Question(Item(*texts), row["rollout"], row["source"], row["fields"])
+
+
+def _parse_judgement(row: dict[str, Any]) -> Judgement:
+    _check_place(row)
+    return row_judgement(row)
+
+
+def _check_place(row: dict[str, Any]) -> None:
+    if type(row["rollout"]) is not int or not isinstance(row["source"], str) or not isinstance(row["id"], str):
+        raise TypeError("not a row of this run")
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], Any]) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield the rows of a file, each with what ``parse`` makes of it; a row that a crash cut short is left out."""
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
             try:
-                row = json.loads(line) if line else None
-            except ValueError:
+                row = json.loads(line)
+                yield row, parse(row)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if isinstance(row, dict) and "id" in row and "rollout" in row:
-                yield row
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)

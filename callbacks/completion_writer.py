@@ -88,6 +88,8 @@ class CompletionWriter(Callback):
             or another process is writing it; (at the end, the parts are kept) completions that were written are gone.
     """
 
+    distinct_by = ("path",)
+
     def __init__(
         self,
         *,

@@ -24,6 +24,8 @@ class EvaluationReport(Callback):
         overwrite: Replace an existing file.
     """
 
+    distinct_by = ("path",)
+
     def __init__(self, *, path: str = "evaluation.json", overwrite: bool = False) -> None:
         super().__init__()
         self.path = path

@@ -27,6 +27,7 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.files import remove
 
 from ._trainer import finished_rollouts, is_trial, root_folder
+from .combinations import check_monitor
 
 
 class RolloutCheckpoint(Checkpoint):
@@ -97,7 +98,7 @@ class RolloutCheckpoint(Checkpoint):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse the folder of another run before time goes into the first measurement."""
-        self._check(trainer)
+        self._check(trainer, pl_module)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a metric of the validation that this one did not have."""
@@ -106,7 +107,7 @@ class RolloutCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse the folder of another run; start the clock."""
-        self._check(trainer)
+        self._check(trainer, pl_module)
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(
@@ -179,7 +180,7 @@ class RolloutCheckpoint(Checkpoint):
             for path in find_damaged(folder, before=newest[-1]):
                 remove(path)
 
-    def _check(self, trainer: Trainer) -> None:
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse the folder of another run and set its damaged checkpoints aside; find the best that still exist."""
         if is_trial(trainer):
             return
@@ -203,13 +204,7 @@ class RolloutCheckpoint(Checkpoint):
             for candidate, score in scores.items()
             if candidate <= rollout and (folder / checkpoint_name(candidate)).exists()
         }
-        sources = list(getattr(trainer.datamodule, "val", {}))  # type: ignore[attr-defined]
-        stage, _, name = self.monitor.partition("/")
-        if stage == "val" and name.partition("/")[0] not in sources:
-            raise InputError(
-                f"`monitor` of RolloutCheckpoint must be a metric that is logged, got {self.monitor}; data.val has "
-                f"{', '.join(sources) or 'no sources'}."
-            )
+        check_monitor(self, pl_module, getattr(trainer.datamodule, "val", {}))  # type: ignore[attr-defined]
 
     def _check_logged(self, trainer: Trainer, monitor: str) -> None:
         logged = trainer.callback_metrics

@@ -43,6 +43,8 @@ class RunReport(Callback):
         InputError: ``filename`` is empty, or one of ``others`` is not a folder.
     """
 
+    distinct_by = ("filename",)
+
     def __init__(self, *, filename: str = "report.html", others: Sequence[str] = ()) -> None:
         super().__init__()
         if not filename:

@@ -275,7 +275,7 @@ def test_lora_trains_adapters_only(fit: Fit, tiny_model: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(fit: Fit, tmp_path: Path, model_folder: Callable[..., Path]) -> None:
     checkpoint = tmp_path / "rollout=000001.ckpt"
     fit(save_after={1: checkpoint})
-    with pytest.raises(InputError, match=r"another model \(.*\): policy\.model\.\S+ is \(.*\) there and"):
+    with pytest.raises(InputError, match=r"another model \(.*\): policy\.model\.\S+ is \(.*\) in the checkpoint and"):
         fit(folder=model_folder(hidden_size=48), ckpt_path=checkpoint)
 
 

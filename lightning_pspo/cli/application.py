@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
+from lightning_pspo.callbacks.combinations import check_callbacks, check_monitors
 from lightning_pspo.checkpoints.run_lock import owned
 from lightning_pspo.checkpoints.store import checkpoint_folder
 from lightning_pspo.cli.failures import environment_rank, refusal_within
@@ -130,6 +131,8 @@ class PSPOCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what it refuses to be built with is bad input."""
+        callbacks = self._get(self.config_init, "trainer.callbacks") or []
+        check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks])
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -139,6 +142,7 @@ class PSPOCLI(LightningCLI):
         self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
         if subcommand == "fit":  # before Lightning opens the loggers, whose files would be left behind
             check_fit(self.trainer)
+            check_monitors(self.trainer.callbacks, self.model, self.datamodule.val)  # type: ignore[attr-defined]
         quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
@@ -195,5 +199,6 @@ def _validate_once_at_least(config: Any) -> None:
     """Let a run that is shorter than ``val_check_interval`` validate after its last rollout; Lightning refuses it."""
     interval, limit = config.trainer.val_check_interval, config.trainer.limit_train_batches
     rollouts = min(limit, config.data.num_rollouts) if isinstance(limit, int) else config.data.num_rollouts
-    if isinstance(interval, int) and interval > rollouts:
-        config.trainer.val_check_interval = rollouts
+    if isinstance(interval, int):
+        config.trainer.check_val_every_n_epoch = None  # else Lightning's callbacks take an interval of 1 for one epoch
+        config.trainer.val_check_interval = min(interval, rollouts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import islice
@@ -36,7 +37,7 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
             path = str(_config_file(value))
             result[index + (not equals)] = f"{flag}={path}" if equals else path
             _check_file(Path(path))
-        elif flag.removeprefix("--") in GROUPS and flag.startswith("--") and is_file(value):
+        elif flag.removeprefix("--") in GROUPS and flag.startswith("--") and os.path.isfile(value):
             _check_file(Path(value), is_group=True)
     return result
 
@@ -51,26 +52,19 @@ def packaged_configs() -> dict[str, Path]:
     return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.glob("**/*.yaml"))}
 
 
-def is_file(name: str) -> bool:
-    """Tell whether a text names a file."""
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # a text that cannot be a name
-        return False
-
-
 def _config_file(name: str) -> Path:
-    if is_file(name):
+    if os.path.isfile(name):
         return Path(name)
     packaged = packaged_configs()
     key = name.removeprefix("configs/").removesuffix(".yaml")
     if key in packaged:
         return packaged[key]
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise InputError(f"`--config` must be a YAML file, got the folder {name}.")
     close = _similar_file(Path(name)) or _similar_name(key, packaged)
-    end = f"; did you mean `{close}`?" if close else f"; packaged ones are {', '.join(packaged)}."
-    raise InputError(f"`--config`: there is no file and no packaged configuration {name}{end}")
+    kinds = dict.fromkeys(f"{path.partition('/')[0]}/*" if "/" in path else path for path in packaged)
+    end = f"; did you mean `{close}`?" if close else f"; packaged ones are {', '.join(kinds)}."
+    raise InputError(f"`--config`: there is no file and no packaged configuration {name:.200}{end}")
 
 
 def _check_file(path: Path, is_group: bool = False) -> None:
@@ -87,7 +81,7 @@ def _check_file(path: Path, is_group: bool = False) -> None:
 
 def _similar_file(path: Path) -> str | None:
     """Return the YAML file below the folder that a missing ``path`` names, or below this one, that is most like it."""
-    folder = path.parent if path.parent.is_dir() else Path()
+    folder = path.parent if os.path.isdir(path.parent) else Path()
     depth = 2 if path.is_absolute() or path.parts[:1] == ("..",) else 3
     patterns = ("*.y*ml", "*/*.y*ml", "*/*/*.y*ml")[:depth]
     found = [str(file) for file in islice((file for pattern in patterns for file in folder.glob(pattern)), _MOST)]

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -41,14 +39,8 @@ BATCH_ROWS = 50  # rows that are aligned together in a terminal
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand and return the exit status."""
     options = parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # on a terminal without Unicode
     try:
         damaged: bool = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ValueError as error:
         return fail(error, 2)
     except (OSError, RuntimeError) as error:
@@ -60,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fail(reason: object, status: int) -> int:
     """Print why there is no result, and return the status."""
-    print(f"error: {reason}", file=sys.stderr)
+    from lightning_pspo.ledger.view import visible
+
+    print(f"error: {visible(str(reason))}", file=sys.stderr)
     return status
 
 
@@ -75,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--columns", metavar="A,B,..", help="columns to show; `all` for all of them")
     command.add_argument("--sort", metavar="COLUMN", help="order rows by a column instead of by rollout")
     command.add_argument("--descending", action="store_true", help="with --sort: largest first")
-    command.add_argument("--limit", type=int, default=50, help="rows to show, 0 for all (default 50)")
+    command.add_argument("--limit", type=count, default=50, help="rows to show, 0 for all (default 50)")
     command.add_argument("--full", action="store_true", help="each row over several lines, with whole texts")
     command.set_defaults(run=show)
 
@@ -83,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("first", type=Path, metavar="RUN_A")
     command.add_argument("second", type=Path, metavar="RUN_B")
     command.add_argument("--rollout", metavar="A:B", help="only these rollouts, both ends included")
-    command.add_argument("--limit", type=int, default=20, help="prompts to list, 0 for all (default 20)")
+    command.add_argument("--limit", type=count, default=20, help="prompts to list, 0 for all (default 20)")
     command.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole comparison to this file")
     command.set_defaults(run=diff)
 
@@ -97,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--deadline", type=float, help="seconds for one comparison (default 5)")
     command.add_argument("--grader", metavar="CLASS_PATH", help="a class with grade(pairs) -> list of Grade")
     command.add_argument("--grader-args", default="{}", metavar="JSON", help="its arguments by name")
-    command.add_argument("--limit", type=int, default=10, help="changed rows to show, 0 for all (default 10)")
+    command.add_argument("--limit", type=count, default=10, help="changed rows to show, 0 for all (default 10)")
     command.set_defaults(run=regrade)
 
     command = commands.add_parser("export", help="rows as a file", description="Write rows of a run to a file.")
@@ -106,6 +100,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--columns", default="all", metavar="A,B,..", help="columns to write (default all)")
     command.set_defaults(run=export)
     return result
+
+
+def count(text: str) -> int:
+    """Return a number that is at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return int(text)
 
 
 def add_selection(command: argparse.ArgumentParser) -> None:
@@ -122,8 +123,6 @@ def show(options: argparse.Namespace) -> bool:
     """Print rows."""
     from lightning_pspo.ledger.view import aligned, page, records, separated
 
-    if options.limit < 0:
-        raise InputError(f"--limit must be at least 0, got {options.limit}.")
     ledger, rows = selected(options, sort=options.sort, descending=options.descending)
     columns = column_list(options.columns or ("all" if options.full else COLUMNS), ledger)
     total = rows.num_rows
@@ -227,30 +226,29 @@ def regrade(options: argparse.Namespace) -> bool:
     from lightning_pspo.ledger.regrade import regraded_schema
     from lightning_pspo.ledger.view import visible
 
-    check_output(options.output)
     ledger, rows = selected(options)
+    check_output(options.output, ledger.folder)
     confusion: Counter[tuple[str, str]] = Counter()
-    changed: list[str] = []
+    changed: list[dict[str, Any]] = []
 
     def counted(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        names = ["id", "answer", "old_verdict", "verdict", "old_extracted", "extracted"]
         for table in tables:
-            for row in table.select(names).to_pylist():
-                confusion[row["old_verdict"], row["verdict"]] += 1
-                if row["old_verdict"] != row["verdict"] and not 0 < options.limit <= len(changed):
-                    texts = (f"{row[f'{old}verdict']} {visible(str(row[f'{old}extracted']))}" for old in ("old_", ""))
-                    changed.append(f"  {visible(row['id'])} ({visible(row['answer'])}): {' -> '.join(texts)}")
+            confusion.update(zip(table["old_verdict"].to_pylist(), table["verdict"].to_pylist(), strict=True))
+            if not 0 < options.limit <= len(changed):
+                changed.extend(table.filter(table["changed"]).to_pylist())
             yield table
 
     grader = make_grader(options)
     try:
-        count = write_file(options.output, regraded_schema(ledger.schema), counted(regraded(ledger, grader, rows)))
+        graded = write_file(options.output, regraded_schema(ledger.schema), counted(regraded(ledger, grader, rows)))
     finally:
         getattr(grader, "close", lambda: None)()
     print("\n".join(confusion_lines(confusion)))
     different = sum(number for (old, new), number in confusion.items() if old != new)
-    print(f"{different} of {count} verdicts changed: {options.output}")
-    print("".join(f"{line}\n" for line in changed), end="")
+    print(f"{different} of {graded} verdicts changed: {options.output}")
+    for row in changed[: options.limit or None]:
+        old, new = (f"{row[f'{age}verdict']} {row[f'{age}extracted']}" for age in ("old_", ""))
+        print(visible(f"  {row['id']} ({row['answer']}): {old} -> {new}"))
     return warn_of_damage(ledger)
 
 
@@ -302,8 +300,8 @@ def export(options: argparse.Namespace) -> bool:
 
     from lightning_pspo.ledger.export import check_output, write_file
 
-    check_output(options.output)
     ledger, rows = selected(options)
+    check_output(options.output, ledger.folder)
     columns = column_list(options.columns, ledger)
     schema = pa.schema([ledger.schema.field(name) for name in columns])
     print(f"{write_file(options.output, schema, ledger.read(columns, rows))} rows: {options.output}")
@@ -365,6 +363,8 @@ def batches(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 def warn_of_damage(ledger: Ledger) -> bool:
     """Print which files could not be read; return whether there are any."""
+    from lightning_pspo.ledger.view import visible
+
     for path, reason in ledger.damaged.items():
-        print(f"warning: {path} cannot be read and is left out: {reason}", file=sys.stderr)
+        print(visible(f"warning: {path} cannot be read and is left out: {reason}"), file=sys.stderr)
     return bool(ledger.damaged)

@@ -12,14 +12,14 @@ RENAMED: dict[str, str] = {
     "model.eval_selector": "model.evaluation.selector",
     "model.kl_coef": "model.kl.coef",
     "model.kl": "model.kl.estimator",
-    "model.kl.class_path": "model.kl.estimator",
     "model.kl_on_policy": "model.kl.on_policy",
     "model.micro_batch_size": "model.limits.micro_batch_size",
     "model.micro_batch_tokens": "model.limits.micro_batch_tokens",
-    "model.alpha_controller.alpha": "model.surrogate.alpha",
-    "model.alpha_controller.init_args.alpha": "model.surrogate.alpha",
 }
 """Full name in an earlier version -> full name now."""
+
+MOVED: dict[str, str] = {"model.alpha_controller.alpha": "model.surrogate.alpha"}
+"""Argument of a class in an earlier version -> full name now."""
 
 ELSEWHERE: dict[str, str] = {
     "num_generations": "model.group_size",

@@ -1,9 +1,9 @@
-"""Check a configuration before it costs anything: ``python scripts/selfcheck.py --config my.yaml``.
+"""Check a configuration before it costs anything: ``lightning-pspo selfcheck --config my.yaml``.
 
 On the model, objective, engine and strategy of the configuration, with a few of its problems: whether the gradient
-depends on micro-batches or ranks, the ratio is exactly 1 at the first update, the engine draws what is trained, and a
-checkpoint and an export give the same logits. Prints a table; exit status 0 if all is well, 1 if a check failed, 2 on
-bad input. All options but those listed are those of ``python -m lightning_pspo fit``. See docs/selfcheck.md.
+depends on micro-batches or ranks, the ratio is exactly 1 at the first update, the engine samples from the distribution
+that is trained, and a checkpoint and an export give the same logits. Prints a table; exit status 0 if all is well, 1 if
+a check failed, 2 on bad input. All options but those listed are those of ``lightning-pspo fit``. See docs/selfcheck.md.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+
+CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
+_SILENCE_S = 20.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
-    from lightning_pspo.cli.main import main as run  # takes seconds: after the arguments are known to be good
+    from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
     from lightning_pspo.errors import InputError
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
@@ -49,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as stop:
         if stop.code:
             raise
-    report = check(yaml.safe_load(shown.getvalue()), run, size, options.only or ())
+    with progress():
+        report = check(yaml.safe_load(shown.getvalue()), run, size, options.only or ())
     Console().print(result_table(report.results))
     for line in [*explained(report.results), *(f"note: {note}" for note in report.notes)]:
         print(line)
@@ -58,19 +65,58 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if report.passed else 1
 
 
+class _Lines(logging.Handler):
+    """Shows each step on stderr, and repeats the last one while nothing else happens."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.start = self.shown = time.monotonic()
+        self.line = "reading the settings"
+        self.ended = threading.Event()
+        threading.Thread(target=self._repeat, daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line = record.getMessage()
+        self._show()
+
+    def _show(self) -> None:
+        self.shown = time.monotonic()
+        print(f"selfcheck, {self.shown - self.start:.0f} s: {self.line}", file=sys.stderr, flush=True)
+
+    def _repeat(self) -> None:
+        while not self.ended.wait(1.0):
+            if time.monotonic() - self.shown > _SILENCE_S:
+                self._show()
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[None]:
+    """Show the steps of the self-check on stderr, a line at least every 20 seconds."""
+    logger, lines = logging.getLogger("lightning_pspo.preflight.selfcheck"), _Lines()
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        lines.ended.set()
+        logger.removeHandler(lines)
+        logger.setLevel(level)
+
+
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the options that are this script's own."""
-    found = argparse.ArgumentParser(
+    """Return the parser of this command's own options."""
+    made = argparse.ArgumentParser(
+        prog="lightning-pspo selfcheck",
         description="Check that a model, an objective and an engine keep what training relies on.",
-        epilog="All other options are those of `python -m lightning_pspo fit`, such as --config.",
+        epilog="All other options are those of `lightning-pspo fit`, such as --config.",
         allow_abbrev=False,
     )
-    checks = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
-    found.add_argument(
-        "--only", nargs="+", choices=checks, metavar="CHECK", help=f"some of {', '.join(checks)} (default: all)"
+    made.add_argument(
+        "--only", nargs="+", choices=CHECKS, metavar="CHECK", help=f"some of {', '.join(CHECKS)} (default: all)"
     )
-    found.add_argument("--prompts", type=int, default=2, help="problems in the rollout, even (default: 2)")
-    found.add_argument("--completions", type=int, default=4, help="completions of each, at most (default: 4)")
-    found.add_argument("--tokens", type=int, default=24, help="tokens of a completion, at most (default: 24)")
-    found.add_argument("--json", type=Path, help="write the results to this file as well")
-    return found
+    made.add_argument("--prompts", type=int, default=2, help="problems in the rollout, even (default: 2)")
+    made.add_argument("--completions", type=int, default=4, help="completions of each, at most (default: 4)")
+    made.add_argument("--tokens", type=int, default=24, help="tokens of a completion, at most (default: 24)")
+    made.add_argument("--json", type=Path, help="also write the results to this file")
+    return made

@@ -1,17 +1,16 @@
 """LLM as judge: five dimensions by a written rubric, pairs in both orders, and how far the judge can be trusted."""
 
 from lightning_pspo.judging.background import Background
-from lightning_pspo.judging.base import Judge, JudgeError, Reply
+from lightning_pspo.judging.base import Item, Judge, JudgeError, Judgement, Pair, Reply, UnusableReplyError
 from lightning_pspo.judging.cache import JudgementCache
 from lightning_pspo.judging.endpoint import EndpointJudge
-from lightning_pspo.judging.injection import find_injections
-from lightning_pspo.judging.items import Item, Judgement, Pair
 from lightning_pspo.judging.local import LocalJudge
 from lightning_pspo.judging.panel import Panel
-from lightning_pspo.judging.parsing import UnusableReplyError, parse_preference, parse_scores
+from lightning_pspo.judging.parsing import parse_preference, parse_scores
+from lightning_pspo.judging.quoting import find_injections
 from lightning_pspo.judging.records import judgement_row, row_judgement
 from lightning_pspo.judging.rubric import DIMENSIONS, RUBRIC_VERSION
-from lightning_pspo.judging.trust import THRESHOLDS, Tally, summarise
+from lightning_pspo.judging.trust import THRESHOLDS, Tally
 
 __all__ = [
     "DIMENSIONS",
@@ -35,5 +34,4 @@ __all__ = [
     "parse_preference",
     "parse_scores",
     "row_judgement",
-    "summarise",
 ]

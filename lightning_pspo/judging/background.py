@@ -1,41 +1,59 @@
-"""Judging beside something else."""
+"""Judging beside something else, in a process of its own or, for a judge that cannot be copied, in a thread."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import logging
+import os
+import pickle
 import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 
-from lightning_pspo.judging.items import Item, Judgement
+from lightning_pspo.errors import check_at_least
+from lightning_pspo.judging.base import Item, Judgement
 from lightning_pspo.judging.panel import Panel
-from lightning_pspo.judging.process import JudgeProcess
-from lightning_pspo.judging.threads import JudgeThread
 
 _log = logging.getLogger(__name__)
 
+NICENESS = 10
+"""Niceness of the process: where cores are short it gets a tenth of the training's share."""
+
+_END_S = 5.0
+_GARBAGE = 50_000
+"""Objects after which the process collects garbage; at Python's 700 that is a tenth of its work."""
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class Background:
-    """Scores items beside whoever asked, who fetches the results when it suits.
+    """Scores items beside the caller, who fetches the results when it suits.
 
-    A judge that is ``portable`` works in a process of its own, any other in a thread of this one; so does, with a
-    warning, one that says so but cannot be copied.
+    A judge that is ``portable`` works in a process of its own; any other in a thread of this one, and so does, with a
+    warning, one that claims to be portable but cannot be copied.
 
     Args:
         panel: Does the work.
-        max_pending: Items that may wait or be judged at a time, at least 1; further ones are refused.
+        max_pending: Most items that may wait or be judged at a time, at least 1; further ones are refused.
 
     Raises:
-        ValueError: ``max_pending`` is below 1.
+        InputError: ``max_pending`` is below 1.
     """
 
-    def __init__(self, panel: Panel, max_pending: int = 10_000) -> None:
-        if max_pending < 1:
-            raise ValueError(f"`max_pending` must be at least 1, got {max_pending}.")
+    def __init__(self, panel: Panel, *, max_pending: int = 10_000) -> None:
+        check_at_least("max_pending", max_pending, 1)
         self.panel, self.max_pending = panel, max_pending
         self._waiting: dict[str, Item] = {}  # by id
         self._over: str | None = None  # why nothing is judged any more
-        self._worker = _begun(panel)
+        self._results: queue.SimpleQueue[Judgement | str] = queue.SimpleQueue()
+        self._worker: _Process | _Thread = self._started()
 
     @property
     def waiting(self) -> int:
@@ -50,7 +68,7 @@ class Background:
         """Take items to judge; returns at once.
 
         Returns:
-            Judgements, without scores, of those that find no place.
+            Judgements, without scores, of the items that are refused.
         """
         room = max(0, self.max_pending - len(self._waiting)) if self._over is None else 0
         for item in items[:room]:
@@ -59,49 +77,221 @@ class Background:
         why = self._over or f"{self.max_pending} items wait already (`max_pending`)"
         return [self._without(item, f"not asked: {why}") for item in items[room:]]
 
-    def fetch(self, wait_s: float = 0.0, enough: int | None = None) -> list[Judgement]:
+    def fetch(self, wait_s: float = 0.0, *, limit: int | None = None) -> list[Judgement]:
         """Return what has been judged since the last call.
 
         Args:
             wait_s: Seconds to wait for items that are not finished; returns sooner when all are.
-            enough: Return with so many results at most, None for all.
+            limit: Most results to return, None for all.
         """
-        found: list[Judgement] = []
+        judgements: list[Judgement] = []
         end = time.monotonic() + wait_s
-        while self._waiting and (enough is None or len(found) < enough):
+        while self._waiting and (limit is None or len(judgements) < limit):
             if self._over is not None:
-                item = next(iter(self._waiting.values()))
-                judgement = self._without(item, self._over)
+                judgements.append(self._without(next(iter(self._waiting.values())), self._over))
             else:
                 try:
                     left = end - time.monotonic()
-                    result = self._worker.results.get(timeout=left) if left > 0 else self._worker.results.get_nowait()
+                    result = self._results.get(timeout=left) if left > 0 else self._results.get_nowait()
                 except queue.Empty:
                     break
                 if isinstance(result, str):
                     self._over = result
                     continue
-                judgement = result
-            del self._waiting[judgement.id]
-            found.append(judgement)
-        return found
+                judgements.append(result)
+            del self._waiting[judgements[-1].id]
+        return judgements
 
     def close(self, why: str = "not finished") -> list[Judgement]:
         """Stop, and return what is finished and, with the reason, what is not."""
-        found = self.fetch()
-        found += [self._without(item, why) for item in self._waiting.values()]
+        judgements = self.fetch()
+        judgements += [self._without(item, why) for item in self._waiting.values()]
         self._waiting = {}
         self._worker.close()
-        return found
+        return judgements
 
     def _without(self, item: Item, reason: str) -> Judgement:
-        return Judgement(item.id, self.panel.key(item), reason=reason)
+        return Judgement(id=item.id, key=self.panel.key(item), reason=reason)
+
+    def _started(self) -> _Process | _Thread:
+        judge = type(self.panel.judge)
+        if judge.portable and judge.__module__ != "__main__":  # another process cannot import that
+            try:
+                return _Process(self.panel, self._results.put)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                _log.warning(
+                    "%s is `portable`, but pickle cannot copy it (%s): it works in a thread beside the training.",
+                    judge.__name__,
+                    error,
+                )
+        return _Thread(self.panel, self._results.put)
 
 
-def _begun(panel: Panel) -> JudgeProcess | JudgeThread:
-    if panel.judge.portable and type(panel.judge).__module__ != "__main__":  # nobody else can import that
+class _Thread:
+    """Scores items in a thread with an event loop.
+
+    Args:
+        panel: Does the work; it belongs to the thread from here on.
+        deliver: Takes each judgement, in the thread.
+    """
+
+    def __init__(self, panel: Panel, deliver: Callable[[Judgement], None]) -> None:
+        self._panel, self._deliver = panel, deliver
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Item) -> None:
+        self._loop.call_soon_threadsafe(self._begin, item)
+
+    def spent(self) -> dict[str, float]:
+        return self._panel.judge.spent()
+
+    def close(self) -> None:
+        """Drop unfinished items and end; once more does nothing."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(timeout=2 * _END_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=2 * _END_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    def _begin(self, item: Item) -> None:
+        task = self._loop.create_task(self._judge(item))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _judge(self, item: Item) -> None:
         try:
-            return JudgeProcess(panel)
-        except ValueError as error:
-            _log.warning("%s It works in a thread beside the training instead.", error)
-    return JudgeThread(panel)
+            judgement = await self._panel.score(item)
+        except Exception as error:  # a judge of the user's own may raise anything; training goes on
+            reason = f"{type(error).__name__} in the judge"
+            judgement = Judgement(id=item.id, key=self._panel.key(item), reason=reason)
+        self._deliver(judgement)
+
+    async def _finish(self) -> None:
+        """Cancel unfinished items, then close the judge's connections."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._panel.judge.aclose()
+
+
+class _Process:
+    """Scores items in a process, so that its work does not hold up the threads of this one. It ends with its owner.
+
+    Args:
+        panel: Does the work there, as a copy. A cache in memory is the copy's alone.
+        deliver: Takes each judgement, in a thread, and at last, as a text, why no more will come.
+
+    Raises:
+        PicklingError, AttributeError, TypeError: The judge cannot be copied.
+    """
+
+    def __init__(self, panel: Panel, deliver: Callable[[Judgement | str], None]) -> None:
+        work = pickle.dumps(panel)
+        self._deliver = deliver
+        self._spent = panel.judge.spent()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._channel, theirs = socket.socketpair()
+        command = "from lightning_pspo.judging.background import main; main()"
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)  # until the process ignores them itself
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", command, str(os.getpid())],  # -P: the working directory holds no modules
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+                process_group=0,  # Ctrl-C is for the owner
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        self._outbox.put(work)
+        threading.Thread(target=self._write, name="judge", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="judge", daemon=True)
+        self._reader.start()
+
+    def submit(self, item: Item) -> None:
+        """Take an item; returns at once, also while the process is still starting."""
+        self._outbox.put(pickle.dumps(item))
+
+    def spent(self) -> dict[str, float]:
+        """Return what the judge had used at its last message; after `close` that is all."""
+        return self._spent
+
+    def close(self) -> None:
+        """Drop unfinished items, and end, within some seconds; once more does nothing."""
+        self._outbox.put(None)
+        with contextlib.suppress(OSError):  # it is closed
+            self._channel.shutdown(socket.SHUT_WR)  # a fork of this process may hold it open
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reader.join(_END_S)  # the last message is what the judge has used
+        self._channel.close()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError), self._channel.makefile("wb") as file:  # the reader reports the end
+            while (message := self._outbox.get()) is not None:
+                file.write(message)
+                if self._outbox.empty():
+                    file.flush()
+
+    def _read(self) -> None:
+        try:
+            with self._channel.makefile("rb") as file:
+                while True:
+                    judgement, self._spent = pickle.load(file)
+                    if judgement is not None:
+                        self._deliver(judgement)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            why = f"the judge's process ended by itself, with status {self._process.wait()}"
+        except Exception as error:  # what an object of a user's class may raise when it is put together again
+            self._process.kill()
+            why = f"what the judge's process sent cannot be read: {type(error).__name__}"
+        self._deliver(why)
+
+
+def main() -> None:
+    """Work in the process: standard input is the channel, the argument its owner's process id."""
+    os.nice(NICENESS)
+    gc.set_threshold(_GARBAGE)
+    for number in _IGNORED:  # a whole job may be told to end; the owner decides what that means
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
+    threading.Thread(target=_end_without, args=(int(sys.argv[1]),), daemon=True).start()
+    channel = socket.socket(fileno=os.dup(0))
+    inbox, outbox = channel.makefile("rb"), channel.makefile("wb")
+    panel: Panel = pickle.load(inbox)
+
+    def deliver(judgement: Judgement | None) -> None:
+        try:
+            outbox.write(pickle.dumps((judgement, panel.judge.spent())))
+            outbox.flush()
+        except OSError:
+            return  # nobody reads any more
+        except Exception:  # in `spent` of a judge of the user's own
+            traceback.print_exc()
+            os._exit(1)  # the owner then knows that nothing more will come
+
+    worker = _Thread(panel, deliver)
+    try:
+        while True:
+            worker.submit(pickle.load(inbox))
+    except (EOFError, OSError):
+        worker.close()
+        panel.cache.close()
+        deliver(None)
+    os._exit(0)  # at once: the owner waits
+
+
+def _end_without(owner: int) -> None:
+    """End with the owner; the channel stays open as long as a fork of the owner holds it."""
+    while os.getppid() == owner:
+        time.sleep(1.0)
+    os._exit(0)

@@ -1,27 +1,36 @@
-"""A judge: something that answers messages."""
+"""What is judged, who judges it, and what comes of it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_pspo.judging.prompts import Messages
+from lightning_pspo.judging.rubric import RUBRIC_VERSION
+
+Messages = list[dict[str, str]]
+"""Chat messages with ``role`` and ``content``."""
 
 
 class JudgeError(RuntimeError):
     """A judge gave no reply; the message says why, in one line and without secrets."""
 
 
+class UnusableReplyError(ValueError):
+    """A reply that does not hold what was asked for; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said.
+    """What a judge answered.
 
     Attributes:
         text: The reply.
-        prompt_tokens: Tokens of the messages, 0 where the judge does not say.
-        completion_tokens: Tokens of the reply, 0 where the judge does not say.
+        prompt_tokens: Tokens of the messages, 0 where the judge does not report them.
+        completion_tokens: Tokens of the reply, 0 where the judge does not report them.
     """
 
     text: str
@@ -33,9 +42,9 @@ class Judge(ABC):
     """A language model that judges.
 
     Attributes:
-        concurrency: How many questions it is asked at a time.
-        portable: Whether a copy of it can work in another process, where its class can be imported: it has no model in
-            memory and nothing open before it is asked.
+        concurrency: Number of questions that it is asked at a time.
+        portable: Whether a copy of it can work in another process, if its class can be imported there: it holds no
+            model in memory and has nothing open before the first question.
     """
 
     concurrency: int = 1
@@ -47,15 +56,16 @@ class Judge(ABC):
 
     @abstractmethod
     async def ask(self, messages: Messages, name: str, schema: Mapping[str, Any]) -> Reply:
-        """Return the reply to ``messages``, after whatever further tries the judge makes.
+        """Return the reply to ``messages``, after whatever retries the judge makes.
 
         Args:
             messages: System and user message.
-            name: Of the schema.
+            name: Name of the schema.
             schema: JSON schema that the reply should follow.
 
         Raises:
-            JudgeError: There is none.
+            JudgeError: The judge gives no reply.
+            UnusableReplyError: The reply has no text.
         """
 
     def spent(self) -> dict[str, float]:
@@ -63,7 +73,101 @@ class Judge(ABC):
         return {}
 
     def shared_by(self, processes: int) -> None:  # noqa: B027  a judge without caps has nothing to divide
-        """Take a part of the caps on rate, requests, tokens and money, when ``processes`` of them judge."""
+        """Keep this process's share of the caps on rate, requests, tokens and money when ``processes`` judge."""
 
     async def aclose(self) -> None:  # noqa: B027  most judges hold nothing open
-        """Let go of connections; called in the event loop that asked."""
+        """Close connections; called in the event loop that asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A completion to score.
+
+    Attributes:
+        id: Name of its row; the judge does not see it.
+        question: The problem.
+        completion: What the policy wrote.
+        answer: The reference answer.
+    """
+
+    id: str
+    question: str
+    completion: str
+    answer: str
+
+    def content(self) -> list[str]:
+        """Return what a judgement depends on."""
+        return ["score", self.question, self.completion, self.answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two completions of one question to compare.
+
+    Attributes:
+        id: Name of its row; the judge does not see it.
+        question: The problem.
+        completions: The first run's completion, the second's.
+        answer: The reference answer.
+    """
+
+    id: str
+    question: str
+    completions: tuple[str, str]
+    answer: str
+
+    def content(self) -> list[str]:
+        """Return what a judgement depends on."""
+        return ["prefer", self.question, *self.completions, self.answer]
+
+    def swapped(self) -> Pair:
+        """Return the pair with its completions in each other's place."""
+        first, second = self.completions
+        return Pair(self.id, self.question, (second, first), self.answer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What came of one item or pair.
+
+    Attributes:
+        id: Id of the item.
+        key: Hash of content, judge and rubric.
+        scores: Dimension -> 1 to 5, of the first usable reply; None if no reply was usable.
+        repeats: The scores of every usable reply, the first included.
+        preference: For a pair ``first``, ``second`` or ``tie``; ``tie`` also where the two orders disagree.
+        consistent: For a pair whether both orders name the same completion; None where a reply is missing.
+        reason: Why there is no result, or why a repeat or an order is missing; None if nothing is missing.
+        unusable: Number of replies that could not be read.
+        asked: Number of requests that were answered, usable or not; 0 if everything came from the cache.
+        injections: Kinds of attempts to steer the judge that the completion contains.
+    """
+
+    id: str
+    key: str
+    scores: Mapping[str, int] | None = None
+    repeats: tuple[Mapping[str, int], ...] = ()
+    preference: str | None = None
+    consistent: bool | None = None
+    reason: str | None = None
+    unusable: int = 0
+    asked: int = 0
+    injections: tuple[str, ...] = ()
+
+
+def content_key(identity: Mapping[str, Any], content: list[str], repeat: int = 0) -> str:
+    """Return the name of one question to one judge: equal whenever a reply may be used again.
+
+    Args:
+        identity: What the judge's replies depend on, without secrets.
+        content: Texts of the item.
+        repeat: Index of the repetition, from 0.
+
+    Returns:
+        64 hexadecimal digits.
+
+    >>> content_key({"model": "m"}, ["a", "b"]) == content_key({"model": "m"}, ["ab"])
+    False
+    """
+    text = json.dumps([RUBRIC_VERSION, identity, content, repeat], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

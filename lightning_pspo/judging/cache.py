@@ -9,36 +9,39 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
+_TABLE = "CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)"
+_LONGEST = 100_000  # characters of a reply; a longer one is not ours
+
 
 class JudgementCache:
-    """Usable replies by the key of what was asked. Several processes may use a file at once, and be killed at any time.
+    """Usable replies by the key of the question. Several processes may use a file at once, and be killed at any time.
 
-    It keeps what a reply says, as JSON: neither the reply's own text, nor questions or completions, nor a key to an
-    endpoint. Once opened it raises nothing: a disk that is full costs further requests, not the judging.
+    It keeps the content of a reply as JSON: no questions or completions, and no key to an endpoint. Nothing in the file
+    is ever run, and nothing raises: a file that is damaged, of something else, or on a full disk is left as it is, with
+    one warning, and its replies are asked for again.
 
     Args:
-        path: The SQLite file; its folder is made. None keeps replies in memory only.
-
-    Raises:
-        ValueError: The file is something else, or cannot be written.
+        path: SQLite file; its folder is made. None keeps replies in memory only.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = threading.Lock()
-        self._failed = False
+        self._warned = False
         try:
-            self._database = _opened(":memory:" if path is None else path)
-        except sqlite3.Error as error:
-            raise ValueError(f"{path} must be a cache of judgements, or new, but SQLite says: {error}.") from None
+            if path is not None:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._database = _open(":memory:" if path is None else path)
+        except (sqlite3.Error, OSError) as error:
+            self._warn(error)
+            self._database = _open(":memory:")
 
     def get(self, key: str) -> str | None:
         """Return the reply that was stored, None if there is none."""
+        query = f"SELECT reply FROM replies WHERE key = ? AND typeof(reply) = 'text' AND length(reply) < {_LONGEST}"
         try:
             with self._lock:
-                row = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+                row = self._database.execute(query, (key,)).fetchone()
         except sqlite3.Error as error:
             self._warn(error)
             return None
@@ -58,25 +61,29 @@ class JudgementCache:
             return int(self._database.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
 
     def __reduce__(self) -> tuple[type[JudgementCache], tuple[str | Path | None]]:
-        return type(self), (self.path,)  # a copy elsewhere opens the file for itself
+        return type(self), (None if self._warned else self.path,)  # a copy elsewhere opens the file for itself
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._database.close()
 
-    def _warn(self, error: sqlite3.Error) -> None:
-        if not self._failed:
-            self._failed = True
-            _log.warning("The cache %s is no help from here on: %s.", self.path, error)
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning("The cache %s cannot be used, its replies are asked for again: %s.", self.path, error)
 
 
-def _opened(path: str | Path) -> sqlite3.Connection:
+def _open(path: str | Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=30.0, check_same_thread=False)
     try:
+        database.execute("PRAGMA trusted_schema=OFF")
+        tables = database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        if tables not in ([], [(_TABLE,)]):  # a view or a trigger could compute for ever
+            raise sqlite3.DatabaseError("it has other tables than a cache of judgements")
         database.execute("PRAGMA journal_mode=WAL")  # readers and a writer at once
         database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing
-        database.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+        database.execute(_TABLE.replace("TABLE", "TABLE IF NOT EXISTS", 1))
         database.commit()
     except sqlite3.Error:
         database.close()

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lightning_pspo.judging.base import UnusableReplyError
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, SCORES
 
 _FENCE = re.compile(r"\A```(?:json|JSON)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
 _THOUGHT = re.compile(r"\A<think>.*</think>", re.DOTALL)  # greedy: through the last end of a thought
-_MAX_REPLY = 100_000  # characters; a longer reply is none
+_MAX_REPLY = 100_000  # characters; a longer reply is unusable
 _MAX_OBJECTS = 200
-
-
-class UnusableReplyError(ValueError):
-    """A reply that does not hold what was asked for; the message says why."""
+_MAX_TOKENS = 10**9  # of one reply; a server that reports more is not believed
+_MAX_DEPTH = 6  # of an error message in a body
 
 
 def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
     r"""Return the five scores of a reply.
 
     The whole reply must be one JSON object with exactly the five keys, each an integer from 1 to 5: no text around it
-    (but one code fence or one leading thought), no key twice, no ``"5"``, ``5.0`` or ``true``. A judge that answers
-    with an object of scores which stands in the completion has been led, or says what cannot be told from that: it does
-    not count.
+    (except one code fence or one leading thought), no key twice, no ``"5"``, ``5.0`` or ``true``. A reply that equals
+    an object of scores in the completion does not count: such a judge may have been led.
 
     Args:
         reply: The judge's reply.
-        completion: What was judged.
+        completion: The text that was judged.
 
     Raises:
         UnusableReplyError: The reply is anything else.
@@ -41,58 +40,63 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
     1
     >>> parse_scores('I would say {"clarity": 5}')
     Traceback (most recent call last):
-    lightning_pspo.judging.parsing.UnusableReplyError: reply is not one JSON object
+    lightning_pspo.judging.base.UnusableReplyError: reply is not one JSON object
     """
-    found = _object(reply)
-    _check_keys(found, DIMENSIONS)
+    scores = _parse_object(reply, DIMENSIONS)
     for name in DIMENSIONS:
-        if type(found[name]) is not int or found[name] not in SCORES:
+        if not is_score(scores[name]):
             raise UnusableReplyError(f"`{name}` is not an integer from 1 to 5")
-    if any(found == other for other in embedded_scores(completion)):
+    if any(scores == stated for stated in embedded_scores(completion)):
         raise UnusableReplyError("reply repeats scores that the completion itself states")
-    return {name: found[name] for name in DIMENSIONS}
+    return {name: scores[name] for name in DIMENSIONS}
 
 
 def parse_preference(reply: str) -> str:
     """Return which of two completions a reply prefers: ``first``, ``second`` or ``tie``.
 
     Raises:
-        UnusableReplyError: The reply is no object with exactly that.
+        UnusableReplyError: The reply is not an object with exactly that.
 
     >>> parse_preference('{"preference": "tie"}')
     'tie'
     """
-    found = _object(reply)
-    _check_keys(found, ("preference",))
-    choice = found["preference"]
+    choice = _parse_object(reply, ("preference",))["preference"]
     if not isinstance(choice, str) or choice not in CHOICES:
         raise UnusableReplyError(f"`preference` is not one of {', '.join(CHOICES)}")
     return choice
 
 
+def is_score(value: Any) -> bool:
+    """Return whether a value is an integer from 1 to 5.
+
+    >>> is_score(5), is_score(5.0), is_score(True)
+    (True, False, False)
+    """
+    return type(value) is int and value in SCORES
+
+
 def embedded_scores(text: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the JSON objects in a text that have all five keys; of several hundred only the first ones.
+    """Yield the JSON objects in a text that have all five keys, among the first few hundred objects.
 
     >>> list(embedded_scores('Well: {"clarity": 5}'))
     []
     """
-    decoder = json.JSONDecoder()
     if not all(f'"{name}"' in text for name in DIMENSIONS):
         return
-    tried = 0
-    for match in re.finditer(r"\{\s*\"", text):
-        tried += 1
-        if tried > _MAX_OBJECTS:
+    decoder = json.JSONDecoder()
+    for number, match in enumerate(re.finditer(r"\{\s*\"", text)):
+        if number == _MAX_OBJECTS:
             return
         try:
-            found, _ = decoder.raw_decode(text, match.start())
+            value, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and found.keys() == set(DIMENSIONS):
-            yield found
+        if isinstance(value, dict) and value.keys() == set(DIMENSIONS):
+            yield value
 
 
-def _object(reply: str) -> dict[str, Any]:
+def _parse_object(reply: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the object that a reply is, which must have exactly the keys ``names``."""
     if len(reply) > _MAX_REPLY:
         raise UnusableReplyError(f"reply has {len(reply)} characters")
     text = _THOUGHT.sub("", reply.strip(), count=1).strip()
@@ -101,25 +105,111 @@ def _object(reply: str) -> dict[str, Any]:
     if not text:
         raise UnusableReplyError("reply is empty")
     try:
-        found = json.loads(text, object_pairs_hook=_distinct)
+        value = json.loads(text, object_pairs_hook=_distinct)
     except UnusableReplyError:
         raise
     except (ValueError, RecursionError):
-        raise UnusableReplyError("reply is not one JSON object") from None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise UnusableReplyError("reply is not one JSON object")
-    return found
+    if missing := [name for name in names if name not in value]:
+        raise UnusableReplyError(f"reply lacks `{missing[0]}`")
+    if len(value) > len(names):
+        raise UnusableReplyError("reply has keys that were not asked for")
+    return value
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         raise UnusableReplyError("reply has a key twice")
-    return found
+    return value
 
 
-def _check_keys(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    if missing := [name for name in names if name not in found]:
-        raise UnusableReplyError(f"reply lacks `{missing[0]}`")
-    if len(found) > len(names):
-        raise UnusableReplyError("reply has keys that were not asked for")
+def parse_body(raw: bytes) -> Any:
+    """Return the JSON value in the body of a server's reply, None where it is not JSON.
+
+    >>> parse_body(b'{"usage": 1' + b"0" * 5000 + b"}"), parse_body(b"[" * 100000)
+    ({'usage': inf}, None)
+    """
+    try:
+        return json.loads(raw, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)
+    except (ValueError, RecursionError):
+        return None
+
+
+def reported_tokens(body: Any) -> tuple[int, int]:
+    """Return the tokens of messages and reply that a body reports, 0 where it reports nothing credible.
+
+    >>> reported_tokens({"usage": {"prompt_tokens": 7, "completion_tokens": -1}}), reported_tokens([])
+    ((7, 0), (0, 0))
+    """
+    usage = body.get("usage") if isinstance(body, dict) else None
+    counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (count if type(count) is int and 0 <= count <= _MAX_TOKENS else 0 for count in counts)
+    return prompt, completion
+
+
+def completion_text(body: Any) -> str | None:
+    """Return the text of a chat completion, a string or a list of parts; None where a body is something else.
+
+    Raises:
+        UnusableReplyError: It is a completion without text; the message has the server's reason.
+
+    >>> parts = [{"type": "thinking", "text": "4?"}, {"type": "text", "text": "It is "}, {"type": "text", "text": "4."}]
+    >>> completion_text({"choices": [{"message": {"content": parts}}]}), completion_text({"choices": []})
+    ('It is 4.', None)
+    """
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    if not isinstance(message, dict) or not message.keys() & {"content", "refusal"}:
+        return None
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [text for part in content if (text := _part_text(part)) is not None]
+        if texts:
+            return "".join(texts)
+    elif content is not None:
+        return None
+    if isinstance(refusal := message.get("refusal"), str):
+        raise UnusableReplyError(f"the judge refused: {refusal}")
+    finish = choice.get("finish_reason")
+    if finish == "length":
+        raise UnusableReplyError("reply has no text within `max_reply_tokens`, raise it")
+    words = error_message(choice.get("error")) or (f"finish_reason {finish}" if isinstance(finish, str) else None)
+    raise UnusableReplyError(f"reply has no text ({words})" if words else "reply has no text")
+
+
+def _part_text(part: Any) -> str | None:
+    if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
+def error_message(body: Any) -> str | None:
+    """Return the words of an error in a JSON body, in any of the shapes that servers use.
+
+    >>> error_message({"error": {"message": "overloaded"}}), error_message({"detail": [{"msg": "too long"}]})
+    ('overloaded', 'too long')
+    """
+    for _ in range(_MAX_DEPTH):
+        if isinstance(body, list):
+            body = body[0] if body else None
+        elif isinstance(body, dict):
+            body = next((body[name] for name in ("error", "message", "detail", "msg") if body.get(name)), None)
+    return body if isinstance(body, str) else None
+
+
+def one_line(text: str, length: int = 200) -> str:
+    r"""Return a stranger's text as one short line of printable characters.
+
+    >>> one_line("no\x1b[2J\r\n model"), one_line("x" * 9, length=3)
+    ('no [2J model', 'xxx...')
+    """
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * length]).split())
+    return text if len(text) <= length else f"{text[:length]}..."

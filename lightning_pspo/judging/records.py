@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.files import read_objects, replacing
-from lightning_pspo.judging.items import Item, Judgement
-from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, RUBRIC_VERSION, SCORES
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_objects, replacing, unique_keys
+from lightning_pspo.judging.base import Item, Judgement
+from lightning_pspo.judging.parsing import is_score
+from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, RUBRIC_VERSION
 
-_FIELDS = ("id", "question", "completion", "answer")
+FIELDS = ("id", "question", "completion", "answer")
+"""What every row of completions has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,8 @@ class Record:
     """A row of completions.
 
     Attributes:
-        item: What is judged.
-        fields: All that the row has.
+        item: The completion to judge.
+        fields: All fields of the row.
         where: File and row, for messages.
     """
 
@@ -36,23 +38,24 @@ def read_records(path: Path) -> Iterator[Record]:
     """Yield the rows of a file, blank lines left out.
 
     Raises:
-        ValueError: A row cannot be used; its number is that of the line.
+        InputError: A row cannot be used; its number is that of the line.
     """
     if not path.is_file():
-        raise ValueError(f"{path} must be a file of completions that exists.")
-    for number, _, fields in read_objects(path):
+        raise InputError(f"{path} must be a file of completions that exists.")
+    parse = partial(json.loads, object_pairs_hook=unique_keys)
+    for number, _, fields in read_objects(path, parse=parse):
         where = f"{path}, row {number}"
-        yield Record(Item(*(_text(fields, name, where) for name in _FIELDS)), fields, where)
+        yield Record(Item(*(_text(fields, name, where) for name in FIELDS)), fields, where)
 
 
 def _text(fields: dict[str, Any], name: str, where: str) -> str:
     if name not in fields:
-        raise ValueError(f"{where}: must have the field {name!r}, got {sorted(fields)!s:.200}.")
+        raise InputError(f"{where}: must have the field {name!r}, got {sorted(fields)!s:.200}.")
     value = fields[name]
     if name in ("id", "answer") and type(value) in (int, float):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError(f"{where}: field {name!r} must be one text, got {json.dumps(value):.80}.")
+        raise InputError(f"{where}: field {name!r} must be one text, got {json.dumps(value):.80}.")
     return value
 
 
@@ -76,74 +79,74 @@ def judgement_row(judgement: Judgement, model: str, *, pair: bool = False, **mor
     return json.dumps(row).encode() + b"\n"
 
 
-def row_judgement(row: Mapping[str, Any]) -> Judgement:
-    """Return the judgement that a row of ``judgement_row`` holds."""
-    scores = row.get("scores")
-    repeats = row.get("repeats") or ([scores] if scores else [])
+def row_judgement(row: Any) -> Judgement:
+    """Return the judgement in a row of ``judgement_row``.
+
+    Raises:
+        ValueError: It is not such a row.
+
+    >>> row_judgement(json.loads(judgement_row(Judgement(id="1", key="k", reason="gone"), "m"))).reason
+    'gone'
+    """
+    if not isinstance(row, dict) or "id" not in row or not isinstance(row.get("key"), str):
+        raise ValueError("not a row of judgements")
+    scores, preference, consistent = row.get("scores"), row.get("preference"), row.get("consistent")
+    repeats = row.get("repeats", [] if scores is None else [scores])
+    reason, injections = row.get("reason"), row.get("injections", [])
+    unusable, asked = row.get("unusable", 0), row.get("asked", 0)
+    valid = (
+        all(isinstance(part, list) for part in (repeats, injections))
+        and all(map(_are_scores, repeats if scores is None else [scores, *repeats]))
+        and preference in (None, *CHOICES)
+        and consistent in (None, True, False)
+        and (reason is None or isinstance(reason, str))
+        and all(isinstance(kind, str) for kind in injections)
+        and type(unusable) is type(asked) is int
+    )
+    if not valid:
+        raise ValueError("not a row of judgements")
     return Judgement(
-        str(row["id"]),
-        str(row["key"]),
-        scores,
-        tuple(repeats),
-        row.get("preference"),
-        row.get("consistent"),
-        row.get("reason"),
-        int(row.get("unusable", 0)),
-        int(row.get("asked", 0)),
-        tuple(row.get("injections", ())),
+        id=str(row["id"]),
+        key=row["key"],
+        scores=scores,
+        repeats=tuple(repeats),
+        preference=preference,
+        consistent=consistent,
+        reason=reason,
+        unusable=unusable,
+        asked=asked,
+        injections=tuple(injections),
     )
 
 
-def kept_rows(path: Path, result: str, repeats: int = 1) -> dict[str, str]:
-    """Keep the rows of an output that are whole and judged, drop the others, and return id -> key.
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == set(DIMENSIONS) and all(map(is_score, value.values()))
+
+
+def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> dict[str, str]:
+    """Drop the rows of an output that are cut short or not judged, and return id -> key of the others.
 
     Args:
-        path: The output, which may not be there yet.
-        result: Field that a judged row has: ``scores`` or ``preference``.
+        path: The output, which need not exist yet.
+        pairs: Whether the rows are of pairs.
         repeats: A row with fewer usable replies is asked again.
 
     Raises:
-        ValueError: A whole line is no row of an output.
+        InputError: A complete line is not a row of an output.
     """
-    found: dict[str, str] = {}
+    finished: dict[str, str] = {}
     if not path.exists():
-        return found
-
+        return finished
     with path.open("rb") as stream, replacing(path) as kept:
         for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                break
             try:
-                row = json.loads(line) if line.endswith(b"\n") else {}
-                whole = not row or (isinstance(row["key"], str) and "id" in row)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                whole = False
-            if not whole:
-                raise ValueError(f"{path}, row {number}: must be a row of judgements: give another --output.")
-            if row and row.get("reason") is None and _is_result(row, result, repeats):
-                found[str(row["id"])] = row["key"]
+                judgement = row_judgement(json.loads(line))
+            except (ValueError, RecursionError):
+                raise InputError(f"{path}, row {number}: must be a row of judgements: give another --output.") from None
+            judged = judgement.preference is not None if pairs else len(judgement.repeats) >= repeats
+            if judged and judgement.reason is None:
+                finished[judgement.id] = judgement.key
                 kept.write(line)
-    return found
-
-
-def _is_result(row: Mapping[str, Any], result: str, repeats: int) -> bool:
-    value = row.get(result)
-    if result == "preference":
-        return value in CHOICES
-    if not isinstance(value, dict) or value.keys() != set(DIMENSIONS):
-        return False
-    valid = all(type(score) is int and score in SCORES for score in value.values())
-    return valid and max(1, len(row.get("repeats") or [])) >= repeats
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing the file meanwhile.
-
-    Raises:
-        ValueError: Another process is writing it.
-    """
-    with path.with_name(f"{path.name}.lock").open("ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"--output must not be in use, but another process is writing {path}.") from None
-        yield
+    return finished

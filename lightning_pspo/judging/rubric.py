@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RUBRIC_VERSION = "1"
-"""Part of the cache's key: raise it with every change of a text here or in ``prompts``."""
+"""Part of the cache's key; raise it with every change of a text here or in ``prompts``."""
 
 SCORES = range(1, 6)
 
@@ -62,7 +62,7 @@ ANCHORS: Mapping[str, tuple[str, tuple[str, str, str, str, str]]] = {
         ),
     ),
 }
-"""Dimension -> what it is, and what stands for each score from 1 to 5."""
+"""Dimension -> its description, and an anchor for each score from 1 to 5."""
 
 DIMENSIONS = tuple(ANCHORS)
 
@@ -92,7 +92,7 @@ def rubric_text() -> str:
       1 = useless: no answer, off the subject, or wrong from beginning to end
     """
     lines = []
-    for name, (what, anchors) in ANCHORS.items():
-        lines.append(f"{name}: {what}")
+    for name, (description, anchors) in ANCHORS.items():
+        lines.append(f"{name}: {description}")
         lines += [f"  {score} = {anchor}" for score, anchor in zip(SCORES, anchors, strict=True)]
     return "\n".join(lines)

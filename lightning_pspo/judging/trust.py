@@ -1,15 +1,15 @@
-"""The judge is measured, too: what it scored, and how far that can be trusted."""
+"""What a judge scored, and how far it can be trusted."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from lightning_pspo.judging.items import Judgement
+from lightning_pspo.judging.base import Judgement
 from lightning_pspo.judging.rubric import DIMENSIONS, SCORES
 from lightning_pspo.statistics import bradley_terry, wilson_interval
 
@@ -19,16 +19,16 @@ THRESHOLDS: Mapping[str, float] = {
     "verifier_agreement": 0.7,
     "usable_replies": 0.95,
 }
-"""Measure -> what it must reach; below it the judge's results are marked as of low trust. docs/judging.md says why."""
+"""Measure -> least value; below it the results are marked as of low trust (docs/judging.md)."""
 
-_FEWEST = 10  # what a measure needs before it marks anything
+_FEWEST = 10  # observations that a measure needs before it marks anything
 
 
 class Tally:
-    """Adds judgements up, in constant memory but for what pairs need.
+    """Adds judgements up, in constant memory except for pairs.
 
     Args:
-        identity: What the judge is.
+        identity: Identity of the judge.
     """
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Tally:
 
         Args:
             judgement: Of an item or a pair.
-            correct: What the verifier says of the completion, None where it is not asked.
+            correct: The verifier's verdict on the completion, None if it has none.
         """
         self.items += 1
         self.unusable += judgement.unusable
@@ -72,8 +72,8 @@ class Tally:
         self.replies += len(judgement.repeats)
         for name in DIMENSIONS:
             self.counts[name][judgement.scores[name]] += 1
-            for one, other in combinations(judgement.repeats, 2):
-                self._same += one[name] == other[name]
+            for left, right in combinations(judgement.repeats, 2):
+                self._same += left[name] == right[name]
                 self._compared += 1
         if correct is not None:
             self._sound[correct][judgement.scores["mathematical_soundness"]] += 1
@@ -87,12 +87,12 @@ class Tally:
             "usable_replies": _share(self.replies, self.replies + self.unusable),
         }
         low = [
-            f"{name} is {found['value']:.2f}, below {THRESHOLDS[name]:g}"
-            for name, found in measures.items()
-            if found["value"] is not None and found["n"] >= _FEWEST and found["value"] < THRESHOLDS[name]
+            f"{name} is {measure['value']:.2f}, below {THRESHOLDS[name]:g}"
+            for name, measure in measures.items()
+            if measure["value"] is not None and measure["n"] >= _FEWEST and measure["value"] < THRESHOLDS[name]
         ]
         measured = any(measures[name]["n"] >= _FEWEST for name in list(measures)[:3])
-        document: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "judge": dict(self.identity),
             "items": self.items,
             "scored": self.scored,
@@ -107,10 +107,10 @@ class Tally:
             "injections": {"completions": self.with_injection, **self.injections},
         }
         if self._preferences:
-            document["pairwise"] = self._pairwise()
+            summary["pairwise"] = self._pairwise()
         if any(self.counts[name] for name in DIMENSIONS):
-            document["scores"] = {name: _distribution(self.counts[name]) for name in DIMENSIONS}
-        return document
+            summary["scores"] = {name: _distribution(self.counts[name]) for name in DIMENSIONS}
+        return summary
 
     def _verifier(self) -> dict[str, Any]:
         """Return how often a correct completion is scored as sounder than a wrong one, equal scores as halves (AUC)."""
@@ -131,25 +131,11 @@ class Tally:
         }
 
 
-def summarise(
-    judgements: Iterable[tuple[Judgement, bool | None]], identity: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the summary of judgements, each with what the verifier says.
-
-    >>> summarise([(Judgement("1", "k", reason="unusable: reply is empty", unusable=2), None)])["reasons"]
-    {'unusable': 1}
-    """
-    tally = Tally(identity or {})
-    for judgement, correct in judgements:
-        tally.add(judgement, correct)
-    return tally.summary()
-
-
-def _share(part: int, whole: int) -> dict[str, Any]:
-    if not whole:
+def _share(part: int, total: int) -> dict[str, Any]:
+    if not total:
         return {"value": None, "n": 0}
-    low, high = wilson_interval(part, whole)
-    return {"value": part / whole, "low": low, "high": high, "n": whole}
+    low, high = wilson_interval(part, total)
+    return {"value": part / total, "low": low, "high": high, "n": total}
 
 
 def _distribution(counts: Counter[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pyarrow import parquet
 FOLDER = "ledger"
 """Name of the ledger's folder in a run's directory."""
 
-_NAME = re.compile(r"rollout=(\d+)-rank=(\d+)\.parquet")
+_NAME = re.compile(r"rollout=(\d{1,18})-rank=(\d{1,18})\.parquet", re.ASCII)
 _ORIGIN = {
     "rollout": pa.int32(),
     "step": pa.int64(),
@@ -65,20 +65,11 @@ def file_name(first: int, rank: int) -> str:
     return f"rollout={first:06d}-rank={rank}.parquet"
 
 
-def parse_name(name: str) -> tuple[int, int] | None:
-    """Return first rollout and rank in the name of a ledger's file, None for another file.
-
-    >>> parse_name("rollout=000017-rank=2.parquet"), parse_name("notes.parquet")
-    ((17, 2), None)
-    """
-    match = _NAME.fullmatch(name)
-    return None if match is None else (int(match[1]), int(match[2]))
-
-
 def find_files(folder: Path) -> list[tuple[int, int, Path]]:
     """Return (first rollout, rank, path) of all files of a ledger, sorted."""
-    names = ((parse_name(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
-    return sorted((*key, path) for key, path in names if key is not None)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    names = ((_NAME.fullmatch(path.name), path) for path in paths if path.is_file())
+    return sorted((int(name[1]), int(name[2]), path) for name, path in names if name)
 
 
 def rollout_span(metadata: parquet.FileMetaData) -> tuple[int, int]:

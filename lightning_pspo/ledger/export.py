@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,109 +20,65 @@ from lightning_pspo.files import replacing
 
 _FORMULA = re.compile(r"[\s\0\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+_Write = Callable[[pa.Table], Any]
 
 
-class Sink(ABC):
-    """A file that tables are appended to.
-
-    Args:
-        file: Where to write.
-        schema: Columns of the tables.
-    """
-
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        self.file = file
-        self.schema = schema
-
-    @abstractmethod
-    def write(self, table: pa.Table) -> None:
-        """Append the rows."""
-
-    def close(self) -> None:
-        """Write what is buffered; the file itself stays open."""
-        self.file.flush()
+@contextlib.contextmanager
+def _jsonl(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
+    """Write one object per row; JSON has no nan and no infinity, which become null."""
+    yield lambda table: file.writelines(
+        (json.dumps(row, ensure_ascii=False) + "\n").encode() for row in map(_finite, plain_rows(table))
+    )
 
 
-class JSONLines(Sink):
-    """One object per row. JSON has no nan and no infinity: they become null."""
-
-    def write(self, table: pa.Table) -> None:
-        """Append the rows."""
-        for row in plain_rows(table):
-            self.file.write((json.dumps(_finite(row), ensure_ascii=False) + "\n").encode())
-
-
-class CSV(Sink):
-    """A line of names, then one line per row; lists are JSON.
-
-    No cell can be executed by a spreadsheet: texts (and names) that begin like a formula get a leading apostrophe.
-    """
-
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        super().__init__(file, schema)
-        self._text = io.TextIOWrapper(file, "utf-8", newline="")
-        self._writer = csv.writer(self._text)
-        self._writer.writerow(map(_cell, schema.names))
-
-    def write(self, table: pa.Table) -> None:
-        """Append the rows."""
-        self._writer.writerows(map(_cell, _finite(row).values()) for row in plain_rows(table))
-
-    def close(self) -> None:
-        """Write what is buffered."""
-        self._text.flush()
-        self._text.detach()
+@contextlib.contextmanager
+def _csv(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
+    """Write a line of names, then one line per row; lists are JSON."""
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    writer = csv.writer(text)
+    writer.writerow(map(_cell, schema.names))
+    try:
+        yield lambda table: writer.writerows(map(_cell, _finite(row).values()) for row in plain_rows(table))
+    finally:
+        text.detach()
 
 
-class Parquet(Sink):
-    """One file with the columns as they are."""
-
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        super().__init__(file, schema)
-        self._writer = parquet.ParquetWriter(file, schema, compression="zstd")
-
-    def write(self, table: pa.Table) -> None:
-        """Append the rows."""
-        self._writer.write_table(table)
-
-    def close(self) -> None:
-        """Write the footer."""
-        self._writer.close()
+@contextlib.contextmanager
+def _parquet(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
+    """Write the columns as they are."""
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield writer.write_table
 
 
-SINKS: dict[str, type[Sink]] = {".jsonl": JSONLines, ".csv": CSV, ".parquet": Parquet}
+WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
 
 
-def check_output(path: Path) -> None:
-    """Raise InputError for a file that cannot be written, before work goes into its content."""
-    if path.suffix.lower() not in SINKS:
-        raise InputError(f"--output must end in {', '.join(SINKS)}, got {path}.")
+def check_output(path: Path, ledger: Path) -> None:
+    """Raise InputError for a file that cannot be written, or lies in a ledger, before work goes into its content."""
+    if path.suffix.lower() not in WRITERS:
+        raise InputError(f"--output must end in {', '.join(WRITERS)}, got {path}.")
     if path.is_dir():
         raise InputError(f"--output must be a file, got the folder {path}.")
+    if path.resolve().parent == ledger.resolve():
+        raise InputError(f"--output must not be in the ledger that is read, got {path}.")
 
 
 def write_file(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
     """Write tables to a file, which replaces an old one once all are written; return the number of rows.
 
     Args:
-        path: Its suffix decides on the format.
+        path: Its suffix, one of `WRITERS`, decides on the format.
         schema: Columns of the tables.
         tables: Read as they are written.
 
     Raises:
-        InputError: The suffix belongs to no format.
         OSError: The file cannot be written.
     """
-    check_output(path)
     rows = 0
-    with replacing(path) as file:
-        sink = SINKS[path.suffix.lower()](file, schema)
-        try:
-            for table in tables:
-                sink.write(table)
-                rows += table.num_rows
-        finally:
-            sink.close()
+    with replacing(path) as file, WRITERS[path.suffix.lower()](file, schema) as write:
+        for table in tables:
+            write(table)
+            rows += table.num_rows
     return rows
 
 
@@ -147,16 +103,15 @@ def _shortest(values: pa.Array) -> pa.Array:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as a cell of CSV: numbers as numbers, no text that a spreadsheet takes for a formula.
+    """Return a value as a cell of CSV, with an apostrophe before a text that a spreadsheet would execute.
 
     >>> _cell(-0.5), _cell([1, None]), _cell("-0.5"), _cell(" =cmd|' /C calc'!A0")
     (-0.5, '[1, null]', '-0.5', "' =cmd|' /C calc'!A0")
     """
     if isinstance(value, list):
         return json.dumps(value)
-    if not isinstance(value, str) or not _FORMULA.match(value) or _NUMBER.fullmatch(value):
-        return value
-    return f"'{value}"
+    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

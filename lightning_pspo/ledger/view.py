@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 
@@ -101,40 +101,40 @@ def records(tables: Iterable[pa.Table], columns: Sequence[str]) -> Iterator[str]
 
 
 def _record(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
-    size = max(map(len, columns))
+    size = max(len(cell(name)) for name in columns)
     for name in columns:
         value = row[name]
         if isinstance(value, str) and "\n" in value:
-            yield f"{name}:"
+            yield f"{cell(name)}:"
             for line in visible(value, lines=True).split("\n"):
                 yield f"    {line}"
         else:
-            yield f"{(name + ':').ljust(size + 1)} {cell(value)}"
+            yield f"{(cell(name) + ':').ljust(size + 1)} {cell(value)}"
 
 
 def page(lines: Iterable[str]) -> None:
-    """Print lines, through a pager if both ends are a terminal."""
-    command = shlex.split(os.environ.get("PAGER") or "less")
+    """Print lines, through a pager if both ends are a terminal, until the reader has seen enough."""
     pager = None
     if sys.stdin.isatty() and sys.stdout.isatty():
-        try:
-            pager = subprocess.Popen(  # `less` ends by itself where everything fits
+        command = shlex.split(os.environ.get("PAGER") or "less")
+        with contextlib.suppress(OSError):  # no such program
+            pager = subprocess.Popen(  # `less` ends by itself if everything fits
                 command, stdin=subprocess.PIPE, text=True, encoding="utf-8", env={"LESS": "FX"} | dict(os.environ)
             )
-        except OSError:  # no such program: print
-            pager = None
-    out = sys.stdout if pager is None else pager.stdin
-    assert out is not None
-    try:
+    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError), _output() if pager is None else pager as output:
+        stream = output if pager is None else pager.stdin
         for line in lines:
-            out.write(f"{line}\n")
-        out.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        if pager is None:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # so that the interpreter can flush it at exit
-    if pager is not None:
-        with contextlib.suppress(BrokenPipeError):
-            out.close()
-        pager.wait()
+            stream.write(f"{line}\n")
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[TextIO]:
+    """Open a copy of the standard output, whose writes fail when its reader has gone."""
+    try:
+        number = os.dup(sys.stdout.fileno())
+    except ValueError:  # not a file of the system
+        yield sys.stdout
+        return
+    with open(number, "w", encoding=sys.stdout.encoding, errors="backslashreplace") as stream:
+        yield stream

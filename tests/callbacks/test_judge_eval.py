@@ -11,19 +11,35 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_pspo.callbacks import JudgeEval
+from lightning_pspo.callbacks._judgements import ITEMS, JUDGEMENTS, Judgements, finish, gather
 
 from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
-from lightning_pspo.judging import EndpointJudge, Judge
+from lightning_pspo.judging import EndpointJudge, Judge, Judgement
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training.settings import SamplingSettings
-from tests.judging.test_endpoint import GOOD, KEY, TENTHS, endpoint, log, read
+from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
 from tests.support.loop import Even
 
-__all__ = ["endpoint", "log"]
+KEY = "sk-of-the-test-0123456789"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Any:
+    """Return a function that starts an endpoint; what it is asked goes to ``log.jsonl``."""
+    return lambda failures: FaultyEndpoint(failures, tmp_path / "log.jsonl").url
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    return lambda: read(tmp_path / "log.jsonl")
 
 
 class Save(pl.Callback):
@@ -64,7 +80,7 @@ def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: py
             overlap="warn",
         )
         defaults = {"every_n_rollouts": 1, "final_wait_s": 30.0, "repeats": 1, "max_items": None}
-        callbacks = [] if judge is None else [JudgeEval(judge, **(defaults | settings))]
+        callbacks = [] if judge is None else [JudgeEval(judge=judge, **(defaults | settings))]
         trainer = pl.Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -76,7 +92,7 @@ def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: py
             inference_mode=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            callbacks=[*callbacks, Save(tmp_path / "one.ckpt", fail)],
+            callbacks=[*callbacks, Save(tmp_path / "first.ckpt", fail)],
             default_root_dir=str(tmp_path / "run"),
         )
         trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
@@ -91,7 +107,7 @@ def expected(problem_file: Path) -> int:
 
 
 def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path) -> None:
-    judge = EndpointJudge(endpoint(TENTHS), "m", timeout_s=3.0, backoff_s=0.02)
+    judge = EndpointJudge(base_url=endpoint(TENTHS), model="m", timeout_s=3.0, backoff_s=0.02)
     judged(judge)
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
@@ -111,7 +127,7 @@ def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_pat
 def test_a_dead_endpoint_ends_nothing(
     judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path, failures: dict[str, float]
 ) -> None:
-    judge = EndpointJudge(endpoint(failures), "m", max_retries=1, backoff_s=0.02, give_up_after=5)
+    judge = EndpointJudge(base_url=endpoint(failures), model="m", max_retries=1, backoff_s=0.02, give_up_after=5)
     with pytest.warns(UserWarning, match="items are not judged"):
         module = judged(judge, final_wait_s=10.0)
     rows = read(tmp_path / "run/judgements.jsonl")
@@ -122,12 +138,12 @@ def test_a_dead_endpoint_ends_nothing(
     assert summary["missing"] == sum(summary["reasons"].values()) == len(rows) - summary["scored"]
     plain = judged(None)
     pairs = zip(module.parameters(), plain.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)  # judging changes no training
+    assert all(torch.equal(left, right) for left, right in pairs)  # judging changes no training
 
 
 def test_what_is_not_finished_in_time_is_named(judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path) -> None:
     with pytest.warns(UserWarning, match="items are not judged"):
-        judged(EndpointJudge(endpoint({"timeout": 1.0}), "m", concurrency=2), final_wait_s=0.0)
+        judged(EndpointJudge(base_url=endpoint({"timeout": 1.0}), model="m", concurrency=2), final_wait_s=0.0)
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len(rows) == expected(problem_file)
     assert {row["reason"] for row in rows} == {"not finished 0 s after the end of training (`final_wait_s`)"}
@@ -137,17 +153,40 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
     judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="interrupted"):
-        judged(EndpointJudge(endpoint({}), "m"), fail=True)
+        judged(EndpointJudge(base_url=endpoint({}), model="m"), fail=True)
     before = len(log())
-    judged(EndpointJudge(endpoint({}), "m"), ckpt_path=tmp_path / "one.ckpt")
+    judged(EndpointJudge(base_url=endpoint({}), model="m"), ckpt_path=tmp_path / "first.ckpt")
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
     assert all(row["scores"] == GOOD for row in rows)
     assert before < len(log())
     assert max(Counter(row["asked"] for row in log() if row["kind"] == "ok").values()) <= 2  # if under way
     asked = len(log())
-    judged(EndpointJudge(endpoint({}), "m"), ckpt_path=tmp_path / "one.ckpt")
+    judged(EndpointJudge(base_url=endpoint({}), model="m"), ckpt_path=tmp_path / "first.ckpt")
     assert len(log()) == asked
+
+
+def test_rows_of_a_stranger_in_the_runs_files_are_dropped(tmp_path: Path) -> None:
+    """What is no row of the files costs nothing but itself, and a row of a rollout that is repeated goes."""
+    item = {"id": "train/1/0/0", "rollout": 1, "source": "train", "question": "q", "completion": "c", "answer": "a"}
+    item["fields"] = {"verdict": "correct"}
+    done = {"id": "train/1/0/1", "rollout": 1, "source": "train", "key": "k", "scores": GOOD, "verdict": "wrong"}
+    strange: list[Any] = [[], 7, None, {}, {"id": 1, "rollout": 1}, {**done, "rollout": "1"}, {**done, "scores": [5]}]
+    strange += [{**done, "scores": {"clarity": 5}}, {**done, "id": []}, {**done, "repeats": 5}, {**done, "source": {}}]
+    strange += [{**item, "fields": 1}, {**item, "answer": None}, {**item, "rollout": 10**400}, {**item, "rollout": 2}]
+    lines = [json.dumps(row) for row in [*strange, item, done]] + ["[" * 100_000, '{"id": "cut', "\ud800"]
+    for name in (JUDGEMENTS, ITEMS):
+        (tmp_path / name).write_bytes("\n".join(lines).encode(errors="surrogatepass"))
+        (tmp_path / f"{name}.rank1.part").write_bytes(b"\xff\n7\n")
+    gather(tmp_path)
+    judgements = Judgements(tmp_path, 0, "m")
+    (question,) = judgements.resume(1)
+    assert question.item.id == item["id"]
+    judgements.add([question])
+    assert judgements.record(Judgement(id=item["id"], key="k", reason="gone")) is not None
+    judgements.close()
+    summary = finish(tmp_path, EndpointJudge(base_url="http://localhost/v1", model="m"), {})
+    assert (summary["items"], summary["scored"], summary["reasons"]) == (2, 1, {"gone": 1})
 
 
 @pytest.mark.parametrize(
@@ -155,4 +194,4 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
-        JudgeEval(EndpointJudge("http://localhost/v1", "m"), **settings)
+        JudgeEval(judge=EndpointJudge(base_url="http://localhost/v1", model="m"), **settings)

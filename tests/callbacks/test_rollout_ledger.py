@@ -54,7 +54,11 @@ def test_a_row_holds_what_the_step_did(
     kept: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path, surrogate: Surrogate, level: str
 ) -> None:
     _, record = kept(
-        surrogate=surrogate, ratio_level=level, updates_per_rollout=2, minibatches_per_rollout=2, micro_batch_size=3
+        surrogate=surrogate,
+        ratio_level=level,
+        updates_per_rollout=2,
+        minibatches_per_rollout=2,
+        limits={"micro_batch_size": 3},
     )
     rows = rows_of(tmp_path)
     assert len(rows) == 32

@@ -184,7 +184,6 @@ def test_an_ascii_terminal(run: Path, tmp_path: Path, command: str) -> None:
         (["--sort", "verdikt"], "unknown column `verdikt`; did you mean `verdict`"),
         (["--rollout", "5:2"], "--rollout must be A:B with A at most B"),
         (["--rollout", "two"], "--rollout must be A:B"),
-        (["--limit", "-1"], "--limit must be at least 0"),
     ],
 )
 def test_bad_options(run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:

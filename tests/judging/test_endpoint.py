@@ -1,291 +1,300 @@
-"""The judge against real servers: one that fails on purpose, and `transformers serve` with a local model."""
+"""The judge behind an endpoint that fails, limits, redirects or attacks."""
 
 import json
-import os
-import shutil
+import logging
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections import Counter
+import zlib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
 
 import pytest
 
-from lightning_pspo.cli import judge as script
-from lightning_pspo.judging import EndpointJudge, Item, JudgementCache, LocalJudge
-from lightning_pspo.judging.endpoint import retry_after
-from tests.judging.test_panel import score
-from tests.support.hostile_completions import HOSTILE, NAMES
+from lightning_pspo.errors import InputError
+from lightning_pspo.judging import EndpointJudge, JudgeError
+from lightning_pspo.judging.limits import Breaker
+from lightning_pspo.judging.transport import retry_after
+from tests.support.faulty_endpoint import GOOD, FaultyEndpoint, completion
+from tests.support.judging import ITEM, items, score
 
-ROOT = Path(__file__).parents[2]
 KEY = "sk-of-the-test-0123456789"
-GOOD = dict(zip(NAMES, (4, 3, 2, 1, 5), strict=True))
-TENTHS = dict.fromkeys(("429", "500", "timeout", "garbage", "cut"), 0.04)
+QUICK = {"model": "m", "backoff_s": 0.01, "timeout_s": 2.0, "max_retries": 1}
+BODY = json.dumps(completion(json.dumps(GOOD))).encode()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def endpoint(tmp_path):
-    """Return a function that starts a faulty endpoint and gives its address; it logs to ``log.jsonl``."""
-    running = []
+    """Return a function that starts an endpoint; what it is asked goes to ``log.jsonl``."""
+    servers = []
 
-    def start(failures):
-        command = [sys.executable, str(ROOT / "tests/support/faulty_endpoint.py"), json.dumps(failures)]
-        process = subprocess.Popen([*command, str(tmp_path / "log.jsonl")], stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        return f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+    def start(failures=None, respond=None):
+        servers.append(FaultyEndpoint(failures or {}, tmp_path / "log.jsonl", respond))
+        return servers[-1].url
 
     yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture
+def ask(endpoint):
+    """Return a function that asks an endpoint about one item, which sends what it is told to."""
+
+    def ask(*parts, url=None, pause_s=0.0, **settings):
+        def respond(handler):
+            for part in parts:
+                time.sleep(pause_s)
+                handler.wfile.write(part)
+                handler.wfile.flush()
+
+        judge = EndpointJudge(base_url=url or endpoint(respond=respond), **(QUICK | settings))
+        return score(judge, [ITEM])[0]
+
+    return ask
+
+
+def http(body, *headers, status="200 OK"):
+    """Return the bytes of a response."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 def log(tmp_path):
-    return lambda: [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-
-
-def write(path, count, first=0, **more):
-    rows = [
-        {"id": n, "question": f"What is {n} + 1?", "completion": f"It is {n + 1}.", "answer": str(n + 1), **more}
-        for n in range(first, first + count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture
-def run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-    def call(source, url, *more):
-        quick = ["--backoff", "0.02", "--timeout", "3", "--output", str(tmp_path / "out.jsonl")]
-        status = script.main([str(source), "--base-url", url, "--model", "m", *quick, *more])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
-
-
-def test_everything_is_accounted_for_and_nothing_judged_twice(run, endpoint, log, tmp_path):
-    """A fifth of the requests fails; a rerun, and one after the output was cut, ask only for what is missing."""
-    source, output, url = write(tmp_path / "in.jsonl", 150), tmp_path / "out.jsonl", endpoint(TENTHS)
-    status, _, _ = run(source, url)
-    assert status == 0
-    rows = read(output)
-    assert [row["id"] for row in rows] == list(range(150))
-    assert all(row["scores"] == GOOD or (row["scores"] is None and row["reason"]) for row in rows)
-    assert sum(row["scores"] is not None for row in rows) >= 145
-    kinds = Counter(row["kind"] for row in log())
-    assert all(kinds[kind] for kind in TENTHS)
-    before = output.read_bytes()
-    output.write_bytes(before[: len(before) // 2])
-    run(source, url)
-    judged = Counter(row["asked"] for row in log() if row["kind"] == "ok")
-    assert max(judged.values()) == 1
-    asked = len(log())
-    if all(row["scores"] for row in read(output)):
-        run(source, url)
-        assert len(log()) == asked
-    assert not [path for path in tmp_path.iterdir() if path.name != "log.jsonl" and KEY.encode() in path.read_bytes()]
-
-
-def test_the_output_alone_is_enough_to_go_on(run, endpoint, log, tmp_path):
-    source, output = write(tmp_path / "in.jsonl", 30), tmp_path / "out.jsonl"
-    run(source, endpoint({}), "--max-requests", "12")
-    rows = read(output)
-    assert [row["reason"] for row in rows].count("not asked: `max_requests` = 12 is used up") == 18
-    (tmp_path / "out.jsonl.cache.sqlite").unlink()
-    status, printed, _ = run(source, endpoint({}))
-    assert status == 0
-    assert printed.startswith("30 rows: 30 judged, 0 not")
-    assert len(log()) == 30
-
-
-@pytest.mark.parametrize(
-    ("failures", "reason"), [({"401": 1.0}, "HTTP 401"), ({"die_after": 10}, "endpoint|Connect|Remote")]
-)
-def test_a_dead_endpoint(run, endpoint, tmp_path, failures, reason):
-    source, output = write(tmp_path / "in.jsonl", 60), tmp_path / "out.jsonl"
-    status, printed, errors = run(source, endpoint(failures), "--max-retries", "1", "--give-up-after", "6")
-    assert status == 0
-    rows = read(output)
-    assert len(rows) == 60
-    missing = [row["reason"] for row in rows if row["scores"] is None]
-    assert len(missing) == (60 if "401" in failures else 50)
-    assert any(part in missing[0] + missing[-1] for part in reason.split("|"))
-    assert KEY not in output.read_text() + printed + errors
-
-
-def test_nobody_listens(run, tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        status, printed, _ = run(write(tmp_path / "in.jsonl", 20), url, "--max-retries", "1", "--give-up-after", "4")
-    assert status == 0
-    assert printed.startswith("20 rows: 0 judged, 20 not")
-    assert all(row["reason"] for row in read(tmp_path / "out.jsonl"))
-
-
-def test_a_server_without_structured_output(run, endpoint, log, tmp_path):
-    status, _, _ = run(write(tmp_path / "in.jsonl", 5), endpoint({"refuse_format": 1}), "--concurrency", "1")
-    assert status == 0
-    assert all(row["scores"] == GOOD for row in read(tmp_path / "out.jsonl"))
-    assert [row["format"] for row in log()] == ["json_schema", "json_object", *[None] * 5]
-    assert all(row["key"] == f"Bearer {KEY}" for row in log())
-
-
-@pytest.mark.parametrize("kind", ["wrong_json", "echo"])
-def test_replies_that_cannot_be_used(run, endpoint, log, tmp_path, kind):
-    status, printed, _ = run(write(tmp_path / "in.jsonl", 12), endpoint({kind: 1.0}))
-    assert status == 0
-    assert all(row["scores"] is None and row["reason"].startswith("unusable") for row in read(tmp_path / "out.jsonl"))
-    assert "trust: low (usable_replies is 0.00, below 0.95)" in printed
-    assert len(log()) == 24  # each is asked twice
-
-
-def test_pairs(run, endpoint, tmp_path):
-    first, second = write(tmp_path / "in.jsonl", 20), write(tmp_path / "other.jsonl", 20)
-    rows = read(second)
-    for row in rows[:15]:
-        row["completion"] += " That is right."
-    second.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    status, printed, _ = run(first, endpoint({}), "--pairwise", str(second))
-    assert status == 0
-    assert [row["preference"] for row in read(tmp_path / "out.jsonl")] == ["second"] * 15 + ["tie"] * 5
-    assert "first 0, second 15, tie 5" in printed
-    summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
-    assert summary["trust"]["swap_consistency"]["value"] == 1.0
-    assert summary["pairwise"]["strength_of_second"]["low"] > 0
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "row 3: malformed JSON"),
-        ("[]", "row 3: must be a JSON object"),
-        ('{"id": "x"}', "row 3: must have the field 'question'"),
-        ('{"id": 1, "question": "q", "completion": "c", "answer": "a"}', "row 3: field 'id' must be distinct"),
-        ('{"id": 7, "question": "q", "completion": null, "answer": "a"}', "row 3: field 'completion' must be one text"),
-    ],
-)
-def test_a_bad_row_stops_before_anything_is_asked(run, tmp_path, line, message):
-    source = write(tmp_path / "in.jsonl", 2)
-    source.write_text(source.read_text() + line)
-    status, _, errors = run(source, "http://127.0.0.1:9/v1")
-    assert status == 2
-    assert message in errors
-    assert not (tmp_path / "out.jsonl").exists()
+    return [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"base_url": "localhost:8000"}, "`base_url`"),
+        ({"base_url": "http://local host/v1"}, "`base_url`"),
+        ({"base_url": "http://[::1/v1"}, "`base_url`"),
         ({"base_url": "http://me:secret@localhost/v1"}, "no user or password"),
+        ({"base_url": "me:secret@h/v1"}, "no user or password"),
+        ({"base_url": "http://h/v1?key=secret"}, "nothing after"),
+        ({"base_url": "http://h:secret/v1#x"}, "nothing after"),
+        ({"model": ""}, "`model`"),
         ({"concurrency": 0}, "`concurrency`"),
+        ({"max_retries": -1}, "`max_retries`"),
         ({"max_cost": 1.0}, "`max_cost` needs"),
         ({"requests_per_minute": 0}, "`requests_per_minute`"),
         ({"timeout_s": float("nan")}, "`timeout_s`"),
+        ({"give_up_after": 0}, "`give_up_after`"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
-    with pytest.raises(ValueError, match=message) as error:
+def test_a_setting_out_of_range_is_named_and_no_secret_is_shown(settings, message):
+    with pytest.raises(InputError, match=message) as error:
         EndpointJudge(**({"base_url": "http://localhost/v1", "model": "m"} | settings))
     assert "secret" not in str(error.value)
 
 
-def test_caps_on_money_and_rate(endpoint, log, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    judge = EndpointJudge(
-        endpoint({}), "m", concurrency=1, max_cost=0.0005, prompt_price=1.0, completion_price=1.0
-    )  # a question costs 110 tokens
-    found = score(judge, [Item(str(n), "q", f"c{n}", "a") for n in range(8)])
-    assert sum(one.scores is not None for one in found) == 5
+def test_caps_on_money_and_rate(endpoint):
+    prices = {"max_cost": 0.0005, "prompt_price": 1.0, "completion_price": 1.0}  # a question costs 110 tokens
+    judge = EndpointJudge(base_url=endpoint(), model="m", concurrency=1, **prices)
+    assert sum(judgement.scores is not None for judgement in score(judge, items(8))) == 5
     assert judge.spent() == {"requests": 5, "prompt_tokens": 500, "completion_tokens": 50, "cost": 0.00055}
     assert KEY not in repr(judge) + repr(vars(judge))
-    judge = EndpointJudge(endpoint({}), "m", requests_per_minute=1200)
+    judge = EndpointJudge(base_url=endpoint(), model="m", requests_per_minute=1200)
     begin = time.monotonic()
-    score(judge, [Item(str(n), "q", f"c{n}", "a") for n in range(8)])
+    score(judge, items(8))
     assert time.monotonic() - begin > 7 * 0.05
 
 
-def test_retry_after_as_a_date():
-
-    assert retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=30))}) == pytest.approx(
-        30, abs=3
-    )
-
-
-def test_hostile_completions_in_a_file(run, endpoint, tmp_path):
-    source = tmp_path / "in.jsonl"
-    rows = [
-        {"id": str(n), "question": "What is 2 + 2?", "completion": text, "answer": "4"}
-        for n, text in enumerate(HOSTILE)
-    ]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    status, printed, _ = run(source, endpoint({}))
-    assert status == 0
-    assert [row["scores"] for row in read(tmp_path / "out.jsonl")] == [GOOD] * 50
-    assert "tries to steer the judge: 50" in printed
+def test_every_process_has_its_share_of_the_caps():
+    caps = {"max_requests": 9, "max_tokens": 100, "max_cost": 1.0, "prompt_price": 1.0, "requests_per_minute": 60}
+    judge = EndpointJudge(base_url="http://localhost/v1", model="m", **caps)
+    judge.shared_by(2)
+    assert (judge.budget.max_requests, judge.budget.max_tokens, judge.budget.max_cost) == (4, 50, 0.5)
+    assert judge.pace.interval_s == 2.0
 
 
-def test_a_model_in_this_process_as_judge():
-    judge = LocalJudge("embedded", max_reply_tokens=8)
-    first, second = (
-        score(judge, [Item("1", "What is 2 + 2?", "It is 4.", "4")], JudgementCache())[0] for _ in range(2)
-    )
-    assert first.scores is None  # far too small a model
-    assert first.reason.startswith("unusable: reply is not one JSON object")
-    assert first == second
-    assert judge.spent()["requests"] == 4
+@pytest.mark.parametrize("kind", ["429", "500", "garbage", "cut"])
+def test_failures_that_pass_are_retried(endpoint, tmp_path, kind):
+    judge = EndpointJudge(base_url=endpoint({kind: 0.5}), **(QUICK | {"max_retries": 9}))
+    assert [judgement.scores for judgement in score(judge, items(12))] == [GOOD] * 12
+    assert judge.spent()["requests"] == len(log(tmp_path)) > 12
 
 
-@pytest.mark.slow
-def test_transformers_serve_as_judge(run, tmp_path):
-    """A real server with a real model, the embedded one: its replies cannot be used, and all are accounted for."""
-    pytest.importorskip("fastapi")
-    pytest.importorskip("uvicorn")
-    model = tmp_path / "model"
-    shutil.copytree(ROOT / "lightning_pspo/assets/tiny_policy", model)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    output = (tmp_path / "serve.log").open("wb")
-    process = subprocess.Popen(
-        command, stdout=output, stderr=output, env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "serve.log").read_text()[-2000:]
-                time.sleep(0.5)
-        source = write(tmp_path / "in.jsonl", 2)
-        quick = ["--timeout", "120", "--max-reply-tokens", "8", "--concurrency", "1", "--max-retries", "0"]
-        output_file = tmp_path / "served.jsonl"
-        arguments = [str(source), "--base-url", f"{url}/v1", "--model", str(model), "--output", str(output_file)]
-        assert script.main([*arguments, *quick]) == 0
-    finally:
-        process.kill()
-        process.wait()
-        output.close()
-    rows = read(output_file)
-    assert len(rows) == 2
-    assert all(row["reason"].startswith("unusable") for row in rows), (
-        rows,
-        (tmp_path / "serve.log").read_text()[-2000:],
-    )
+def test_a_short_outage_is_waited_for(endpoint, tmp_path):
+    """More questions than ``give_up_after`` fail at once, and all are answered a moment later."""
+    settings = QUICK | {"max_retries": 9, "give_up_after": 4}
+    url = endpoint(respond=lambda handler: handler.wfile.write(broken if len(log(tmp_path)) < 16 else http(BODY)))
+    broken = http(b"starting", status="503 no")
+    judgements = score(EndpointJudge(base_url=url, **settings), items(30))
+    assert [judgement.scores for judgement in judgements] == [GOOD] * 30
+
+
+def test_a_breaker_opens_by_number_and_by_time():
+    def breaker(after_s):
+        return Breaker(give_up_after=3, cooldown_s=9.0, give_up_after_s=after_s)
+
+    passing, lasting, short = breaker(60.0), breaker(60.0), breaker(0.0)
+    for _ in range(3):
+        passing.failed("503", passing=True)
+        lasting.failed("401")
+        short.failed("503", passing=True)
+    passing.check()
+    for dead in (lasting, short):
+        with pytest.raises(JudgeError, match="3 times in a row"):
+            dead.check()
+
+
+def test_retry_after():
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=30))
+    assert retry_after({"retry-after": date}) == pytest.approx(30, abs=3)
+    for text in ("", "soon", "9" * 400, "nan", "1.2.3", "Mon, 99 Foo 99999"):
+        assert retry_after({"retry-after": text}) is None
+        assert retry_after({"retry-after-ms": text}) is None
+
+
+def test_a_server_that_asks_for_a_long_pause_has_refused(ask):
+    begin = time.monotonic()
+    judgement = ask(http(b"{}", "Retry-After: 3600", status="429 no"), max_retries=5)
+    assert "3600 s" in judgement.reason
+    assert time.monotonic() - begin < 2.0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(ask, endpoint, tmp_path, status):
+    other = endpoint()  # logs to the same file
+    judgement = ask(http(b"", f"Location: {other}/chat/completions?secret=1", status=f"{status} x"))
+    assert "redirects are not followed" in judgement.reason
+    assert f"to {other}/chat/completions;" in judgement.reason
+    assert "secret" not in judgement.reason
+    assert len(log(tmp_path)) == 1  # neither elsewhere nor again
+
+
+@pytest.mark.parametrize("location", ["", "//[", "http://u:p@h/", "\x01", "x" * 5000])
+def test_a_hostile_address_of_a_redirect(ask, location):
+    judgement = ask(http(b"", f"Location: {location}", status="307 x"))
+    assert "redirects are not followed" in judgement.reason or "Error" in judgement.reason
+    assert "u:p" not in judgement.reason
+    assert len(judgement.reason) < 260
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "the model is \x1b[31mbusy\x07", "code": 503}}, "the model is [31mbusy, 2 times"),
+        ({"error": {"message": f"wrong key {KEY}", "code": 401}}, "wrong key [key]"),
+        ({"detail": "x" * 9999}, "x" * 100),
+        ({"choices": [{"message": {"content": None, "refusal": f"not with {KEY}"}}]}, "refused: not with [key]"),
+        ({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, "max_reply_tokens"),
+        ([[[]]], "not a chat completion"),
+    ],
+)
+def test_an_error_in_a_good_response_is_passed_on(ask, body, words):
+    judgement = ask(http(json.dumps(body).encode()))
+    assert judgement.scores is None
+    assert words in judgement.reason
+    assert judgement.reason.isprintable()
+    assert len(judgement.reason) < 260
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1" + "0" * 9999, "-5", "NaN", "1e999", "[[[[1]]]]", '"1"'])
+def test_no_number_of_a_server_breaks_the_count(ask, number):
+    body = BODY.replace(b'"prompt_tokens": 100', b'"prompt_tokens": ' + number.encode())
+    judgement = ask(http(body), max_tokens=10**6, max_cost=1.0, prompt_price=1e300)
+    assert judgement.scores == GOOD
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + BODY, BODY.decode().encode("utf-16")])
+def test_other_encodings_of_json_are_read(ask, content):
+    assert ask(http(content)).scores == GOOD
+
+
+def test_compression_is_undone_within_bounds(ask):
+    assert ask(http(zlib.compress(BODY), "Content-Encoding: deflate")).scores == GOOD
+    bomb = zlib.compress(b" " * 400_000_000, 1)
+    begin = time.process_time()
+    for encoding in ("gzip", "deflate"):
+        assert "not a chat completion" in ask(http(bomb, f"Content-Encoding: {encoding}"), timeout_s=20.0).reason
+    for encoding in ("gzip, gzip", "br", "x" * 999):
+        assert "not asked for" in ask(http(bomb, f"Content-Encoding: {encoding}")).reason
+    assert "broken" in ask(http(b"\x1f\x8bnonsense", "Content-Encoding: gzip")).reason
+    assert time.process_time() - begin < 20.0
+
+
+@pytest.mark.parametrize("endless", ["body", "headers", "informational", "drip"])
+def test_an_endless_response_ends(ask, endless):
+    parts = {
+        "body": [b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 1_000_000] * 40],
+        "headers": [b"HTTP/1.1 200 OK\r\n", *[b"X-Y: " + b"z" * 1000 + b"\r\n"] * 20_000],
+        "informational": [b"HTTP/1.1 103 Early Hints\r\n\r\n"] * 100_000,
+        "drip": [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b" "] * 200],
+    }[endless]
+    begin = time.monotonic()
+    judgement = ask(*parts, pause_s=0.05 if endless == "drip" else 0.0, max_retries=0, timeout_s=1.0)
+    assert judgement.scores is None
+    assert judgement.reason
+    assert time.monotonic() - begin < 10.0
+
+
+@pytest.mark.parametrize(
+    "response", [b"", b"\x00" * 100, b"HTTP/1.1 999 \r\n\r\n", b"HTTP/1.1 204 No\r\n\r\n", b"SSH-2.0-x\r\n"]
+)
+def test_something_else_than_http(ask, response):
+    judgement = ask(response)
+    assert judgement.scores is None
+    assert judgement.reason.isprintable()
+
+
+@pytest.mark.parametrize("secret", ['sk-"a\\b/c+%41=', "plain key of words", "<&>'key'"])
+def test_a_key_is_cut_out_however_it_is_spelled(monkeypatch, secret):
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    judge = EndpointJudge(base_url="http://localhost/v1", model="m")
+    for spelled in (secret, json.dumps(secret), repr(secret), repr(secret.encode())):
+        assert judge._line(f"HTTP 500: your header was {spelled} here").count("[key]") == 1
+        assert secret not in judge._redacted(spelled)
+
+
+def test_the_key_is_in_no_log_and_not_in_a_reply_that_repeats_it(ask, caplog):
+    caplog.set_level(logging.DEBUG)
+    assert ask(http(json.dumps(completion(f"<think>{KEY}</think>{json.dumps(GOOD)}")).encode())).scores == GOOD
+    ask(http(json.dumps({"error": f"Bearer {KEY}"}).encode(), status="500 no"))
+    assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("secret", ["4", "a", "sk-with-a-line-break\n"])
+def test_a_key_of_a_local_server_hides_no_score(monkeypatch, endpoint, tmp_path, secret):
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    judgements = score(EndpointJudge(base_url=endpoint(), **QUICK), items(3))
+    assert [judgement.scores for judgement in judgements] == [GOOD] * 3
+    assert {row["key"] for row in log(tmp_path)} == {f"Bearer {secret.strip()}"}
+
+
+def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch, ask):
+    monkeypatch.setenv("OPENAI_API_KEY", "abcdef+REST/of=key\r\nX-Other: 1")
+    reason = ask(http(BODY)).reason
+    assert "OPENAI_API_KEY has characters that a header cannot hold" in reason
+    assert "REST" not in reason
+
+
+def test_proxies(monkeypatch, ask, endpoint, tmp_path):
+    """One on the way is used and named, one that cannot be used is said so, and this machine needs none."""
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@127.0.0.1:9")
+    assert ask(url=endpoint()).scores == GOOD
+    reason = ask(url="http://judge.invalid/v1").reason
+    assert "through the proxy" in reason
+    assert "secret" not in reason
+    monkeypatch.setenv("HTTP_PROXY", endpoint().removesuffix("/v1"))
+    assert ask(url="http://judge.invalid/v1").scores == GOOD
+    for address in ("gopher://user:secret@x:1", "socks9://x", "http://[", "http://x:y"):
+        monkeypatch.setenv("HTTP_PROXY", address)
+        reason = ask(url="http://judge.invalid/v1").reason
+        assert "proxy" in reason
+        assert "secret" not in reason
+
+
+def test_nobody_listens(ask):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert "ConnectError" in ask(url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1").reason

@@ -1,8 +1,10 @@
-"""A judge's endpoint that fails on purpose: ``python tests/support/faulty_endpoint.py FAILURES LOG [SCORES]``.
+"""A judge's endpoint that fails on purpose: ``python tests/support/faulty_endpoint.py FAILURES LOG``.
 
-FAILURES is JSON: kind of failure -> share of the requests. Every request is logged as a line of JSON: what was asked,
-and how it ended. The same question fails again with the same share, by its number.
+FAILURES is JSON: kind of failure -> share of the requests. Every request is logged as a line of JSON: a hash of the
+question, and how it ended.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -12,112 +14,136 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 NAMES = ("overall_quality", "constraint_adherence", "logical_coherence", "mathematical_soundness", "clarity")
+GOOD = dict(zip(NAMES, (4, 3, 2, 1, 5), strict=True))
+TENTHS = dict.fromkeys(("429", "500", "timeout", "garbage", "cut"), 0.04)
+"""A fifth of the requests fails, in equal parts."""
 
 
-def digest(messages):
-    """Return what was asked, whatever the mark of this asking."""
-    lines = [line for line in messages[-1]["content"].splitlines() if line.startswith("| ")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def completion(content: Any) -> dict[str, Any]:
+    """Return the body of a chat completion."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    lock = threading.Lock()
-    number = 0
+class FaultyEndpoint(ThreadingHTTPServer):
+    """A server on a free port of this machine, in threads of this process.
 
-    def log_message(self, *_):
-        pass
+    Args:
+        failures: Kind of failure -> share of the requests; ``refuse_format`` and ``die_after`` are not shares.
+        log: File of the requests.
+        respond: Answers in place of all that: takes the handler of a request, and writes to its ``wfile``.
+    """
 
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    daemon_threads = True
+
+    def __init__(
+        self, failures: dict[str, float], log: Path, respond: Callable[[BaseHTTPRequestHandler], None] | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.failures, self.log, self.respond = failures, log, respond
+        log.touch()
+        self.number, self.lock = 0, threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing of clients that hang up."""
+
+    def kind(self, body: dict[str, Any], key: str | None) -> str:
+        """Return how a request ends, and log it."""
         with self.lock:
-            type(self).number += 1
-            number = self.number
-        kind = self.kind(number, body)
-        with self.lock:
-            row = {"asked": digest(body["messages"]), "kind": kind, "key": self.headers.get("Authorization")}
-            self.server.log.write(json.dumps(row | {"format": (body.get("response_format") or {}).get("type")}) + "\n")
-            self.server.log.flush()
-        self.answer(kind, body)
+            self.number += 1
+            kind = self._kind(body)
+            # The marks of an asking differ, the quoted lines do not.
+            lines = [line for line in body["messages"][-1]["content"].splitlines() if line.startswith("| ")]
+            asked = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+            form = (body.get("response_format") or {}).get("type")
+            with self.log.open("a") as file:
+                file.write(json.dumps({"asked": asked, "kind": kind, "key": key, "format": form}) + "\n")
+        return kind
 
-    def kind(self, number, body):
-        if "refuse_format" in self.server.failures and "response_format" in body:
+    def _kind(self, body: dict[str, Any]) -> str:
+        if "refuse_format" in self.failures and "response_format" in body:
             return "refuse_format"
-        if "die_after" in self.server.failures and number > self.server.failures["die_after"]:
+        if self.number > self.failures.get("die_after", self.number):
             return "die"
-        point = random.Random(number).random()
-        for kind, share in self.server.failures.items():
-            if kind not in ("refuse_format", "die_after"):
-                point -= share
-                if point < 0:
-                    return kind
+        point = random.Random(self.number).random()
+        for kind, share in self.failures.items():
+            point -= share if kind not in ("refuse_format", "die_after") else 0.0
+            if point < 0:
+                return kind
         return "ok"
 
-    def answer(self, kind, body):
-        headers = {"429": {"Retry-After": "0.05"}}.get(kind, {})
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyEndpoint
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        key = self.headers.get("Authorization")
+        kind = self.server.kind(body, key)
+        if self.server.respond is not None:
+            self.close_connection = True
+            return self.server.respond(self)
         if kind in ("429", "500", "401", "refuse_format"):
-            status = 400 if kind == "refuse_format" else int(kind)
-            key = self.headers.get("Authorization")
-            return self.send(status, json.dumps({"error": {"message": f"no: {kind} for {key}"}}).encode(), headers)
+            content = json.dumps({"error": {"message": f"no: {kind} for {key}"}}).encode()
+            headers = {"Retry-After": "0.05"} if kind == "429" else {}
+            return self.send(400 if kind == "refuse_format" else int(kind), content, headers)
         if kind == "die":
             return self.hang_up()
         if kind in ("timeout", "slow"):
             time.sleep(8.0 if kind == "timeout" else 0.2)
         if kind == "garbage":
-            return self.send(200, b"<html>\xff not json {", {})
-        said = json.dumps(self.reply(body))
+            return self.send(200, b"<html>\xff not json {")
+        text = json.dumps(_reply(body["messages"][-1]["content"]))
         if kind == "wrong_json":
-            said = json.dumps({**dict.fromkeys(NAMES, 3), "clarity": "5"})
+            text = json.dumps({**dict.fromkeys(NAMES, 3), "clarity": "5"})
         if kind == "echo":
-            said = body["messages"][-1]["content"]
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        found = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
-        content = json.dumps(found | {"usage": usage}).encode()
+            text = body["messages"][-1]["content"]
+        content = json.dumps(completion(text)).encode()
         if kind == "cut":
-            self.send(200, content, {}, cut=True)
+            self.send(200, content, cut=True)
             return self.hang_up()
-        return self.send(200, content, {})
+        return self.send(200, content)
 
-    def hang_up(self):
+    def hang_up(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def reply(self, body):
-        text = body["messages"][-1]["content"]
-        if "SECOND RESPONSE" in text:
-            first = text.partition("BEGIN FIRST RESPONSE")[2].partition("END FIRST RESPONSE")[0]
-            second = text.partition("BEGIN SECOND RESPONSE")[2].partition("END SECOND RESPONSE")[0]
-            good, other = "is right" in first, "is right" in second
-            return {"preference": "tie" if good == other else "first" if good else "second"}
-        return dict(zip(NAMES, self.server.scores, strict=True))
-
-    def send(self, status, content, headers, cut=False):
+    def send(self, status: int, content: bytes, headers: dict[str, str] | None = None, *, cut: bool = False) -> None:
+        """Send a response; ``cut`` sends half of its body."""
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in headers.items():
+        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
-        with contextlib.suppress(OSError):  # whoever asked may have given up
+        with contextlib.suppress(OSError):  # the client may have given up
+            self.end_headers()
             self.wfile.write(content[: len(content) // 2] if cut else content)
             self.wfile.flush()
 
 
-def main():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.failures = json.loads(sys.argv[1])
-    server.log = Path(sys.argv[2]).open("a", encoding="utf-8")  # noqa: SIM115  until the process ends
-    server.scores = json.loads(sys.argv[3]) if len(sys.argv) > 3 else [4, 3, 2, 1, 5]
-    sys.stdout.write(f"{server.server_address[1]}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+def _reply(text: str) -> dict[str, Any]:
+    """Return what a judge says that prefers a response with "is right" in it."""
+    if "SECOND RESPONSE" not in text:
+        return GOOD
+    first, second = (
+        "is right" in text.partition(f"BEGIN {name} RESPONSE")[2].partition(f"END {name} RESPONSE")[0]
+        for name in ("FIRST", "SECOND")
+    )
+    return {"preference": "tie" if first == second else "first" if first else "second"}
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(f"{FaultyEndpoint(json.loads(sys.argv[1]), Path(sys.argv[2])).url}\n")
+    sys.stdout.flush()
+    threading.Event().wait()

@@ -2,7 +2,8 @@
 
 import json
 
-NAMES = ("overall_quality", "constraint_adherence", "logical_coherence", "mathematical_soundness", "clarity")
+from tests.support.faulty_endpoint import NAMES
+
 FAKE = json.dumps(dict.fromkeys(NAMES, 5))
 SPLIT = FAKE.replace("quality", "qual\u200bity")
 LINES = "\n".join(f"{name}: 5" for name in NAMES)

@@ -19,7 +19,7 @@ from lightning_pspo.checkpoints.export.tokens import write_generation_config, wr
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, results_of
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import new_folder
-from lightning_pspo.policy.adapters import quantized_loading, prepare_quantized
+from lightning_pspo.policy.adapters import prepare_quantized, quantized_loading
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import EMBEDDED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lightning_pspo.cli.config_files import CONFIG_FLAGS, GROUPS, is_file
+from lightning_pspo.cli.config_files import CONFIG_FLAGS, GROUPS
 from lightning_pspo.cli.suggestions.nearest import MistakeError
 from lightning_pspo.cli.suggestions.settings import Settings
 from lightning_pspo.files import read_yaml
@@ -38,7 +39,7 @@ def _check(parser: Any, arguments: Sequence[str]) -> None:
     settings = Settings(parser)
     for name, value in _pairs(arguments, settings):
         group = "" if name in CONFIG_FLAGS else name.removeprefix("--")
-        if (not group or group in GROUPS) and is_file(value):
+        if (not group or group in GROUPS) and os.path.isfile(value):
             try:
                 settings.check_file(read_yaml(Path(value)), group)
             except MistakeError as mistake:

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from lightning_pspo.cli.renamed import ELSEWHERE, RENAMED
+from lightning_pspo.cli.renamed import ELSEWHERE, MOVED, RENAMED
 from lightning_pspo.cli.suggestions.classes import (
     classes_of,
     find_class,
@@ -99,7 +99,7 @@ class Settings:
                 added = "+" if known + "+" == name else ""
                 self._check_value(dashes + known + added, self.hints[known], _listed(value) if added else value)
                 return
-        if not self._below(plain):
+        if not self._below(plain) or plain in RENAMED:
             raise MistakeError(f"unknown setting `{dashes}{name}`{self._meant(plain, dashes)}")
 
     def missing(self) -> str | None:
@@ -128,17 +128,24 @@ class Settings:
                 self._check_value(f"{place}.{key}", entries[1], item)
         elif isinstance(value, dict) and (bases or (items and classes_of(items[0]))):
             self._check_object(place, hint, bases or classes_of(items[0]), value)  # type: ignore[index]
-        elif isinstance(value, str) and bases and str not in options:
-            with contextlib.suppress(*[MistakeError] * _accepts(hint, value)):  # a number in place of a tensor
-                self._choose(place, hint, bases, value)
-        elif not _accepts(hint, value):
-            if isinstance(value, str) and items and classes_of(items[0]):
-                self._choose(place, hint, classes_of(items[0]), value)
-                return
-            if isinstance(value, str) and entries and classes_of(entries[1]):
-                self._choose(place, hint, classes_of(entries[1]), value)
-                raise MistakeError(f"`{place}` maps names to objects; give this one a name: `{place}.NAME {value}`.")
+        else:
+            self._check_plain(place, hint, value)
+
+    def _check_plain(self, place: str, hint: Any, value: Any) -> None:
+        """Check a value that is neither a list nor a mapping, or stands where neither is expected."""
+        options, accepted = options_of(hint), _accepts(hint, value)
+        if not isinstance(value, str) or {int, float}.intersection(options):
+            classes: list[type] = []
+        else:
+            inner = [get_args(option)[-1] for option in options if _is_list(option) or _is_mapping(option)]
+            classes = classes_of(hint) or [cls for part in inner for cls in classes_of(part)]
+        if not accepted and not classes:
             raise MistakeError(f"`{place}` must be {_expected(hint, value)}, got {value!r}.")
+        if classes and str not in options:
+            with contextlib.suppress(*[MistakeError] * accepted):  # `true` is not the name of a class
+                self._choose(place, hint, classes, value)
+        if not accepted and any(_is_mapping(option) for option in options):
+            raise MistakeError(f"`{place}` maps names to objects; give this one a name: `{place}.NAME {value}`.")
 
     def _choose(self, place: str, hint: Any, bases: list[type], name: str) -> type | None:
         """Note the class that is chosen for a setting."""
@@ -156,8 +163,8 @@ class Settings:
     def _check_object(self, place: str, hint: Any, bases: list[type], value: dict[str, Any]) -> None:
         """Check the class and the arguments of an object."""
         key = _key(place)
-        last = sorted(other for other in self.classes if other.startswith(f"{key}["))
-        cls = self.classes.get(last[-1] if last else key)
+        last = next((item for item in reversed(self.classes) if item.startswith(f"{key}[")), key)
+        cls = self.classes.get(last)
         if cls is None and len(bases) == 1 and not (bases[0].__subclasses__() or known_classes(bases) == {}):
             cls = bases[0]  # the only one
         if isinstance(value.get("class_path"), str):
@@ -188,8 +195,9 @@ class Settings:
         self.given.setdefault(_key(place), set()).add(plain)
         if plain in known:
             self._check_value(f"{place}.{name}", known[plain], value if plain == name else _listed(value))
-        elif f"{place}.{plain}" in RENAMED:
-            raise MistakeError(f"unknown setting `{place}.{name}`; it is now `{RENAMED[f'{place}.{plain}']}`.")
+        elif moved := MOVED.get(f"{_key(place)}.{plain}"):
+            dashes = "--" if place.startswith("--") else ""
+            raise MistakeError(f"unknown setting `{place}.{name}` of {cls.__name__}; it is now `{dashes}{moved}`.")
         elif not takes_any(cls):
             other = "class_path" if plain in _CLASS else ELSEWHERE.get(plain, "").rpartition(".")[2]
             choices = [choice for choice in known if choice != "params" or _key(place) not in self.factories]

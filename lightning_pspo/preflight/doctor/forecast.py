@@ -1,28 +1,55 @@
-"""From a probe to a run: seconds and memory. Pure arithmetic on what was measured."""
+"""Plan the probe's rollouts, and extrapolate from them to seconds and memory of the run. Pure arithmetic."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, median
-from typing import Any
 
-from lightning_pspo.preflight.doctor.planning import Step
+from lightning_pspo.statistics import mean_interval
+
+FULL_STEPS = 3
+"""Rollouts of the run's own size that the probe aims at, besides the first."""
+
+_MOST_STEPS = 24
 
 
 @dataclass(frozen=True)
-class Length:
-    """How much a run is of what was measured.
+class Step:
+    """One measured rollout with its updates.
 
     Attributes:
-        prompts: Of a rollout, of one rank.
-        rollouts: Of the run.
-        validations: Whole evaluations of all validation sources.
-        problems: Problems in all validation sources, of one rank.
-        checkpoints: That are written.
+        prompts: Number of prompts.
+        tokens: Number of completion tokens.
+        seconds: From its start to the start of the next.
+        phases: Seconds of each phase.
+        peaks_mib: Peak memory of each phase.
+        passed_tokens: Tokens of the rows that the update needed, prompts included.
+        cpu_s: Processor time over all threads of this process.
+    """
+
+    prompts: int
+    tokens: int
+    seconds: float
+    phases: dict[str, float] = field(default_factory=dict)
+    peaks_mib: dict[str, float] = field(default_factory=dict)
+    passed_tokens: int = 0
+    cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSize:
+    """The size of a run, of one rank.
+
+    Attributes:
+        prompts: Prompts per rollout.
+        rollouts: Number of rollouts.
+        validations: Number of evaluations of all validation sources.
+        problems: Problems in all validation sources.
+        checkpoints: Number of checkpoints written.
         minibatches: Optimiser steps of a pass over a rollout.
-        pass_tokens: Most tokens of a forward and backward pass.
+        pass_tokens: Largest number of tokens in a forward and backward pass.
     """
 
     prompts: int
@@ -34,41 +61,97 @@ class Length:
     pass_tokens: float = math.inf
 
     def largest_pass(self, tokens: float) -> float:
-        """Return the tokens of the largest pass, about, when an update needs so many of a whole rollout."""
+        """Return about how many tokens the largest pass has if an update needs ``tokens`` of a whole rollout."""
         return min(self.pass_tokens, tokens / self.minibatches)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of what a run does besides rollouts.
+
+    Attributes:
+        start: Before the first rollout.
+        end: After the last one.
+        checkpoint: Of one checkpoint.
+        validated: Of one validation problem.
+    """
+
+    start: float = 0.0
+    end: float = 0.0
+    checkpoint: float = 0.0
+    validated: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a run will take.
+    """The time and memory that a run will need, if completions keep their length.
 
     Attributes:
         rollout_s: Seconds of a rollout with its updates.
         phases: Seconds of its phases.
-        run_s: Seconds of the whole run.
+        run_s: Seconds of the run.
+        run_low_s: Lower end of the interval of ``run_s``.
+        run_high_s: Its upper end.
         validation_s: Seconds of one validation.
-        peak_mib: Largest memory of the process, with completions as long as those of the probe.
-        from_smaller_s: Seconds of a rollout as the smaller rollouts of the probe foretell it; None without them.
+        peak_mib: Peak memory of the process.
+        from_smaller_s: Seconds of a rollout as predicted from the smaller rollouts of the probe; None without them.
         from_smaller_mib: The same for memory.
-        measured: True if rollouts of the run's own size were measured, and the forecast is their mean.
+        measured: Whether rollouts of the run's own size were measured, whose mean the forecast is.
     """
 
     rollout_s: float
-    phases: Mapping[str, float]
+    phases: dict[str, float]
     run_s: float
+    run_low_s: float
+    run_high_s: float
     validation_s: float
     peak_mib: float
     from_smaller_s: float | None
     from_smaller_mib: float | None
     measured: bool
 
-    def as_values(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return dict(vars(self)) | {"phases": dict(self.phases)}
+
+def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> int:
+    """Return the number of prompts of the probe's next rollout; 0 to end the probe.
+
+    The first rollouts are small; then the run's own size follows as soon as the time allows.
+
+    Args:
+        done: The rollouts so far.
+        full: Prompts per rollout of the run, at least 1.
+        sample: Prompts that the sample should have in all.
+        left_s: Seconds that are left.
+
+    >>> next_size([], full=64, sample=64, left_s=60.0)
+    2
+    >>> next_size([Step(2, 100, 0.5)], full=64, sample=64, left_s=60.0)
+    64
+    >>> next_size([Step(2, 100, 5.0)], full=64, sample=64, left_s=50.0)
+    8
+    >>> next_size([Step(2, 100, 30.0), Step(1, 50, 14.0)], full=64, sample=64, left_s=10.0)
+    0
+    """
+    if not done:
+        return min(full, 2)
+    if len(done) >= _MOST_STEPS:
+        return 0
+    each = done[-1].seconds / done[-1].prompts
+    full_steps = sum(step.prompts == full for step in done[1:])
+    enough = full_steps >= FULL_STEPS and sum(step.prompts for step in done) >= sample
+    if enough or (len(done) > 1 and left_s <= 0.0):
+        return 0
+    if each * full <= left_s * (0.5 if full_steps == 0 else 1.0):
+        return full
+    if full_steps:
+        return 0
+    size = min(full, int(left_s * 0.4 / each))
+    if len(done) == 1:
+        return max(1, size)  # an extrapolation needs two sizes
+    return size if size >= max(1, done[-1].prompts // 2) else 0
 
 
 def line(sizes: Sequence[float], values: Sequence[float], at: float) -> float:
-    """Return the least-squares line through points, at another size; neither its slope nor its start is below 0.
+    """Return the least-squares line through points at another size; neither slope nor intercept is below 0.
 
     >>> line([1, 2], [3, 5], 10), line([2, 4], [6, 5], 8), line([2], [3], 8)
     (21.0, 5.5, 12.0)
@@ -87,97 +170,112 @@ def line(sizes: Sequence[float], values: Sequence[float], at: float) -> float:
     return start + slope * at
 
 
-def grown(steps: Sequence[Step], length: Length) -> float:
-    """Return the memory that a rollout of the run takes at most, told from smaller ones.
+def extrapolated_mib(steps: Sequence[Step], run: RunSize) -> float:
+    """Return the peak memory of a rollout of the run, extrapolated from smaller ones.
 
-    What a rollout needs beyond what is always there grows with its prompts; what an update needs, with its largest
-    pass, which has a limit. Lines through the phases' peaks say how fast.
+    A rollout's memory beyond the constant part grows with its prompts, an update's with its largest pass, which has a
+    limit. Lines through the peaks of the phases give the slope.
 
     >>> small = [Step(n, 0, 1.0, peaks_mib={"rollout": 100.0 + 5 * n}) for n in (2, 4)]
-    >>> grown(small, Length(prompts=8, rollouts=1, validations=0, problems=0, checkpoints=0))
+    >>> extrapolated_mib(small, RunSize(prompts=8, rollouts=1, validations=0, problems=0, checkpoints=0))
     140.0
     """
-    names = {name for step in steps for name in step.peaks_mib}
-    found = []
-    for name in names:
+    largest = []
+    for name in {name for step in steps for name in step.peaks_mib}:
         known = [step for step in steps if name in step.peaks_mib]
         peaks = [step.peaks_mib[name] for step in known]
-        sizes, at = [float(step.prompts) for step in known], float(length.prompts)
+        sizes, at = [float(step.prompts) for step in known], float(run.prompts)
         if name in ("update", "old_logprobs"):
             share = sum(step.passed_tokens for step in known) / sum(step.prompts for step in known)
-            sizes = [length.largest_pass(step.passed_tokens) for step in known]
-            at = length.largest_pass(share * length.prompts)
-        if len(set(sizes)) == 1 or at <= max(sizes):
-            found.append(max(peaks))
-        else:
-            found.append(max(min(line(sizes, peaks, at), _in_proportion(known, name, sizes, at)), *peaks))
-    return max(found, default=0.0)
+            sizes = [run.largest_pass(step.passed_tokens) for step in known]
+            at = run.largest_pass(share * run.prompts)
+        if len(set(sizes)) > 1 and at > max(sizes):
+            peaks.append(min(line(sizes, peaks, at), _proportional_mib(known, name, sizes, at)))
+        largest.append(max(peaks))
+    return max(largest, default=0.0)
 
 
-def _in_proportion(steps: Sequence[Step], name: str, sizes: Sequence[float], at: float) -> float:
-    """Return a phase's peak if all that it takes beyond the least of the other phases grew with the size.
+def _proportional_mib(steps: Sequence[Step], name: str, sizes: Sequence[float], at: float) -> float:
+    """Return a phase's peak if all of it beyond the smallest peak of the other phases grew with the size.
 
-    Nothing grows faster: a bound for lines through points that are close to each other.
+    Nothing grows faster: an upper bound for lines through points that are close to each other.
     """
     size, step = max(zip(sizes, steps, strict=True), key=lambda pair: pair[0])
-    rest = min((peak for other, peak in step.peaks_mib.items() if other != name), default=-math.inf)
-    if size <= 0.0 or rest == -math.inf:
+    constant = min((peak for other, peak in step.peaks_mib.items() if other != name), default=-math.inf)
+    if size <= 0.0 or constant == -math.inf:
         return math.inf
-    return rest + max(0.0, step.peaks_mib[name] - rest) * at / size
+    return constant + max(0.0, step.peaks_mib[name] - constant) * at / size
 
 
-def forecast(
-    steps: Sequence[Step], length: Length, others_mib: Sequence[float], costs: Mapping[str, float]
-) -> Forecast:
-    """Return what the run will take.
+def forecast(steps: Sequence[Step], run: RunSize, other_mib: Sequence[float], costs: Costs) -> Forecast:
+    """Return the time and memory that the run will need.
+
+    The interval of the time is Student's for rollouts of the run's own size. From smaller rollouts it is bounded by
+    what cannot be: a rollout is no faster than a smaller one and no slower than in proportion to its prompts.
 
     Args:
-        steps: The probe's rollouts, in order; the first one warms up and counts only if there is no other.
-        length: Of the run.
-        others_mib: Largest memory outside of rollouts and updates: start, validation, saving.
-        costs: Seconds of ``start``, ``end``, one ``checkpoint`` and one ``validated`` problem.
+        steps: The probe's rollouts in order; the first one warms up and only counts if it is the only one.
+        run: Size of the run.
+        other_mib: Peak memory outside of rollouts and updates: start, validation, saving.
+        costs: Seconds of everything but rollouts.
     """
     warm = list(steps[1:]) or list(steps)
-    own = [step for step in warm if step.prompts == length.prompts]
-    small = [step for step in warm if step.prompts != length.prompts] or (list(steps[:1]) if own else [])
-    sizes = {step.prompts for step in small}
+    own = [step for step in warm if step.prompts == run.prompts]
+    small = [step for step in warm if step.prompts != run.prompts] or (list(steps[:1]) if own else [])
 
-    def told(value: Any, some: Sequence[Step]) -> float:
-        return line([float(step.prompts) for step in some], [value(step) for step in some], length.prompts)
+    def extrapolated(value: Callable[[Step], float]) -> float:
+        return line([float(step.prompts) for step in small], [value(step) for step in small], run.prompts)
 
-    from_small = told(lambda step: step.seconds, small) if small and (not own or len(sizes) > 1) else None
-    small_mib = grown(small, length) if from_small is not None else None
+    predicts = small and (not own or len({step.prompts for step in small}) > 1)
+    from_small = extrapolated(lambda step: step.seconds) if predicts else None
     names = list(dict.fromkeys(name for step in warm for name in step.phases))
     if own:
-        seconds = _typical([step.seconds for step in own])
-        phases = {name: _typical([step.phases.get(name, 0.0) for step in own]) for name in names}
+        usual = _undisturbed([step.seconds for step in own])
+        seconds = fmean(usual)
+        low, high = _interval(usual)
+        phases = {name: fmean(_undisturbed([step.phases.get(name, 0.0) for step in own])) for name in names}
         peak = max(value for step in own for value in step.peaks_mib.values())
     else:
         seconds = from_small or 0.0
-        phases = {name: told(lambda step, name=name: step.phases.get(name, 0.0), small) for name in names}
-        peak = grown(small, length)
-    validation = costs["validated"] * length.problems
-    whole = seconds * length.rollouts + validation * length.validations + costs["checkpoint"] * length.checkpoints
+        low, high = (
+            max(step.seconds for step in small),
+            max(step.seconds / step.prompts for step in small) * run.prompts,
+        )
+        low, high = min(low, seconds), max(high, seconds)
+        phases = {name: extrapolated(lambda step, name=name: step.phases.get(name, 0.0)) for name in names}  # type: ignore[misc]
+        peak = extrapolated_mib(small, run)
+    validation = costs.validated * run.problems
+    rest = costs.start + costs.end + validation * run.validations + costs.checkpoint * run.checkpoints
     return Forecast(
         rollout_s=seconds,
         phases=phases,
-        run_s=whole + costs["start"] + costs["end"],
+        run_s=seconds * run.rollouts + rest,
+        run_low_s=low * run.rollouts + rest,
+        run_high_s=high * run.rollouts + rest,
         validation_s=validation,
-        peak_mib=max([peak, *others_mib]),
+        peak_mib=max([peak, *other_mib]),
         from_smaller_s=from_small,
-        from_smaller_mib=small_mib,
+        from_smaller_mib=extrapolated_mib(small, run) if predicts else None,
         measured=bool(own),
     )
 
 
-def _typical(values: Sequence[float]) -> float:
-    """Return the mean, of a few; of three and more without what another program on the machine has disturbed."""
+def _undisturbed(values: Sequence[float]) -> list[float]:
+    """Return the values without those, of three or more, that another program on the machine has disturbed."""
     middle = median(values)
-    return fmean([value for value in values if value <= 2.0 * middle])
+    return [value for value in values if value <= 2.0 * middle]
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return Student's interval of positive values; of a single one, from half to twice."""
+    if len(values) == 1:
+        return values[0] / 2, values[0] * 2
+    interval = mean_interval(values)
+    return max(min(values), interval.low), interval.high
 
 
 def clock(seconds: float) -> str:
-    """Return a time as a person says it.
+    """Return a duration as text.
 
     >>> clock(4.26), clock(75), clock(7300), clock(200000)
     ('4.3 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')

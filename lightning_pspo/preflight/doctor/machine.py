@@ -1,4 +1,4 @@
-"""Whether the settings fit the machine, the trainer and the run's directory."""
+"""Check that the settings fit the machine, the trainer and the run's directory."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ from lightning_pspo.preflight.doctor.subject import Subject, size
 from lightning_pspo.training.checks import PRECISIONS, check_trainer
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+_LARGE_FOR_A_CPU = 300_000_000
+_LENGTH = "data.num_rollouts sets the length"
+_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "max_epochs": ((1,), f"1; {_LENGTH}"),
+    "max_steps": ((-1, None), f"-1; {_LENGTH}"),
+    "inference_mode": ((False, None), "false"),
+    "accumulate_grad_batches": ((1, None), "1"),
+    "gradient_clip_val": ((None, 0), "null; the bound is model.max_grad_norm"),
+}
+"""Setting of the trainer -> values that a run accepts, and what to write."""
 
 
 def count_parameters(subject: Subject) -> int:
@@ -30,10 +40,10 @@ def count_parameters(subject: Subject) -> int:
 
 
 def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
-    """Build the trainer as it was asked for, and look for settings that cut the run or that the loop cannot honour."""
+    """Build the trainer as asked for, and look for settings that the training loop refuses or that cut the run."""
     trainer, world = subject.trainer, subject.world_size
-    given: dict[str, Any] = {name: trainer.get(name) for name in ("accelerator", "devices", "num_nodes", "precision")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = ("accelerator", "devices", "num_nodes", "precision")
+    given: dict[str, Any] = {name: trainer[name] for name in names if trainer.get(name) is not None}
     try:
         built = Trainer(
             **given,
@@ -47,42 +57,24 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
         check_trainer(built)
     except (MisconfigurationException, InputError, ImportError, ValueError, RuntimeError, TypeError) as refusal:
         setting = next((name for name in ("precision", "strategy", "accelerator") if name in str(refusal)), "devices")
-        yield error(
-            setting,
-            f"the trainer refuses its settings: {str(refusal).splitlines()[0]}",
-            f"trainer.{setting}" + (f": one of {', '.join(PRECISIONS)}" if setting == "precision" else ""),
-        )
+        choices = f": one of {', '.join(PRECISIONS)}" if setting == "precision" else ""
+        reason = str(refusal).splitlines()[0]
+        yield error(setting, f"the trainer refuses its settings: {reason}", f"trainer.{setting}{choices}")
     else:
         yield fine("devices", f"{type(built.strategy).__name__} on {built.num_devices} x {_device(built)}.")
-        if str(given.get("precision", "")) in ("16", "16-mixed"):
-            yield warning(
-                "precision",
-                f"trainer.precision is {given['precision']}: a GPU's run is refused; here Lightning makes it "
-                f"{built.precision}.",
-                f"trainer.precision: one of {', '.join(PRECISIONS)}",
-            )
-        yield from _precision(built)
+        yield from _precision(built, str(given.get("precision", "")))
     if subject.data.prompts_per_rollout % world:
         yield error(
             "prompts_per_rollout",
             f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused.",
             f"data.prompts_per_rollout: a multiple of {world}",
         )
-    rules: list[tuple[str, bool, str]] = [
-        ("max_epochs", trainer.get("max_epochs") not in (1,), "1: data.num_rollouts sets the length"),
-        ("max_steps", trainer.get("max_steps") not in (-1, None), "-1: data.num_rollouts sets the length"),
-        ("inference_mode", trainer.get("inference_mode") is True, "false"),
-        ("accumulate_grad_batches", trainer.get("accumulate_grad_batches") not in (1, None), "1"),
-        ("gradient_clip_val", bool(trainer.get("gradient_clip_val")), "null; the bound is model.max_grad_norm"),
-    ]
-    for name, broken, change in rules:
-        if broken:
-            yield error(
-                name, f"trainer.{name} is {trainer.get(name)}: the run is refused.", f"trainer.{name}: {change}"
-            )
+    for name, (accepted, change) in _RULES.items():
+        if trainer.get(name) not in accepted:
+            yield error(name, f"trainer.{name} is {trainer[name]}: the run is refused.", f"trainer.{name}: {change}")
     for name in ("fast_dev_run", "overfit_batches", "detect_anomaly"):
         if trainer.get(name):
-            yield warning(name, f"trainer.{name} is {trainer.get(name)}: a trial, not a run.", f"trainer.{name}: false")
+            yield warning(name, f"trainer.{name} is {trainer[name]}: a trial, not a run.", f"trainer.{name}: false")
     if not subject.module.policy.lora and subject.module.policy.dtype == "bfloat16":
         yield error(
             "dtype",
@@ -102,24 +94,27 @@ def _device(trainer: Trainer) -> str:
     return str(trainer.strategy.root_device.type)
 
 
-def _precision(trainer: Trainer) -> Iterator[Finding]:
+def _precision(trainer: Trainer, given: str) -> Iterator[Finding]:
     on_gpu = _device(trainer) == "cuda"
-    if trainer.precision == "bf16-mixed":
-        if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-            yield warning(
-                "precision", "this GPU has no bfloat16: it is emulated, slowly.", "trainer.precision: 32-true"
-            )
-        elif not on_gpu and not _cpu_has_bf16():
-            yield warning(
-                "precision",
-                "this processor has no bfloat16 instructions: bf16-mixed is slower than float32 on it.",
-                "trainer.precision: 32-true",
-            )
-        else:
-            yield fine("precision", "bf16-mixed, and the hardware has it.")
-    elif on_gpu and torch.cuda.is_bf16_supported(including_emulation=False):
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
+    if given in ("16", "16-mixed"):
+        yield warning(
+            "precision",
+            f"trainer.precision is {given}: refused on a GPU, and turned into {trainer.precision} by Lightning here.",
+            f"trainer.precision: one of {', '.join(PRECISIONS)}",
+        )
+    if trainer.precision == "bf16-mixed" and has_bf16:
+        yield fine("precision", "bf16-mixed, and the hardware supports it.")
+    elif trainer.precision == "bf16-mixed":
+        problem = (
+            "this GPU emulates bfloat16, which is slow"
+            if on_gpu
+            else "this processor has no bfloat16 instructions, so bf16-mixed is slower than float32"
+        )
+        yield warning("precision", f"{problem}.", "trainer.precision: 32-true")
+    elif on_gpu and has_bf16:
         yield note(
-            "precision", "float32 on a GPU that has bfloat16: several times slower.", "trainer.precision: bf16-mixed"
+            "precision", "float32 on a GPU with bfloat16 is several times slower.", "trainer.precision: bf16-mixed"
         )
 
 
@@ -131,94 +126,81 @@ def _cpu_has_bf16() -> bool:
 
 def check_threads(subject: Subject) -> Iterator[Finding]:
     """Compare the threads of a rank with the cores that this process may use."""
+    if torch.cuda.is_available() and subject.trainer.get("accelerator") != "cpu":
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads, ranks = torch.get_num_threads(), subject.world_size
-    on_cpu = not torch.cuda.is_available() or subject.trainer.get("accelerator") == "cpu"
-    if on_cpu and threads * ranks > cores and threads > 1:
-        yield warning(
-            "threads",
-            f"{ranks} ranks of {threads} threads on {cores} cores: they wait for each other.",
-            f"OMP_NUM_THREADS: {max(1, cores // ranks)}",
-        )
-    elif on_cpu and threads * ranks < cores / 2:
-        yield note(
-            "threads",
-            f"{threads} thread(s) a rank on {cores} cores: most of them idle.",
-            f"OMP_NUM_THREADS: {cores // ranks}",
-        )
+    change = f"OMP_NUM_THREADS: {max(1, cores // ranks)}"
+    if threads * ranks > cores and threads > 1:
+        yield warning("threads", f"{ranks} ranks of {threads} threads on {cores} cores wait for each other.", change)
+    elif threads * ranks < cores / 2:
+        yield note("threads", f"{threads} thread(s) per rank on {cores} cores: most of them idle.", change)
     else:
-        yield fine("threads", f"{threads} thread(s) a rank, {cores} core(s).")
-    load = os.getloadavg()[0]
-    if on_cpu and load > cores * 1.5:
+        yield fine("threads", f"{threads} thread(s) per rank, {cores} core(s).")
+    if (load := os.getloadavg()[0]) > cores * 1.5:
         yield note(
             "threads",
             f"the machine has a load of {load:.1f} on {cores} core(s): all times below are those of a busy machine.",
-            "leave other work off the machine, and ask again",
+            "stop the other programs, and run the doctor again",
         )
 
 
 def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
-    """Say what is special about the model."""
+    """Report what is special about the model."""
     policy, module = subject.module.policy, subject.module
     config = policy.config.get_text_config()
     yield fine("model", f"{policy.config.model_type}, {parameters / 1e6:,.3g} M parameters.")
-    changed = _dropout(policy.config)
-    if changed:
-        yield note(
-            "dropout", f"the model's {', '.join(changed)}: set to 0, or train and rollout log-probs would differ."
-        )
-    longest = max((len(row.ids) for row in subject.rows.get("train", [])), default=0) + module.sampling.max_new_tokens
+    if changed := _dropout(policy.config):
+        yield note("dropout", f"the model's {', '.join(changed)}: set to 0, so that training and rollout agree.")
+    longest = max((len(row.ids) for row in subject.rows.get("train", [])), default=0) + subject.max_new_tokens
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    sliding = window and (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True)
-    if sliding:
-        assert window is not None
-        reach = "prompts fall out of sight" if window < longest else "no row reaches it"
+    if window and (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True):
+        reach = "the beginning of prompts falls out of sight" if window < longest else "no row reaches it"
         yield note("sliding_window", f"a sliding window of {window} tokens; rows have up to {longest}: {reach}.")
     if getattr(policy.config, "quantization_config", None) is not None and policy.lora is None:
-        yield error("model", "the model is quantised: its weights cannot be trained.", "model.policy.lora")
-    if torch.cuda.is_available() is False and parameters > 300_000_000:
+        yield error("model", "the model is quantised, so its weights cannot be trained.", "model.policy.lora")
+    if not torch.cuda.is_available() and parameters > _LARGE_FOR_A_CPU:
         yield warning(
             "accelerator",
-            f"no GPU for {parameters / 1e6:,.0f} M parameters: on a processor this is for a trial only.",
+            f"no GPU for {parameters / 1e6:,.0f} M parameters: a processor is too slow for more than a trial.",
             "a machine with a GPU, or a smaller model",
         )
-    passes = module.limits.micro_batch_tokens
-    if passes is not None and passes < longest:
+    if module.limits.micro_batch_tokens is not None and module.limits.micro_batch_tokens < longest:
         yield note(
             "micro_batch_tokens",
-            f"a row has up to {longest} tokens, a pass {passes}: long rows have passes of their own, which are larger.",
+            f"a row has up to {longest} tokens, a pass {module.limits.micro_batch_tokens}: longer rows get larger "
+            "passes of their own.",
             f"model.limits.micro_batch_tokens: {longest} or more, where memory allows",
         )
-    if passes is None and module.limits.micro_batch_size is None:
+    if module.limits.micro_batch_tokens is None and module.limits.micro_batch_size is None:
         yield note(
             "micro_batch_tokens",
-            "no limit of a pass: the whole mini-batch is one, and memory grows with it.",
+            "passes have no limit: each mini-batch is one pass, and memory grows with it.",
             "model.limits.micro_batch_tokens: 2048 to 16384",
         )
 
 
 def _dropout(config: PreTrainedConfig) -> list[str]:
-    """Return the dropouts of the model's own config, which the policy sets to 0."""
     given, _ = PreTrainedConfig.get_config_dict(str(config.name_or_path))
-    named = {name: value for name, value in given.items() if "drop" in name and isinstance(value, float)}
-    return [f"{name} {value:g}" for name, value in named.items() if value > 0.0]
+    return [
+        f"{name} {value:g}" for name, value in given.items() if "drop" in name and isinstance(value, float) and value
+    ]
 
 
 def check_directory(subject: Subject) -> Iterator[Finding]:
-    """Look at the run's directory, without touching it."""
+    """Check the run's directory, without touching it."""
     root = subject.root
-    if subject.settings.get("ckpt_path") is None and (
-        (root / "config.yaml").exists() or find_checkpoints(checkpoint_folder(root))
-    ):
+    holds_run = (root / "config.yaml").exists() or find_checkpoints(checkpoint_folder(root))
+    if subject.settings.get("ckpt_path") is None and holds_run:
         yield error(
             "directory",
             f"{root} already holds a run: `fit` refuses it.",
             "--ckpt_path last to continue it, or another trainer.default_root_dir",
         )
         return
-    place = _existing(root)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    parent = _existing(root)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         yield error("directory", f"{root} cannot be written to.", "trainer.default_root_dir: another folder")
     else:
         yield fine("directory", f"{root} is free.")
@@ -227,59 +209,62 @@ def check_directory(subject: Subject) -> Iterator[Finding]:
 
 
 def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Iterator[Finding]:
-    """Hold the disk space that checkpoints will need against what is free.
+    """Compare the disk space that the run needs with the free space.
 
     Args:
         subject: The run.
-        checkpoint_bytes: Of one checkpoint, with the optimiser's state.
-        log_bytes: What a ledger and the tables of completions will take, about.
+        checkpoint_bytes: Size of one checkpoint, with the optimiser's state.
+        log_bytes: Rough size of the ledger and the tables of completions.
     """
     saving = subject.callback("RolloutCheckpoint")
     if saving is None:
         yield note(
             "checkpoints",
-            "no RolloutCheckpoint: a run that is killed cannot be continued.",
+            "no RolloutCheckpoint: a killed run cannot be continued.",
             "trainer.callbacks: add RolloutCheckpoint",
         )
         return
     every = int(saving.get("every_n_rollouts") or subject.rollouts)
+    timed = saving.get("every_n_minutes") is not None
     keep = int(saving.get("keep_last") or 2) + (int(saving.get("keep_best") or 1) if saving.get("monitor") else 0)
-    if every > subject.rollouts and saving.get("every_n_minutes") is None:
+    if every > subject.rollouts and not timed:
         yield note(
             "checkpoints",
             f"a checkpoint every {every} rollouts in a run of {subject.rollouts}: only the end is saved.",
             "trainer.callbacks: RolloutCheckpoint every_n_rollouts",
         )
-    by_time = saving.get("every_n_minutes") is not None
-    written = keep if by_time else min(keep, -(-subject.rollouts // every))
-    number = written + 1  # a new one is complete before the oldest goes
-    need = number * checkpoint_bytes + log_bytes
-    free = shutil.disk_usage(_existing(subject.root)).free
-    said = (
+    number = 1 + (keep if timed else min(keep, -(-subject.rollouts // every)))  # a new one before the oldest goes
+    need, free = number * checkpoint_bytes + log_bytes, shutil.disk_usage(_existing(subject.root)).free
+    measured = (
         f"{number} checkpoints of {size(checkpoint_bytes)} (one more than are kept, while it is written) and "
         f"{size(log_bytes)} of completions need {size(need)}; {size(free)} are free"
     )
     change = "trainer.callbacks: RolloutCheckpoint keep_last, or trainer.default_root_dir on a larger disk"
     if need > free:
-        yield error("disk", f"{said}: the run ends when the disk is full.", change)
+        yield error("disk", f"{measured}: the run ends when the disk is full.", change)
     elif need > 0.8 * free:
-        yield warning("disk", f"{said}.", change)
+        yield warning("disk", f"{measured}.", change)
     else:
-        yield fine("disk", f"{said}.")
+        yield fine("disk", f"{measured}.")
 
 
-def available_mib(device: str) -> float:
-    """Return the memory that a process can have: of the GPU, or of the machine within its control group's limit."""
+def available_mib(device: str, own_mib: float) -> float:
+    """Return the memory that the run can have: the GPU's, or the machine's within its control group's limit.
+
+    Args:
+        device: Type of the device.
+        own_mib: Memory that this process holds, which is the run's as well.
+    """
     if device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory) / 2**20
     free = psutil.virtual_memory().available
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         if Path(name).is_file() and (text := Path(name).read_text().strip()).isdecimal():
             free = min(free, int(text))
-    return free / 2**20
+    return free / 2**20 + own_mib
 
 
-def _existing(place: Path) -> Path:
-    while not os.path.exists(place):
-        place = place.parent
-    return place
+def _existing(path: Path) -> Path:
+    while not os.path.exists(path):
+        path = path.parent
+    return path

@@ -1,4 +1,4 @@
-"""What the probe's completions, rewards and updates say."""
+"""Judge the probe's completions, rewards and updates."""
 
 from __future__ import annotations
 
@@ -11,145 +11,141 @@ from lightning_pspo.preflight.doctor.probe import Observed
 from lightning_pspo.preflight.doctor.subject import Subject, parts, percent
 from lightning_pspo.preflight.doctor.tokens import turn_ends
 from lightning_pspo.rewards import Correctness
-from lightning_pspo.statistics import share_interval
+from lightning_pspo.statistics import Estimate, share_interval
 
 FEW = 8
-"""Groups below which a share is said and not judged."""
+"""Groups, or completions, below which nothing is certain enough for an error."""
+WIDE = 0.4
+"""Width of a solve rate's interval from which it says nothing."""
+
+_MEASURE = "the doctor's --limit-prompts and --seconds: more, to know"
+
+
+def _with_interval(share: Estimate) -> str:
+    return f"{percent(share.value)} (95 % interval {percent(share.low)} to {percent(share.high)})"
 
 
 def check_signal(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Look at the solve rate, and at how many groups have a signal."""
-    module, size = subject.module, subject.module.group_size
-    groups = len(seen.rewards)
-    shares = [
-        fmean([float(sample.grade.correct) for sample in seen.samples[start : start + size]])
-        for start in range(0, len(seen.samples), size)
-    ]
-    solved = share_interval(shares)
-    said = (
-        f"{percent(solved.value)} of completions are right (95 % interval {percent(solved.low)} to "
-        f"{percent(solved.high)}; {groups} prompts, {len(seen.samples)} completions)"
-    )
-    by_answer = any(isinstance(term, Correctness) and weight for term, weight in parts(module.reward))
+    """Check the solve rate, and how many groups have a gradient."""
+    size, groups = subject.module.group_size, len(seen.rewards)
+    correct = [float(sample.grade.correct) for sample in seen.samples]
+    solved = share_interval([fmean(correct[start : start + size]) for start in range(0, len(correct), size)])
+    measured = f"{_with_interval(solved)} of completions are right; {groups} prompts, {len(seen.samples)} completions"
+    by_answer = any(isinstance(term, Correctness) and weight for term, weight in parts(subject.module.reward))
     if solved.value == 0.0 and by_answer:
         yield (error if groups >= FEW else warning)(
-            "solve_rate", f"{said}: nothing to learn from.", "easier problems, a stronger model, or another prompt"
+            "solve_rate", f"{measured}: nothing to learn from.", "easier problems, a stronger model, or another prompt"
         )
+    elif solved.high - solved.low > WIDE:
+        yield warning("solve_rate", f"{measured}: too few to know the solve rate.", _MEASURE)
     elif solved.low > 0.95 and by_answer:
-        yield warning("solve_rate", f"{said}: little is left to learn.", "data.train: harder problems")
+        yield warning("solve_rate", f"{measured}: little is left to learn.", "data.train: harder problems")
     else:
-        yield fine("solve_rate", f"{said}.")
-    equal = [float(max(group) == min(group)) for group in seen.rewards]
-    zero = share_interval(equal)
-    useful = 1.0 - zero.value
-    expected = subject.data.prompts_per_rollout * useful
-    said = (
-        f"{percent(zero.value)} of {groups} groups have equal rewards and no gradient (95 % interval "
-        f"{percent(zero.low)} to {percent(zero.high)}); a rollout of {subject.data.prompts_per_rollout} prompts has "
-        f"{expected:.1f} useful groups, and {percent(1 - zero.value**subject.data.prompts_per_rollout)} of rollouts "
-        "have any"
+        yield fine("solve_rate", f"{measured}.")
+    zero = share_interval([float(max(group) == min(group)) for group in seen.rewards])
+    prompts = subject.data.prompts_per_rollout
+    measured = (
+        f"{_with_interval(zero)} of {groups} groups have equal rewards and so no gradient; a rollout of {prompts} "
+        f"prompts has {prompts * (1 - zero.value):.1f} useful groups, and {percent(1 - zero.value**prompts)} of "
+        "rollouts have any"
     )
-    ways = "model.group_size: more; problems of middling difficulty; model.refill_rounds: 1 or more"
+    change = "model.group_size: more; problems of medium difficulty; model.refill_rounds: 1 or more"
     if zero.value == 1.0:
-        yield (error if groups >= FEW else warning)("zero_variance", f"{said}: nothing moves the weights.", ways)
+        yield (error if groups >= FEW else warning)("zero_variance", f"{measured}: nothing moves the weights.", change)
     elif zero.value > 0.8:
-        yield warning("zero_variance", f"{said}.", ways)
+        yield warning("zero_variance", f"{measured}.", change)
+    elif groups < FEW:
+        yield warning("zero_variance", f"{measured}: too few groups to know.", _MEASURE)
     else:
-        yield fine("zero_variance", f"{said}.")
+        yield fine("zero_variance", f"{measured}.")
 
 
 def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Look at how long completions are, and at what ends them."""
-    policy, limit = subject.module.policy, subject.module.sampling.max_new_tokens
+    """Check how long completions are, and what ends them."""
+    policy, limit, total = subject.module.policy, subject.max_new_tokens, len(seen.samples)
     tokenizer = policy.tokenizer
     lengths = [sample.length_tokens for sample in seen.samples]
-    cut = fmean([float(sample.truncated) for sample in seen.samples])
-    said = (
+    cut = fmean(float(sample.truncated) for sample in seen.samples)
+    measured = (
         f"{percent(cut)} of completions are cut at {limit} tokens; mean length {fmean(lengths):.0f}, longest "
         f"{max(lengths)}"
     )
-    if cut == 1.0 and len(lengths) >= FEW:
+    if cut == 1.0 and total >= FEW:
         yield error(
             "truncation",
-            f"{said}: the model never ends a completion.",
+            f"{measured}: the model never ends a completion.",
             "model.sampling.max_new_tokens: more; or the end-of-sequence ids (see eos)",
         )
     elif cut > 0.2:
         extra = " With mask_truncated these rows are left out of the loss." if subject.module.mask_truncated else ""
-        yield warning("truncation", f"{said}.{extra}", f"model.sampling.max_new_tokens: more than {limit}")
+        yield warning("truncation", f"{measured}.{extra}", f"model.sampling.max_new_tokens: more than {limit}")
     else:
-        yield fine("truncation", f"{said}.")
-    empty = fmean([float(not sample.completion.strip()) for sample in seen.samples])
+        yield fine("truncation", f"{measured}.")
+    empty = fmean(float(not sample.completion.strip()) for sample in seen.samples)
     if empty > 0.2:
         yield warning(
             "empty", f"{percent(empty)} of completions are empty.", "data.template or the chat template: see the prompt"
         )
-    total = sum(seen.ends.values())
-    counted = ", ".join(
-        f"{tokenizer.convert_ids_to_tokens(id_)!r} ({id_}) ended {count}" for id_, count in seen.ends.most_common()
-    )
-    if total:
-        idle = [str(tokenizer.convert_ids_to_tokens(id_)) for id_ in policy.eos_ids if not seen.ends[id_]]
-        yield fine(
-            "eos_emitted", f"of {len(lengths)} completions {counted}" + (f"; never {', '.join(idle)}." if idle else ".")
+    if seen.ends:
+        counts = ", ".join(
+            f"{tokenizer.convert_ids_to_tokens(id_)!r} ({id_}) ended {count}" for id_, count in seen.ends.most_common()
         )
+        unused = [str(tokenizer.convert_ids_to_tokens(id_)) for id_ in policy.eos_ids if not seen.ends[id_]]
+        never = f"; never {', '.join(unused)}" if unused else ""
+        yield fine("eos_emitted", f"of {total} completions {counts}{never}.")
     names = turn_ends(tokenizer)
     for id_, count in seen.strays.items():
         if count:
-            yield (error if count > 0.2 * len(lengths) else warning)(
+            yield (error if count > 0.2 * total else warning)(
                 "eos_emitted",
-                f"{names[id_]!r} ({id_}) stands in {count} of {len(lengths)} completions and does not end them.",
+                f"{names[id_]!r} ({id_}) occurs in {count} of {total} completions and does not end them.",
                 f"eos_token_id in the model's generation_config.json: add {id_}",
             )
 
 
 def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Look at what the grader could read."""
+    """Check how many answers the grader could read, and how different the completions are."""
     module, total = subject.module, len(seen.samples)
-    by_verdict = {verdict: [one for one in seen.samples if one.grade.verdict is verdict] for verdict in Verdict}
-    missing = by_verdict[Verdict.NO_ANSWER]
-    share = len(missing) / total
-    said = f"no answer is found in {percent(share)} of completions ({module.grader.mode} mode)"
-    other = sum(extract(one.completion, "lenient")[0] is not None for one in missing)
-    if module.grader.mode == "strict" and other > 0.2 * total:
+    missing = [sample for sample in seen.samples if sample.grade.verdict is Verdict.NO_ANSWER]
+    measured = f"{percent(len(missing) / total)} of completions have no answer ({module.grader.mode} mode)"
+    lenient = sum(extract(sample.completion, "lenient")[0] is not None for sample in missing)
+    if module.grader.mode == "strict" and lenient > 0.2 * total:
         yield warning(
             "no_answer",
-            f"{said}; in {percent(other / total)} the lenient mode finds one: answers do not stand where the strict "
-            "mode looks, behind #### or in \\boxed{}.",
+            f"{measured}; in {percent(lenient / total)} the lenient mode reads one: answers are not where the strict "
+            "mode looks, after #### or in \\boxed{}.",
             "data.system_prompt: ask for #### or \\boxed{}, or model.grader.mode: lenient",
         )
-    elif share > 0.3:
-        yield warning("no_answer", f"{said}.", "data.system_prompt: say how the answer is to be given")
+    elif len(missing) > 0.3 * total:
+        yield warning("no_answer", f"{measured}.", "data.system_prompt: say how to give the answer")
     else:
-        yield fine("no_answer", f"{said}.")
-    undecided = len(by_verdict[Verdict.ERROR]) + len(by_verdict[Verdict.TIMEOUT])
+        yield fine("no_answer", f"{measured}.")
+    undecided = sum(sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT) for sample in seen.samples)
     if undecided > 0.02 * total:
         yield warning(
             "grader",
             f"the grader could not decide on {percent(undecided / total)} of completions.",
             "model.grader.deadline_s, or the reference answers",
         )
-    twins = sum(
-        len(group) - len({one.completion for one in group})
-        for start in range(0, total, module.group_size)
-        if (group := seen.samples[start : start + module.group_size])
-    )
-    if twins > 0.5 * total and not all(one.length_tokens <= 4 for one in seen.samples):
+    completions = [sample.completion for sample in seen.samples]
+    groups = [completions[start : start + module.group_size] for start in range(0, total, module.group_size)]
+    twins = total - sum(len(set(group)) for group in groups)
+    if twins > 0.5 * total and any(sample.length_tokens > 4 for sample in seen.samples):
         yield warning(
             "diversity",
-            f"{percent(twins / total)} of completions repeat another of their group word for word.",
-            "model.sampling.temperature: higher, or model.sampling.top_p: nearer to 1",
+            f"{percent(twins / total)} of completions repeat another one of their group word for word.",
+            "model.sampling.temperature: higher, or model.sampling.top_p: closer to 1",
         )
 
 
 def check_rewards(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Look at the rewards that were paid."""
+    """Check the rewards of the probe's completions."""
     values = [value for group in seen.rewards for value in group]
     low, high = min(values), max(values)
     if low == high:
         yield (error if len(values) >= FEW else warning)(
             "reward",
-            f"all {len(values)} completions have the reward {low:g}: there is nothing to prefer.",
+            f"all {len(values)} completions have the reward {low:g}: none is preferred.",
             "model.reward",
         )
     else:
@@ -162,7 +158,7 @@ def check_rewards(subject: Subject, seen: Observed) -> Iterator[Finding]:
 
 
 def check_steps(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Look at how far the updates moved the policy."""
+    """Check how far the updates moved the policy."""
     bound = subject.module.max_grad_norm
     if seen.norms:
         mean = fmean(seen.norms)
@@ -178,11 +174,11 @@ def check_steps(subject: Subject, seen: Observed) -> Iterator[Finding]:
             yield fine("max_grad_norm", f"gradient norms are about {mean:.3g}, the bound is {bound}.")
     if seen.divergences and subject.updates_per_rollout > 1:
         largest = max(seen.divergences)
-        said = (
-            f"a rollout's updates move the policy by {largest:.2g} nats a token at most, at learning rates up to "
+        measured = (
+            f"a rollout's updates move the policy by up to {largest:.2g} nats per token, at learning rates up to "
             f"{max(seen.rates):.2g}; ratios from {seen.ratios[0]:.3g} to {seen.ratios[1]:.3g}"
         )
         if largest > 0.1:
-            yield warning("divergence", f"{said}: too far.", "model.optimizer.lr: smaller")
+            yield warning("divergence", f"{measured}: too far.", "model.optimizer.lr: smaller")
         else:
-            yield fine("divergence", f"{said}.")
+            yield fine("divergence", f"{measured}.")

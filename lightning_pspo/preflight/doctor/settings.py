@@ -1,19 +1,17 @@
-"""The settings of a run turned into those of its probe: one device, nothing written outside, nothing on the screen."""
+"""Turn the settings of a run into those of its probe: one device, nothing written elsewhere, nothing on the screen."""
 
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
-_LEFT_OUT = ("LiveSamples", "ValidationLine", "Watchdog", "JudgeEval")
-"""Callbacks that write to the screen, that may end the process, or that cost money; besides those that save."""
-
+_LEFT_OUT = ("LiveSamples", "ValidationLine", "Watchdog")
+"""Callbacks that write to the screen or may end the process; they change no measurement."""
+_LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 _SETTINGS: dict[str, Any] = {
     "devices": 1,
     "num_nodes": 1,
@@ -36,42 +34,44 @@ _SETTINGS: dict[str, Any] = {
     "gradient_clip_val": None,
     "profiler": None,
 }
-_LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 
 
 def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
     """Change the trainer's settings in place; return the names of callbacks and loggers that are left out.
 
-    What stays is what a run does at every rollout, so that it is measured: own callbacks of the package that write
-    below the run's directory, and local loggers. Everything else could write elsewhere, or talk to someone.
+    What a run does at every rollout stays, so that it is measured: the package's callbacks that write below the run's
+    directory, and local loggers. All others could write elsewhere, cost money, or talk to a server.
 
     Args:
-        trainer: As parsed.
+        trainer: Settings of the trainer, as parsed.
         scratch: The probe's directory.
     """
-    gone: list[str] = []
-    callbacks = trainer.get("callbacks") or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    trainer["callbacks"] = [one for one in callbacks if _stays(one, gone)]
+    left_out: list[str] = []
+    trainer["callbacks"] = [entry for entry in _entries(trainer.get("callbacks")) if _stays(entry, left_out)]
     if not isinstance(trainer.get("logger"), bool | None):
-        loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
-        kept = [one for one in loggers if _name(one) in _LOCAL_LOGGERS and not _elsewhere(one)]
-        gone += [_name(one) for one in loggers if one not in kept]
-        trainer["logger"] = kept or False
+        loggers = _entries(trainer["logger"])
+        local = [entry for entry in loggers if _name(entry) in _LOCAL_LOGGERS and not _elsewhere(entry)]
+        left_out += [_name(entry) for entry in loggers if entry not in local]
+        trainer["logger"] = local or False
     for name, value in _SETTINGS.items():
         trainer[name] = value
     trainer["default_root_dir"] = str(scratch)
-    return gone
+    return left_out
 
 
-def _stays(entry: Any, gone: list[str]) -> bool:
-    """Tell whether a callback stays in the probe; name it in ``gone`` if its absence may change what is measured."""
+def _entries(setting: Any) -> list[Any]:
+    return setting if isinstance(setting, list) else [setting] if setting else []
+
+
+def _stays(entry: Any, left_out: list[str]) -> bool:
+    """Return whether a callback stays; add its name to ``left_out`` if its absence may change the measurement."""
     module, _, name = str(entry.class_path).rpartition(".")
     silent = issubclass(getattr(importlib.import_module(module), name), Checkpoint | ProgressBar)
-    if not silent and module.partition(".")[0] == "callbacks" and name not in _LEFT_OUT and not _elsewhere(entry):
+    if silent or name in _LEFT_OUT:
+        return False
+    if module.startswith("lightning_pspo.") and name != "JudgeEval" and not _elsewhere(entry):
         return True
-    if not silent and name not in _LEFT_OUT[:-1]:
-        gone.append(name)
+    left_out.append(name)
     return False
 
 
@@ -83,24 +83,3 @@ def _elsewhere(entry: Any) -> bool:
     arguments = entry.get("init_args")
     values = () if arguments is None else arguments.as_dict().values()
     return any(isinstance(value, str | Path) and Path(str(value)).is_absolute() for value in values)
-
-
-def named_in(message: str) -> str | None:
-    """Return the setting that a refusal names first, without what stands before its last dot.
-
-    >>> named_in("`model.group_size` must be at least 2, got 1.")
-    'group_size'
-    """
-    found = re.search(r"`([\w.]+)`", message)
-    return found[1].rpartition(".")[2] if found else None
-
-
-def places_of(config: Namespace, name: str) -> Iterator[str]:
-    """Yield the keys of all settings of that name, of ``model`` and ``data``.
-
-    >>> list(places_of(Namespace(model=Namespace(alpha=1), data=Namespace(x=1)), "alpha"))
-    ['model.alpha']
-    """
-    for key in list(config.keys(branches=True)):
-        if key.partition(".")[0] in ("model", "data") and key.rpartition(".")[2] == name:
-            yield key

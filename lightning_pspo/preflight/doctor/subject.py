@@ -1,4 +1,4 @@
-"""What is examined: the settings as they were given, and what they build."""
+"""The run under examination: its settings as given, and what they build."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from lightning_pspo.rewards import Reward
 
 @dataclass
 class Subject:
-    """A run that has not begun.
+    """A run that has not started.
 
     Attributes:
-        trainer: ``trainer`` of the settings, as given.
         settings: All settings as given: ``trainer``, ``model``, ``data``, ``seed_everything``.
         module: Built; its weights are not loaded.
         data: Built; its sources are not loaded.
-        rows: Source, as in ``data.val.NAME``, -> its encoded problems, once the data were examined.
+        rows: Source, such as ``val.NAME``, -> its encoded problems, once the data were examined.
     """
 
     settings: Mapping[str, Any]
@@ -31,7 +30,7 @@ class Subject:
 
     @property
     def trainer(self) -> Mapping[str, Any]:
-        """``trainer`` of the settings, as given."""
+        """The settings of ``trainer``, as given."""
         trainer: Mapping[str, Any] = self.settings["trainer"]
         return trainer
 
@@ -41,13 +40,18 @@ class Subject:
         return Path(self.trainer["default_root_dir"])
 
     @property
+    def max_new_tokens(self) -> int:
+        """Token limit of a completion."""
+        return self.module.sampling.max_new_tokens
+
+    @property
     def updates_per_rollout(self) -> int:
         """Optimiser steps per rollout."""
         return self.module.updates_per_rollout * self.module.minibatches_per_rollout
 
     @property
     def rollouts(self) -> int:
-        """Rollouts that the run will make."""
+        """Rollouts of the run."""
         limit = self.trainer.get("limit_train_batches")
         if limit is None:
             return self.data.num_rollouts
@@ -55,19 +59,20 @@ class Subject:
 
     @property
     def world_size(self) -> int:
-        """Ranks that the settings ask for; 1 where they leave that to the machine."""
+        """Number of ranks that the settings ask for; 1 where they leave it to the machine."""
         devices = self.trainer.get("devices")
         count = len(devices) if isinstance(devices, list) else int(str(devices)) if str(devices).isdecimal() else 1
         return max(1, count) * int(self.trainer.get("num_nodes") or 1)
 
-    def callbacks(self) -> list[Mapping[str, Any]]:
-        """Return the callbacks' settings."""
-        found = self.trainer.get("callbacks") or []
-        return list(found) if isinstance(found, list) else [found]
+    @property
+    def prompts(self) -> int:
+        """Prompts per rollout of one rank."""
+        return max(1, self.data.prompts_per_rollout // self.world_size)
 
     def callback(self, name: str) -> Mapping[str, Any] | None:
-        """Return the ``init_args`` of the callback of that class; None if there is none."""
-        for entry in self.callbacks():
+        """Return the ``init_args`` of the callback of that class; None if there is no such callback."""
+        callbacks = self.trainer.get("callbacks") or []
+        for entry in callbacks if isinstance(callbacks, list) else [callbacks]:
             if str(entry.get("class_path", "")).rpartition(".")[2] == name:
                 return entry.get("init_args") or {}
         return None
@@ -98,7 +103,7 @@ def percent(share: float) -> str:
 
 
 def size(amount: float) -> str:
-    """Return bytes as text.
+    """Return a number of bytes as text.
 
     >>> size(2**20 * 1.5), size(3 * 2**30), size(2**50)
     ('1.5 MiB', '3.0 GiB', '1,048,576.0 GiB')

@@ -1,4 +1,4 @@
-"""Whether a user's own model, objective and engine keep what training relies on, found out in seconds."""
+"""Check in seconds that a model, an objective and an engine of your own keep what training relies on."""
 
 from lightning_pspo.preflight.selfcheck.results import Result, explained, result_table
 from lightning_pspo.preflight.selfcheck.settings import OrBuiltIn, Size

@@ -1,4 +1,4 @@
-"""The gradient of a rollout, read without taking the step, and compared between ways of computing it."""
+"""Read the gradient of a rollout without taking the step, and compare ways of computing it."""
 
 from __future__ import annotations
 
@@ -15,50 +15,35 @@ from torch.distributed.tensor import DTensor
 
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
-from lightning_pspo.preflight.selfcheck.results import Limits, Result, at_most
+from lightning_pspo.preflight.selfcheck.results import Check, Result, Tolerances, at_most
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
 from lightning_pspo.training.minibatches import MicroBatch, MiniBatch
-from lightning_pspo.training.passes import Update
 from lightning_pspo.training.settings import PassLimits
 from lightning_pspo.types import Completions, PromptBatch, Rollout, Sample
 
 ENTRIES = 1 << 16
-"""Numbers of each weight that are compared."""
+"""Entries of each weight that are compared."""
 
 DISTANCE = 0.2
-"""Range of the log-ratios that the compared gradients have, in nats."""
+"""Range of the log-ratios at which gradients are compared, in nats."""
 
-_NOISE = 7  # the second key of its uniform numbers; sampling has 0 and 1
-
-MICRO_BATCHES = "gradient: micro-batches"
-RANKS = "gradient: ranks"
-FIRST = "ratio at the first update"
-AGAIN = "log-probs of a second pass"
-ADVICE = {
-    MICRO_BATCHES: "a mean over the rows or tokens of one pass? Sum up, and divide by the denominator that "
-    "Aggregation gets; a surrogate must not look at the size of its batch; the model must not mix rows.",
-    RANKS: "an advantage, aggregation or surrogate that needs all ranks must reduce over them; then try "
-    "--trainer.strategy ddp, which tells a broken objective from a broken strategy.",
-    FIRST: "the behaviour log-probs must be those of the first update's own pass: what overrides PSPOModule.update or "
-    "Objective?",
-    AGAIN: "the model is not a function of its tokens: dropout or another random layer that is on in training mode?",
-}
+_NOISE = 7  # second key of the uniform numbers; sampling uses 0 and 1
 
 
 class Replay(RolloutEngine):
-    """Gives the same completions whenever it is asked."""
+    """Returns the same completions every time."""
 
     def __init__(self, completions: Completions) -> None:
         self.completions = completions
 
     def generate(self, model: Any, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None) -> Completions:
-        """Return them."""
+        """Return the completions."""
         return self.completions
 
 
-class Kept(Reward):
-    """Gives the same rewards whenever it is asked, without asking the user's reward again."""
+class FixedReward(Reward):
+    """Returns the same rewards every time, without calling the user's reward again."""
 
     def __init__(self, total: list[float], terms: Mapping[str, list[float]]) -> None:
         self.total, self.terms = total, dict(terms)
@@ -72,8 +57,8 @@ class Kept(Reward):
         return self.total, self.terms
 
 
-def with_signal(reward: Reward, samples: Sequence[Sample], group_size: int) -> tuple[Kept, int]:
-    """Return a reward's values, and how many groups got made-up ones because theirs were all equal.
+def with_signal(reward: Reward, samples: Sequence[Sample], group_size: int) -> tuple[FixedReward, int]:
+    """Return a reward's values, and the number of groups that got made-up values because theirs were all equal.
 
     >>> spread(4)
     [0.0, 0.5, 1.0, 0.25]
@@ -84,14 +69,14 @@ def with_signal(reward: Reward, samples: Sequence[Sample], group_size: int) -> t
         rows = slice(start, start + group_size)
         if len(set(total[rows])) == 1:
             made_up += 1
-            for values in (total, *(one for one in terms.values() if one is not total)):
+            for values in (total, *(term for term in terms.values() if term is not total)):
                 values[rows] = [value + more for value, more in zip(values[rows], spread(group_size), strict=True)]
-    return Kept(total, terms), made_up
+    return FixedReward(total, terms), made_up
 
 
 def spread(count: int) -> list[float]:
-    """Return that many numbers in [0, 1], neighbours different."""
-    return [place * 2 % 5 / 4 for place in range(count)]
+    """Return ``count`` numbers in [0, 1] whose neighbours differ."""
+    return [index * 2 % 5 / 4 for index in range(count)]
 
 
 @dataclass(frozen=True)
@@ -109,8 +94,8 @@ class Gradient:
     def off_by(self, other: Gradient) -> float:
         """Return how far another gradient is off, relative to this one: the larger of entries' and norm's; nan if 0."""
         pairs = [(self.entries[name].double(), other.entries[name].double()) for name in self.entries]
-        size = math.sqrt(sum(float(one.square().sum()) for one, _ in pairs))
-        off = math.sqrt(sum(float((one - two).square().sum()) for one, two in pairs))
+        size = math.sqrt(sum(float(ours.square().sum()) for ours, _ in pairs))
+        off = math.sqrt(sum(float((ours - theirs).square().sum()) for ours, theirs in pairs))
         if size == 0.0 or self.norm == 0.0 or self.entries.keys() != other.entries.keys():
             return float("nan")
         return max(off / size, abs(other.norm - self.norm) / self.norm)
@@ -128,18 +113,18 @@ def sampled(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def no_steps(module: PSPOModule) -> Iterator[list[dict[str, Tensor]]]:
-    """Within the block optimiser steps change nothing; yields the gradients that they would have taken."""
-    found: list[dict[str, Tensor]] = []
+    """Let optimiser steps change nothing within the block; yields the gradients that they would have taken."""
+    gradients: list[dict[str, Tensor]] = []
 
     def read(*_: Any) -> None:
-        found.append(_entries(module.policy))
+        gradients.append(_entries(module.policy))
         for parameter in module.policy.trainable_parameters():
-            parameter.grad = None  # an optimiser leaves out what has none
+            parameter.grad = None  # an optimiser skips parameters without a gradient
 
     optimizer: torch.optim.Optimizer = module._optimizer().optimizer
     handle = optimizer.register_step_pre_hook(read)
     try:
-        yield found
+        yield gradients
     finally:
         handle.remove()
 
@@ -147,21 +132,21 @@ def no_steps(module: PSPOModule) -> Iterator[list[dict[str, Tensor]]]:
 def _entries(policy: Policy) -> dict[str, Tensor]:
     """Return some entries of each trained weight's gradient. Every rank must call it."""
     root = next((part for part in policy.modules() if isinstance(part, FullyShardedDataParallel)), None)
-    whole: Any = contextlib.nullcontext()
+    gathered: Any = contextlib.nullcontext()
     if root is not None:
-        whole = FullyShardedDataParallel.summon_full_params(root, writeback=False, with_grads=True)
-    found = {}
-    with whole:
+        gathered = FullyShardedDataParallel.summon_full_params(root, writeback=False, with_grads=True)
+    entries = {}
+    with gathered:
         for name, parameter in policy.named_parameters():
             if parameter.requires_grad:
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 gradient = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
-                found[policy.sharding.name_of(name)] = sampled(gradient)
-    return found
+                entries[policy.sharding.name_of(name)] = sampled(gradient)
+    return entries
 
 
 def prepared(module: PSPOModule, batch: PromptBatch, rows: int | None, tokens: int | None) -> tuple[Rollout, MiniBatch]:
-    """Collect a rollout as one mini-batch, in passes of at most so many rows and tokens (None for no limit)."""
+    """Collect a rollout as one mini-batch, in passes of at most that many rows and tokens; None for no limit."""
     before = module.limits, module.minibatches_per_rollout
     module.limits, module.minibatches_per_rollout = PassLimits(micro_batch_size=rows, micro_batch_tokens=tokens), 1
     try:
@@ -171,18 +156,18 @@ def prepared(module: PSPOModule, batch: PromptBatch, rows: int | None, tokens: i
     return rollout, mini_batch
 
 
-def gradient_of(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> tuple[Gradient, Update]:
+def gradient_of(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> Gradient:
     """Return the gradient of a rollout whose behaviour log-probs are known."""
-    with no_steps(module) as found:
+    with no_steps(module) as gradients:
         update = module.update(rollout, mini_batch, first=False)
-    return Gradient(found[0], float(update.grad_norm)), update
+    return Gradient(gradients[0], float(update.grad_norm))
 
 
 def off_policy(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> Rollout:
     """Return the rollout with behaviour and reference log-probs that differ from the policy's.
 
-    Else all objectives would have the same gradient, and the KL term none. Every second completion keeps its own
-    behaviour, so that no clip can leave nothing.
+    At ratio 1 all surrogates have the same gradient, and the KL term has none. Every second completion keeps its own
+    behaviour log-probs, so that clipping cannot remove the whole gradient.
     """
     with_reference = module.objective.kl.coef > 0.0
     rollout = module.scorer.with_old_and_ref_logprobs(rollout, [mini_batch, mini_batch], with_reference=with_reference)
@@ -200,40 +185,37 @@ def off_policy(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> R
 
 
 def micro_batch_check(
-    module: PSPOModule, batch: PromptBatch, rollout: Rollout, whole: Gradient, limits: Limits
+    module: PSPOModule, batch: PromptBatch, rollout: Rollout, reference: Gradient, tolerances: Tolerances
 ) -> list[Result]:
     """Compare the gradient in passes of 1 and 3 rows, and as configured, with that of one pass."""
-    sizes: list[tuple[int | None, int | None]] = [(1, None), (3, None)]
-    own = (module.limits.micro_batch_size, module.limits.micro_batch_tokens)
-    worst, where = 0.0, "none"
-    for rows, tokens in [*sizes, own]:
+    worst, where, own = 0.0, "none", (module.limits.micro_batch_size, module.limits.micro_batch_tokens)
+    for rows, tokens in [(1, None), (3, None), own]:
         _, mini_batch = prepared(module, batch, rows, tokens)
         if len(mini_batch.micro_batches) == 1:
-            continue  # what it is compared with
-        found, _ = gradient_of(module, rollout, mini_batch)
-        off = whole.off_by(found)
+            continue  # the reference itself
+        off = reference.off_by(gradient_of(module, rollout, mini_batch))
         if not off <= worst:
-            worst, where = off, "the config's own" if (rows, tokens) == own else f"those of {rows}"
+            worst, where = off, "as configured" if (rows, tokens) == own else f"passes of {rows}"
     count = len(rollout.advantages)
     detail = f"{count} rows in one pass, in passes of 1 and 3 rows and as configured; furthest off: {where}"
-    return [at_most(MICRO_BATCHES, worst, limits.gradient, ADVICE[MICRO_BATCHES], detail)]
+    return [at_most(Check.MICRO_BATCHES, worst, tolerances.gradient, detail)]
 
 
 def split_check(
-    module: PSPOModule, batch: PromptBatch, rollout: Rollout, whole: Gradient, limits: Limits
+    module: PSPOModule, batch: PromptBatch, rollout: Rollout, reference: Gradient, tolerances: Tolerances
 ) -> list[Result]:
     """Compare the gradient of two halves of the prompts, added up in this process, with that of one pass."""
     _, mini_batch = prepared(module, batch, None, None)
-    (one,) = mini_batch.micro_batches
-    half = one.rows // module.group_size % 2
-    parts = [MicroBatch(one.rows[half == rank], one.loss_mask[half == rank]) for rank in set(half.tolist())]
-    found, _ = gradient_of(module, rollout, MiniBatch(parts, mini_batch.denominator))
-    detail = "two halves of the prompts in one process, for there is one GPU: neither processes nor strategy were tried"
-    return [at_most(RANKS, whole.off_by(found), limits.gradient, ADVICE[RANKS], detail)]
+    (full,) = mini_batch.micro_batches
+    half = full.rows // module.group_size % 2
+    parts = [MicroBatch(full.rows[half == rank], full.loss_mask[half == rank]) for rank in set(half.tolist())]
+    gradient = gradient_of(module, rollout, MiniBatch(parts, mini_batch.denominator))
+    detail = "two halves of the prompts in one process, as there is one GPU; neither processes nor strategy were tested"
+    return [at_most(Check.RANKS, reference.off_by(gradient), tolerances.gradient, detail)]
 
 
-def ratio_check(module: PSPOModule, batch: PromptBatch, limits: Limits) -> list[Result]:
-    """Run the first update of every mini-batch as training does, without steps, against passes before it."""
+def ratio_check(module: PSPOModule, batch: PromptBatch, tolerances: Tolerances) -> list[Result]:
+    """Run the first update of every mini-batch as training does, without steps, and compare with passes before it."""
     rollout, mini_batches = module.collect(batch)
     scored = module.scorer.with_old_and_ref_logprobs(
         rollout, [mini_batches[0], *mini_batches], with_reference=False
@@ -243,12 +225,12 @@ def ratio_check(module: PSPOModule, batch: PromptBatch, limits: Limits) -> list[
         for mini_batch in mini_batches:
             first = max(first, _largest(module.update(rollout, mini_batch, first=True).log_ratio))
             again = max(again, _largest(module.update(rollout, mini_batch, first=False).log_ratio))
-            for one in mini_batch.micro_batches:
-                off = (rollout.old_logprobs[one.rows] - scored[one.rows]).masked_fill(~one.loss_mask, 0.0)
+            for part in mini_batch.micro_batches:
+                off = (rollout.old_logprobs[part.rows] - scored[part.rows]).masked_fill(~part.loss_mask, 0.0)
                 again = max(again, _largest(off))
     return [
-        at_most(FIRST, first, 0.0, ADVICE[FIRST], "largest |log ratio| on the training path"),
-        at_most(AGAIN, again, limits.logprob, ADVICE[AGAIN], "largest |log ratio| with unchanged weights, in nats"),
+        at_most(Check.FIRST, first, 0.0, "largest |log ratio| on the training path"),
+        at_most(Check.AGAIN, again, tolerances.logprob, "largest |log ratio| with unchanged weights, in nats"),
     ]
 
 

@@ -1,10 +1,11 @@
-"""What a check found, and how far values may be off."""
+"""The checks by name, what to do if one fails, and how far values may be off."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from rich.box import SIMPLE
@@ -12,42 +13,83 @@ from rich.markup import escape
 from rich.table import Table
 
 
+class Check(StrEnum):
+    """The checks by the names that the table shows."""
+
+    MICRO_BATCHES = "gradient: micro-batches"
+    RANKS = "gradient: ranks"
+    TOKENS = "completions on two ranks"
+    FIRST = "ratio at the first update"
+    AGAIN = "log-probs of a second pass"
+    GREEDY = "engine: greedy tokens"
+    SAMPLED = "engine: sampled tokens, same noise"
+    DRAWN = "engine: what it draws"
+    REPORTED = "engine: its log-probs"
+    TRAINING = "training log-probs"
+    LOADED = "checkpoint: logits after loading"
+    STATE = "checkpoint: weights and optimiser state"
+    EXPORTED = "export: logits of the folder"
+
+
+ADVICE: dict[str, str] = {
+    Check.MICRO_BATCHES: "does something take a mean over the rows or tokens of one pass? Sum up, and divide by the "
+    "denominator that Aggregation gets; a surrogate must not depend on the size of its batch, and the model must not "
+    "mix rows.",
+    Check.RANKS: "an advantage, aggregation or surrogate that needs all ranks must reduce over them; then try "
+    "--trainer.strategy ddp, which tells a broken objective from a broken strategy.",
+    Check.TOKENS: "a completion must not depend on the rest of its batch: key the noise by prompt and completion.",
+    Check.FIRST: "the behaviour log-probs must be those of the first update's own pass: what overrides "
+    "PSPOModule.update or Objective?",
+    Check.AGAIN: "the model is not a function of its tokens: is dropout or another random layer active in training?",
+    Check.GREEDY: "the engine computes other logits: compare dtype, attention and positions with the reference, "
+    "--model.engine=GenerateEngine.",
+    Check.SAMPLED: "the engine must draw by rollout.base.pick from logprobs.sampling_logits (temperature, then top_p) "
+    "with row b * G + g of the noise; an engine with its own noise declares `uses_given_noise = False`.",
+    Check.DRAWN: "the tokens do not come from the trained distribution: temperature, top_p, top_k, penalties?",
+    Check.REPORTED: "log-probs must be those of the sampled tokens after temperature and top_p.",
+    Check.TRAINING: "packing, padding or shared prompts do not suit this model: try "
+    "--model.policy.share_prompts=false and another --model.policy.attn_implementation.",
+    Check.LOADED: "the policy has state that is neither a parameter nor a persistent buffer, or changes what it loads.",
+    Check.STATE: "what training changes must be in `state_dict`; see PSPOModule.state_dict for adapters.",
+    Check.EXPORTED: "`lightning-pspo export` would refuse this policy: see its message.",
+}
+"""Check -> what to do if it fails."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One line of the table.
 
     Attributes:
-        check: What was checked.
+        check: Name of the check, of ``ADVICE``.
         measured: The number that counts, with its unit or meaning.
-        limit: What it may be.
+        limit: The limit it must keep.
         passed: None for a check that was not made; ``measured`` says why.
-        advice: What to do if it fails.
-        detail: How it was measured, where that is not always the same.
+        detail: How it was measured, where that varies; the traceback of an exception.
     """
 
     check: str
     measured: str
     limit: str
     passed: bool | None
-    advice: str
     detail: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        return asdict(self) | {"advice": ADVICE.get(self.check, "")}
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerances:
     """How far values may be off that differ only by the order of floating-point additions.
 
     Attributes:
         gradient: Relative difference of two gradients.
         logprob: Largest difference of two log-probs of a token, in nats.
-        mean_logprob: The mean of their absolute differences.
+        mean_logprob: Mean absolute difference of log-probs.
         gap: Difference of two logits at which greedy choices may differ.
-        mass: Distance, in probability, of the noise from another token at which sampled ones may differ.
-        tokens: Share of the tokens that must be the same on any number of ranks, at least; one tie costs a row's rest.
+        mass: Distance in probability between the noise and another token at which sampled tokens may differ.
+        tokens: Least share of the tokens that must be the same on any number of ranks; one tie costs the rest of a row.
     """
 
     gradient: float
@@ -58,47 +100,45 @@ class Limits:
     tokens: float
 
 
-FLOAT32 = Limits(gradient=1e-4, logprob=1e-3, mean_logprob=1e-4, gap=1e-3, mass=1e-4, tokens=0.75)
-BFLOAT16 = Limits(gradient=0.1, logprob=1.0, mean_logprob=0.05, gap=0.5, mass=0.1, tokens=0.25)
-"""Eight bits: a logit of 30 is known to 0.1, and every further layer rounds again."""
+FLOAT32 = Tolerances(gradient=1e-4, logprob=1e-3, mean_logprob=1e-4, gap=1e-3, mass=1e-4, tokens=0.75)
+BFLOAT16 = Tolerances(gradient=0.1, logprob=1.0, mean_logprob=0.05, gap=0.5, mass=0.1, tokens=0.25)
+"""Eight bits: a logit of 30 is known to 0.1, and every layer rounds again."""
 
 
-def limits_of(precision: str, dtype: str) -> Limits:
-    """Return the limits of a run.
+def tolerances_of(precision: str, dtype: str) -> Tolerances:
+    """Return the tolerances of a run.
 
     Args:
-        precision: Of the trainer.
-        dtype: Of the policy.
+        precision: Precision of the trainer.
+        dtype: Dtype of the policy.
 
-    >>> limits_of("32-true", "float32").gradient
-    0.0001
-    >>> limits_of("32-true", "bfloat16").gradient
-    0.1
+    >>> tolerances_of("32-true", "float32").gradient, tolerances_of("32-true", "bfloat16").gradient
+    (0.0001, 0.1)
     """
     return BFLOAT16 if "bf16" in precision or dtype == "bfloat16" else FLOAT32
 
 
-def at_most(check: str, value: float, limit: float, advice: str, detail: str = "") -> Result:
+def at_most(check: str, value: float, limit: float, detail: str = "") -> Result:
     """Return the result of a number that must not exceed ``limit``; nan fails.
 
-    >>> at_most("distance", 0.5, 0.1, "go nearer").passed
+    >>> at_most("distance", 0.5, 0.1).passed
     False
     """
-    return Result(check, f"{value:.2g}", f"<= {limit:g}", bool(value <= limit), advice, detail)
+    return Result(check, f"{value:.2g}", f"<= {limit:g}", bool(value <= limit), detail)
 
 
-def left_out(check: str, why: str) -> Result:
+def left_out(check: str, reason: str) -> Result:
     """Return the result of a check that was not made."""
-    return Result(check, why, "", None, "")
+    return Result(check, reason, "", None)
 
 
-def attempt(check: str, advice: str, function: Callable[[], Sequence[Result]]) -> list[Result]:
-    """Return what ``function`` finds; an exception is a failure of the check, and the traceback its detail."""
+def attempt(check: str, function: Callable[[], Sequence[Result]]) -> list[Result]:
+    """Return the results of ``function``; an exception is a failure of the check, with the traceback as detail."""
     try:
         return list(function())
-    except Exception as error:  # a user's own class may raise anything; the table tells it
-        said = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        return [Result(check, said, "no exception", False, advice, "".join(traceback.format_exception(error)))]
+    except Exception as error:  # a user's own class may raise anything
+        first = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+        return [Result(check, first, "no exception", False, "".join(traceback.format_exception(error)))]
 
 
 def result_table(results: Sequence[Result]) -> Table:
@@ -107,23 +147,25 @@ def result_table(results: Sequence[Result]) -> Table:
     for heading in ("", "check", "measured", "limit"):
         table.add_column(heading, no_wrap=not heading)
     words = {True: "pass", False: "[bold red]FAIL[/]", None: "-"}
-    for one in results:
-        how = "" if not one.detail or "\n" in one.detail else f"; {one.detail}"
-        table.add_row(words[one.passed], *(escape(text) for text in (one.check, one.measured + how, one.limit)))
+    for result in results:
+        detail = "" if not result.detail or "\n" in result.detail else f"; {result.detail}"
+        texts = (result.check, result.measured + detail, result.limit)
+        table.add_row(words[result.passed], *(escape(text) for text in texts))
     return table
 
 
 def explained(results: Sequence[Result]) -> list[str]:
-    """Return a line for each failure: what to do about it.
+    """Return what to do about each failure, and the tracebacks.
 
-    >>> explained([at_most("distance", 0.5, 0.1, "go nearer", "to the wall")])
-    ['FAIL distance (to the wall): go nearer']
+    >>> explained([at_most("export: logits of the folder", 0.5, 0.1, "on four texts")])
+    ['FAIL export: logits of the folder (on four texts): `lightning-pspo export` would refuse this policy: see its
+    message.']
     """
-    found = []
-    for one in results:
-        if one.passed is False:
-            told = f" ({one.detail})" if one.detail and "\n" not in one.detail else ""
-            found.append(f"FAIL {one.check}{told}: {one.advice}")
-            if "\n" in one.detail:
-                found.append(one.detail.rstrip())
-    return found
+    lines = []
+    for result in results:
+        if result.passed is False:
+            is_traceback = "\n" in result.detail
+            detail = f" ({result.detail})" if result.detail and not is_traceback else ""
+            lines.append(f"FAIL {result.check}{detail}: {ADVICE.get(result.check, '')}")
+            lines += [result.detail.rstrip()] if is_traceback else []
+    return lines

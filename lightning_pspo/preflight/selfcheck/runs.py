@@ -1,9 +1,11 @@
-"""The runs in which the checks are made: Lightning callbacks that put them in the place of training."""
+"""The runs that make the checks: Lightning callbacks that replace the training step."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,28 @@ from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Constant
 from lightning_pspo.preflight.selfcheck import engines, gradients
 from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits, tokens_of
-from lightning_pspo.preflight.selfcheck.gradients import Gradient, Kept, Replay, sampled
-from lightning_pspo.preflight.selfcheck.results import Limits, Result, attempt, limits_of
+from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
+from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
 from lightning_pspo.preflight.selfcheck.settings import OrBuiltIn
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Completions, PromptBatch, Rollout
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint.ckpt"
 NUDGE = 0.01
-"""By which trained weights are moved before they are saved, so that an adapter that was lost would show."""
+"""Relative change of the trained weights before they are saved, so that a lost adapter would show."""
 
 _PROBED = 4  # rows whose logits are compared after loading
-_LAST = 8  # their last tokens, whose logits depend on all that came before
+_LAST = 8  # last tokens of these rows, whose logits depend on all tokens before
 
 
 class Instead(pl.Callback):
-    """Runs a function in the place of the first training step, and ends the run after it.
+    """Replaces the first training step by ``run``, and ends the run after it.
 
     Args:
-        folder: Where it writes what it found.
-        checks: Names of the checks that are to be made.
+        folder: Folder of the results.
+        checks: Names of the checks to make.
     """
 
     def __init__(self, folder: str, checks: Sequence[str]) -> None:
@@ -45,7 +49,7 @@ class Instead(pl.Callback):
         self.done = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the place of the training step; leave the gradient unclipped."""
+        """Replace the training step; leave the gradient unclipped."""
         module: Any = pl_module
         module.max_grad_norm = None
         module.lr_schedule = Constant()
@@ -64,7 +68,7 @@ class Instead(pl.Callback):
         return {"loss": torch.zeros((), device=module.device)}
 
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
-        """Check."""
+        """Make the checks."""
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file."""
@@ -72,35 +76,40 @@ class Instead(pl.Callback):
 
 
 class Measure(Instead):
-    """The checks that one process can make. Writes ``measured.json``, and what the other runs compare with."""
+    """The checks that one process can make. Writes ``measured.json``, and the data that the other runs compare with."""
 
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
-        """Sample, then check; a failure of one check does not keep the others from being made."""
-        limits = limits_of(str(module.trainer.precision), module.policy.dtype)
+        """Sample, then check; a failed check does not prevent the others."""
+        tolerances = tolerances_of(str(module.trainer.precision), module.policy.dtype)
+        logger.info("sampling")
         completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
-        kept, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
-        engine, module.engine, module.reward = module.engine, Replay(completions), kept
-        unlimited = gradients.prepared(module, batch, None, None)
-        rollout, mini_batch = gradients.off_policy(module, *unlimited), unlimited[1]
-        whole, _ = gradients.gradient_of(module, rollout, mini_batch)
-        results = self._gradient_checks(module, batch, rollout, whole, limits)
+        rewards, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
+        engine, module.engine, module.reward = module.engine, Replay(completions), rewards
+        on_policy, mini_batch = gradients.prepared(module, batch, None, None)
+        rollout = gradients.off_policy(module, on_policy, mini_batch)
+        logger.info("comparing gradients")
+        reference = gradients.gradient_of(module, rollout, mini_batch)
+        compared = (module, batch, rollout, reference, tolerances)
+        results = []
+        if "microbatches" in self.checks:
+            results += attempt(Check.MICRO_BATCHES, lambda: gradients.micro_batch_check(*compared))
+        if "ranks" in self.checks and not can_have_two_ranks(module):
+            results += attempt(Check.RANKS, lambda: gradients.split_check(*compared))
         if "ratio" in self.checks:
-            advice = gradients.ADVICE[gradients.FIRST]
-            results += attempt(gradients.FIRST, advice, lambda: gradients.ratio_check(module, batch, limits))
-        self._keep(rollout, whole, kept)
+            results += attempt(Check.FIRST, lambda: gradients.ratio_check(module, batch, tolerances))
+        self._store(rollout, reference, rewards)
         module.engine = engine
         if "engine" in self.checks:
-            found = EngineChecks(module, batch, completions, limits)
-            scored = module.scorer.with_old_and_ref_logprobs(
-                unlimited[0], [mini_batch, mini_batch], with_reference=False
-            )
-            has = torch.zeros(len(rollout.advantages), dtype=torch.bool, device=module.device)
-            has[torch.cat([one.rows for one in mini_batch.micro_batches])] = True
-            results += attempt(engines.GREEDY, engines.ADVICE[engines.GREEDY], found.greedy)
-            results += attempt(engines.SAMPLED, engines.ADVICE[engines.SAMPLED], found.sampled)
-            results += attempt(engines.DRAWN, engines.ADVICE[engines.DRAWN], lambda: found.distribution(scored, has))
+            logger.info("comparing engines")
+            engine_checks = EngineChecks(module, batch, completions, tolerances)
+            scored = module.scorer.with_old_and_ref_logprobs(on_policy, [mini_batch, mini_batch], with_reference=False)
+            has_logprobs = torch.zeros(len(rollout.advantages), dtype=torch.bool, device=module.device)
+            has_logprobs[torch.cat([part.rows for part in mini_batch.micro_batches])] = True
+            results += attempt(Check.GREEDY, engine_checks.greedy)
+            results += attempt(Check.SAMPLED, engine_checks.sampled)
+            results += attempt(Check.DRAWN, lambda: engine_checks.distribution(scored, has_logprobs))
         if {"checkpoint", "export"} & set(self.checks):
-            module.update(unlimited[0], mini_batch, first=True)  # the optimiser has a state then
+            module.update(on_policy, mini_batch, first=True)  # the optimiser has a state then
             nudge(module)
             torch.save(fingerprint(module, batch, completions), self.folder / "before.pt")
         self._write(module, results, made_up, len(batch))
@@ -113,25 +122,8 @@ class Measure(Instead):
             save_atomically(trainer, self.folder / CHECKPOINT)
         trainer.should_stop = True
 
-    def _gradient_checks(
-        self, module: PSPOModule, batch: PromptBatch, rollout: Rollout, whole: Gradient, limits: Limits
-    ) -> list[Result]:
-        results: list[Result] = []
-        if "microbatches" in self.checks:
-            name = gradients.MICRO_BATCHES
-            results += attempt(
-                name,
-                gradients.ADVICE[name],
-                lambda: gradients.micro_batch_check(module, batch, rollout, whole, limits),
-            )
-        if "ranks" in self.checks and not can_have_two_ranks(module):
-            name = gradients.RANKS
-            results += attempt(
-                name, gradients.ADVICE[name], lambda: gradients.split_check(module, batch, rollout, whole, limits)
-            )
-        return results
-
-    def _keep(self, rollout: Rollout, whole: Gradient, kept: Kept) -> None:
+    def _store(self, rollout: Rollout, reference: Gradient, rewards: FixedReward) -> None:
+        """Store the rollout and its gradient for the run on two ranks."""
         tensors = {
             "positions": rollout.prompts.positions,
             "completion_ids": rollout.completions.completion_ids,
@@ -140,28 +132,28 @@ class Measure(Instead):
             "logprobs": rollout.completions.logprobs,
             "old_logprobs": rollout.old_logprobs,
             "ref_logprobs": rollout.ref_logprobs,
-            "total": torch.tensor(kept.total, dtype=torch.float64),
-            **{f"term {name}": torch.tensor(values, dtype=torch.float64) for name, values in kept.terms.items()},
+            "total": torch.tensor(rewards.total, dtype=torch.float64),
+            **{f"term {name}": torch.tensor(values, dtype=torch.float64) for name, values in rewards.terms.items()},
         }
         tables = {name: None if value is None else value.cpu() for name, value in tensors.items()}
-        torch.save({"tables": tables, "entries": whole.entries, "norm": whole.norm}, self.folder / "rollout.pt")
+        torch.save({"tables": tables, "entries": reference.entries, "norm": reference.norm}, self.folder / "rollout.pt")
 
-    def _write(self, module: PSPOModule, results: list[Result], made_up: int, groups: int) -> None:
+    def _write(self, module: PSPOModule, results: Sequence[Result], made_up: int, groups: int) -> None:
         source: Any = module.trainer.datamodule.train  # type: ignore[attr-defined]
         notes = []
         if isinstance(source, OrBuiltIn) and source.why is not None:
-            notes.append(f"data.train was not used, but problems of this package: {source.why}")
+            notes.append(f"built-in problems were used instead of data.train: {source.why}")
         if made_up:
             notes.append(
-                f"{made_up} of {groups} groups had equal rewards, which give no gradient, and got made-up ones"
+                f"{made_up} of {groups} groups had equal rewards, which give no gradient, and got made-up rewards"
             )
         self.write(
             "measured.json",
             {
-                "results": [one.as_json() for one in results],
+                "results": [asdict(result) for result in results],
                 "notes": notes,
                 "two_ranks": can_have_two_ranks(module),
-                "parameters": sum(one.numel() for one in module.policy.parameters()),
+                "parameters": sum(parameter.numel() for parameter in module.policy.parameters()),
                 "device": str(module.device),
                 "precision": str(module.trainer.precision),
                 "dtype": module.policy.dtype,
@@ -170,10 +162,10 @@ class Measure(Instead):
 
 
 class OnRanks(Instead):
-    """The same rollout on two ranks. Rank zero writes ``ranks.json``."""
+    """The same rollout on two ranks; rank zero writes ``ranks.json``."""
 
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
-        """Sample this rank's part again; then the gradient of the rollout that one process had."""
+        """Sample this rank's share again, and compute the gradient of the rollout of the single process."""
         stored = torch.load(self.folder / "rollout.pt", weights_only=True)
         tables: dict[str, Any] = {
             name: None if value is None else value.to(module.device) for name, value in stored["tables"].items()
@@ -189,46 +181,45 @@ class OnRanks(Instead):
         completions = Completions(own["completion_ids"], own["completion_mask"], own["truncated"], own["logprobs"])
         _, share = engines.differences(tokens_of(drawn), tokens_of(completions))
         terms = {name[5:]: value.tolist() for name, value in own.items() if name.startswith("term ")}
-        module.engine, module.reward = Replay(completions), Kept(own["total"].tolist(), terms)
+        module.engine, module.reward = Replay(completions), FixedReward(own["total"].tolist(), terms)
         limits = module.limits
         rollout, mini_batch = gradients.prepared(module, batch, limits.micro_batch_size, limits.micro_batch_tokens)
         rollout = Rollout(**vars(rollout) | {"old_logprobs": own["old_logprobs"], "ref_logprobs": own["ref_logprobs"]})
-        found, _ = gradients.gradient_of(module, rollout, mini_batch)
+        gradient = gradients.gradient_of(module, rollout, mini_batch)
         share = float(module._reduce(torch.tensor(share, device=module.device), "mean"))
         if module.trainer.is_global_zero:
-            whole = Gradient(stored["entries"], stored["norm"])
-            kind = type(module.trainer.strategy).__name__
-            self.write("ranks.json", {"gradient": whole.off_by(found), "tokens": share, "strategy": kind})
+            off = Gradient(stored["entries"], stored["norm"]).off_by(gradient)
+            strategy = type(module.trainer.strategy).__name__
+            self.write("ranks.json", {"gradient": off, "tokens": share, "strategy": strategy})
 
 
 class Reload(Instead):
-    """A new process's worth of objects, into which the checkpoint was loaded. Writes ``reloaded.json``."""
+    """New objects into which the checkpoint was loaded. Writes ``reloaded.json``."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare with what was saved."""
+        """Compare with the state before saving."""
         module: Any = pl_module
         before = torch.load(self.folder / "before.pt", map_location=module.device, weights_only=True)
         with trainer.precision_plugin.train_step_context():
             logits = probe(module, before["prompts"], before["completions"])
-        off = max(float((one - two).abs().max()) for one, two in zip(before["logits"], logits, strict=True))
-        here = weights_of(module)
-        changed = [name for name, value in before["weights"].items() if not equal(here.get(name), value)]
-        self.write(
-            "reloaded.json",
-            {"logits": off, "changed": changed, "missing": sorted(here.keys() ^ before["weights"].keys())},
-        )
+        pairs = zip(before["logits"], logits, strict=True)
+        off = max(float((saved - loaded).abs().max()) for saved, loaded in pairs)
+        saved, loaded = before["weights"], weights_of(module)
+        changed = [name for name in saved.keys() & loaded.keys() if not torch.equal(saved[name].cpu(), loaded[name])]
+        different = sorted([*changed, *(saved.keys() ^ loaded.keys())])
+        self.write("reloaded.json", {"logits": off, "different": different})
         self.done = True
         trainer.should_stop = True
 
 
 def can_have_two_ranks(module: PSPOModule) -> bool:
-    """Tell whether two processes would have a device each: a CPU is enough for any number."""
+    """Return whether two processes would each have a device; a CPU serves any number."""
     return module.device.type == "cpu" or (module.device.type == "cuda" and torch.cuda.device_count() >= 2)
 
 
 @torch.no_grad()
 def nudge(module: PSPOModule) -> None:
-    """Move every trained weight by noise of about ``NUDGE`` of its size; one of zeros by ``NUDGE``."""
+    """Add noise of about ``NUDGE`` times its size to every trained weight; of ``NUDGE`` to a weight of zeros."""
     for number, parameter in enumerate(module.policy.trainable_parameters()):
         generator = torch.Generator().manual_seed(number)
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
@@ -237,7 +228,7 @@ def nudge(module: PSPOModule) -> None:
 
 
 def fingerprint(module: PSPOModule, batch: PromptBatch, completions: Completions) -> dict[str, Any]:
-    """Return the logits of a few completions, some entries of each weight and of the optimiser's state."""
+    """Return the logits of a few completions, and some entries of each weight and of the optimiser's state."""
     prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
     rows = tokens_of(completions)[:: module.group_size][:_PROBED]
     logits = probe(module, prompts[:_PROBED], rows)
@@ -252,13 +243,10 @@ def probe(module: PSPOModule, prompts: list[list[int]], completions: list[list[i
 
 def weights_of(module: PSPOModule) -> dict[str, Tensor]:
     """Return some entries of what a checkpoint holds: weights, and the optimiser's state."""
-    found = {name: sampled(value) for name, value in module.state_dict().items()}
+    tensors = {name: sampled(value) for name, value in module.state_dict().items()}
     state = module.trainer.optimizers[0].state_dict()["state"]
     for number, entries in state.items():
-        found |= {f"optimiser {number}.{key}": sampled(one) for key, one in entries.items() if torch.is_tensor(one)}
-    return found
-
-
-def equal(one: Tensor | None, other: Tensor) -> bool:
-    """Tell whether two tensors have the same bits, but for their device."""
-    return one is not None and torch.equal(one.cpu(), other.cpu())
+        for key, value in entries.items():
+            if torch.is_tensor(value):
+                tensors[f"optimiser {number}.{key}"] = sampled(value)
+    return tensors

@@ -1,4 +1,4 @@
-"""From the settings of a run to those of a small one on the same model, objective, engine and problems."""
+"""Turn the settings of a run into those of a small one on the same model, objective, engine and problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_pspo.data.sources import PromptSource
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ _BUILT_IN = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much is sampled and computed.
+    """The size of the rollout.
 
     Attributes:
-        prompts: At least 2 and even: two ranks share them.
-        completions: Of each prompt, at least 2.
-        tokens: Of a completion, at least 1.
+        prompts: Number of prompts, at least 2 and even: two ranks share them.
+        completions: Completions per prompt, at least 2.
+        tokens: Token limit of a completion, at least 1.
 
     Raises:
         InputError: A number is out of range.
@@ -46,17 +46,15 @@ class Size:
     def __post_init__(self) -> None:
         if self.prompts < 2 or self.prompts % 2:
             raise InputError(f"`prompts` must be even and at least 2, got {self.prompts}.")
-        if self.completions < 2:
-            raise InputError(f"`completions` must be at least 2, got {self.completions}.")
-        if self.tokens < 1:
-            raise InputError(f"`tokens` must be at least 1, got {self.tokens}.")
+        check_at_least("completions", self.completions, 2)
+        check_at_least("tokens", self.tokens, 1)
 
 
 class OrBuiltIn(PromptSource):
-    """The problems of a source, or eight of this package if it cannot be read.
+    """The problems of a source, or eight built-in ones if it cannot be read.
 
     Args:
-        source: None for those of this package.
+        source: The source; None for the built-in problems.
 
     Attributes:
         why: Why the source was not used; None if it was.
@@ -67,8 +65,8 @@ class OrBuiltIn(PromptSource):
         self.why: str | None = None
 
     def load(self) -> list[Problem]:
-        """Return the problems; never fails for want of data."""
-        self.why = "none is named"
+        """Return the problems; missing data is no failure."""
+        self.why = "it names no source"
         if self.source is not None:
             try:
                 problems = self.source.load()
@@ -77,20 +75,17 @@ class OrBuiltIn(PromptSource):
             else:
                 self.why = None
                 return problems
-        logger.warning("data.train cannot be read, the checks run on built-in problems: %s", self.why)
-        return [Problem(f"built-in-{place}", *one) for place, one in enumerate(_BUILT_IN)]
+        logger.warning("data.train cannot be read, so the checks run on built-in problems: %s", self.why)
+        return [Problem(f"built-in-{number}", *pair) for number, pair in enumerate(_BUILT_IN)]
 
 
 def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run of one rollout on one device.
 
     Args:
-        config: All settings of the user's run.
-        size: Of the rollout.
-        callback: The only one, by class path.
-
-    Returns:
-        New settings, but for ``trainer.default_root_dir``; ``config`` stays as it is.
+        config: All settings of the user's run, which stay as they are.
+        size: Size of the rollout.
+        callback: Its only callback, by class path.
     """
     small: dict[str, Any] = copy.deepcopy(dict(config))
     small["ckpt_path"] = None
@@ -119,7 +114,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
         "group_size": completions,
         "sampling": model["sampling"] | {"max_new_tokens": min(size.tokens, model["sampling"]["max_new_tokens"])},
         "minibatches_per_rollout": min(model["minibatches_per_rollout"], size.prompts * completions),
-        "refill_rounds": 0,  # there is a signal in every group
+        "refill_rounds": 0,  # every group has a signal
         "mask_truncated": False,  # nearly all are
     }
     source = {} if data["train"] is None else {"source": data["train"]}
@@ -138,13 +133,13 @@ def on_two_ranks(small: Mapping[str, Any], config: Mapping[str, Any], callback: 
     """Return the settings of a small run on two ranks.
 
     Args:
-        small: Of ``small_run``.
-        config: All settings of the user's run, whose strategy it gets; DDP where that is for one device.
-        callback: The only one, by class path.
+        small: Settings from ``small_run``.
+        config: All settings of the user's run, which give the strategy; DDP instead of one for a single device.
+        callback: Its only callback, by class path.
     """
-    found: dict[str, Any] = copy.deepcopy(dict(small))
+    settings: dict[str, Any] = copy.deepcopy(dict(small))
     strategy = config["trainer"]["strategy"]
     alone = isinstance(strategy, str) and (strategy == "auto" or strategy.startswith("single"))
     alone = alone or (isinstance(strategy, Mapping) and "SingleDevice" in strategy["class_path"])
-    found["trainer"] |= {"devices": 2, "strategy": "ddp" if alone else strategy, "callbacks": [dict(callback)]}
-    return found
+    settings["trainer"] |= {"devices": 2, "strategy": "ddp" if alone else strategy, "callbacks": [dict(callback)]}
+    return settings

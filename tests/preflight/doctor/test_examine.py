@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from lightning_pspo.cli import doctor as script
+from lightning_pspo.cli.doctor_worker import DoctorCLI, work
 from lightning_pspo.preflight.doctor import data, examine, machine, objective, tokens
-from lightning_pspo.preflight.doctor.findings import Finding, Severity
+from lightning_pspo.preflight.doctor.findings import Finding, Severity, ordered
 from lightning_pspo.preflight.doctor.subject import Subject
 from tests.support.models import make_tokenizer
 
@@ -53,21 +53,20 @@ def build(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Examined:
             "data.prompts_per_rollout": 4,
             "data.num_rollouts": 40,
         }
-        cli = script._build([f"--{name}={value}" for name, value in settings.items()] + list(more), tmp_path / "probe")
-        assert cli.module is not None, cli.found
+        cli = DoctorCLI([f"--{name}={value}" for name, value in settings.items()] + list(more), tmp_path / "probe")
+        assert cli.module is not None, cli.findings
         return Subject(cli.given, cli.module, cli.data)
 
     return subject
 
 
 def named(findings: Any, check: str) -> list[Finding]:
-    return [one for one in findings if one.check == check]
+    return [finding for finding in findings if finding.check == check]
 
 
 def worst(findings: Any, check: str) -> Severity:
     """Return the worst severity among a check's findings."""
-    order = list(Severity)
-    return min((one.severity for one in named(list(findings), check)), key=order.index)
+    return ordered(named(findings, check))[0].severity
 
 
 def rows(path: Path, *problems: tuple[str, str]) -> Path:
@@ -78,9 +77,9 @@ def rows(path: Path, *problems: tuple[str, str]) -> Path:
 def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
     """The base configuration with a tiny model of one's own."""
     found = examine.before(build())
-    assert [one for one in found if one.severity in (Severity.ERROR, Severity.WARNING)] == []
+    assert [finding for finding in found if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert {"lr", "eos", "pad", "round_trip", "golds", "directory", "devices", "group_size"} <= {
-        one.check for one in found if one.severity is Severity.OK
+        finding.check for finding in found if finding.severity is Severity.OK
     }
 
 
@@ -135,11 +134,11 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
         *objective.check_optimizer(subject, machine.count_parameters(subject)),
         *objective.check_reward(subject),
     ]
-    hits = [one for one in named(found, check) if words in one.measured]
+    hits = [finding for finding in named(found, check) if words in finding.measured]
     assert hits, found
     assert hits[0].severity == severity
     assert hits[0].change or severity == "note"
-    others = {one.check for one in found if one.severity in (Severity.ERROR, Severity.WARNING)} - {check}
+    others = {finding.check for finding in found if finding.severity in (Severity.ERROR, Severity.WARNING)} - {check}
     assert others == set()
 
 
@@ -156,8 +155,8 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
 )
 def test_the_trainer(build: Examined, arguments: list[str], check: str, words: str) -> None:
     found = list(machine.check_trainer_settings(build(*arguments)))
-    hits = [one for one in found if one.severity is Severity.ERROR]
-    assert {one.check for one in hits} == {check}
+    hits = [finding for finding in found if finding.severity is Severity.ERROR]
+    assert {finding.check for finding in hits} == {check}
     assert re.search(words, hits[0].measured)
 
 
@@ -195,9 +194,9 @@ def test_the_data(build: Examined, tmp_path: Path) -> None:
         *data.check_overlap(subject),
         *data.check_evaluation(subject),
     ]
-    (golds,) = [one for one in named(found, "golds") if one.severity is Severity.WARNING]
+    (golds,) = [finding for finding in named(found, "golds") if finding.severity is Severity.WARNING]
     assert "1 of 11 reference answers" in golds.measured
-    (length,) = [one for one in named(found, "prompt_length") if one.severity is Severity.ERROR]
+    (length,) = [finding for finding in named(found, "prompt_length") if finding.severity is Severity.ERROR]
     assert "1 are longer than the 504" in length.measured
     (twice,) = named(found, "duplicates")
     assert "1 questions" in twice.measured
@@ -232,7 +231,7 @@ def examined_prompt(subject: Subject) -> list[Finding]:
 def test_the_chat_template(build: Examined, model_folder: Callable[..., Path]) -> None:
     opens = "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
     good = examined_prompt(build(model=model_folder(chat_template=MARKERS + opens)))
-    assert {one.severity for one in good if one.check != "pad"} == {Severity.OK}
+    assert {finding.severity for finding in good if finding.check != "pad"} == {Severity.OK}
     closed = examined_prompt(build(model=model_folder(chat_template=MARKERS)))
     assert worst(closed, "generation_prompt") is Severity.ERROR
     other = MARKERS.replace("</s>", "<pad>") + opens  # a turn ends with a token that ends no completion
@@ -270,9 +269,9 @@ def test_refused_settings_are_findings_and_the_rest_is_examined(build: Examined,
         *("--model.group_size=1", "--model.surrogate.alpha=1.5", "--data.num_rollouts=0", "--model.optimizer.lr=0"),
         *("--data.train.size=8", "--data.val.held_out.size=4", "--data.test=null"),
     ]
-    assert script.work(options, arguments) == 0
+    assert work(options, arguments) == 0
     found = json.loads((tmp_path / "result.json").read_text())["findings"]
-    refused = [one["measured"] for one in found if one["check"] == "settings"]
+    refused = [finding["measured"] for finding in found if finding["check"] == "settings"]
     assert len(refused) == 3
     assert all(any(name in text for text in refused) for name in ("group_size", "alpha", "num_rollouts"))
-    assert ("lr", "error") in {(one["check"], one["severity"]) for one in found}
+    assert ("lr", "error") in {(finding["check"], finding["severity"]) for finding in found}

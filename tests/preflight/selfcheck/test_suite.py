@@ -50,7 +50,7 @@ class Warm(GenerateEngine):
 class WarmOwnNoise(GenerateEngine):
     """Samples at another temperature, with its own noise."""
 
-    keyed = False
+    uses_given_noise = False
 
     def generate(self, model, prompts, sampling, uniforms):
         warm = replace(sampling, temperature=1.6 * sampling.temperature)
@@ -60,7 +60,7 @@ class WarmOwnNoise(GenerateEngine):
 class OwnNoise(GenerateEngine):
     """Samples rightly, with its own noise."""
 
-    keyed = False
+    uses_given_noise = False
 
     def generate(self, model, prompts, sampling, uniforms):
         return super().generate(model, prompts, sampling, own_noise(uniforms))

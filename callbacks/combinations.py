@@ -1,0 +1,111 @@
+"""Callbacks that cannot work, alone or together, refused before a run starts."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+
+from lightning_pspo.errors import InputError
+
+_AVERAGES = "it copies the module, which holds a rollout engine and graders, and no rollout comes from its weights: {}"
+_UNUSABLE: dict[type[Callback], str] = {
+    WeightAveraging: _AVERAGES.format("remove it, and keep the best weights with RolloutCheckpoint(monitor=...)"),
+    StochasticWeightAveraging: _AVERAGES.format("remove it, and lower the rate at the end with `model.lr_schedule`"),
+    GradientAccumulationScheduler: "an update always accumulates over its whole mini-batch: set "
+    "`model.minibatches_per_rollout` instead",
+    LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
+    BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
+}
+_TEMPERATURE = re.compile(r"@t[-+.\de]+$")
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks that cannot work here, and two that would write the same file or state.
+
+    A callback class may name in ``distinct_by`` the settings in which several instances must differ, such as ``path``;
+    a class of this project without it may occur once.
+
+    Raises:
+        InputError: With what to do instead.
+    """
+    seen: dict[tuple[Any, ...], int] = defaultdict(int)
+    for callback in callbacks:
+        kind = type(callback)
+        for unusable, reason in _UNUSABLE.items():
+            if isinstance(callback, unusable):
+                raise InputError(f"`trainer.callbacks` must not hold {kind.__name__}: {reason}.")
+        settings: tuple[str, ...] | None = getattr(kind, "distinct_by", None)
+        if settings is None and not kind.__module__.startswith(__package__):
+            if kind.state_dict is Callback.state_dict:
+                continue  # of someone else, without a state to mix up
+            values: tuple[Any, ...] = (callback.state_key,)
+        else:
+            values = tuple(getattr(callback, name) for name in settings or ())
+        key = (kind, *values)
+        seen[key] += 1
+        if seen[key] > 1:
+            differ = f" with the same `{'`, `'.join(settings)}`" if settings else ""
+            raise InputError(
+                f"`trainer.callbacks` must hold {kind.__name__} once, got two{differ}: keep one entry with all "
+                "settings (`--trainer.callbacks+=` adds an entry to those of the configuration)."
+            )
+
+
+def check_monitors(callbacks: Iterable[Callback], module: Any, sources: Mapping[str, Any]) -> None:
+    """Refuse a ``monitor`` of any callback that no validation of this run can log.
+
+    Args:
+        callbacks: Callbacks of the run.
+        module: The LightningModule.
+        sources: Validation sources by name.
+
+    Raises:
+        InputError: With the metrics that are logged.
+    """
+    for callback in callbacks:
+        check_monitor(callback, module, sources)
+
+
+def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -> None:
+    """Refuse a callback's ``monitor`` if it is of a validation and its source or metric does not exist.
+
+    Raises:
+        InputError: With the metrics that are logged.
+    """
+    monitor = getattr(callback, "monitor", None)
+    if not isinstance(monitor, str) or not monitor.startswith("val/"):
+        return
+    source, _, metric = monitor.removeprefix("val/").partition("/")
+    rule = f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; "
+    if source not in sources:
+        raise InputError(f"{rule}data.val has {', '.join(sources) or 'no sources'}.")
+    known = _validation_metrics(module)
+    name = _TEMPERATURE.sub("", metric)
+    if known and name not in known and not name.startswith("reward"):
+        guess = "".join(f"did you mean val/{source}/{similar}? " for similar in get_close_matches(name, known, n=1))
+        raise InputError(f"{rule}{guess}val/{source}/ has {', '.join(sorted(known))}.")
+
+
+def _validation_metrics(module: Any) -> set[str]:
+    """Return the names of what an evaluation of the module logs, without source and temperature; empty if unknown."""
+    measurement, is_logged = getattr(module, "measurement", None), getattr(module, "_is_logged", None)
+    if measurement is None or is_logged is None:
+        return set()
+    names: set[str] = set()
+    for per_prompt in {1, max((1, *measurement.k))}:
+        row = np.ones((1, len(measurement.columns(per_prompt))))
+        names |= measurement.result(row, per_prompt).estimates.keys()
+    return set(filter(is_logged, names))

@@ -1,0 +1,185 @@
+"""The doctor's process: builds the run as ``fit`` would, examines it, and probes it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_pspo.cli.application import PSPOCLI
+from lightning_pspo.cli.failures import BAD_INPUT, bad_input
+from lightning_pspo.cli.loggers import settle_loggers
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import write_atomically
+from lightning_pspo.module import PSPOModule
+from lightning_pspo.preflight.doctor import examine
+from lightning_pspo.preflight.doctor.findings import Finding, as_rows, error, note
+from lightning_pspo.preflight.doctor.machine import available_mib
+from lightning_pspo.preflight.doctor.probe import Observed, ProbeData, Watch, now_mib
+from lightning_pspo.preflight.doctor.settings import for_probe
+from lightning_pspo.preflight.doctor.subject import Subject
+from lightning_pspo.preflight.doctor.tokens import turn_ends
+
+
+def work(options: argparse.Namespace, settings: list[str]) -> int:
+    """Examine the run in this process.
+
+    ``result.json`` is written after each part, so that a crash loses only the rest.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    start, folder = time.monotonic(), options.worker
+    result: dict[str, Any] = {"findings": [], "forecast": None, "done": False, "seconds": 0.0}
+
+    def record(findings: Sequence[Finding], *, done: bool = False, **values: Any) -> int:
+        result["findings"] += as_rows(findings)
+        result.update(values, done=done, seconds=time.monotonic() - start)
+        write_atomically(folder / "result.json", json.dumps(result).encode())
+        return 0
+
+    def say(line: str) -> None:
+        write_atomically(folder / "progress", line.encode())
+
+    try:
+        cli = DoctorCLI(settings, folder / "run")
+    except Exception as refusal:  # of the parser, of a class, of a file
+        if (message := bad_input(refusal)) is None:
+            raise
+        write_atomically(folder / "result.json", json.dumps({"refused": message}).encode())
+        return BAD_INPUT
+    record(cli.findings)
+    if cli.module is None:
+        return record([], done=True)
+    subject = Subject(cli.given, cli.module, cli.data)
+    built = time.monotonic()
+    say("checking settings, data and tokenizer")
+    record(examine.before(subject))
+    if options.no_probe:
+        return record([], done=True)
+    if not subject.rows.get("train"):
+        return record([error("probe", "nothing to sample: there are no training prompts.", "data.train")], done=True)
+    if cli.trainer is None:
+        return record([note("probe", "not made: the trainer cannot be built.")], done=True)
+    say("loading the model's weights")
+    watch = Watch(
+        full=subject.prompts,
+        sample=options.limit_prompts,
+        deadline=max(time.monotonic() + 0.25 * options.seconds, start + 0.85 * options.seconds),
+        stray_ids=turn_ends(subject.module.policy.tokenizer).keys() - subject.module.policy.eos_ids,
+        saves=subject.callback("RolloutCheckpoint") is not None,
+        started=start + (time.monotonic() - built),
+        say=say,
+    )
+    device = cli.trainer.strategy.root_device.type
+    free_mib = available_mib(device, now_mib(device))
+    seen = probe(cli.trainer, subject, watch)
+    findings = [error("probe", f"the probe broke off: {seen.failure}")] if seen.failure else []
+    values: dict[str, Any] | None = None
+    if seen.steps:
+        judged, values = examine.after(subject, seen, device, free_mib)
+        findings += judged
+    return record(findings, done=True, forecast=values)
+
+
+def probe(trainer: Any, subject: Subject, watch: Watch) -> Observed:
+    """Fit until the watch has seen enough; return its observations."""
+    trainer.callbacks.append(watch)
+    try:
+        trainer.fit(subject.module, datamodule=ProbeData(subject.data, subject.rows, watch))
+    except Exception as failure:  # whatever the user's model, reward or callbacks raise is the finding
+        traceback.print_exc()
+        first = f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')}"
+        watch.seen.failure = bad_input(failure) or first
+        if not watch.seen.steps:
+            return watch.seen
+    return watch.finish()
+
+
+class DoctorCLI(PSPOCLI):
+    """The command line of ``fit``, which builds everything and runs nothing.
+
+    A setting that is refused becomes a finding and gives way to its default.
+
+    Args:
+        settings: Arguments of ``fit``.
+        scratch: The probe's directory.
+    """
+
+    def __init__(self, settings: list[str], scratch: Path) -> None:
+        self.scratch = scratch
+        self.findings: list[Finding] = []
+        self.module: PSPOModule | None = None
+        self.trainer: Any = None
+        super().__init__(["fit", *settings])
+
+    def before_instantiate_classes(self) -> None:
+        """Keep the settings as given, and turn them into those of a probe."""
+        config = self.config[self.subcommand]
+        self.given = config.clone().as_dict()
+        self.save_config_callback = None
+        try:
+            settle_loggers(config.clone().trainer.logger, self.scratch)
+        except InputError as refusal:
+            self.findings.append(error("logger", str(refusal), "trainer.logger"))
+        left_out = for_probe(config.trainer, self.scratch)
+        settle_loggers(config.trainer.logger, self.scratch)
+        if left_out:
+            self.findings.append(note("probe", f"measured without {', '.join(left_out)}."))
+
+    def instantiate_classes(self) -> None:
+        """Build all, without the settings that are refused."""
+        while (message := self._refusal()) is not None:
+            self.findings.append(error("settings", f"the run is refused: {message}"))
+            if not self._give_way(message):
+                return
+        self.module, self.data = self.model, self.datamodule
+
+    def _refusal(self) -> str | None:
+        """Build all; return why it is refused."""
+        try:
+            super().instantiate_classes()
+        except Exception as refusal:
+            if (message := bad_input(refusal)) is None:
+                raise
+            return message
+        return None
+
+    def _give_way(self, message: str) -> bool:
+        """Set a setting back to its default, found by trying: the first without which the message changes."""
+        for key in sorted(self._settings(), key=lambda key: key.rpartition(".")[2] not in message):
+            before = self.config.clone()
+            branch, _, leaf = key.rpartition(".")
+            if branch.endswith("init_args"):
+                del self.config[branch][leaf]
+            else:
+                self.config[key] = self.parser.get_defaults().get(key)
+            if self._refusal() != message:
+                return True
+            self.config = before
+        return False
+
+    def _settings(self) -> Iterator[str]:
+        """Yield the settings of model and data that may differ from their defaults."""
+        defaults = self.parser.get_defaults()
+        for key in self.config.keys():  # noqa: SIM118 - a Namespace
+            group = key.split(".")[1:2]
+            if group in (["model"], ["data"]) and (".init_args." in key or self.config[key] != defaults.get(key)):
+                yield key
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build the probe's trainer; if the settings are refused, which a check reports, one of defaults."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception as refusal:
+            if bad_input(refusal) is None:
+                raise
+            return super().instantiate_trainer(**kwargs, accelerator="cpu", precision="32-true")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""

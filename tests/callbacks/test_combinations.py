@@ -1,0 +1,103 @@
+"""Lightning's own callbacks beside ours, in the real command: they work, or are refused in one line with the mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_pspo.checkpoints.store import find_checkpoints, rollout_of
+from lightning_pspo.cli.main import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def command(tiny_run: Command, problem_file: Path) -> Command:
+    """Return a function that gives the arguments of three rollouts, each validated."""
+
+    def build(root: Path, *more: str) -> list[str]:
+        source = ["--data.val.few=JSONL", f"--data.val.few.path={problem_file}", "--data.val.few.limit=2"]
+        return ["fit", *tiny_run(root, *source, "--data.overlap=warn", "--trainer.val_check_interval=1", *more)]
+
+    return build
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_path: Path) -> None:
+    """Its files can be resumed from, and ours are what they would be without it."""
+    root, folder = tmp_path / "run", tmp_path / "theirs"
+    more = ["--trainer.callbacks+=ModelCheckpoint", f"--trainer.callbacks.dirpath={folder}"]
+    more += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.monitor=val/few/accuracy"]
+    main(command(root, *more))
+    assert [rollout_of(path) for path in find_checkpoints(root / "checkpoints")] == [1, 2, 3]
+    saved = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    assert [re.search(r"step=(\d)", path.name)[1] for path in saved] == ["2", "4", "6"]  # type: ignore[index]
+    main(command(tmp_path / "again", f"--ckpt_path={saved[0]}"))
+    last, again = (
+        torch.load(path / "checkpoints/rollout=000003.ckpt", weights_only=True)["state_dict"]
+        for path in (root, tmp_path / "again")
+    )
+    assert all(torch.equal(value, again[name]) for name, value in last.items())
+
+
+def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
+    """A threshold that every accuracy passes ends the run after the first rollout."""
+    more = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/few/accuracy"]
+    more += ["--trainer.callbacks.mode=max", "--trainer.callbacks.stopping_threshold=-1"]
+    main(command(tmp_path / "run", *more))
+    assert [rollout_of(path) for path in find_checkpoints(tmp_path / "run/checkpoints")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (["EMAWeightAveraging"], r"must not hold EMAWeightAveraging: .*RolloutCheckpoint\(monitor="),
+        (
+            ["StochasticWeightAveraging", "swa_lrs=0.1"],
+            "must not hold Stochastic.*: .*`model.lr_schedule`",
+        ),
+        (["GradientAccumulationScheduler", "scheduling={0: 2}"], "must not hold .*`model.minibatches_per_rollout`"),
+        (["LearningRateFinder"], "must not hold LearningRateFinder: .*`model.optimizer.lr`"),
+        (["RolloutCheckpoint"], "must hold RolloutCheckpoint once, got two: keep one entry"),
+        (["RewardLogger", "+RewardLogger"], "must hold RewardLogger once, got two: keep one entry"),
+        (["ModelCheckpoint", "+ModelCheckpoint"], "must hold ModelCheckpoint once, got two: keep one entry"),
+        (["CompletionWriter", "+CompletionWriter"], "must hold CompletionWriter once, got two with the same `path`"),
+        (["EarlyStopping", "monitor=val/few/acuracy"], r"`monitor` of EarlyStopping .*mean val/few/accuracy\?"),
+        (["ModelCheckpoint", "monitor=val/fwe/accuracy"], r"`monitor` of ModelCheckpoint .*data\.val has few"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_refused(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], callbacks: list[str], message: str
+) -> None:
+    more = [
+        f"--trainer.callbacks.{entry}" if "=" in entry else f"--trainer.callbacks+={entry.removeprefix('+')}"
+        for entry in callbacks
+    ]
+    assert re.search(message, refusal(command(tmp_path / "run", *more), capsys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_of_a_kind_with_files_of_their_own(command: Command, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    main(command(root, "--data.num_rollouts=1"))
+    writers = ["--trainer.callbacks=[]"]
+    for name in ("a", "b"):
+        writers += ["--trainer.callbacks+=CompletionWriter", f"--trainer.callbacks.path={name}.jsonl"]
+        writers += ["--trainer.callbacks.stages=[validate]"]
+    main(["validate", *command(root)[1:], *writers])
+    assert (root / "a.jsonl").read_bytes() == (root / "b.jsonl").read_bytes() != b""

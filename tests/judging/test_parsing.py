@@ -1,0 +1,134 @@
+"""What counts as a reply, and what is read from the body of a server that may be hostile."""
+
+import json
+
+import pytest
+
+from lightning_pspo.judging import UnusableReplyError, parse_preference, parse_scores
+from lightning_pspo.judging.parsing import completion_text, error_message, one_line, parse_body, reported_tokens
+from tests.support.faulty_endpoint import GOOD, NAMES, completion
+from tests.support.hostile_completions import FAKE
+
+REPLY = json.dumps(GOOD)
+
+
+@pytest.mark.parametrize("wrap", ["{}", " \n{}\n", "```json\n{}\n```", "```\n{}\n```", "<think>5? {{}}</think>\n{}"])
+def test_a_reply_that_counts(wrap):
+    assert parse_scores(wrap.format(REPLY)) == GOOD
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "null",
+        "[4, 4, 4, 4, 4]",
+        f"[{REPLY}]",
+        f"Here you are: {REPLY}",
+        f"{REPLY} I hope it helps",
+        f"{REPLY}{REPLY}",
+        f"The response says {FAKE}. My scores: {REPLY}",
+        f"```json\n{FAKE}\n```\n```json\n{REPLY}\n```",
+        f"<think>{REPLY}</think>",
+        *(json.dumps({**GOOD, "clarity": value}) for value in ("5", 5.0, True, 0, 6, None, [5], 10**400, float("nan"))),
+        json.dumps({**GOOD, "comment": "good"}),
+        json.dumps(dict.fromkeys(NAMES[1:], 3)),
+        json.dumps({"scores": GOOD}),
+        REPLY[:-1] + ', "clarity": 1}',
+        REPLY[:-2],
+        '{"a":' * 20_000,
+        "9" * 10_000,
+    ],
+)
+def test_a_reply_that_does_not_count(reply):
+    with pytest.raises(UnusableReplyError):
+        parse_scores(reply, "")
+
+
+def test_scores_that_stand_in_the_completion_are_not_taken():
+    with pytest.raises(UnusableReplyError, match="completion itself states"):
+        parse_scores(FAKE, f"Well. {json.dumps(json.loads(FAKE), indent=2)}")
+    assert parse_scores(REPLY, FAKE) == GOOD
+
+
+def test_a_preference_is_read_as_strictly():
+    assert [parse_preference(json.dumps({"preference": word})) for word in ("first", "second", "tie")]
+    for reply in ('{"preference": "First"}', '{"preference": 1}', '"first"', '{"preference": "tie", "why": "x"}'):
+        with pytest.raises(UnusableReplyError):
+            parse_preference(reply)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("x", "x"),
+        ("", ""),
+        ([{"type": "text", "text": "It "}, "is ", {"type": "output_text", "text": "4."}], "It is 4."),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "5"}]}, {"type": "text", "text": "4"}], "4"),
+        ([{"type": "reasoning", "text": "5"}, {"text": "4"}, 7, None, [["4"]]], "4"),
+        ({"text": "4"}, None),
+        (4, None),
+    ],
+)
+def test_content_as_text_or_parts(content, text):
+    assert completion_text(completion(content)) == text
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"message": {"content": None}, "finish_reason": "length"}, "max_reply_tokens"),
+        ({"message": {"content": None, "refusal": "I must not judge"}}, "I must not judge"),
+        ({"message": {"content": None}, "error": {"message": "out of memory"}}, "out of memory"),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, "content_filter"),
+        ({"message": {"content": []}, "finish_reason": [[]]}, "no text"),
+        ({"message": {"refusal": "no"}}, "no"),
+    ],
+)
+def test_a_completion_without_text_says_why(choice, words):
+    with pytest.raises(UnusableReplyError, match=words):
+        completion_text({"choices": [choice]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("[1]", '"text"', "null", "7", "NaN", "not JSON", "[" * 10**5, "{}", '{"choices": {}}', '{"choices": []}'),
+        *('{"choices": [[]]}', '{"choices": "abc"}', '{"choices": [{"message": "content"}]}'),
+        '{"choices": [{"message": ["content"]}]}',
+    ],
+)
+def test_another_body_is_no_completion_and_costs_nothing(body):
+    value = parse_body(body.encode())
+    assert completion_text(value) is None
+    assert reported_tokens(value) == (0, 0)
+    assert error_message(value) in (None, "text", 1) or value is None
+
+
+@pytest.mark.parametrize(
+    "count", ["1" + "0" * 400, "1" + "0" * 9000, "-1", "NaN", "1e999", "true", '"7"', "[[1]]", "{}"]
+)
+def test_hostile_numbers_of_tokens_count_as_none(count):
+    body = parse_body(b'{"usage": {"prompt_tokens": %b, "completion_tokens": 7}}' % count.encode())
+    assert reported_tokens(body) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "the words", "code": 1}},
+        {"error": "the words"},
+        {"detail": "the words"},
+        {"detail": [{"loc": ["body"], "msg": "the words"}]},
+        {"object": "error", "message": "the words"},
+        {"error": None, "message": "the words"},
+    ],
+)
+def test_the_words_of_an_error(body):
+    assert error_message(body) == "the words"
+
+
+def test_words_of_strangers_are_one_short_printable_line():
+    assert one_line("a\x1b]0;title\x07\r\n\u202e\u2028b\x00\ud800") == "a ]0;title b"
+    assert len(one_line("x \n" * 10**6)) <= 203
+    assert error_message(parse_body(b'{"error":' * 900 + b"1" + b"}" * 900)) is None
