@@ -3,8 +3,8 @@
   lightning-pspo judge COMPLETIONS.jsonl --base-url URL --model NAME --output OUT.jsonl
 
 Every row of COMPLETIONS, a JSON object with ``id``, ``question``, ``completion`` and ``answer``, becomes one row of OUT
-in the same order: ``id``, ``scores`` (five dimensions, 1 to 5; docs/judging.md has the rubric) or null with the
-``reason``. With ``--pairwise OTHER.jsonl`` the completions of both files with the same id are compared, in both orders:
+in the same order: ``id``, ``scores`` (five dimensions, 1 to 5; the documentation's page on judging has the rubric) or
+null with the ``reason``. With ``--pairwise OTHER.jsonl`` the completions of both files with the same id are compared, in both orders:
 ``preference`` is first (COMPLETIONS), second (OTHER) or tie. A row may have a ``verdict``, as from ``lightning-pspo
 grade``, with which the judge is compared.
 
