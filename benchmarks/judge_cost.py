@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,61 +20,58 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-FAILURES = {"429": 0.04, "500": 0.04, "timeout": 0.04, "garbage": 0.04, "cut": 0.04}
+from command_line import FIT, REPOSITORY, environment, make_parser
+
+FAILURES = dict.fromkeys(("429", "500", "timeout", "garbage", "cut"), 0.04)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rollouts", type=int, default=30)
-    parser.add_argument("--items", type=int, default=33, help="judged of each rollout and evaluation")
+    parser.add_argument("--items", type=int, default=33, help="items to judge of each rollout and evaluation")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--timeout-s", type=float, default=2.0, help="of a request")
+    parser.add_argument("--timeout-s", type=float, default=2.0, help="seconds for one request")
     options = parser.parse_args()
     ratios = []
     for number in range(options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
             alone = timed(Path(folder) / "alone", options, [])
-            judged, asked = judged_run(Path(folder), options)
+            judged, requests = judged_run(Path(folder), options)
             rows = [json.loads(line) for line in (Path(folder) / "judged/judgements.jsonl").read_text().splitlines()]
         assert len({row["id"] for row in rows}) == len(rows) >= options.rollouts * options.items, len(rows)
         scored = sum(bool(row.get("scores")) for row in rows)
-        said = f"without {alone:.1f} s, with {judged:.1f} s: {judged / alone:.3f}"
-        print(f"{'warm-up' if not number else f'round {number}'}: {said}; {scored} of {len(rows)} scored, {asked}")
-        if number:
-            ratios.append(judged / alone)
-    print(f"median ratio {statistics.median(ratios):.3f} of {len(ratios)}: {', '.join(f'{one:.3f}' for one in ratios)}")
+        times = f"without {alone:.1f} s, with {judged:.1f} s: {judged / alone:.3f}"
+        print(f"{f'round {number}' if number else 'warm-up'}: {times}; {scored} of {len(rows)} scored, {requests}")
+        ratios += [judged / alone] if number else []
+    print(f"median ratio {statistics.median(ratios):.3f} of {len(ratios)}: {', '.join(f'{r:.3f}' for r in ratios)}")
 
 
 def judged_run(folder: Path, options: argparse.Namespace) -> tuple[float, str]:
     """Return the seconds of a run with a judge, and how the requests went."""
     log = folder / "requests.jsonl"
-    command = [sys.executable, str(ROOT / "tests/support/faulty_endpoint.py"), json.dumps(FAILURES), str(log)]
+    command = [sys.executable, str(REPOSITORY / "tests/support/faulty_endpoint.py"), json.dumps(FAILURES), str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as endpoint:
         assert endpoint.stdout is not None
-        url = endpoint.stdout.readline().strip()
+        settings = {"base_url": endpoint.stdout.readline().strip(), "model": "m", "timeout_s": options.timeout_s}
+        judge = {"class_path": "lightning_pspo.judging.EndpointJudge", "init_args": settings}
+        arguments = {"judge": judge, "every_n_rollouts": 1, "max_items": options.items}
+        callback = {"class_path": "JudgeEval", "init_args": arguments}
         config = folder / "judge.yaml"
-        judge = {"base_url": url, "model": "m", "timeout_s": options.timeout_s}
-        judge = {"class_path": "lightning_pspo.judging.EndpointJudge", "init_args": judge}
-        settings = {"judge": judge, "every_n_rollouts": 1, "max_items": options.items}
-        callback = {"class_path": "JudgeEval", "init_args": settings}
         config.write_text(json.dumps({"trainer": {"callbacks+": [callback]}}))
         try:
-            taken = timed(folder / "judged", options, [f"--config={config}"])
+            seconds = timed(folder / "judged", options, [f"--config={config}"])
         finally:
             endpoint.kill()
     kinds = Counter(json.loads(line)["kind"] for line in log.read_text().splitlines())
-    return taken, f"{sum(kinds.values())} requests, {sum(kinds.values()) - kinds['ok']} failed"
+    return seconds, f"{kinds.total()} requests, {kinds.total() - kinds['ok']} failed"
 
 
 def timed(root: Path, options: argparse.Namespace, more: list[str]) -> float:
     """Return the seconds of one run."""
-    command = [
-        *(sys.executable, "-m", "lightning_pspo", "fit", f"--config={ROOT / 'configs/quickstart.yaml'}", *more),
-        *(f"--trainer.default_root_dir={root}", f"--data.num_rollouts={options.rollouts}"),
-    ]
+    settings = [f"--trainer.default_root_dir={root}", f"--data.num_rollouts={options.rollouts}"]
+    command = [*FIT, "--config=quickstart", *more, *settings]
     start = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(command, cwd=root.parent, check=True, capture_output=True, env=environment())
     return time.perf_counter() - start
 
 

@@ -1,11 +1,14 @@
 """Kill runs at random moments and resume them: do they end with the same bits as runs left alone?
 
-    python benchmarks/kill_soak.py --kills 3 --mu 1 2 4 --ranks 1 2 --lora no yes --output kills.json
+    python benchmarks/kill_soak.py --kills 3 --mu 1 2 4 --output kills.json
+    python benchmarks/kill_soak.py --layouts fsdp2 --lora no --validate
     python benchmarks/kill_soak.py --restart-loop --rollouts 200 --crash-every 10 --output loop.json
 
-Every layout is run once undisturbed, and once killed with SIGKILL ``--kills`` times, started again with the same
-command each time, and then left to end. A kill falls into the writing of a checkpoint, into the moment after one, or
-anywhere. The embedded model learns chained sums for some rollouts. Prints a table; exit status 1 if any bit differs.
+Every layout (one process, two under DDP or FSDP2) is run once undisturbed, and once killed with SIGKILL ``--kills``
+times, started again with the same command each time, and then left to end. A kill hits all ranks, or one of them, and
+the other must then end by itself; it comes during the writing of a checkpoint, just after one, during validation, or at
+any moment. The embedded model learns chained sums for some rollouts. Prints a line for each layout; exit status 1 if
+any bit differs.
 """
 
 from __future__ import annotations
@@ -13,27 +16,48 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from command_line import FIT, REPOSITORY, environment, make_parser
 
 from lightning_pspo.checkpoints.integrity import check_whole
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, rollout_of
+from lightning_pspo.policy.sharding.stored import read_folder
 
-REPOSITORY = Path(__file__).parents[1]
-CRASHING = '''
+ALONE_S = 120.0  # in which a rank must notice that the other is gone
+STUCK = ", and the other rank did not end"
+PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "loops")
+FSDP2 = {"class_path": "lightning_pspo.policy.sharding.FSDP2Strategy"}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "single": {"devices": 1},
+    "ddp": {"devices": 2, "strategy": "ddp"},
+    "fsdp2": {"devices": 2, "strategy": FSDP2 | {"init_args": {"save_distributed_checkpoint": True}}},
+}
+CALLBACKS = '''
 import os
 import psutil
 from pathlib import Path
 from lightning.pytorch import Callback
+
+
+class Validating(Callback):
+    """Leaves a file in the run's folder while it validates."""
+
+    def on_validation_start(self, trainer, pl_module):
+        (Path(trainer.default_root_dir) / "validating").touch()
+
+    def on_validation_end(self, trainer, pl_module):
+        (Path(trainer.default_root_dir) / "validating").unlink(missing_ok=True)
 
 
 class Crash(Callback):
@@ -51,165 +75,220 @@ class Crash(Callback):
 '''
 
 
-def settings(root: Path, mu: int, ranks: int, lora: bool, rollouts: int, every: int = 1) -> list[str]:
-    """Return the arguments of ``fit``."""
-    source = {"task": "chain_sum", "size": 64, "settings": {"min_terms": 2, "max_terms": 3}}
-    adapters = ["--model.policy.lora.rank=4", "--model.policy.lora.target_modules=all-linear"] if lora else []
-    return [
-        f"--trainer.default_root_dir={root}",
-        "--trainer.accelerator=cpu",
-        f"--trainer.devices={ranks}",
-        *(["--trainer.strategy=ddp"] if ranks > 1 else []),
-        "--trainer.logger=false",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
-        "--trainer.callbacks+=RewardLogger",
-        "--trainer.callbacks+=CompletionTable",
-        "--trainer.callbacks.every_n_rollouts=1",
-        "--trainer.callbacks.rows=1000",
-        "--trainer.callbacks+=RolloutCheckpoint",
-        f"--trainer.callbacks.every_n_rollouts={every}",
-        "--model.policy.model_name_or_path=embedded",
-        "--model.optimizer.lr=1e-3",
-        "--model.lr_schedule=Linear",
-        "--model.lr_schedule.warmup_updates=3",
-        "--model.group_size=4",
-        f"--model.updates_per_rollout={mu}",
-        "--model.minibatches_per_rollout=2",
-        "--model.sampling.max_new_tokens=16",
-        "--data.train=Procedural",
-        *(
-            f"--data.train.{name}={json.dumps(value) if isinstance(value, dict) else value}"
-            for name, value in source.items()
-        ),
-        "--data.prompts_per_rollout=4",
-        f"--data.num_rollouts={rollouts}",
-        *adapters,
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One kind of run."""
+
+    strategy: str = "single"
+    mu: int = 2
+    lora: bool = False
+    validate: bool = False
+    rollouts: int
+    save_every: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"mu{self.mu}-{self.strategy}-{'lora' if self.lora else 'full'}{'-val' * self.validate}"
+
+    def config(self, root: Path, *callbacks: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run in the folder ``root``."""
+        adapters = {"lora": {"rank": 4, "target_modules": "all-linear"}} if self.lora else {}
+        schedule = {"class_path": "Linear", "init_args": {"warmup_updates": 3}}
+        return {
+            "trainer": {
+                **STRATEGIES[self.strategy],
+                "accelerator": "cpu",
+                "default_root_dir": str(root),
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "val_check_interval": 1,
+                "callbacks": [
+                    {"class_path": "RewardLogger"},
+                    {"class_path": "CompletionTable", "init_args": {"every_n_rollouts": 1, "rows": 1000}},
+                    {"class_path": "RolloutCheckpoint", "init_args": {"every_n_rollouts": self.save_every}},
+                    {"class_path": "soak_callbacks.Validating"},
+                    *callbacks,
+                ],
+            },
+            "model": {
+                "policy": {"model_name_or_path": "embedded", **adapters},
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+                "lr_schedule": schedule,
+                "group_size": 4,
+                "updates_per_rollout": self.mu,
+                "minibatches_per_rollout": 2,
+                "sampling": {"max_new_tokens": 16},
+            },
+            "data": {
+                "train": _sums(64),
+                **({"val": {"sums": _sums(32)}} if self.validate else {}),
+                "prompts_per_rollout": 4,
+                "num_rollouts": self.rollouts,
+            },
+        }
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start ``fit``."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{REPOSITORY}:{log.parent}",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lightning_pspo", "fit", *arguments, "--ckpt_path=last"],
-            stdout=file,
-            stderr=file,
-            env=environment,
-            cwd=log.parent,
-        )
+def _sums(size: int) -> dict[str, Any]:
+    settings = {"task": "chain_sum", "size": size, "settings": {"min_terms": 2, "max_terms": 3}}
+    return {"class_path": "Procedural", "init_args": settings}
 
 
-def newest(root: Path) -> int:
-    """Return the rollout of the newest checkpoint, 0 without one."""
-    return max(map(rollout_of, find_checkpoints(checkpoint_folder(root))), default=0)
+@dataclass(frozen=True)
+class Run:
+    """A run that is started again with the same command until it is done.
 
+    Attributes:
+        layout: Kind of run.
+        root: Folder of the run; log and settings are beside it.
+    """
 
-def kill(process: subprocess.Popen[bytes], root: Path, moment: str, chance: random.Random) -> str | None:
-    """Kill the process in some moment after it has finished a rollout; return how far it was, None if it had ended."""
-    before = newest(root)
-    folder = checkpoint_folder(root)
-    while newest(root) == before:  # it is at work
+    layout: Layout
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        """File with the output of all its processes."""
+        return self.root.with_suffix(".log")
+
+    def command(self, *callbacks: dict[str, Any]) -> list[str]:
+        """Write the settings, and return the arguments of ``fit``."""
+        config = self.root.with_suffix(".json")
+        config.write_text(json.dumps(self.layout.config(self.root, *callbacks)))
+        return [f"--config={config}", "--ckpt_path=last"]
+
+    def start(self) -> psutil.Popen:
+        """Start or resume it."""
+        self.root.parent.joinpath("soak_callbacks.py").write_text(CALLBACKS)
+        (self.root / "validating").unlink(missing_ok=True)
+        folder = self.root.parent
+        with self.log.open("ab") as file:
+            command = [*FIT, *self.command()]
+            return psutil.Popen(command, stdout=file, stderr=file, env=environment(folder), cwd=folder)
+
+    def newest(self) -> int:
+        """Return the rollout of the newest checkpoint, 0 without one."""
+        return max(map(rollout_of, find_checkpoints(checkpoint_folder(self.root))), default=0)
+
+    def final_state(self) -> dict[str, Any]:
+        """Return the last checkpoint; of one in parts, without the optimiser's state."""
+        path = find_checkpoints(checkpoint_folder(self.root))[-1]
+        if path.is_dir():
+            rest, weights = read_folder(path)
+            return rest | {"state_dict": weights}
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        return state
+
+    def kill(self, moment: str, victim: str, chance: random.Random) -> str | None:
+        """Resume it, and kill it at some moment after its next checkpoint.
+
+        Returns:
+            What was killed when, with what went wrong then; None if the run ended before.
+        """
+        process, before, folder = self.start(), self.newest(), checkpoint_folder(self.root)
+        while self.newest() == before and process.poll() is None:  # until it is at work
+            time.sleep(0.002)
+        if moment == "writing":
+            while not list(folder.glob("*.partial")) and process.poll() is None:
+                time.sleep(0.0002)
+            time.sleep(chance.uniform(0.0, 0.03))
+        elif moment == "validating":
+            while not (self.root / "validating").exists() and process.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(chance.uniform(0.0, 0.1))
+        elif moment == "anywhere":
+            time.sleep(chance.uniform(0.0, 1.5))
         if process.poll() is not None:
             return None
-        time.sleep(0.002)
-    if moment == "writing":
-        while not list(folder.glob("*.partial")) and process.poll() is None:
-            time.sleep(0.0002)
-        time.sleep(chance.uniform(0.0, 0.03))
-    elif moment == "anywhere":
-        time.sleep(chance.uniform(0.0, 1.5))
-    if process.poll() is not None:
-        return None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left = [path.name for path in folder.glob("*.partial")]
-    return f"{moment} after rollout {newest(root)}" + (f", left {left[0]}" if left else "")
+        ranks = [process, *(child for child in process.children() if child.environ().get("LOCAL_RANK") == "1")]
+        for rank in {"all": ranks, "first": ranks[:1], "last": ranks[-1:]}[victim]:
+            rank.send_signal(signal.SIGKILL)
+        _, alive = psutil.wait_procs(ranks, timeout=ALONE_S)
+        for rank in alive:
+            rank.kill()
+        left = [path.name for path in folder.glob("*.partial")]
+        text = f"{victim} {moment} after rollout {self.newest()}" + (f", left {left[0]}" if left else "")
+        return text + (STUCK if alive else "")
 
 
-def leaves(value: Any, place: str = "") -> dict[str, Any]:
-    """Flatten a part of a checkpoint: place -> tensor or plain value."""
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Flatten a part of a checkpoint: path -> tensor or plain value."""
     if isinstance(value, dict):
-        parts = [leaves(part, f"{place}/{name}") for name, part in value.items()]
+        parts = [leaves(part, f"{path}/{name}") for name, part in value.items()]
     elif isinstance(value, list | tuple):
-        parts = [leaves(part, f"{place}/{index}") for index, part in enumerate(value)]
+        parts = [leaves(part, f"{path}/{index}") for index, part in enumerate(value)]
     else:
-        return {place: value}
+        return {path: value}
     return {name: leaf for part in parts for name, leaf in part.items()}
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """Return the places in which two final checkpoints differ in any bit, and files of completions."""
-    found = []
-    states = [torch.load(find_checkpoints(checkpoint_folder(root))[-1], weights_only=True) for root in (one, other)]
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "loops"):
-        a, b = (leaves(state[part]) for state in states)
-        found += [f"{part}{name}" for name in a.keys() ^ b.keys()]
-        for name in a.keys() & b.keys():
-            same = torch.equal(a[name], b[name]) if torch.is_tensor(a[name]) else a[name] == b[name]
-            found += [] if same else [f"{part}{name}"]
-    if (one / "completions.jsonl").read_bytes() != (other / "completions.jsonl").read_bytes():
-        found.append("completions.jsonl")
-    return found
+def differences(first: Run, second: Run) -> list[str]:
+    """Return the paths in which two final checkpoints differ in any bit, and files of completions."""
+    paths = []
+    states = [run.final_state() for run in (first, second)]
+    for part in PARTS:
+        left, right = (leaves(state.get(part)) for state in states)
+        paths += [f"{part}{name}" for name in left.keys() ^ right.keys()]
+        for name in left.keys() & right.keys():
+            a, b = left[name], right[name]
+            paths += [] if (torch.equal(a, b) if torch.is_tensor(a) else a == b) else [f"{part}{name}"]
+    tables = [(run.root / "completions.jsonl").read_bytes() for run in (first, second)]
+    return paths + (["completions.jsonl"] if tables[0] != tables[1] else [])
 
 
 def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Run every layout; return a row for each."""
     rows = []
     chance = random.Random(options.seed)
-    for ranks, lora, mu in itertools.product(options.ranks, options.lora, options.mu):
-        name = f"mu{mu}-ranks{ranks}-{'lora' if lora == 'yes' else 'full'}"
-        whole, root, log = folder / f"{name}-whole", folder / f"{name}-killed", folder / f"{name}.log"
-        layout = (mu, ranks, lora == "yes", options.rollouts)
-        if start(settings(whole, *layout), log).wait():
-            raise SystemExit(f"the undisturbed run failed, see {log}:\n{log.read_text()[-2000:]}")
-        moments: list[str] = []
-        while len(moments) < options.kills:
-            moment = chance.choice(["writing", "after", "anywhere", "anywhere"])
-            where = kill(start(settings(root, *layout), log), root, moment, chance)
-            if where is None:
-                break
-            moments.append(where)
-        status = start(settings(root, *layout), log).wait()
-        found = ["the resumed run failed"] if status else differences(root, whole)
-        for path in find_checkpoints(checkpoint_folder(root)):
-            check_whole(path)
-        rows.append({"layout": name, "kills": len(moments), "moments": moments, "differences": found})
-        print(
-            f"{name:24} {len(moments)} kills  {'same bits' if not found else found[:3]}  {'; '.join(moments)}",
-            flush=True,
+    for strategy, lora, mu in itertools.product(options.layouts, options.lora, options.mu):
+        layout = Layout(
+            strategy=strategy, mu=mu, lora=lora == "yes", validate=options.validate, rollouts=options.rollouts
         )
+        whole, killed = Run(layout, folder / f"{layout.name}-whole"), Run(layout, folder / f"{layout.name}-killed")
+        if whole.start().wait():
+            raise SystemExit(f"the undisturbed run failed, see {whole.log}:\n{whole.log.read_text()[-2000:]}")
+        kills: list[str] = []
+        while len(kills) < options.kills:
+            moments = ["writing", "after", "anywhere", "validating" if layout.validate else "anywhere"]
+            kill = killed.kill(chance.choice(moments), chance.choice(["all", "first", "last"]), chance)
+            if kill is None:
+                break
+            kills.append(kill)
+        status = killed.start().wait()
+        different = ["the resumed run failed"] if status else differences(killed, whole)
+        different += [kill for kill in kills if kill.endswith(STUCK)]
+        for path in find_checkpoints(checkpoint_folder(killed.root)):
+            check_whole(path)
+        rows.append({"layout": layout.name, "kills": len(kills), "moments": kills, "differences": different})
+        result = different[:3] or "same bits"
+        print(f"{layout.name:24} {len(kills)} kills  {result}  {'; '.join(kills)}", flush=True)
     return rows
 
 
 def restart_loop(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Run with a crash after every n-th rollout under scripts/run_until_done.py; return what became of the memory."""
-    (folder / "crashing.py").write_text(CRASHING)
-    root, log = folder / "loop", folder / "loop.log"
-    command = [*settings(root, 2, 1, False, options.rollouts, every=5), "--trainer.callbacks+=crashing.Crash"]
-    command += [f"--trainer.callbacks.every={options.crash_every}"]
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    script = [sys.executable, str(REPOSITORY / "scripts/run_until_done.py"), "--pause", "0", *command]
-    begun = time.monotonic()
-    with log.open("wb") as file:
-        status = subprocess.run(script, env=environment, cwd=folder, stdout=file, stderr=file, check=False).returncode
-    lines = [tuple(map(int, line.split())) for line in (root / "memory.txt").read_text().splitlines()]
+    """Run with a crash after every n-th rollout under ``run-until-done``; return what became of the memory."""
+    run = Run(Layout(rollouts=options.rollouts, save_every=5), folder / "loop")
+    (folder / "soak_callbacks.py").write_text(CALLBACKS)
+    crash = {"class_path": "soak_callbacks.Crash", "init_args": {"every": options.crash_every}}
+    script = [sys.executable, str(REPOSITORY / "scripts/run_until_done.py"), "--pause", "0", *run.command(crash)[:1]]
+    start = time.monotonic()
+    with run.log.open("wb") as file:
+        status = subprocess.run(
+            script, env=environment(folder), cwd=folder, stdout=file, stderr=file, check=False
+        ).returncode
+    lines = [tuple(map(int, line.split())) for line in (run.root / "memory.txt").read_text().splitlines()]
     values = list({process: resident for process, _, resident in lines}.values())  # at the end of each process
     row = {
         "status": status,
-        "rollouts": newest(root),
+        "rollouts": run.newest(),
         "processes": len(values),
         "rollouts_done": len(lines),
         "first_process_bytes": values[0],
         "last_full_process_bytes": values[-2] if len(values) > 1 else values[-1],
         "largest_bytes": max(values),
         "growth": (max(values) - min(values)) / min(values),
-        "seconds": time.monotonic() - begun,
+        "seconds": time.monotonic() - start,
         "first_ten": [resident for *_, resident in lines[:10]],
         "last_ten": [resident for *_, resident in lines[-10:]],
     }
@@ -219,17 +298,18 @@ def restart_loop(options: argparse.Namespace, folder: Path) -> list[dict[str, An
 
 def main() -> int:
     """Return 1 if anything differed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=3, help="of each layout")
-    parser.add_argument("--mu", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser = make_parser(__doc__)
+    parser.add_argument("--kills", type=int, default=3, help="kills of each layout (default: 3)")
+    parser.add_argument("--mu", type=int, nargs="+", default=[1, 2, 4], help="updates per rollout")
+    parser.add_argument("--layouts", choices=STRATEGIES, nargs="+", default=list(STRATEGIES))
     parser.add_argument("--lora", choices=["no", "yes"], nargs="+", default=["no", "yes"])
+    parser.add_argument("--validate", action="store_true", help="validate after every rollout, and kill that, too")
     parser.add_argument("--rollouts", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--restart-loop", action="store_true")
     parser.add_argument("--crash-every", type=int, default=10)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--folder", type=Path, help="for the runs (default: a temporary one)")
+    parser.add_argument("--output", type=Path, help="file to write all rows to, as JSON")
+    parser.add_argument("--folder", type=Path, help="folder of the runs (default: a temporary one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -14,6 +14,7 @@ import sys
 import time
 
 import torch
+from command_line import make_parser
 from recorder import memory_mib
 from torch import nn
 
@@ -22,7 +23,7 @@ from lightning_pspo.policy.logprobs import logprobs_and_entropies
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Run one pass; return MiB above the start, and seconds."""
+    """Run one pass; return memory above the start in MiB, and seconds."""
     torch.manual_seed(0)
     head = nn.Linear(options.hidden_size, options.vocab_size, bias=False)
     hidden = torch.randn(options.rows * options.tokens, options.hidden_size, requires_grad=True)
@@ -38,24 +39,26 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256, help="completion tokens of a row")
     parser.add_argument("--hidden-size", type=int, default=896)
     parser.add_argument("--vocab-size", type=int, default=151_936)
-    parser.add_argument("--way", choices=["sliced", "whole"], help="measure this one in the present process")
-    parser.add_argument("--whole", action="store_true", help="all logits at once too: 30 GiB at the default shape")
+    parser.add_argument("--way", choices=["sliced", "whole"], help="measure this way in this process")
+    parser.add_argument(
+        "--whole", action="store_true", help="also with all logits at once: 30 GiB at the default shape"
+    )
     options = parser.parse_args()
     if options.way:
         print(json.dumps(measure(options)))
         return
     for way in ("sliced", "whole") if options.whole else ("sliced",):
         command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         gradient = options.hidden_size * options.vocab_size * 4 / 2**20
         print(
-            f"{way:6}  forward {found['forward_mib']:6.0f} MiB, with backward {found['mib']:6.0f} MiB above the start, "
-            f"{gradient:.0f} of it the head's gradient; {found['seconds']:.1f} s"
+            f"{way:6}  forward {result['forward_mib']:6.0f} MiB, with backward {result['mib']:6.0f} MiB above the start"
+            f", {gradient:.0f} of it the head's gradient; {result['seconds']:.1f} s"
         )
 
 

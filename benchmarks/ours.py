@@ -55,7 +55,7 @@ class Marks(pl.Callback):
 
 
 def module(workload: Workload, folder: Path) -> PSPOModule:
-    """Return the module with the workload's settings; what is not named here is the package's default."""
+    """Return the module with the workload's settings, and otherwise the package's defaults."""
     settings: dict[str, Any] = {
         "policy": Policy(model_name_or_path=str(folder / "model"), **json.loads(workload.policy_args)),
         "surrogate": getattr(surrogates, workload.surrogate)(),

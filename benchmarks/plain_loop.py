@@ -1,4 +1,4 @@
-"""The loop that one would write first: ``generate``, full logits, clipped ratio. A contestant of vs_trl.py.
+"""A plain training loop: ``generate``, full logits, clipped ratio. A contestant of vs_trl.py.
 
 Written with care, without tricks: every prompt repeated for its group, all rows to the longest, padding included. The
 old log-probs are those of the first update, which costs no pass of its own.

@@ -1,4 +1,4 @@
-"""What a process measures of itself, and how such a process is started."""
+"""Time and memory of a contestant's iterations, and the process that a contestant runs in."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import torch
+from command_line import environment
 from torch import Tensor
 from workload import WARM_UP, Workload, cores, read
 
@@ -28,8 +29,8 @@ class Recorder:
     """Times iterations from the beginning of one to the beginning of the next, and reads the process's memory.
 
     Args:
-        workload: What is run.
-        rest: Phase that the time outside of the others belongs to.
+        workload: Shape of the run.
+        rest: Name of the phase for the time outside of the others.
     """
 
     def __init__(self, workload: Workload, rest: str = "other") -> None:
@@ -44,7 +45,7 @@ class Recorder:
         self._start_mib: float | None = None
 
     def clock(self) -> float:
-        """Return the wall time when the device has done what it was told."""
+        """Return the wall time once the device is idle."""
         if self.workload.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -94,7 +95,7 @@ class Recorder:
         self._lengths.extend(completion_mask.sum(dim=1).tolist())
 
     def write(self, path: Path) -> None:
-        """Write all of it as JSON."""
+        """Write the figures as JSON."""
         device = torch.cuda.max_memory_allocated() / MIB if self.workload.device == "cuda" else None
         result = {
             "iterations": self.iterations,
@@ -106,55 +107,45 @@ class Recorder:
         path.write_text(json.dumps(result))
 
 
-def memory_mib(what: str, process: int | str = "self") -> float:
-    """Return resident memory: ``VmRSS`` as it is, ``VmHWM`` at its peak (all there is without /proc)."""
+def memory_mib(field: str, process: int | str = "self") -> float:
+    """Return resident memory: ``VmRSS`` now, ``VmHWM`` at its peak; without /proc always the peak."""
     status = Path(f"/proc/{process}/status")
     if not status.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
-    line = next(line for line in status.read_text().splitlines() if line.startswith(what + ":"))
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field + ":"))
     return int(line.split()[1]) / 1024
 
 
 def children_mib() -> float:
-    """Return the peak resident memory of the processes that this one has started and that still run: graders."""
+    """Return the peak resident memory of the running processes that this one has started: graders."""
     children = psutil.Process().children(recursive=True)
     return sum(memory_mib("VmHWM", child.pid) for child in children)
 
 
 def run_process(script: str, folder: Path, workload: Workload) -> dict[str, Any]:
-    """Run a contestant's script on the files in ``folder`` in a fresh process; return what it wrote.
+    """Run a contestant's script on the files in ``folder`` in a fresh process; return its figures.
 
     Raises:
         RuntimeError: If it fails; the message has the end of its output.
     """
     result = folder / "result.json"
     result.unlink(missing_ok=True)
-    threads = str(max(1, workload.threads // workload.ranks))
-    here = Path(__file__).resolve().parent
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if workload.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    devices = {"CUDA_VISIBLE_DEVICES": ""} if workload.device == "cpu" else {}
     process = subprocess.run(
-        [sys.executable, str(here / script), str(folder), str(result)],
-        env=environment,
+        [sys.executable, str(Path(__file__).with_name(script)), str(folder), str(result)],
+        env=environment(threads=max(1, workload.threads // workload.ranks)) | devices,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     if process.returncode or not result.is_file():
         raise RuntimeError(f"{script} ended with status {process.returncode}:\n{process.stdout[-4000:]}")
-    written: dict[str, Any] = json.loads(result.read_text())
-    return written
+    figures: dict[str, Any] = json.loads(result.read_text())
+    return figures
 
 
 def start(folder: str, rest: str = "other") -> tuple[Path, Workload, Recorder]:
-    """Begin a contestant's process: threads, seed and what it needs."""
+    """Set threads and seed of a contestant's process; return its folder, workload and recorder."""
     path = Path(folder)
     workload = read(path)
     torch.set_num_threads(max(1, workload.threads // workload.ranks))
@@ -163,7 +154,7 @@ def start(folder: str, rest: str = "other") -> tuple[Path, Workload, Recorder]:
 
 
 def measured(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a process's iterations without those that warmed it up."""
+    """Return a process's iterations without its warm-up."""
     return list(run["iterations"][WARM_UP:])
 
 
@@ -171,10 +162,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return medians over the measured iterations of several processes, and over their peaks of memory."""
     iterations = [iteration for run in runs for iteration in measured(run)]
     phases = {name: None for iteration in iterations for name in iteration["phases"]}
-
-    def median(values: Sequence[float]) -> float:
-        return statistics.median(values)
-
+    median = statistics.median
     peaks = [run["peak_device_mib"] for run in runs]
     return {
         "seconds": median([iteration["seconds"] for iteration in iterations]),
@@ -190,13 +178,10 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on besides the settings."""
+    """Return the machine that the figures depend on."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if (info.is_file())
-        else []
-    )
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": cores(),
@@ -208,9 +193,9 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured."""
-    found = {"python": platform.python_version()}
+    """Return the versions of the contestants and their libraries."""
+    numbers = {"python": platform.python_version()}
     for name in ("torch", "transformers", "lightning", "trl", "accelerate", "lightning-pspo"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            numbers[name] = importlib.metadata.version(name)
+    return numbers

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import make_parser
 from recorder import machine, measured, run_process, summary, versions
 from workload import Workload, add_options, from_options
 
@@ -38,7 +39,7 @@ UPDATE_PHASES = ("old_logprobs", "update")
 
 
 def best_rate(dtype: torch.dtype, device: str, seconds: float) -> float:
-    """Return the best rate of a matrix product, in floating-point operations per second, over square sizes."""
+    """Return the best rate of a matrix product over square sizes, in floating-point operations per second."""
     best = 0.0
     for size in (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -56,7 +57,7 @@ def best_rate(dtype: torch.dtype, device: str, seconds: float) -> float:
 
 
 def measure(workload: Workload) -> dict[str, Any]:
-    """Run one point; return its medians, its memory and the operations that it needed."""
+    """Run one point; return its medians, memory and needed operations."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         workload.write(folder)
@@ -76,7 +77,7 @@ def measure(workload: Workload) -> dict[str, Any]:
 
 
 def efficiency(point: Mapping[str, Any], ceiling: float) -> dict[str, float]:
-    """Return the share of the machine's best rate that the needed operations ran at, by phase and in all."""
+    """Return the rate of the needed operations as a share of the machine's best, by phase and overall."""
     phases, flops = point["phases"], point["flops"]
     seconds = {
         "rollout": phases["rollout"],
@@ -147,7 +148,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def sweep(base: Workload, axes: Mapping[str, Sequence[int]], seen: Callable[[str], None]) -> dict[str, list[Any]]:
+def sweep(base: Workload, axes: Mapping[str, Sequence[int]], report: Callable[[str], None]) -> dict[str, list[Any]]:
     """Measure every point of every axis; the base shape only once."""
     done: dict[Workload, dict[str, Any]] = {}
     for axis, values in axes.items():
@@ -155,13 +156,13 @@ def sweep(base: Workload, axes: Mapping[str, Sequence[int]], seen: Callable[[str
             workload = at(base, axis, value)
             if workload not in done:
                 done[workload] = measure(workload)
-            seen(f"{axis} = {value}: {done[workload]['seconds']:.2f} s per iteration")
+            report(f"{axis} = {value}: {done[workload]['seconds']:.2f} s per iteration")
     return {axis: [done[at(base, axis, value)] for value in values] for axis, values in axes.items()}
 
 
 def parse() -> tuple[argparse.Namespace, Workload, dict[str, list[int]]]:
     """Read the command line; return the options, the base shape and what is varied."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add_options(parser)
     for axis, values in VALUES.items():
         option = "--vary-" + axis.replace("_", "-")
@@ -182,7 +183,7 @@ def parse() -> tuple[argparse.Namespace, Workload, dict[str, list[int]]]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return the figures for people."""
+    """Return the figures as a table."""
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in result["ceilings"].items())
     lines = [f"best matrix product: {rates}"]
     for axis, points in result["axes"].items():
@@ -209,7 +210,7 @@ def main() -> None:
         points = sweep(base, axes, lambda line: print(line, file=sys.stderr))
     except RuntimeError as error:
         sys.exit(str(error))
-    for point in (point for found in points.values() for point in found):
+    for point in (point for axis in points.values() for point in axis):
         point["efficiency"] = efficiency(point, ceiling)
     result = {
         "command": sys.argv,
@@ -219,8 +220,8 @@ def main() -> None:
         "ceiling": ceiling,
         "axes": points,
         "exponents": {
-            axis: exponent([point["settings"][axis] for point in found], [point["seconds"] for point in found])
-            for axis, found in points.items()
+            axis: exponent([point["settings"][axis] for point in series], [point["seconds"] for point in series])
+            for axis, series in points.items()
         },
     }
     print(table(result))

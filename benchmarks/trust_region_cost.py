@@ -1,16 +1,16 @@
-"""What the trust-region report costs: its sums against the forward and backward pass that they belong to.
+"""Cost of the trust-region report, relative to the forward and backward pass that it describes.
 
 Both are timed in turn in one run, on the embedded policy: ``python benchmarks/trust_region_cost.py``. One thread.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from command_line import make_parser
 
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.objective.trust_region import measure
@@ -24,7 +24,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=16, help="rows of a micro-batch")
     parser.add_argument("--prompt", type=int, default=33, help="prompt tokens")
     parser.add_argument("--tokens", type=int, default=32, help="completion tokens")

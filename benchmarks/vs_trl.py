@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from command_line import make_parser
 from recorder import machine, run_process, summary, versions
 from workload import Workload, add_options, from_options
 
@@ -51,7 +52,7 @@ def report(runs: Runs) -> dict[str, Any]:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """Return the figures for people."""
+    """Return the figures as a table."""
     lines = [
         f"{'':8}{'s/iter':>9}{'tokens/s':>10}{'length':>8}{'peak MiB':>10}  phases in seconds",
     ]
@@ -68,7 +69,7 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def describe(workload: Workload) -> str:
-    """Return the shape in words, with what was not said on the command line."""
+    """Return the shape in words, with the settings that follow from others."""
     return (
         f"{workload.prompts} x {workload.group_size} completions of at most {workload.max_new_tokens} tokens "
         f"({len(workload.eos_ids)} ids end one), prompts of {workload.prompt_lengths[0]} to "
@@ -81,9 +82,9 @@ def describe(workload: Workload) -> str:
 
 def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add_options(parser)
-    parser.add_argument("--rounds", type=int, default=2, help="times that each contestant's turn comes (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each contestant (default: 2)")
     parser.add_argument("--no-trl", action="store_true", help="leave TRL out")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--output", type=Path, help="file to write all figures to, as JSON")
@@ -101,7 +102,7 @@ def main() -> None:
     workload = from_options(parser, options)
     left_out = {name for name in ("trl", "plain") if getattr(options, f"no_{name}")}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in SCRIPTS if name not in left_out}
-    written: dict[str, Any] = {
+    result: dict[str, Any] = {
         "command": sys.argv,
         "settings": asdict(workload) | {"rounds": options.rounds},
         "machine": machine(),
@@ -119,8 +120,8 @@ def main() -> None:
                 seconds = summary(done[-1:])["seconds"]
                 print(f"round {number} of {options.rounds}: {name} {seconds:.2f} s per iteration", file=sys.stderr)
             figures = report(runs)
-            if options.output is not None:  # after every round, so that a run cut short leaves what it has
-                options.output.write_text(json.dumps(written | figures | {"runs": runs}, indent=1) + "\n")
+            if options.output is not None:  # after every round: an interrupted run keeps its figures
+                options.output.write_text(json.dumps(result | figures | {"runs": runs}, indent=1) + "\n")
     print(table(figures))
 
 

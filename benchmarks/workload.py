@@ -1,4 +1,4 @@
-"""What the benchmarks measure: one shape of model, prompts and lengths, the same files for every contestant.
+"""The work that the benchmarks measure: one shape of model, prompts and lengths, the same files for every contestant.
 
 A random Qwen2 model, a vocabulary of made-up words and a problem file are written into a folder; nothing is downloaded.
 Completions end by chance: a share of the vocabulary are end-of-sequence ids, and the random model's next-token
@@ -42,7 +42,7 @@ class Workload:
     kv_heads: int = field(default=0, metadata={"help": "key and value heads; 0: half of the heads where that divides"})
     intermediate_size: int = field(default=0, metadata={"help": "width of the MLP; 0: 4 times the width"})
     vocab_size: int = field(default=32_000, metadata={"help": "tokens of the vocabulary"})
-    untied: bool = field(default=False, metadata={"help": "give the head weights of its own"})
+    untied: bool = field(default=False, metadata={"help": "untie the head from the embedding"})
     prompts: int = field(default=8, metadata={"help": "prompts per iteration"})
     group_size: int = field(default=8, metadata={"help": "completions per prompt (G)"})
     prompt_tokens: int = field(default=64, metadata={"help": "longest prompt; the shortest has half of that"})
@@ -52,16 +52,16 @@ class Workload:
     zero_share: float = field(default=0.0, metadata={"help": "share of the groups whose rewards are all equal"})
     iterations: int = field(default=2, metadata={"help": f"measured iterations per process, after {WARM_UP} more"})
     micro_batch: int = field(default=0, metadata={"help": "rows per pass; 0: the largest divisor of all rows up to 16"})
-    learning_rate: float = field(default=1e-6, metadata={"help": "of AdamW, without weight decay"})
-    precision: str = field(default="32-true", metadata={"help": "of every contestant", "choices": PRECISIONS})
-    device: str = field(default="cpu", metadata={"help": "where to run", "choices": ("cpu", "cuda")})
+    learning_rate: float = field(default=1e-6, metadata={"help": "learning rate of AdamW, without weight decay"})
+    precision: str = field(default="32-true", metadata={"help": "precision of every contestant", "choices": PRECISIONS})
+    device: str = field(default="cpu", metadata={"help": "device of every contestant", "choices": ("cpu", "cuda")})
     threads: int = field(default_factory=cores, metadata={"help": "CPU threads; all cores by default"})
-    seed: int = field(default=0, metadata={"help": "of weights, prompts and sampling"})
+    seed: int = field(default=0, metadata={"help": "seed of weights, prompts and sampling"})
     ranks: int = 1
     engine: str = field(
         default="", metadata={"help": "our rollout engine: a class of lightning_pspo.rollout; empty: the default"}
     )
-    engine_args: str = field(default="{}", metadata={"help": "its arguments, as a JSON object"})
+    engine_args: str = field(default="{}", metadata={"help": "arguments of the engine, as a JSON object"})
     module_args: str = field(default="{}", metadata={"help": "further arguments of PSPOModule, as a JSON object"})
     policy_args: str = field(default="{}", metadata={"help": "further arguments of Policy, as a JSON object"})
     surrogate: str = field(
@@ -73,7 +73,7 @@ class Workload:
     )
 
     def __post_init__(self) -> None:
-        """Fill in what follows from the rest, and refuse what cannot be run alike on every side."""
+        """Fill in the settings that follow from others, and refuse what not every contestant can run."""
         heads = self.heads or max(1, self.hidden_size // 64)
         kv_heads = self.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
         rows = self.prompts * self.group_size
@@ -99,7 +99,7 @@ class Workload:
             raise ValueError(f"`zero_share` must be 0 with several ranks, got {self.zero_share} and {self.ranks}.")
         if not 0.0 <= self.eos_share < 0.5 or not 0.0 <= self.zero_share <= 1.0:
             raise ValueError(
-                "`eos_share` must lie in [0, 0.5) and `zero_share` in [0, 1], got "
+                "`eos_share` must be in [0, 0.5) and `zero_share` in [0, 1], got "
                 f"{self.eos_share} and {self.zero_share}."
             )
         for name in ("prompts", "layers", "prompt_tokens", "max_new_tokens", "mu", "iterations", "threads"):
@@ -138,7 +138,7 @@ class Workload:
         return float(row % self.group_size % 2)
 
     def needed_flops(self, lengths: Sequence[int]) -> dict[str, float]:
-        """Return the floating-point operations that an iteration cannot do without, by phase.
+        """Return the floating-point operations that an iteration needs at least, by phase.
 
         Two per parameter of a matrix and token, and the attention's products; three times the forward pass for an
         update. Real tokens only: each prompt once per group, the head on completion tokens alone, no pass for the old
@@ -202,7 +202,7 @@ class Workload:
 
 
 def word(index: int) -> str:
-    """Spell a token id in letters, so that no completion holds a number to grade.
+    """Spell a token id in letters, so that no completion contains a number to grade.
 
     >>> word(120)
     'bca'
@@ -216,7 +216,7 @@ def read(folder: Path) -> Workload:
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer as it was written; ``AutoTokenizer`` would make it Qwen2's own class, which splits words."""
+    """Return the tokenizer as written; ``AutoTokenizer`` would make it Qwen2's own class, which splits words."""
     return PreTrainedTokenizerFast.from_pretrained(folder / "model")
 
 

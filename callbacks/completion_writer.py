@@ -81,7 +81,8 @@ class CompletionWriter(Callback):
         path: The file, below ``trainer.default_root_dir`` unless it is absolute.
         stages: Commands whose completions are written: ``validate``, ``test``, ``predict``.
         resume: Continue an interrupted evaluation instead of refusing its file.
-        restart: With ``resume``, discard completions that were sampled with other settings instead of refusing them.
+        restart: With ``resume``, discard a finished file, and completions of other settings, instead of reusing the
+            one and refusing the others.
 
     Raises:
         InputError: (before anything is generated) the file exists, or its completions were sampled with other settings,
@@ -124,12 +125,11 @@ class CompletionWriter(Callback):
         difference = _changed_setting(files.settings, evaluation_settings(trainer, pl_module))
         if difference is not None and not self.restart:
             raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
+        discarded = self.restart and (difference is not None or files.target.exists())
         trainer.strategy.barrier("pspo.completions.read")
-        if difference is not None:
-            rank_zero_info(f"{files.settings} {difference}: they are sampled again.")
-            if trainer.is_global_zero:
-                files.remove()
-            trainer.strategy.barrier("pspo.completions.removed")
+        if discarded and trainer.is_global_zero:
+            files.remove()
+        trainer.strategy.barrier("pspo.completions.removed")
         self._kept = files.recorded_rows()
         module: Any = pl_module
         module.recorded = _recordings(self._kept)
@@ -225,6 +225,16 @@ class CompletionWriter(Callback):
             self._files(trainer).lock.unlink(missing_ok=True)
             unlock(self._lock)
             self._lock = None
+
+
+def keep_completions(trainer: Trainer, stage: Stage) -> None:
+    """Have ``validate`` or ``test`` write its completions to ``<stage>.jsonl``, so that it continues if it is killed.
+
+    Nothing is added where a callback of the run writes them already.
+    """
+    untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
+    if not any(isinstance(callback, CompletionWriter) and stage in callback.stages for callback in untyped.callbacks):
+        untyped.callbacks.append(CompletionWriter(path=f"{stage}.jsonl", stages=[stage], resume=True, restart=True))
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:

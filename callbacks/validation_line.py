@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,29 +12,34 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from lightning_pspo.evaluation.results import EvaluationResult
+from lightning_pspo.files import write_atomically
 
-from ._trainer import finished_rollouts
+from ._trainer import finished_rollouts, is_trial, root_folder
+
+_FILENAME = "validations.json"
+_History = dict[int, dict[str, float]]  # rollout -> source -> accuracy
 
 
 class ValidationLine(Callback):
     """Prints one line after every validation of a training run, in a terminal, a file or a pipe.
 
     ``val rollout 10: held_out accuracy 87.1 % [84.0, 90.0] (+3.2), length 31 tokens``: the accuracy at the first
-    evaluation temperature with its 95 % interval, in brackets the difference to the validation before, in percentage
-    points; several sources follow one another. A resumed run compares with the last validation in its checkpoint.
+    evaluation temperature with its 95 % interval, in brackets the difference to the last validation of an earlier
+    rollout, in percentage points; several sources follow one another. The accuracies are also written to
+    ``<default_root_dir>/validations.json``, because a checkpoint is older than the validation of its rollout.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._before: dict[str, float] = {}
+        self._history: _History = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the last accuracies."""
-        return {"before": dict(self._before)}
+        """Return the accuracies so far."""
+        return {"history": {rollout: dict(accuracies) for rollout, accuracies in self._history.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the last accuracies."""
-        self._before = state_dict["before"]
+        """Restore the accuracies."""
+        self._history = state_dict.get("history", {})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line, on rank zero."""
@@ -40,11 +47,25 @@ class ValidationLine(Callback):
         results = {source: next(iter(by_t.values())) for source, by_t in untyped.results.items() if by_t}
         if trainer.state.fn != TrainerFn.FITTING or not results:
             return
+        rollout = 0 if trainer.sanity_checking else finished_rollouts(trainer)
+        path = root_folder(trainer) / _FILENAME
+        history = self._history | _read(path)
+        self._history = {earlier: history[earlier] for earlier in sorted(history) if earlier < rollout}
         if trainer.is_global_zero:
-            rollout = 0 if trainer.sanity_checking else finished_rollouts(trainer)
+            before = next(reversed(self._history.values()), {})
             console = Console(soft_wrap=True, highlight=False, markup=False)
-            console.print(summary(rollout, results, self._before))
-        self._before = {source: result.accuracy for source, result in results.items()}
+            console.print(summary(rollout, results, before))
+        self._history[rollout] = {source: result.accuracy for source, result in results.items()}
+        if trainer.is_global_zero and not is_trial(trainer):
+            write_atomically(path, json.dumps(self._history, indent=1).encode() + b"\n")
+
+
+def _read(path: Path) -> _History:
+    """Return the accuracies in a file; none if it does not exist or is damaged."""
+    try:
+        return {int(rollout): dict(accuracies) for rollout, accuracies in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def summary(rollout: int, results: Mapping[str, EvaluationResult], before: Mapping[str, float]) -> str:

@@ -71,6 +71,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``path`` that becomes ``path`` at the end; after an error nothing is left of it.
 
+    What a killed process left of its own beside ``path`` is removed.
+
     Args:
         path: Must not exist, or be an empty folder.
 
@@ -81,7 +83,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        for leftover in path.parent.glob(f".*{PARTIAL}/"):
+            if (lock := _locked_folder(leftover)) is not None:
+                shutil.rmtree(leftover)
+                os.close(lock)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+        lock = _locked_folder(folder)
     except OSError as error:
         raise InputError(f"`output` must be a folder that can be made, got {path}: {error.strerror}.") from error
     try:
@@ -94,6 +101,20 @@ def new_folder(path: Path) -> Iterator[Path]:
             free = as_size(free_bytes(path))
             raise DiskFullError(f"The disk is full: {path} could not be written; {free} are free.") from error
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(path: Path) -> int | None:
+    """Lock a folder for this process and return its descriptor; None if another process has locked it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def partial_name(path: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import locked, parse_yaml, partial_name, read_yaml, remove, unlock
+from lightning_pspo.files import locked, new_folder, parse_yaml, partial_name, read_yaml, remove, unlock
 
 _NAMES = "abcdefghijkl"
 LISTS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -98,3 +98,30 @@ def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
     file = locked(path)
     assert file is not None
     unlock(file)
+
+
+def _make_folder(path: Path) -> None:
+    """Start a new folder and die, or wait to be killed."""
+    with new_folder(path) as folder:
+        (folder / "weights").write_text("half")
+        if path.name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path: Path) -> None:
+    """What a process is still making is left alone."""
+    spawn = multiprocessing.get_context("spawn")
+    killed, busy = (spawn.Process(target=_make_folder, args=(tmp_path / name,)) for name in ("killed", "busy"))
+    killed.start()
+    killed.join(60)
+    assert [path.name[:8] for path in tmp_path.iterdir()] == [".killed."]
+    busy.start()
+    while [path.name[:6] for path in tmp_path.iterdir()] != [".busy."]:
+        assert busy.is_alive()
+        time.sleep(0.01)
+    with new_folder(tmp_path / "mine") as folder:
+        (folder / "weights").write_text("whole")
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == [".busy.", "mine"]
+    busy.kill()
+    busy.join(60)

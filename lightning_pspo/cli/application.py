@@ -16,6 +16,7 @@ from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
 from lightning_pspo.callbacks.combinations import check_callbacks, check_monitors
+from lightning_pspo.callbacks.completion_writer import keep_completions
 from lightning_pspo.checkpoints.run_lock import owned
 from lightning_pspo.checkpoints.store import checkpoint_folder
 from lightning_pspo.cli.failures import environment_rank, refusal_within
@@ -134,9 +135,12 @@ class PSPOCLI(LightningCLI):
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
         check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks])
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
+        if self.subcommand in ("validate", "test"):
+            keep_completions(trainer, self.subcommand)
+        return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))

@@ -2,7 +2,7 @@
 
 CHECKPOINT is a checkpoint of a run, file or sharded folder, or the run's folder (its newest checkpoint). OUTPUT_DIR
 gets weights, tokenizer, generation settings and a model card, and is loaded back: unless its logits are those of the
-trained policy, nothing is left behind. See docs/export.md.
+trained policy, nothing is left behind. The documentation's page on export has more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description="Export a checkpoint as a Hugging Face folder.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="lightning-pspo export",
+        description="Export a checkpoint as a Hugging Face folder.",
+        allow_abbrev=False,
+    )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="a new or empty folder")
     parser.add_argument("--merge", action="store_true", help="merge adapters into the weights")

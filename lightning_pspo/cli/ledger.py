@@ -7,8 +7,10 @@ RUN is the directory of a run with ``RolloutLedger``, or its ``ledger`` folder.
   regrade  the same completions under another grader: old verdicts against new ones, without generating anything
   export   rows as JSON Lines, CSV or Parquet
 
-docs/ledger.md has the columns and examples of filters. Exit status: 0 done; 1 done without files that could not be read
-(``show`` names them and returns 0), or something else failed; 2 the input or a setting cannot be used; 130 interrupted.
+The documentation's page on the ledger has the columns and examples of filters.
+
+Exit status: 0 done; 1 done without files that could not be read (``show`` names them and returns 0), or something else
+failed; 2 the input or a setting cannot be used; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -61,12 +61,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def fast_imports() -> Iterator[None]:
-    """Leave the collection of garbage out while modules are imported, which make none: a seventh of the time."""
-    enabled = gc.isenabled()
+    """Keep the garbage collector away from the modules that are imported, now and when the process ends.
+
+    Modules are no garbage, and searching them takes a quarter of the time in which a typo is answered.
+    """
+    enabled, first = gc.isenabled(), "lightning" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
+        if first:
+            gc.freeze()
         if enabled:
             gc.enable()
 

@@ -1,33 +1,36 @@
-"""Train the embedded tiny policy for a moment and report: ``python scripts/quickstart.py --seed 1``."""
+"""Train the embedded tiny policy for some minutes and report: ``lightning-pspo quickstart --seed 1``.
+
+All other options are settings of ``lightning-pspo fit``; ``--config quickstart`` are those that it begins with.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
+from lightning_pspo.cli.config_files import packaged_configs
+from lightning_pspo.cli.help import COMMAND
+from lightning_pspo.errors import InputError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the quickstart and return the exit code."""
-    parser = argparse.ArgumentParser(description="Train the embedded tiny policy for a moment and report.")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the run (default 1)")
-    parser.add_argument("--root", type=Path, default=Path("runs/quickstart"), help="folder of the run")
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the quickstart and return the exit status."""
+    options, others = parser().parse_known_args(arguments)
     root: Path = options.root
-    move_earlier_run(root)
-    settings = [
-        "--config",
-        str(CONFIG),
-        "--seed_everything",
-        str(options.seed),
-        "--trainer.default_root_dir",
-        str(root),
-    ]
     try:
-        from lightning_pspo.cli.main import main as run  # takes seconds: after the arguments are known to be good
+        move_earlier_run(root)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    settings = ["--config", str(packaged_configs()["quickstart"]), "--seed_everything", str(options.seed)]
+    settings += ["--trainer.default_root_dir", str(root), *others]
+    sys.argv = [sys.argv[0], "fit", *settings]  # with which Lightning starts further ranks
+    try:
+        from lightning_pspo.cli.main import main as run
 
         run(["fit", *settings])
     except (KeyboardInterrupt, SystemExit) as error:
@@ -35,21 +38,35 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(how_to_continue(root, settings), file=sys.stderr)
         return 130
-    for name in ("summary.json", "curves.png"):
-        print(f"{root / name}")
+    for path in (root / "summary.json", root / "curves.png"):
+        if path.exists():
+            print(path)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the quickstart's own options."""
+    result = argparse.ArgumentParser(
+        prog="lightning-pspo quickstart",
+        description="Train the embedded tiny policy and report. All other options are settings of `fit`.",
+        allow_abbrev=False,
+    )
+    result.add_argument("--seed", type=int, default=1, help="seed of the run (default 1)")
+    result.add_argument(
+        "--root", type=Path, default=Path("runs/quickstart"), help="folder of the run (default runs/quickstart)"
+    )
+    return result
 
 
 def move_earlier_run(root: Path) -> None:
     """Move what an earlier run left in ``root`` to ``<root>-<UTC time of its last change>``."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
-    if not root.is_dir() or any(place.is_relative_to(root.resolve()) for place in (Path.cwd(), Path.home())):
-        sys.exit(f"error: --root must be a new folder or that of an earlier run, got {root}")
+    if not root.is_dir() or any(folder.is_relative_to(root.resolve()) for folder in (Path.cwd(), Path.home())):
+        raise InputError(f"--root must be a new folder or that of an earlier run, got {root}.")
     newest = max(path.stat().st_mtime for path in root.rglob("*"))
     stem = f"{root.name}-{datetime.fromtimestamp(newest, UTC):%Y%m%dT%H%M%SZ}"
-    target = root.with_name(stem)
-    number = 1
+    target, number = root.with_name(stem), 1
     while target.exists():
         number += 1
         target = root.with_name(f"{stem}-{number}")
@@ -72,5 +89,4 @@ def how_to_continue(root: Path, settings: list[str]) -> str:
 
     if not find_checkpoints(root / "checkpoints"):
         return "\nInterrupted before the first checkpoint: start again."
-    command = " ".join(["python -m lightning_pspo fit", *settings, "--ckpt_path last"])
-    return f"\nInterrupted. Continue with:\n  {command}"
+    return f"\nInterrupted. Continue with:\n  {COMMAND} fit {shlex.join(settings)} --ckpt_path last"

@@ -18,7 +18,10 @@ RENAMED: dict[str, str] = {
 }
 """Full name in an earlier version -> full name now."""
 
-MOVED: dict[str, str] = {"model.alpha_controller.alpha": "model.surrogate.alpha"}
+MOVED: dict[str, str] = {
+    "model.alpha_controller.alpha": "model.surrogate.alpha",
+    "model.kl.class_path": "model.kl.estimator",
+}
 """Argument of a class in an earlier version -> full name now."""
 
 ELSEWHERE: dict[str, str] = {

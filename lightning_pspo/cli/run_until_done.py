@@ -79,18 +79,24 @@ def report(message: str) -> None:
     print(f"run-until-done: {message}", file=sys.stderr, flush=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run until done; return the exit status."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the loop's own options."""
+    result = argparse.ArgumentParser(
+        prog="lightning-pspo run-until-done",
         description="Restart a run until it is done.",
         epilog="All other options go to `lightning-pspo fit`.",
         allow_abbrev=False,
     )
-    parser.add_argument("--tries", type=int, default=3, help="give up after so many runs without progress (default: 3)")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds before each restart (default: 5)")
-    options, others = parser.parse_known_args(arguments)
+    result.add_argument("--tries", type=int, default=3, help="give up after so many runs without progress (default: 3)")
+    result.add_argument("--pause", type=float, default=5.0, help="seconds before each restart (default: 5)")
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until done; return the exit status."""
+    options, others = parser().parse_known_args(arguments)
     if options.tries < 1 or options.pause < 0:
-        parser.error("--tries must be at least 1 and --pause at least 0")
+        parser().error("--tries must be at least 1 and --pause at least 0")
     command = [sys.executable, "-m", "lightning_pspo", "fit", *others]
     config = subprocess.run([*command, "--print_config"], stdout=subprocess.PIPE, text=True, check=False)
     if config.returncode:

@@ -43,9 +43,12 @@ def read_records(path: Path) -> Iterator[Record]:
     if not path.is_file():
         raise InputError(f"{path} must be a file of completions that exists.")
     parse = partial(json.loads, object_pairs_hook=unique_keys)
-    for number, _, fields in read_objects(path, parse=parse):
-        where = f"{path}, row {number}"
-        yield Record(Item(*(_text(fields, name, where) for name in FIELDS)), fields, where)
+    try:
+        for number, _, fields in read_objects(path, parse=parse):
+            where = f"{path}, row {number}"
+            yield Record(Item(*(_text(fields, name, where) for name in FIELDS)), fields, where)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _text(fields: dict[str, Any], name: str, where: str) -> str:

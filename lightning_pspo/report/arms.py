@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ _RUN_SETTING = re.compile(
     r"seed_everything|(model|data)\.seed|ckpt_path|trainer\.(default_root_dir|logger.*|log_every_n_steps|enable_\w+)"
 )
 _OBSERVERS = ("callbacks.", "lightning_pspo.callbacks.")  # none of which changes what is trained
+_MAX_ROWS = 2_000  # settings that a page lists
 _SECRET = re.compile(r"(?i)(^|[._])(api_?key|secret|password|passwd|credentials?|(access|auth|hf|bearer)_?token)$")
 
 
@@ -149,6 +151,11 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, "(hidden)" if _SECRET.search(name) and value is not None else value
 
 
+def setting_rows(value: Any) -> list[tuple[str, str]]:
+    """Return nested settings as names and texts, the first two thousand."""
+    return [(name, shown(leaf)) for name, leaf in islice(leaves(value), _MAX_ROWS)]
+
+
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str | None]]]:
     """Return the settings in which arms differ: name and each arm's value, None where it is not set or not known."""
     known = [dict(leaves(_trained(arm.runs[0].config))) for arm in arms]
@@ -159,7 +166,7 @@ def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str | None]]]:
         with_settings = [value for value, settings in zip(values, known, strict=True) if settings]
         if not _RUN_SETTING.fullmatch(name) and len(set(with_settings)) > 1:
             different.append((name, values))
-    return different
+    return different[:_MAX_ROWS]
 
 
 def shown(value: Any) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,20 @@ Curves = dict[str, Series]
 
 _Points = dict[str, dict[int, float]]
 _EVALUATION = ("val/", "test/")
+_LARGEST = 1e100  # so that sums, differences and logarithms of values stay finite
+_MAX_STEP = 10**15
 _IGNORED = ("epoch", "hp_metric", "step")
+
+
+def finite(value: Any) -> float | None:
+    """Return a number that a chart can show, None for anything else.
+
+    >>> finite(3), finite(float("nan")), finite("3"), finite(True), finite(10**400), finite(5e-324)
+    (3.0, None, None, None, None, 0.0)
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
+        return None
+    return float(value) if abs(value) > 1 / _LARGEST else 0.0
 
 
 def read_curves(root: Path) -> Curves:
@@ -69,7 +82,7 @@ def stitch(versions: Iterable[Mapping[str, Mapping[int, float]]]) -> Curves:
 def _below(root: Path, pattern: str) -> list[Path]:
     """Return the logs of this run, without those of runs and evaluations inside its folder."""
     others = {path.parent for path in root.glob("*/**/config.yaml")} | {root / "evaluation", root / "evaluations"}
-    return [path for path in root.rglob(pattern) if others.isdisjoint(path.parents)]
+    return [path for path in root.rglob(pattern) if others.isdisjoint(path.parents) and path.is_file()]
 
 
 def _version(path: Path) -> tuple[int, str]:
@@ -90,10 +103,10 @@ def _read_csv(path: Path) -> _Points:
         columns = [(index, key, points.setdefault(key, {})) for index, key in enumerate(keys) if _is_curve(key)]
         for row in rows:
             step = _number(row[at]) if len(row) == len(keys) else None
-            if step is None:
+            if step is None or not 0 <= step < _MAX_STEP:
                 continue
             for index, _, known in columns:
-                if row[index] and (value := _number(row[index])) is not None:
+                if (value := _number(row[index])) is not None:
                     known[int(step)] = value
     return {key: known for key, known in points.items() if known}
 
@@ -106,7 +119,8 @@ def _read_events(folder: Path) -> _Points:
     points: _Points = {}
     for key in events.Tags()["scalars"]:
         if _is_curve(key):
-            points[key] = {event.step: event.value for event in events.Scalars(key) if math.isfinite(event.value)}
+            scalars = ((event.step, finite(float(event.value))) for event in events.Scalars(key))
+            points[key] = {step: value for step, value in scalars if value is not None and 0 <= step < _MAX_STEP}
     return {key: known for key, known in points.items() if known}
 
 
@@ -116,7 +130,6 @@ def _is_curve(key: str) -> bool:
 
 def _number(cell: str) -> float | None:
     try:
-        value = float(cell)
+        return finite(float(cell))
     except ValueError:
         return None
-    return value if math.isfinite(value) else None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from lightning_pspo.report.arms import Arm, run_labels
-from lightning_pspo.report.runs import TrainingRun, finite, pair
+from lightning_pspo.report.curves import finite
+from lightning_pspo.report.runs import TrainingRun, pair
 
 _SHARES = {"accuracy_strict": "strict", "no_answer": "no answer", "truncated": "cut off"}
+_MAX_ROWS = 500  # of a run
+_MAX_VOTES = 6
 _Bounded = tuple[float, float | None, float | None]
 """Value, lower and upper bound."""
 
@@ -45,13 +49,13 @@ class Measurement:
 def evaluations(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return the table of all measurements, in groups of a source and temperature, and its columns."""
     labels = run_labels([run for arm in arms for run in arm.runs])
-    rows = [row for arm in arms for run in arm.runs for row in _of_run(arm, run, labels[id(run)])]
+    rows = [row for arm in arms for run in arm.runs for row in islice(_of_run(arm, run, labels[id(run)]), _MAX_ROWS)]
     groups: dict[str, list[Measurement]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)
     votes = sorted({name for row in rows for name in row.estimates if "@" in name and not name.endswith("@1")}, key=_k)
     most = str(max((_k(name)[1] for name in votes), default=0))
-    votes = [name for name in votes if name.partition("@")[2] == most]
+    votes = [name for name in votes if name.partition("@")[2] == most][:_MAX_VOTES]
     shares = [name for name in _SHARES if any(name in row.estimates for row in rows)]
     headings = ["run", "evaluated", "problems", "accuracy", "95 % interval", *(_SHARES[name] for name in shares)]
     return {"groups": groups, "columns": [*shares, *votes], "headings": [*headings, *votes, "tokens"]}
@@ -98,9 +102,9 @@ def _estimates(document: Mapping[str, Any]) -> Iterator[tuple[str, _Bounded]]:
 
 
 def _problems(problems: Any, samples: Any) -> str:
-    if not isinstance(problems, int):
+    if not isinstance(problems, int) or finite(problems) is None:
         return "–"
-    each = samples // max(1, problems) if isinstance(samples, int) else 1
+    each = samples // max(1, problems) if isinstance(samples, int) and finite(samples) is not None else 1
     return str(problems) if each == 1 else f"{problems} × {each}"
 
 

@@ -6,12 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from lightning_pspo.report.arms import Arm, leaves, shown
+from lightning_pspo.report.arms import Arm, setting_rows
 
 DIMENSIONS = ("overall_quality", "constraint_adherence", "logical_coherence", "mathematical_soundness", "clarity")
 _SCORES = range(1, 6)
+_MAX_SOURCES = 50  # of an arm
 _Rows = Sequence[Mapping[str, Any]]
 
 
@@ -56,15 +58,12 @@ class JudgeRow:
 
 def judge(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return the scores of each arm and what is known about the judge; empty if no run was judged."""
-    rows = [row for arm in arms for row in _rows(arm)]
+    rows = [row for arm in arms for row in islice(_rows(arm), _MAX_SOURCES)]
     summaries = [(arm, run.judge_summary) for arm in arms for run in arm.runs if run.judge_summary]
     headings = ("arm", "scored", "not scored", *(name.replace("_", " ") for name in DIMENSIONS))
     first = {arm.number: (arm, summary) for arm, summary in reversed(summaries)}
     return {"rows": rows, "headings": headings} | {
-        "summaries": [
-            (arm, _distrust(summary), [(name, shown(value)) for name, value in leaves(summary)])
-            for _, (arm, summary) in sorted(first.items())
-        ]
+        "summaries": [(arm, _distrust(summary), setting_rows(summary)) for _, (arm, summary) in sorted(first.items())]
     }
 
 

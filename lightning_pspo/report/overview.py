@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning_pspo.report.arms import Arm, run_labels, seed
 from lightning_pspo.report.charts import number, percent
-from lightning_pspo.report.runs import TrainingRun, finite, pair
+from lightning_pspo.report.curves import finite
+from lightning_pspo.report.runs import TrainingRun, pair
 from lightning_pspo.report.series import steps_per_rollout
 
 HEADINGS = ("arm", "seeds", "rollouts", "before", "after", "0 to 100 %", "tokens", "time")
@@ -101,7 +102,7 @@ def _row(arm: Arm) -> OverviewRow:
         interval = (after, *bounds, before)
     return OverviewRow(
         arm=arm,
-        seeds=", ".join(seed(run) for run in arm.runs),
+        seeds=f"{len(arm.runs)} ({', '.join(seed(run) for run in arm.runs)})",
         rollouts=_span(rollouts) + (f" of {planned:,.0f}" if is_short else "") if rollouts else "–",
         is_short=is_short,
         before="–" if before is None else percent(before),

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from lightning_pspo.report.arms import Arm
 from lightning_pspo.report.charts import FORMATS, Chart, NamedLine, Plan, Whisker
-from lightning_pspo.report.runs import finite, pair
+from lightning_pspo.report.curves import finite
+from lightning_pspo.report.runs import pair
 from lightning_pspo.report.series import BUCKETS, arm_line, steps_per_rollout
 
 MAX_OTHERS = 24
 """Charts of log keys that have no place of their own."""
+_MAX_CHARTS = 40  # of a kind, such as terms of the reward
 _MAX_WRITTEN = 4  # lines of one point each that are written as text instead of drawn
 
 LEARNING = (
@@ -97,6 +99,7 @@ class Panels:
         self._used: set[str] = set()
         self._count = 0
         self._bucket = 1
+        self._omitted = 0
         self._constant: list[str] = []
         self._once: list[str] = []
 
@@ -179,7 +182,10 @@ class Panels:
             draw_constant: Whether to draw what never changed.
         """
         charts = []
-        for plan in plans:
+        self._used |= {key for plan in plans for key in plan.keys}
+        if len(plans) > _MAX_CHARTS:
+            self._omitted += len(plans) - _MAX_CHARTS
+        for plan in plans[:_MAX_CHARTS]:
             lines = list(self._lines(plan))
             if not lines:
                 continue
@@ -241,7 +247,9 @@ class Panels:
         """Return a grid with the notes that have come together, or nothing."""
         written = (("The same all the time", self._constant), ("Measured once", self._once))
         notes = [f"{title}: {'; '.join(values)}." for title, values in written if values]
-        self._constant, self._once = [], []
+        if self._omitted:
+            notes.append(f"{self._omitted} more charts are left out.")
+        self._omitted, self._constant, self._once = 0, [], []
         return [Grid(charts, notes)] if charts or notes else []
 
     def _written(self, plan: Plan, lines: Sequence[NamedLine]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_yaml
-from lightning_pspo.report.curves import Curves, read_curves
+from lightning_pspo.files import as_size, read_yaml
+from lightning_pspo.report.curves import Curves, finite, read_curves
 
 SAMPLES_KEPT = 6  # training completions at either end of a run
+_MAX_BYTES = 64 << 20  # of a JSON document
 _MARKS = ("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints")
 _JUDGE_SUMMARIES = ("judgements.summary.json", "judge_summary.json", "judge.json", "judgements.json")
 _Read = TypeVar("_Read")
@@ -88,17 +88,6 @@ class TrainingRun:
         temperatures = self.setting("model.evaluation.temperatures", self.setting("model.evaluation.temperatures"))
         first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
         return None if first is None else f"{first:g}"
-
-
-def finite(value: Any) -> float | None:
-    """Return a number, None for anything else.
-
-    >>> finite(3), finite(float("nan")), finite("3"), finite(True), finite(10**400)
-    (3.0, None, None, None, None)
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
-        return None
-    return float(value)
 
 
 def pair(value: Any) -> tuple[float | None, float | None]:
@@ -174,7 +163,13 @@ def _attempt(run: TrainingRun, read: Callable[[], _Read], otherwise: _Read, what
 def _read_json(run: TrainingRun, path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    document: Any = _attempt(run, lambda: json.loads(path.read_bytes()), {}, _name(run, path))
+
+    def read() -> Any:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"it must have at most {as_size(_MAX_BYTES)}, got {as_size(path.stat().st_size)}")
+        return json.loads(path.read_bytes())
+
+    document: Any = _attempt(run, read, {}, _name(run, path))
     if not isinstance(document, dict):
         run.notes.append(f"{_name(run, path)} is not a JSON object.")
         return {}

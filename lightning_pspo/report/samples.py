@@ -8,12 +8,14 @@ from typing import Any
 
 from lightning_pspo.report.arms import Arm, run_labels, seed
 from lightning_pspo.report.charts import number
+from lightning_pspo.report.curves import finite
 from lightning_pspo.report.escaping import cut
-from lightning_pspo.report.runs import TrainingRun, finite
+from lightning_pspo.report.runs import TrainingRun
 
 MAX_CHARACTERS = 6_000
 """Characters of a completion; how many are left out is said."""
 _MAX_PROBLEMS = 12
+_MAX_COLUMNS = 24  # completions of a problem
 _LONG = 1_500  # characters that a box shows without scrolling
 _VERDICTS = {
     "correct": ("good", "✓ correct"),
@@ -109,7 +111,7 @@ def _problems(arms: Sequence[Arm]) -> list[tuple[SampleView, list[SampleView]]]:
             )
             for same in shared
         ]
-        views.append((problem, columns + after.get(key, [])))
+        views.append((problem, (columns + after.get(key, []))[:_MAX_COLUMNS]))
     return views
 
 

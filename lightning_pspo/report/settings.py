@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_pspo.report.arms import Arm, differences, leaves, run_labels, shown
+from lightning_pspo.report.arms import Arm, differences, run_labels, setting_rows
 from lightning_pspo.report.runs import TrainingRun
 
 
@@ -15,7 +15,7 @@ def settings(arms: Sequence[Arm]) -> dict[str, Any]:
         f"All settings of {arm.name}" + (f" ({run_labels(arm.runs[:1])[id(arm.runs[0])]})" if len(arm.runs) > 1 else "")
         for arm in arms
     ]
-    values = [[(name, shown(value)) for name, value in leaves(arm.runs[0].config)] for arm in arms]
+    values = [setting_rows(arm.runs[0].config) for arm in arms]
     return {"differences": differences(arms), "all": list(zip(arms, titles, values, strict=True))}
 
 
@@ -35,9 +35,9 @@ def environments(arms: Sequence[Arm]) -> dict[str, Any]:
 def _environment(run: TrainingRun) -> list[tuple[str, str]]:
     """Return what is known: ``environment.json``, else the versions in an evaluation."""
     if run.environment:
-        return [(name, shown(value)) for name, value in leaves(run.environment)]
+        return setting_rows(run.environment)
     for evaluation in run.evaluations:
         versions = evaluation.document.get("versions")
         if isinstance(versions, dict) and versions:
-            return [(f"{name} (of {evaluation.name})", shown(value)) for name, value in versions.items()]
+            return [(f"{name} (of {evaluation.name})", value) for name, value in setting_rows(versions)]
     return []

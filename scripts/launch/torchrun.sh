@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs one command on several machines, through torchrun. The same line on each of them, but for NODE_RANK:
+# Run one command on several machines through torchrun. Start it on each of them, with its own NODE_RANK:
 #
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 scripts/launch/torchrun.sh fit --config my.yaml
-#       --config configs/strategy/fsdp.yaml --ckpt_path last
+#       --config strategy/fsdp.yaml --ckpt_path last
 #
 # NNODES          machines (default 1)
-# NODE_RANK       this machine's number, from 0; needed with more than one
-# MASTER_ADDR     address of machine 0, as the others reach it; needed with more than one
-# MASTER_PORT     a free port there (default 29500)
-# NPROC_PER_NODE  processes, and devices, on each machine (default: the GPUs that there are, else 1)
+# NODE_RANK       this machine's number, from 0; required with more than one machine
+# MASTER_ADDR     address of machine 0 for the others; required with more than one machine
+# MASTER_PORT     a free port on machine 0 (default 29500)
+# NPROC_PER_NODE  processes, and devices, on each machine (default: its GPUs, else 1)
 # PYTHON          interpreter (default: python)
 #
-# SIGTERM and SIGUSR1 reach the ranks, which save and stop (Preemption); it is enough to signal one machine,
-# where the status is then 143 or 138. The folder of the run must be the same on all machines (a shared file system).
+# SIGTERM and SIGUSR1 are forwarded to the ranks, which save and stop (Preemption). Signalling one machine is enough; its
+# status is then 143 or 138. The run folder must be on a file system that all machines share.
 set -uo pipefail
 
 refuse() {
@@ -23,7 +23,7 @@ refuse() {
 PYTHON=${PYTHON:-python}
 NNODES=${NNODES:-1}
 MASTER_PORT=${MASTER_PORT:-29500}
-[[ $# -gt 0 ]] || refuse "a command is needed, such as: fit --config configs/quickstart.yaml."
+[[ $# -gt 0 ]] || refuse "a command is missing, such as: fit --config quickstart."
 [[ $NNODES =~ ^[1-9][0-9]*$ ]] || refuse "NNODES must be a number, at least 1, got $NNODES."
 [[ $MASTER_PORT =~ ^[1-9][0-9]{0,4}$ ]] || refuse "MASTER_PORT must be a port, got $MASTER_PORT."
 if [[ $NNODES -gt 1 ]]; then
@@ -44,15 +44,15 @@ fi
   -m lightning_pspo "$@" --trainer.num_nodes="$NNODES" --trainer.devices="$NPROC_PER_NODE" &
 agent=$!
 
-# torchrun would not hand on SIGUSR1, and after SIGTERM kill the ranks within 30 seconds: so they get it from here.
+# torchrun does not forward SIGUSR1, and kills the ranks 30 seconds after SIGTERM, so signals are forwarded from here.
 received=0
 # shellcheck disable=SC2329 # the traps call it
-hand_on() {
+forward() {
   received=$2
-  pkill "-$1" -P "$agent" || kill -TERM "$agent" # there is no rank yet
+  pkill "-$1" -P "$agent" || kill -TERM "$agent" # no rank has started yet
 }
-trap 'hand_on USR1 138' USR1
-trap 'hand_on TERM 143' TERM
+trap 'forward USR1 138' USR1
+trap 'forward TERM 143' TERM
 trap 'kill -INT "$agent"' INT
 
 wait "$agent"

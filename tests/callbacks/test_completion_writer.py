@@ -8,6 +8,7 @@ import torch
 from lightning_pspo.callbacks import CompletionWriter
 from torch.utils.data import DataLoader
 
+from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.grading import Grade, Verdict
 from lightning_pspo.types import EvaluationOutput, Problem, PromptBatch, Sample
@@ -97,3 +98,35 @@ def test_the_parts_of_two_ranks_are_merged_in_order(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
     assert [row["id"] for row in rows] == [f"svamp/{place}" for place in (0, 1, 3) for _ in range(3)]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+BREAKING = """
+from lightning.pytorch import Callback
+
+
+class Break(Callback):
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == 3:
+            raise RuntimeError("broken")
+"""
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_an_interrupted_validate_continues(tiny_run, problem_file, tmp_path, monkeypatch, caplog):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    monkeypatch.syspath_prepend(tmp_path)
+    root = tmp_path / "run"
+    source = ["--data.val.few=JSONL", f"--data.val.few.path={problem_file}", "--data.val.few.limit=10"]
+    arguments = ["validate", *tiny_run(root, *source, "--data.overlap=warn", "--data.eval_batch_size=2")]
+    with pytest.raises(RuntimeError, match="broken"):
+        main([*arguments, "--trainer.callbacks+=breaking.Break"])
+    assert not (root / "validate.jsonl").exists()
+    caplog.set_level("INFO")
+    main(arguments)
+    assert caplog.text.count("validate.jsonl has 6 completions already; the others are sampled.") == 1
+    rows = (root / "validate.jsonl").read_bytes()
+    assert len(rows.splitlines()) == 10
+    main(arguments)  # a finished one is measured anew
+    main([*arguments, "--seed_everything=1"])  # as is one under other settings
+    assert caplog.text.count("completions already") == 1
+    assert sorted(path.name for path in root.iterdir()) == ["validate.jsonl", "validate.jsonl.settings.json"]

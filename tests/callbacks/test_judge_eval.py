@@ -168,7 +168,14 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
 
 def test_rows_of_a_stranger_in_the_runs_files_are_dropped(tmp_path: Path) -> None:
     """What is no row of the files costs nothing but itself, and a row of a rollout that is repeated goes."""
-    item = {"id": "train/1/0/0", "rollout": 1, "source": "train", "question": "q", "completion": "c", "answer": "a"}
+    item: dict[str, Any] = {
+        "id": "train/1/0/0",
+        "rollout": 1,
+        "source": "train",
+        "question": "q",
+        "completion": "c",
+        "answer": "a",
+    }
     item["fields"] = {"verdict": "correct"}
     done = {"id": "train/1/0/1", "rollout": 1, "source": "train", "key": "k", "scores": GOOD, "verdict": "wrong"}
     strange: list[Any] = [[], 7, None, {}, {"id": 1, "rollout": 1}, {**done, "rollout": "1"}, {**done, "scores": [5]}]

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 from lightning_pspo.callbacks import RewardLogger, RolloutProgressBar
-from lightning_pspo.callbacks.validation_line import summary
 
 from lightning_pspo.cli.main import main
-from lightning_pspo.evaluation.results import EvaluationResult
-from lightning_pspo.statistics import share_interval
 from tests.support.hand_made import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,20 +42,6 @@ def test_the_progress_bar_draws_in_a_terminal(tmp_path, capsys, monkeypatch):
     assert "reward: 0.750 accuracy: 0.750" in printed
 
 
-def test_the_line_of_a_validation() -> None:
-    shares = [1.0] * 8 + [0.0] * 2
-    estimates = {"accuracy": share_interval(shares)}
-    results = {
-        "held_out": EvaluationResult(0.8, 10, 10, 8, 31.4, 0.0, estimates),
-        "gsm8k": EvaluationResult(0.5, 2, 2, 1, 9.6, 0.0),
-    }
-    low, high = 100 * estimates["accuracy"].low, 100 * estimates["accuracy"].high
-    assert summary(10, results, {"held_out": 0.842}) == (
-        f"val rollout 10: held_out accuracy 80.0 % [{low:.1f}, {high:.1f}] (-4.2), length 31 tokens; "
-        "gsm8k accuracy 50.0 %, length 10 tokens"
-    )
-
-
 def command(tiny_run, problem_file: Path, root: Path, *more: str) -> list[str]:
     """Return a run with everything on the screen, and a validation after every second rollout."""
     callbacks = ["RewardLogger", "RolloutProgressBar", "LiveSamples", "ValidationLine"]
@@ -85,15 +68,6 @@ def test_a_run_in_a_pipe_says_it_in_plain_lines(tmp_path, tiny_run, problem_file
     assert begins == [(number, name) for number in "234" for name in ("rollout", "grading", "update")]
     assert re.search(r"rollout 4/4 .* left 0:00:00 \(rollout 0:00:00, grading 0:00:00, update 0:00:00\)", printed)
     assert "verdict" not in printed, "a table is for a terminal"
-
-
-def test_the_difference_goes_on_in_a_resumed_run(tmp_path, tiny_run, problem_file, capfd) -> None:
-    arguments = command(tiny_run, problem_file, tmp_path / "run", "--trainer.val_check_interval=1")
-    main(["fit", *arguments, "--data.num_rollouts=2"])
-    capfd.readouterr()
-    main(["fit", *arguments, "--data.num_rollouts=3", "--ckpt_path=last"])
-    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("val rollout")]
-    assert re.match(r"val rollout 3: held_out accuracy .* \([+-]", lines[-1])
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_an_undisturbed_run_writes_below_its_root_only(undisturbed: Path, workpl
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_killed_at_any_moment(
-    undisturbed: Path, command: Command, workplace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    undisturbed: Path, command: Command, workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "run"
     partial = checkpoint(root, 2).with_name(checkpoint(root, 2).name + ".partial")
@@ -179,8 +179,9 @@ def test_killed_at_any_moment(
         return bool(seen) and time.monotonic() > seen[0] + 0.02
 
     kill_when(command(root), workplace, midway)
+    caplog.set_level("INFO")
     main(command(root)[3:])
-    assert f"Using {root / 'checkpoints'}" in capfd.readouterr().err
+    assert f"Using {root / 'checkpoints'}" in caplog.text
     assert_same_end(root, undisturbed)
     assert list((root / "checkpoints").glob("*.partial")) == []
     for steps in logged_rollouts(root):

@@ -82,6 +82,7 @@ def log(tmp_path):
         ({"base_url": "http://h/v1?key=secret"}, "nothing after"),
         ({"base_url": "http://h:secret/v1#x"}, "nothing after"),
         ({"model": ""}, "`model`"),
+        ({"api_key_env": "sk-secret"}, "`api_key_env`"),
         ({"concurrency": 0}, "`concurrency`"),
         ({"max_retries": -1}, "`max_retries`"),
         ({"max_cost": 1.0}, "`max_cost` needs"),

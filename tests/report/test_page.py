@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -99,6 +100,10 @@ def test_whatever_other_programs_wrote_makes_a_page(
         ("config.yaml", {**CONFIG, "model": spoilt(CONFIG["model"]), "data": spoilt(CONFIG["data"])}),
     ):
         (run / name).write_text(json.dumps(content) + "\n")
+    values = st.sampled_from([1e308, -1e308, 5e-324, 1e-310, -0.0, 0.5, 1e15, "nan", "-inf", "9" * 400, "1_0", "", "x"])
+    keys = ("train/reward", "train/accuracy", "val/held_out/accuracy", "judge/a/clarity", "trust/kl_update_2", "odd")
+    rows = [{"step": data.draw(values), **{key: data.draw(values) for key in keys}} for _ in range(3)]
+    write_metrics(run, [*rows, {"step": 8, **{key: data.draw(values) for key in keys}}], version=1)
     page = render_page(read_arms([run]))
     for drawn in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
         assert not re.search(r"\b(nan|inf)\b", drawn), drawn
@@ -152,6 +157,21 @@ def test_hostile_values_everywhere_are_text(tmp_path: Path) -> None:
     assert "\0" not in page
     assert not re.search(r"<(img|iframe|base|details open|a href=.?javascript|svg on)", page)
     assert "<!--" not in page.replace("<!DOCTYPE", "")
+
+
+def test_endless_texts_and_keys_make_a_bounded_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    keys = {f"train/reward/{n}": 0.1 * n for n in range(500)} | {f"val/{n}/accuracy": 0.5 for n in range(500)}
+    write_metrics(run, [{"step": step, **keys} for step in (4, 8)], version=1)
+    long = {**example(1, "x" * 10**6, "v" * 10**6), "id": "i" * 10**6, "question": "$" * 10**6}
+    (run / "summary.json").write_text(json.dumps({**summary(), "samples_after": [long] * 50, "source": "s" * 10**6}))
+    (run / "environment.json").write_text(json.dumps({str(n): "v" * 100 for n in range(10_000)}))
+    (run / "completions.jsonl").write_text(json.dumps({**long, "completion": "\\frac{" * 10**5}) + "\n")
+    os.mkfifo(run / "logs" / "metrics.csv")  # reading it would wait for ever
+    page = render_page(read_arms([run]))
+    assert len(page) < 3e6
+    assert "more charts are left out" in page
+    assert "more characters)" in page
 
 
 def test_ten_long_runs_stay_small(tmp_path: Path) -> None:

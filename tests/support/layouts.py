@@ -59,8 +59,8 @@ class Record(pl.Callback):
     ) -> None:
         completions, group = outputs["rollout"].completions, pl_module.group_size
         rows = zip(completions.completion_ids.tolist(), completions.completion_mask.sum(dim=1).tolist(), strict=True)
-        for place, (ids, length) in enumerate(rows):
-            self.completions.append((batch_idx, batch.problems[place // group].id, ids[:length]))
+        for row, (ids, length) in enumerate(rows):
+            self.completions.append((batch_idx, batch.problems[row // group].id, ids[:length]))
         self.norms += [float(update.grad_norm) for update in outputs["updates"]]
         if batch_idx + 1 in self.save_after:
             save_atomically(trainer, self.save_after[batch_idx + 1])
@@ -102,7 +102,7 @@ def run(
     """Train and validate.
 
     Returns:
-        Whole weights by name; completions of all ranks as (rollout, problem, ids), sorted; gradient norms; the means of
+        All weights by name; completions of all ranks as (rollout, problem, ids), sorted; gradient norms; the means of
         the validation by temperature; numbers that this rank holds of the weights, and of the reference's; exchanges
         between ranks in a pass, and while sampling.
     """
@@ -148,9 +148,11 @@ def run(
     )
     trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
     policy = module.policy
-    with policy.generating() as whole:
-        weights = {policy.sharding.name_of(name): one.detach().clone() for name, one in whole.named_parameters()}
-    estimates = {t: {name: e.value for name, e in r.estimates.items()} for t, r in module.results["held_out"].items()}
+    with policy.generating() as model:
+        weights = {policy.sharding.name_of(name): w.detach().clone() for name, w in model.named_parameters()}
+    estimates = {
+        t: {name: e.value for name, e in r.estimates.items()} for t, r in module.results["held_out"].items()
+    }
     everything: list[Any] = [record.completions]
     if ranks > 1:
         everything = [None] * ranks
@@ -169,7 +171,7 @@ def run(
 
 def held(module: torch.nn.Module) -> int:
     """Return how many numbers this rank holds of the weights."""
-    weights = [one.to_local() if isinstance(one, DTensor) else one for one in module.parameters()]
+    weights = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in module.parameters()]
     return sum(weight.numel() for weight in weights)
 
 

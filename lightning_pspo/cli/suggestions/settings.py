@@ -213,8 +213,8 @@ class Settings:
 
     def _meant(self, name: str, dashes: str) -> str:
         """Return the end of the message about an unknown setting: its new name, or the most similar one."""
-        if name in RENAMED:
-            return f"; it is now `{dashes}{RENAMED[name]}`."
+        if new := RENAMED.get(name) or MOVED.get(name):
+            return f"; it is now `{dashes}{new}`."
         settings = list(self.hints)
         for place, cls in self.classes.items():
             settings += [f"{place}.{argument}" for argument in parameters(cls) if "[" not in place]

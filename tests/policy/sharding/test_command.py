@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.policy import LoRA, Policy
-from lightning_pspo.policy.sharding import FSDP1, FSDP2, DeepSpeed, FSDP2Strategy, Sharding, Unsharded, sharding_of
+from lightning_pspo.policy.sharding import FSDP1, FSDP2, FSDP2Strategy, Unsharded, sharding_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 REPOSITORY = Path(__file__).parents[3]
@@ -30,7 +30,7 @@ class CPUFSDPStrategy(FSDPStrategy):
 
 
 class HomemadeStrategy(Strategy):
-    """Of a kind that nobody knows."""
+    """A subclass of no strategy that is supported."""
 
 
 HomemadeStrategy.__abstractmethods__ = frozenset()
@@ -57,7 +57,7 @@ def arguments(tiny_run: Command, problem_file: Path) -> Command:
 
 def two_processes(arguments: list[str], folder: Path) -> str:
     """Run the command with two devices; return what it printed."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "lightning_pspo", *arguments, "--trainer.devices=2"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -65,8 +65,8 @@ def two_processes(arguments: list[str], folder: Path) -> str:
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout + process.stderr
 
 
 @pytest.mark.slow
@@ -103,8 +103,8 @@ def test_an_evaluation_that_one_rank_has_done_already(arguments: Command, tmp_pa
     two.parent.mkdir()
     lines = one.read_bytes().split(b"\n")[:-1]
     # Rank zero has the problems 0, 2, 4 and 6; each has a greedy and a sampled completion.
-    done = [line for place, line in enumerate(lines) if place // 2 % 2 == 0]
-    entries = [b"[[0, 0, 0, 0], " + line + b"]\n" for line in done]
+    recorded = [line for index, line in enumerate(lines) if index // 2 % 2 == 0]
+    entries = [b"[[0, 0, 0, 0], " + line + b"]\n" for line in recorded]
     two.with_name("samples.jsonl.rank0.part").write_bytes(b"".join(entries))
     settings = one.with_name("samples.jsonl.settings.json")
     two.with_name(settings.name).write_bytes(settings.read_bytes())
@@ -113,7 +113,7 @@ def test_an_evaluation_that_one_rank_has_done_already(arguments: Command, tmp_pa
 
 
 REFUSED = {
-    "another name": (["--trainer.strategy=zero"], "`trainer` has settings that cannot be: .*'zero'"),
+    "another name": (["--trainer.strategy=zero"], "`trainer` .*'zero'"),
     "tensor parallelism": (
         ["--trainer.strategy.class_path=ModelParallelStrategy", "--trainer.devices=2"],
         "`trainer.strategy` ModelParallelStrategy must have `data_parallel_size` 2, .* got auto and auto",
@@ -159,8 +159,9 @@ def test_strategies_that_are_known() -> None:
     assert isinstance(sharding_of(FSDP2Strategy()), FSDP2)
     assert isinstance(sharding_of(FSDPStrategy()), FSDP1)
     assert not sharding_of(DDPStrategy()).sharded
-    with pytest.raises(InputError, match=r"`trainer.strategy` must be one of DDPStrategy, .*, got HomemadeStrategy"):
-        sharding_of(object.__new__(HomemadeStrategy))
+    for unknown in (HomemadeStrategy, DeepSpeedStrategy):  # the latter is a subclass of DDPStrategy
+        with pytest.raises(InputError, match=f"`trainer.strategy` must be one of DDPStrategy, .*{unknown.__name__}"):
+            sharding_of(object.__new__(unknown))
 
 
 @pytest.mark.parametrize(
@@ -169,43 +170,11 @@ def test_strategies_that_are_known() -> None:
 )
 def test_fsdp1_is_wrapped_here(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(InputError, match=f"`trainer.strategy` FSDPStrategy must have .*`{name}`"):
-        FSDP1(CPUFSDPStrategy(**settings)).check()
+        FSDP1(strategy=CPUFSDPStrategy(**settings)).check()
 
 
 def test_fsdp1_needs_one_dtype(tiny_model: Path) -> None:
     policy = Policy(model_name_or_path=str(tiny_model), lora=LoRA(rank=2), dtype="bfloat16")
     policy.build(seed=0)
     with pytest.raises(InputError, match="FSDPStrategy needs weights of one dtype, got bfloat16 and float32"):
-        policy.shard(FSDP1(CPUFSDPStrategy()))
-
-
-@pytest.mark.parametrize(
-    ("sharding", "reads"),
-    [
-        (Unsharded(SingleDeviceStrategy("cpu")), {"file"}),
-        (FSDP2(FSDP2Strategy()), {"file", "fsdp2"}),
-        (FSDP1(CPUFSDPStrategy()), {"file", "fsdp1"}),
-        (DeepSpeed(object.__new__(DeepSpeedStrategy)), {"deepspeed"}),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_which_checkpoints_a_strategy_reads(sharding: Sharding, reads: set[str], tmp_path: Path) -> None:
-    """As Lightning stores them: it is told by the files' names and by what is before the names of weights."""
-    import torch.distributed.checkpoint as storage
-
-    paths = {name: tmp_path / name for name in ("file", "fsdp2", "fsdp1", "deepspeed", "other")}
-    torch.save({"state_dict": {"weight": torch.zeros(2)}}, paths["file"])
-    storage.save({"state_dict": {"weight": torch.zeros(2)}}, checkpoint_id=paths["fsdp2"], no_dist=True)
-    storage.save({"model": {"weight": torch.zeros(2)}}, checkpoint_id=paths["fsdp1"], no_dist=True)
-    for name in ("deepspeed", "other"):
-        paths[name].mkdir()
-    (paths["deepspeed"] / "latest").write_text("checkpoint")
-    for name, path in paths.items():
-        if name in reads:
-            sharding.check_checkpoint(path, adapters=False)
-        else:
-            with pytest.raises(InputError, match="`ckpt_path` must be "):
-                sharding.check_checkpoint(path, adapters=False)
-    if isinstance(sharding, FSDP1):
-        with pytest.raises(InputError, match="must be a folder of FSDP1 under FSDPStrategy with LoRA"):
-            sharding.check_checkpoint(paths["file"], adapters=True)
+        policy.shard(FSDP1(strategy=CPUFSDPStrategy()))

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support import layouts
+
 REPOSITORY = Path(__file__).parents[3]
 SAME = ["sgd", "adamw", "lora", "kl", "lora kl", "checkpointing and trees"]
 TWO_RANKS = {
@@ -34,53 +36,62 @@ MOVED = {  # scenario, layout that saves, layout that goes on -> number of ranks
     ("lora", "ddp", "fsdp2"): 2,
     ("sgd", "ddp", "fsdp2"): 2,
 }
+ROLLOUTS, SAVED, UPDATES, ROWS = 4, 2, 4, 16
 Results = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def results(model_folder: Callable[..., Path], problem_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Return a function that gives what a run ended with; all runs are made here, in two starts of Python."""
+    """Return a function that returns a run's result; all runs happen here, those on one rank in this process."""
     folder = tmp_path_factory.mktemp("layouts")
-    # Many tokens may end a completion, so that the lengths are uneven.
+    # Many ids end a completion, so that lengths are uneven.
     model = model_folder(generation={"eos_token_id": [2, *range(60, 110)]})
 
     def checkpoint(scenario: str, layout: str) -> str:
-        return str(folder / "checkpoints" / f"{scenario}, {layout}" / "rollout=000003.ckpt")
+        return str(folder / "checkpoints" / f"{scenario}, {layout}" / f"rollout={SAVED:06d}.ckpt")
 
     def saving(scenario: str, layout: str) -> dict[str, Any]:
-        task = {"name": f"{scenario}, {layout}", "scenario": scenario, "layout": layout}
-        kept = (scenario, layout) in [*RESUMED, *(moved[:2] for moved in MOVED)]
-        task |= {} if scenario in SAME else {"rollouts": 1}
-        return task | ({"save_after": {3: checkpoint(scenario, layout)}} if kept else {})
+        saves = (scenario, layout) in [*RESUMED, *(move[:2] for move in MOVED)]
+        return {
+            "name": f"{scenario}, {layout}",
+            "scenario": scenario,
+            "layout": layout,
+            "rollouts": ROLLOUTS if scenario in SAME else 1,
+            "save_after": {SAVED: checkpoint(scenario, layout)} if saves else {},
+        }
 
-    def moved(ranks: int) -> list[dict[str, Any]]:
-        return [
-            {"name": f"{s}, {a} to {b}", "scenario": s, "layout": b, "ckpt_path": checkpoint(s, a)}
-            for (s, a, b), number in MOVED.items()
-            if number == ranks
-        ]
+    def resuming(scenario: str, saved: str, layout: str, name: str) -> dict[str, Any]:
+        task = {"name": f"{scenario}, {name}", "scenario": scenario, "layout": layout, "rollouts": ROLLOUTS}
+        return task | {"ckpt_path": checkpoint(scenario, saved)}
 
-    again = [
-        {"name": f"{s}, {layout} again", "scenario": s, "layout": layout, "ckpt_path": checkpoint(s, layout)}
-        for s, layout in RESUMED
-    ]
-    for ranks, tasks in (
-        (2, [saving(s, layout) for s, layouts in TWO_RANKS.items() for layout in layouts] + again + moved(2)),
-        (1, [saving(scenario, "single") for scenario in [*SAME, "generate"]] + moved(1)),
-    ):
-        path = folder / f"tasks-{ranks}.json"
-        arguments = {"ranks": ranks, "model": str(model), "problems": str(problem_file), "folder": str(folder)}
-        path.write_text(json.dumps(arguments | {"tasks": tasks}), encoding="utf-8")
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if ranks == 2 else []
-        done = subprocess.run(
-            [sys.executable, *launcher, "-m", "tests.support.layouts", str(path)],
-            cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    def moves(ranks: int) -> list[dict[str, Any]]:
+        return [resuming(s, a, b, f"{a} to {b}") for (s, a, b), number in MOVED.items() if number == ranks]
+
+    def arguments(ranks: int, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+        shared = {"ranks": ranks, "model": str(model), "problems": str(problem_file), "folder": str(folder)}
+        return shared | {"tasks": tasks}
+
+    both = [saving(scenario, layout) for scenario, runs in TWO_RANKS.items() for layout in runs]
+    both += [resuming(scenario, layout, layout, f"{layout} again") for scenario, layout in RESUMED] + moves(2)
+    path = folder / "tasks.json"
+    path.write_text(json.dumps(arguments(2, both)), encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [sys.executable, *launcher, "-m", "tests.support.layouts", str(path)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as two_ranks:
+        layouts.main(arguments(1, [saving(scenario, "single") for scenario in [*SAME, "generate"]]))
+        output, _ = two_ranks.communicate(timeout=280)
+    assert two_ranks.returncode == 0, output
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
+            patch.setenv(variable, "0")  # so that it is restored
+            patch.delenv(variable)
+        layouts.main(arguments(1, moves(1)))
 
     def result(scenario: str, layout: str) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(folder / f"{scenario}, {layout}.pt", weights_only=True)
@@ -89,15 +100,15 @@ def results(model_folder: Callable[..., Path], problem_file: Path, tmp_path_fact
     return result
 
 
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     """Return the largest difference between two sets of weights of the same names."""
-    assert one.keys() == other.keys()
-    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
+    assert first.keys() == second.keys()
+    return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
 
 
 def later(completions: list[Any]) -> list[Any]:
     """Return the completions of the rollouts after the checkpoint."""
-    return [row for row in completions if row[0] >= 3]
+    return [row for row in completions if row[0] >= SAVED]
 
 
 pytestmark = pytest.mark.slow
@@ -107,24 +118,24 @@ pytestmark = pytest.mark.slow
     ("scenario", "layout"), [(scenario, layout) for scenario in SAME for layout in TWO_RANKS[scenario]]
 )
 def test_two_ranks_do_what_one_does(results: Results, scenario: str, layout: str) -> None:
-    """Token for token, with completions of uneven lengths; six rollouts of four updates."""
+    """Token for token, with completions of uneven lengths."""
     one, two = results(scenario, "single"), results(scenario, layout)
     assert two["completions"] == one["completions"]
-    assert len(one["completions"]) == 6 * 4 * 4
+    assert len(one["completions"]) == ROLLOUTS * ROWS
     assert len({len(ids) for _, _, ids in one["completions"]}) > 4
-    assert len(one["norms"]) == 6 * 4
+    assert len(one["norms"]) == ROLLOUTS * UPDATES
     assert distance(one["weights"], two["weights"]) < 2e-5
     assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
     assert two["estimates"] == one["estimates"]
 
 
 def test_the_runs_went_somewhere(results: Results) -> None:
-    """Or equal weights would prove nothing."""
+    """Otherwise equal weights would prove nothing."""
     ends = [results(scenario, "single")["weights"] for scenario in ("sgd", "adamw", "kl")]
     assert distance(ends[0], ends[1]) > 1e-2
     assert distance(ends[0], ends[2]) > 1e-3
     adapters = results("lora", "single")["weights"]
-    assert max(float(one.abs().max()) for name, one in adapters.items() if "lora_B" in name) > 1e-3
+    assert max(float(weight.abs().max()) for name, weight in adapters.items() if "lora_B" in name) > 1e-3
 
 
 @pytest.mark.parametrize(("scenario", "layout"), [("sgd", "fsdp2"), ("kl", "lightning's fsdp2"), ("kl", "fsdp1")])
@@ -141,7 +152,7 @@ def test_weights_are_spread_and_gathered_once_for_sampling(results: Results, sce
 
 @pytest.mark.parametrize("layout", TWO_RANKS["generate"])
 def test_generation_of_transformers_waits_for_no_other_rank(results: Results, layout: str) -> None:
-    """It would exchange something at each token if it thought that the weights are spread."""
+    """It would communicate at each token if it took the weights to be spread."""
     one, two = results("generate", "single"), results("generate", layout)
     assert two["completions"] == one["completions"]
     assert two["exchanges"] == (3, 0)
@@ -149,27 +160,27 @@ def test_generation_of_transformers_waits_for_no_other_rank(results: Results, la
 
 @pytest.mark.parametrize("scenario", ["bfloat16 mixed", "lora bfloat16 base"])
 def test_bfloat16(results: Results, scenario: str) -> None:
-    """Rounding tells the layouts apart, but not before the first update is done."""
-    sharded, whole = results(scenario, "fsdp2"), results(scenario, "ddp")
-    first = [[row for row in one["completions"] if row[0] == 0] for one in (sharded, whole)]
+    """Rounding separates the layouts, but not before the first update."""
+    sharded, replicated = results(scenario, "fsdp2"), results(scenario, "ddp")
+    first = [[row for row in result["completions"] if row[0] == 0] for result in (sharded, replicated)]
     same = sum(a == b for a, b in zip(*first, strict=True))
     assert same >= 14
-    assert sharded["norms"][0] == pytest.approx(whole["norms"][0], rel=0.05)
+    assert sharded["norms"][0] == pytest.approx(replicated["norms"][0], rel=0.05)
     dtypes = {weight.dtype for name, weight in sharded["weights"].items() if "lora" in name or "mixed" in scenario}
     assert dtypes == {torch.float32}
 
 
 @pytest.mark.parametrize(("scenario", "layout"), RESUMED)
 def test_a_resumed_run_ends_with_the_same_bits(results: Results, scenario: str, layout: str) -> None:
-    whole, again = results(scenario, layout), results(scenario, f"{layout} again")
-    assert again["completions"] == later(whole["completions"])
-    assert all(torch.equal(again["weights"][name], weight) for name, weight in whole["weights"].items())
-    assert again["norms"] == whole["norms"][12:]
-    assert again["estimates"] == whole["estimates"]
+    uninterrupted, again = results(scenario, layout), results(scenario, f"{layout} again")
+    assert again["completions"] == later(uninterrupted["completions"])
+    assert all(torch.equal(again["weights"][name], weight) for name, weight in uninterrupted["weights"].items())
+    assert again["norms"] == uninterrupted["norms"][SAVED * UPDATES :]
+    assert again["estimates"] == uninterrupted["estimates"]
 
 
 @pytest.mark.parametrize(("scenario", "saved", "resumed"), MOVED)
 def test_a_run_goes_on_in_another_layout(results: Results, scenario: str, saved: str, resumed: str) -> None:
-    whole, moved = results(scenario, saved), results(scenario, f"{saved} to {resumed}")
-    assert moved["completions"] == later(whole["completions"])
-    assert distance(moved["weights"], whole["weights"]) < 2e-5
+    uninterrupted, moved = results(scenario, saved), results(scenario, f"{saved} to {resumed}")
+    assert moved["completions"] == later(uninterrupted["completions"])
+    assert distance(moved["weights"], uninterrupted["weights"]) < 2e-5
