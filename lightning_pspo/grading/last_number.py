@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import deque
 
+from lightning_pspo.grading.numbers import NUMBER_WORDS
+
 _INTEGER = r"(?:[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)"
 _RATIO = r"[0-9]{1,4}(?::[0-9]{1,4}){1,4}(?![0-9:])(?:\s?[ap]\.?m\b\.?)?"
@@ -50,7 +52,6 @@ _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
 _AND = re.compile(r"(?:\s|,|and|or){1,12}")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 _WINDOW = 300
 """Characters before and after the last number in which its formula is looked for."""
@@ -87,7 +88,7 @@ def repeats(text: str, number: str) -> bool:
     whole = _WHOLE.fullmatch(number)
     if not whole or "=" in text or len(text) > 2 * _WINDOW:
         return False
-    word = _NUMBER_WORDS[int(whole[1])] if int(whole[1]) < len(_NUMBER_WORDS) else ""
+    word = NUMBER_WORDS[int(whole[1])] if int(whole[1]) < len(NUMBER_WORDS) else ""
     return whole[1] in numbers(text) or bool(word and re.search(rf"(?i)\b{word}\b", text))
 
 

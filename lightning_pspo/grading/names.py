@@ -31,7 +31,7 @@ _CONTINUES = re.compile(r"[-+*/]|\\(?:cdot|times|quad|qquad)(?![A-Za-z])")
 _NAMES = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _VALUE = re.compile(r"\s*-?\s*(?:[0-9.,]+|\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\})\s*")
 _TAG = re.compile(r"\\(?:tag|label)\*?\s?\{[^{}]*\}|\\(?:no)?number")
-_MODULUS = re.compile(r"\(?\s*(?:\\p?mod|\\bmod|mod)(?![A-Za-z]).*")
+_MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z]).*")
 
 
 def without_names(left: str, right: str) -> tuple[str, str, bool]:
@@ -52,13 +52,18 @@ def without_names(left: str, right: str) -> tuple[str, str, bool]:
             return left, right, True
     left, right = (_last_value(value, bool(name)) for name, value in zip(names, values, strict=True))
     if r"\equiv" in left and r"\equiv" not in right:
-        left = _MODULUS.sub("", left.rpartition(r"\equiv")[2]).strip()
+        left = without_modulus(left.rpartition(r"\equiv")[2]).strip()
     if "=" in left and "=" not in right and not RELATION.search(right) and not split_collection(left):
         sides = split_top(left, ("=",))
         if sides[-1] == "0" and len(set(_LOWER_CASE.findall(sides[0]))) > 1:
             return left, right, False  # an equation in its general form says the value of nothing
         left = sides[-1]  # else an equation says what its right side is
     return left, right, False
+
+
+def without_modulus(text: str) -> str:
+    """Take the modulus off a residue class, ``7 (mod 11)``, or what names the class, ``n = 7 mod 11``."""
+    return _MODULUS.sub("", text).strip() if "mod" in text else text
 
 
 def last_row(text: str) -> str:

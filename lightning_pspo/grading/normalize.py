@@ -3,56 +3,78 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import lru_cache
 
-_INVISIBLE = (range(9), range(11, 13), range(14, 32), (127, 0xAD, 0xFEFF))
-_DIRECTIONS_AND_JOINERS = (range(0x200B, 0x2010), range(0x202A, 0x202F), range(0x2060, 0x2070))
-_SIGNS = {
-    **dict.fromkeys("\u00a0\u2002\u2003\u2009\u202f\u3000", " "),
-    **dict.fromkeys("−–\ufe63", "-"),
-    **dict.fromkeys("\u2018’", "'"),
-    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "\u2215": "/", "\u2044": "/"},
-    **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in "},
-    **{
-        "\u222a": r"\cup ",
-        "∩": r"\cap ",
-        "∞": r"\infty ",
-        "π": r"\pi ",
-        "θ": r"\theta ",
-        "∅": r"\emptyset ",
-        "㎠": "cm²",
-        "㎡": "m²",
-    },
-    **dict.fromkeys("\u00c5\u212b", " angstroms"),
-    **{"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"},
-    **{"⅕": r"\frac{1}{5}", "⅙": r"\frac{1}{6}", "⅛": r"\frac{1}{8}"},
+_CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
+_SPELLINGS = {
+    "-": "−–\ufe63",
+    "'": "\u2018’",
+    "/": "÷\u2215\u2044",
+    ".": "\u066b",
+    ",": "\u066c",
+    "%": "\u066a",
+    "°": "º",
+    "…": "…",
+    r"\cdot ": "·⋅",
+    r"\times ": "×",
+    r"\le ": "≤",
+    r"\ge ": "≥",
+    r"\ne ": "≠",
+    r"\approx ": "≈",
+    r"\pm ": "±",
+    r"\mp ": "∓",
+    r"\in ": "∈",
+    r"\cup ": "\u222a",
+    r"\cap ": "∩",
+    r"\setminus ": "\u2216",
+    r"\infty ": "∞",
+    r"\pi ": "π",
+    r"\theta ": "θ",
+    r"\emptyset ": "∅",
+    r"\mathbb{R}": "\u211d",
+    " angstroms": "\u00c5\u212b",
 }
-_GONE = {chr(code): None for codes in _INVISIBLE + _DIRECTIONS_AND_JOINERS for code in codes}
-_FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-_TRANSLATION = str.maketrans(_GONE | _FULL_WIDTH | _SIGNS)
+_SIGNS = {sign: spelling for spelling, signs in _SPELLINGS.items() for sign in signs}
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _SQUARE_METRES = re.compile(r"(?<=[0-9])\s{0,3}[cdkm]?m[²³](?![A-Za-z])")
-_DEGREES = re.compile(
+_TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
+_DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
     r"(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|(?:\^\s*)?\\degree(?![A-Za-z])|°)"
-    r"(?:\s?\\(?:text|textrm|mathrm|mbox)\s?\{\s?[CFK]\s?\}(?=[\s$.]*\Z))?"  # Celsius, Fahrenheit
+    rf"(?:\s?(?:{_TEXT}[CFK]\s?\}}|[CFK])(?=[\s$.\\)\]*]*\Z))?"
 )
 _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_CURRENCIES = "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|NZD|HKD|SGD|KRW|RUB|BRL|MXN|ZAR|SEK|NOK|DKK|PLN|TRY|THB|Rs\\.?"
 _GROUP = r"\{([^{}]*)\}"
 _CALL = r"\(([^()]*)\)"
+_COMMANDS = {
+    **dict.fromkeys(("tfrac", "dfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
+    **dict.fromkeys(("quad", "qquad", "hfill", "newline"), " "),
+    **dict.fromkeys(("vert", "lvert", "rvert", "Vert", "lVert", "rVert"), "|"),
+    **dict.fromkeys(("lbrack", "langle"), "("),
+    **dict.fromkeys(("rbrack", "rangle"), ")"),
+    **dict.fromkeys(("varnothing", "phi"), r"\emptyset "),
+    **dict.fromkeys(("leq", "leqslant"), r"\le"),
+    **dict.fromkeys(("geq", "geqslant"), r"\ge"),
+    **{"neq": r"\ne", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}"},
+    **dict.fromkeys(("backslash", "smallsetminus"), r"\setminus"),
+}
+_COMMAND = re.compile(rf"\\({'|'.join(sorted(_COMMANDS, key=len, reverse=True))})(?![A-Za-z])")
 # A command's name ends where no letter follows.
-_REPLACEMENTS = (
-    (re.compile(r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])"), ", "),  # two lines are no mixed number
+_FIRST = (
+    (re.compile(r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])"), ", "),  # two lines are not a mixed number
     (re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s?"), ""),
     (re.compile(r"\\(?:text)?color\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)"), ""),
     (re.compile(r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))"), r"\\sqrt{\1\2}"),
-    (re.compile(r"\s?\{\s*,\s*\}"), ","),
-    (re.compile(r",\s?\\!\s*"), ","),
-    (re.compile(r"\\[!,;:>]"), " "),
-    (re.compile(r"(?<!\\)\\ |~|\\q?quad(?![A-Za-z])|\\(?:hfill|newline)(?![A-Za-z])"), " "),
+    (re.compile(r"\s?\{\s*,\s*\}|,\s?\\!\s*"), ","),
+    (re.compile(r"\\[!,;:>]|(?<!\\)\\ |~"), " "),
     (re.compile(r"(?<!\\)\\{2}(?=[A-Za-z$%])"), r"\\"),  # a backslash that was escaped once too often
-    (re.compile(r"\\?[$£€]|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))"), ""),
+    (re.compile(rf"(?<![A-Za-z\\])(?:(?:US|CA|AU|HK|NZ)\\?\$|(?:{_CURRENCIES}))\s?(?=[-+]?[0-9.])"), ""),
+    (re.compile(r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))"), ""),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|rm|bf|it|boldsymbol|mathbf)(?![A-Za-z])\.?"), ""),
-    (re.compile(r"\\(?:tfrac|dfrac|cfrac|nicefrac|sfrac)(?![A-Za-z])"), r"\\frac"),
+)
+_THEN = (
     (re.compile(r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*"), r"\\frac{\1}"),
     (re.compile(r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*([0-9A-Za-z])\s*\{"), r"\\frac{\1}{"),
@@ -75,7 +97,6 @@ _REPLACEMENTS = (
         ),
         lambda unit: unit.group().lower(),
     ),
-    (re.compile(r"\\?\\[lr]?[vV]ert(?![A-Za-z])|\\\|"), "|"),
     (  # joule, volt; A, C and F may be digits, K and M factors
         re.compile(
             r"(?<=[0-9}])(?:\s?\\(?:text|textrm|mathrm|mbox)\s?\{\s?[HJNSTVW]"
@@ -84,23 +105,20 @@ _REPLACEMENTS = (
         "",
     ),
     (
-        re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathit|mbox|operatorname)\*?\s*" + _GROUP),
+        re.compile(
+            r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathit|mbox|operatorname)\*?\s*"
+            r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+        ),
         r" \1",
     ),
+    (re.compile(r"(?<=[0-9]) dollars?,? (?:and )?([0-9]{2}) cents?\b"), r".\1 dollars"),
     (re.compile(r"(?<=[0-9])\s{0,3}[Aa]\.?\s?[Mm](?![A-Za-z])\.?"), " am"),
     (re.compile(r"(?<=[0-9])\s{0,3}[Pp]\.?\s?[Mm](?![A-Za-z])\.?"), " pm"),
-    (re.compile(r"\\(le|ge|ne)q(?![A-Za-z])"), r"\\\1"),
-    (re.compile(r"\\(le|ge)qslant(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"<=|=<"), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"(?<![0-9)}])!="), r"\\ne "),
-    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
-    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
-    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
-    (re.compile(r"\\l(?:brack|angle)(?![A-Za-z])"), "("),
-    (re.compile(r"\\r(?:brack|angle)(?![A-Za-z])"), ")"),
-    (re.compile(r"\\(?:varnothing|phi)(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
+    (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
+    (re.compile(r"\\\|"), "|"),
     (re.compile(r"(?<=[A-Za-z0-9)}\]])\s?\*\*\s?(?=[A-Za-z0-9({\\-])"), "^"),
     (re.compile(r"\^\s*(-?[0-9]{2,}|-[0-9])"), r"^{\1}"),
     (re.compile(r"\^" + _CALL), r"^{\1}"),
@@ -115,6 +133,7 @@ _REPLACEMENTS = (
     ),
     (re.compile(r"\s+"), " "),
 )
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _QUOTED = re.compile(r"(?<![A-Za-z0-9])'([^']*)'(?![A-Za-z0-9])")
 _CODE = re.compile(
     r"(?<![A-Za-z\\_.])(?:np\.|math\.|sp\.|sympy\.)?([A-Za-z][A-Za-z0-9]{0,15}(?:\.(?:open|Lopen|Ropen))?)\(|[(),]"
@@ -156,6 +175,7 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z '.,/-]*[A-Za-z.]")
 _MARKS_IN_WORDS = re.compile(r"[\s'.,-]+")
 
 
+@lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     r"""Take away what carries no meaning, and spell the rest in one way.
 
@@ -166,11 +186,17 @@ def clean(text: str) -> str:
     >>> clean(r"$\left( 3, \dfrac12 \right)$."), clean("2*sqrt(3)**10"), clean("**½ percent**")
     ('( 3, \\frac{1}{2} )', '2*\\sqrt{3}^{10}', '\\frac{1}{2}%')
     """
-    text = _from_code(text.translate(_TRANSLATION))
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text
+    text = text.translate(_CONTROL).replace(r"\sqrt(", "sqrt(").replace(r"\sqrt (", "sqrt(")
+    text = _from_code(text if text.isascii() else "".join(map(_plain, text)))
     text = _SQUARE_METRES.sub("", text)
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _ANGLE_FUNCTION.search(text) else "", text)
     text = re.sub("[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}", text)
-    for pattern, replacement in _REPLACEMENTS:
+    for pattern, replacement in _FIRST:
+        text = pattern.sub(replacement, text)
+    text = _COMMAND.sub(lambda command: _COMMANDS[command[1]], text)
+    for pattern, replacement in _THEN:
         text = pattern.sub(replacement, text)
     text = _MARKS.sub("", _MARKS.sub("", text)) if not text.rstrip().endswith("...") else text.strip()
     text = _QUOTED.sub(r"\1", text)
@@ -179,6 +205,27 @@ def clean(text: str) -> str:
     while text.startswith("{") and text.endswith("}") and _is_one_group(text):
         text = text[1:-1].strip()
     return text
+
+
+@lru_cache(maxsize=4096)
+def _plain(character: str) -> str:
+    r"""Return the plain spelling of a character; nothing for currency, emoji and what is invisible.
+
+    >>> [_plain(character) for character in "٤½４₹✅é"]
+    ['4', '\\frac{1}{2}', '4', '', '', 'é']
+    """
+    if character.isascii() or character in _SIGNS:
+        return _SIGNS.get(character, character)
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    kind, *codes = unicodedata.decomposition(character).split() or [""]
+    if kind == "<fraction>" and len(codes) > 2:
+        top, bottom = "".join(chr(int(code, 16)) for code in codes).split("\u2044")
+        return rf"\frac{{{top}}}{{{bottom}}}"
+    if kind.startswith("<") and kind not in ("<super>", "<sub>"):
+        return "".join(_SIGNS.get(chr(int(code, 16)), chr(int(code, 16))) for code in codes)
+    gone = unicodedata.category(character) in ("Cf", "Sc", "So", "Sk") or "\ufe00" <= character <= "\ufe0f"
+    return "" if gone and character != "°" else character
 
 
 def _is_one_group(text: str) -> bool:

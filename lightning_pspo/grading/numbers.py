@@ -29,8 +29,6 @@ MAX_NUMBER_CHARS = 100
 MAX_EXPONENT = 100
 """A power of ten beyond this is not read as a number."""
 
-_INTEGER = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _WHOLE_NUMBER = re.compile(
@@ -45,34 +43,37 @@ _WHOLE_QUOTIENT = re.compile(
 _REPEATING = re.compile(
     rf"{_SIGN}(?P<whole>[0-9]*)\.(?P<fixed>[0-9]*)\\(?:overline|bar|dot)\s*(?:\{{(?P<cycle>[0-9]+)\}}|(?P<digit>[0-9]))"
 )
-_SPACED_THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(?: [0-9]{3})+(?:\.[0-9]+)?")
+_GROUPS = r"[1-9][0-9]{0,2}(?:(?P<mark>[MARKS])[0-9]{3})(?:(?P=mark)[0-9]{3})*"
+_GROUPED = re.compile(  # 1,234 and 1'234 and 1 234; 12,34,567
+    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', ', ' + chr(39))}|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}))"
+    r"(?P<rest>(?:\.[0-9]*)?(?:e-?[0-9]+|\s?[a-z]{7,8})?)"
+)
+_GROUPED_WITH_COMMA = re.compile(  # 1.234,50 and 1.234.567: a single point is that of a decimal
+    rf"(?P<whole>[-+]?(?:{_GROUPS.replace('MARKS', '. ' + chr(39))}(?=,)|[1-9][0-9]{{0,2}}(?:\.[0-9]{{3}}){{2,}}))"
+    r"(?:,(?P<places>[0-9]+))?"
+)
 _COMMA_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*),[0-9]+")
 _TEN = re.compile(
     r"\s*(?:\\times|\\cdot|\*|(?<=[0-9])\s?[xX](?=\s?10))\s*10\s*\^\s*(?:\{\s*)?(-?[0-9]{1,3})(?:\s*\})?(?![0-9])"
 )
 _POWER_OF_TEN = re.compile(r"\A([-+]?)10\s*\^\s*(?:\{\s*)?([0-9]{1,3})(?:\s*\})?\Z")
-_NUMBER_WORDS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
+_TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+NUMBER_WORDS = ["zero", *(_ONES := "one|two|three|four|five|six|seven|eight|nine").split("|"), *_TEENS.split("|")]
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_BELOW_100 = rf"(?:(?:{_TENS})(?:[- ](?:{_ONES}))?|{_TEENS}|{_ONES}|zero)"
+_BELOW_1000 = rf"(?:(?:{_ONES}) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100})"
+_SPELLED = re.compile(rf"{_BELOW_1000}(?: (?:thousand|million|billion)(?:,?(?: and)? {_BELOW_1000})?)*", re.IGNORECASE)
+_GLOSS = re.compile(r"\s+\(([^()]{1,80})\)\Z")
+_THAT_IS = re.compile(r"\A(?:(?:or|i\.?e\.?,?|that is,?|which is|equals|exactly|in words:?|\\approx)\s+)+")
 _E_NOTATION = re.compile(r"(?<=[0-9.])[eE]\+?(-?[0-9]{1,3})\Z")
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 _WORD = r"[A-Za-z][A-Za-z'’-]*"
-_RAISED = r"(?:\s?\^\s?\{?-?[0-9]\}?)?"
+_PART = rf"(?:(?:\\mu\s?|μ)?{_WORD}|\\Omega)(?:\s?\^\s?\{{?-?[0-9]\}}?)?"
+_JOIN = r"(?:\s*(?:[/*]|\\cdot(?![A-Za-z]))\s*|\s+)"
 _UNIT = re.compile(
-    rf"(?<=[0-9}}.)i%])(?:\s*/\s*|\s+)\(?({_WORD}{_RAISED}(?:(?:\s*[/*]\s*|\s+){_WORD}{_RAISED}){{0,2}})\)?\Z"
+    rf"(?<=[0-9}}.)i%])(?:\s*/\s*|\s+|\s*\\cdot\s+)\(?({_PART}(?:{_JOIN}{_PART}){{0,3}})\)?\Z"
+    rf"|(?<=[0-9}}.)i%])\s*\\frac\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\Z"
 )
 _UNIT_AFTER_SCALE = re.compile(rf"(?<=illion|undred|ousand)\s+({_WORD})\Z")
 _GLUED_UNIT = re.compile(
@@ -102,10 +103,12 @@ _NO_UNITS = frozenset(
 # Other words of one or two letters are variables.
 _SHORT_WORDS = frozenset(
     _LETTERS.findall(
-        "a an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm nm of on oz pt qt s sq t yd yo yr"
+        "a an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm mu nm of on oz pt qt s sq t yd yo yr"
     )
 )
 _SYMBOLS = frozenset(["L", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
+_SI = frozenset(["m", "s", "kg", "g", "mol", "rad", "cm", *"ACFHJKNSTVW"])
+"""Symbols that a letter may be a variable beside, except in a product with another of them."""
 _UNITS_OF_ONE_KIND = (
     ("mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre"),
     ("in inch inches", "ft foot feet", "yd yard", "mi mile"),
@@ -171,18 +174,16 @@ def read_number(text: str) -> Number | None:
     >>> read_number("12.50%")
     Number(value=Fraction(25, 2), places=2, digits=4, percent=True, unit='')
     """
-    text, unit = split_unit(text)
+    whole, (text, unit) = text, split_unit(text)
+    if text == whole and (gloss := _GLOSS.search(text)):
+        return _glossed(text[: gloss.start()], gloss[1])
     percent = text.endswith("%")
     text = _POWER_OF_TEN.sub(r"\g<1>1e\2", _TEN.sub(r"e\1", text.rstrip("% ")))
     if len(text) > MAX_NUMBER_CHARS:
         return None
-    if "," in text or " " in text:
-        if re.fullmatch(rf"[-+]?\s*{_DECIMAL}(?:e-?[0-9]+|\s?[a-z]{{7,8}})?", text):
-            text = text.replace(",", "")
-        elif _SPACED_THOUSANDS.fullmatch(text):
-            text = text.replace(" ", "")
-    if (word := text.casefold()) in _NUMBER_WORDS:
-        return Number(Fraction(_NUMBER_WORDS.index(word)), unit=unit)
+    if (value := _spelled(text)) is not None:
+        return Number(Fraction(value), unit=unit)
+    text = _ungrouped(text)
     if match := _WHOLE_NUMBER.fullmatch(text):
         return _decimal(match, percent, unit)
     if match := _REPEATING.fullmatch(text):
@@ -191,6 +192,43 @@ def read_number(text: str) -> Number | None:
         value = _quotient(match)
         return None if value is None else Number(value, percent=percent, unit=unit)
     return None
+
+
+def _ungrouped(text: str) -> str:
+    """Take the marks between groups of digits away: ``1,234``, ``1,23,456``, ``1'234``, ``1 234``, ``1.234,50``."""
+    if match := _GROUPED.fullmatch(text):
+        return re.sub("[', ]", "", match["whole"]) + match["rest"]
+    if match := _GROUPED_WITH_COMMA.fullmatch(text):
+        return re.sub("['. ]", "", match["whole"]) + "." + (match["places"] or "")
+    return text
+
+
+def _spelled(text: str) -> int | None:
+    """Return the value of a number in words, below a trillion.
+
+    >>> _spelled("forty-two"), _spelled("Three hundred and five thousand"), _spelled("two three"), _spelled("dozen")
+    (42, 305000, None, None)
+    """
+    if not _SPELLED.fullmatch(text):
+        return None
+    total = current = 0
+    for word in _LETTERS.findall(text.casefold()):
+        if word in _SCALES and word != "hundred":
+            total, current = total + current * 10 ** _SCALES[word], 0
+        elif word == "hundred":
+            current *= 100
+        elif word != "and":
+            current += NUMBER_WORDS.index(word) if word in NUMBER_WORDS else 20 + 10 * _TENS.split("|").index(word)
+    return total + current
+
+
+def _glossed(text: str, gloss: str) -> Number | None:
+    """Read a number with a remark in brackets that says it again, or says nothing about its value."""
+    number, remark = read_number(text), _THAT_IS.sub("", gloss.rpartition("=")[2].strip())
+    if number and (again := read_number(remark)):
+        return number if same_number(number, again) else None
+    plain = not any(character.isdigit() for character in gloss)
+    return number if plain and _NO_UNITS.isdisjoint(_LETTERS.findall(gloss.lower())) else None
 
 
 def in_tex(number: str) -> str:
@@ -209,7 +247,7 @@ def read_comma_decimal(text: str) -> Number | None:
     (Fraction(137, 50), None, None)
     """
     text, _ = split_unit(text)
-    if not _COMMA_DECIMAL.fullmatch(text) or re.fullmatch(rf"[-+]?{_DECIMAL}", text):
+    if not _COMMA_DECIMAL.fullmatch(text) or _GROUPED.fullmatch(text):
         return None
     number = read_number(text.replace(",", "."))
     return number if number and number.value.denominator > 1 else None
@@ -227,12 +265,14 @@ def split_unit(text: str) -> tuple[str, str]:
     match = _UNIT.search(text) or _GLUED_UNIT.search(text)
     if not match:
         return text, ""
-    words = _LETTERS.findall(match[1].lower())
-    if words[0] in _SCALES and (after := _UNIT_AFTER_SCALE.search(text)):
-        match, words = after, _LETTERS.findall(after[1].lower())
-    if not _NO_UNITS.isdisjoint(words) or not all(_is_unit(word) for word in _ANY_LETTERS.findall(match[1])):
+    unit = " ".join(filter(None, match.groups())).replace(r"\cdot", "*")
+    if _LETTERS.findall(unit.lower())[0] in _SCALES and (after := _UNIT_AFTER_SCALE.search(text)):
+        match, unit = after, after[1]
+    words, spellings = _LETTERS.findall(unit.lower()), _ANY_LETTERS.findall(unit)
+    is_unit = all(map(_is_unit, spellings)) or (len(spellings) > 1 and _SI.issuperset(spellings))
+    if not _NO_UNITS.isdisjoint(words) or not is_unit:
         return text, ""
-    return text[: match.start()].rstrip("( "), _UNIT_IDS.get(match[1].lower(), "")
+    return text[: match.start()].rstrip("( "), _UNIT_IDS.get(unit.lower(), "")
 
 
 def _is_unit(word: str) -> bool:

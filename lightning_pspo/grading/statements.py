@@ -97,7 +97,7 @@ def stated(text: str) -> str | None:
 
 def _read_statement(text: str, before: str) -> str | None:
     """Return the formula, the number or the few words that a statement begins with, or says of what was computed."""
-    text = _FENCE.sub("", text.lstrip("\"' "), count=1) if text.startswith("```") else text.lstrip("\"' ")
+    text = _FENCE.sub("", text.lstrip("\"' "), count=1) if text.startswith("```") else text.lstrip("\"' }")
     if _EMPTY_BOX.match(text):
         return None
     maths = _MATHS.match(text)
@@ -119,6 +119,8 @@ def _read_statement(text: str, before: str) -> str | None:
         return last_number(text.partition("\n\n")[0]) if derived else sentence
     if not re.search("[0-9]", cleaned):
         return sentence if len(words) <= _MAX_WORDS and raw[-1] != ":" and not _NO_ANSWER.match(sentence) else None
+    if sentence.lower().startswith("not "):
+        return None
     paragraph = text.partition("\n\n")[0]
     leading = _LEADING.match(sentence)
     if leading and not _AND_MORE.match(sentence, leading.end()):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+
+from lightning_pspo.grading.values import evaluate
 
 _TOKEN = re.compile(
     r"\\begin\s*\{[a-zA-Z*]{1,20}\}|\\end\s*\{[a-zA-Z*]{1,20}\}|\\[A-Za-z]+|\\.|[(\[{]|[)\]}]|[,;]|=|(?<=[)\]\s])U(?=[(\[\s])",
@@ -23,6 +26,12 @@ _CASES = re.compile(
 )
 _DIAGONAL = re.compile(r"\\?diag\s?\(([^()]*)\)")
 _IF = re.compile(r"\A(?:,|if|for|when|\s)+(?![A-Za-z])")
+_REALS = r"(?:\\mathbb\s?\{?\s?R\s?\}?|R|(?:all )?real numbers)"
+_HOLES = re.compile(
+    rf"(?:x\s?\\in\s*)?{_REALS}\s*(?:\\setminus(?![A-Za-z])|[\\-](?=\s*\\\{{)|except(?: for)?)"
+    rf"|(?:\\\{{\s*)?(?:x(?:\s?\\in\s*{_REALS})?\s*(?:\||:|,|\\mid(?![A-Za-z])))?\s*x\s?\\ne(?![A-Za-z])"
+)
+_UNEQUAL = re.compile(r"x\s?\\ne(?![A-Za-z])")
 _ROW_ENDS = re.compile(r"\\\\|\\cr(?![A-Za-z])")
 _MAX_DEPTH = 20
 """A text whose brackets are nested deeper is one answer."""
@@ -86,6 +95,30 @@ def split_collection(text: str) -> Collection | None:
             "matrix", tuple(cell for row in rows for cell in row), ",".join(str(len(row)) for row in rows)
         )
     return Collection(opening, items, closing) if opening or len(items) > 1 else None
+
+
+def without_holes(left: str, right: str) -> tuple[str, str]:
+    r"""Spell the real numbers but for some as a union of intervals where the other text is one.
+
+    >>> without_holes(r"\mathbb{R}\setminus\{1, -1\}", r"(1,\infty)\cup(-1,1)\cup(-\infty,-1)")[0]
+    '(-\\infty,-1)\\cup (-1,1)\\cup (1,\\infty)'
+    """
+    if r"\cup" in right:
+        return _as_union(left), right
+    return (left, _as_union(right)) if r"\cup" in left else (left, right)
+
+
+def _as_union(text: str) -> str:
+    if not (match := _HOLES.match(text)):
+        return text
+    points = text[match.end() :].strip().removeprefix(r"\{").removesuffix(r"\}").strip()
+    items = [_UNEQUAL.sub("", item).strip() for item in split_top(_AND.sub(", ", points), (",",))]
+    values = [evaluate(item) for item in items]
+    if None in values or any(value.imag for value in values if value):
+        return text
+    ordered = sorted(range(len(items)), key=lambda index: (values[index] or 0j).real)
+    ends = [r"-\infty", *(items[index] for index in ordered), r"\infty"]
+    return r"\cup ".join(f"({low},{high})" for low, high in pairwise(ends))
 
 
 def split_top(text: str, separators: tuple[str, ...]) -> list[str]:
