@@ -89,7 +89,7 @@ def test_from_fit_to_predictions(
         f"--model.policy.model_name_or_path={tiny_model}",
         "--model.reward=FormatMatch",
         "--model.reward.pattern=a|e|i|o|u",
-        "--model.sampling.max_new_tokens=6",
+        "--model.max_new_tokens=6",
         "--model.group_size=2",
         "--data.train=JSONL",
         f"--data.train.path={problem_file}",
@@ -300,11 +300,11 @@ def test_short_class_names(capsys: pytest.CaptureFixture[str], flag: str, name: 
 def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text(
-        "model: {group_size: 4, limits: {micro_batch_size: 2}, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}"
+        "model: {group_size: 4, micro_batch_size: 2, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}"
     )
     two.write_text("model: {group_size: 6, surrogate: {init_args: {alpha: 0.2}}}")
     model = printed_config(capsys, f"--config={one}", f"--config={two}", "--model.updates_per_rollout=5")["model"]
-    assert (model["group_size"], model["limits"]["micro_batch_size"], model["updates_per_rollout"]) == (6, 2, 5)
+    assert (model["group_size"], model["micro_batch_size"], model["updates_per_rollout"]) == (6, 2, 5)
     assert model["surrogate"]["init_args"] == {"alpha": 0.2}
     assert printed_config(capsys, f"--config={two}", f"--config={one}")["model"]["group_size"] == 4
 
