@@ -48,7 +48,10 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
-set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
+set_parsing_settings(
+    instantiate_subclass_spec_in_any=False,  # a mapping of plain settings builds no class
+    docstring_parse_attribute_docstrings=True,  # help of settings that are fields of a dataclass
+)
 
 
 class PSPOCLI(LightningCLI):
