@@ -4,9 +4,9 @@
 
 Every row of COMPLETIONS, a JSON object with ``id``, ``question``, ``completion`` and ``answer``, becomes one row of OUT
 in the same order: ``id``, ``scores`` (five dimensions, 1 to 5; the documentation's page on judging has the rubric) or
-null with the ``reason``. With ``--pairwise OTHER.jsonl`` the completions of both files with the same id are compared, in both orders:
-``preference`` is first (COMPLETIONS), second (OTHER) or tie. A row may have a ``verdict``, as from ``lightning-pspo
-grade``, with which the judge is compared.
+null with the ``reason``. With ``--pairwise OTHER.jsonl`` the completions of both files with the same id are compared,
+in both orders: ``preference`` is first (COMPLETIONS), second (OTHER) or tie. A row may have a ``verdict``, as from
+``lightning-pspo grade``, with which the judge is compared.
 
 The key is read from OPENAI_API_KEY (or the variable that --api-key-env names); a local server needs none. The file is
 streamed. The same command run again asks only for what is missing: judgements are kept, failures are asked again.

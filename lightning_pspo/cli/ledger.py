@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 COLUMNS = "rollout,id,verdict,reward,advantage,length_tokens,finish_reason,extracted,answer,completion"
 VERDICTS = ("correct", "wrong", "no_answer", "error", "timeout")
-BATCH_ROWS = 50  # rows that are aligned together in a terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,7 +132,7 @@ def show(options: argparse.Namespace) -> bool:
     if options.full:
         page(records(tables, columns))
     elif sys.stdout.isatty():
-        page(aligned(batches(tables, BATCH_ROWS), columns, shutil.get_terminal_size().columns))
+        page(aligned(tables, columns, shutil.get_terminal_size().columns))
     else:
         page(separated(tables, columns))
     more = "; --limit 0 shows all" if rows.num_rows < total else ""
@@ -207,18 +206,13 @@ def document(comparison: LedgerComparison) -> dict[str, Any]:
     """Return a comparison as plain values."""
     from dataclasses import asdict
 
-    prompts = [
+    values = asdict(comparison)
+    values["prompts"] = [
         {"id": id_, "question": question, "answer": answer}
         | {name: asdict(count) | asdict(count.rate) for name, count in zip(("first", "second"), pair, strict=True)}
         for (id_, question, answer), pair in comparison.prompts.items()
     ]
-    return {
-        "difference": None if comparison.difference is None else asdict(comparison.difference),
-        "left_out": list(comparison.left_out),
-        "equal_completions": comparison.equal,
-        "divergence": None if comparison.divergence is None else asdict(comparison.divergence),
-        "prompts": prompts,
-    }
+    return values
 
 
 def regrade(options: argparse.Namespace) -> bool:
@@ -354,13 +348,6 @@ def column_list(text: str, ledger: Ledger) -> list[str]:
     columns = ledger.schema.names if text == "all" else list(dict.fromkeys(name.strip() for name in text.split(",")))
     ledger.check_columns(columns)
     return list(columns)
-
-
-def batches(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield tables of at most ``rows`` rows."""
-    for table in tables:
-        for start in range(0, table.num_rows, rows):
-            yield table.slice(start, rows)
 
 
 def warn_of_damage(ledger: Ledger) -> bool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from lightning_pspo.ledger.export import plain_rows
 
 _ESCAPE, _DELETE, _PICTURES = 0x20, 0x7F, 0x2400
+_ROWS = 50  # that are aligned together
 _WIDEST = 40  # characters of a column in a terminal; the last one takes what is left
 
 
@@ -70,14 +71,12 @@ def separated(tables: Iterable[pa.Table], columns: Sequence[str]) -> Iterator[st
 
 
 def aligned(tables: Iterable[pa.Table], columns: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines of columns, aligned table by table and cut to a terminal that is ``width`` characters wide."""
-    for table in tables:
-        cells = [[cell(row[name]) for name in columns] for row in plain_rows(table)]
-        sizes = [
-            min(_WIDEST, max(len(name), *(len(line[index]) for line in cells)))
-            for index, name in enumerate(map(cell, columns))
-        ]
-        for line in [list(map(cell, columns)), *cells]:
+    """Yield lines of columns, aligned some rows at a time and cut to a terminal that is ``width`` characters wide."""
+    names = list(map(cell, columns))
+    for rows in (table.slice(start, _ROWS) for table in tables for start in range(0, table.num_rows, _ROWS)):
+        cells = [names, *([cell(row[name]) for name in columns] for row in plain_rows(rows))]
+        sizes = [min(_WIDEST, max(map(len, column))) for column in zip(*cells, strict=True)]
+        for line in cells:
             parts = [cut(text, size).ljust(size) for text, size in zip(line[:-1], sizes, strict=False)]
             used = sum(len(part) + 2 for part in parts)
             yield "  ".join([*parts, cut(line[-1], max(20, width - used))]).rstrip()

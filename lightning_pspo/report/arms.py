@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +105,16 @@ def _arm_name(labels: Sequence[str]) -> str:
     """
     if len(labels) == 1:
         return labels[0]
-    shared = re.sub(r"[-_/=. ]*(seed|run|s)?[-_/=. ]*$", "", _shared(labels))
+    shared = re.sub(r"[-_/=. ]*(seed|run|s)?[-_/=. ]*$", "", _common_start(labels))
     if shared:
         return shared
-    backwards = _shared([label[::-1] for label in labels])[::-1]
+    backwards = _common_start([label[::-1] for label in labels])[::-1]
     return re.sub(r"^[\d\-_/=. ]+", "", backwards) or f"{labels[0]} and {len(labels) - 1} more"
 
 
-def _shared(labels: Sequence[str]) -> str:
-    """Return the characters that all labels begin with."""
-    first, last = min(labels), max(labels)
-    differ = (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
-    return first[: next(differ, min(len(first), len(last)))]
+def _common_start(labels: Sequence[str]) -> str:
+    columns = takewhile(lambda characters: len(set(characters)) == 1, zip(*labels, strict=False))
+    return "".join(characters[0] for characters in columns)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -18,24 +18,6 @@ _Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Scores of one dimension: their mean with its interval, and how often 1, 2, 3, 4 and 5 were given."""
-
-    mean: str
-    counts: Sequence[int]
-
-    @property
-    def heights(self) -> list[float]:
-        """Heights of the bars."""
-        return [22 * count / max(self.counts) for count in self.counts]
-
-    @property
-    def words(self) -> str:
-        """The counts as a text."""
-        return ", ".join(f"{count} × {score}" for score, count in zip(_SCORES, self.counts, strict=True))
-
-
-@dataclass(frozen=True)
 class JudgeRow:
     """What an arm got on a source.
 
@@ -45,7 +27,7 @@ class JudgeRow:
         scored: Number of completions with scores.
         missing: Number of completions without.
         reasons: The most frequent reasons for no score.
-        histograms: One for each dimension, None without scores.
+        histograms: For each dimension, mean with interval and how often 1 to 5 were given; None without scores.
     """
 
     arm: Arm
@@ -53,7 +35,7 @@ class JudgeRow:
     scored: int
     missing: int
     reasons: str
-    histograms: Sequence[Histogram | None]
+    histograms: Sequence[tuple[str, Sequence[int]] | None]
 
 
 def judge(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -101,13 +83,13 @@ def _rows(arm: Arm) -> Iterator[JudgeRow]:
         )
 
 
-def _histogram(values: Sequence[int]) -> Histogram | None:
+def _histogram(values: Sequence[int]) -> tuple[str, Sequence[int]] | None:
     if not values:
         return None
     mean = sum(values) / len(values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
     within = f" ± {1.96 * spread / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
-    return Histogram(f"{mean:.2f}{within}", [values.count(score) for score in _SCORES])
+    return f"{mean:.2f}{within}", [values.count(score) for score in _SCORES]
 
 
 def _distrust(summary: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from lightning_pspo.report.charts import arm_class, number, percent, short
 from lightning_pspo.report.escaping import finalize
 from lightning_pspo.report.evaluations import evaluations
 from lightning_pspo.report.judge import judge
-from lightning_pspo.report.overview import overview
+from lightning_pspo.report.overview import duration, overview
 from lightning_pspo.report.panels import Panels
 from lightning_pspo.report.runs import ReportError
 from lightning_pspo.report.samples import samples
@@ -113,7 +113,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"arm_class": arm_class, "number": number, "percent": percent, "short": short, "tex": render}
-    environment.filters |= {"on_scale": _on_scale, "sha256": _sha256}
+    environment.filters |= {"duration": duration, "on_scale": _on_scale, "sha256": _sha256}
     return environment
 
 

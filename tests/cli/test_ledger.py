@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from lightning_pspo.cli.ledger import main
-from lightning_pspo.ledger import LedgerWriter, schema
+from lightning_pspo.ledger import LedgerWriter
 from lightning_pspo.ledger.columns import find_files
+from tests.support.ledger_rows import rollout_rows
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -26,28 +26,22 @@ TEXTS = [
     ("The answer is 5.", "4", "wrong", "5", -0.25),
     ("no idea, \\frac{1}{2}?", "4", "no_answer", None, float("nan")),
 ]
+NAMES = ("completion", "answer", "verdict", "extracted", "reward")
+Output = pytest.CaptureFixture[str]
 
 
-def write(folder: Path, rollouts: int = 3, rank: int = 0, **columns: Any) -> Path:
+def write(folder: Path, rollouts: int = 3, **columns: Any) -> Path:
     """Write a run of a few rollouts, of four completions each of one prompt; return its directory."""
-    kind = schema(["format"])
-    writer = LedgerWriter(folder / "ledger", rank=rank, rows_per_file=8)
+    writer = LedgerWriter(folder / "ledger", rows_per_file=8)
     for number in range(1, rollouts + 1):
-        values: dict[str, Any] = {
-            "rollout": [number] * 4,
+        values = dict(zip(NAMES, zip(*TEXTS, strict=True), strict=True)) | {
             "position": [number - 1] * 4,
-            "sample": range(4),
             "id": [f"p{number}"] * 4,
             "question": [f"{number} + 3?"] * 4,
             "ratio_max": [[1.0, 1.5], [], [0.1], [float("inf")]],
-            "length_tokens": [5, 6, 7, 8],
-            "reward/format": [0.1] * 4,
         }
-        names = ("completion", "answer", "verdict", "extracted", "reward")
-        values |= dict(zip(names, zip(*TEXTS, strict=True), strict=True))
         values |= {name: value(number) for name, value in columns.items()}
-        arrays = [pa.array(list(values.get(field.name, [None] * 4)), field.type) for field in kind]
-        writer.write(pa.table(arrays, schema=kind))
+        writer.write(rollout_rows(number, terms=("format",), **values))
     return folder
 
 
@@ -56,21 +50,28 @@ def run(tmp_path: Path) -> Path:
     return write(tmp_path / "run")
 
 
-def shown(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[dict[str, str]]:
+def shown(capsys: Output, *arguments: str | Path) -> list[dict[str, str]]:
     """Return the rows that ``show`` prints in a pipe."""
     capsys.readouterr()
     assert main(["show", *map(str, arguments)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    names = lines[0].split("\t")
-    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[1:]]
+    names, *lines = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    return [dict(zip(names, line, strict=True)) for line in lines]
 
 
-def test_show_in_a_pipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def program(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "lightning_pspo", "ledger", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), **settings.pop("env", {})}
+    return subprocess.run(command, env=environment, timeout=120, **settings)
+
+
+def test_show_in_a_pipe(run: Path, capsys: Output) -> None:
     rows = shown(capsys, run)
-    assert len(rows) == 12
-    assert rows[0]["completion"] == "So it is␊#### 4"
-    assert rows[1]["completion"] == "I think 4 ␛[31mred␛[0m <U+202E>txet"
-    assert rows[3]["completion"] == "no idea, \\frac{1}{2}?"
+    assert [row["completion"] for row in rows[:4]] == [
+        "So it is␊#### 4",
+        "I think 4 ␛[31mred␛[0m <U+202E>txet",
+        "The answer is 5.",
+        "no idea, \\frac{1}{2}?",
+    ]
     assert [row["extracted"] for row in rows[:4]] == ["4", "4", "5", "-"]
     assert [row["reward"] for row in rows[:4]] == ["1", "0.1", "-0.25", "nan"]
     assert [row["rollout"] for row in rows] == [str(number) for number in (1, 2, 3) for _ in range(4)]
@@ -83,64 +84,37 @@ def test_show_in_a_pipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--rollout", "2:3", "--verdict", "wrong", "--verdict", "no_answer"], [(2, 2), (2, 3), (3, 2), (3, 3)]),
         (["--id", "p1", "--id", "p3", "--contains", "So it"], [(1, 0), (3, 0)]),
         (["--rollout", "3:", "--limit", "2"], [(3, 0), (3, 1)]),
-        (
-            [
-                "--where",
-                "list_max(ratio_max) > 1.2 -- updates",
-                "--rollout",
-                ":1",
-                "--verdict",
-                "correct",
-                "--verdict",
-                "no_answer",
-            ],
-            [(1, 0), (1, 3)],
-        ),
+        (["--where", "list_max(ratio_max) > 1.2 -- updates", "--rollout", ":1", "--id", "p1"], [(1, 0), (1, 3)]),
         (["--sort", "reward", "--limit", "4"], [(1, 2), (2, 2), (3, 2), (1, 1)]),
         (["--sort", "length_tokens", "--descending", "--limit", "4", "--rollout", "2"], [(2, n) for n in (3, 2, 1, 0)]),
         (["--where", "rollout > 99"], []),
     ],
 )
-def test_show_chooses(
-    run: Path, capsys: pytest.CaptureFixture[str], options: list[str], wanted: list[tuple[int, int]]
-) -> None:
+def test_show_chooses(run: Path, capsys: Output, options: list[str], wanted: list[tuple[int, int]]) -> None:
     rows = shown(capsys, run / "ledger", "--columns", "rollout,sample", *options)
     assert [(int(row["rollout"]), int(row["sample"])) for row in rows] == wanted
 
 
-def test_show_counts_what_it_does_not_show(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(run), "--limit", "1", "--where", "verdict = 'wrong'"]) == 0
-    assert "1 of 3 matching rows, of 12 in all; --limit 0 shows all" in capsys.readouterr().err
-
-
-def test_show_in_full(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_in_full_and_what_is_left_out(run: Path, capsys: Output) -> None:
     assert main(["show", str(run), "--full", "--limit", "2", "--columns", "id,completion,ratio_max"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "id:         p1",
-        "completion:",
-        "    So it is",
-        "    #### 4",
-        "ratio_max:  1,1.5",
-        "",
-        "id:         p1",
-        "completion: I think 4 ␛[31mred␛[0m <U+202E>txet",
-        "ratio_max:  -",
-        "",
+    printed = capsys.readouterr()
+    assert "2 of 12 matching rows, of 12 in all; --limit 0 shows all" in printed.err
+    assert printed.out.splitlines() == [
+        *("id:         p1", "completion:", "    So it is", "    #### 4", "ratio_max:  1,1.5", ""),
+        *("id:         p1", "completion: I think 4 ␛[31mred␛[0m <U+202E>txet", "ratio_max:  -", ""),
     ]
 
 
 def test_show_in_a_terminal(run: Path) -> None:
     """Through the pager, aligned, cut at the terminal's width, and without a live escape sequence."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "lightning_pspo", "ledger", "show", str(run), "--limit", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PAGER": "cat", "COLUMNS": "110", "LINES": "30"}
-    done = subprocess.run(command, stdin=follower, stdout=follower, stderr=subprocess.PIPE, env=environment, timeout=60)
+    size = {"PAGER": "cat", "COLUMNS": "110", "LINES": "30"}
+    done = program("show", run, "--limit", "2", stdin=follower, stdout=follower, stderr=subprocess.PIPE, env=size)
     os.close(follower)
     printed = os.read(leader, 65536).decode()
     os.close(leader)
     assert done.returncode == 0, done.stderr
-    assert "\x1b" not in printed
-    assert "\u202e" not in printed
+    assert not {"\x1b", "\u202e"} & set(printed)
     lines = printed.splitlines()
     assert len(lines) == 3
     assert all(len(line) <= 110 for line in lines)
@@ -148,31 +122,21 @@ def test_show_in_a_terminal(run: Path) -> None:
     assert lines[2].endswith("…")
 
 
-@pytest.mark.parametrize("command", ["show {run} --limit 0", "diff {run} {run}", "show {run} --full --limit 0"])
+@pytest.mark.parametrize("command", ["show {run} --limit 0", "diff {run} {run}"])
 def test_a_closed_pipe_ends_quietly(tmp_path: Path, command: str) -> None:
     run = write(tmp_path / "run", 60, completion=lambda number: ["x" * 5000] * 4)
-    program = f"{sys.executable} -m lightning_pspo ledger {command.format(run=run)}"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"{program} | head -c 10"], capture_output=True, text=True, cwd=ROOT
-    )
+    text = f"{sys.executable} -m lightning_pspo ledger {command.format(run=run)} | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", text], capture_output=True, text=True, cwd=ROOT)
     assert len(done.stdout) == 10
-    for trouble in ("Traceback", "Exception ignored", "Broken pipe", "error:"):
-        assert trouble not in done.stderr
+    assert not any(word in done.stderr for word in ("Traceback", "Exception ignored", "Broken pipe", "error:"))
 
 
-@pytest.mark.parametrize("command", ["show {run} --full", "diff {run} {other}", "show {run}"])
-def test_an_ascii_terminal(run: Path, tmp_path: Path, command: str) -> None:
+def test_an_ascii_terminal(run: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", completion=lambda number: ["√2 → 日本"] * 4)
-    arguments = command.format(run=run, other=other).split()
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_pspo", "ledger", *arguments],
-        capture_output=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.isascii()
-    assert b"p1" in done.stdout or b"p2" in done.stdout
+    for arguments in (["show", other], ["diff", run, other]):
+        done = program(*arguments, capture_output=True, env={"PYTHONIOENCODING": "ascii"})
+        assert done.returncode == 0, done.stderr
+        assert b"\\u2192" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -180,25 +144,21 @@ def test_an_ascii_terminal(run: Path, tmp_path: Path, command: str) -> None:
     [
         (["--where", "rewad < 1"], "unknown column `rewad`; did you mean `reward`"),
         (["--where", "reward <", "--verdict", "wrong"], "the filter 'reward <' cannot be used: syntax error"),
-        (["--columns", "id,texts"], "unknown column `texts`"),
+        (["--columns", "id,te\x1bxts"], "unknown column `te␛xts`"),
         (["--sort", "verdikt"], "unknown column `verdikt`; did you mean `verdict`"),
         (["--rollout", "5:2"], "--rollout must be A:B with A at most B"),
         (["--rollout", "two"], "--rollout must be A:B"),
     ],
 )
-def test_bad_options(run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_bad_options(run: Path, capsys: Output, options: list[str], message: str) -> None:
     assert main(["show", str(run), *options]) == 2
     errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
     assert message in errors
-    assert errors.count("error: ") == 1
+    assert errors.count("\n") == 1
 
 
-def test_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(tmp_path)]) == 2
-    assert "RolloutLedger writes one" in capsys.readouterr().err
-
-
-def test_a_truncated_part(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_file_is_named_and_left_out(run: Path, tmp_path: Path, capsys: Output) -> None:
     path = find_files(run / "ledger")[0][2]  # rollouts 1 and 2
     path.write_bytes(path.read_bytes()[:300])
     assert main(["show", str(run)]) == 0
@@ -207,16 +167,18 @@ def test_a_truncated_part(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"warning: {path} cannot be read and is left out" in printed.err
     assert main(["export", str(run), "--output", str(tmp_path / "out.jsonl")]) == 1
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
+    assert main(["export", str(run), "--output", str(path)]) == 2
+    assert "--output must not be in the ledger" in capsys.readouterr().err
 
 
-def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff(tmp_path: Path, capsys: Output) -> None:
     def better(number: int) -> list[str]:
         return ["correct", "correct", "correct", "no_answer"] if number == 2 else [row[2] for row in TEXTS]
 
-    def other(number: int) -> list[str]:
-        return ["So it is\n#### 9" if number == 2 and place == 0 else row[0] for place, row in enumerate(TEXTS)]
+    def changed(number: int) -> list[str]:
+        return ["So it is\n#### 9" if number == 2 and index == 0 else row[0] for index, row in enumerate(TEXTS)]
 
-    first, second = write(tmp_path / "one"), write(tmp_path / "two", 4, verdict=better, completion=other)
+    first, second = write(tmp_path / "one"), write(tmp_path / "two", 4, verdict=better, completion=changed)
     assert main(["diff", str(first), str(second), "--output", str(tmp_path / "diff.json")]) == 0
     printed = capsys.readouterr().out
     assert "3 prompts in both (1 only in B)" in printed
@@ -232,18 +194,15 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "completions: all 8 are the same" in capsys.readouterr().out
 
 
-def test_diff_without_common_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = write(tmp_path / "one"), write(tmp_path / "two", id=lambda number: [f"q{number}"] * 4)
-    assert main(["diff", str(first), str(second)]) == 2
-    assert "must have prompts in common" in capsys.readouterr().err
-
-
-def test_diff_says_where_a_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_of_other_lengths_and_other_prompts(tmp_path: Path, capsys: Output) -> None:
     first, second = write(tmp_path / "one", 2), write(tmp_path / "two", 3)
     assert main(["diff", str(first), str(second)]) == 0
     printed = capsys.readouterr().out
     assert "the first 8 are the same; then, in rollout 3, prompt 2, sample 0, character 0" in printed
     assert "  A  None  (no such completion)" in printed
+    other = write(tmp_path / "other", id=lambda number: [f"q{number}"] * 4)
+    assert main(["diff", str(first), str(other)]) == 2
+    assert "must have prompts in common" in capsys.readouterr().err
 
 
 GRADER = '''
@@ -262,7 +221,7 @@ class Says:
 '''
 
 
-def test_regrade_by_another_mode(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_regrade_by_another_mode(run: Path, tmp_path: Path, capsys: Output) -> None:
     """Strictly, only the first text has an answer."""
     assert main(["regrade", str(run), "--mode", "strict", "--output", str(tmp_path / "out.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -270,26 +229,19 @@ def test_regrade_by_another_mode(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert [row["old_verdict"] for row in rows] == ["correct", "correct", "wrong", "no_answer"] * 3
     assert [row["changed"] for row in rows] == [False, True, True, False] * 3
     assert [row["rule"] for row in rows[:4]] == ["hash", "none", "none", "none"]
-    assert rows[0]["reward"] == 1.0
-    assert rows[3]["reward"] is None  # nan
+    assert [row["reward"] for row in rows[:4]] == [1.0, 0.1, -0.25, None]  # nan
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[:4]] == [
-        ["old", "\\", "new", "correct", "no_answer"],
-        ["correct", "3", "3"],
-        ["wrong", "0", "3"],
-        ["no_answer", "0", "3"],
-    ]
+    table = ["old \\ new correct no_answer", "correct 3 3", "wrong 0 3", "no_answer 0 3"]
+    assert [" ".join(line.split()) for line in lines[:4]] == table
     assert lines[4].startswith("6 of 12 verdicts changed")
     assert lines[5] == "  p1 (4): correct 4 -> no_answer None"
 
 
-def test_regrade_by_an_own_grader(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_regrade_by_an_own_grader(run: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "says_grader.py").write_text(GRADER)
     monkeypatch.chdir(tmp_path)
-    own = ["regrade", str(run), "--output", "out.parquet", "--grader", "says_grader.Says"]
     monkeypatch.syspath_prepend(tmp_path)
+    own = ["regrade", str(run), "--output", "out.parquet", "--grader", "says_grader.Says"]
     assert main([*own, "--grader-args", '{"word": "think"}', "--rollout", "2"]) == 0
     assert parquet.read_table("out.parquet")["verdict"].to_pylist() == ["wrong", "correct", "wrong", "wrong"]
     capsys.readouterr()
@@ -320,24 +272,21 @@ def test_export(run: Path, tmp_path: Path, suffix: str) -> None:
         rows = parquet.read_table(out).to_pylist()
     assert [row["completion"] for row in rows] == [text for text, *_ in TEXTS] * 2
     assert list(rows[0]) == columns.split(",")
-    second = {"jsonl": 0.1, "csv": "0.1", "parquet": pytest.approx(0.1)}[suffix]
-    assert rows[1]["reward"] == second
+    assert rows[1]["reward"] == {"jsonl": 0.1, "csv": "0.1", "parquet": pytest.approx(0.1)}[suffix]
     assert rows[0]["ratio_max"] == ("[1.0, 1.5]" if suffix == "csv" else [1.0, 1.5])
     if suffix != "parquet":
         assert rows[3]["reward"] == {"jsonl": None, "csv": ""}[suffix]
         assert rows[3]["ratio_max"] == {"jsonl": [None], "csv": "[null]"}[suffix]
 
 
-HOSTILE = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1+1", "\uff1d1"]
-
-
-def test_no_cell_of_csv_is_executed(run: Path, tmp_path: Path) -> None:
-    for number in range(0, len(HOSTILE), 4):
-        texts = HOSTILE[number : number + 4]
-        write(run, extracted=lambda _, texts=texts: texts, answer=lambda _: ["-17", "+2.5", "4", "-"])
-        assert main(["export", str(run), "--output", str(tmp_path / "out.csv"), "--rollout", "1"]) == 0
-        with (tmp_path / "out.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert [row["extracted"] for row in rows] == [f"'{text}" for text in texts]
-        assert [row["answer"] for row in rows] == ["-17", "+2.5", "4", "'-"]
-        assert [row["reward"] for row in rows] == ["1.0", "0.1", "-0.25", ""]  # numbers stay numbers
+@pytest.mark.parametrize(
+    "texts", [["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)"], ["\t=1", "\r=1", " =1+1", "\uff1d1"]]
+)
+def test_no_cell_of_csv_is_executed(tmp_path: Path, texts: list[str]) -> None:
+    run = write(tmp_path / "run", extracted=lambda _: texts, answer=lambda _: ["-17", "+2.5", "4", "-"])
+    assert main(["export", str(run), "--output", str(tmp_path / "out.csv"), "--rollout", "1"]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["extracted"] for row in rows] == [f"'{text}" for text in texts]
+    assert [row["answer"] for row in rows] == ["-17", "+2.5", "4", "'-"]
+    assert [row["reward"] for row in rows] == ["1.0", "0.1", "-0.25", ""]  # numbers stay numbers
