@@ -48,10 +48,7 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
-set_parsing_settings(
-    instantiate_subclass_spec_in_any=False,  # a mapping of plain settings builds no class
-    docstring_parse_attribute_docstrings=True,  # help of settings that are fields of a dataclass
-)
+set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
 
 
 class PSPOCLI(LightningCLI):
