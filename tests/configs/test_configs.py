@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lightning_pspo.cli.config_files import packaged_configs
 from lightning_pspo.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -21,8 +22,6 @@ EXPERIMENTS = [path for path in sorted(CONFIGS.glob("experiments/*.yaml")) if pa
 OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "experiments"]
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
     "strategy/fsdp1.yaml": "(?i)gpu",
-    "strategy/deepspeed_stage_2.yaml": "(?i)gpu|deepspeed",
-    "strategy/deepspeed_stage_3.yaml": "(?i)gpu|deepspeed",
     "engine/vllm.yaml": "(?i)vllm",
 }
 
@@ -95,8 +94,13 @@ def test_it_says_what_it_is_for(path: Path) -> None:
     for word in ("# Purpose: ", "# Hardware: ", "# Command: "):
         (rest,) = re.findall(rf"^{word} *(.*)$", head, flags=re.MULTILINE)
         assert len(rest) > 3
-    assert "python -m lightning_pspo" in head
-    assert f"configs/{name(path)}" in head
+    commands = [line.split() for line in head.splitlines() if "lightning-pspo " in line]
+    assert commands, "a command to paste"
+    packaged = packaged_configs()
+    for words in commands:
+        chosen = [words[index + 1] for index, word in enumerate(words) if word == "--config"]
+        assert all(config in packaged for config in chosen), "named as the command line finds it"
+    assert any(path.relative_to(CONFIGS).with_suffix("").as_posix() in words for words in commands)
 
 
 @pytest.mark.parametrize("path", BASES + EXPERIMENTS, ids=name)
