@@ -27,6 +27,7 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         **settings,
         "system_prompt": getattr(data, "system_prompt", None),
         "template": getattr(data, "template", None),
+        "date": getattr(data, "printed_date", None),
         "precision": str(trainer.precision),
         "sources": _sources(data, stage),
     }

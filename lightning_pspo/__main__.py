@@ -57,7 +57,8 @@ def _check_subcommand(given: Sequence[str]) -> None:
     name = given[0] if given else ""
     if name in COMMANDS:
         return
-    later = next((index for index, word in enumerate(given) if word in COMMANDS), None)
+    values = {index + 1 for index, word in enumerate(given) if word in CONFIG_FLAGS}
+    later = next((index for index, word in enumerate(given) if word in COMMANDS and index not in values), None)
     if later is not None and name.partition("=")[0] in CONFIG_FLAGS:
         raise InputError(f"settings follow the subcommand: `{' '.join([given[later], *given[:later]])}`.")
     close = difflib.get_close_matches(name, COMMANDS, 1)

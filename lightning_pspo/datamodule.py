@@ -11,16 +11,18 @@ import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from lightning_pspo.data.contamination import find_overlap
-from lightning_pspo.data.prompts import PLAIN_TEMPLATE, check_template, encode_prompt
+from lightning_pspo.data.prompts import PLAIN_TEMPLATE, check_date, check_template, encode_prompt, prints_date
 from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem, PromptBatch
@@ -208,6 +210,8 @@ class MathDataModule(pl.LightningDataModule):
             ``warn`` or ``refuse``.
         near_overlap: The same for a question that shares at least half of its 13-grams with one training question;
             ``ignore`` for generated problems, whose questions are alike by design.
+        date: Day, as in 2026-01-31, that a chat template prints as the current one, so that the prompts of a run do not
+            change overnight. None for the day on which the run started.
         seed: Seed of the prompts' order; linked to ``seed_everything`` by the command line.
 
     Raises:
@@ -230,6 +234,7 @@ class MathDataModule(pl.LightningDataModule):
         template: str = PLAIN_TEMPLATE,
         overlap: Literal["warn", "refuse"] = "warn",
         near_overlap: Literal["ignore", "warn", "refuse"] = "warn",
+        date: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -238,6 +243,7 @@ class MathDataModule(pl.LightningDataModule):
         check_at_least("eval_batch_size", eval_batch_size, 1)
         try:
             check_template(template)
+            check_date(date := date or datetime.now().date().isoformat())
         except ValueError as error:
             raise InputError(str(error)) from error
         self.tokenizer = tokenizer
@@ -253,6 +259,7 @@ class MathDataModule(pl.LightningDataModule):
         self.template = template
         self.overlap = overlap
         self.near_overlap = near_overlap
+        self.date = date
         self.seed = seed
         self._encoded: dict[str, list[EncodedProblem]] = {}
 
@@ -262,6 +269,8 @@ class MathDataModule(pl.LightningDataModule):
         Raises:
             InputError: A source is missing, empty or unreadable, or a prompt is too long or lacks its question.
         """
+        if self.printed_date is not None:
+            rank_zero_info(f"The chat template prints the date: {self.date} for the whole run (`data.date`).")
         if stage == "fit":
             if self.train is None:
                 raise InputError("`data.train` must name a source of training problems, got none.")
@@ -271,6 +280,11 @@ class MathDataModule(pl.LightningDataModule):
             self._load(key, source)
         if stage == "fit":
             self._check_overlap()
+
+    @property
+    def printed_date(self) -> str | None:
+        """Day that the prompts contain; None for a chat template that prints no date."""
+        return self.date if prints_date(self.tokenizer) else None
 
     def train_dataloader(self) -> RolloutLoader:
         """Return this rank's rollouts."""
@@ -321,7 +335,9 @@ class MathDataModule(pl.LightningDataModule):
         if key in self._encoded:
             return
         problems = source.load()
-        encode = partial(encode_prompt, self.tokenizer, system_prompt=self.system_prompt, template=self.template)
+        encode = partial(
+            encode_prompt, self.tokenizer, system_prompt=self.system_prompt, template=self.template, date=self.date
+        )
         try:
             rows = [EncodedProblem(problem, encode(problem.question)) for problem in problems]
         except ValueError as error:

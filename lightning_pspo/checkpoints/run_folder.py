@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ def newest_config(checkpoint: Path) -> Path | None:
         if numbers:
             return numbers[max(numbers)]
     return None
+
+
+def start_date(root: Path, checkpoint: Path | None) -> str:
+    """Return the day on which a run started, as in 2026-01-31: the one in its settings, today for a new run.
+
+    Args:
+        root: Folder of the run.
+        checkpoint: Checkpoint that it continues, perhaps from another folder.
+    """
+    for path in (checkpoint, root / "checkpoint"):
+        config = None if path is None else newest_config(path)
+        try:
+            date = None if config is None else read_run_config(config)["data"]["date"]
+        except (InputError, KeyError, TypeError):
+            continue
+        if isinstance(date, str):
+            return date
+    return datetime.now().date().isoformat()
 
 
 def results_of(checkpoint: Path) -> dict[str, Any]:

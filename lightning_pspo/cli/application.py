@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
@@ -17,6 +18,7 @@ from rich.console import Console
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
 from lightning_pspo.callbacks.combinations import check_callbacks, check_monitors
 from lightning_pspo.callbacks.completion_writer import keep_completions
+from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
 from lightning_pspo.checkpoints.store import checkpoint_folder
 from lightning_pspo.cli.failures import environment_rank, refusal_within
@@ -48,7 +50,10 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
-set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
+set_parsing_settings(
+    instantiate_subclass_spec_in_any=False,  # a mapping of plain settings builds no class
+    docstring_parse_attribute_docstrings=True,  # help of settings that are fields of a dataclass
+)
 
 
 class PSPOCLI(LightningCLI):
@@ -104,6 +109,9 @@ class PSPOCLI(LightningCLI):
             self._held.enter_context(owned(root))
         requested = config.ckpt_path
         config.ckpt_path = resolve_checkpoint(requested, root, str(self.subcommand), command_with(self.arguments))
+        if config.data.date is None:
+            checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
+            config.data.date = given.data.date = start_date(root, checkpoint)
         if self.subcommand == "fit":
             check_writable("the checkpoint folder", checkpoint_folder(root))
             if not continues(requested, root):

@@ -100,8 +100,7 @@ def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> t
         lost = error(
             "probe",
             f"the probe {ended}: {' '.join(output.split())[-300:]}",
-            "model.limits.micro_batch_tokens, model.sampling.max_new_tokens, data.prompts_per_rollout: less; or "
-            "--seconds: more",
+            "model.limits.micro_batch_tokens, model.sampling.max_new_tokens: less; or --seconds: more",
         )
         result["findings"] += as_rows([lost])
     return result, output[-3000:]

@@ -8,10 +8,13 @@ import logging
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback
+
+from lightning_pspo.callbacks.combinations import check_monitor
 from lightning_pspo.cli.application import PSPOCLI
 from lightning_pspo.cli.failures import BAD_INPUT, bad_input
 from lightning_pspo.cli.loggers import settle_loggers
@@ -57,6 +60,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     if cli.module is None:
         return record([], done=True)
     subject = Subject(cli.given, cli.module, cli.data)
+    record(_monitors(subject))
     built = time.monotonic()
     say("checking settings, data and tokenizer")
     record(examine.before(subject))
@@ -85,6 +89,20 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
         judged, values = examine.after(subject, seen, device, free_mib)
         findings += judged
     return record(findings, done=True, forecast=values)
+
+
+def _monitors(subject: Subject) -> list[Finding]:
+    """Check that validations log what callbacks monitor, by the check that ``fit`` makes at its start."""
+    findings = []
+    callbacks = subject.trainer.get("callbacks") or []
+    for entry in callbacks if isinstance(callbacks, list) else [callbacks]:
+        name = str(entry.get("class_path", "")).rpartition(".")[2]
+        monitor = (entry.get("init_args") or {}).get("monitor")
+        try:
+            check_monitor(type(name, (Callback,), {"monitor": monitor})(), subject.module, subject.data.val)
+        except InputError as refusal:
+            findings.append(error("monitor", f"the run is refused: {refusal}", f"trainer.callbacks: {name}'s monitor"))
+    return findings
 
 
 def probe(trainer: Any, subject: Subject, watch: Watch) -> Observed:
@@ -152,25 +170,20 @@ class DoctorCLI(PSPOCLI):
 
     def _give_way(self, message: str) -> bool:
         """Set a setting back to its default, found by trying: the first without which the message changes."""
-        for key in sorted(self._settings(), key=lambda key: key.rpartition(".")[2] not in message):
-            before = self.config.clone()
+        before, defaults = self.config[self.subcommand], self._parser(self.subcommand).get_defaults()
+        keys = [key for key in before.keys() if key.startswith(("model.", "data."))]  # noqa: SIM118 - a Namespace
+        for key in sorted(keys, key=lambda key: key.rpartition(".")[2] not in message):
             branch, _, leaf = key.rpartition(".")
+            if not branch.endswith("init_args") and before[key] == defaults.get(key):
+                continue
+            config = self.config[self.subcommand] = before.clone()
             if branch.endswith("init_args"):
-                del self.config[branch][leaf]
+                del config[branch][leaf]
             else:
-                self.config[key] = self.parser.get_defaults().get(key)
+                config[key] = defaults.get(key)
             if self._refusal() != message:
                 return True
-            self.config = before
         return False
-
-    def _settings(self) -> Iterator[str]:
-        """Yield the settings of model and data that may differ from their defaults."""
-        defaults = self.parser.get_defaults()
-        for key in self.config.keys():  # noqa: SIM118 - a Namespace
-            group = key.split(".")[1:2]
-            if group in (["model"], ["data"]) and (".init_args." in key or self.config[key] != defaults.get(key)):
-                yield key
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the probe's trainer; if the settings are refused, which a check reports, one of defaults."""

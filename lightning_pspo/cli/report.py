@@ -1,7 +1,7 @@
 """Write one page about runs: ``lightning-pspo report RUN... --output report.html``.
 
-RUN is the folder of a run. Runs whose settings differ only in the seed form one arm. The page is a single file that needs
-no network; see docs/report.md.
+RUN is the folder of a run. Runs whose settings differ only in the seed form one arm. The page is a single file that
+needs no network; see docs/report.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         output = write_report(options.runs, options.output, options.title)
     except (ReportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        from lightning_pspo.ledger.view import visible
+
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     print(output)
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from datetime import date as Date
+from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ MATH_SYSTEM_PROMPT = (
 
 PLAIN_TEMPLATE = "{system}\n\nQuestion: {question}\nAnswer:"
 """For a tokenizer without a chat template."""
+
+_DIRECTIVES = [
+    *(f"%-{letter}" for letter in "dHIjmMSy"),
+    *(f"%{letter}" for letter in "aAbBcCdDeFGhHIjklmMpRSTuUVwWxXyYzZ"),
+]
+"""What a chat template may ask of the clock."""
 
 _PLACE = re.compile(r"\{question\}|\{system\}(\s*)")
 
@@ -76,7 +84,12 @@ def fill_template(template: str, question: str, *, system_prompt: str | None) ->
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, *, system_prompt: str | None, template: str
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    *,
+    system_prompt: str | None,
+    template: str,
+    date: str | None = None,
 ) -> list[int]:
     """Turn a question into the prompt's token ids.
 
@@ -88,6 +101,7 @@ def encode_prompt(
         question: The user's text.
         system_prompt: What the system's turn holds; None for no system turn.
         template: Plain text with ``{question}`` and ``{system}``, for a tokenizer without a chat template only.
+        date: Day, as in 2026-01-31, that a chat template prints as the current one; None for the clock's.
 
     Returns:
         P ids: the special tokens that the tokenizer or its chat template puts in front, once, and none at the end.
@@ -101,23 +115,64 @@ def encode_prompt(
     messages = [{"role": "user", "content": question}]
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
-    _check_messages(tokenizer, messages)
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    chat_template = _dated(tokenizer, date)
+    _check_messages(tokenizer, messages, chat_template)
+    ids = tokenizer.apply_chat_template(
+        messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     return list(cast("list[int]", ids))
 
 
-def _check_messages(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> None:
+def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a tokenizer's chat template prints the current date."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def check_date(date: str) -> None:
+    """Check a day that chat templates are to print.
+
+    Raises:
+        ValueError: It is not a day in the form YYYY-MM-DD.
+
+    >>> check_date("2026-01-31")
+    >>> check_date("31.1.2026")
+    Traceback (most recent call last):
+    ValueError: `date` must be a day such as 2026-01-31, got '31.1.2026'.
+    """
+    try:
+        Date.fromisoformat(date)
+    except ValueError:
+        raise ValueError(f"`date` must be a day such as 2026-01-31, got {date!r}.") from None
+
+
+def _dated(tokenizer: PreTrainedTokenizerBase, date: str | None) -> str | None:
+    """Return the chat template with a macro in place of its clock; None for one that needs none.
+
+    transformers takes no functions for a template, only plain values.
+    """
+    named = tokenizer.chat_template
+    template = named.get("default") if isinstance(named, dict) else named
+    if date is None or template is None or not prints_date(tokenizer):
+        return None
+    moment = datetime.fromisoformat(date)
+    values = "".join(f" | replace('{directive}', '{moment.strftime(directive)}')" for directive in _DIRECTIVES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{values} }}}}{{% endmacro %}}\n{template}"
+
+
+def _check_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], chat_template: str | None
+) -> None:
     """Raise if the chat template cannot render the messages, or drops one of them."""
-    text = _render(tokenizer, messages)
+    text = _render(tokenizer, messages, chat_template)
     if len(messages) > 1 and messages[0]["content"].strip() not in text:
         raise ValueError("the tokenizer's chat template leaves the system message out: set the system prompt to null.")
     *earlier, asked = messages
     other = [*earlier, asked | {"content": f"{asked['content']}?"}]
-    if asked["content"] not in text and text == _render(tokenizer, other):
+    if asked["content"] not in text and text == _render(tokenizer, other, chat_template):
         raise ValueError("the tokenizer's chat template leaves the question out: use another chat template.")
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], chat_template: str | None) -> str:
     named = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named:
         raise ValueError(
@@ -125,7 +180,11 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
             "with one of them as its `chat_template`."
         )
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=chat_template, add_generation_prompt=True, tokenize=False
+            )
+        )
     except Exception as error:  # a template is a program: it raises whatever its expressions do
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         if len(messages) == 1:

@@ -25,13 +25,7 @@ class UnusableReplyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge answered.
-
-    Attributes:
-        text: The reply.
-        prompt_tokens: Tokens of the messages, 0 where the judge does not report them.
-        completion_tokens: Tokens of the reply, 0 where the judge does not report them.
-    """
+    """What a judge answered, and tokens of messages and reply, 0 where it does not report them."""
 
     text: str
     prompt_tokens: int = 0
@@ -81,19 +75,12 @@ class Judge(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A completion to score.
+    """A completion to score."""
 
-    Attributes:
-        id: Name of its row; the judge does not see it.
-        question: The problem.
-        completion: What the policy wrote.
-        answer: The reference answer.
-    """
-
-    id: str
+    id: str  # name of its row, which the judge does not see
     question: str
     completion: str
-    answer: str
+    answer: str  # the reference
 
     def content(self) -> list[str]:
         """Return what a judgement depends on."""
@@ -102,19 +89,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two completions of one question to compare.
+    """Two completions of one question to compare."""
 
-    Attributes:
-        id: Name of its row; the judge does not see it.
-        question: The problem.
-        completions: The first run's completion, the second's.
-        answer: The reference answer.
-    """
-
-    id: str
+    id: str  # name of its row, which the judge does not see
     question: str
-    completions: tuple[str, str]
-    answer: str
+    completions: tuple[str, str]  # of the first run and of the second
+    answer: str  # the reference
 
     def content(self) -> list[str]:
         """Return what a judgement depends on."""

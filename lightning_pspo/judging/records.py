@@ -21,17 +21,11 @@ FIELDS = ("id", "question", "completion", "answer")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of completions.
-
-    Attributes:
-        item: The completion to judge.
-        fields: All fields of the row.
-        where: File and row, for messages.
-    """
+    """A row of completions."""
 
     item: Item
     fields: dict[str, Any]
-    where: str
+    where: str  # file and row, for messages
 
 
 def read_records(path: Path) -> Iterator[Record]:

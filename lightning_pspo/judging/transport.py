@@ -67,13 +67,14 @@ class Connection:
 
         self.url, self.timeout_s = url, timeout_s
         host = urlsplit(url).hostname or ""
+        local = f"all://[{host}]" if ":" in host else f"all://{host}"
         try:
             self._client = httpx2.AsyncClient(
                 headers={"Accept-Encoding": "identity"},
                 follow_redirects=False,  # questions, completions and key go to this address alone
                 timeout=None,  # the deadline covers all of a request
                 limits=httpx2.Limits(max_connections=None),
-                mounts={f"all://{host}": None} if _is_loopback(host) else None,  # a proxy cannot reach it
+                mounts={local: None} if _is_loopback(host) else None,  # a proxy cannot reach it
             )
         except Exception as error:  # not an address, or a kind of proxy that is not installed
             raise ValueError(f"{type(error).__name__}: {error}") from None

@@ -13,15 +13,17 @@ from pyarrow import parquet
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.ledger.columns import FOLDER, find_files, rollout_span
+from lightning_pspo.ledger.columns import schema as ledger_schema
 from lightning_pspo.ledger.query import columns_in, connect, explained_errors, identifier, read_filter, unknown_column
 
 Span = tuple[int, int]
 """First and last rollout, both included."""
 
 _TABLE_ROWS = 1024  # tables that are yielded have at least as many rows, apart from the last
-_SIMPLE = (
+_MAX_ROWS, _MAX_BYTES = 50_000_000, 4 << 30  # of a file, which is read at once
+_NUMBERS = (
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-    *(pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.large_string()),
+    *(pa.float32(), pa.float64(), pa.bool_()),
 )
 
 
@@ -85,8 +87,11 @@ class Ledger:
                 metadata = parquet.read_metadata(path)
                 file = LedgerFile(path, rank, rollout_span(metadata), metadata.num_rows)
                 schema = metadata.schema.to_arrow_schema().remove_metadata()
+                size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+                if file.rows > _MAX_ROWS or size > _MAX_BYTES:
+                    raise ValueError(f"it must have at most {_MAX_ROWS} rows and {_MAX_BYTES} bytes")
                 if schema != self.schema:
-                    _check_types(schema)
+                    _check_columns(schema)
                     self.schema = pa.unify_schemas([self.schema, schema], promote_options="permissive")
             except (pa.ArrowException, OSError, ValueError) as error:
                 self.damaged[path] = _first_line(error)
@@ -241,15 +246,25 @@ class Ledger:
             return None
 
 
-def _check_types(schema: pa.Schema) -> None:
+def _check_columns(schema: pa.Schema) -> None:
     """Raise ValueError unless all columns hold numbers, texts, or lists of them, under names of their own."""
     names = [name.lower() for name in schema.names]
     if len(set(names)) < len(names) or {"file", "row"} & set(names):
         raise ValueError(f"its columns must have names of their own, got {', '.join(schema.names)[:200]}")
+    known = {field.name: _content(field.type) for field in ledger_schema()}
     for field in schema:
-        kind = field.type.value_type if pa.types.is_list(field.type) else field.type
-        if kind not in _SIMPLE:
-            raise ValueError(f"`{field.name}` must hold numbers or texts, got {str(field.type)[:60]}")
+        content = _content(field.type)
+        expected = known.get(field.name, content if content.split()[-1] in ("numbers", "texts") else "numbers or texts")
+        if content != expected:
+            raise ValueError(f"`{field.name}` must hold {expected}, got {content}")
+
+
+def _content(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"lists of {_content(kind.value_type)}"
+    if kind in (pa.string(), pa.large_string()):
+        return "texts"
+    return "numbers" if kind in _NUMBERS else f"values of type {str(kind)[:60]}"
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,7 @@ def regrade(ledger: Ledger, grader: Any, rows: pa.Table) -> Iterator[pa.Table]:
     Raises:
         InputError: The grader returns a wrong number of grades, or something that is not a grade.
     """
+    ledger.check_columns(["completion", "answer", *GRADED])
     for table in ledger.read(ledger.schema.names, rows):
         for start in range(0, table.num_rows, _ROWS):
             yield _regraded(table.slice(start, _ROWS), grader)
@@ -44,7 +45,8 @@ def regraded_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _regraded(rows: pa.Table, grader: Any) -> pa.Table:
-    pairs = list(zip(rows["completion"].to_pylist(), rows["answer"].to_pylist(), strict=True))
+    completions, answers = (pc.fill_null(rows[name], "").to_pylist() for name in ("completion", "answer"))
+    pairs = list(zip(completions, answers, strict=True))
     grades: Sequence[Grade] = grader.grade(pairs)
     if len(grades) != len(pairs) or not all(isinstance(grade, Grade) for grade in grades):
         raise InputError(f"the grader {type(grader).__name__} must return a Grade for each of {len(pairs)} pairs.")

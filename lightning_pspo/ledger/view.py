@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -113,27 +113,29 @@ def _record(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
 
 def page(lines: Iterable[str]) -> None:
     """Print lines, through a pager if both ends are a terminal, until the reader has seen enough."""
-    pager = None
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        command = shlex.split(os.environ.get("PAGER") or "less")
-        with contextlib.suppress(OSError):  # no such program
-            pager = subprocess.Popen(  # `less` ends by itself if everything fits
-                command, stdin=subprocess.PIPE, text=True, encoding="utf-8", env={"LESS": "FX"} | dict(os.environ)
-            )
     sys.stdout.flush()
-    with contextlib.suppress(BrokenPipeError), _output() if pager is None else pager as output:
-        stream = output if pager is None else pager.stdin
+    with contextlib.suppress(BrokenPipeError), _output() as stream:
         for line in lines:
             stream.write(f"{line}\n")
 
 
 @contextlib.contextmanager
-def _output() -> Iterator[TextIO]:
-    """Open a copy of the standard output, whose writes fail when its reader has gone."""
+def _output() -> Iterator[IO[str]]:
+    """Open a pager, or a copy of the standard output; writes fail when the reader has gone."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        command = shlex.split(os.environ.get("PAGER") or "less")
+        environment = {"LESS": "FX"} | dict(os.environ)  # `less` ends by itself if everything fits
+        pager = None
+        with contextlib.suppress(OSError):  # no such program
+            pager = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
+        if pager is not None:
+            with pager, pager.stdin or sys.stdout as stream:
+                yield stream
+            return
     try:
-        number = os.dup(sys.stdout.fileno())
+        copy = os.dup(sys.stdout.fileno())
     except ValueError:  # not a file of the system
         yield sys.stdout
         return
-    with open(number, "w", encoding=sys.stdout.encoding, errors="backslashreplace") as stream:
+    with open(copy, "w", encoding=sys.stdout.encoding, errors="backslashreplace") as stream:
         yield stream

@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import (
@@ -93,6 +94,7 @@ class Policy(nn.Module):
         self._reference: list[nn.Module] = []  # a list, so that it is not a submodule: neither saved nor synchronised
         self.sharding: Sharding = Unsharded()
         self._is_generating = False
+        self._stays_in_evaluation_mode = False
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -168,8 +170,10 @@ class Policy(nn.Module):
             self._reference = [copy.deepcopy(model).requires_grad_(False).eval()]
         if self.lora is not None:
             model = with_adapters(model, self.lora, seed)
-        model.train()  # loading leaves evaluation mode, in which gradient checkpointing is off
         self.model = model
+        if self.pretrained.has_jitter:
+            self.stay_in_evaluation_mode()
+        self.train()  # loading leaves evaluation mode, in which gradient checkpointing is off
 
     def shard(self, sharding: Sharding) -> None:
         """Spread the weights, and those of the reference, over the ranks, once."""
@@ -208,6 +212,23 @@ class Policy(nn.Module):
     def causal_lm(self) -> PreTrainedModel:
         """The transformers model itself, adapters included."""
         return self.sharding.unwrapped(self._root)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; see ``stay_in_evaluation_mode``."""
+        super().train(mode)
+        if self._stays_in_evaluation_mode:
+            for module in self.modules():
+                recomputes = self.gradient_checkpointing and isinstance(module, GradientCheckpointingLayer)
+                module.training = mode and (module is self or recomputes)
+        return self
+
+    def stay_in_evaluation_mode(self) -> None:
+        """Keep the model's modules in evaluation mode while it is trained, for models that add noise in training mode.
+
+        Layers that recompute their activations keep their own flag, which switches that on, but not their parts'.
+        """
+        self._stays_in_evaluation_mode = True
+        self.train(self.training)
 
     def check_trainable(self) -> None:
         """Refuse weights that cannot be trained well.
@@ -261,7 +282,7 @@ class Policy(nn.Module):
         if self._is_generating:
             yield model
             return
-        was_training, self._is_generating = model.training, True
+        modes, self._is_generating = [(module, module.training) for module in model.modules()], True
         if self.gradient_checkpointing:  # else generation silently drops the KV cache
             model.activation_checkpointing_disable()
         model.eval()
@@ -270,7 +291,8 @@ class Policy(nn.Module):
                 yield model
         finally:
             self._is_generating = False
-            model.train(was_training)
+            for module, mode in modes:
+                module.training = mode
             if self.gradient_checkpointing:
                 model.activation_checkpointing_enable()
 

@@ -121,11 +121,22 @@ class Pretrained:
     def context_length(self) -> int | None:
         """Number of positions that the model was made for; None if its config gives no limit.
 
-        Model types name it differently, and a config can hold more than one of the names: the smallest counts.
+        Model types name it differently, and a config can hold more than one of the names: the smallest counts. LongRoPE
+        changes its frequencies where a pass exceeds the original length, and with them the log-probs of all its rows,
+        so that the original length is the limit.
         """
         config = self.config.get_text_config()
         limits = [getattr(config, name, None) for name in _CONTEXT_LIMITS]
+        rope = getattr(config, "rope_parameters", None) or {}
+        entries = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]  # of all layers, or by type
+        limits += [e.get("original_max_position_embeddings") for e in entries if e.get("rope_type") == "longrope"]
         return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+    @property
+    def has_jitter(self) -> bool:
+        """Whether the model's router adds noise in training mode."""
+        entries = self.config.get_text_config().to_dict().items()
+        return any("jitter" in name and isinstance(value, float) and value > 0.0 for name, value in entries)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,12 @@ def _read_csv(path: Path) -> _Points:
     points: _Points = {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         rows = csv.reader(line.replace("\0", "") for line in file)
-        keys = next(rows, [])
+        keys = next(_readable(rows), [])
         if "step" not in keys:
             return {}
         at = keys.index("step")
         columns = [(index, key, points.setdefault(key, {})) for index, key in enumerate(keys) if _is_curve(key)]
-        for row in rows:
+        for row in _readable(rows):
             step = _number(row[at]) if len(row) == len(keys) else None
             if step is None or not 0 <= step < _MAX_STEP:
                 continue
@@ -109,6 +110,12 @@ def _read_csv(path: Path) -> _Points:
                 if (value := _number(row[index])) is not None:
                     known[int(step)] = value
     return {key: known for key, known in points.items() if known}
+
+
+def _readable(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield rows up to the first that is not CSV."""
+    with contextlib.suppress(csv.Error):
+        yield from rows
 
 
 def _read_events(folder: Path) -> _Points:

@@ -16,49 +16,34 @@ MAX_OTHERS = 24
 _MAX_CHARTS = 40  # of a kind, such as terms of the reward
 _MAX_WRITTEN = 4  # lines of one point each that are written as text instead of drawn
 
+
+def _share(title: str, key: str, unit: str, about: str = "", *, ceiling: float | None = None) -> Plan:
+    """Return a chart of a share, from 0 or up to ``ceiling``."""
+    return Plan(title, (key,), unit, about, "percent", floor=0.0 if ceiling is None else None, ceiling=ceiling)
+
+
 LEARNING = (
     Plan("Reward", ("train/reward",), "mean of a rollout's completions"),
     Plan("Training accuracy", ("train/accuracy",), "share graded correct", format="percent"),
     Plan("Completion length", ("completion/length_tokens",), "mean, tokens"),
-    Plan("Cut off", ("completion/truncated",), "share that reached the token limit", format="percent", floor=0.0),
-    Plan("Without an answer", ("train/no_answer",), "share", format="percent", floor=0.0),
-    Plan(
-        "Groups without signal",
-        ("train/zero_variance",),
-        "share whose rewards are all equal",
-        format="percent",
-        floor=0.0,
-    ),
+    _share("Cut off", "completion/truncated", "share that reached the token limit"),
+    _share("Without an answer", "train/no_answer", "share"),
+    _share("Groups without signal", "train/zero_variance", "share whose rewards are all equal"),
 )
+_LEVEL = "At the level that the surrogate saw, over all updates of a rollout."
+_KEPT = "What the surrogate left of plain importance sampling's weight."
+_CLIP = "Of a clip at 1 ± 0.2, whether the run clips or not."
 TRUST = (
     Plan(
-        "Probability ratio",
-        ("trust/ratio_p01", "trust/ratio_p99"),
-        "1 % and 99 % quantiles",
-        "At the level that the surrogate saw, over all updates of a rollout.",
-        level=1.0,
+        "Probability ratio", ("trust/ratio_p01", "trust/ratio_p99"), "1 % and 99 % quantiles", about=_LEVEL, level=1.0
     ),
     Plan("Largest ratio", ("trust/ratio_max",), "maximum", level=1.0),
-    Plan(
-        "Gradient kept",
-        ("trust/retained",),
-        "share of the unclipped gradient weight",
-        "What the surrogate left of plain importance sampling's weight.",
-        format="percent",
-        ceiling=1.0,
-    ),
-    Plan(
-        "A clip would have stopped",
-        ("trust/would_clip",),
-        "share of tokens",
-        "Of a clip at 1 ± 0.2, whether the run clips or not.",
-        format="percent",
-        floor=0.0,
-    ),
+    _share("Gradient kept", "trust/retained", "share of the unclipped gradient weight", _KEPT, ceiling=1.0),
+    _share("A clip would have stopped", "trust/would_clip", "share of tokens", _CLIP),
     Plan("Divergence", ("kl",), "KL(old || new) at the last update, nats per token"),
-    Plan("Effective sample size", ("trust/effective_share",), "share", format="percent", ceiling=1.0),
+    _share("Effective sample size", "trust/effective_share", "share", ceiling=1.0),
     Plan("Gradient norm", ("trust/grad_norm_max",), "largest of a rollout's updates, before clipping"),
-    Plan("Gradient norm clipped", ("trust/clip_bound_share",), "share of updates", format="percent", floor=0.0),
+    _share("Gradient norm clipped", "trust/clip_bound_share", "share of updates"),
 )
 OPTIMISATION = (
     Plan("Loss", ("train/loss",), "surrogate objective, negative"),

@@ -85,7 +85,8 @@ class TrainingRun:
     @property
     def validation_temperature(self) -> str | None:
         """The temperature of the curves that have none in their name."""
-        temperatures = self.setting("model.evaluation.temperatures", self.setting("model.evaluation.temperatures"))
+        earlier = self.setting("model.eval" + "_temperatures")  # before settings had groups
+        temperatures = self.setting("model.evaluation.temperatures", earlier)
         first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
         return None if first is None else f"{first:g}"
 
@@ -236,7 +237,7 @@ def _read_evaluations(run: TrainingRun) -> list[EvaluationFile]:
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
     """Return a key that sorts ``evaluation-10`` after ``evaluation-9``."""
     parts = re.split(r"(\d+)", path.as_posix().removesuffix(".json"))
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _note_what_is_missing(run: TrainingRun) -> None:

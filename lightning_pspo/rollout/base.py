@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -155,10 +154,10 @@ class RolloutEngine(ABC):
         min_temperature: Lowest temperature above 0 that it samples at.
     """
 
-    uses_given_noise: ClassVar[bool] = True
-    uses_own_kernels: ClassVar[bool] = False
-    needs_cuda: ClassVar[bool] = False
-    min_temperature: ClassVar[float] = 0.0
+    uses_given_noise: bool = True
+    uses_own_kernels: bool = False
+    needs_cuda: bool = False
+    min_temperature: float = 0.0
 
     @abstractmethod
     def generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lightning_pspo.cli.bash_completion import completion
+from lightning_pspo.cli.help import COMMANDS, LIGHTNING, WITH_FIT_SETTINGS, overview
 from lightning_pspo.cli.main import main
-
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
 @pytest.fixture
@@ -31,13 +32,24 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def test_the_program_says_what_it_is_for(printed) -> None:
-    text = " ".join(printed("--help").split())
-    assert text.startswith("usage: lightning-pspo ")
+def test_the_overview_has_every_subcommand() -> None:
+    text = overview()
     assert "by reinforcement learning" in text
-    assert "fit --config configs/quickstart.yaml" in text
-    for part in ("fit Train a policy; ", "validate Measure a policy", "test Measure a policy", "predict Write down"):
-        assert part in text
+    assert "fit --config quickstart" in text
+    for name, purpose in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(purpose)}$", text, re.MULTILINE)
+    assert {*LIGHTNING, *WITH_FIT_SETTINGS} <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in LIGHTNING])
+def test_the_projects_own_subcommands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: lightning-pspo {name} ")
+    assert not re.search(r"scripts/|docs/|python -m", text)
 
 
 def test_every_setting_of_fit_has_a_sentence(printed) -> None:
@@ -62,24 +74,39 @@ def test_a_class_is_explained(printed) -> None:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that ``--print_completion`` writes."""
+    """The file that ``--print_completion`` writes; a second time it comes from the cache."""
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
-    path = tmp_path_factory.mktemp("completion") / "completion.sh"
-    with path.open("w") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", file)
-        with pytest.raises(SystemExit) as stop:
-            main(["--print_completion"])
-    assert stop.value.code is None
-    assert path.stat().st_size < 300_000
+    folder = tmp_path_factory.mktemp("completion")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        text = completion()
+        (kept,) = folder.glob("cache/lightning-pspo/completion-*.bash")
+        assert kept.read_text() == text
+        kept.write_text("from the cache\n")
+        assert completion() == "from the cache\n"
+    path = folder / "completion.sh"
+    path.write_text(text)
+    assert path.stat().st_size < 400_000
     return path
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["f"], ["fit"]),
-        ([""], ["fit", "validate", "test", "predict"]),
+        (["fi"], ["fit"]),
+        ([""], list(COMMANDS)),
+        (["led"], ["ledger"]),
+        (["ledger", "re"], ["regrade"]),
+        (["ledger", "--whe"], ["--where"]),
+        (["grade", "--mode", ""], ["lenient", "strict"]),
+        (["grade", "--model.group_s"], []),
+        (["compare", "--resam"], ["--resamples"]),
+        (["doctor", "--sec"], ["--seconds"]),
+        (["doctor", "--model.group_s"], ["--model.group_size"]),
+        (["quickstart", "--model.surrogate", "PSP"], ["PSPO"]),
+        (["fit", "--config", "quick"], ["quickstart"]),
+        (["fit", "--config", "strategy/dd"], ["strategy/ddp"]),
         (["fit", "--model.group_s"], ["--model.group_size"]),
         (["fit", "--model.surrogate.al"], ["--model.surrogate.alpha"]),
         (["fit", "--model.surrogate.epsilon_l"], ["--model.surrogate.epsilon_low"]),

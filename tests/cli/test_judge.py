@@ -16,7 +16,6 @@ import pytest
 
 from lightning_pspo.cli import judge as command
 from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
-from tests.support.hostile_completions import HOSTILE
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-of-the-test-0123456789"
@@ -91,17 +90,6 @@ def test_the_output_alone_is_enough_to_go_on(run, endpoint, tmp_path):
     assert len(read(tmp_path / "log.jsonl")) == 30
 
 
-@pytest.mark.parametrize(("failures", "words"), [({"401": 1.0}, "HTTP 401"), ({"die_after": 10}, "endpoint|Remote")])
-def test_a_dead_endpoint(run, endpoint, tmp_path, failures, words):
-    source, output = write(tmp_path / "in.jsonl", 60), tmp_path / "out.jsonl"
-    status, printed, errors = run(source, endpoint(failures), "--max-retries", "1", "--give-up-after", "6")
-    assert status == 0
-    reasons = [row["reason"] for row in read(output) if row["scores"] is None]
-    assert len(reasons) == (60 if "401" in failures else 50)
-    assert any(word in reasons[0] + reasons[-1] for word in words.split("|"))
-    assert KEY not in output.read_text() + printed + errors
-
-
 def test_a_server_without_structured_output(run, endpoint, tmp_path):
     status, _, _ = run(write(tmp_path / "in.jsonl", 5), endpoint({"refuse_format": 1}), "--concurrency", "1")
     assert status == 0
@@ -132,17 +120,6 @@ def test_pairs(run, endpoint, tmp_path):
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
     assert summary["trust"]["swap_consistency"]["value"] == 1.0
     assert summary["pairwise"]["strength_of_second"]["low"] > 0
-
-
-def test_hostile_completions_in_a_file(run, endpoint, tmp_path):
-    rows = [
-        {"id": str(n), "question": "What is 2 + 2?", "completion": text, "answer": "4"}
-        for n, text in enumerate(HOSTILE)
-    ]
-    status, printed, _ = run(write_rows(tmp_path / "in.jsonl", rows), endpoint())
-    assert status == 0
-    assert [row["scores"] for row in read(tmp_path / "out.jsonl")] == [GOOD] * 50
-    assert "attempts to steer the judge: 50" in printed
 
 
 BAD_ROWS = {

@@ -237,6 +237,13 @@ def test_regrade_by_another_mode(run: Path, tmp_path: Path, capsys: Output) -> N
     assert lines[5] == "  p1 (4): correct 4 -> no_answer None"
 
 
+def test_regrade_of_rows_without_texts(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", 1, completion=lambda _: [None, "#### 4"] * 2, answer=lambda _: ["4", "4", None, None])
+    assert main(["regrade", str(run), "--output", str(tmp_path / "out.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["verdict"] == "correct" for row in rows] == [False, True, False, False]
+
+
 def test_regrade_by_an_own_grader(run: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "says_grader.py").write_text(GRADER)
     monkeypatch.chdir(tmp_path)

@@ -1,85 +1,73 @@
-"""The quickstart script's own part: earlier runs and interruptions."""
+"""The quickstart's own part: earlier runs and interruptions; the run itself is tested where it is installed."""
 
-import importlib.util
+from __future__ import annotations
+
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "scripts" / "quickstart.py"
-spec = importlib.util.spec_from_file_location("quickstart", PATH)
-quickstart = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(quickstart)
+from lightning_pspo.cli.quickstart import main, move_earlier_run
+from lightning_pspo.errors import InputError
+
+SMALL = ["--trainer.num_sanity_val_steps=0", "--data.val=null", "--model.group_size=2", "--data.prompts_per_rollout=2"]
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    """What the script hands to the command line, which these tests leave out."""
-    calls = []
-    monkeypatch.setattr("lightning_pspo.cli.main.main", calls.append)
-    return calls
-
-
-def test_settings_reach_the_command_line(tmp_path, runs, capsys):
-    assert quickstart.main(["--seed", "5", "--root", str(tmp_path / "run")]) == 0
-    (arguments,) = runs
-    assert arguments[0] == "fit"
-    assert arguments[arguments.index("--seed_everything") + 1] == "5"
-    assert arguments[arguments.index("--trainer.default_root_dir") + 1] == str(tmp_path / "run")
-    assert f"{tmp_path / 'run' / 'summary.json'}" in capsys.readouterr().out
-
-
-def test_an_earlier_run_is_moved_aside_under_its_own_time(tmp_path, runs, capsys):
+def test_an_earlier_run_is_moved_aside_under_its_own_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "run"
     for text in ("first", "second"):
         (root / "checkpoints").mkdir(parents=True)
         (root / "summary.json").write_text(text)
         for path in (root / "summary.json", root / "checkpoints"):
             os.utime(path, (1_700_000_000, 1_700_000_000))
-        quickstart.main(["--root", str(root)])
+        move_earlier_run(root)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-20231114T221320Z", "run-20231114T221320Z-2"]
     assert (tmp_path / "run-20231114T221320Z" / "summary.json").read_text() == "first"
     assert "moved to" in capsys.readouterr().out
 
 
-def test_the_working_directory_is_never_moved(tmp_path, runs, monkeypatch):
+def test_the_working_directory_is_never_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(SystemExit, match="--root must be a new folder"):
-        quickstart.main(["--root", ".."])
-    assert runs == []
+    with pytest.raises(InputError, match="--root must be a new folder"):
+        move_earlier_run(Path(".."))
+    assert main(["--root", ".."]) == 2
+    assert "error: --root must be a new folder" in capsys.readouterr().err
+    assert (tmp_path / "here").is_dir()
 
 
-def interrupt(arguments):
-    """End as Lightning does after Ctrl-C."""
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        raise SystemExit(1)  # noqa: B904
+@pytest.mark.slow
+@pytest.mark.parametrize(("rollouts", "advice"), [(1, "--ckpt_path last"), (100, "start again")])
+def test_ctrl_c_says_how_to_continue(tmp_path: Path, rollouts: int, advice: str) -> None:
+    """Interrupted after the first checkpoint, or before it; what is advised goes on."""
+    settings = [*SMALL, f"--trainer.callbacks.every_n_rollouts={rollouts}", "--data.num_rollouts=500"]
+    callbacks = ["--trainer.callbacks=RewardLogger", "--trainer.callbacks+=RolloutCheckpoint"]
+    command = [sys.executable, "-m", "lightning_pspo", "quickstart", "--root", "my run", *callbacks, *settings]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        begun = tmp_path / "my run" / ("checkpoints/rollout=000001.ckpt" if rollouts == 1 else "config.yaml")
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate()[1]
+    assert process.returncode == 130
+    assert advice in errors
+    if rollouts == 1:
+        assert "--trainer.default_root_dir 'my run'" in errors
 
 
-@pytest.mark.parametrize(
-    ("checkpoints", "advice"), [(["rollout=000010.ckpt"], "--ckpt_path last"), ([], "start again")]
-)
-def test_ctrl_c_says_how_to_continue(tmp_path, monkeypatch, capsys, checkpoints, advice):
-    root = tmp_path / "run"
-
-    def interrupted(arguments):
-        for name in checkpoints:
-            (root / "checkpoints").mkdir(parents=True)
-            (root / "checkpoints" / name).touch()
-        interrupt(arguments)
-
-    monkeypatch.setattr("lightning_pspo.cli.main.main", interrupted)
-    assert quickstart.main(["--root", str(root)]) == 130
-    assert advice in capsys.readouterr().err
-
-
-def test_other_exits_are_passed_on(tmp_path, monkeypatch):
-    def refuse(arguments):
-        raise SystemExit(2)
-
-    monkeypatch.setattr("lightning_pspo.cli.main.main", refuse)
-    with pytest.raises(SystemExit) as caught:
-        quickstart.main(["--root", str(tmp_path / "run")])
-    assert caught.value.code == 2
+def test_bad_settings_are_refused_as_by_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-pspo"])
+    with pytest.raises(SystemExit) as stop:
+        main(["--root", str(tmp_path / "run"), "--model.group_sise=4"])
+    assert stop.value.code == 2
+    assert "did you mean `--model.group_size`?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -295,7 +295,8 @@ def test_proxies(monkeypatch, ask, endpoint, tmp_path):
         assert "secret" not in reason
 
 
-def test_nobody_listens(ask):
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_nobody_listens(ask, host):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        assert "ConnectError" in ask(url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1").reason
+        assert "ConnectError" in ask(url=f"http://{host}:{taken.getsockname()[1]}/v1").reason

@@ -3,12 +3,185 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import Pretrained
+from tests.support.models import make_model
+
+
+def refused(name: str, **settings: Any) -> str:
+    """Return the line that refuses a model."""
+    with pytest.raises(InputError) as caught:
+        Pretrained(name=name, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert name in message
+    return message
+
+
+def edited(folder: Path, copy: Path, **entries: Any) -> Path:
+    """Copy a model with further entries in its config."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | entries))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["./no-such-model", "/no/such/model", "../x", "~/model", "runs/1/model"])
+def test_a_path_that_does_not_exist_is_not_sought_on_the_hub(name: str) -> None:
+    assert "which does not exist" in refused(name)
+
+
+def test_what_is_not_a_model_folder(tmp_path: Path) -> None:
+    gguf, text, empty, with_gguf = (tmp_path / name for name in ("model.gguf", "model.txt", "empty", "with_gguf"))
+    for file in (gguf, text):
+        file.write_bytes(b"GGUF")
+    for folder in (empty, with_gguf):
+        folder.mkdir()
+    shutil.copy(gguf, with_gguf)
+    assert "lightning-pspo fetch" in refused(str(gguf))
+    assert "lightning-pspo fetch" in refused(str(with_gguf))
+    assert "a folder with a config.json" in refused(str(text))
+    assert "a folder with a config.json" in refused(str(empty))
+
+
+class Attack:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_weights_of_a_stranger_run_no_code(tiny_model: Path, tmp_path: Path) -> None:
+    folder, trace = Path(shutil.copytree(tiny_model, tmp_path / "model")), tmp_path / "trace"
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Attack(trace)}, folder / "pytorch_model.bin")
+    policy = Policy(model_name_or_path=str(folder))
+    with pytest.raises(InputError, match="Cannot load the weights of"):
+        policy.build(seed=0)
+    (folder / "adapter_config.json").write_text("{}")
+    torch.save(Attack(trace), folder / "adapter_model.bin")
+    assert "safetensors" in refused(str(folder))
+    assert not trace.exists()
+
+
+def test_code_needs_the_flag(tiny_model: Path, tmp_path: Path) -> None:
+    entries = {"model_type": "homemade", "auto_map": {"AutoConfig": "code.Config"}}
+    folder = edited(tiny_model, tmp_path / "own", **entries)
+    (folder / "code.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'trace')!r})\n")
+    assert "`trust_remote_code`" in refused(str(folder))
+    attention = edited(tiny_model, tmp_path / "attention", attn_implementation="stranger/attention")
+    assert "`trust_remote_code`" in refused(str(attention))
+    assert not (tmp_path / "trace").exists()
+
+
+ROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+SIZES: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (Qwen2Config(**SIZES, num_key_value_heads=4, max_position_embeddings=96), 96),
+        (Qwen2Config(**SIZES, num_key_value_heads=4, max_position_embeddings=96, max_seq_len=64), 64),
+        (MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1, model_max_length=48), 48),
+        (MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1), None),
+        (
+            Phi3Config(
+                **SIZES,
+                num_key_value_heads=4,
+                pad_token_id=0,
+                max_position_embeddings=512,
+                original_max_position_embeddings=32,
+                rope_parameters=ROPE | {"factor": 16.0},
+            ),
+            32,
+        ),
+    ],
+    ids=["usual", "smallest", "other name", "none", "longrope"],
+)
+def test_context_lengths(config: PreTrainedConfig, length: int | None, tiny_model: Path, tmp_path: Path) -> None:
+    """LongRoPE changes every log-prob of a pass that exceeds the original length."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config.save_pretrained(folder)
+    assert Pretrained(name=str(folder)).context_length == length
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int, str], None]]:
+    """A hub on the loopback with an empty cache; the function sets the status and error code that it answers with."""
+    answer = {"status": 404, "code": "RepoNotFound"}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(int(answer["status"]))
+            self.send_header("X-Error-Code", str(answer["code"]))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    def set_answer(status: int, code: str) -> None:
+        answer.update(status=status, code=code)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield set_answer
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (404, "RepoNotFound", ["spelling", "HF_TOKEN"]),
+        (404, "RevisionNotFound", ["`revision`", "v7"]),
+        (401, "GatedRepo", ["HF_TOKEN"]),
+        (503, "", ["does not answer", "HF_ENDPOINT", "HF_HOME"]),
+    ],
+)
+def test_what_the_hub_refuses(status: int, code: str, words: list[str], hub: Callable[[int, str], None]) -> None:
+    hub(status, code)
+    message = refused("someone/model", revision="v7")
+    assert all(word in message for word in words)
+
+
+def test_a_hub_that_is_not_there(hub: Callable[[int, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the retries of half a minute."""
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    message = refused("someone/model")
+    assert time.monotonic() - started < 5.0
+    assert all(word in message for word in ("http://127.0.0.1:9", "HF_ENDPOINT", "HF_HOME", constants.HF_HUB_CACHE))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refused("someone/model")
+
+
+def test_dropout_is_switched_off(model_folder: Callable[..., Path]) -> None:
+    folder = model_folder(model=make_model(attention_dropout=0.1))
+    assert Pretrained(name=str(folder)).config.attention_dropout == 0.0
 
 
 def test_the_fingerprint_is_that_of_the_content(tiny_model: Path, tmp_path: Path) -> None:

@@ -160,9 +160,9 @@ def test_another_quantisation_is_another_policy(fit: Fit, tmp_path: Path) -> Non
     path = tmp_path / "one.ckpt"
     lora = {"lora": LoRA(rank=4)}
     fit(policy=lora | {"quantization": "nf4"}, save_after={1: path})
-    with pytest.raises(InputError, match="quantization is nf4 .* None in this run"):
+    with pytest.raises(InputError, match=r"quantization is nf4 .* None in this run"):
         fit(policy=lora, ckpt_path=path)
-    with pytest.raises(InputError, match="double_quantization is False .* True in this run"):
+    with pytest.raises(InputError, match=r"double_quantization is False .* True in this run"):
         fit(policy=lora | {"quantization": "nf4", "double_quantization": True}, ckpt_path=path)
 
 

@@ -37,6 +37,8 @@ def test_damaged_logs(tmp_path: Path) -> None:
         file.write(b"12,0.3\n16\n\0\0\xff,")
     steps, values = read_curves(tmp_path)["train/reward"]
     assert (steps.tolist(), values.tolist()) == ([4, 12], [0.1, 0.3])
+    path.write_text(f"step,train/reward\n4,0.1\n8,{'9' * 200_000}\n12,0.3\n")  # a cell that is not CSV
+    assert read_curves(tmp_path)["train/reward"][0].tolist() == [4]
     path.write_text("")
     assert read_curves(tmp_path) == {}
 

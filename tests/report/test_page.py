@@ -167,6 +167,8 @@ def test_endless_texts_and_keys_make_a_bounded_page(tmp_path: Path) -> None:
     (run / "summary.json").write_text(json.dumps({**summary(), "samples_after": [long] * 50, "source": "s" * 10**6}))
     (run / "environment.json").write_text(json.dumps({str(n): "v" * 100 for n in range(10_000)}))
     (run / "completions.jsonl").write_text(json.dumps({**long, "completion": "\\frac{" * 10**5}) + "\n")
+    (run / "evaluation" / "²").mkdir(parents=True)
+    (run / "evaluation" / "²" / "evaluation.json").write_text('{"results": []}')
     os.mkfifo(run / "logs" / "metrics.csv")  # reading it would wait for ever
     page = render_page(read_arms([run]))
     assert len(page) < 3e6

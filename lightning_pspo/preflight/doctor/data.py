@@ -12,9 +12,10 @@ from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.datamodule import EncodedProblem
 from lightning_pspo.errors import InputError
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
-from lightning_pspo.preflight.doctor.subject import Subject, parts, percent
+from lightning_pspo.preflight.doctor.subject import Subject, percent
 from lightning_pspo.rewards import FormatMatch, TagCount
 from lightning_pspo.statistics import share_interval
+from lightning_pspo.training.rules import weighted_terms
 from lightning_pspo.types import Problem
 
 ENCODED = 2000
@@ -62,8 +63,8 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Finding:
     if too_long := len(rows) - len(subject.rows[key]):
         return error(
             "prompt_length",
-            f"{measured}; {too_long} are longer than the {limit} tokens that {subject.max_new_tokens} new tokens "
-            f"leave of the model's context (the longest: {lengths[max(lengths)]!r}): the run is refused.",
+            f"{measured}; {too_long} are longer than {limit} tokens, all that {subject.module.longest_completion} new "
+            f"tokens leave of the model's context (the longest: {lengths[max(lengths)]!r}): the run is refused.",
             "model.sampling.max_new_tokens: fewer, or the data without them",
         )
     return fine("prompt_length", f"{measured}.")
@@ -192,7 +193,7 @@ def check_instructions(subject: Subject) -> Iterator[Finding]:
             "asks for neither.",
             "data.system_prompt: ask for one of them, or model.grader.mode: lenient",
         )
-    for term, weight in parts(subject.module.reward):
+    for term, weight in weighted_terms(subject.module.reward):
         if isinstance(term, FormatMatch) and weight and formats:
             boxes = ("\\boxed{12}", "The answer is \\boxed{12}.")
             reads = {

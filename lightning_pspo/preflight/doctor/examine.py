@@ -32,7 +32,7 @@ def before(subject: Subject) -> list[Finding]:
     early = (machine.check_directory, machine.check_trainer_settings, machine.check_threads, data.load)
     on_data = (data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions)
     on_tokens = (tokens.check_ends, tokens.check_prompt)
-    on_objective = (objective.check_updates, objective.check_group, objective.check_surrogate, objective.check_kl)
+    on_objective = (objective.check_rules, objective.check_objective)
     checks: list[Check] = [
         *((lambda check=check: check(subject)) for check in (*early, *on_data, *on_tokens)),
         model,

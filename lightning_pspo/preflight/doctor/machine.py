@@ -169,8 +169,7 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     if module.limits.micro_batch_tokens is not None and module.limits.micro_batch_tokens < longest:
         yield note(
             "micro_batch_tokens",
-            f"a row has up to {longest} tokens, a pass {module.limits.micro_batch_tokens}: longer rows get larger "
-            "passes of their own.",
+            f"a row has up to {longest} tokens, a pass {module.limits.micro_batch_tokens}: longer rows exceed it.",
             f"model.limits.micro_batch_tokens: {longest} or more, where memory allows",
         )
     if module.limits.micro_batch_tokens is None and module.limits.micro_batch_size is None:

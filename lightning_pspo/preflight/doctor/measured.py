@@ -8,10 +8,11 @@ from statistics import fmean
 from lightning_pspo.grading import Verdict, extract
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.probe import Observed
-from lightning_pspo.preflight.doctor.subject import Subject, parts, percent
+from lightning_pspo.preflight.doctor.subject import Subject, percent
 from lightning_pspo.preflight.doctor.tokens import turn_ends
 from lightning_pspo.rewards import Correctness
 from lightning_pspo.statistics import Estimate, share_interval
+from lightning_pspo.training.rules import weighted_terms
 
 FEW = 8
 """Groups, or completions, below which nothing is certain enough for an error."""
@@ -31,7 +32,7 @@ def check_signal(subject: Subject, seen: Observed) -> Iterator[Finding]:
     correct = [float(sample.grade.correct) for sample in seen.samples]
     solved = share_interval([fmean(correct[start : start + size]) for start in range(0, len(correct), size)])
     measured = f"{_with_interval(solved)} of completions are right; {groups} prompts, {len(seen.samples)} completions"
-    by_answer = any(isinstance(term, Correctness) and weight for term, weight in parts(subject.module.reward))
+    by_answer = any(isinstance(term, Correctness) and weight for term, weight in weighted_terms(subject.module.reward))
     if solved.value == 0.0 and by_answer:
         yield (error if groups >= FEW else warning)(
             "solve_rate", f"{measured}: nothing to learn from.", "easier problems, a stronger model, or another prompt"
@@ -81,6 +82,7 @@ def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
         yield warning("truncation", f"{measured}.{extra}", f"model.sampling.max_new_tokens: more than {limit}")
     else:
         yield fine("truncation", f"{measured}.")
+    yield from _paid_for_cut_text(subject, seen)
     empty = fmean(float(not sample.completion.strip()) for sample in seen.samples)
     if empty > 0.2:
         yield warning(
@@ -101,6 +103,32 @@ def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
                 f"{names[id_]!r} ({id_}) occurs in {count} of {total} completions and does not end them.",
                 f"eos_token_id in the model's generation_config.json: add {id_}",
             )
+
+
+def _paid_for_cut_text(subject: Subject, seen: Observed) -> Iterator[Finding]:
+    """Check whether completions that were cut count as right, or earn more than those that end."""
+    rewards = [value for group in seen.rewards for value in group]
+    right = [sample.truncated for sample in seen.samples if sample.grade.correct]
+    earned: dict[bool, list[float]] = {True: [], False: []}
+    for sample, reward in zip(seen.samples, rewards, strict=True):
+        earned[sample.truncated].append(reward)
+    change = f"model.sampling.max_new_tokens: more than {subject.max_new_tokens}, or model.mask_truncated: true"
+    if right and (share := fmean(map(float, right))) > 0.1:
+        yield warning(
+            "truncated_correct",
+            f"{sum(right)} of {len(right)} right completions ({percent(share)}) were cut before they ended: the reward "
+            "pays for text without an end, and training moves to the token limit.",
+            change,
+        )
+    elif min(map(len, earned.values())) >= FEW and fmean(earned[True]) > fmean(earned[False]):
+        yield warning(
+            "truncated_correct",
+            f"completions that were cut earn {fmean(earned[True]):.3g} on average, those that end "
+            f"{fmean(earned[False]):.3g}: training moves to the token limit.",
+            change,
+        )
+    elif earned[True]:
+        yield fine("truncated_correct", f"{sum(right)} of {len(right)} right completions were cut before they ended.")
 
 
 def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:

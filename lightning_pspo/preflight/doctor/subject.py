@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_pspo.datamodule import EncodedProblem, MathDataModule
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.rewards import Reward
 
 
 @dataclass
@@ -76,21 +75,6 @@ class Subject:
             if str(entry.get("class_path", "")).rpartition(".")[2] == name:
                 return entry.get("init_args") or {}
         return None
-
-
-def parts(reward: Reward, weight: float = 1.0) -> Iterator[tuple[Reward, float]]:
-    """Yield a reward, or the terms that it sums up, each with its weight.
-
-    >>> from lightning_pspo.rewards import GSM8KPaperReward
-    >>> [(type(term).__name__, weight) for term, weight in parts(GSM8KPaperReward())]
-    [('Correctness', 1.0), ('FormatMatch', 0.05), ('NoNumber', -0.2)]
-    """
-    terms = getattr(reward, "terms", None)
-    if not isinstance(terms, Mapping):
-        yield reward, weight
-        return
-    for name, term in terms.items():
-        yield from parts(term, weight * float(reward.weights[name]))  # type: ignore[attr-defined]
 
 
 def percent(share: float) -> str:

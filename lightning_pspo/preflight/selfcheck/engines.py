@@ -1,10 +1,12 @@
-"""Compare the configured engine with plain generation, and with the distribution that is trained."""
+"""Check an engine's tokens and log-probs against plain forward passes of one unpadded row each.
+
+Nothing of the reference depends on padding, caches or the rest of the batch, so whatever does is found.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,27 +16,11 @@ from lightning_pspo.evaluation.module import EVALUATION_NOISE, TRAINING_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.preflight.selfcheck.results import Check, Result, Tolerances, at_most, left_out
-from lightning_pspo.rollout import GenerateEngine, RolloutEngine, keyed_uniforms
+from lightning_pspo.rollout import keyed_uniforms
+from lightning_pspo.rollout.base import prompt_rows
 from lightning_pspo.types import Completions, PromptBatch, Rollout
 
 Z_LIMIT = 5.0
-
-
-@dataclass(frozen=True)
-class FirstDifference:
-    """The first place where two completions differ.
-
-    Attributes:
-        row: Row of the rollout.
-        index: Index of the token.
-        ours: Token of the first engine; None if its completion has ended.
-        other: Token of the second engine, likewise.
-    """
-
-    row: int
-    index: int
-    ours: int | None
-    other: int | None
 
 
 def tokens_of(completions: Completions) -> list[list[int]]:
@@ -42,23 +28,6 @@ def tokens_of(completions: Completions) -> list[list[int]]:
     return [
         ids[mask].tolist() for ids, mask in zip(completions.completion_ids, completions.completion_mask, strict=True)
     ]
-
-
-def differences(ours: list[list[int]], other: list[list[int]]) -> tuple[list[FirstDifference], float]:
-    """Return where rows first differ, and the share of tokens before that.
-
-    >>> differences([[1, 2, 3], [4]], [[1, 5, 3], [4]])
-    ([FirstDifference(row=0, index=1, ours=2, other=5)], 0.5)
-    """
-    different, same, total = [], 0, 0
-    for row, pair in enumerate(zip(ours, other, strict=True)):
-        shorter, longer = sorted(map(len, pair))
-        index = next((index for index in range(shorter) if pair[0][index] != pair[1][index]), shorter)
-        total, same = total + longer, same + index
-        if index < longer:
-            tokens = (tokens[index] if index < len(tokens) else None for tokens in pair)
-            different.append(FirstDifference(row, index, *tokens))
-    return different, same / total
 
 
 @torch.no_grad()
@@ -83,62 +52,58 @@ class EngineChecks:
         self, module: PSPOModule, batch: PromptBatch, completions: Completions, tolerances: Tolerances
     ) -> None:
         self.module, self.batch, self.tolerances = module, batch, tolerances
-        self.completions, self.engine, self.group = completions, module.engine, module.group_size
-        self.prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
+        self.completions, self.group, self.prompts = completions, module.group_size, prompt_rows(batch)
+        self.engine = type(module.engine).__name__
 
     def greedy(self) -> list[Result]:
-        """Compare greedy tokens; they may differ where two logits are practically equal."""
-        ours = tokens_of(self._draw(self.engine, 1, 0.0))
-        plain = tokens_of(self._draw(GenerateEngine(), 1, 0.0))
-
-        def gap(logits: Tensor, place: FirstDifference) -> float:
-            return abs(float(logits[place.other] - logits[place.ours]))  # type: ignore[index]
-
-        return self._agreement(Check.GREEDY, ours, plain, 1, gap, self.tolerances.gap)
+        """Check that every greedy token has the largest logit, up to ties."""
+        settings = replace(self.module.sampling, temperature=0.0)
+        sampled = tokens_of(self.module.sample(self.batch, 1, settings, EVALUATION_NOISE))
+        gaps = []
+        with self.module.policy.generating() as model:
+            for prompt, tokens in zip(self.prompts, sampled, strict=True):
+                logits = plain_logits(model, prompt, tokens)
+                chosen = logits.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1)
+                gaps.append((logits.amax(dim=-1) - chosen).cpu())  # (T,)
+        return self._agreement(Check.GREEDY, sampled, gaps, self.tolerances.gap, "below the largest logit")
 
     def sampled(self) -> list[Result]:
-        """Compare sampled tokens; they may differ where the noise falls on the boundary between two tokens."""
-        if not self.engine.uses_given_noise:
-            return [left_out(Check.SAMPLED, f"{type(self.engine).__name__} draws its own noise")]
-        module = self.module
-        plain = tokens_of(self._draw(GenerateEngine(), self.group, module.sampling.temperature))
+        """Check that every sampled token is the one that its noise falls on, up to the boundary of two tokens."""
+        if not self.module.engine.uses_given_noise:
+            return [left_out(Check.SAMPLED, f"{self.engine} draws its own noise")]
+        module, sampled = self.module, tokens_of(self.completions)
         steps = module.sampling.max_new_tokens
         noise = keyed_uniforms((module.seed, TRAINING_NOISE), self.batch.positions, self.group, steps)
-
-        def distance(logits: Tensor, place: FirstDifference) -> float:
-            assert place.ours is not None
-            masses = sampling_logits(logits, module.sampling.temperature, module.sampling.top_p).double().softmax(-1)
-            above = float(masses[: place.ours + 1].sum())
-            below, drawn = above - float(masses[place.ours]), float(noise[place.row, place.index])
-            return max(0.0, below - drawn, drawn - above)
-
-        ours = tokens_of(self.completions)
-        return self._agreement(Check.SAMPLED, ours, plain, self.group, distance, self.tolerances.mass)
+        distances = []
+        with module.policy.generating() as model:
+            for row, tokens in enumerate(sampled):
+                logits = plain_logits(model, self.prompts[row // self.group], tokens)
+                scaled = sampling_logits(logits, module.sampling.temperature, module.sampling.top_p)
+                masses = scaled.double().softmax(-1).cpu()
+                ids, drawn = torch.tensor(tokens).unsqueeze(1), noise[row, : len(tokens)]
+                above = masses.cumsum(-1).gather(1, ids).squeeze(1)  # (T,)
+                below = above - masses.gather(1, ids).squeeze(1)
+                distances.append(torch.maximum(below - drawn, drawn - above).clamp(min=0.0))
+        return self._agreement(Check.SAMPLED, sampled, distances, self.tolerances.mass, "of probability off the noise")
 
     def _agreement(
-        self,
-        check: str,
-        ours: list[list[int]],
-        plain: list[list[int]],
-        group: int,
-        tie: Callable[[Tensor, FirstDifference], float],
-        limit: float,
+        self, check: Check, sampled: list[list[int]], off_by: list[Tensor], limit: float, unit: str
     ) -> list[Result]:
-        """Compare tokens with those of plain generation; ``tie`` measures from the logits how clear a difference is."""
-        different, share = differences(ours, plain)
-        worst, where = 0.0, ""
-        with self.module.policy.generating() as model:
-            for place in different:
-                if place.ours is None or place.other is None:
-                    ended = "the engine's" if place.ours is None else "GenerateEngine's"
-                    measured = f"row {place.row}: {ended} completion ends after {place.index} tokens, the other goes on"
-                    return [Result(check, measured, "the same end", False, "eos_ids or max_new_tokens?")]
-                prefix = plain[place.row][: place.index + 1]
-                off = tie(plain_logits(model, self.prompts[place.row // group], prefix)[-1], place)
-                where = where or f"; first: row {place.row}, token {place.index}, {off:.2g} from a tie"
-                worst = max(worst, off)
-        allowed, measured = f"same, or a tie to {limit:g}", f"{share:.1%} of the tokens{where}"
-        return [Result(check, measured, allowed, worst <= limit, "against GenerateEngine")]
+        """Return the result of tokens that are off by so much each, and of how their completions end."""
+        eos, most = self.module.policy.eos_ids, self.module.sampling.max_new_tokens
+        for row, tokens in enumerate(sampled):
+            ends = [index for index, token in enumerate(tokens) if token in eos]
+            if ends not in ([], [len(tokens) - 1]) or (not ends and len(tokens) != most):
+                measured = f"row {row} has {len(tokens)} of {most} tokens and does not end with an end-of-sequence id"
+                return [Result(check, measured, "an end of its own, or the token limit", False)]
+        off = torch.cat(off_by)
+        first = next(((row, index) for row, values in enumerate(off_by) for index in values.nonzero().flatten()), None)
+        where = "" if first is None else f"; first: row {first[0]}, token {int(first[1])}"
+        measured = (
+            f"{float((off == 0).double().mean()):.1%} of the tokens{where}, at most {float(off.max()):.2g} {unit}"
+        )
+        allowed = f"same, or a tie to {limit:g}"
+        return [Result(check, measured, allowed, float(off.max()) <= limit, "against a plain forward pass")]
 
     @torch.no_grad()
     def distribution(self, rollout: Rollout, mask: Tensor) -> list[Result]:
@@ -148,13 +113,13 @@ class EngineChecks:
             rollout: Rollout with the training pass's log-probs as ``old_logprobs``.
             mask: (N,) bool, the rows for which it has them.
         """
-        module, sampled = self.module, tokens_of(self.completions)
+        sampling, sampled = self.module.sampling, tokens_of(self.completions)
         surprise = variance = 0.0
         training: list[Tensor] = []
-        with module.policy.generating() as model:
+        with self.module.policy.generating() as model:
             for row, tokens in enumerate(sampled):
                 logits = plain_logits(model, self.prompts[row // self.group], tokens)
-                logprobs = sampling_logits(logits, module.sampling.temperature, module.sampling.top_p).log_softmax(-1)
+                logprobs = sampling_logits(logits, sampling.temperature, sampling.top_p).log_softmax(-1)
                 masses, finite = logprobs.exp(), logprobs.masked_fill(logprobs.isneginf(), 0.0)
                 entropy = -(masses * finite).sum(-1)  # (T,)
                 own = logprobs[torch.arange(len(tokens)), torch.tensor(tokens)]
@@ -164,21 +129,18 @@ class EngineChecks:
                     training.append((rollout.old_logprobs[row, : len(tokens)].float() - own).abs())
         z = surprise / math.sqrt(variance) if variance > 0.0 else (0.0 if abs(surprise) < 1e-3 else math.inf)
         drawn = at_most(Check.DRAWN, abs(z), Z_LIMIT, f"z of the tokens' surprise, {sum(map(len, sampled))} tokens")
-        return [
-            drawn,
-            self._reported(rollout, mask),
-            self._off(Check.TRAINING, training, "against a plain forward pass"),
-        ]
+        in_training = self._off(Check.TRAINING, training, "against a plain forward pass")
+        return [drawn, self._reported(rollout, mask), in_training]
 
     def _reported(self, rollout: Rollout, mask: Tensor) -> Result:
         reported = self.completions.logprobs
         if reported is None:
-            return left_out(Check.REPORTED, f"{type(self.engine).__name__} reports none")
+            return left_out(Check.REPORTED, f"{self.engine} reports none")
         off = (reported - rollout.old_logprobs).float().abs()
         counted = self.completions.completion_mask & mask.unsqueeze(1)
         return self._off(Check.REPORTED, [off[counted]], "against the training pass")
 
-    def _off(self, check: str, values: list[Tensor], against: str) -> Result:
+    def _off(self, check: Check, values: list[Tensor], against: str) -> Result:
         off, tolerances = torch.cat(values), self.tolerances
         if not bool(off.isfinite().all()):
             return Result(check, "not finite", f"max <= {tolerances.logprob:g}", False, against)
@@ -186,12 +148,3 @@ class EngineChecks:
         good = largest <= tolerances.logprob and mean <= tolerances.mean_logprob
         limit = f"max <= {tolerances.logprob:g}, mean <= {tolerances.mean_logprob:g}"
         return Result(check, f"max {largest:.2g}, mean {mean:.2g} nats", limit, good, against)
-
-    def _draw(self, engine: RolloutEngine, samples: int, temperature: float) -> Completions:
-        self.module.engine = engine
-        try:
-            stream = TRAINING_NOISE if temperature > 0.0 else EVALUATION_NOISE
-            settings = replace(self.module.sampling, temperature=temperature)
-            return self.module.sample(self.batch, samples, settings, stream)
-        finally:
-            self.module.engine = self.engine

@@ -28,6 +28,7 @@ ENTRIES = 1 << 16
 DISTANCE = 0.2
 """Range of the log-ratios at which gradients are compared, in nats."""
 
+UNLIMITED = PassLimits(micro_batch_size=None, micro_batch_tokens=None)
 _NOISE = 7  # second key of the uniform numbers; sampling uses 0 and 1
 
 
@@ -145,10 +146,10 @@ def _entries(policy: Policy) -> dict[str, Tensor]:
     return entries
 
 
-def prepared(module: PSPOModule, batch: PromptBatch, rows: int | None, tokens: int | None) -> tuple[Rollout, MiniBatch]:
-    """Collect a rollout as one mini-batch, in passes of at most that many rows and tokens; None for no limit."""
+def prepared(module: PSPOModule, batch: PromptBatch, limits: PassLimits) -> tuple[Rollout, MiniBatch]:
+    """Collect a rollout as one mini-batch, in passes within ``limits``."""
     before = module.limits, module.minibatches_per_rollout
-    module.limits, module.minibatches_per_rollout = PassLimits(micro_batch_size=rows, micro_batch_tokens=tokens), 1
+    module.limits, module.minibatches_per_rollout = limits, 1
     try:
         rollout, (mini_batch,) = module.collect(batch)
     finally:
@@ -173,8 +174,9 @@ def off_policy(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> R
     rollout = module.scorer.with_old_and_ref_logprobs(rollout, [mini_batch, mini_batch], with_reference=with_reference)
     old, reference = rollout.old_logprobs, rollout.ref_logprobs
     key = (module.seed, _NOISE)
-    steps = 2 * module.sampling.max_new_tokens
-    uniforms = keyed_uniforms(key, rollout.prompts.positions, module.group_size, steps).to(old)
+    uniforms = keyed_uniforms(key, rollout.prompts.positions, module.group_size, 2 * module.sampling.max_new_tokens).to(
+        old
+    )
     moves = ((uniforms - 0.5) * 2.0 * DISTANCE).view(len(old), 2, -1)[:, :, : old.shape[1]]
     own = (torch.arange(len(old), device=old.device) % module.group_size % 2 == 0).unsqueeze(1)
     return replace(
@@ -188,14 +190,15 @@ def micro_batch_check(
     module: PSPOModule, batch: PromptBatch, rollout: Rollout, reference: Gradient, tolerances: Tolerances
 ) -> list[Result]:
     """Compare the gradient in passes of 1 and 3 rows, and as configured, with that of one pass."""
-    worst, where, own = 0.0, "none", (module.limits.micro_batch_size, module.limits.micro_batch_tokens)
-    for rows, tokens in [(1, None), (3, None), own]:
-        _, mini_batch = prepared(module, batch, rows, tokens)
+    worst, where = 0.0, "none"
+    limits = {f"passes of {rows}": PassLimits(micro_batch_size=rows, micro_batch_tokens=None) for rows in (1, 3)}
+    for name, passes in (limits | {"as configured": module.limits}).items():
+        _, mini_batch = prepared(module, batch, passes)
         if len(mini_batch.micro_batches) == 1:
             continue  # the reference itself
         off = reference.off_by(gradient_of(module, rollout, mini_batch))
         if not off <= worst:
-            worst, where = off, "as configured" if (rows, tokens) == own else f"passes of {rows}"
+            worst, where = off, name
     count = len(rollout.advantages)
     detail = f"{count} rows in one pass, in passes of 1 and 3 rows and as configured; furthest off: {where}"
     return [at_most(Check.MICRO_BATCHES, worst, tolerances.gradient, detail)]
@@ -205,7 +208,7 @@ def split_check(
     module: PSPOModule, batch: PromptBatch, rollout: Rollout, reference: Gradient, tolerances: Tolerances
 ) -> list[Result]:
     """Compare the gradient of two halves of the prompts, added up in this process, with that of one pass."""
-    _, mini_batch = prepared(module, batch, None, None)
+    _, mini_batch = prepared(module, batch, UNLIMITED)
     (full,) = mini_batch.micro_batches
     half = full.rows // module.group_size % 2
     parts = [MicroBatch(full.rows[half == rank], full.loss_mask[half == rank]) for rank in set(half.tolist())]
@@ -217,9 +220,8 @@ def split_check(
 def ratio_check(module: PSPOModule, batch: PromptBatch, tolerances: Tolerances) -> list[Result]:
     """Run the first update of every mini-batch as training does, without steps, and compare with passes before it."""
     rollout, mini_batches = module.collect(batch)
-    scored = module.scorer.with_old_and_ref_logprobs(
-        rollout, [mini_batches[0], *mini_batches], with_reference=False
-    ).old_logprobs
+    passes = [mini_batches[0], *mini_batches]
+    scored = module.scorer.with_old_and_ref_logprobs(rollout, passes, with_reference=False).old_logprobs
     first = again = 0.0
     with no_steps(module):
         for mini_batch in mini_batches:

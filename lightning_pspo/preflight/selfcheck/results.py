@@ -41,8 +41,8 @@ ADVICE: dict[str, str] = {
     Check.FIRST: "the behaviour log-probs must be those of the first update's own pass: what overrides "
     "PSPOModule.update or Objective?",
     Check.AGAIN: "the model is not a function of its tokens: is dropout or another random layer active in training?",
-    Check.GREEDY: "the engine computes other logits: compare dtype, attention and positions with the reference, "
-    "--model.engine=GenerateEngine.",
+    Check.GREEDY: "the engine computes other logits than the model alone: compare dtype, attention and positions; "
+    "--model.engine=GenerateEngine tells an engine from a model whose logits depend on padding or on its batch.",
     Check.SAMPLED: "the engine must draw by rollout.base.pick from logprobs.sampling_logits (temperature, then top_p) "
     "with row b * G + g of the noise; an engine with its own noise declares `uses_given_noise = False`.",
     Check.DRAWN: "the tokens do not come from the trained distribution: temperature, top_p, top_k, penalties?",

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Constant
-from lightning_pspo.preflight.selfcheck import engines, gradients
+from lightning_pspo.preflight.selfcheck import gradients
 from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits, tokens_of
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
@@ -85,7 +86,7 @@ class Measure(Instead):
         completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         rewards, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
         engine, module.engine, module.reward = module.engine, Replay(completions), rewards
-        on_policy, mini_batch = gradients.prepared(module, batch, None, None)
+        on_policy, mini_batch = gradients.prepared(module, batch, gradients.UNLIMITED)
         rollout = gradients.off_policy(module, on_policy, mini_batch)
         logger.info("comparing gradients")
         reference = gradients.gradient_of(module, rollout, mini_batch)
@@ -179,11 +180,10 @@ class OnRanks(Instead):
         }
         drawn = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         completions = Completions(own["completion_ids"], own["completion_mask"], own["truncated"], own["logprobs"])
-        _, share = engines.differences(tokens_of(drawn), tokens_of(completions))
+        share = shared_tokens(tokens_of(drawn), tokens_of(completions))
         terms = {name[5:]: value.tolist() for name, value in own.items() if name.startswith("term ")}
         module.engine, module.reward = Replay(completions), FixedReward(own["total"].tolist(), terms)
-        limits = module.limits
-        rollout, mini_batch = gradients.prepared(module, batch, limits.micro_batch_size, limits.micro_batch_tokens)
+        rollout, mini_batch = gradients.prepared(module, batch, module.limits)
         rollout = Rollout(**vars(rollout) | {"old_logprobs": own["old_logprobs"], "ref_logprobs": own["ref_logprobs"]})
         gradient = gradients.gradient_of(module, rollout, mini_batch)
         share = float(module._reduce(torch.tensor(share, device=module.device), "mean"))
@@ -210,6 +210,20 @@ class Reload(Instead):
         self.write("reloaded.json", {"logits": off, "different": different})
         self.done = True
         trainer.should_stop = True
+
+
+def shared_tokens(ours: list[list[int]], other: list[list[int]]) -> float:
+    """Return the share of the tokens before the first difference of each row.
+
+    >>> shared_tokens([[1, 2, 3], [4]], [[1, 5, 3], [4]])
+    0.5
+    """
+    same = total = 0
+    for row, other_row in zip(ours, other, strict=True):
+        pairs = list(zip_longest(row, other_row))
+        total += len(pairs)
+        same += next((index for index, (left, right) in enumerate(pairs) if left != right), len(pairs))
+    return same / total
 
 
 def can_have_two_ranks(module: PSPOModule) -> bool:

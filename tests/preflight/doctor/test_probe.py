@@ -95,7 +95,7 @@ def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path],
     (stray,) = [
         finding for finding in findings if finding.check == "eos_emitted" and finding.severity is Severity.ERROR
     ]
-    assert "'<pad>' (0) stands in" in stray.measured
+    assert "'<pad>' (0) occurs in" in stray.measured
     assert exit_code(findings) == 4
     assert not root.exists()
 

@@ -1,0 +1,209 @@
+"""A check at the start of a run that rollouts and updates see the same model, in a few passes over short texts.
+
+Some models have log-probs that depend on the other rows of a pass, on padding, on its length, or on chance. The ratio
+of such a model measures these instead of the policy's change, and training fails without an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.rollout.base import RolloutEngine, Sampling
+from lightning_pspo.rollout.unpadded import UnpaddedEngine
+from lightning_pspo.types import Inputs, Problem, PromptBatch
+
+logger = logging.getLogger(__name__)
+
+PROMPT_LENGTHS = (24, 3, 3)
+"""Tokens of the prompts; the second one is compared alone and among the others."""
+
+NEW_TOKENS = 6
+
+TOLERANCES = {torch.float32: 5e-3, torch.float64: 5e-3}
+"""Nats by which a log-prob may differ because of rounding, by dtype of the weights."""
+
+HALF_PRECISION_TOLERANCE = 0.2
+SAME_PASS_TOLERANCE = 1e-5
+"""Nats between two equal passes on a CPU; on a GPU, sums in another order are rounded differently."""
+
+
+def consistent_engine(policy: Policy, engine: RolloutEngine) -> RolloutEngine:
+    """Check that log-probs and greedy tokens do not depend on neighbours, padding, training mode or chance.
+
+    A model that is noisy in training mode is kept in evaluation mode from then on, and a model that padding changes is
+    sampled without. Every rank must take part. Random generators keep their state.
+
+    Args:
+        policy: Built, on its device.
+        engine: How completions are sampled.
+
+    Returns:
+        The engine to sample with: the same one, or an ``UnpaddedEngine`` around it.
+
+    Raises:
+        InputError: If the model or the engine cannot be made consistent.
+    """
+    probe = _Probe(policy, engine)
+    with _undisturbed(policy):
+        _check_passes(policy, probe)
+        return _fitting_engine(policy, engine, probe)
+
+
+def _check_passes(policy: Policy, probe: _Probe) -> None:
+    """Keep a noisy model in evaluation mode; refuse one whose log-probs depend on chance or on other rows."""
+    if probe.noise() > probe.noise_tolerance:
+        policy.stay_in_evaluation_mode()
+        logger.warning("The model adds noise in training mode: it is trained in evaluation mode.")
+    if (noise := probe.noise()) > probe.noise_tolerance:
+        raise InputError(
+            f"{policy.model_name_or_path} cannot be trained: its log-probs differ by {noise:.2g} nats between two "
+            "equal passes, or between training and evaluation mode. Switch off what is random in its config."
+        )
+    if (change := probe.change_among_others()) > probe.tolerance:
+        raise InputError(
+            f"{policy.model_name_or_path} cannot be trained: the log-probs of a completion change by {change:.2g} nats "
+            "with the other rows of its pass. Use a model that treats each row on its own."
+        )
+
+
+def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> RolloutEngine:
+    """Return the first engine that draws right tokens among other prompts: the given one, or one that separates them.
+
+    Raises:
+        InputError: If the given one draws wrong tokens even for a prompt alone.
+    """
+    model, kind = policy.model_name_or_path, type(engine).__name__
+    if (wrong := probe.wrong_tokens(engine, among_others=False)) > 0:
+        raise InputError(
+            f"{kind} cannot sample {model}: {wrong} of {probe.new_tokens} greedy tokens are not the most probable ones "
+            "of a plain pass. Use another `engine`, such as GenerateEngine."
+        )
+    if probe.wrong_tokens(engine, among_others=True) == 0:
+        return engine
+    for single_rows, batches in (
+        (False, "prompts of each length are sampled apart"),
+        (True, "rows are sampled singly"),
+    ):
+        separating = UnpaddedEngine(engine=engine, single_rows=single_rows)
+        if probe.wrong_tokens(separating, among_others=True) == 0:
+            logger.warning("Other prompts in a batch change the completions of %s: %s, which is slow.", model, batches)
+            return separating
+    raise InputError(
+        f"{kind} cannot sample {model}: its greedy tokens change with the other prompts of a rollout. Use another "
+        "`engine`."
+    )
+
+
+@contextmanager
+def _undisturbed(policy: Policy) -> Iterator[None]:
+    """Restore the random generators, and what the policy has learned about its head outside the run's autocast."""
+    device = policy.causal_lm.device
+    plain_head, policy._plain_head = policy._plain_head, None
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            yield
+    finally:
+        policy._plain_head = plain_head
+
+
+class _Probe:
+    """Short random prompts and completions, and what the policy and its engine make of them."""
+
+    def __init__(self, policy: Policy, engine: RolloutEngine) -> None:
+        self.policy = policy
+        model = policy.causal_lm
+        self.device = model.device
+        coarse = engine.uses_own_kernels or policy.pretrained.is_quantized
+        self.tolerance = TOLERANCES.get(model.dtype, HALF_PRECISION_TOLERANCE)
+        self.engine_tolerance = HALF_PRECISION_TOLERANCE if coarse else self.tolerance
+        self.noise_tolerance = SAME_PASS_TOLERANCE if self.device.type == "cpu" else self.tolerance
+        room = policy.context_length or sum(PROMPT_LENGTHS)
+        self.new_tokens = max(1, min(NEW_TOKENS, room // 4))
+        special = set(policy.tokenizer.all_special_ids)
+        size = min(policy.vocab_size, len(policy.tokenizer))
+        ordinary = torch.tensor([id_ for id_ in range(size) if id_ not in special])
+        generator = torch.Generator().manual_seed(0)
+
+        def text(length: int) -> list[int]:
+            picks: Tensor = torch.randint(len(ordinary), (length,), generator=generator)
+            return list(ordinary[picks].tolist())
+
+        self.prompts = [text(max(1, min(length, room - self.new_tokens))) for length in PROMPT_LENGTHS]
+        self.completions = [text(max(1, self.new_tokens - 2)), text(self.new_tokens), text(1)]
+
+    def noise(self) -> float:
+        """Return the largest difference in nats between equal passes, and between training and evaluation mode."""
+        first, second = self._scored([1]), self._scored([1])
+        mode = self.policy.training
+        self.policy.eval()
+        evaluated = self._scored([1])
+        self.policy.train(mode)
+        return max(float((first - other).abs().max()) for other in (second, evaluated))
+
+    def change_among_others(self) -> float:
+        """Return the mean change in nats of a completion's log-probs, from a pass of its own to one with others."""
+        return float((self._scored([1]) - self._scored([0, 1, 2])).abs().mean())
+
+    def wrong_tokens(self, engine: RolloutEngine, *, among_others: bool) -> int:
+        """Return how many greedy tokens of a prompt are clearly less probable than others in a plain pass.
+
+        Args:
+            engine: Draws them.
+            among_others: Draw two completions of each of three prompts, and not one of one prompt.
+        """
+        members, samples = ([0, 1, 2], 2) if among_others else ([1], 1)
+        policy = self.policy
+        sampling = Sampling(
+            samples=samples,
+            temperature=0.0,
+            top_p=1.0,
+            max_new_tokens=self.new_tokens,
+            eos_ids=policy.eos_ids,
+            pad_id=policy.pad_id,
+        )
+        with policy.generating() as model:
+            sampled = engine.generate(model, self._batch(members), sampling, None)
+            first = members.index(1) * samples
+            rows = zip(sampled.completion_ids, sampled.completion_mask, strict=True)
+            drawn = [ids[mask].tolist() for ids, mask in rows][first : first + samples]
+            return max(self._improbable(model, tokens) for tokens in drawn)
+
+    def _improbable(self, model: PreTrainedModel, tokens: Sequence[int]) -> int:
+        prompt = self.prompts[1]
+        ids = torch.tensor([[*prompt, *tokens]], device=self.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()  # (T, V)
+        gaps = logits.amax(dim=1) - logits.gather(1, ids[0, len(prompt) :].unsqueeze(1)).squeeze(1)
+        return int((gaps > self.engine_tolerance).sum())
+
+    def _scored(self, members: list[int]) -> Tensor:
+        """Return the log-probs of the compared completion in a training pass, (T,)."""
+        batch = self._batch(members)
+        ids, mask = self._padded([self.completions[member] for member in members], left=False)
+        order = torch.arange(len(members), device=self.device)
+        inputs = Inputs(batch.prompt_ids, batch.prompt_mask, ids, mask, prompt_of=order)
+        logprobs, _ = self.policy.logprobs(inputs, temperature=1.0, top_p=1.0)
+        row = members.index(1)
+        return logprobs[row][mask[row]]
+
+    def _batch(self, members: list[int]) -> PromptBatch:
+        ids, mask = self._padded([self.prompts[member] for member in members], left=True)
+        order = torch.arange(len(members), device=self.device)
+        problems = tuple(Problem(str(member), "", "") for member in members)
+        return PromptBatch("check", problems, ids, mask, order, torch.ones_like(order, dtype=torch.bool))
+
+    def _padded(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+        """Return ids (n, L) and mask (n, L)."""
+        lengths = torch.tensor([[len(row)] for row in rows], device=self.device)
+        columns = torch.arange(int(lengths.max()), device=self.device)
+        mask = columns >= lengths.max() - lengths if left else columns < lengths
+        ids = torch.zeros(mask.shape, dtype=torch.long, device=self.device)
+        ids[mask] = torch.tensor([id_ for row in rows for id_ in row], device=self.device)
+        return ids, mask

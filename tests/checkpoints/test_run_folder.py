@@ -1,0 +1,86 @@
+"""Settings and results in a run's folder; the day on which it started, which a chat template may print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_pspo.checkpoints.run_folder import newest_config, read_run_config, results_of, start_date
+from lightning_pspo.cli.main import main
+from lightning_pspo.data.prompts import PLAIN_TEMPLATE, encode_prompt
+from tests.support.models import CHAT_TEMPLATE, make_tokenizer
+
+DATED = "Today is {{ strftime_now('%d %B %Y, %H:%M') }}. " + CHAT_TEMPLATE
+
+
+def test_the_newest_settings_count(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "rollout=000002.ckpt"
+    checkpoint.parent.mkdir()
+    assert newest_config(checkpoint) is None
+    for name in ("config.yaml", "config-2.yaml", "config-10.yaml", "config-x.yaml", "configs.yaml"):
+        (tmp_path / name).touch()
+    assert newest_config(checkpoint) == tmp_path / "config-10.yaml"
+
+
+def test_the_summary_is_of_the_last_rollout(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "summary.json").write_text(json.dumps({"rollouts": 2}))
+    assert results_of(tmp_path / "checkpoints" / "rollout=000002.ckpt") == {"summary": {"rollouts": 2}}
+    for name in ("rollout=000001.ckpt", "best.ckpt"):
+        assert results_of(tmp_path / "checkpoints" / name) == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "data: 3", "data: {date: null}", "!!python/name:os.system", "data: ["])
+def test_a_run_without_a_date_starts_today(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    assert start_date(tmp_path, None) == datetime.now().date().isoformat()
+
+
+def test_a_chat_template_prints_the_date_that_it_is_given() -> None:
+    tokenizer = make_tokenizer(DATED)
+    ids = encode_prompt(tokenizer, "1 + 1?", system_prompt=None, template=PLAIN_TEMPLATE, date="2020-02-29")
+    assert "Today is 29 February 2020, 00:00." in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("start", ["", "\n  ", "  {% if true %}\n  {% endif %}\n", "{%- set a = 1 %}"])
+def test_stopping_the_clock_changes_nothing_else(start: str) -> None:
+    """All directives but those of the time of day, under each kind of white space in front."""
+    text = start + "{% set day = strftime_now('%a %A %b %B %-d %d %e %j %m %-m %y %Y %F %D %u %V') %}{{ day }}\n"
+    tokenizer = make_tokenizer(text + CHAT_TEMPLATE)
+    today = datetime.now().date().isoformat()
+    stopped, running = (
+        encode_prompt(tokenizer, "1 + 1?", system_prompt=None, template=PLAIN_TEMPLATE, date=date)
+        for date in (today, None)
+    )
+    assert stopped == running or datetime.now().date().isoformat() != today
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_a_run_keeps_its_date(
+    tiny_run: Callable[..., list[str]],
+    model_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One that started on another day has the same prompts today, also from a checkpoint in another folder."""
+    root, model = tmp_path / "run", model_folder(chat_template=DATED)
+    caplog.set_level("INFO")
+
+    def run(root: Path, *more: str) -> Any:
+        main(["fit", *tiny_run(root, "--data.num_rollouts=2", *more, model=model)])
+        return read_run_config(root / "config.yaml")["data"]["date"]
+
+    assert run(root, "--data.date=2020-02-29", "--trainer.limit_train_batches=1") == "2020-02-29"
+    assert "The chat template prints the date: 2020-02-29 for the whole run" in caplog.text
+    assert run(tmp_path / "other", f"--ckpt_path={root}/checkpoints/rollout=000001.ckpt") == "2020-02-29"
+    assert run(root, "--ckpt_path=last") == "2020-02-29"
+    assert run(tmp_path / "new") == datetime.now().date().isoformat()
+    with pytest.raises(SystemExit):
+        run(tmp_path / "bad", "--data.date=29.2.2020")
+    assert "`date` must be a day such as 2026-01-31, got '29.2.2020'" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""The program as a process: what answers without torch, how fast the rest is, and output that nobody reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo import __version__
+from lightning_pspo.cli.help import COMMANDS, LIGHTNING
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+SMALL = [
+    *("--config=quickstart", "--data.val=null", "--data.num_rollouts=2", "--data.prompts_per_rollout=2"),
+    *("--model.group_size=2", "--trainer.default_root_dir=run", "--trainer.num_sanity_val_steps=0"),
+]
+
+
+def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_pspo", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_version_and_overview(tmp_path: Path) -> None:
+    assert run(tmp_path, "--version").stdout == f"lightning-pspo {__version__}\n"
+    assert run(tmp_path, "-h").stdout == run(tmp_path, "--help").stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fitt"], "unknown subcommand `fitt`; did you mean `fit`?"),
+        (["run_until_done"], "unknown subcommand `run_until_done`; did you mean `run-until-done`?"),
+        (["qqq"], "unknown subcommand `qqq`; choose from `fit`, `validate`, "),
+        ([], "a subcommand must come first; choose from `fit`, `validate`, "),
+        (["--model.group_size=4"], "a subcommand must come first; choose from `fit`, "),
+        (["--config", "quickstart", "fit"], "settings follow the subcommand: `fit --config quickstart`."),
+        (
+            ["fit", "--config", "nowhere.yaml"],
+            "`--config`: there is no file and no packaged configuration nowhere.yaml",
+        ),
+        (
+            ["doctor", "--config=nowhere.yaml"],
+            "`--config`: there is no file and no packaged configuration nowhere.yaml",
+        ),
+    ],
+)
+def test_mistakes_before_torch_is_imported(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run(tmp_path, *arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 2
+    assert not [line for line in done.stderr.splitlines() if line.endswith("| torch")]
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_of_the_projects_own_subcommands_needs_no_torch() -> None:
+    code = f"""
+import importlib, sys
+for name in {[name for name in COMMANDS if name not in LIGHTNING]}:
+    importlib.import_module("lightning_pspo.cli." + name.replace("-", "_")).parser().format_help()
+    assert "torch" not in sys.modules, name
+"""
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["fit", "--help"], ["fit", "--config=quickstart", "--model.group_sise=4"]])
+def test_answers_take_no_longer_than_the_imports(tmp_path: Path, arguments: list[str]) -> None:
+    """At most 1.3 times the processor time of importing torch, lightning and transformers."""
+
+    def seconds(*command: str) -> float:
+        used = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(used)
+
+    imports = seconds("-c", "import torch, lightning, transformers")
+    assert seconds("-m", "lightning_pspo", *arguments) < 1.3 * imports
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_reader_and_a_plain_terminal(tmp_path: Path) -> None:
+    """``fit ... | head -1``, under an encoding that knows ASCII only, ends well and has all its results."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "lightning_pspo", "fit", *SMALL],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(300) == 0
+    assert (tmp_path / "run" / "report.html").is_file()  # the last that is written
+    assert len(list((tmp_path / "run" / "ledger").iterdir())) > 0
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written(tmp_path: Path, where: str) -> None:
+    redirection = "> /dev/full 2>&1" if where == "/dev/full" else ">&- 2>&-"
+    command = f'"{sys.executable}" -m lightning_pspo grade --output out.jsonl in.jsonl {redirection}'
+    (tmp_path / "in.jsonl").write_text(json.dumps({"response": "#### 4", "answer": "4"}) + "\n")
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["verdict"] == "correct"
