@@ -61,7 +61,8 @@ def assert_holds(config: Any, part: Any, place: str = "") -> None:
 @pytest.fixture
 def trial(problem_file: Path, tmp_path: Path) -> list[str]:
     """What makes a trial of any configuration: the embedded model, small problems, one small rollout."""
-    held_out = {"held_out": {"class_path": "JSONL", "init_args": {"path": str(problem_file), "limit": 2}}}
+    rows = {"path": str(problem_file), "offset": 0, "limit": 2}
+    held_out = {"held_out": {"class_path": "JSONL", "init_args": rows}}
     return [
         f"--trainer.default_root_dir={tmp_path / 'run'}",
         "--trainer.accelerator=cpu",
@@ -155,7 +156,8 @@ def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFix
     ids=name,
 )
 def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
-    main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={path}", *trial])
+    (base,) = re.findall(r"^# Command: .*? --config (\S+) --config", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    main(["fit", f"--config={CONFIGS / base}.yaml", f"--config={path}", *trial])
 
 
 @pytest.mark.usefixtures("rank_variables")
