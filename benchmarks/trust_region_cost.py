@@ -15,6 +15,7 @@ from command_line import make_parser
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.objective.trust_region import measure
 from lightning_pspo.policy.policy import EMBEDDED, Policy
+from lightning_pspo.types import Inputs
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -36,13 +37,14 @@ def main() -> None:
     policy.build(seed=0)
     prompts = torch.randint(3, 900, (options.rows, options.prompt), generator=generator)
     completions = torch.randint(3, 900, (options.rows, options.tokens), generator=generator)
-    every_prompt, mask = torch.ones_like(prompts, dtype=torch.bool), torch.ones_like(completions, dtype=torch.bool)
+    prompt_mask, mask = torch.ones_like(prompts, dtype=torch.bool), torch.ones_like(completions, dtype=torch.bool)
+    inputs = Inputs(prompts, prompt_mask, completions, mask, torch.arange(options.rows))
     advantages = torch.randn(options.rows, 1, generator=generator)
-    old = policy.logprobs(prompts, every_prompt, completions, mask, 1.0, 1.0)[0].detach()
+    old = policy.logprobs(inputs, 1.0, 1.0)[0].detach()
     noise = 0.1 * torch.randn(old.shape, generator=generator)
 
     def update(surrogate: Surrogate) -> None:
-        logprobs, _ = policy.logprobs(prompts, every_prompt, completions, mask, 1.0, 1.0)
+        logprobs, _ = policy.logprobs(inputs, 1.0, 1.0)
         surrogate(logprobs - old - noise, advantages, mask).mean().backward()
 
     def report(surrogate: Surrogate) -> None:

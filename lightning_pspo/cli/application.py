@@ -50,10 +50,7 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
-set_parsing_settings(
-    instantiate_subclass_spec_in_any=False,  # a mapping of plain settings builds no class
-    docstring_parse_attribute_docstrings=True,  # help of settings that are fields of a dataclass
-)
+set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
 
 
 class PSPOCLI(LightningCLI):
@@ -66,6 +63,8 @@ class PSPOCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.arguments = arguments
+        helps = any(word.partition("=")[0].endswith(("--help", "-h", ".help")) for word in arguments)
+        set_parsing_settings(docstring_parse_attribute_docstrings=helps)  # texts of grouped settings
         subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
         with ExitStack() as self._held:  # until the command has ended
             super().__init__(
@@ -133,10 +132,14 @@ class PSPOCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take no settings from the checkpoint: Lightning would read it whole to look for some."""
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Leave out ``verbose``: the results table below takes the place of Lightning's."""
-        return {name: skipped | {"verbose"} for name, skipped in LightningCLI.subcommands().items()}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the subcommand that is asked for, since each costs time, or all; skip the settings that it has not.
+
+        ``verbose`` is left out: the results table below takes the place of Lightning's.
+        """
+        skipped = {name: names | {"verbose"} for name, names in LightningCLI.subcommands().items()}
+        asked = self.arguments[0] if self.arguments else None
+        return {asked: skipped[asked]} if asked in skipped else skipped
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what it refuses to be built with is bad input."""

@@ -24,7 +24,8 @@ from lightning_pspo.module import PSPOModule
 from lightning_pspo.preflight.doctor import examine
 from lightning_pspo.preflight.doctor.findings import Finding, as_rows, error, note
 from lightning_pspo.preflight.doctor.machine import available_mib
-from lightning_pspo.preflight.doctor.probe import Observed, ProbeData, Watch, now_mib
+from lightning_pspo.preflight.doctor.observed import Observed, now_mib
+from lightning_pspo.preflight.doctor.probe import ProbeData, Watch
 from lightning_pspo.preflight.doctor.settings import for_probe
 from lightning_pspo.preflight.doctor.subject import Subject
 from lightning_pspo.preflight.doctor.tokens import turn_ends

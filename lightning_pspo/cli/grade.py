@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Grade a file and return the exit status."""
     options = parser().parse_args(arguments)
     try:
-        grader = Grader(options.mode, options.workers, options.deadline)
+        grader = Grader(options.mode, workers=options.workers, deadline_s=options.deadline)
     except ValueError as error:
         return fail(error, 2)
     try:

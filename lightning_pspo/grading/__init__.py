@@ -5,12 +5,15 @@ from lightning_pspo.grading.extraction import extract, last_boxed
 from lightning_pspo.grading.grader import grade
 from lightning_pspo.grading.numbers import parse_number
 from lightning_pspo.grading.pool import Grader
-from lightning_pspo.grading.verdicts import Grade, Mode, Verdict
+from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Scorer, Verdict
 
 __all__ = [
+    "Attempt",
+    "CutOff",
     "Grade",
     "Grader",
     "Mode",
+    "Scorer",
     "Verdict",
     "equivalent",
     "extract",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from lightning_pspo.grading.kinds import decide_base, decide_choice, decide_clock, decide_comma_decimal, decide_ratio
-from lightning_pspo.grading.names import RELATION, is_equation, last_row, without_modulus, without_names
+from lightning_pspo.grading.names import RELATION, as_plain_number, is_equation, last_row, without_names
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, same_number, split_unit
 from lightning_pspo.grading.probe import same_relation, same_values
@@ -30,10 +30,6 @@ _SYNONYMS = (
 )
 _LABEL = re.compile(r"[A-Z][A-Za-z]{2,19}(?: [A-Za-z]{1,19}){0,3}: +(?=[^:]*[0-9][^:]*\Z)")
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)[A-Za-z]{4,}")
-_COPULA = re.compile(  # "the answer is 42", "Total cost = 42"
-    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
-    r"[A-Za-z]{2,}(?:,? [A-Za-z]+){0,7}(?: (?:is|are|was|equals|equal to|be)\b:?|\s?[:=])\s*"
-)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _MAX_MATCHED = 50
@@ -101,7 +97,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         return False
     a, b = read_number(left), read_number(right)
     if b and not a:
-        left = _as_plain_number(left)
+        left = as_plain_number(left)
         a = read_number(left)
     if a and b:
         return same_number(a, b)
@@ -139,13 +135,6 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     compare = same_relation if "=" in left or RELATION.search(left) else same_values
     same = compare(left, right)
     return symbolic(left, right) if same is None else same
-
-
-def _as_plain_number(text: str) -> str:
-    """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
-    text = _COPULA.sub("", text, count=1)
-    bare = without_modulus(text).rstrip("! ")
-    return bare if read_number(bare) else text
 
 
 def _without_units(left: str, right: str) -> tuple[str, str]:

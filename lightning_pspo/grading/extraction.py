@@ -1,8 +1,9 @@
-"""Where the answer stands in what a model wrote."""
+"""Extract the final answer from a completion."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import deque
 from itertools import islice
 
@@ -36,6 +37,7 @@ _FINAL_ANSWER = re.compile(  # with nothing but a number or a formula, and a uni
     r"(?: [a-z]{1,20}){0,2}(?=[*_]{0,4}(?:[.!][*_]{0,4}\s|[.!]?[*_]{0,4}[ \t]{0,8}(?:\n|\Z)))",
     re.DOTALL,
 )
+_DIGIT = re.compile(r"(?![0-9])\d")
 _FAILED = re.compile(r"Error\b|Exception\b|Traceback")
 
 
@@ -62,10 +64,11 @@ def extract(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
 
     What stands before the last ``</think>`` counts only if nothing is found behind it. Where a model goes on to another
     question (a line that begins with ``Question:``, ``Q:``, ``Problem:`` and the like, or a token of a chat template),
-    a marked or stated answer before it is the answer. A text that was cut off counts as it stands.
+    a marked or stated answer before it is the answer. A text that was cut off counts as it stands; see
+    `extract_marked`.
 
     Args:
-        completion: What the model wrote; any text.
+        completion: The model's text.
         mode: ``strict`` or ``lenient``.
 
     Returns:
@@ -82,6 +85,21 @@ def extract(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
     ... )
     (('24', 'last_number'), ('24', 'last_number'), (None, 'none'))
     """
+    return _extract(completion, mode, cut=False)
+
+
+def extract_marked(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
+    """Find the answer in a completion that was cut off, where only an answer at a marker or a statement counts.
+
+    >>> extract_marked("So the answer is 7. Let me check: 3"), extract_marked("So we add 4")
+    (('7', 'stated'), (None, 'none'))
+    """
+    return _extract(completion, mode, cut=True)
+
+
+def _extract(completion: str, mode: Mode, *, cut: bool) -> tuple[str | None, str]:
+    if not completion.isascii():
+        completion = _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), completion)
     thought, end, said = completion.rpartition(_THOUGHT_ENDS)
     for text in (said, thought) if end else (completion,):
         text = _without_drawings(text)
@@ -89,8 +107,8 @@ def extract(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
             answer, rule = _given(text[: question.start()], mode)
             if answer is not None:
                 return answer, rule
-        answer, rule = _given(text, mode)
-        if answer is None and mode == "lenient":
+        answer, rule = _given(text, mode, cut=cut)
+        if answer is None and mode == "lenient" and not cut:
             answer, rule = _unmarked(text)
         if answer is not None:
             return answer, rule
@@ -106,7 +124,7 @@ def _without_drawings(text: str) -> str:
     return "".join([*parts, text[start:]])
 
 
-def _given(text: str, mode: Mode) -> tuple[str | None, str]:
+def _given(text: str, mode: Mode, *, cut: bool = False) -> tuple[str | None, str]:
     """Return the marked answer or, in lenient mode, the stated one."""
     answer, rule = _marked(text)
     if rule == "boxed" and mode == "lenient":
@@ -115,7 +133,7 @@ def _given(text: str, mode: Mode) -> tuple[str | None, str]:
         return (said, "stated") if said else (answer, rule)
     if answer is None and mode == "lenient":
         printed = _last_printed(text)
-        answer = stated(text[printed.end() :] if printed else text)
+        answer = stated(text[printed.end() :] if printed else text, cut=cut)
         rule = "stated" if answer else "none"
     return answer, rule
 

@@ -1,31 +1,76 @@
-"""One completion against one reference answer."""
+"""The grade of one completion, by a reference answer or a task's own scorer."""
 
 from __future__ import annotations
 
+from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
 from lightning_pspo.grading.equivalence import equivalent
-from lightning_pspo.grading.extraction import extract
-from lightning_pspo.grading.verdicts import Grade, Mode, Verdict
+from lightning_pspo.grading.extraction import extract, extract_marked
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
+from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Scorer, Verdict
 
 
-def grade(completion: str, answer: str, mode: Mode = "lenient") -> Grade:
+def grade(
+    completion: str,
+    answer: str,
+    mode: Mode = "lenient",
+    *,
+    question: str = "",
+    truncated: bool = False,
+    cut_off: CutOff = "marked",
+    scorer: Scorer | None = None,
+) -> Grade:
     r"""Judge a completion against the reference answer.
 
     Args:
-        completion: What the model wrote; any text, also hostile or cut off.
+        completion: The model's text; any text, also hostile or cut off.
         answer: The reference answer, without its derivation.
         mode: Which rules may find the answer: see `extraction.extract`.
+        question: The question; a copy of it, or of a part of it, is no answer: see `copies.refusal`.
+        truncated: Whether the token limit ended the completion.
+        cut_off: Which answers count in such a completion: ``marked`` ones (``####``, a box, "the answer is"), ``any``,
+            or ``none``.
+        scorer: A task's own judgement of the extracted answer; where it gives None, the reference decides.
 
     Returns:
-        The verdict, the extracted answer, and the rule that found it.
+        The verdict, the extracted answer, and the rule that found or refused it.
 
     >>> grade("2 + 2 = 4\n#### 4", "4.0")
     Grade(verdict=<Verdict.CORRECT: 'correct'>, extracted='4', rule='hash')
     >>> grade(r"So \boxed{\frac{1}{2}}.", "1/3").verdict
     <Verdict.WRONG: 'wrong'>
-    >>> grade("I do not know.", "4")
-    Grade(verdict=<Verdict.NO_ANSWER: 'no_answer'>, extracted=None, rule='none')
+    >>> grade("#### 6*7", "42", question="What is 6*7?")
+    Grade(verdict=<Verdict.WRONG: 'wrong'>, extracted='6*7', rule='unevaluated')
+    >>> grade("Then we add 4", "4", truncated=True)
+    Grade(verdict=<Verdict.NO_ANSWER: 'no_answer'>, extracted=None, rule='truncated')
     """
-    extracted, rule = extract(completion, mode)
+    attempt = Attempt(completion, answer, question, truncated, scorer)
+    read = read_answer(attempt, mode, cut_off)
+    return read if isinstance(read, Grade) else settle(attempt, *read, equivalent(read[0], answer))
+
+
+def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str] | Grade:
+    """Return the answer in a completion and the rule that found it, or the grade where that needs no comparison."""
+    text = without_question(attempt.completion, attempt.question)
+    if attempt.truncated and cut_off != "any":
+        extracted, rule = extract_marked(text, mode) if cut_off == "marked" else (None, "none")
+        rule = rule if extracted is not None or extract(text, mode)[0] is None else "truncated"
+    else:
+        extracted, rule = extract(text, mode)
     if extracted is None:
+        if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
+            return Grade(Verdict.WRONG, copied, "copied")
         return Grade(Verdict.NO_ANSWER, None, rule)
-    return Grade(Verdict.CORRECT if equivalent(extracted, answer) else Verdict.WRONG, extracted, rule)
+    if rule == "last_number" and attempt.question and is_copied_term(text, extracted, attempt.question):
+        return Grade(Verdict.WRONG, extracted, "copied")
+    if attempt.scorer is not None and len(extracted) <= MAX_ANSWER_CHARS:
+        right = attempt.scorer(extracted)
+        if right is not None:
+            return Grade(Verdict.CORRECT if right else Verdict.WRONG, extracted, rule)
+    return extracted, rule
+
+
+def settle(attempt: Attempt, extracted: str, rule: str, same: bool) -> Grade:
+    """Return the grade of an answer that is, or is not, equivalent to the reference."""
+    if same and attempt.question and (reason := refusal(extracted, attempt.answer, attempt.question)):
+        return Grade(Verdict.WRONG, extracted, reason)
+    return Grade(Verdict.CORRECT if same else Verdict.WRONG, extracted, rule)

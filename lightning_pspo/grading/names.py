@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from lightning_pspo.grading.normalize import compact
+from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.structure import split_collection, split_top
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset)(?![A-Za-z])")
@@ -32,6 +33,11 @@ _NAMES = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _VALUE = re.compile(r"\s*-?\s*(?:[0-9.,]+|\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\})\s*")
 _TAG = re.compile(r"\\(?:tag|label)\*?\s?\{[^{}]*\}|\\(?:no)?number")
 _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z]).*")
+
+_COPULA = re.compile(  # "the answer is 42", "Total cost = 42"
+    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
+    r"[A-Za-z]{2,}(?:,? [A-Za-z]+){0,7}(?: (?:is|are|was|equals|equal to|be)\b:?|\s?[:=])\s*"
+)
 
 
 def without_names(left: str, right: str) -> tuple[str, str, bool]:
@@ -64,6 +70,13 @@ def without_names(left: str, right: str) -> tuple[str, str, bool]:
 def without_modulus(text: str) -> str:
     """Take the modulus off a residue class, ``7 (mod 11)``, or what names the class, ``n = 7 mod 11``."""
     return _MODULUS.sub("", text).strip() if "mod" in text else text
+
+
+def as_plain_number(text: str) -> str:
+    """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
+    text = _COPULA.sub("", text, count=1)
+    bare = without_modulus(text).rstrip("! ")
+    return bare if read_number(bare) else text
 
 
 def last_row(text: str) -> str:

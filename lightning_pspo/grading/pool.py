@@ -1,4 +1,4 @@
-"""Grading of many completions, with a deadline for each: what a module, a script or a reward holds."""
+"""Grading of many completions, with a deadline for each."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 from lightning_pspo.grading.equivalence import quick
-from lightning_pspo.grading.extraction import extract
+from lightning_pspo.grading.grader import read_answer, settle
 from lightning_pspo.grading.processes import WorkerPool
-from lightning_pspo.grading.verdicts import Grade, Mode, Verdict
+from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -20,21 +20,24 @@ MIN_MEMORY_MB = 128
 MAX_DEADLINE_S = 86_400.0
 """A day. The timers that end a worker do not take any number of seconds."""
 
+_DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
+
 
 class Grader:
     r"""Grades whole batches; no text can stop it.
 
-    What the cheap rules decide is decided in this process, in time linear in the text. Every other pair goes to worker
+    Pairs that the cheap rules decide are decided in this process, in time linear in the text. All others go to worker
     processes, which are started when the first such pair comes: a worker that is stuck is ended at the pair's deadline
     (verdict ``timeout``), one that crashes is replaced (verdict ``error``, after a second try), and all others of the
     batch are graded as if it had not been there. Up to 16 stuck pairs wait for their deadlines side by side.
 
-    Any thread may call it; calls take turns. Each process needs processes of its own, and has them: a copy, a pickle
-    or a fork of a grader takes the settings along and starts its own workers. They end with ``close``, with the grader,
-    and with this process however it ends.
+    Any thread may call it; calls take turns. A copy, a pickle or a fork of a grader takes the settings along and starts
+    its own workers. They end with ``close``, with the grader, and with this process however it ends.
 
     Args:
         mode: Which rules may find the answer: see `extraction.extract`.
+        cut_off: Which answers count in a completion that the token limit cut off: ``marked`` ones (``####``, a box,
+            "the answer is"), ``any``, or ``none``.
         workers: Processes that compare side by side, at least 1; up to 16 more hold pairs that are stuck.
         deadline_s: Wall time in seconds that one pair may take in a worker, in (0, 86400]. One that is stuck has up
             to a quarter less if its batch, counted from its own beginning, is then done a second after the deadline.
@@ -51,10 +54,17 @@ class Grader:
     """
 
     def __init__(
-        self, mode: Mode = "lenient", workers: int = 2, deadline_s: float = 5.0, memory_mb: int = 1024
+        self,
+        mode: Mode = "lenient",
+        *,
+        cut_off: CutOff = "marked",
+        workers: int = 2,
+        deadline_s: float = 5.0,
+        memory_mb: int = 1024,
     ) -> None:
-        if mode not in get_args(Mode):
-            raise ValueError(f"`mode` must be one of {', '.join(get_args(Mode))}, got {mode!r}.")
+        for name, value, choices in (("mode", mode, get_args(Mode)), ("cut_off", cut_off, get_args(CutOff))):
+            if value not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
         if workers < 1:
             raise ValueError(f"`workers` must be at least 1, got {workers}.")
         if not 0.0 < deadline_s <= MAX_DEADLINE_S:
@@ -62,24 +72,31 @@ class Grader:
         if memory_mb < MIN_MEMORY_MB:
             raise ValueError(f"`memory_mb` must be at least {MIN_MEMORY_MB}, got {memory_mb}.")
         self.mode: Mode = mode
+        self.cut_off: CutOff = cut_off
         self.workers, self.deadline_s, self.memory_mb = workers, deadline_s, memory_mb
         self._pool = WorkerPool(workers, deadline_s, memory_mb)
         weakref.finalize(self, self._pool.close)
 
-    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
-        """Return the grade of each (completion, reference answer), in order.
+    def grade(self, attempts: Sequence[Attempt | tuple[str, str]]) -> list[Grade]:
+        """Return the grade of each attempt, in order.
+
+        Args:
+            attempts: Completions with all that is known of their problems, or pairs of completion and reference answer.
 
         Raises:
-            ValueError: A pair is not two texts.
+            ValueError: A completion, a reference or a question is no text.
             RuntimeError: No worker could be started, or `close` was called before the pairs were compared.
         """
-        _check(pairs)
-        found = [self._extract(completion) for completion, _ in pairs]
-        verdicts = self._compare([(text, answer) for (text, _, _), (_, answer) in zip(found, pairs, strict=True)])
-        return [
-            Grade(failure or verdict, text, rule)
-            for (text, rule, failure), verdict in zip(found, verdicts, strict=True)
-        ]
+        _check(attempts)
+        rows = [Attempt(*attempt) for attempt in attempts]
+        found = [self._read(attempt) for attempt in rows]
+        open_rows = [index for index, answer in enumerate(found) if not isinstance(answer, Grade)]
+        verdicts = self._compare([(found[index][0], rows[index].answer) for index in open_rows])  # type: ignore[index]
+        grades: list[Any] = list(found)
+        for index, verdict in zip(open_rows, verdicts, strict=True):
+            same = _DECIDED.get(verdict)
+            grades[index] = Grade(verdict, *found[index]) if same is None else settle(rows[index], *found[index], same)
+        return grades
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Return whether the two answers of each pair are equivalent, in order; None where that was not decided.
@@ -92,8 +109,7 @@ class Grader:
             RuntimeError: No worker could be started, or `close` was called before the pairs were compared.
         """
         _check(pairs)
-        decided = {Verdict.CORRECT: True, Verdict.WRONG: False}
-        return [decided.get(verdict) for verdict in self._compare(pairs)]
+        return [_DECIDED.get(verdict) for verdict in self._compare(pairs)]
 
     def close(self) -> None:
         """End the worker processes; a later call starts new ones.
@@ -110,25 +126,25 @@ class Grader:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Grader], tuple[Mode, int, float, int]]:
-        return type(self), (self.mode, self.workers, self.deadline_s, self.memory_mb)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("mode", "cut_off", "workers", "deadline_s", "memory_mb")}
 
-    def _extract(self, completion: str) -> tuple[str | None, str, Verdict | None]:
-        """Return the answer, its rule, and the verdict if that is all there is to know."""
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self.__init__(**settings)  # type: ignore[misc]
+
+    def _read(self, attempt: Attempt) -> tuple[str, str] | Grade:
+        """Return the answer and its rule, or the grade where that needs no comparison."""
         try:
-            text, rule = extract(completion, self.mode)
+            return read_answer(attempt, self.mode, self.cut_off)
         except Exception as error:
-            _log.warning("Extraction failed on %.200r: %r", completion, error)
-            return None, "none", Verdict.ERROR
-        return text, rule, Verdict.NO_ANSWER if text is None else None
+            _log.warning("Extraction failed on %.200r: %r", attempt.completion, error)
+            return Grade(Verdict.ERROR, None, "none")
 
-    def _compare(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
-        """Return a verdict for each pair; that of a pair without an answer means nothing."""
+    def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Return a verdict for each pair."""
         verdicts = [Verdict.ERROR] * len(pairs)
         undecided: dict[tuple[str, str], list[int]] = {}  # equal pairs of a batch are compared once
         for index, (extracted, answer) in enumerate(pairs):
-            if extracted is None:
-                continue
             try:
                 same = quick(extracted, answer)
             except Exception as error:
@@ -139,13 +155,14 @@ class Grader:
             else:
                 verdicts[index] = Verdict.CORRECT if same else Verdict.WRONG
         if undecided:
-            for places, verdict in zip(undecided.values(), self._pool.judge(list(undecided)), strict=True):
-                for index in places:
+            for indices, verdict in zip(undecided.values(), self._pool.judge(list(undecided)), strict=True):
+                for index in indices:
                     verdicts[index] = verdict
         return verdicts
 
 
-def _check(pairs: Sequence[tuple[str, str]]) -> None:
-    for index, pair in enumerate(pairs):
-        if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"pair {index} must be two texts, got {pair!s:.80}.")
+def _check(rows: Sequence[tuple[Any, ...]]) -> None:
+    for index, row in enumerate(rows):
+        texts = row[:3] if isinstance(row, Attempt) else row
+        if len(texts) != 2 + isinstance(row, Attempt) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"pair {index} must be two texts, or an Attempt, got {row!s:.80}.")

@@ -82,21 +82,22 @@ _MAX_WORDS = 4
 _LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b[A-Za-z]{3,}")
 
 
-def stated(text: str) -> str | None:
-    """Return what the last statement of an answer says, if it says anything that is one."""
+def stated(text: str, *, cut: bool = False) -> str | None:
+    """Return the answer in the last statement of one; of a text that was cut off, only one that follows at once."""
     statements = [match.end() for match in deque(_STATED.finditer(text), maxlen=_MAX_STATEMENTS)]
     last_line = text.rstrip().rfind("\n") + 1
     if match := _LAST_LINE_ANSWER.match(text, last_line):
         statements.append(match.end())
     for end in reversed(statements):
-        answer = _read_statement(text[end : end + _MAX_STATEMENT_CHARS], text[max(0, end - _MAX_STATEMENT_CHARS) : end])
+        before = text[max(0, end - _MAX_STATEMENT_CHARS) : end]
+        answer = _read_statement(text[end : end + _MAX_STATEMENT_CHARS], before, cut)
         if answer:
             return answer
     return None
 
 
-def _read_statement(text: str, before: str) -> str | None:
-    """Return the formula, the number or the few words that a statement begins with, or says of what was computed."""
+def _read_statement(text: str, before: str, cut: bool) -> str | None:
+    """Return the formula, the number or the few words that a statement begins with, or else its result."""
     text = _FENCE.sub("", text.lstrip("\"' "), count=1) if text.startswith("```") else text.lstrip("\"' }")
     if _EMPTY_BOX.match(text):
         return None
@@ -125,7 +126,7 @@ def _read_statement(text: str, before: str) -> str | None:
     leading = _LEADING.match(sentence)
     if leading and not _AND_MORE.match(sentence, leading.end()):
         return _plain(_calculated(sentence, leading) or leading)
-    if _RESULT_FOLLOWS.search(text):  # the beginning of a solution
+    if cut or _RESULT_FOLLOWS.search(text):  # the beginning of a solution
         return None
     if computed := _computed(before, sentence):
         return computed

@@ -107,7 +107,7 @@ def test_settings_that_cannot_work_are_refused(setting, message):
 
 @pytest.mark.parametrize("pair", [("It is 72", None), ("It is 72", 72), (None, "72"), ("It is 72",), ("a", "b", "c")])
 def test_pairs_that_are_not_two_texts_are_refused(grader, pair):
-    with pytest.raises(ValueError, match="pair 1 must be two texts, got"):
+    with pytest.raises(ValueError, match="pair 1 must be two texts, or an Attempt, got"):
         grader.grade([("a", "b"), pair])
 
 

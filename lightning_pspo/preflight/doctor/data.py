@@ -61,12 +61,9 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Finding:
     lengths = {len(row.ids): row.problem.id for row in rows}
     measured = f"data.{key}: {len(problems)} problems, prompts of {min(lengths)} to {max(lengths)} tokens"
     if too_long := len(rows) - len(subject.rows[key]):
-        return error(
-            "prompt_length",
-            f"{measured}; {too_long} are longer than {limit} tokens, all that {subject.module.longest_completion} new "
-            f"tokens leave of the model's context (the longest: {lengths[max(lengths)]!r}): the run is refused.",
-            "model.sampling.max_new_tokens: fewer, or the data without them",
-        )
+        text = f"{measured}; {too_long} exceed the {limit} tokens that completions leave of the model's context (the "
+        text += f"longest: {lengths[max(lengths)]!r}): the run is refused."
+        return error("prompt_length", text, "model.sampling.max_new_tokens: fewer, or the data without them")
     return fine("prompt_length", f"{measured}.")
 
 
@@ -105,11 +102,8 @@ def check_training(subject: Subject) -> Iterator[Finding]:
     count, prompts = len(rows), subject.data.prompts_per_rollout
     passes = prompts * subject.rollouts / count
     if count < prompts:
-        yield warning(
-            "passes",
-            f"{count} training problems for {prompts} prompts per rollout: a rollout repeats problems.",
-            f"data.prompts_per_rollout: at most {count}, or more problems",
-        )
+        text = f"{count} training problems for {prompts} prompts per rollout: a rollout repeats problems."
+        yield warning("passes", text, f"data.prompts_per_rollout: at most {count}, or more problems")
     elif passes > 50 and count < ENCODED:
         yield warning("passes", f"the run uses each of its {count} problems {passes:.0f} times.", "more problems")
     if empty := sum(not row.problem.answer.strip() for row in rows):
@@ -160,11 +154,8 @@ def check_evaluation(subject: Subject) -> Iterator[Finding]:
     for key, rows in subject.rows.items():
         twin = subject.rows.get("val." + key.removeprefix("test.")) if key.startswith("test.") else None
         if twin and {row.problem.question for row in twin} == {row.problem.question for row in rows}:
-            yield note(
-                "validation",
-                f"data.{key} is the same set as in data.val: do not choose checkpoints or settings by it.",
-                "data.val: other problems",
-            )
+            text = f"data.{key} is the same set as in data.val: do not choose checkpoints or settings by it."
+            yield note("validation", text, "data.val: other problems")
     interval = subject.trainer.get("val_check_interval")
     if named and isinstance(interval, int) and interval > subject.rollouts:
         yield note(

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_pspo.preflight.doctor import data, machine, measured, objective, outlook, tokens
 from lightning_pspo.preflight.doctor.findings import Finding, warning
-from lightning_pspo.preflight.doctor.probe import Observed
+from lightning_pspo.preflight.doctor.observed import Observed
 from lightning_pspo.preflight.doctor.subject import Subject
 
 logger = logging.getLogger(__name__)

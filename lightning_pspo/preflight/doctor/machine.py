@@ -64,11 +64,8 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
         yield fine("devices", f"{type(built.strategy).__name__} on {built.num_devices} x {_device(built)}.")
         yield from _precision(built, str(given.get("precision", "")))
     if subject.data.prompts_per_rollout % world:
-        yield error(
-            "prompts_per_rollout",
-            f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused.",
-            f"data.prompts_per_rollout: a multiple of {world}",
-        )
+        text = f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused."
+        yield error("prompts_per_rollout", text, f"data.prompts_per_rollout: a multiple of {world}")
     for name, (accepted, change) in _RULES.items():
         if trainer.get(name) not in accepted:
             yield error(name, f"trainer.{name} is {trainer[name]}: the run is refused.", f"trainer.{name}: {change}")
@@ -76,11 +73,8 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
         if trainer.get(name):
             yield warning(name, f"trainer.{name} is {trainer[name]}: a trial, not a run.", f"trainer.{name}: false")
     if not subject.module.policy.lora and subject.module.policy.dtype == "bfloat16":
-        yield error(
-            "dtype",
-            "trained weights in bfloat16 lose small updates: the run is refused.",
-            "model.policy.dtype: float32, with trainer.precision: bf16-mixed",
-        )
+        change = "model.policy.dtype: float32, with trainer.precision: bf16-mixed"
+        yield error("dtype", "trained weights in bfloat16 lose small updates: the run is refused.", change)
 
 
 def _strategy(given: Any) -> Any:
@@ -98,24 +92,16 @@ def _precision(trainer: Trainer, given: str) -> Iterator[Finding]:
     on_gpu = _device(trainer) == "cuda"
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
     if given in ("16", "16-mixed"):
-        yield warning(
-            "precision",
-            f"trainer.precision is {given}: refused on a GPU, and turned into {trainer.precision} by Lightning here.",
-            f"trainer.precision: one of {', '.join(PRECISIONS)}",
-        )
+        text = f"trainer.precision is {given}: refused on a GPU; here Lightning makes it {trainer.precision}."
+        yield warning("precision", text, f"trainer.precision: one of {', '.join(PRECISIONS)}")
     if trainer.precision == "bf16-mixed" and has_bf16:
         yield fine("precision", "bf16-mixed, and the hardware supports it.")
     elif trainer.precision == "bf16-mixed":
-        problem = (
-            "this GPU emulates bfloat16, which is slow"
-            if on_gpu
-            else "this processor has no bfloat16 instructions, so bf16-mixed is slower than float32"
-        )
-        yield warning("precision", f"{problem}.", "trainer.precision: 32-true")
+        text = f"this {'GPU' if on_gpu else 'processor'} has no bfloat16, so bf16-mixed is slower than float32."
+        yield warning("precision", text, "trainer.precision: 32-true")
     elif on_gpu and has_bf16:
-        yield note(
-            "precision", "float32 on a GPU with bfloat16 is several times slower.", "trainer.precision: bf16-mixed"
-        )
+        text = "float32 on a GPU with bfloat16 is several times slower."
+        yield note("precision", text, "trainer.precision: bf16-mixed")
 
 
 def _cpu_has_bf16() -> bool:
@@ -138,11 +124,8 @@ def check_threads(subject: Subject) -> Iterator[Finding]:
     else:
         yield fine("threads", f"{threads} thread(s) per rank, {cores} core(s).")
     if (load := os.getloadavg()[0]) > cores * 1.5:
-        yield note(
-            "threads",
-            f"the machine has a load of {load:.1f} on {cores} core(s): all times below are those of a busy machine.",
-            "stop the other programs, and run the doctor again",
-        )
+        text = f"the machine has a load of {load:.1f} on {cores} core(s): it is busy, and all times below are too long."
+        yield note("threads", text, "stop the other programs, and run the doctor again")
 
 
 def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
@@ -161,11 +144,8 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     if getattr(policy.config, "quantization_config", None) is not None and policy.lora is None:
         yield error("model", "the model is quantised, so its weights cannot be trained.", "model.policy.lora")
     if not torch.cuda.is_available() and parameters > _LARGE_FOR_A_CPU:
-        yield warning(
-            "accelerator",
-            f"no GPU for {parameters / 1e6:,.0f} M parameters: a processor is too slow for more than a trial.",
-            "a machine with a GPU, or a smaller model",
-        )
+        text = f"no GPU for {parameters / 1e6:,.0f} M parameters: a processor is too slow for more than a trial."
+        yield warning("accelerator", text, "a machine with a GPU, or a smaller model")
     if module.limits.micro_batch_tokens is not None and module.limits.micro_batch_tokens < longest:
         yield note(
             "micro_batch_tokens",
@@ -173,11 +153,8 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
             f"model.limits.micro_batch_tokens: {longest} or more, where memory allows",
         )
     if module.limits.micro_batch_tokens is None and module.limits.micro_batch_size is None:
-        yield note(
-            "micro_batch_tokens",
-            "passes have no limit: each mini-batch is one pass, and memory grows with it.",
-            "model.limits.micro_batch_tokens: 2048 to 16384",
-        )
+        text = "passes have no limit: each mini-batch is one pass, and memory grows with it."
+        yield note("micro_batch_tokens", text, "model.limits.micro_batch_tokens: 2048 to 16384")
 
 
 def _dropout(config: PreTrainedConfig) -> list[str]:
@@ -192,11 +169,8 @@ def check_directory(subject: Subject) -> Iterator[Finding]:
     root = subject.root
     holds_run = (root / "config.yaml").exists() or find_checkpoints(checkpoint_folder(root))
     if subject.settings.get("ckpt_path") is None and holds_run:
-        yield error(
-            "directory",
-            f"{root} already holds a run: `fit` refuses it.",
-            "--ckpt_path last to continue it, or another trainer.default_root_dir",
-        )
+        change = "--ckpt_path last to continue it, or another trainer.default_root_dir"
+        yield error("directory", f"{root} already holds a run: `fit` refuses it.", change)
         return
     parent = _existing(root)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -217,21 +191,15 @@ def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Itera
     """
     saving = subject.callback("RolloutCheckpoint")
     if saving is None:
-        yield note(
-            "checkpoints",
-            "no RolloutCheckpoint: a killed run cannot be continued.",
-            "trainer.callbacks: add RolloutCheckpoint",
-        )
+        text = "no RolloutCheckpoint: a killed run cannot be continued."
+        yield note("checkpoints", text, "trainer.callbacks: add RolloutCheckpoint")
         return
     every = int(saving.get("every_n_rollouts") or subject.rollouts)
     timed = saving.get("every_n_minutes") is not None
     keep = int(saving.get("keep_last") or 2) + (int(saving.get("keep_best") or 1) if saving.get("monitor") else 0)
     if every > subject.rollouts and not timed:
-        yield note(
-            "checkpoints",
-            f"a checkpoint every {every} rollouts in a run of {subject.rollouts}: only the end is saved.",
-            "trainer.callbacks: RolloutCheckpoint every_n_rollouts",
-        )
+        text = f"a checkpoint every {every} rollouts in a run of {subject.rollouts}: only the end is saved."
+        yield note("checkpoints", text, "trainer.callbacks: RolloutCheckpoint every_n_rollouts")
     number = 1 + (keep if timed else min(keep, -(-subject.rollouts // every)))  # a new one before the oldest goes
     need, free = number * checkpoint_bytes + log_bytes, shutil.disk_usage(_existing(subject.root)).free
     measured = (

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from lightning_pspo.grading import Verdict, extract
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
-from lightning_pspo.preflight.doctor.probe import Observed
+from lightning_pspo.preflight.doctor.observed import Observed
 from lightning_pspo.preflight.doctor.subject import Subject, percent
 from lightning_pspo.preflight.doctor.tokens import turn_ends
 from lightning_pspo.rewards import Correctness
@@ -85,9 +85,7 @@ def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
     yield from _paid_for_cut_text(subject, seen)
     empty = fmean(float(not sample.completion.strip()) for sample in seen.samples)
     if empty > 0.2:
-        yield warning(
-            "empty", f"{percent(empty)} of completions are empty.", "data.template or the chat template: see the prompt"
-        )
+        yield warning("empty", f"{percent(empty)} of completions are empty.", "data.template or the chat template")
     if seen.ends:
         counts = ", ".join(
             f"{tokenizer.convert_ids_to_tokens(id_)!r} ({id_}) ended {count}" for id_, count in seen.ends.most_common()
@@ -150,20 +148,14 @@ def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:
         yield fine("no_answer", f"{measured}.")
     undecided = sum(sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT) for sample in seen.samples)
     if undecided > 0.02 * total:
-        yield warning(
-            "grader",
-            f"the grader could not decide on {percent(undecided / total)} of completions.",
-            "model.grader.deadline_s, or the reference answers",
-        )
+        text = f"the grader could not decide on {percent(undecided / total)} of completions."
+        yield warning("grader", text, "model.grader.deadline_s, or the reference answers")
     completions = [sample.completion for sample in seen.samples]
     groups = [completions[start : start + module.group_size] for start in range(0, total, module.group_size)]
     twins = total - sum(len(set(group)) for group in groups)
     if twins > 0.5 * total and any(sample.length_tokens > 4 for sample in seen.samples):
-        yield warning(
-            "diversity",
-            f"{percent(twins / total)} of completions repeat another one of their group word for word.",
-            "model.sampling.temperature: higher, or model.sampling.top_p: closer to 1",
-        )
+        text = f"{percent(twins / total)} of completions repeat another one of their group word for word."
+        yield warning("diversity", text, "model.sampling.temperature: higher, or model.sampling.top_p: closer to 1")
 
 
 def check_rewards(subject: Subject, seen: Observed) -> Iterator[Finding]:
@@ -171,18 +163,14 @@ def check_rewards(subject: Subject, seen: Observed) -> Iterator[Finding]:
     values = [value for group in seen.rewards for value in group]
     low, high = min(values), max(values)
     if low == high:
-        yield (error if len(values) >= FEW else warning)(
-            "reward",
-            f"all {len(values)} completions have the reward {low:g}: none is preferred.",
-            "model.reward",
-        )
+        text = f"all {len(values)} completions have the reward {low:g}: none is preferred."
+        yield (error if len(values) >= FEW else warning)("reward", text, "model.reward")
     else:
         yield fine("reward", f"rewards from {low:g} to {high:g}, mean {fmean(values):.3f}.")
     for name, term in seen.terms.items():
         if len(seen.terms) > 1 and min(term) == max(term):
-            yield note(
-                "reward", f"the term {name!r} is {term[0]:g} for every completion.", "model.reward: is it needed?"
-            )
+            text = f"the term {name!r} is {term[0]:g} for every completion."
+            yield note("reward", text, "model.reward: is it needed?")
 
 
 def check_steps(subject: Subject, seen: Observed) -> Iterator[Finding]:
@@ -191,11 +179,8 @@ def check_steps(subject: Subject, seen: Observed) -> Iterator[Finding]:
     if seen.norms:
         mean = fmean(seen.norms)
         if bound is not None and bound < 0.01 * mean:
-            yield warning(
-                "max_grad_norm",
-                f"gradient norms are about {mean:.3g}, the bound is {bound:g}: each step is cut to under a hundredth.",
-                "model.max_grad_norm: 1",
-            )
+            text = f"gradient norms are about {mean:.3g}, the bound {bound:g} cuts each step to under a hundredth."
+            yield warning("max_grad_norm", text, "model.max_grad_norm: 1")
         elif bound is not None and bound > 1000 * max(seen.norms):
             yield note("max_grad_norm", f"the bound {bound:g} never binds: norms are about {mean:.3g}.")
         else:

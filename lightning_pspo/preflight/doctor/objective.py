@@ -45,11 +45,8 @@ def check_objective(subject: Subject) -> Iterator[Finding]:
     module = subject.module
     rows = subject.data.prompts_per_rollout * module.group_size
     if module.minibatches_per_rollout > rows:
-        yield error(
-            "minibatches_per_rollout",
-            f"{module.minibatches_per_rollout} mini-batches of a rollout of {rows} rows: the run is refused.",
-            f"model.minibatches_per_rollout: at most {rows}",
-        )
+        text = f"{module.minibatches_per_rollout} mini-batches of a rollout of {rows} rows: the run is refused."
+        yield error("minibatches_per_rollout", text, f"model.minibatches_per_rollout: at most {rows}")
     elif rows / module.minibatches_per_rollout < module.group_size:
         yield warning(
             "minibatches_per_rollout",
@@ -95,25 +92,15 @@ def check_optimizer(subject: Subject, parameters: int) -> Iterator[Finding]:
         return
     yield _learning_rate(subject, name, peak, moved, count, parameters, adaptive="betas" in group)
     if count < int(getattr(module.lr_schedule, "warmup_updates", 0)):
-        yield warning(
-            "lr_schedule",
-            f"the warm-up is longer than the run: the learning rate reaches {max(factors):.0%} of {rate:g}.",
-            f"model.lr_schedule.warmup_updates: well below {count}",
-        )
+        text = f"the warm-up is longer than the run: the learning rate reaches {max(factors):.0%} of {rate:g}."
+        yield warning("lr_schedule", text, f"model.lr_schedule.warmup_updates: well below {count}")
     decay = float(group.get("weight_decay") or 0.0)
     if decay * moved > 0.01 or decay > 0.5:
-        yield warning(
-            "weight_decay",
-            f"weight decay {decay:g} shrinks every weight by {min(1.0, decay * moved):.2g} of itself over the run, "
-            "whatever the reward.",
-            "model.optimizer.weight_decay: 0 to 0.1",
-        )
+        text = f"weight decay {decay:g} shrinks every weight by {min(1.0, decay * moved):.2g} of itself over the run."
+        yield warning("weight_decay", text, "model.optimizer.weight_decay: 0 to 0.1")
     if "betas" in group and float(group.get("eps", 0.0)) > 1e-5:
-        yield warning(
-            "optimizer",
-            f"an epsilon of {group['eps']:g} is above most gradients: {name} then hardly adapts.",
-            "model.optimizer.eps: 1e-8",
-        )
+        text = f"an epsilon of {group['eps']:g} is above most gradients: {name} then hardly adapts."
+        yield warning("optimizer", text, "model.optimizer.eps: 1e-8")
 
 
 def _learning_rate(
@@ -132,12 +119,8 @@ def _learning_rate(
     if not adaptive and peak > 1.0:
         return warning("lr", f"a learning rate of {peak:g} with {name} is very large.", "model.optimizer.lr: below 1")
     if adaptive and moved < 1e-6:
-        return warning(
-            "lr",
-            f"with a learning rate of {peak:g} over {count} updates no weight can move by more than about {moved:.1g} "
-            "in the whole run.",
-            "model.optimizer.lr: larger, or data.num_rollouts: more",
-        )
+        text = f"a learning rate of {peak:g} over {count} updates: no weight can move by more than about {moved:.1g}."
+        return warning("lr", text, "model.optimizer.lr: larger, or data.num_rollouts: more")
     return fine("lr", f"{name}, up to {peak:g}; {count} updates.")
 
 
@@ -159,9 +142,8 @@ def check_reward(subject: Subject) -> Iterator[Finding]:
     if max(values) == min(values):
         yield warning("reward", f"the reward is {values[0]:g} for right, wrong and missing answers alike.", change)
     elif right < other:
-        yield error(
-            "reward", f"a right answer earns less than another: {measured}.", "model.reward: its values and weights"
-        )
+        text = f"a right answer earns less than another: {measured}."
+        yield error("reward", text, "model.reward: its values and weights")
     elif right == other:
         yield warning("reward", f"a right answer earns no more than another: {measured}.", change)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.forecast import Costs, Forecast, RunSize, clock, forecast
-from lightning_pspo.preflight.doctor.probe import Observed
+from lightning_pspo.preflight.doctor.observed import Observed
 from lightning_pspo.preflight.doctor.subject import Subject
 
 _TIME_TOLERANCE = 0.25
@@ -59,8 +59,8 @@ def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -
     measured = (
         f"a rollout takes {clock(ahead.rollout_s)} ({phases}), "
         f"{'measured at its own size' if ahead.measured else 'extrapolated from smaller ones'}; the run of "
-        f"{size.rollouts} takes {clock(ahead.run_s)} (95 % interval {clock(ahead.run_low_s)} to "
-        f"{clock(ahead.run_high_s)}), of which each of {size.validations:.3g} validations "
+        f"{size.rollouts} takes {clock(ahead.run_s)} ({clock(ahead.run_low_s)} to {clock(ahead.run_high_s)}), "
+        f"of which each of {size.validations:.3g} validations "
         f"{clock(ahead.validation_s)}, while completions keep their length"
     )
     if ahead.run_high_s > _WIDE * ahead.run_low_s and ahead.run_high_s > _LONG_S:

@@ -9,31 +9,11 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
+from lightning_pspo.preflight.short_run import TRAINER
+
 _LEFT_OUT = ("LiveSamples", "ValidationLine", "Watchdog")
 """Callbacks that write to the screen or may end the process; they change no measurement."""
 _LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")
-_SETTINGS: dict[str, Any] = {
-    "devices": 1,
-    "num_nodes": 1,
-    "strategy": "auto",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "fast_dev_run": False,
-    "overfit_batches": 0.0,
-    "limit_train_batches": None,
-    "limit_val_batches": None,
-    "val_check_interval": None,
-    "check_val_every_n_epoch": 1,
-    "num_sanity_val_steps": 0,
-    "max_epochs": 1,
-    "max_steps": -1,
-    "max_time": None,
-    "inference_mode": False,
-    "accumulate_grad_batches": 1,
-    "gradient_clip_val": None,
-    "profiler": None,
-}
 
 
 def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
@@ -53,7 +33,7 @@ def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
         local = [entry for entry in loggers if _name(entry) in _LOCAL_LOGGERS and not _elsewhere(entry)]
         left_out += [_name(entry) for entry in loggers if entry not in local]
         trainer["logger"] = local or False
-    for name, value in _SETTINGS.items():
+    for name, value in TRAINER.items():
         trainer[name] = value
     trainer["default_root_dir"] = str(scratch)
     return left_out

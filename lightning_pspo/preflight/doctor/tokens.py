@@ -28,6 +28,7 @@ TURN_ENDS = (
 )
 """Tokens by which published models end a turn or a text."""
 
+_EOS = "eos_token_id in the model's generation_config.json"
 _QUESTION, _REPLY = "What is 12 + 30?", "It is 42, I believe."
 _ANSWERS = (f"{HASH_MARKER} 42", f"{BOXED_MARKER}{{\\frac{{3}}{{4}}}}")
 
@@ -38,11 +39,8 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
     tokenizer: Any = policy.tokenizer
     names = ", ".join(f"{tokenizer.convert_ids_to_tokens(id_)!r} ({id_})" for id_ in policy.eos_ids)
     if beyond := [id_ for id_ in policy.eos_ids if id_ >= policy.vocab_size]:
-        yield error(
-            "eos",
-            f"the end-of-sequence ids {beyond} lie outside the vocabulary of {policy.vocab_size}.",
-            "eos_token_id in the model's generation_config.json and config.json",
-        )
+        text = f"the end-of-sequence ids {beyond} lie outside the vocabulary of {policy.vocab_size}."
+        yield error("eos", text, f"{_EOS} and config.json")
     else:
         yield fine("eos", f"completions end at {names}.")
     configured = policy.pretrained.generation_config.eos_token_id
@@ -51,7 +49,7 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
             "eos",
             f"the tokenizer's {tokenizer.eos_token!r} ({tokenizer.eos_token_id}) is missing from the model's "
             f"generation config ({configured}); it ends completions here, but perhaps not in other programs.",
-            "eos_token_id in the model's generation_config.json",
+            _EOS,
         )
     end = template_end(tokenizer)
     if end is not None and end not in policy.eos_ids:
@@ -59,7 +57,7 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
             "eos",
             f"the chat template closes the assistant's turn with {tokenizer.convert_ids_to_tokens(end)!r} ({end}), "
             "which does not end a completion: a model trained on this template runs on to the token limit.",
-            f"eos_token_id in the model's generation_config.json: add {end}",
+            f"{_EOS}: add {end}",
         )
     pad = tokenizer.pad_token_id
     if pad is None:
@@ -110,24 +108,17 @@ def check_prompt(subject: Subject) -> Iterator[Finding]:
     if tokenizer.chat_template is None:
         template = subject.data.template
         if template != template.rstrip(" "):
-            yield warning(
-                "template",
-                "the template ends with a space, so the model cannot begin its answer with a word's usual token.",
-                "data.template: without the trailing space",
-            )
+            text = "the template ends with a space, so the model cannot begin its answer with a word's usual token."
+            yield warning("template", text, "data.template: without the trailing space")
         if template.rstrip().endswith("{question}"):
-            yield note(
-                "template",
-                "the prompt ends with the question itself: nothing tells the model that the answer begins.",
-                "data.template: end it with a cue such as 'Answer:'",
-            )
+            text = "the prompt ends with the question itself: nothing tells the model that the answer begins."
+            yield note("template", text, "data.template: end it with a cue such as 'Answer:'")
         return
     try:
         yield from _generation_prompt(tokenizer, subject.data.system_prompt)
     except TemplateError as refusal:
-        yield error(
-            "template", f"the chat template cannot be rendered: {refusal}.", "data.system_prompt: null, or the model"
-        )
+        text = f"the chat template cannot be rendered: {refusal}."
+        yield error("template", text, "data.system_prompt: null, or the model")
 
 
 def _generation_prompt(tokenizer: Any, system: str | None) -> Iterator[Finding]:
@@ -175,12 +166,8 @@ def _begin(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> Finding:
             f"data.template, data.system_prompt or the chat template: without {token!r}",
         )
     if added and begin < len(prompts):
-        return warning(
-            "bos",
-            f"the tokenizer begins texts with {token!r}, the chat template does not: the model was probably trained "
-            "with it.",
-            "the chat template: begin with {{ bos_token }}",
-        )
+        text = f"the tokenizer begins texts with {token!r}, as in the model's training; the chat template does not."
+        return warning("bos", text, "the chat template: begin with {{ bos_token }}")
     if added and tokenizer.chat_template is not None:
         return note(
             "bos",

@@ -22,7 +22,7 @@ from lightning_pspo.preflight.selfcheck import gradients
 from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits, tokens_of
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
-from lightning_pspo.preflight.selfcheck.settings import OrBuiltIn
+from lightning_pspo.preflight.selfcheck.settings import OrGenerated
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Completions, PromptBatch, Rollout
 
@@ -142,8 +142,8 @@ class Measure(Instead):
     def _write(self, module: PSPOModule, results: Sequence[Result], made_up: int, groups: int) -> None:
         source: Any = module.trainer.datamodule.train  # type: ignore[attr-defined]
         notes = []
-        if isinstance(source, OrBuiltIn) and source.why is not None:
-            notes.append(f"built-in problems were used instead of data.train: {source.why}")
+        if isinstance(source, OrGenerated) and source.why is not None:
+            notes.append(f"generated problems were used instead of data.train: {source.why}")
         if made_up:
             notes.append(
                 f"{made_up} of {groups} groups had equal rewards, which give no gradient, and got made-up rewards"

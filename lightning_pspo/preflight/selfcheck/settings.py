@@ -8,22 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_pspo.data.sources import PromptSource
+from lightning_pspo.data.sources import Procedural, PromptSource
 from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.preflight.short_run import TRAINER
 from lightning_pspo.types import Problem
 
 logger = logging.getLogger(__name__)
 
-_BUILT_IN = (
-    ("What is 17 + 25?", "42"),
-    ("A box holds 12 eggs. How many eggs are in 7 boxes?", "84"),
-    ("Solve for x: 3x - 5 = 16.", "7"),
-    ("What is the area of a circle with radius 3? Answer in terms of $\\pi$.", "9\\pi"),
-    ("Tom has 48 clips and gives away a third of them. How many are left?", "32"),
-    ("What is the remainder when 2^10 is divided by 7?", "2"),
-    ("How many positive divisors does 36 have?", "9"),
-    ("What is 0.25 written as a fraction in lowest terms?", "1/4"),
-)
+_BUILT_IN = Procedural(task="basic_arithmetic", size=8)
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,11 @@ class Size:
         check_at_least("tokens", self.tokens, 1)
 
 
-class OrBuiltIn(PromptSource):
-    """The problems of a source, or eight built-in ones if it cannot be read.
+class OrGenerated(PromptSource):
+    """The problems of a source, or eight generated ones if it cannot be read.
 
     Args:
-        source: The source; None for the built-in problems.
+        source: The source; None for generated problems.
 
     Attributes:
         why: Why the source was not used; None if it was.
@@ -75,8 +67,8 @@ class OrBuiltIn(PromptSource):
             else:
                 self.why = None
                 return problems
-        logger.warning("data.train cannot be read, so the checks run on built-in problems: %s", self.why)
-        return [Problem(f"built-in-{number}", *pair) for number, pair in enumerate(_BUILT_IN)]
+        logger.warning("data.train cannot be read, so the checks run on generated problems: %s", self.why)
+        return _BUILT_IN.load()
 
 
 def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,25 +82,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
     small: dict[str, Any] = copy.deepcopy(dict(config))
     small["ckpt_path"] = None
     trainer, model, data = (small[name] for name in ("trainer", "model", "data"))
-    trainer |= {
-        "callbacks": [dict(callback)],
-        "logger": False,
-        "strategy": "auto",
-        "devices": 1,
-        "num_nodes": 1,
-        "plugins": None,
-        "profiler": None,
-        "max_time": None,
-        "fast_dev_run": False,
-        "overfit_batches": 0.0,
-        "limit_train_batches": None,
-        "limit_val_batches": 0,
-        "val_check_interval": None,
-        "num_sanity_val_steps": 0,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    trainer |= TRAINER | {"callbacks": [dict(callback)], "logger": False, "plugins": None, "limit_val_batches": 0}
     completions = min(size.completions, model["group_size"])
     model |= {
         "group_size": completions,
@@ -119,7 +93,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
     }
     source = {} if data["train"] is None else {"source": data["train"]}
     data |= {
-        "train": {"class_path": f"{__name__}.OrBuiltIn", "init_args": source},
+        "train": {"class_path": f"{__name__}.OrGenerated", "init_args": source},
         "val": None,
         "test": None,
         "predict": None,

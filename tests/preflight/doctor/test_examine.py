@@ -195,7 +195,7 @@ def test_the_data(build: Examined, tmp_path: Path) -> None:
     (golds,) = [finding for finding in named(found, "golds") if finding.severity is Severity.WARNING]
     assert "1 of 11 reference answers" in golds.measured
     (length,) = [finding for finding in named(found, "prompt_length") if finding.severity is Severity.ERROR]
-    assert "1 are longer than 504" in length.measured
+    assert "1 exceed the 504" in length.measured
     (twice,) = named(found, "duplicates")
     assert "1 questions" in twice.measured
     assert "different answers" in twice.measured

@@ -32,6 +32,9 @@ from lightning_pspo.rollout.base import RolloutEngine
 from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.objective.surrogates import Aggregation, PSPO
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.logprobs import chosen_logprobs
+from lightning_pspo.preflight.selfcheck.engines import plain_logits, tokens_of
+from lightning_pspo.rollout.base import prompt_rows
 from dataclasses import replace
 
 
@@ -74,18 +77,13 @@ class Says(GenerateEngine):
         self.more = more
 
     def generate(self, model, prompts, sampling, uniforms):
-        from lightning_pspo.policy.logprobs import chosen_logprobs
         drawn = super().generate(model, prompts, sampling, uniforms)
-        ids = prompts.prompt_ids.repeat_interleave(sampling.samples, 0)
-        mask = prompts.prompt_mask.repeat_interleave(sampling.samples, 0)
-        whole = torch.cat([ids, drawn.completion_ids], 1)
-        attention = torch.cat([mask, drawn.completion_mask], 1).long()
-        places = (attention.cumsum(1) - 1).clamp(min=0)
-        logits = model(input_ids=whole, attention_mask=attention, position_ids=places).logits
-        logits = logits[:, ids.shape[1] - 1 : -1]
-        said = chosen_logprobs(logits, drawn.completion_ids, max(sampling.temperature, 1e-3), sampling.top_p)
-        said = said + self.more
-        return replace(drawn, logprobs=said.masked_fill(~drawn.completion_mask, 0.0))
+        rows = []
+        for row, tokens in enumerate(tokens_of(drawn)):
+            logits = plain_logits(model, prompt_rows(prompts)[row // sampling.samples], tokens).unsqueeze(0)
+            temperature = max(sampling.temperature, 1e-3)
+            rows.append(chosen_logprobs(logits, torch.tensor([tokens]), temperature, sampling.top_p)[0] + self.more)
+        return replace(drawn, logprobs=nn.utils.rnn.pad_sequence(rows, batch_first=True))
 
 
 class Stops(GenerateEngine):
@@ -273,7 +271,7 @@ def test_with_one_gpu_the_table_says_that_no_process_was_started(
 def test_problems_that_cannot_be_read(selfcheck: Check) -> None:
     status, _, printed = selfcheck("--only", "microbatches", "--data.train=broken.Unreachable")
     assert status == 0
-    assert "note: built-in problems were used instead of data.train: the hub cannot be reached" in printed
+    assert "note: generated problems were used instead of data.train: the hub cannot be reached" in printed
 
 
 @pytest.mark.parametrize(
@@ -315,7 +313,7 @@ def test_the_small_run_leaves_the_settings_alone() -> None:
     assert (small["model"]["group_size"], small["model"]["minibatches_per_rollout"]) == (4, 8)
     assert (small["trainer"]["strategy"], small["trainer"]["precision"]) == ("auto", "bf16-mixed")
     assert (two["trainer"]["strategy"], two["trainer"]["devices"]) == ("fsdp2", 2)
-    assert settings.OrBuiltIn().load()[0].answer == "42"
+    assert settings.OrGenerated().load()[0].answer
     with pytest.raises(InputError, match="`tokens` must be at least 1, got 0"):
         Size(tokens=0)
 

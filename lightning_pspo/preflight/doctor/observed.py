@@ -1,0 +1,96 @@
+"""What the probe observes: rollouts with their updates, and the memory of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+from lightning_pspo.preflight.doctor.forecast import Step
+from lightning_pspo.types import Sample
+
+MIB = 2**20
+
+
+@dataclass
+class Observed:
+    """Observations of the probe.
+
+    Attributes:
+        steps: Its rollouts.
+        samples: All completions; neighbours form groups.
+        rewards: One list of ``group_size`` values per group.
+        terms: Name -> values of all completions.
+        ends: End-of-sequence id -> completions that ended with it.
+        strays: Other id that ends turns in some model -> completions that contain it.
+        divergences: KL between the policy before and after each rollout's updates, in nats per token.
+        ratios: Smallest and largest ratio.
+        norms: Gradient norm of each update that had a gradient.
+        rates: Learning rate of each update.
+        validated: Problems, seconds and peak MiB of one validation batch.
+        checkpoint: Bytes, seconds and peak MiB of one checkpoint.
+        start_s: Seconds from the start of the process to the first rollout, without the doctor's own work.
+        end_s: Seconds from the last rollout to the end, without the validation.
+        other_mib: Peaks outside of rollouts and updates.
+        children_mib: Memory of grading processes.
+        failure: Why the probe broke off; empty if it did not.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    rewards: list[list[float]] = field(default_factory=list)
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    ends: Counter[int] = field(default_factory=Counter)
+    strays: Counter[int] = field(default_factory=Counter)
+    divergences: list[float] = field(default_factory=list)
+    ratios: tuple[float, float] = (1.0, 1.0)
+    norms: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    validated: tuple[int, float, float] | None = None
+    checkpoint: tuple[float, float, float] | None = None
+    start_s: float = 0.0
+    end_s: float = 0.0
+    other_mib: list[float] = field(default_factory=list)
+    children_mib: float = 0.0
+    failure: str = ""
+
+
+class PeakMemory:
+    """Peaks of a GPU's allocator, or of this process's resident memory.
+
+    Args:
+        device: Type of the device, such as ``cuda``.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.on_gpu = device == "cuda"
+
+    def since_last_mib(self) -> float:
+        """Return the peak since the last call, in MiB.
+
+        Where the system keeps a single peak per process, it never falls.
+        """
+        if self.on_gpu:
+            peak = torch.cuda.max_memory_reserved() / MIB
+            torch.cuda.reset_peak_memory_stats()
+            return peak
+        status = Path("/proc/self/status")
+        if not status.is_file():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
+        row = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
+        with contextlib.suppress(OSError):  # forbidden in some containers
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        return int(row.split()[1]) / 1024
+
+
+def now_mib(device: str) -> float:
+    """Return the memory in use, in MiB."""
+    if device == "cuda":
+        return torch.cuda.memory_reserved() / MIB
+    return float(psutil.Process().memory_info().rss) / MIB
