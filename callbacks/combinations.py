@@ -10,25 +10,10 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.training.checks import check_lightning_callbacks
 
-_AVERAGES = "it copies the module, which holds a rollout engine and graders, and no rollout comes from its weights: {}"
-_UNUSABLE: dict[type[Callback], str] = {
-    WeightAveraging: _AVERAGES.format("remove it, and keep the best weights with RolloutCheckpoint(monitor=...)"),
-    StochasticWeightAveraging: _AVERAGES.format("remove it, and lower the rate at the end with `model.lr_schedule`"),
-    GradientAccumulationScheduler: "an update always accumulates over its whole mini-batch: set "
-    "`model.minibatches_per_rollout` instead",
-    LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
-    BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
-}
 _TEMPERATURE = re.compile(r"@t[-+.\de]+$")
 
 
@@ -41,12 +26,11 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
     Raises:
         InputError: With what to do instead.
     """
+    callbacks = list(callbacks)
+    check_lightning_callbacks(callbacks)
     seen: dict[tuple[Any, ...], int] = defaultdict(int)
     for callback in callbacks:
         kind = type(callback)
-        for unusable, reason in _UNUSABLE.items():
-            if isinstance(callback, unusable):
-                raise InputError(f"`trainer.callbacks` must not hold {kind.__name__}: {reason}.")
         settings: tuple[str, ...] | None = getattr(kind, "distinct_by", None)
         if settings is None and not kind.__module__.startswith(__package__):
             if kind.state_dict is Callback.state_dict:

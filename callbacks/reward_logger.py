@@ -27,10 +27,11 @@ class RewardLogger(Callback):
     (share graded correct), ``no_answer`` (share), ``zero_variance`` (share of groups whose rewards are all equal),
     ``advantage_abs`` (mean), ``refill_rounds`` (extra batches of prompts that were sampled; only those of their groups
     that were used are in these numbers). ``completion/``: ``length_tokens`` (mean), ``length_max``, ``truncated``
-    (share). ``ratio/``: ``mean``, ``p01``, ``p99``, ``max`` and ``outside_0.2`` (share with ``|ratio - 1| > 0.2``),
-    over every token that entered a backward pass in any update of the rollout; nan if none did, because Lightning
-    repeats the last value of a key that is missing. ``time/``: seconds of each phase and of the ``iteration``, mean
-    over ranks. ``throughput/tokens_per_s``: completion tokens of all ranks per second of the iteration.
+    (share), ``truncated_correct`` (share cut off and graded correct). ``ratio/``: ``mean``, ``p01``, ``p99``, ``max``
+    and ``outside_0.2`` (share with ``|ratio - 1| > 0.2``), over every token that entered a backward pass in any update
+    of the rollout; nan if none did, because Lightning repeats the last value of a key that is missing. ``time/``:
+    seconds of each phase and of the ``iteration``, mean over ranks. ``throughput/tokens_per_s``: completion tokens of
+    all ranks per second of the iteration.
     """
 
     def __init__(self) -> None:
@@ -85,6 +86,7 @@ def _rollout_sums(rollout: Rollout) -> dict[str, Tensor | float]:
         "train/no_answer": float(sum(sample.grade.verdict is Verdict.NO_ANSWER for sample in samples)),
         "completion/length_tokens": float(sum(sample.length_tokens for sample in samples)),
         "completion/truncated": float(sum(sample.truncated for sample in samples)),
+        "completion/truncated_correct": float(sum(sample.truncated and sample.grade.correct for sample in samples)),
     }
     return sums | {f"train/reward/{name}": term.sum() for name, term in rollout.reward_terms.items()}
 
@@ -131,7 +133,7 @@ def _means(sums: dict[str, float], rollout: Rollout, phases: list[str]) -> dict[
     groups, samples, tokens = sums["groups"], sums["samples"], sums["tokens"]
     per_sample = [
         *("train/reward", "train/accuracy", "train/no_answer", "train/advantage_abs"),
-        *("completion/length_tokens", "completion/truncated"),
+        *("completion/length_tokens", "completion/truncated", "completion/truncated_correct"),
         *(f"train/reward/{name}" for name in rollout.reward_terms),
     ]
     means = {name: sums[name] / samples for name in per_sample}

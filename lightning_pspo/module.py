@@ -28,6 +28,7 @@ from lightning_pspo.checkpoints.compatibility import (
     save_controller,
     save_optimizer_settings,
 )
+from lightning_pspo.checkpoints.export.reading import read_policy
 from lightning_pspo.errors import InputError, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
@@ -42,7 +43,7 @@ from lightning_pspo.objective.trust_region import divergence
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
-from lightning_pspo.training.checks import check_fit
+from lightning_pspo.training.checks import act_after_validations, check_fit, run_every_rollout_of_a_trial
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
@@ -77,7 +78,9 @@ class PSPOModule(SamplingModule):
         ratio_level: ``token``, or ``sequence`` for one ratio per completion (GSPO).
         entropy_coef: Weight of an entropy bonus, at least 0.
         mismatch_cap: Largest weight that corrects for an engine which samples from a distribution of its own (other
-            kernels or dtype), at least 1; None for no correction. Token by token, at any ``ratio_level``.
+            kernels or dtype), at least 1; None for no correction.
+        mismatch_level: ``token`` for each token's own weight, ``sequence`` for that of its completion; at any
+            ``ratio_level``.
         mask_truncated: Leave truncated completions out of the loss and its denominators (DAPO).
         refill_rounds: At most this many further batches of prompts are sampled to replace groups of equal rewards
             (DAPO's dynamic sampling); 0 for none.
@@ -115,6 +118,7 @@ class PSPOModule(SamplingModule):
         ratio_level: RatioLevel = "token",
         entropy_coef: float = 0.0,
         mismatch_cap: float | None = 2.0,
+        mismatch_level: RatioLevel = "token",
         mask_truncated: bool = False,
         refill_rounds: int = 0,
         group_size: int = 8,
@@ -123,6 +127,7 @@ class PSPOModule(SamplingModule):
         max_grad_norm: float | None = 1.0,
         seed: int = 0,
     ) -> None:
+        reward = built(reward)
         super().__init__(
             policy=built(policy),
             engine=built(engine),
@@ -130,6 +135,7 @@ class PSPOModule(SamplingModule):
             sampling=sampling,
             evaluation=evaluation,
             seed=seed,
+            reward=reward,
         )
         self.automatic_optimization = False
         check_at_least("group_size", group_size, 2)
@@ -144,13 +150,14 @@ class PSPOModule(SamplingModule):
             kl=replace(kl, estimator=built(kl.estimator)),
             entropy_coef=entropy_coef,
             mismatch_cap=mismatch_cap,
+            mismatch_level=mismatch_level,
         )
         self.alpha_controller = alpha_controller
         self.mask_truncated = mask_truncated
         self.refill_rounds = refill_rounds
         self.aggregation = built(aggregation)
         self.advantage = built(advantage)
-        self.reward = built(reward)
+        self.reward = reward
         self.optimizer = optimizer
         self.lr_schedule = built(lr_schedule)
         self.limits = limits
@@ -186,7 +193,7 @@ class PSPOModule(SamplingModule):
         if self.alpha_controller is not None:
             self.alpha_controller.observe(self._divergence(updates[-1]))
         loss = self._log_updates(updates)
-        self._log_mismatch(rollout, mini_batches)
+        self._log_rollout(rollout, mini_batches)
         return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": self.phases}
 
     def collect(self, prompts: PromptBatch) -> tuple[Rollout, list[MiniBatch]]:
@@ -309,11 +316,15 @@ class PSPOModule(SamplingModule):
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
         return loss
 
-    def _log_mismatch(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> None:
-        sums = self.scorer.mismatch(rollout, mini_batches, self.objective.mismatch_cap or float("inf"))
-        if sums is not None:
-            report = vars(Mismatch.report(sums.reduced(self._reduce)))
-            self.log_dict({f"mismatch/{name}": v for name, v in report.items()}, on_epoch=False, batch_size=1)
+    def _log_rollout(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> None:
+        """Log the entropy of the policy that sampled, in nats per token, and an engine's distance from it."""
+        surprise, tokens = self._reduce(self.scorer.entropy(rollout, mini_batches), "sum").tolist()
+        values = {"train/entropy": surprise / tokens if tokens else float("nan")}
+        mismatch = self.scorer.mismatch(rollout, mini_batches, self.objective)
+        if mismatch is not None:
+            report = vars(Mismatch.report(mismatch.reduced(self._reduce)))
+            values |= {f"mismatch/{name}": value for name, value in report.items()}
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
 
@@ -334,11 +345,32 @@ class PSPOModule(SamplingModule):
             optimizer=None if optimizer is None else type(optimizer).__name__,
         )
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, *, base: str | None = None, **settings: Any
+    ) -> PSPOModule:
+        """Return a module with the policy of a checkpoint of any strategy, on the CPU.
+
+        Args:
+            checkpoint_path: File, or folder of a sharded strategy.
+            base: Folder or hub id of the base model, if it has moved.
+            settings: All that the module shall not have its defaults for: a checkpoint holds no settings.
+
+        Raises:
+            InputError: If the checkpoint or its base model cannot be used, or a setting is out of range.
+        """
+        policy, _ = read_policy(Path(checkpoint_path), base=base)
+        module = cls(policy=policy, **settings)
+        module.configure_model()
+        return module
+
     def setup(self, stage: str) -> None:
         """Refuse what this loop cannot honour."""
         super().setup(stage)
         if stage == "fit":
             check_fit(self.trainer)
+            run_every_rollout_of_a_trial(self.trainer)
+            act_after_validations(self.trainer)
             self.policy.check_trainable()
             rows = training_loader(self.trainer).prompts_per_rollout * self.group_size
             check_at_most("minibatches_per_rollout", self.minibatches_per_rollout, rows, "the rollout's rows")
@@ -378,7 +410,7 @@ class PSPOModule(SamplingModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another policy, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
             restore_controller(checkpoint, self.alpha_controller)
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))

@@ -7,12 +7,12 @@ T completion tokens. A mask is bool and True counts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from lightning_pspo.grading import Grade
+from lightning_pspo.grading import Attempt, Grade, Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,14 @@ class Problem:
         id: Unique within its source, stable between runs.
         question: The text that the user's turn of the prompt holds.
         answer: The reference ("gold") answer, without its derivation.
+        scorer: The task's own judgement of an extracted answer, where equality with the reference is not what the task
+            asks; None compares with ``answer``.
     """
 
     id: str
     question: str
     answer: str
+    scorer: Scorer | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ class Sample:
     truncated: bool
     length_tokens: int
     prompt: int = 0
+
+    @property
+    def attempt(self) -> Attempt:
+        """The completion with all that its grade depends on."""
+        problem = self.problem
+        return Attempt(self.completion, problem.answer, problem.question, self.truncated, problem.scorer)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ SHARES = (
     "no_answer",
     "undecided",
     "truncated",
+    "truncated_correct",
     "repetition",
     "prompt_repeated",
     "text_after_answer",
@@ -91,15 +92,18 @@ class Measurement:
         grader: Its mode gives ``accuracy``; it also compares the votes of a majority and grades the other mode.
         k: For which maj@k and best@k are computed, ascending; pass@k for all from 1 to the largest.
         selector: Reward by which best@k chooses; None leaves best@k out.
+        reward: Reward of training, whose mean is reported; None leaves it out.
     """
 
     grader: Grader
     k: tuple[int, ...] = (1,)
     selector: Reward | None = None
+    reward: Reward | None = None
 
     def columns(self, per_prompt: int) -> tuple[str, ...]:
         """Return the names of a row's numbers for that many samples per prompt."""
-        return (*_FIXED, *(f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt)))
+        at_k = (f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt))
+        return (*_FIXED, *(() if self.reward is None else ("reward",)), *at_k)
 
     def rows(self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int]) -> NDArray[np.float64]:
         """Measure the samples of some prompts.
@@ -124,6 +128,7 @@ class Measurement:
                     sample.grade.verdict is Verdict.NO_ANSWER,
                     sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT),
                     sample.truncated,
+                    sample.truncated and sample.grade.correct,
                     repetition(sample.completion),
                     repeats_prompt(sample.completion, prompts[index // each]),
                     text_after_answer(sample.completion),
@@ -136,26 +141,28 @@ class Measurement:
         means = values.reshape(len(prompts), each, -1).mean(axis=1)
         correct = [sum(sample.grade.correct for sample in group) for group in groups]
         head = np.column_stack([positions, np.full(len(prompts), each), correct])
-        return np.concatenate([head, means, self._at_k(groups)], axis=1)
+        rewards = np.zeros((len(prompts), 0))
+        if self.reward is not None:
+            rewards = np.reshape(self.reward.breakdown(samples)[0], (-1, each)).mean(axis=1, keepdims=True)
+        return np.concatenate([head, means, rewards, self._at_k(groups)], axis=1)
 
     def _correct(self, samples: Sequence[Sample], mode: Mode) -> list[bool]:
         """Return which samples are correct under ``mode``; only answers that the modes read differently are compared.
 
         An undecided comparison is not correct.
         """
+        correct = [sample.grade.correct for sample in samples]
         if mode == self.grader.mode:
-            return [sample.grade.correct for sample in samples]
+            return correct
         answers = [extract(sample.completion, mode)[0] for sample in samples]
-        pairs = list(zip(answers, samples, strict=True))
-        correct = [answer is not None and sample.grade.correct for answer, sample in pairs]
         changed = [
             index
-            for index, (answer, sample) in enumerate(pairs)
-            if answer is not None and answer != sample.grade.extracted
+            for index, (answer, sample) in enumerate(zip(answers, samples, strict=True))
+            if answer != sample.grade.extracted
         ]
-        verdicts = self.grader.equivalent([(answers[index] or "", samples[index].problem.answer) for index in changed])
-        for index, verdict in zip(changed, verdicts, strict=True):
-            correct[index] = verdict is True
+        grades = self.grader.grade([samples[index].attempt for index in changed], mode)
+        for index, grade in zip(changed, grades, strict=True):
+            correct[index] = grade.correct
         return correct
 
     def _at_k(self, groups: Sequence[Sequence[Sample]]) -> NDArray[np.float64]:
@@ -199,7 +206,9 @@ class Measurement:
         columns = dict(zip(self.columns(per_prompt), table.T, strict=True))
         estimates = {name: share_interval(columns[name]) for name in SHARES}
         estimates["finished"] = share_interval(1.0 - columns["truncated"])
-        estimates["length_tokens"] = mean_interval(columns["length_tokens"])
+        for name in ("length_tokens", "reward"):
+            if name in columns:
+                estimates[name] = mean_interval(columns[name])
         if per_prompt > 1:
             correct = columns["correct"].astype(int).tolist()
             for k in range(1, max(self._k(per_prompt), default=0) + 1):

@@ -11,9 +11,10 @@ import lightning.pytorch as pl
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.metrics import Measurement, SampleMetrics, report_k
 from lightning_pspo.evaluation.results import EvaluationResult
-from lightning_pspo.grading import Grader
+from lightning_pspo.grading import Attempt, Grader
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import Unsharded, sharding_of
+from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
 from lightning_pspo.training.checks import check_trainer
 from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
@@ -36,6 +37,7 @@ class SamplingModule(pl.LightningModule):
         sampling: How rollouts are sampled.
         evaluation: How the policy is measured.
         seed: Key of all sampling noise, at least 0.
+        reward: Reward whose mean over evaluation samples is reported; None for none.
 
     Attributes:
         results: Source -> temperature -> result of the last evaluation, over all ranks.
@@ -54,6 +56,7 @@ class SamplingModule(pl.LightningModule):
         sampling: SamplingSettings,
         evaluation: EvaluationSettings,
         seed: int,
+        reward: Reward | None = None,
     ) -> None:
         super().__init__()
         check_at_least("seed", seed, 0)
@@ -63,7 +66,8 @@ class SamplingModule(pl.LightningModule):
         self.sampling = sampling
         self.evaluation = evaluation
         self.seed = seed
-        self.measurement = Measurement(grader, report_k(evaluation.samples, evaluation.k), evaluation.selector)
+        k = report_k(evaluation.samples, evaluation.k)
+        self.measurement = Measurement(grader, k, evaluation.selector, reward)
         self.strict_loading = policy.lora is None  # a checkpoint of adapters leaves the base as it was loaded
         self.results: dict[str, dict[float, EvaluationResult]] = {}
         self.recorded: Recordings = {}
@@ -111,6 +115,7 @@ class SamplingModule(pl.LightningModule):
             "samples": self.evaluation.samples,
             "k": list(self.measurement.k),
             "grading_mode": self.grader.mode,
+            "cut_off": self.grader.cut_off,
             "selector": None if self.measurement.selector is None else type(self.measurement.selector).__name__,
         }
 
@@ -167,8 +172,12 @@ class SamplingModule(pl.LightningModule):
     ) -> list[Sample]:
         """Grade ``group`` completions of each prompt: text, truncated or not, tokens."""
         problems = [problem for problem in prompts for _ in range(group)]
-        answers = [(text, problem.answer) for (text, *_), problem in zip(completions, problems, strict=True)]
-        grades = self.grader.grade(answers)
+        grades = self.grader.grade(
+            [
+                Attempt(text, problem.answer, problem.question, truncated, problem.scorer)
+                for (text, truncated, _), problem in zip(completions, problems, strict=True)
+            ]
+        )
         return [
             Sample(problem, text, grade, truncated, length, row // group)
             for row, (problem, (text, truncated, length), grade) in enumerate(

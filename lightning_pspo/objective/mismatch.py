@@ -15,15 +15,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_pspo.objective.surrogates.levels import RatioLevel
 
-def truncated_weights(old_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
+
+def truncated_weights(
+    old_logprobs: Tensor, engine_logprobs: Tensor, mask: Tensor, *, cap: float, level: RatioLevel = "token"
+) -> Tensor:
     """Return the weight of each token's objective, min(pi_old / mu, cap) (truncated importance sampling).
 
     Args:
         old_logprobs: (n, T) float32, log pi_old of the sampled tokens, from the training pass before the first update.
-        behaviour_logprobs: (n, T) float32, what the engine says that it sampled them with, log mu.
-        mask: (n, T) bool; what the tensors hold elsewhere, nan included, does not matter.
+        engine_logprobs: (n, T) float32, with which the engine says that it sampled them, log mu.
+        mask: (n, T) bool; values elsewhere, nan included, do not matter.
         cap: Largest weight, at least 1.
+        level: ``token`` for the ratio of each token; ``sequence`` for that of the row, the product over its tokens:
+            exact where the objective is the row's, and of a variance that grows with its length.
 
     Returns:
         (n, T) float32, detached; 1 where the mask is False. Multiply the objective, before it is aggregated, by it.
@@ -31,14 +37,25 @@ def truncated_weights(old_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Te
     Raises:
         ValueError: If ``cap`` is below 1: the weight of a token without a mismatch would not be 1.
 
-    >>> old, behaviour = torch.tensor([[0.5, 0.2, 0.9]]).log(), torch.tensor([[0.4, 0.4, 0.1]]).log()
-    >>> truncated_weights(old, behaviour, torch.tensor([[True, True, True]]), cap=2.0)
-    tensor([[1.2500, 0.5000, 2.0000]])
+    >>> old, engine = torch.tensor([[0.5, 0.2, 0.9]]).log(), torch.tensor([[0.4, 0.4, 0.1]]).log()
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> truncated_weights(old, engine, mask, cap=2.0)
+    tensor([[1.2500, 0.5000, 1.0000]])
+    >>> truncated_weights(old, engine, mask, cap=2.0, level="sequence")
+    tensor([[0.6250, 0.6250, 1.0000]])
     """
     if not cap >= 1.0:
         raise ValueError(f"`cap` must be at least 1, got {cap}.")
-    difference = (old_logprobs - behaviour_logprobs).detach().masked_fill(~mask, 0.0)
+    difference = _difference(old_logprobs, engine_logprobs, mask, level)
     return difference.clamp(max=math.log(cap)).exp().clamp(max=cap)  # exp of the difference itself may overflow
+
+
+def _difference(old_logprobs: Tensor, engine_logprobs: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
+    """Return log pi_old - log mu of each token or of its row, (n, T); 0 where the mask is False."""
+    difference = (old_logprobs - engine_logprobs).detach().masked_fill(~mask, 0.0)
+    if level == "token":
+        return difference
+    return difference.sum(dim=1, keepdim=True).expand_as(difference).masked_fill(~mask, 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,9 +104,9 @@ class Mismatch:
     def report(cls, sums: MismatchSums) -> Mismatch:
         """Return the numbers of ``sums``.
 
-        >>> old, behaviour = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.5, 0.1]]).log()
-        >>> found = Mismatch.report(measure_mismatch(old, behaviour, torch.tensor([[True, True]]), cap=2.0))
-        >>> round(found.difference, 4), round(found.kl, 4), found.truncated, round(found.weight, 4)
+        >>> old, engine = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.5, 0.1]]).log()
+        >>> report = Mismatch.report(measure_mismatch(old, engine, torch.tensor([[True, True]]), cap=2.0))
+        >>> round(report.difference, 4), round(report.kl, 4), report.truncated, round(report.weight, 4)
         (0.8047, 1.1953, 0.5, 1.5)
         """
         tokens, difference, kl, truncated, weight = sums.totals.tolist()
@@ -100,21 +117,26 @@ class Mismatch:
         )
 
 
-def measure_mismatch(old_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor, cap: float) -> MismatchSums:
+def measure_mismatch(
+    old_logprobs: Tensor, engine_logprobs: Tensor, mask: Tensor, *, cap: float, level: RatioLevel = "token"
+) -> MismatchSums:
     """Sum up a batch; the arguments are those of ``truncated_weights``. Only tokens of rows that were scored may count.
 
-    >>> old, behaviour = torch.tensor([[0.5, 0.9]]).log(), torch.tensor([[0.4, 0.1]]).log()
-    >>> measure_mismatch(old, behaviour, torch.tensor([[True, False]]), cap=2.0).totals
+    >>> old, engine = torch.tensor([[0.5, 0.9]]).log(), torch.tensor([[0.4, 0.1]]).log()
+    >>> measure_mismatch(old, engine, torch.tensor([[True, False]]), cap=2.0).totals
     tensor([1.0000, 0.2231, 0.0269, 0.0000, 1.2500], dtype=torch.float64)
     """
     precise = torch.float32 if mask.device.type == "mps" else torch.float64
-    weights = truncated_weights(old_logprobs, behaviour_logprobs, mask, cap)[mask].to(precise)  # (M,)
-    difference = (old_logprobs.detach()[mask] - behaviour_logprobs.detach()[mask]).to(precise)
+    weights = truncated_weights(old_logprobs, engine_logprobs, mask, cap=cap, level=level)[mask].to(precise)  # (M,)
+    difference = (old_logprobs.detach()[mask] - engine_logprobs.detach()[mask]).to(precise)
+    cut = difference
+    if level == "sequence":
+        cut = _difference(old_logprobs, engine_logprobs, mask, level)[mask]
     totals = [
         torch.ones_like(difference),
         difference.abs(),
         difference.expm1() - difference,
-        (difference > math.log(cap)).to(precise),
+        (cut > math.log(cap)).to(precise),
         weights,
     ]
     largest = torch.cat([difference.abs(), difference.new_zeros(1)]).max()

@@ -66,6 +66,7 @@ class Objective:
         entropy_coef: Weight of the entropy bonus, at least 0.
         mismatch_cap: Largest weight that corrects for an engine's own distribution (``mismatch``), at least 1; None for
             no correction.
+        mismatch_level: Whether that weight is a token's own or its row's.
 
     Raises:
         InputError: If a setting is out of range.
@@ -76,9 +77,11 @@ class Objective:
     kl: KLSettings = KLSettings()
     entropy_coef: float = 0.0
     mismatch_cap: float | None = None
+    mismatch_level: RatioLevel = "token"
 
     def __post_init__(self) -> None:
-        check_level(self.ratio_level)
+        check_level("ratio_level", self.ratio_level)
+        check_level("mismatch_level", self.mismatch_level)
         check_coefficient("entropy_coef", self.entropy_coef)
         if self.mismatch_cap is not None and not 1.0 <= self.mismatch_cap < math.inf:
             raise InputError(f"`mismatch_cap` must be finite and at least 1, got {self.mismatch_cap}.")
@@ -118,7 +121,10 @@ class Objective:
 
         correction: Tensor | float = 1.0
         if inputs.engine_logprobs is not None and self.mismatch_cap is not None:
-            correction = truncated_weights(inputs.old_logprobs, inputs.engine_logprobs, mask, self.mismatch_cap)
+            engine = inputs.engine_logprobs
+            correction = truncated_weights(
+                inputs.old_logprobs, engine, mask, cap=self.mismatch_cap, level=self.mismatch_level
+            )
             objective = objective * correction
         if inputs.ref_logprobs is not None:
             divergence = self.kl.estimator(inputs.logprobs, inputs.ref_logprobs)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
 
 from lightning_pspo.errors import InputError
@@ -15,6 +25,16 @@ _NOT_LIGHTNINGS = (
     "`trainer.plugins` must not hold BitsandbytesPrecision, which would quantise whatever is trained: for QLoRA set "
     "`model.policy.quantization` and `model.policy.lora`."
 )
+
+_AVERAGES = "it copies the module, which holds a rollout engine and graders, and no rollout comes from its weights: {}"
+_UNUSABLE: dict[type[Callback], str] = {
+    WeightAveraging: _AVERAGES.format("remove it, and keep the best weights with RolloutCheckpoint(monitor=...)"),
+    StochasticWeightAveraging: _AVERAGES.format("remove it, and lower the rate at the end with `model.lr_schedule`"),
+    GradientAccumulationScheduler: "an update always accumulates over its whole mini-batch: set "
+    "`model.minibatches_per_rollout` instead",
+    LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
+    BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
+}
 
 PRECISIONS = ("32-true", "bf16-mixed")
 """bfloat16 weights would lose small updates; float16 needs a loss scale that this loop does not keep."""
@@ -70,10 +90,10 @@ def check_plugins(named: Any) -> None:
 
 
 def check_fit(trainer: Trainer) -> None:
-    """Refuse settings that would cut or repeat a run, or that forbid a backward pass.
+    """Refuse settings that would cut or repeat a run, that the loop cannot honour, or that forbid a backward pass.
 
     Raises:
-        InputError: Naming the setting.
+        InputError: Naming the setting to use instead.
     """
     length = "`data.num_rollouts` sets the length"
     if trainer.max_epochs != 1:
@@ -82,3 +102,50 @@ def check_fit(trainer: Trainer) -> None:
         raise InputError(f"`trainer.max_steps` must be -1 ({length}), got {trainer.max_steps}.")
     if trainer.validate_loop.inference_mode:
         raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
+    for name, value, neutral, mend in (
+        ("gradient_clip_val", trainer.gradient_clip_val, None, "`model.max_grad_norm` bounds the gradient's norm"),
+        (
+            "accumulate_grad_batches",
+            trainer.accumulate_grad_batches,
+            1,
+            "an update accumulates over its whole mini-batch: see `model.minibatches_per_rollout` and `model.limits`",
+        ),
+        ("overfit_batches", trainer.overfit_batches, 0.0, "give `data.train` a small `limit`, and `data.val` the same"),
+    ):
+        if value != neutral:
+            shown = "null" if neutral is None else f"{neutral:g}"
+            raise InputError(f"`trainer.{name}` must be {shown} ({mend}), got {value}.")
+    check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks of Lightning that change training in ways that this loop cannot honour.
+
+    Raises:
+        InputError: With what to do instead.
+    """
+    for callback in callbacks:
+        for unusable, reason in _UNUSABLE.items():
+            if isinstance(callback, unusable):
+                raise InputError(f"`trainer.callbacks` must not hold {type(callback).__name__}: {reason}.")
+
+
+def run_every_rollout_of_a_trial(trainer: Trainer) -> None:
+    """Let ``fast_dev_run: n`` make n rollouts: Lightning would stop after n optimiser steps."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.fit_loop.epoch_loop.max_steps = -1
+
+
+def act_after_validations(trainer: Trainer) -> None:
+    """Let EarlyStopping and ModelCheckpoint act after each validation.
+
+    Lightning takes ``val_check_interval: 1`` (after every rollout) for 1.0 (at the end of the epoch, which is that of
+    the run), so that they would act once, after the last rollout.
+    """
+    if not isinstance(trainer.val_check_interval, int):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping):
+            callback._check_on_train_epoch_end = False
+        elif isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
+            callback._save_on_train_epoch_end = False

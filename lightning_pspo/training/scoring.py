@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.objective.mismatch import MismatchSums, measure_mismatch
-from lightning_pspo.objective.objective import ObjectiveInputs
+from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training.minibatches import MicroBatch, MiniBatch
 from lightning_pspo.training.settings import SamplingSettings
@@ -92,15 +92,24 @@ class Scorer:
         ref = self._table(rollout, mini_batches, reference) if with_reference else None
         return replace(rollout, old_logprobs=old, ref_logprobs=ref)
 
-    def mismatch(self, rollout: Rollout, mini_batches: Sequence[MiniBatch], cap: float) -> MismatchSums | None:
+    def mismatch(
+        self, rollout: Rollout, mini_batches: Sequence[MiniBatch], objective: Objective
+    ) -> MismatchSums | None:
         """Compare the engine's log-probs with the behaviour policy's, once these are known; None if it gave none."""
-        engine = rollout.completions.logprobs
+        engine, cap = rollout.completions.logprobs, objective.mismatch_cap or float("inf")
         if engine is None:
             return None
-        mask = torch.zeros_like(rollout.completions.completion_mask)
-        for micro_batch in _micro_batches(mini_batches):
-            mask[micro_batch.rows] |= micro_batch.loss_mask
-        return measure_mismatch(rollout.old_logprobs, engine, mask, cap)
+        mask = _scored(rollout, mini_batches)
+        return measure_mismatch(rollout.old_logprobs, engine, mask, cap=cap, level=objective.mismatch_level)
+
+    def entropy(self, rollout: Rollout, mini_batches: Sequence[MiniBatch]) -> Tensor:
+        """Return the sum over scored tokens of -log pi_old, and their number, (2,) float64.
+
+        Their quotient estimates the entropy of the policy at a token, since the tokens are samples from it.
+        """
+        values = -rollout.old_logprobs[_scored(rollout, mini_batches)]  # (M,)
+        values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+        return torch.stack([values.sum(), torch.tensor(float(len(values))).to(values)])
 
     def _table(
         self, rollout: Rollout, mini_batches: Sequence[MiniBatch], logprobs_of: Callable[[Tensor], Tensor]
@@ -113,6 +122,14 @@ class Scorer:
             if not micro_batch.idle:
                 table[micro_batch.rows, : logprobs.shape[1]] = logprobs
         return table
+
+
+def _scored(rollout: Rollout, mini_batches: Sequence[MiniBatch]) -> Tensor:
+    """Return (N, T) bool, the tokens whose log-probs an update computes."""
+    mask = torch.zeros_like(rollout.completions.completion_mask)
+    for micro_batch in _micro_batches(mini_batches):
+        mask[micro_batch.rows] |= micro_batch.loss_mask
+    return mask
 
 
 def _micro_batches(mini_batches: Sequence[MiniBatch]) -> Iterator[MicroBatch]:

@@ -156,7 +156,9 @@ def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFix
     ids=name,
 )
 def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
-    (base,) = re.findall(r"^# Command: .*? --config (\S+) --config", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (base,) = re.findall(
+        r"^# Command: .*? --config (\S+) --config", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     main(["fit", f"--config={CONFIGS / base}.yaml", f"--config={path}", *trial])
 
 

@@ -48,7 +48,7 @@ def test_without_a_cap_the_expectation_is_the_training_policys() -> None:
     kl = 0.0
     for token in range(6):
         one = every & (torch.arange(6) == token)
-        kl += float(behaviour[0, token].exp()) * Mismatch.report(measure_mismatch(old, behaviour, one, 2.0)).kl
+        kl += float(behaviour[0, token].exp()) * Mismatch.report(measure_mismatch(old, behaviour, one, cap=2.0)).kl
     assert kl == pytest.approx(float((behaviour.exp() * (behaviour - old)).sum()), rel=1e-5)
 
 
@@ -83,8 +83,8 @@ numbers = st.lists(st.tuples(st.floats(-5, 0), st.floats(-5, 0), st.booleans()),
 def test_parts_add_up_over_batches_and_ranks(tokens: list[tuple[float, float, bool]], cut: int, cap: float) -> None:
     old, behaviour = torch.tensor([token[:2] for token in tokens]).T.unsqueeze(1)
     mask = torch.tensor([[token[2] for token in tokens]])
-    whole = measure_mismatch(old, behaviour, mask, cap)
-    parts = [measure_mismatch(old[:, p], behaviour[:, p], mask[:, p], cap) for p in (slice(cut), slice(cut, None))]
+    whole = measure_mismatch(old, behaviour, mask, cap=cap)
+    parts = [measure_mismatch(old[:, p], behaviour[:, p], mask[:, p], cap=cap) for p in (slice(cut), slice(cut, None))]
 
     def reduce(value: torch.Tensor, how: str) -> torch.Tensor:
         """Stand for the other rank, which holds the second part."""
@@ -100,3 +100,21 @@ def test_parts_add_up_over_batches_and_ranks(tokens: list[tuple[float, float, bo
         assert found.kl >= -1e-9
         assert 0.0 <= found.truncated <= 1.0
         assert 0.0 < found.weight <= cap * (1 + 1e-6)
+
+
+def test_a_rows_weight_is_the_product_of_its_tokens() -> None:
+    """Exact: over all rows of two tokens, the weights' expectation under the engine is that under the old policy."""
+    old = torch.tensor([0.7, 0.3]).log()
+    engine = torch.tensor([0.4, 0.6]).log()
+    tokens = torch.cartesian_prod(torch.arange(2), torch.arange(2))  # (4, 2)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    weights = truncated_weights(old[tokens], engine[tokens], mask, cap=math.inf, level="sequence")
+    torch.testing.assert_close(weights[:, 0], (old[tokens] - engine[tokens]).sum(dim=1).exp())
+    assert torch.equal(weights[:, 0], weights[:, 1])
+    chance = engine[tokens].sum(dim=1).exp()
+    both_first = float((chance * weights[:, 0] * (tokens.sum(dim=1) == 0)).sum())
+    assert both_first == pytest.approx(0.7 * 0.7)
+    capped = truncated_weights(old[tokens], engine[tokens], mask, cap=2.0, level="sequence")
+    report = Mismatch.report(measure_mismatch(old[tokens], engine[tokens], mask, cap=2.0, level="sequence"))
+    assert (float(capped.max()), report.truncated) == (2.0, pytest.approx(1 / 4))
+    assert report.weight == pytest.approx(float(capped.mean()))

@@ -150,9 +150,7 @@ def run(
     policy = module.policy
     with policy.generating() as model:
         weights = {policy.sharding.name_of(name): w.detach().clone() for name, w in model.named_parameters()}
-    estimates = {
-        t: {name: e.value for name, e in r.estimates.items()} for t, r in module.results["held_out"].items()
-    }
+    estimates = {t: {name: e.value for name, e in r.estimates.items()} for t, r in module.results["held_out"].items()}
     everything: list[Any] = [record.completions]
     if ranks > 1:
         everything = [None] * ranks

@@ -21,10 +21,10 @@ def row_mean(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def check_level(level: str) -> None:
+def check_level(name: str, level: str) -> None:
     """Raise InputError unless ``level`` is ``token`` or ``sequence``."""
     if level not in get_args(RatioLevel):
-        raise InputError(f"`ratio_level` must be one of {', '.join(get_args(RatioLevel))}, got {level}.")
+        raise InputError(f"`{name}` must be one of {', '.join(get_args(RatioLevel))}, got {level}.")
 
 
 def at_level(log_ratio: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
@@ -49,7 +49,7 @@ def at_level(log_ratio: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
     >>> at_level(torch.tensor([[0.1, 0.3, 9.0]]), torch.tensor([[True, True, False]]), "sequence")
     tensor([[0.2000, 0.2000, 0.0000]])
     """
-    check_level(level)
+    check_level("level", level)
     if level == "token":
         return log_ratio
     return row_mean(log_ratio, mask).expand_as(log_ratio).masked_fill(~mask, 0.0)
