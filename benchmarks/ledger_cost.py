@@ -34,13 +34,13 @@ FILTERS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "show", "kill"))
+    parser.add_argument("measurement", choices=("step", "show", "kill"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ledger_cost")
     parser.add_argument("--rollouts", type=int, default=6, help="of `step` and of `kill`")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    {"step": step, "show": show, "kill": kill}[options.what](options)
+    {"step": step, "show": show, "kill": kill}[options.measurement](options)
 
 
 def step(options: argparse.Namespace) -> None:
@@ -131,9 +131,9 @@ def make(folder: Path, rollouts: int, rows: int) -> None:
             "position": np.arange(rows) // 8 + rollout * rows // 8,
         }
         columns |= {"sample": np.arange(rows) % 8, "length_tokens": lengths, "verdict": verdicts}
-        columns |= {name: [f"{name} {place // 8}" for place in range(rows)] for name in ("id", "question", "answer")}
+        columns |= {name: [f"{name} {row // 8}" for row in range(rows)] for name in ("id", "question", "answer")}
         columns["completion"] = [
-            " ".join(words[place] for place in generator.integers(0, len(words), length)) + f" {rollout * rows + row}"
+            " ".join(words[word] for word in generator.integers(0, len(words), length)) + f" {rollout * rows + row}"
             for row, length in enumerate(lengths)
         ]
         columns |= {"finish_reason": ["eos"] * rows, "extracted": [str(length) for length in lengths]}
