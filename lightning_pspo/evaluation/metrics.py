@@ -16,7 +16,8 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.evaluation.voting import count_votes
-from lightning_pspo.grading import Grader, Mode, Verdict, extract
+from lightning_pspo.grading import Attempt, Grade, Grader, Mode, Verdict, extract
+from lightning_pspo.grading.grader import read_answer, settle
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rewards.text import repeats_prompt, repetition
 from lightning_pspo.statistics import best_at_k, majority_at_k, mean_interval, pass_at_k, share_interval
@@ -29,6 +30,7 @@ SHARES = (
     "no_answer",
     "undecided",
     "truncated",
+    "truncated_correct",
     "repetition",
     "prompt_repeated",
     "text_after_answer",
@@ -83,6 +85,12 @@ def text_after_answer(completion: str) -> bool:
     return False
 
 
+def _attempt(sample: Sample) -> Attempt:
+    problem = sample.problem
+    scorer = getattr(problem, "scorer", None)
+    return Attempt(sample.completion, problem.answer, problem.question, sample.truncated, scorer)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """How samples are measured.
@@ -91,15 +99,18 @@ class Measurement:
         grader: Its mode gives ``accuracy``; it also compares the votes of a majority and grades the other mode.
         k: For which maj@k and best@k are computed, ascending; pass@k for all from 1 to the largest.
         selector: Reward by which best@k chooses; None leaves best@k out.
+        reward: Reward whose mean is measured, such as that of training; None leaves it out.
     """
 
     grader: Grader
     k: tuple[int, ...] = (1,)
     selector: Reward | None = None
+    reward: Reward | None = None
 
     def columns(self, per_prompt: int) -> tuple[str, ...]:
         """Return the names of a row's numbers for that many samples per prompt."""
-        return (*_FIXED, *(f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt)))
+        reward = () if self.reward is None else ("reward",)
+        return (*_FIXED, *reward, *(f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt)))
 
     def rows(self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int]) -> NDArray[np.float64]:
         """Measure the samples of some prompts.
@@ -124,6 +135,7 @@ class Measurement:
                     sample.grade.verdict is Verdict.NO_ANSWER,
                     sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT),
                     sample.truncated,
+                    sample.truncated and sample.grade.correct,
                     repetition(sample.completion),
                     repeats_prompt(sample.completion, prompts[index // each]),
                     text_after_answer(sample.completion),
@@ -136,6 +148,9 @@ class Measurement:
         means = values.reshape(len(prompts), each, -1).mean(axis=1)
         correct = [sum(sample.grade.correct for sample in group) for group in groups]
         head = np.column_stack([positions, np.full(len(prompts), each), correct])
+        if self.reward is not None:
+            rewards = np.reshape(self.reward.breakdown(samples)[0], (len(prompts), each))
+            means = np.column_stack([means, rewards.mean(axis=1)])
         return np.concatenate([head, means, self._at_k(groups)], axis=1)
 
     def _correct(self, samples: Sequence[Sample], mode: Mode) -> list[bool]:
@@ -145,17 +160,17 @@ class Measurement:
         """
         if mode == self.grader.mode:
             return [sample.grade.correct for sample in samples]
-        answers = [extract(sample.completion, mode)[0] for sample in samples]
-        pairs = list(zip(answers, samples, strict=True))
-        correct = [answer is not None and sample.grade.correct for answer, sample in pairs]
-        changed = [
-            index
-            for index, (answer, sample) in enumerate(pairs)
-            if answer is not None and answer != sample.grade.extracted
-        ]
-        verdicts = self.grader.equivalent([(answers[index] or "", samples[index].problem.answer) for index in changed])
-        for index, verdict in zip(changed, verdicts, strict=True):
-            correct[index] = verdict is True
+        attempts = [_attempt(sample) for sample in samples]
+        answers = [read_answer(attempt, mode, self.grader.cut_off) for attempt in attempts]
+        correct, changed = [], {}
+        for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+            decided = answer if isinstance(answer, Grade) else sample.grade
+            correct.append(decided.correct)
+            if not isinstance(answer, Grade) and answer[0] != sample.grade.extracted:
+                changed[index] = answer
+        verdicts = self.grader.equivalent([(text, attempts[index].answer) for index, (text, _) in changed.items()])
+        for (index, answer), same in zip(changed.items(), verdicts, strict=True):
+            correct[index] = settle(attempts[index], *answer, same is True).correct
         return correct
 
     def _at_k(self, groups: Sequence[Sequence[Sample]]) -> NDArray[np.float64]:
@@ -199,7 +214,7 @@ class Measurement:
         columns = dict(zip(self.columns(per_prompt), table.T, strict=True))
         estimates = {name: share_interval(columns[name]) for name in SHARES}
         estimates["finished"] = share_interval(1.0 - columns["truncated"])
-        estimates["length_tokens"] = mean_interval(columns["length_tokens"])
+        estimates |= {name: mean_interval(columns[name]) for name in ("length_tokens", "reward") if name in columns}
         if per_prompt > 1:
             correct = columns["correct"].astype(int).tolist()
             for k in range(1, max(self._k(per_prompt), default=0) + 1):
