@@ -210,8 +210,8 @@ def finish(options: argparse.Namespace, panel: Panel) -> dict[str, Any]:
 def summary_line(summary: dict[str, Any]) -> str:
     """Return the summary as a line."""
     parts = [f"{summary['items']} rows: {summary['scored']} judged, {summary['missing']} not"]
-    if summary["reasons"]:
-        parts.append("(" + ", ".join(f"{count} {reason}" for reason, count in summary["reasons"].items()) + ")")
+    if summary["examples"]:
+        parts.append(f"({', '.join(summary['examples'])})")
     if "scores" in summary:
         parts.append("; " + ", ".join(f"{name} {score['mean']:.2f}" for name, score in summary["scores"].items()))
     if "pairwise" in summary:

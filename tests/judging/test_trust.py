@@ -54,4 +54,5 @@ def test_reasons_are_counted_by_kind():
     judgement = Judgement(id="1", key="k", reason="unusable: reply is empty", unusable=2)
     found = summary([judgement] * 2)
     assert found["reasons"] == {"unusable": 2}
+    assert found["examples"] == ["2 unusable: reply is empty"]
     assert (found["items"], found["scored"], found["missing"]) == (2, 0, 2)
