@@ -154,13 +154,13 @@ def sync_entry(path: Path) -> None:
         os.close(descriptor)
 
 
-_locked: set[BinaryIO] = set()
+_locked: set[Any] = set()
 
 
 def _drop_locks() -> None:
     """Close a forked process's copies of locked files, which would hold the locks after their owner has died."""
     for file in _locked:
-        file.raw.close()  # type: ignore[attr-defined] - what is buffered is the owner's to write
+        file.raw.close()  # what is buffered is the owner's to write
     _locked.clear()
 
 
