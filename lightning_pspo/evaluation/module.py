@@ -147,8 +147,8 @@ class SamplingModule(pl.LightningModule):
         context, width = self.policy.context_length, prompts.prompt_ids.shape[1]
         if context is not None and width + settings.max_new_tokens > context:
             raise InputError(
-                f"`max_new_tokens` must be at most {context - width} for a prompt of {width} tokens in the model's context "
-                f"of {context}, got {settings.max_new_tokens}: lower it, or shorten or drop the prompt."
+                f"`max_new_tokens` must be at most {context - width} for a prompt of {width} tokens in the model's "
+                f"context of {context}, got {settings.max_new_tokens}: lower it, or shorten the prompt."
             )
         sampling = Sampling(
             samples=samples,
