@@ -103,6 +103,8 @@ def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
     for source in (options.input, options.pairwise):
         if source is not None and output.exists() and source.exists() and output.samefile(source):
             raise InputError(f"--output must not be an input, got {output}.")
+    if options.cache is not None and options.cache.resolve() in {output.resolve(), options.input.resolve()}:
+        raise InputError(f"--cache must be a file of its own, got {options.cache}.")
     if output.exists() and not output.is_file():
         raise InputError(f"--output must be a file, got {output}.")
     count = check(options)

@@ -206,6 +206,7 @@ def test_files_that_cannot_be_the_output(run, tmp_path):
         (("--output", str(source)), "must not be an input"),
         (("--output", str(tmp_path)), "must be a file"),
         (("--pairwise", str(tmp_path / "none.jsonl")), "exists"),
+        (("--cache", str(output)), "file of its own"),
     ):
         status, _, errors = run(source, "http://127.0.0.1:9/v1", *arguments)
         assert status == 2
