@@ -245,9 +245,14 @@ def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         layout = Layout(
             strategy=strategy, mu=mu, lora=lora == "yes", validate=options.validate, rollouts=options.rollouts
         )
-        whole, killed = Run(layout, folder / f"{layout.name}-whole"), Run(layout, folder / f"{layout.name}-killed")
-        if whole.start().wait():
-            raise SystemExit(f"the undisturbed run failed, see {whole.log}:\n{whole.log.read_text()[-2000:]}")
+        undisturbed, killed = (
+            Run(layout, folder / f"{layout.name}-whole"),
+            Run(layout, folder / f"{layout.name}-killed"),
+        )
+        if undisturbed.start().wait():
+            raise SystemExit(
+                f"the undisturbed run failed, see {undisturbed.log}:\n{undisturbed.log.read_text()[-2000:]}"
+            )
         kills: list[str] = []
         while len(kills) < options.kills:
             moments = ["writing", "after", "anywhere", "validating" if layout.validate else "anywhere"]
@@ -256,7 +261,7 @@ def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 break
             kills.append(kill)
         status = killed.start().wait()
-        different = ["the resumed run failed"] if status else differences(killed, whole)
+        different = ["the resumed run failed"] if status else differences(killed, undisturbed)
         different += [kill for kill in kills if kill.endswith(STUCK)]
         for path in find_checkpoints(checkpoint_folder(killed.root)):
             check_whole(path)

@@ -2,18 +2,14 @@
 
     python benchmarks/ledger_cost.py step            hook time against step time, in the quickstart itself
     python benchmarks/ledger_cost.py show            seconds of `lightning-pspo ledger show` from start to exit
-    python benchmarks/ledger_cost.py kill            kill -9 at random moments of one run that is resumed each time
 
-`show` makes its ledger once, below --folder; `kill` uses the quickstart with small rollouts.
+`show` makes its ledger once, below --folder. Killed and resumed runs: tests/callbacks/test_rollout_ledger.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -34,13 +30,11 @@ FILTERS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "show", "kill"))
+    parser.add_argument("measurement", choices=("step", "show"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ledger_cost")
-    parser.add_argument("--rollouts", type=int, default=6, help="of `step` and of `kill`")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rollouts", type=int, default=6, help="of `step`")
     options = parser.parse_args()
-    {"step": step, "show": show, "kill": kill}[options.what](options)
+    {"step": step, "show": show}[options.measurement](options)
 
 
 def step(options: argparse.Namespace) -> None:
@@ -131,9 +125,9 @@ def make(folder: Path, rollouts: int, rows: int) -> None:
             "position": np.arange(rows) // 8 + rollout * rows // 8,
         }
         columns |= {"sample": np.arange(rows) % 8, "length_tokens": lengths, "verdict": verdicts}
-        columns |= {name: [f"{name} {place // 8}" for place in range(rows)] for name in ("id", "question", "answer")}
+        columns |= {name: [f"{name} {row // 8}" for row in range(rows)] for name in ("id", "question", "answer")}
         columns["completion"] = [
-            " ".join(words[place] for place in generator.integers(0, len(words), length)) + f" {rollout * rows + row}"
+            " ".join(words[word] for word in generator.integers(0, len(words), length)) + f" {rollout * rows + row}"
             for row, length in enumerate(lengths)
         ]
         columns |= {"finish_reason": ["eos"] * rows, "extracted": [str(length) for length in lengths]}
@@ -145,63 +139,6 @@ def make(folder: Path, rollouts: int, rows: int) -> None:
             columns[name] = list(1 + 0.3 * generator.random((rows, 2)).astype(np.float32))
         writer.write(pa.table([pa.array(columns[field.name], field.type) for field in kind], schema=kind))
     print(f"made {rollouts * rows} rows in {folder}")
-
-
-def kill(options: argparse.Namespace) -> None:
-    """Kill a run at random moments, and look at its ledger after each."""
-    generator = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as root:
-        run = Path(root) / "run"
-        command = [
-            *(sys.executable, "-m", "lightning_pspo", "fit", f"--config={ROOT / 'configs/quickstart.yaml'}"),
-            *(f"--trainer.default_root_dir={run}", "--ckpt_path=last", f"--data.num_rollouts={options.rollouts}"),
-            *("--data.val=null", "--data.test=null", "--trainer.num_sanity_val_steps=0", "--trainer.logger=false"),
-            *(
-                "--trainer.enable_progress_bar=false",
-                "--data.prompts_per_rollout=2",
-                "--model.sampling.max_new_tokens=8",
-            ),
-            *("--trainer.callbacks=RolloutLedger", "--trainer.callbacks+=RolloutCheckpoint"),
-            "--trainer.callbacks.every_n_rollouts=5",
-        ]
-        seen = 0
-        for number in range(1, options.kills + 1):
-            process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)})
-            deadline = time.monotonic() + 120
-            began = time.time()
-            while not written_since(run, began) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)  # until it trains again
-            time.sleep(generator.random() * 2)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            seen = checked(run, seen)
-            print(f"kill {number}: {seen} rollouts, each once")
-            if process.returncode != -signal.SIGKILL:
-                break
-
-
-def written_since(run: Path, moment: float) -> bool:
-    """Return whether a file of the ledger is newer than a moment."""
-    times = []
-    for path in (run / "ledger").glob("*.parquet"):
-        with contextlib.suppress(FileNotFoundError):
-            times.append(path.stat().st_mtime)
-    return max(times, default=0.0) > moment
-
-
-def checked(run: Path, least: int) -> int:
-    """Check that the ledger holds every rollout up to the newest once, and return the newest."""
-    from pyarrow import parquet
-
-    rows = [
-        tuple(row.values())
-        for path in sorted((run / "ledger").glob("*.parquet"))
-        for row in parquet.ParquetFile(path).read(["rollout", "position", "sample"]).to_pylist()
-    ]
-    newest = max(rollout for rollout, _, _ in rows)
-    assert len(rows) == len(set(rows)) == 16 * newest, (len(rows), len(set(rows)), newest)
-    assert newest >= least, (newest, least)
-    return newest
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lightning_pspo.errors import InputError
+
+_NAME_BYTES = 200  # file systems allow 255, and others are written beside a file under longer names
+
 
 def finished_rollouts(trainer: Trainer) -> int:
     """Return how many rollouts the run has finished, over restarts; in ``on_train_batch_end`` this one included."""
@@ -22,3 +26,14 @@ def is_trial(trainer: Trainer) -> bool:
     """Return True under ``fast_dev_run``, which must leave nothing behind."""
     untyped: Any = trainer  # the Trainer's connectors set the attribute; mypy does not know it
     return bool(untyped.fast_dev_run)
+
+
+def check_file_name(setting: str, path: str) -> None:
+    """Refuse a path whose file could not be written at the end of a run.
+
+    Raises:
+        InputError: With the setting.
+    """
+    name = Path(path).name
+    if not name or "\0" in path or len(name.encode()) > _NAME_BYTES:
+        raise InputError(f"`{setting}` must name a file, in at most {_NAME_BYTES} bytes, got {path!r}.")

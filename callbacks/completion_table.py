@@ -100,7 +100,7 @@ def _drop_rows_after(path: Path, rollout: int) -> int:
 def _rollout_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["rollout"]) if line.endswith(b"\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return float("inf")
 
 

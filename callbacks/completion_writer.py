@@ -17,7 +17,7 @@ from lightning_pspo.files import locked, unlock, write_atomically
 from lightning_pspo.types import EvaluationOutput
 
 from ._evaluation_settings import evaluation_settings
-from ._trainer import is_trial, root_folder
+from ._trainer import check_file_name, is_trial, root_folder
 
 Stage = Literal["validate", "test", "predict"]
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
@@ -100,6 +100,7 @@ class CompletionWriter(Callback):
         restart: bool = False,
     ) -> None:
         super().__init__()
+        check_file_name("path", path)
         if restart and not resume:
             raise InputError("`restart` of CompletionWriter needs `resume`, got false.")
         self.path = path
@@ -249,12 +250,14 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
             value = json.loads(line)
             row = value[1] if isinstance(value, list) else value
             _recording(row)
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError):
             raise InputError(f"{file}, line {number}: must be a sample of an evaluation, got {line[:40]!r}.") from None
         yield row
 
 
 def _recording(row: Mapping[str, Any]) -> tuple[_ProblemKey, int, _Recorded]:
+    if not all(isinstance(row[name], str) for name in ("source", "id", "question", "completion")):
+        raise TypeError("texts must be strings")
     key = (row["source"], float(row["temperature"]), row["id"], row["question"])
     return key, int(row["sample"]), (row["completion"], bool(row["truncated"]), int(row["length_tokens"]))
 
@@ -270,7 +273,10 @@ def _recordings(rows: Sequence[Mapping[str, Any]]) -> dict[_ProblemKey, list[_Re
 
 def _changed_setting(file: Path, settings: Mapping[str, Any]) -> str | None:
     """Return how the settings in ``file`` differ from those of this run; None if completions do not depend on it."""
-    recorded = json.loads(file.read_bytes()) if file.exists() else settings
+    try:
+        recorded = dict(json.loads(file.read_bytes())) if file.exists() else settings
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"{file} must be a JSON object, as CompletionWriter writes it: remove it.") from None
     for name, value in settings.items():
         if name not in _MEASURED_LATER and recorded.get(name) != value:
             path, old, new = _first_difference(name, recorded.get(name), value)

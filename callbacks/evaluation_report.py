@@ -12,7 +12,7 @@ from lightning_pspo.evaluation.results import result_document
 from lightning_pspo.files import write_atomically
 
 from ._evaluation_settings import evaluation_settings
-from ._trainer import is_trial, root_folder
+from ._trainer import check_file_name, is_trial, root_folder
 
 
 class EvaluationReport(Callback):
@@ -28,6 +28,7 @@ class EvaluationReport(Callback):
 
     def __init__(self, *, path: str = "evaluation.json", overwrite: bool = False) -> None:
         super().__init__()
+        check_file_name("path", path)
         self.path = path
         self.overwrite = overwrite
 

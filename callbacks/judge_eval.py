@@ -188,9 +188,9 @@ class JudgeEval(Callback):
         root = root_folder(trainer)
         summary = finish(root, self.judge, background.spent())
         if summary["missing"]:
-            why = ", ".join(f"{count} {reason}" for reason, count in summary["reasons"].items())
             rank_zero_warn(
-                f"JudgeEval: {summary['missing']} of {summary['items']} items are not judged: {why}. "
+                f"JudgeEval: {summary['missing']} of {summary['items']} items are not judged: "
+                f"{', '.join(summary['examples'])}. "
                 f"`lightning-pspo judge {root / ITEMS}` can judge them later."
             )
         trust = "; ".join([summary["trust"]["level"], *summary["trust"]["why"]])

@@ -167,7 +167,8 @@ class RolloutCheckpoint(Checkpoint):
         """Delete checkpoints that are neither new nor best, and damaged ones that are older than all that are kept."""
         if not trainer.is_global_zero:
             return
-        folder, newest = self._folder(trainer), []
+        folder = self._folder(trainer)
+        newest: list[int] = []
         for path in reversed(find_checkpoints(folder)):
             rollout = rollout_of(path)
             if len(newest) >= self.keep_last:

@@ -20,7 +20,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import write_atomically
 from lightning_pspo.report import ReportError, write_report
 
-from ._trainer import is_trial, root_folder
+from ._trainer import check_file_name, is_trial, root_folder
 
 _PACKAGES = (
     *("lightning-pspo", "torch", "transformers", "lightning", "peft", "datasets", "math-verify", "numpy", "vllm"),
@@ -47,8 +47,7 @@ class RunReport(Callback):
 
     def __init__(self, *, filename: str = "report.html", others: Sequence[str] = ()) -> None:
         super().__init__()
-        if not filename:
-            raise InputError("`filename` must name a file, got ''.")
+        check_file_name("filename", filename)
         for folder in others:
             if not Path(folder).is_dir():
                 raise InputError(f"`others` must be folders of runs, got {folder}, which is not a folder.")

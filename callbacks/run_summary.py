@@ -18,7 +18,7 @@ from lightning_pspo.files import write_atomically
 from lightning_pspo.types import EvaluationOutput
 
 from ._summary_figures import before_after_table, draw_curves, examples_table
-from ._trainer import finished_rollouts, is_trial, root_folder
+from ._trainer import check_file_name, finished_rollouts, is_trial, root_folder
 from .reward_logger import RewardLogger
 
 CURVES = {
@@ -61,6 +61,8 @@ class RunSummary(Callback):
     ) -> None:
         super().__init__()
         check_at_least("examples", examples, 0)
+        check_file_name("filename", filename)
+        check_file_name("figure", figure)
         self.source = source
         self.filename = filename
         self.figure = figure

@@ -63,8 +63,11 @@ class ValidationLine(Callback):
 def _read(path: Path) -> _History:
     """Return the accuracies in a file; none if it does not exist or is damaged."""
     try:
-        return {int(rollout): dict(accuracies) for rollout, accuracies in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {
+            int(rollout): {source: float(accuracy) for source, accuracy in accuracies.items()}
+            for rollout, accuracies in json.loads(path.read_bytes()).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return {}
 
 

@@ -80,8 +80,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: The folder cannot be made.
         DiskFullError: The disk is full.
     """
-    path = path.resolve()
     try:
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".*{PARTIAL}/"):
             if (lock := _locked_folder(leftover)) is not None:
@@ -89,8 +89,9 @@ def new_folder(path: Path) -> Iterator[Path]:
                 os.close(lock)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
         lock = _locked_folder(folder)
-    except OSError as error:
-        raise InputError(f"`output` must be a folder that can be made, got {path}: {error.strerror}.") from error
+    except (OSError, ValueError, RuntimeError) as error:  # of a NUL character, a circle of links
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"`output` must be a folder that can be made, got {str(path)!r}: {reason}.") from error
     try:
         folder.chmod(0o755)
         yield folder
@@ -153,13 +154,13 @@ def sync_entry(path: Path) -> None:
         os.close(descriptor)
 
 
-_locked: set[BinaryIO] = set()
+_locked: set[Any] = set()
 
 
 def _drop_locks() -> None:
     """Close a forked process's copies of locked files, which would hold the locks after their owner has died."""
     for file in _locked:
-        file.raw.close()  # type: ignore[attr-defined] - what is buffered is the owner's to write
+        file.raw.close()  # what is buffered is the owner's to write
     _locked.clear()
 
 

@@ -44,6 +44,8 @@ class Sample:
         truncated: True when the token limit ended the completion, not an end-of-sequence token.
         length_tokens: Completion tokens, the end-of-sequence token included.
         prompt: Place of its prompt in the batch, at least 0: tells groups apart that answer the same problem.
+        raw_completion: The decoded completion with special tokens such as ``<think>``, but without those of its end,
+            padding and beginning; None if it has no others.
     """
 
     problem: Problem
@@ -52,6 +54,12 @@ class Sample:
     truncated: bool
     length_tokens: int
     prompt: int = 0
+    raw_completion: str | None = None
+
+    @property
+    def completion_with_special_tokens(self) -> str:
+        """The completion with its special tokens, for rewards that read them."""
+        return self.completion if self.raw_completion is None else self.raw_completion
 
     @property
     def attempt(self) -> Attempt:

@@ -65,6 +65,8 @@ def check_whole(path: Path) -> None:
     if path.is_dir():
         _check_folder(path)
         return
+    if not path.is_file():  # reading a pipe might never end
+        raise DamagedError("it is neither a file nor a folder")
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(size - _END_BYTES - _COMMENT_BYTES, 0))
@@ -154,6 +156,8 @@ def _check_folder(path: Path) -> None:
 def _check_records(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise DamagedError("its records are compressed, which torch.save never does")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise DamagedError(f"it is cut short or was changed ({error})") from None

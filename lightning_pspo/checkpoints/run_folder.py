@@ -88,7 +88,7 @@ def results_of(checkpoint: Path) -> dict[str, Any]:
         return {}
     root = config.parent
     paths = {"evaluation": root / "evaluation" / checkpoint.stem / "evaluation.json", "summary": root / "summary.json"}
-    documents = {kind: json.loads(path.read_text(encoding="utf-8")) for kind, path in paths.items() if path.is_file()}
+    documents = {kind: document for kind, path in paths.items() if (document := _document(path)) is not None}
     try:
         rollout = rollout_of(checkpoint)
     except ValueError:
@@ -96,3 +96,12 @@ def results_of(checkpoint: Path) -> dict[str, Any]:
     if "summary" in documents and documents["summary"].get("rollouts") != rollout:
         del documents["summary"]
     return documents
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None if it does not exist or holds something else."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

@@ -28,13 +28,15 @@ def owned(root: Path) -> Iterator[None]:
     Raises:
         InputError: Another process owns the folder; the message names it.
     """
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    made = [folder for folder in (root, *root.parents) if not os.path.exists(folder)]
     path = root / LOCK
     try:
         file = locked(path)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise
+            raise InputError(
+                f"`trainer.default_root_dir` must be a folder that can be made, got {root}: {error.strerror}."
+            ) from error
         yield
         return
     if file is None:
@@ -44,9 +46,9 @@ def owned(root: Path) -> Iterator[None]:
         )
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     owner = {"host": platform.node(), "pid": os.getpid(), "since": since}
-    file.truncate(0)
-    file.write(json.dumps(owner).encode() + b"\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk, which the run itself reports
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(owner).encode() + b"\n")
     try:
         yield
     finally:
@@ -61,6 +63,7 @@ def _owner(path: Path) -> str:
     """Return who has locked a file, in words."""
     try:
         owner = json.loads(path.read_bytes())
-        return f"process {owner['pid']:d} on {owner['host']}, running since {owner['since']},"
-    except (OSError, ValueError, KeyError, TypeError):  # it has not been written yet
+        host, since = (" ".join(str(owner[key]).split())[:60] for key in ("host", "since"))
+        return f"process {owner['pid']:d} on {host}, running since {since},"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it has not been written yet
         return "another process"

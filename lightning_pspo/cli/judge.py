@@ -103,6 +103,8 @@ def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
     for source in (options.input, options.pairwise):
         if source is not None and output.exists() and source.exists() and output.samefile(source):
             raise InputError(f"--output must not be an input, got {output}.")
+    if options.cache is not None and options.cache.resolve() in {output.resolve(), options.input.resolve()}:
+        raise InputError(f"--cache must be a file of its own, got {options.cache}.")
     if output.exists() and not output.is_file():
         raise InputError(f"--output must be a file, got {output}.")
     count = check(options)
@@ -210,8 +212,8 @@ def finish(options: argparse.Namespace, panel: Panel) -> dict[str, Any]:
 def summary_line(summary: dict[str, Any]) -> str:
     """Return the summary as a line."""
     parts = [f"{summary['items']} rows: {summary['scored']} judged, {summary['missing']} not"]
-    if summary["reasons"]:
-        parts.append("(" + ", ".join(f"{count} {reason}" for reason, count in summary["reasons"].items()) + ")")
+    if summary["examples"]:
+        parts.append(f"({', '.join(summary['examples'])})")
     if "scores" in summary:
         parts.append("; " + ", ".join(f"{name} {score['mean']:.2f}" for name, score in summary["scores"].items()))
     if "pairwise" in summary:

@@ -16,7 +16,8 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.evaluation.voting import count_votes
-from lightning_pspo.grading import Grader, Mode, Verdict, extract
+from lightning_pspo.grading import Grade, Grader, Mode, Verdict, extract
+from lightning_pspo.grading.grader import read_answer, settle
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rewards.text import repeats_prompt, repetition
 from lightning_pspo.statistics import best_at_k, majority_at_k, mean_interval, pass_at_k, share_interval
@@ -92,7 +93,7 @@ class Measurement:
         grader: Its mode gives ``accuracy``; it also compares the votes of a majority and grades the other mode.
         k: For which maj@k and best@k are computed, ascending; pass@k for all from 1 to the largest.
         selector: Reward by which best@k chooses; None leaves best@k out.
-        reward: Reward of training, whose mean is reported; None leaves it out.
+        reward: Reward whose mean is measured, such as that of training; None leaves it out.
     """
 
     grader: Grader
@@ -102,8 +103,8 @@ class Measurement:
 
     def columns(self, per_prompt: int) -> tuple[str, ...]:
         """Return the names of a row's numbers for that many samples per prompt."""
-        at_k = (f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt))
-        return (*_FIXED, *(() if self.reward is None else ("reward",)), *at_k)
+        reward = () if self.reward is None else ("reward",)
+        return (*_FIXED, *reward, *(f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt)))
 
     def rows(self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int]) -> NDArray[np.float64]:
         """Measure the samples of some prompts.
@@ -141,28 +142,29 @@ class Measurement:
         means = values.reshape(len(prompts), each, -1).mean(axis=1)
         correct = [sum(sample.grade.correct for sample in group) for group in groups]
         head = np.column_stack([positions, np.full(len(prompts), each), correct])
-        rewards = np.zeros((len(prompts), 0))
         if self.reward is not None:
-            rewards = np.reshape(self.reward.breakdown(samples)[0], (-1, each)).mean(axis=1, keepdims=True)
-        return np.concatenate([head, means, rewards, self._at_k(groups)], axis=1)
+            rewards = np.reshape(self.reward.breakdown(samples)[0], (len(prompts), each))
+            means = np.column_stack([means, rewards.mean(axis=1)])
+        return np.concatenate([head, means, self._at_k(groups)], axis=1)
 
     def _correct(self, samples: Sequence[Sample], mode: Mode) -> list[bool]:
         """Return which samples are correct under ``mode``; only answers that the modes read differently are compared.
 
         An undecided comparison is not correct.
         """
-        correct = [sample.grade.correct for sample in samples]
         if mode == self.grader.mode:
-            return correct
-        answers = [extract(sample.completion, mode)[0] for sample in samples]
-        changed = [
-            index
-            for index, (answer, sample) in enumerate(zip(answers, samples, strict=True))
-            if answer != sample.grade.extracted
-        ]
-        grades = self.grader.grade([samples[index].attempt for index in changed], mode)
-        for index, grade in zip(changed, grades, strict=True):
-            correct[index] = grade.correct
+            return [sample.grade.correct for sample in samples]
+        attempts = [sample.attempt for sample in samples]
+        answers = [read_answer(attempt, mode, self.grader.cut_off) for attempt in attempts]
+        correct, changed = [], {}
+        for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+            decided = answer if isinstance(answer, Grade) else sample.grade
+            correct.append(decided.correct)
+            if not isinstance(answer, Grade) and answer[0] != sample.grade.extracted:
+                changed[index] = answer
+        verdicts = self.grader.equivalent([(text, attempts[index].answer) for index, (text, _) in changed.items()])
+        for (index, answer), same in zip(changed.items(), verdicts, strict=True):
+            correct[index] = settle(attempts[index], *answer, same is True).correct
         return correct
 
     def _at_k(self, groups: Sequence[Sequence[Sample]]) -> NDArray[np.float64]:
@@ -206,9 +208,7 @@ class Measurement:
         columns = dict(zip(self.columns(per_prompt), table.T, strict=True))
         estimates = {name: share_interval(columns[name]) for name in SHARES}
         estimates["finished"] = share_interval(1.0 - columns["truncated"])
-        for name in ("length_tokens", "reward"):
-            if name in columns:
-                estimates[name] = mean_interval(columns[name])
+        estimates |= {name: mean_interval(columns[name]) for name in ("length_tokens", "reward") if name in columns}
         if per_prompt > 1:
             correct = columns["correct"].astype(int).tolist()
             for k in range(1, max(self._k(per_prompt), default=0) + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import Unsharded, sharding_of
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
+from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.checks import check_trainer
 from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
 from lightning_pspo.types import Completions, EvaluationOutput, Problem, PromptBatch, Sample
@@ -42,6 +44,7 @@ class SamplingModule(pl.LightningModule):
     Attributes:
         results: Source -> temperature -> result of the last evaluation, over all ranks.
         recorded: Completions of an interrupted evaluation, which are then not sampled again.
+        consistency_is_checked: Whether the check at the start of a run has passed; set it to leave that out.
 
     Raises:
         InputError: If a setting is out of range.
@@ -72,6 +75,7 @@ class SamplingModule(pl.LightningModule):
         self.results: dict[str, dict[float, EvaluationResult]] = {}
         self.recorded: Recordings = {}
         self._metrics: dict[str, dict[float, SampleMetrics]] = {}
+        self.consistency_is_checked = False
         if policy.context_length is not None and self.longest_completion >= policy.context_length:
             raise InputError(
                 f"`max_new_tokens` must be below the model's context of {policy.context_length} tokens, "
@@ -145,6 +149,12 @@ class SamplingModule(pl.LightningModule):
 
     def sample(self, prompts: PromptBatch, samples: int, settings: SamplingSettings, stream: int) -> Completions:
         """Draw ``samples`` completions of each prompt from the current policy. Every rank must take part."""
+        context, width = self.policy.context_length, prompts.prompt_ids.shape[1]
+        if context is not None and width + settings.max_new_tokens > context:
+            raise InputError(
+                f"`max_new_tokens` must be at most {context - width} for a prompt of {width} tokens in the model's "
+                f"context of {context}, got {settings.max_new_tokens}: lower it, or shorten the prompt."
+            )
         sampling = Sampling(
             samples=samples,
             temperature=settings.temperature,
@@ -165,7 +175,12 @@ class SamplingModule(pl.LightningModule):
         ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
         texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
         decoded = list(zip(texts, completions.truncated.tolist(), lengths, strict=True))
-        return self._graded(prompts.problems, len(texts) // len(prompts), decoded)
+        samples = self._graded(prompts.problems, len(texts) // len(prompts), decoded)
+        raw = self.policy.decoded_with_special_tokens(ids)
+        return [
+            sample if text is None else replace(sample, raw_completion=text)
+            for sample, text in zip(samples, raw, strict=True)
+        ]
 
     def _graded(
         self, prompts: Sequence[Problem], group: int, completions: Sequence[tuple[str, bool, int]]
@@ -233,6 +248,27 @@ class SamplingModule(pl.LightningModule):
         start_of = dict(zip([*missing, *known], range(0, len(batch) * count, count), strict=True))
         samples = fresh + old
         return [sample for index in range(len(batch)) for sample in samples[start_of[index] : start_of[index] + count]]
+
+    def on_fit_start(self) -> None:
+        """Refuse or mend a model that would make rollouts and updates disagree."""
+        self._check_consistency()
+
+    def on_validation_start(self) -> None:
+        """Refuse or mend a model whose completions depend on their batch."""
+        self._check_consistency()
+
+    def on_test_start(self) -> None:
+        """Refuse or mend a model whose completions depend on their batch."""
+        self._check_consistency()
+
+    def on_predict_start(self) -> None:
+        """Refuse or mend a model whose completions depend on their batch."""
+        self._check_consistency()
+
+    def _check_consistency(self) -> None:
+        if not self.consistency_is_checked:
+            self.engine = consistent_engine(self.policy, self.engine)
+            self.consistency_is_checked = True
 
     def on_validation_epoch_start(self) -> None:
         """Drop what an interrupted evaluation has measured."""

@@ -77,12 +77,11 @@ class Grader:
         self._pool = WorkerPool(workers, deadline_s, memory_mb)
         weakref.finalize(self, self._pool.close)
 
-    def grade(self, attempts: Sequence[Attempt | tuple[str, str]], mode: Mode | None = None) -> list[Grade]:
+    def grade(self, attempts: Sequence[Attempt | tuple[str, str]]) -> list[Grade]:
         """Return the grade of each attempt, in order.
 
         Args:
             attempts: Completions with all that is known of their problems, or pairs of completion and reference answer.
-            mode: Which rules may find the answer; None for the grader's own mode.
 
         Raises:
             ValueError: A completion, a reference or a question is no text.
@@ -90,7 +89,7 @@ class Grader:
         """
         _check(attempts)
         rows = [Attempt(*attempt) for attempt in attempts]
-        found = [self._read(attempt, mode or self.mode) for attempt in rows]
+        found = [self._read(attempt) for attempt in rows]
         open_rows = [index for index, answer in enumerate(found) if not isinstance(answer, Grade)]
         verdicts = self._compare([(found[index][0], rows[index].answer) for index in open_rows])  # type: ignore[index]
         grades: list[Any] = list(found)
@@ -133,10 +132,10 @@ class Grader:
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self.__init__(**settings)  # type: ignore[misc]
 
-    def _read(self, attempt: Attempt, mode: Mode) -> tuple[str, str] | Grade:
+    def _read(self, attempt: Attempt) -> tuple[str, str] | Grade:
         """Return the answer and its rule, or the grade where that needs no comparison."""
         try:
-            return read_answer(attempt, mode, self.cut_off)
+            return read_answer(attempt, self.mode, self.cut_off)
         except Exception as error:
             _log.warning("Extraction failed on %.200r: %r", attempt.completion, error)
             return Grade(Verdict.ERROR, None, "none")

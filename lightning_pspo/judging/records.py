@@ -134,7 +134,7 @@ def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> 
     finished: dict[str, str] = {}
     if not path.exists():
         return finished
-    with path.open("rb") as stream, replacing(path) as kept:
+    with path.open("rb") as stream, replacing(path) as output:
         for number, line in enumerate(stream, start=1):
             if not line.endswith(b"\n"):
                 break
@@ -145,5 +145,5 @@ def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> 
             judged = judgement.preference is not None if pairs else len(judgement.repeats) >= repeats
             if judged and judgement.reason is None:
                 finished[judgement.id] = judgement.key
-                kept.write(line)
+                output.write(line)
     return finished

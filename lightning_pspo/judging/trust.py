@@ -21,6 +21,7 @@ THRESHOLDS: Mapping[str, float] = {
 }
 """Measure -> least value; below it the results are marked as of low trust (docs/judging.md)."""
 
+_SHOWN = 3  # reasons that are spelled out
 _FEWEST = 10  # observations that a measure needs before it marks anything
 
 
@@ -37,6 +38,7 @@ class Tally:
         self.counts = {name: Counter[int]() for name in DIMENSIONS}
         self.reasons: Counter[str] = Counter()
         self.injections: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
         self._same = self._compared = 0
         self._sound: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
         self._preferences: Counter[str] = Counter()
@@ -53,7 +55,9 @@ class Tally:
         self.items += 1
         self.unusable += judgement.unusable
         if judgement.reason is not None:
-            self.reasons[judgement.reason.partition(":")[0][:80]] += 1
+            kind = judgement.reason.partition(":")[0][:80]
+            self.reasons[kind] += 1
+            self._examples.setdefault(kind, judgement.reason)
         self.injections.update(judgement.injections)
         self.with_injection += bool(judgement.injections)
         if judgement.scores is not None:
@@ -98,6 +102,7 @@ class Tally:
             "scored": self.scored,
             "missing": self.items - self.scored,
             "reasons": dict(self.reasons.most_common()),
+            "examples": [f"{count} {self._examples[kind]}" for kind, count in self.reasons.most_common(_SHOWN)],
             "trust": {
                 "level": "low" if low else "ok" if measured else "not measured",
                 "why": low,

@@ -121,12 +121,14 @@ def find_divergence(first: Ledger, second: Ledger, rollouts: Span | None = None)
             f"CREATE VIEW both_runs AS SELECT {key}, first.content IS NOT DISTINCT FROM second.content AS same "
             f"FROM first FULL JOIN second USING ({key})"
         )
-        place = connection.execute(f"SELECT {key} FROM both_runs WHERE NOT same ORDER BY ALL LIMIT 1").fetchone()
-        before = "true" if place is None else f"({key}) < {place}"
+        first_difference = connection.execute(
+            f"SELECT {key} FROM both_runs WHERE NOT same ORDER BY ALL LIMIT 1"
+        ).fetchone()
+        before = "true" if first_difference is None else f"({key}) < {first_difference}"
         (equal,) = connection.execute(f"SELECT count(*) FROM both_runs WHERE same AND {before}").fetchone() or (0,)
-    if place is None:
+    if first_difference is None:
         return equal, None
-    rollout, position, sample = place
+    rollout, position, sample = first_difference
     ids: list[str | None] = []
     texts: list[str | None] = []
     for ledger in (first, second):

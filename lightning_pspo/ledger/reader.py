@@ -177,9 +177,9 @@ class Ledger:
         self.check_columns(columns)
         order = pc.sort_indices(rows, [("file", "ascending"), ("row", "ascending")])
         pieces = list(self._read(columns, rows.take(order)))
-        places = [order[positions.start : positions.stop] for positions, _ in pieces]
+        positions_read = [order[positions.start : positions.stop] for positions, _ in pieces]
         table = pa.concat_tables([self.schema.empty_table().select(columns), *(piece for _, piece in pieces)])
-        return table.take(pc.sort_indices(pa.chunked_array(places, order.type)))
+        return table.take(pc.sort_indices(pa.chunked_array(positions_read, order.type)))
 
     def scan(
         self, columns: Sequence[str], where: str | None = None, rollouts: Span | None = None
@@ -220,8 +220,8 @@ class Ledger:
                 tables[file.rank] = index, self._table(file, columns)
             table = tables[file.rank][1]
             if table is not None:
-                whole = stop - start == table.num_rows
-                yield slice(start, stop), table if whole else table.take(numbers[start:stop])
+                is_all = stop - start == table.num_rows
+                yield slice(start, stop), table if is_all else table.take(numbers[start:stop])
 
     def _table(self, file: LedgerFile, columns: Sequence[str]) -> pa.Table | None:
         """Return columns of a file, null where only other files have them; None if it is damaged."""

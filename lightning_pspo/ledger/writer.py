@@ -73,11 +73,11 @@ class LedgerWriter:
         """
         number = int(rows["rollout"][0].as_py())
         first = self._file_for(number)
-        kept = [] if self._rows is None else [self._rows]
+        remaining = [] if self._rows is None else [self._rows]
         if self._rows is not None and number <= self._last():
             numbers = self._rows["rollout"]
-            kept = [self._rows.filter(pc.less(numbers, number)), self._rows.filter(pc.greater(numbers, number))]
-        table = pa.concat_tables([*kept[:1], rows, *kept[1:]], promote_options="default")
+            remaining = [self._rows.filter(pc.less(numbers, number)), self._rows.filter(pc.greater(numbers, number))]
+        table = pa.concat_tables([*remaining[:1], rows, *remaining[1:]], promote_options="default")
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(self.folder / file_name(first, self.rank), table)
         self._first, self._rows = first, table
@@ -138,12 +138,12 @@ class LedgerWriter:
         dropped = pc.greater(rows["rollout"], finished)
         if other_than is not None:
             dropped = pc.and_(dropped, pc.not_equal(rows["world_size"], other_than))
-        kept = rows.filter(pc.invert(dropped))
-        if kept.num_rows == rows.num_rows:
+        remaining = rows.filter(pc.invert(dropped))
+        if remaining.num_rows == rows.num_rows:
             return
-        _log.info("Dropped %d rows of %s: their rollouts will be repeated.", rows.num_rows - kept.num_rows, path)
-        if kept.num_rows:
-            replace_file(path, kept)
+        _log.info("Dropped %d rows of %s: their rollouts will be repeated.", rows.num_rows - remaining.num_rows, path)
+        if remaining.num_rows:
+            replace_file(path, remaining)
         else:
             path.unlink()
 

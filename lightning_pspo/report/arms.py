@@ -87,12 +87,12 @@ def _trained(config: Mapping[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or not isinstance(trainer.get("callbacks"), list):
         return dict(config)
-    kept = [
+    training = [
         entry
         for entry in trainer["callbacks"]
         if not (isinstance(entry, Mapping) and str(entry.get("class_path")).startswith(_OBSERVERS))
     ]
-    return {**config, "trainer": {**trainer, "callbacks": kept}}
+    return {**config, "trainer": {**trainer, "callbacks": training}}
 
 
 def _arm_name(labels: Sequence[str]) -> str:

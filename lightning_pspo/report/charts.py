@@ -134,7 +134,7 @@ class Chart:
     @cached_property
     def _bounds(self) -> tuple[float, float]:
         """Smallest and largest value that the vertical axis must show."""
-        values = [value for named in self.lines for value in (named.line.low.min(), named.line.high.max())]
+        values = [value for drawn in self.lines for value in (drawn.line.low.min(), drawn.line.high.max())]
         values += [value for value in (self.plan.floor, self.plan.ceiling, self.plan.level) if value is not None]
         values += [bound for whisker in self.whiskers for bound in (whisker.low, whisker.high)]
         return float(min(values)), float(max(values))
@@ -142,8 +142,8 @@ class Chart:
     @cached_property
     def x(self) -> tuple[float, float]:
         """Ends of the horizontal axis."""
-        places = [float(end) for named in self.lines for end in (named.line.x.min(), named.line.x.max())]
-        low, high = min([*places, *(whisker.x for whisker in self.whiskers)]), max(places)
+        ends = [float(end) for drawn in self.lines for end in (drawn.line.x.min(), drawn.line.x.max())]
+        low, high = min([*ends, *(whisker.x for whisker in self.whiskers)]), max(ends)
         return (low, high) if high > low else (low - 0.5, high + 0.5)
 
     @cached_property
@@ -174,8 +174,8 @@ class Chart:
     def band(self, line: Line) -> str:
         """Return the path around a line's band."""
         x = line.x.tolist()
-        there, back = self._path(x, line.high.tolist()), self._path(x[::-1], line.low.tolist()[::-1])
-        return f"{there}L{back[1:]}Z"
+        upper, lower = self._path(x, line.high.tolist()), self._path(x[::-1], line.low.tolist()[::-1])
+        return f"{upper}L{lower[1:]}Z"
 
     def _path(self, xs: Sequence[float], ys: Sequence[float]) -> str:
         points = (f"{short(self.at_x(x))} {self.at_y(y):.2f}" for x, y in zip(xs, ys, strict=True))
@@ -188,15 +188,15 @@ class Chart:
     @property
     def is_crowded(self) -> bool:
         """Whether bands lie on top of each other."""
-        return sum(named.line.has_band for named in self.lines) > _MAX_BANDS
+        return sum(drawn.line.has_band for drawn in self.lines) > _MAX_BANDS
 
     def x_ticks(self) -> list[tuple[float, str, str]]:
         """Return place, label and anchor of each tick below the picture."""
         marks = []
-        for value in ticks(*self.x, count=5, whole=True):
-            place, label = self.at_x(value), number(value)
-            at_edge = place + _HALF_DIGIT * len(label) > WIDTH
-            marks.append((WIDTH, label, "end") if at_edge else (place, label, "middle"))
+        for value in ticks(*self.x, count=5, integers=True):
+            x, label = self.at_x(value), number(value)
+            at_edge = x + _HALF_DIGIT * len(label) > WIDTH
+            marks.append((WIDTH, label, "end") if at_edge else (x, label, "middle"))
         return marks
 
     def y_ticks(self) -> list[tuple[float, str]]:
@@ -209,21 +209,21 @@ class Chart:
         """Return in words what is shown, and where each line begins and ends."""
         show = FORMATS[self.plan.format]
         ends = (
-            f"{named.name}: {show(named.line.mean[0])} at {self.x_name} {number(named.line.x[0])}, "
-            f"{show(named.line.mean[-1])} at {number(named.line.x[-1])}."
-            for named in self.lines
+            f"{drawn.name}: {show(drawn.line.mean[0])} at {self.x_name} {number(drawn.line.x[0])}, "
+            f"{show(drawn.line.mean[-1])} at {number(drawn.line.x[-1])}."
+            for drawn in self.lines
         )
         return " ".join(filter(None, [self.plan.about, *ends]))
 
     def rows(self) -> tuple[list[tuple[str, list[tuple[str, str]]]], str]:
         """Return a dozen points as a table (place, then mean and band of each line), and how many of all they are."""
         show = FORMATS[self.plan.format]
-        grid = np.unique(np.concatenate([named.line.x for named in self.lines]))
+        grid = np.unique(np.concatenate([drawn.line.x for drawn in self.lines]))
         chosen = grid[np.unique(np.linspace(0, len(grid) - 1, min(_TABLE_ROWS, len(grid))).round().astype(int))]
         rows = []
         for x in chosen:
             cells = []
-            for line in (named.line for named in self.lines):
+            for line in (drawn.line for drawn in self.lines):
                 index = int(np.searchsorted(line.x, x))
                 if index == len(line.x) or line.x[index] != x:
                     cells.append(("–", ""))
@@ -243,10 +243,10 @@ def short(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def ticks(low: float, high: float, count: int = 4, *, log: bool = False, whole: bool = False) -> list[float]:
+def ticks(low: float, high: float, count: int = 4, *, log: bool = False, integers: bool = False) -> list[float]:
     """Return round numbers between two bounds.
 
-    >>> ticks(0.0, 1.0), ticks(3.0, 31.0, 5, whole=True), ticks(0.01, 1.0, log=True)
+    >>> ticks(0.0, 1.0), ticks(3.0, 31.0, 5, integers=True), ticks(0.01, 1.0, log=True)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [5.0, 10.0, 15.0, 20.0, 25.0, 30.0], [0.01, 0.1, 1.0])
     """
     if log:
@@ -255,7 +255,7 @@ def ticks(low: float, high: float, count: int = 4, *, log: bool = False, whole: 
     rough = (high - low) / count
     size = 10.0 ** math.floor(math.log10(rough))
     step = min((factor * size for factor in (1, 2, 5, 10)), key=lambda step: abs(step - rough))
-    if whole:
+    if integers:
         step = max(1.0, step)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]

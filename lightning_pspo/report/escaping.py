@@ -52,9 +52,11 @@ def _invisible() -> str:
 
     Line feed and tab are not among them, nor the joiners (U+200C, U+200D) of scripts and emoji.
     """
-    kept = {"\n", "\t", "\u200c", "\u200d"}
+    harmless = {"\n", "\t", "\u200c", "\u200d"}
     codes = (*range(0x3000), 0xFEFF, *range(0xFFF9, 0xFFFC))
-    special = [chr(code) for code in codes if unicodedata.category(chr(code)) in ("Cc", "Cf") and chr(code) not in kept]
+    special = [
+        chr(code) for code in codes if unicodedata.category(chr(code)) in ("Cc", "Cf") and chr(code) not in harmless
+    ]
     return "".join(f"\\U{ord(sign):08x}" for sign in [*special, "\u2028", "\u2029", "\ufffe", "\uffff"])
 
 

@@ -174,14 +174,14 @@ class Panels:
             lines = list(self._lines(plan))
             if not lines:
                 continue
-            if all(len(named.line.x) == 1 for named in lines) and len(lines) <= _MAX_WRITTEN:
+            if all(len(drawn.line.x) == 1 for drawn in lines) and len(lines) <= _MAX_WRITTEN:
                 self._once.append(f"{plan.title} ({plan.unit}): {self._written(plan, lines)}")
                 continue
             if not draw_constant and (value := _constant(lines)) is not None:
                 self._constant.append(f"{plan.title} ({plan.unit}): {FORMATS[plan.format](value)}")
                 continue
             self._count += 1
-            self._bucket = max([self._bucket, *(named.line.bucket for named in lines)])
+            self._bucket = max([self._bucket, *(drawn.line.bucket for drawn in lines)])
             whiskers = self._whiskers(plan.keys[0]) if plan.format == "percent" and markers else ()
             charts.append(
                 Chart(
@@ -241,16 +241,16 @@ class Panels:
         """Return the only value of each line, with its band."""
         show = FORMATS[plan.format]
         values = []
-        for named in lines:
-            low, high = float(named.line.low[0]), float(named.line.high[0])
-            name = f"{named.name} " if len(lines) > 1 else ""
+        for drawn in lines:
+            low, high = float(drawn.line.low[0]), float(drawn.line.high[0])
+            name = f"{drawn.name} " if len(lines) > 1 else ""
             band = f" ({show(low)} to {show(high)})" if high > low else ""
-            values.append(f"{name}{show(float(named.line.mean[0]))}{band} at {self.x_name} {named.line.x[0]:g}")
+            values.append(f"{name}{show(float(drawn.line.mean[0]))}{band} at {self.x_name} {drawn.line.x[0]:g}")
         return ", ".join(values)
 
 
 def _constant(lines: Sequence[NamedLine]) -> float | None:
     """Return the value that all lines have all the time, None if they vary."""
     value = float(lines[0].line.mean[0])
-    same = all((named.line.low == value).all() and (named.line.high == value).all() for named in lines)
+    same = all((drawn.line.low == value).all() and (drawn.line.high == value).all() for drawn in lines)
     return value if same and len(lines[0].line.x) > 1 else None

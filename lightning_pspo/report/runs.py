@@ -152,12 +152,12 @@ def _check_is_run(path: Path) -> None:
     raise ReportError(f"RUN must be the folder of a run, got {path}, which has no settings, logs or results.{hint}")
 
 
-def _attempt(run: TrainingRun, read: Callable[[], _Read], otherwise: _Read, what: str) -> _Read:
+def _attempt(run: TrainingRun, read: Callable[[], _Read], otherwise: _Read, name: str) -> _Read:
     """Return what ``read`` returns; if it fails, note why and return ``otherwise``."""
     try:
         return read()
     except (OSError, ValueError, RecursionError) as error:
-        run.notes.append(f"{what} could not be read: {' '.join(str(error).split())[:200]}.")
+        run.notes.append(f"{name} could not be read: {' '.join(str(error).split())[:200]}.")
         return otherwise
 
 

@@ -87,32 +87,30 @@ def combine(curves: Sequence[tuple[_Array, _Array]]) -> Line:
     grid = np.unique(np.concatenate([x for x, _ in curves]))
     if len(grid) <= BUCKETS:
         edges = np.append(grid, np.inf)
-        places = grid
+        centres = grid
     else:
         edges = np.linspace(grid[0], grid[-1], BUCKETS + 1)
         edges[-1] = np.inf
-        places = np.append((edges[:-2] + edges[1:-1]) / 2, (edges[-2] + grid[-1]) / 2)
-    tables = [_buckets(x, values, edges) for x, values in curves]  # of each run: count, mean, low, high
-    counts = np.stack([table[0] for table in tables])  # (R, K)
-    there = counts > 0
-    means = np.stack([table[1] for table in tables])
-    several = len(curves) > 1
-    lows = means if several else tables[0][2][None]
-    highs = means if several else tables[0][3][None]
-    kept = there.any(axis=0)
-    mean = np.where(there, means, 0.0).sum(axis=0)[kept] / there.sum(axis=0)[kept]
-    low = np.where(there, lows, np.inf).min(axis=0)[kept]
-    high = np.where(there, highs, -np.inf).max(axis=0)[kept]
-    return Line(places[kept], mean, low, high, len(curves), int(counts.max()))
+        centres = np.append((edges[:-2] + edges[1:-1]) / 2, (edges[-2] + grid[-1]) / 2)
+    buckets = [_buckets(x, values, edges) for x, values in curves]
+    counts, means, lows, highs = (np.stack(parts) for parts in zip(*buckets, strict=True))  # each (R, K)
+    if len(curves) > 1:
+        lows = highs = means
+    present = counts > 0
+    used = present.any(axis=0)  # (K,)
+    mean = np.where(present, means, 0.0).sum(axis=0)[used] / present.sum(axis=0)[used]
+    low = np.where(present, lows, np.inf).min(axis=0)[used]
+    high = np.where(present, highs, -np.inf).max(axis=0)[used]
+    return Line(centres[used], mean, low, high, len(curves), int(counts.max()))
 
 
 def _buckets(x: _Array, values: _Array, edges: _Array) -> tuple[_Array, _Array, _Array, _Array]:
     """Return count, mean, lowest and highest value of each bucket [edge k, edge k+1), each (K,)."""
     size = len(edges) - 1
-    place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, size - 1)
-    count = np.bincount(place, minlength=size).astype(float)
-    mean = np.bincount(place, weights=values, minlength=size) / np.maximum(count, 1.0)
+    index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, size - 1)
+    count = np.bincount(index, minlength=size).astype(float)
+    mean = np.bincount(index, weights=values, minlength=size) / np.maximum(count, 1.0)
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
-    np.minimum.at(low, place, values)
-    np.maximum.at(high, place, values)
+    np.minimum.at(low, index, values)
+    np.maximum.at(high, index, values)
     return count, mean, low, high

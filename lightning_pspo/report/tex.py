@@ -67,15 +67,15 @@ def render(value: str) -> Markup:
 
 def _formulas(value: str) -> Iterator[tuple[int, int, str, bool]]:
     """Yield where formulas begin and end, their TeX, and whether they have a line of their own."""
-    place = 0
-    while match := _FORMULA.search(value, place):
-        place = match.end()
+    position = 0
+    while match := _FORMULA.search(value, position):
+        position = match.end()
         kind = match.lastgroup if match["environment"] is None else "environment"
         if kind == "boxed":
             stop = _closing_brace(value, match.end())
             if stop is not None:
                 yield match.start(), stop, r"\boxed" + value[match.end() : stop], False
-                place = stop
+                position = stop
         elif kind == "environment":
             yield match.start(), match.end(), match["environment"], True
         else:
@@ -85,15 +85,15 @@ def _formulas(value: str) -> Iterator[tuple[int, int, str, bool]]:
 def _closing_brace(value: str, start: int) -> int | None:
     """Return where the group that opens at ``start`` has ended; None if it does not within a formula's length."""
     depth = 0
-    place = start
-    while place < min(len(value), start + MAX_FORMULA):
-        sign = value[place]
+    position = start
+    while position < min(len(value), start + MAX_FORMULA):
+        sign = value[position]
         if sign == "\\":
-            place += 1
+            position += 1
         depth += (sign == "{") - (sign == "}")
-        place += 1
+        position += 1
         if depth == 0:
-            return place
+            return position
     return None
 
 

@@ -33,7 +33,10 @@ class FormatMatch(Reward):
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """Return 1 or 0 per sample."""
-        return [float(self._matches(sample.completion)) for sample in samples]
+        return [
+            float(self._matches(sample.completion) or self._matches(sample.completion_with_special_tokens))
+            for sample in samples
+        ]
 
     def _matches(self, completion: str) -> bool:
         if self.last_line is None:
@@ -79,7 +82,7 @@ class TagCount(Reward):
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """Return a number in [0, 1] per sample."""
-        texts = (self.prefix + sample.completion for sample in samples)
+        texts = (self.prefix + sample.completion_with_special_tokens for sample in samples)
         return [sum(text.count(tag) == 1 for tag in self.tags) / len(self.tags) for text in texts]
 
 

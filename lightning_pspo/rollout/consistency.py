@@ -59,10 +59,11 @@ def consistent_engine(policy: Policy, engine: RolloutEngine) -> RolloutEngine:
 
 def _check_passes(policy: Policy, probe: _Probe) -> None:
     """Keep a noisy model in evaluation mode; refuse one whose log-probs depend on chance or on other rows."""
-    if probe.noise() > probe.noise_tolerance:
+    if (noise := probe.noise()) > probe.noise_tolerance:
         policy.stay_in_evaluation_mode()
         logger.warning("The model adds noise in training mode: it is trained in evaluation mode.")
-    if (noise := probe.noise()) > probe.noise_tolerance:
+        noise = probe.noise()
+    if noise > probe.noise_tolerance:
         raise InputError(
             f"{policy.model_name_or_path} cannot be trained: its log-probs differ by {noise:.2g} nats between two "
             "equal passes, or between training and evaluation mode. Switch off what is random in its config."

@@ -107,7 +107,7 @@ def expected(problem_file: Path) -> int:
 
 
 def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path) -> None:
-    judge = EndpointJudge(base_url=endpoint(TENTHS), model="m", timeout_s=3.0, backoff_s=0.02)
+    judge = EndpointJudge(base_url=endpoint(TENTHS), model="m", timeout_s=5.0, backoff_s=0.02)
     judged(judge)
     rows = read(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)

@@ -36,7 +36,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def kept(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PSPOModule, Record]]:
+def fit_with_ledger(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PSPOModule, Record]]:
     """Return ``fit`` with a RolloutLedger in its Trainer."""
     made = pl.Trainer.__init__
 
@@ -51,9 +51,9 @@ def kept(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PSPOM
     ("surrogate", "level"), [(PSPO(alpha=0.3), "token"), (Clip(epsilon_low=0.01, epsilon_high=0.01), "sequence")]
 )
 def test_a_row_holds_what_the_step_did(
-    kept: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path, surrogate: Surrogate, level: str
+    fit_with_ledger: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path, surrogate: Surrogate, level: str
 ) -> None:
-    _, record = kept(
+    _, record = fit_with_ledger(
         surrogate=surrogate,
         ratio_level=level,
         updates_per_rollout=2,
@@ -87,17 +87,17 @@ def test_a_row_holds_what_the_step_did(
             seen = [] if advantage == 0.0 else ([1, 3] if index < 8 else [2, 4])
             assert row["updates"] == seen
             assert row["update_tokens"] == [row["length_tokens"]] * len(seen)
-            for place, update in enumerate(seen):
-                moved += check_update(row, place, step["updates"][update - 1], index, surrogate, level)
+            for entry, update in enumerate(seen):
+                moved += check_update(row, entry, step["updates"][update - 1], index, surrogate, level)
             if seen[:1] == [1]:  # nothing has moved yet
                 assert row["ratio_min"][0] == row["ratio_max"][0] == 1.0
     assert moved > 10  # rows whose second look found another ratio than 1
 
 
-def check_update(row: dict[str, Any], place: int, update: Update, index: int, surrogate: Any, level: str) -> bool:
-    """Hold one entry of a row's lists against the step's own tensors."""
+def check_update(row: dict[str, Any], entry: int, update: Update, index: int, surrogate: Any, level: str) -> bool:
+    """Compare an entry of a row's lists with the step's own tensors; return whether the ratio moved."""
     logs = update.log_ratio[update.rows == index].double()
-    assert len(logs) == row["update_tokens"][place]
+    assert len(logs) == row["update_tokens"][entry]
     ratio = logs.exp()
     for name, value in (
         ("ratio_mean", ratio.mean()),
@@ -105,21 +105,21 @@ def check_update(row: dict[str, Any], place: int, update: Update, index: int, su
         ("ratio_max", ratio.max()),
         ("log_ratio_mean", logs.mean()),
     ):
-        assert row[name][place] == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
+        assert row[name][entry] == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
     seen = logs.mean().exp().expand_as(ratio) if level == "sequence" else ratio
     if isinstance(surrogate, PSPO):  # the derivative of ((1 - alpha) r + alpha) by log r
         weight = (1 - surrogate.alpha) * seen
     else:
         stopped = (seen > 1.01) if row["advantage"] > 0 else (seen < 0.99)
         weight = seen.masked_fill(stopped, 0.0)
-    assert row["gradient_weight"][place] == pytest.approx(float(weight.mean()), rel=1e-5)
-    return abs(row["ratio_max"][place] - 1) > 1e-4
+    assert row["gradient_weight"][entry] == pytest.approx(float(weight.mean()), rel=1e-5)
+    return abs(row["ratio_max"][entry] - 1) > 1e-4
 
 
 def test_rows_without_a_gradient_have_empty_lists(
-    kept: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path
+    fit_with_ledger: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path
 ) -> None:
-    kept(reward=NoSignal())
+    fit_with_ledger(reward=NoSignal())
     rows = rows_of(tmp_path)
     assert len(rows) == 32
     for row in rows:
@@ -188,10 +188,10 @@ def test_killed_and_resumed(tiny_run: Callable[..., list[str]], tmp_path: Path) 
             time.sleep(0.05 * generator.random())
             process.send_signal(signal.SIGKILL)
             process.communicate()
-        found = keys(root)
-        newest = max(rollout for rollout, _, _ in found)
+        rows = keys(root)
+        newest = max(rollout for rollout, _, _ in rows)
         assert newest >= aim
-        assert len(found) == len(set(found)) == 8 * newest  # two prompts, four samples each
+        assert len(rows) == len(set(rows)) == 8 * newest  # two prompts, four samples each
         done = newest
     for folder in (root, tmp_path / "whole"):
         main(command(tiny_run, folder)[3:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +107,15 @@ def test_a_file_of_torch_without_a_seal_is_held_against_its_records(tmp_path: Pa
     path.write_bytes(content)
     with pytest.raises(DamagedError, match=r"record .*data/0 does not match its checksum"):
         check_whole(path)
+
+
+def test_what_would_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    with zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", b"0" * 10_000_000)
+    for name, problem in (("pipe.ckpt", "neither a file nor a folder"), ("bomb.ckpt", "its records are compressed")):
+        with pytest.raises(InputError, match=f"must be a whole checkpoint, got .*{name}: .*{problem}"):
+            check_readable(tmp_path / name)
 
 
 def test_only_new_files_are_sealed(sealed: Path, tmp_path: Path) -> None:

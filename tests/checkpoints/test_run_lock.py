@@ -33,6 +33,11 @@ def test_the_owner_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists(), "nothing was written but the lock"
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must be a folder that can be made, got .*xxx: File name too long"):
+        owned(tmp_path / ("x" * 300)).__enter__()
+
+
 def test_what_a_dead_owner_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text('{"host": "gone", "pid": 1, "since": "2020-01-01 00:00:00+00:00", "more": "text"}')
     with owned(tmp_path):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning_pspo.checkpoints.store import checkpoint_name, find_damaged, read_scores, set_aside, write_scores
 
+HUGE = '{"mode": "max", "scores": {"3": 1' + "0" * 400 + "}}"
+
 
 def test_scores_are_of_existing_checkpoints(tmp_path: Path) -> None:
     for rollout in (3, 4):
@@ -15,7 +17,14 @@ def test_scores_are_of_existing_checkpoints(tmp_path: Path) -> None:
     write_scores(tmp_path, "val/loss", "min", {3: 0.25, 4: 0.5})
     assert list(read_scores(tmp_path, "val/loss", "min")) == [3, 4]
     assert read_scores(tmp_path, "val/loss", "max") == read_scores(tmp_path, "val/other", "min") == {}
-    for content in ("", "[]", '{"mode": "max", "scores": {"x": 1}}', '{"mode": "max", "scores": 3}', '{"scores": {}}'):
+    for content in (
+        "",
+        "[]",
+        '{"mode": "max", "scores": {"x": 1}}',
+        '{"mode": "max", "scores": 3}',
+        '{"scores": {}}',
+        '{"mode": "max", "scores": {"3": 1' + "0" * 400 + "}}",
+    ):
         (tmp_path / "best.json").write_text(content)
         assert read_scores(tmp_path) == {}
 

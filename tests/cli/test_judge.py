@@ -108,6 +108,18 @@ def test_replies_that_cannot_be_used(run, endpoint, tmp_path, kind):
     assert len(read(tmp_path / "log.jsonl")) == 24  # each is asked twice
 
 
+def test_a_redirect_is_said_in_the_summary(run, tmp_path):
+    """Questions stay at the address of the command line."""
+    other = FaultyEndpoint({}, tmp_path / "log.jsonl")
+    lines = f"HTTP/1.1 307 x\r\nLocation: {other.url}/chat/completions\r\nContent-Length: 0\r\n\r\n"
+    endpoint = FaultyEndpoint({}, tmp_path / "first.jsonl", lambda handler: handler.wfile.write(lines.encode()))
+    status, printed, _ = run(write(tmp_path / "in.jsonl", 3), endpoint.url)
+    assert status == 0
+    assert f"redirects are not followed, here to {other.url}" in printed
+    assert printed.count("\n") == 1
+    assert not read(tmp_path / "log.jsonl")
+
+
 def test_pairs(run, endpoint, tmp_path):
     first, second = write(tmp_path / "in.jsonl", 20), tmp_path / "other.jsonl"
     write_rows(
@@ -194,6 +206,7 @@ def test_files_that_cannot_be_the_output(run, tmp_path):
         (("--output", str(source)), "must not be an input"),
         (("--output", str(tmp_path)), "must be a file"),
         (("--pairwise", str(tmp_path / "none.jsonl")), "exists"),
+        (("--cache", str(output)), "file of its own"),
     ):
         status, _, errors = run(source, "http://127.0.0.1:9/v1", *arguments)
         assert status == 2

@@ -9,7 +9,7 @@ import torch
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.metrics import Measurement, SampleMetrics, report_k, text_after_answer
 from lightning_pspo.evaluation.voting import Votes, count_votes
-from lightning_pspo.grading import Grade, Grader, Verdict, grade
+from lightning_pspo.grading import Attempt, Grade, Grader, Verdict, grade
 from lightning_pspo.rewards import Correctness, NoNumber, Reward
 from lightning_pspo.rewards.text import repeats_prompt, repetition
 from lightning_pspo.types import Problem, Sample
@@ -48,6 +48,7 @@ def test_every_number_by_hand():
     assert value["no_answer"] == pytest.approx(1 / 8)
     assert value["undecided"] == 0.0
     assert (value["truncated"], value["finished"]) == (pytest.approx(1 / 8), pytest.approx(7 / 8))
+    assert value["truncated_correct"] == pytest.approx(1 / 8)
     assert value["text_after_answer"] == pytest.approx(1 / 8)
     assert value["length_tokens"] == pytest.approx((3 + 5 + 4 + 8 + 4 * 4) / 8)
     # The first prompt has 3 of 4 correct, the second 1 of 4.
@@ -118,6 +119,21 @@ def test_in_strict_mode_the_lenient_accuracy_is_measured_as_well():
     metrics.update(samples, [PROMPT], [0], [True])
     value = {name: estimate.value for name, estimate in metrics.result().estimates.items()}
     assert (value["accuracy"], value["accuracy_strict"], value["accuracy_lenient"]) == (0.25, 0.25, 0.5)
+
+
+def test_both_modes_follow_the_rules_on_cut_text_and_copied_questions():
+    """Only a marked answer counts in text that was cut, and no copy of the question counts in any mode."""
+    grader = Grader(mode="strict")
+    problem = Problem("p", "What is 6*7?", "42")
+    texts = {"So we get 42": True, "6*7": False, r"\boxed{42}": True, "It is 42.": False}
+    attempts = [Attempt(text, "42", problem.question, cut) for text, cut in texts.items()]
+    grades = grader.grade(attempts)
+    samples = [Sample(problem, a.completion, found, a.truncated, 4) for a, found in zip(attempts, grades, strict=True)]
+    metrics = SampleMetrics(Measurement(grader, (1,), reward=Correctness(correct=2.0)), 4)
+    metrics.update(samples, [PROMPT], [0], [True])
+    value = {name: estimate.value for name, estimate in metrics.result().estimates.items()}
+    assert (value["accuracy_strict"], value["accuracy_lenient"]) == (0.25, 0.5)  # the box, and the last, which ended
+    assert (value["truncated_correct"], value["reward"]) == (0.25, 0.5)
 
 
 def test_answers_are_clustered_by_what_they_mean():

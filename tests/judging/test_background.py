@@ -155,7 +155,7 @@ def test_more_items_than_may_wait_are_refused(tmp_path):
     assert [judgement.id for judgement in refused] == ["3", "4"]
     assert all("max_pending" in judgement.reason for judgement in refused)
     assert sorted(judgement.id for judgement in background.fetch(wait_s=30.0)) == ["0", "1", "2"]
-    judge.said = lambda _: ZeroDivisionError("x")
+    judge.answer = lambda _: ZeroDivisionError("x")
     background.submit([Item("9", "q", "other", "a")])
     (broken,) = background.fetch(wait_s=30.0)
     assert broken.reason == "ZeroDivisionError in the judge"

@@ -24,7 +24,7 @@ def test_equal_content_is_asked_once_and_a_rerun_costs_nothing(tmp_path):
     again = score(judge, asked, other)
     assert [(judgement.scores, judgement.asked) for judgement in again] == [(GOOD, 0)] * 3
     assert len(judge.asked) == 2
-    score(Scripted(judge.said, "another"), [ITEM], other)
+    score(Scripted(judge.answer, "another"), [ITEM], other)
     assert len(other) == 3  # another model is another judge
 
 

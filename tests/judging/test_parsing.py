@@ -1,8 +1,11 @@
 """What counts as a reply, and what is read from the body of a server that may be hostile."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lightning_pspo.judging import UnusableReplyError, parse_preference, parse_scores
 from lightning_pspo.judging.parsing import completion_text, error_message, one_line, parse_body, reported_tokens
@@ -90,19 +93,38 @@ def test_a_completion_without_text_says_why(choice, words):
         completion_text({"choices": [choice]})
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        *("[1]", '"text"', "null", "7", "NaN", "not JSON", "[" * 10**5, "{}", '{"choices": {}}', '{"choices": []}'),
-        *('{"choices": [[]]}', '{"choices": "abc"}', '{"choices": [{"message": "content"}]}'),
-        '{"choices": [{"message": ["content"]}]}',
-    ],
+NAMED = (
+    "choices",
+    "message",
+    "content",
+    "refusal",
+    "error",
+    "detail",
+    "code",
+    "finish_reason",
+    "usage",
+    "type",
+    "text",
 )
-def test_another_body_is_no_completion_and_costs_nothing(body):
-    value = parse_body(body.encode())
-    assert completion_text(value) is None
-    assert reported_tokens(value) == (0, 0)
-    assert error_message(value) in (None, "text", 1) or value is None
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(10**400),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.sampled_from(NAMED), part, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(ANY, ANY)
+def test_no_body_breaks_the_reading(body, message):
+    for value in (body, {"choices": [body]}, {"choices": [{"message": message, "error": body}], "usage": body}):
+        assert all(type(count) is int and 0 <= count <= 10**9 for count in reported_tokens(value))
+        assert isinstance(error_message(value), str | None)
+        with contextlib.suppress(UnusableReplyError):
+            assert isinstance(completion_text(value), str | None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not JSON", b"\xff\xfe", b"[" * 10**5, b'{"a":' * 10**5])
+def test_what_is_not_json_is_nothing(content):
+    assert parse_body(content) is None
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ def summary(judgements, correct=None):
 
 
 def test_a_judge_that_prefers_a_place_is_of_low_trust():
-    found = summary([Judgement(id=str(n), key="k", preference="tie", consistent=n < 2) for n in range(20)])
-    assert found["trust"]["swap_consistency"]["value"] == 0.1
-    assert found["trust"]["level"] == "low"
-    assert found["trust"]["why"] == ["swap_consistency is 0.10, below 0.7"]
-    assert found["pairwise"]["strength_of_second"]["value"] == 0.0
+    result = summary([Judgement(id=str(n), key="k", preference="tie", consistent=n < 2) for n in range(20)])
+    assert result["trust"]["swap_consistency"]["value"] == 0.1
+    assert result["trust"]["level"] == "low"
+    assert result["trust"]["why"] == ["swap_consistency is 0.10, below 0.7"]
+    assert result["pairwise"]["strength_of_second"]["value"] == 0.0
 
 
 def test_the_strength_of_the_second_by_hand():
@@ -52,6 +52,7 @@ def test_agreement_with_the_verifier_by_hand():
 
 def test_reasons_are_counted_by_kind():
     judgement = Judgement(id="1", key="k", reason="unusable: reply is empty", unusable=2)
-    found = summary([judgement] * 2)
-    assert found["reasons"] == {"unusable": 2}
-    assert (found["items"], found["scored"], found["missing"]) == (2, 0, 2)
+    result = summary([judgement] * 2)
+    assert result["reasons"] == {"unusable": 2}
+    assert result["examples"] == ["2 unusable: reply is empty"]
+    assert (result["items"], result["scored"], result["missing"]) == (2, 0, 2)

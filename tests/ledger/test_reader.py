@@ -116,8 +116,8 @@ def test_sorting_is_stable_and_puts_unknown_values_last(ledger: Ledger, limit: i
     unknown = [row for row in rows if row not in known]
     assert len(unknown) == 2
     wanted = sorted(known, key=lambda row: -row["advantage"] if descending else row["advantage"]) + unknown
-    found = ledger.find(sort="advantage", descending=descending)
-    texts = ledger.read_sorted(["completion"], found.slice(0, limit))["completion"].to_pylist()
+    rows_found = ledger.find(sort="advantage", descending=descending)
+    texts = ledger.read_sorted(["completion"], rows_found.slice(0, limit))["completion"].to_pylist()
     assert texts == [row["completion"] for row in wanted[:limit]]
 
 

@@ -27,10 +27,10 @@ def test_everything_comes_back_once_and_in_order(tmp_path: Path, rows_per_file: 
     names = [path.name for _, _, path in find_files(tmp_path / "ledger")]
     assert len(names) == {1: 7, 10: 3, 1000: 1}[rows_per_file]  # 4 rows each: full with the third
     assert names[0] == "rollout=000001-rank=0.parquet"
-    whole = pa.concat_tables([rollout_rows(number) for number in range(1, 8)])
+    table = pa.concat_tables([rollout_rows(number) for number in range(1, 8)])
     read = pa.concat_tables(Ledger(tmp_path / "ledger").scan(schema().names))
-    assert read.equals(whole)
-    assert pa.table(parquet.read_table(tmp_path / "ledger").to_pydict(), schema=schema()).equals(whole)  # any reader
+    assert read.equals(table)
+    assert pa.table(parquet.read_table(tmp_path / "ledger").to_pydict(), schema=schema()).equals(table)  # any reader
 
 
 def test_a_file_is_full_by_its_bytes(tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ STRUCTURE = """
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with Browser() as found:
-        yield found
+    with Browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_hostile_completions_are_text(browser: Browser, page: Path) -> None:
     assert browser.run("typeof window.hit") == "undefined"
     assert browser.run("document.querySelectorAll('script, style, base, iframe, meta').length") == 8
     shown = browser.run("[...document.querySelectorAll('.completion')].map(e => e.textContent).join('\\n')")
-    for said in (HOSTILE[0], HOSTILE[1], HOSTILE[3], HOSTILE[4], "{{constructor.constructor", "U+202E", "U+0000"):
-        assert said in shown
+    for text in (HOSTILE[0], HOSTILE[1], HOSTILE[3], HOSTILE[4], "{{constructor.constructor", "U+202E", "U+0000"):
+        assert text in shown
     assert browser.run("document.querySelectorAll('#content').length") == 1
     inside = browser.run("[...new Set([...document.querySelectorAll('.completion *')].map(e => e.localName))].sort()")
     assert not {"a", "img", "script", "svg", "details"} & set(inside)
@@ -167,12 +167,12 @@ def test_injected_markup_would_not_run_either(browser: Browser, page: Path, tmp_
 
 
 def focused(browser: Browser) -> dict[str, Any]:
-    found: dict[str, Any] = browser.run(
+    state: dict[str, Any] = browser.run(
         "(() => { const e = document.activeElement, s = getComputedStyle(e);"
         " return {tag: e.localName, kind: e.className, text: e.textContent.slice(0, 40),"
         " ring: s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0, top: e.getBoundingClientRect().top}; })()"
     )
-    return found
+    return state
 
 
 def test_the_keyboard_reaches_everything(browser: Browser, page: Path) -> None:

@@ -48,8 +48,8 @@ def test_tensorboard_is_read_where_there_is_no_csv(tmp_path: Path) -> None:
 
     for version, values in enumerate(([0.1, 0.2, 0.9], [0.3])):
         logger = TensorBoardLogger(str(tmp_path), name="logs", version=version)
-        for place, value in enumerate(values):
-            logger.log_metrics({"train/reward": value}, step=4 * (place + 1) + 8 * version)
+        for index, value in enumerate(values):
+            logger.log_metrics({"train/reward": value}, step=4 * (index + 1) + 8 * version)
         logger.finalize("success")
     steps, values = read_curves(tmp_path)["train/reward"]
     assert steps.tolist() == [4, 8, 12]

@@ -89,13 +89,13 @@ def test_whatever_other_programs_wrote_makes_a_page(
     result |= {"estimates": spoilt({"accuracy": {"value": 0.5, "low": 0.1, "high": 0.9}, "pass@8": {"value": 1.0}})}
     document = {"settings": data.draw(ANYTHING), "versions": data.draw(ANYTHING), "results": [spoilt(result)]}
     judged = spoilt({"id": "1", "scores": {"clarity": 3}, "rollout": 3, "reason": "no"})
-    said = spoilt({**example(1, "x"), "rollout": 3, "reward": 0.5, "length_tokens": 7})
+    text = spoilt({**example(1, "x"), "rollout": 3, "reward": 0.5, "length_tokens": 7})
     for name, content in (
         ("summary.json", spoilt(summary())),
         ("evaluation.json", document),
         ("judgements.jsonl", judged),
         ("judge_summary.json", spoilt({"trust": 0.5})),
-        ("completions.jsonl", said),
+        ("completions.jsonl", text),
         ("environment.json", spoilt({"git": "x"})),
         ("config.yaml", {**CONFIG, "model": spoilt(CONFIG["model"]), "data": spoilt(CONFIG["data"])}),
     ):
@@ -143,14 +143,14 @@ def test_hostile_settings_are_left_out(tmp_path: Path, text: str, monkeypatch: p
 
 
 def test_hostile_values_everywhere_are_text(tmp_path: Path) -> None:
-    said = "".join(HOSTILE)
-    run = write_run(tmp_path / "<img src=x onerror=alert(1)>", completions=HOSTILE, settings={"model": {said: said}})
+    text = "".join(HOSTILE)
+    run = write_run(tmp_path / "<img src=x onerror=alert(1)>", completions=HOSTILE, settings={"model": {text: text}})
     write_metrics(run, [metrics_row(4, **{"val/<script>alert(1)</script>/accuracy": 0.5, "odd/<b>": 1.0})], version=1)
     lines = [{**example(n, text), "rollout": text, "reward": text} for n, text in enumerate(HOSTILE)]
     (run / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run / "judgements.jsonl").write_text(json.dumps({"id": said, "reason": said, "scores": {said: 5}}) + "\n")
-    (run / "environment.json").write_text(json.dumps({said: said}))
-    page = render_page(read_arms([run]), title=said)
+    (run / "judgements.jsonl").write_text(json.dumps({"id": text, "reason": text, "scores": {text: 5}}) + "\n")
+    (run / "environment.json").write_text(json.dumps({text: text}))
+    page = render_page(read_arms([run]), title=text)
     page.encode()  # no lone surrogate is left
     assert page.count("<script") == 1
     assert page.count("<style") == 1

@@ -41,13 +41,13 @@ def test_long_curves_are_thinned_honestly(length: int, seed: int) -> None:
 
 
 def test_rollouts_come_from_the_settings(tmp_path: Path) -> None:
-    one = read_run(write_run(tmp_path / "one", 1))
+    run = read_run(write_run(tmp_path / "one", 1))
     other = read_run(write_run(tmp_path / "other", 1, settings={"model": {"updates_per_rollout": 1}}))
-    assert steps_per_rollout([one, other]) == {id(one): 4, id(other): 2}
-    (arm,) = group([one])
-    line = arm_line(arm, "train/reward", steps_per_rollout([one]))
+    assert steps_per_rollout([run, other]) == {id(run): 4, id(other): 2}
+    (arm,) = group([run])
+    line = arm_line(arm, "train/reward", steps_per_rollout([run]))
     assert line is not None
     assert line.x.tolist() == list(range(1, 21))
     odd = read_run(write_run(tmp_path / "odd", 1, settings={"model": {"minibatches_per_rollout": 3}}))
-    assert steps_per_rollout([one, odd]) is None
-    assert "optimiser step" in render_page(group([one, odd]))
+    assert steps_per_rollout([run, odd]) is None
+    assert "optimiser step" in render_page(group([run, odd]))

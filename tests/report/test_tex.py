@@ -44,23 +44,23 @@ def assert_harmless(page: str) -> Tags:
     return tags
 
 
-@pytest.mark.parametrize("said", HOSTILE)
-def test_hostile_text_is_text(said: str) -> None:
-    assert_harmless(render(said))
+@pytest.mark.parametrize("source", HOSTILE)
+def test_hostile_text_is_text(source: str) -> None:
+    assert_harmless(render(source))
 
 
 @given(st.text(alphabet=st.sampled_from("$\\(){}[]<>&\"'/=frac textboxed script\0\u202e^_12"), max_size=60))
-def test_any_text_is_harmless(said: str) -> None:
-    assert_harmless(render(said))
+def test_any_text_is_harmless(source: str) -> None:
+    assert_harmless(render(source))
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Zl", "Zp"])))
-def test_plain_text_is_unchanged(said: str) -> None:
-    assert Tags(text(said)).text == said
+def test_plain_text_is_unchanged(source: str) -> None:
+    assert Tags(text(source)).text == source
 
 
 @pytest.mark.parametrize(
-    ("said", "inside", "rest"),
+    ("source", "inside", "rest"),
     [
         (r"so \(\frac{1}{2}\) it is", "<mfrac><mrow><mn>1</mn></mrow><mrow><mn>2</mn></mrow></mfrac>", "so |it is"),
         (r"$x_1^2$", "<msubsup>", ""),
@@ -74,8 +74,8 @@ def test_plain_text_is_unchanged(said: str) -> None:
         ("$5$ apples", "<mn>5</mn>", "apples"),
     ],
 )
-def test_formulas(said: str, inside: str, rest: str) -> None:
-    shown = render(said)
+def test_formulas(source: str, inside: str, rest: str) -> None:
+    shown = render(source)
     assert inside in shown
     assert shown.count("<math") == 1
     for part in filter(None, rest.split("|")):
@@ -83,7 +83,7 @@ def test_formulas(said: str, inside: str, rest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "source",
     [
         "It costs $5 and then $6.",
         "from $5-$6 or US$7$",
@@ -95,8 +95,8 @@ def test_formulas(said: str, inside: str, rest: str) -> None:
         "$a\nb$",
     ],
 )
-def test_what_is_no_formula(said: str) -> None:
-    assert render(said) == text(said)
+def test_what_is_no_formula(source: str) -> None:
+    assert render(source) == text(source)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The terms by form, by hand-computed numbers."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -94,3 +95,11 @@ def test_a_tag_that_the_template_opened_counts_once():
 def test_settings_that_cannot_work_are_refused(reward, settings, message):
     with pytest.raises(InputError, match=message):
         reward(**settings)
+
+
+def test_tags_that_are_special_tokens_count() -> None:
+    """The tokenizer leaves them out of the completion's plain text."""
+    plain = sample("2 + 24")
+    raw = replace(plain, raw_completion="<think>2 + 2</think>4")
+    assert TagCount(tags=["<think>", "</think>"])([plain, raw]) == [0.0, 1.0]
+    assert FormatMatch(pattern=r"^<think>.*</think>4$")([plain, raw]) == [0.0, 1.0]

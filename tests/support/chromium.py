@@ -126,26 +126,26 @@ class Browser:
                     **text,
                 )
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
+    def screenshot(self, path: Path, *, full: bool = True) -> None:
         """Write a picture of the page."""
         import base64
 
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)["data"]
         path.write_bytes(base64.b64decode(data))
 
     def problems(self) -> list[str]:
         """Return what the console and the log say since the page was opened: errors, warnings, violations."""
         self.run("0")
-        found = []
+        lines = []
         for event in self.events:
             parameters = event.get("params", {})
             if event.get("method") == "Runtime.exceptionThrown":
-                found.append(str(parameters["exceptionDetails"]))
+                lines.append(str(parameters["exceptionDetails"]))
             elif event.get("method") == "Runtime.consoleAPICalled":
-                found.append(f"console.{parameters['type']}: {parameters['args']}")
+                lines.append(f"console.{parameters['type']}: {parameters['args']}")
             elif event.get("method") == "Log.entryAdded":
-                found.append(str(parameters["entry"]))
-        return found
+                lines.append(str(parameters["entry"]))
+        return lines
 
     def requests(self) -> list[str]:
         """Return what was asked for since the page was opened, the page itself left out."""

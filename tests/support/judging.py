@@ -34,12 +34,12 @@ def score(judge: Judge, asked: Sequence[Item], cache: JudgementCache | None = No
 
 
 class Scripted(Judge):
-    """A judge that says what a function of the user's message says, or raises it."""
+    """A judge that answers what a function of the user's message returns, or raises it."""
 
     concurrency = 4
 
-    def __init__(self, said: Callable[[str], str | Exception], name: str = "scripted") -> None:
-        self.said, self.name = said, name
+    def __init__(self, answer: Callable[[str], str | Exception], name: str = "scripted") -> None:
+        self.answer, self.name = answer, name
         self.asked: list[Messages] = []
 
     def identity(self) -> Mapping[str, Any]:
@@ -48,10 +48,10 @@ class Scripted(Judge):
     async def ask(self, messages: Messages, name: str, schema: Mapping[str, Any]) -> Reply:
         self.asked.append(messages)
         await asyncio.sleep(0)
-        said = self.said(messages[-1]["content"])
-        if isinstance(said, Exception):
-            raise said
-        return Reply(said)
+        answer = self.answer(messages[-1]["content"])
+        if isinstance(answer, Exception):
+            raise answer
+        return Reply(answer)
 
 
 class PortableJudge(Judge):

@@ -52,11 +52,11 @@ CONFIG: dict[str, Any] = {
 
 def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings with others put over them."""
-    found = dict(base)
+    result = dict(base)
     for key, value in more.items():
-        known = found.get(key)
-        found[key] = merged(known, value) if isinstance(value, dict) and isinstance(known, dict) else value
-    return found
+        known = result.get(key)
+        result[key] = merged(known, value) if isinstance(value, dict) and isinstance(known, dict) else value
+    return result
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]], version: int = 0) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def model_card(
         "",
         "## Results",
         "",
-        *(list(_results(results)) or ["None were recorded with the run."]),
+        *(_results(results) or ["None were recorded with the run."]),
         "",
         "## Licence",
         "",
@@ -115,24 +116,31 @@ def _usage(kind: str, policy: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _results(results: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a table for each document."""
-    if "evaluation" in results:
-        yield "| source | temperature | problems | samples each | accuracy | 95 % interval |"
-        yield "|---|---|---|---|---|---|"
-        for entry in results["evaluation"]["results"]:
-            accuracy = entry["estimates"]["accuracy"]
-            bounds = " to ".join("?" if accuracy[end] is None else f"{accuracy[end]:.1%}" for end in ("low", "high"))
-            yield (
-                f"| {entry['source']} | {entry['temperature']:g} | {entry['problems']} | "
-                f"{entry['samples_per_problem']} | {accuracy['value']:.1%} | {bounds} |"
-            )
-    if "summary" in results:
-        summary = results["summary"]
-        yield from ("",) if "evaluation" in results else ()
-        yield (
-            f"Accuracy on `{summary['source']}` ({summary['problems']} problems, "
-            f"temperature {summary['temperature']:g}): "
-            f"{summary['accuracy_before']:.1%} before training, {summary['accuracy_after']:.1%} after "
-            f"{summary['rollouts']} rollouts."
+def _results(results: Mapping[str, Any]) -> list[str]:
+    """Return a table for each document; a document of another form is left out."""
+    lines: list[str] = []
+    for kind in results:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            lines += _table(kind, results[kind])
+    return lines
+
+
+def _table(kind: str, document: Mapping[str, Any]) -> list[str]:
+    if kind == "summary":
+        return [
+            f"Accuracy on `{document['source']}` ({document['problems']} problems, temperature "
+            f"{document['temperature']:g}): {document['accuracy_before']:.1%} before training, "
+            f"{document['accuracy_after']:.1%} after {document['rollouts']} rollouts."
+        ]
+    lines = [
+        "| source | temperature | problems | samples each | accuracy | 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in document["results"]:
+        accuracy = entry["estimates"]["accuracy"]
+        bounds = " to ".join("?" if accuracy[end] is None else f"{accuracy[end]:.1%}" for end in ("low", "high"))
+        lines.append(
+            f"| {entry['source']} | {entry['temperature']:g} | {entry['problems']} | {entry['samples_per_problem']} | "
+            f"{accuracy['value']:.1%} | {bounds} |"
         )
+    return [*lines, ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,9 @@ def export(
         InputError: If the checkpoint, its base or ``output`` cannot be used, or the check fails.
         DiskFullError: If the disk is full.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if os.path.exists(output) and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"`output` must be a new or empty folder, got {output}.")
-    if output.is_mount():  # it cannot be replaced
+    if os.path.ismount(output):  # it cannot be replaced
         raise InputError(f"`output` must not be a mounted file system, got {output}: name a new folder in it.")
     path = newest_checkpoint(checkpoint)
     with new_folder(output) as folder:  # made first: reading a large model takes minutes

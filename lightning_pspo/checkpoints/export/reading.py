@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def newest_checkpoint(path: Path) -> Path:
     Raises:
         InputError: If there is none.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be
         raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist.")
     if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
         return path

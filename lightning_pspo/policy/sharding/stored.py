@@ -175,7 +175,7 @@ class _MetadataUnpickler(pickle._Unpickler):
         """Set the state of an instance, never of a class, which would change it for the whole process."""
         if isinstance(self.stack[-2], type):  # type: ignore[attr-defined]
             raise pickle.UnpicklingError("it changes a class")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -110,7 +110,7 @@ def _paid_for_cut_text(subject: Subject, seen: Observed) -> Iterator[Finding]:
     earned: dict[bool, list[float]] = {True: [], False: []}
     for sample, reward in zip(seen.samples, rewards, strict=True):
         earned[sample.truncated].append(reward)
-    change = f"model.sampling.max_new_tokens: more than {subject.max_new_tokens}, or model.mask_truncated: true"
+    change = f"model.sampling.max_new_tokens: more than {subject.max_new_tokens}, or model.grader.cut_off: none"
     if right and (share := fmean(map(float, right))) > 0.1:
         yield warning(
             "truncated_correct",

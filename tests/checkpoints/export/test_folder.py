@@ -98,7 +98,7 @@ def test_an_adapter_is_read_with_its_base_in_its_own_dtype(base: Path, tmp_path:
     again = Policy(model_name_or_path=str(tmp_path / "out"), dtype="bfloat16")
     again.build(0)
     assert torch.equal(logits(module.policy.causal_lm), logits(again.causal_lm))
-    with pytest.raises(InputError, match=r"must hold whole weights to train, .*out holds an adapter"):
+    with pytest.raises(InputError, match=r"must hold a full model to train, .*out holds an adapter"):
         again.check_trainable()
     with pytest.raises(InputError, match="`lora` must be null for a folder that holds an adapter"):
         Policy(model_name_or_path=str(tmp_path / "out"), lora=LORA)
@@ -217,6 +217,8 @@ def test_bad_arguments(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ([tmp_path / "cut.ckpt", tmp_path / "out"], "must be a whole checkpoint"),
         ([tmp_path / "foreign.ckpt", tmp_path / "out"], "does not say which policy it holds"),
         ([full, tmp_path / "out"], "which holds none"),
+        ([path, tmp_path / ("x" * 300)], "`output` must be a folder that can be made"),
+        ([tmp_path / ("x" * 300), tmp_path / "out"], "which does not exist"),
         ([tmp_path / "nothing", tmp_path / "out"], "which does not exist"),
     ):
         capsys.readouterr()
