@@ -25,6 +25,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (tmp_path / "file").write_text("x")
     for arguments, message in (
         ([tmp_path / "nowhere"], "RUN must be the folder of a run, got .*nowhere, which does not exist"),
+        ([tmp_path / "a\x1b\nb"], "a␛␊b, which does not exist"),
         ([tmp_path / "file"], "which is a file"),
         ([tmp_path / "empty"], "which has no settings, logs or results"),
         ([tmp_path / "runs"], f"Runs in it: {run}"),

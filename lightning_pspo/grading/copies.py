@@ -1,0 +1,152 @@
+"""Texts with the right value that are no answers: copies of the question, and calculations that are left undone."""
+
+from __future__ import annotations
+
+import re
+
+from lightning_pspo.grading.kinds import decide_choice
+from lightning_pspo.grading.names import as_plain_number, without_modulus, without_names
+from lightning_pspo.grading.normalize import clean
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
+from lightning_pspo.grading.structure import split_collection, split_top
+
+_FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
+_TOKEN = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\\?[A-Za-z]+|[^\s*(){}\[\]$\\?]")
+_PRODUCTS = frozenset([r"\cdot", r"\times", r"\left", r"\right"])
+_CONTENT = re.compile(r"[0-9+*/^=<>|!]|\\[A-Za-z]")
+_OPERATION = re.compile(
+    r"[+*/^!|]|(?<=[0-9A-Za-z)}\]!])\s*-|[0-9)}]\s*\(|\\(?!circ|degree|infty|emptyset)[A-Za-z]+|\d\s?[xX]\s?\d"
+)
+_IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
+_PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?([0-9]+)\)?\s*/\s*\(?([0-9]+)\)?|\\frac\{-?([0-9]+)\}\{([0-9]+)\})")
+_ASKS_FORM = re.compile(
+    r"(?i)\b(?:convert|simplif\w*|reduced?|express|rewrite|write|rounds?|rounded|evaluate|expand|factor\w*|calculate"
+    r"|compute)\b|\b(?:as|to|into|in|for) (?:an? |its |the )?(?:\w+ ){0,2}(?:fraction|decimal|percent\w*|lowest"
+    r"|simplest|standard form|scientific notation|digits|mixed number|words|integer)"
+)
+_RUN = re.compile(r"[0-9][0-9.,\s$()*/+×÷·^−–-]*\Z")
+_BETWEEN = re.compile(r"[0-9)]\s*[-+*/×÷·^−–]\s*[($]*\s*\Z")
+_MAX_RUN = 200
+_MIN_WORDS = 3
+
+
+def refusal(extracted: str, answer: str, question: str) -> str | None:
+    r"""Return why a text of the reference's value is no answer to the question; None if it is one.
+
+    The reference's own form is always an answer, and so is a side of an equation that has it. Another form is
+
+    * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
+    * ``unevaluated`` if it is a calculation where the reference is a number.
+
+    Args:
+        extracted: The answer as read from the completion.
+        answer: The reference answer; the two have the same value.
+        question: The question.
+
+    >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
+    ('unevaluated', None, 'unevaluated')
+    >>> refusal("36/48", "3/4", "Simplify 36/48."), refusal("6/8", "3/4", "Simplify 36/48."), refusal("12", "12", "12?")
+    ('copied', None, None)
+    """
+    if max(len(extracted), len(answer)) > MAX_ANSWER_CHARS:
+        return None
+    left, right = as_plain_number(clean(extracted)), clean(answer)
+    if decide_choice(left, right) is not None:
+        return None
+    value, own, _ = without_names(left, right)
+    if "=" in left and _tokens(left) != _tokens(right) and _contains(_tokens(clean(question)), _tokens(left)):
+        return "copied"
+    sides = [side for side in [*split_top(left.replace(r"\approx", "="), ("=",)), value] if side]
+    if (parts := split_collection(left)) and not parts.opening and not split_collection(right):
+        sides += parts.items  # one number in several forms
+    forms = (right, own, right.rpartition("=")[2].strip())
+    if any(_same_form(side, form) for side in sides for form in forms):
+        return None
+    if _is_undone(value, own):
+        return "unevaluated"
+    return "copied" if _stands_in(value, question, is_number=read_number(own) is not None) else None
+
+
+def _same_form(text: str, own: str) -> bool:
+    """Whether a text is spelled as the reference, or both are integers or decimals."""
+    if _tokens(text) == _tokens(own):
+        return True
+    a, b = read_number(text), read_number(own)
+    return bool(a and b and _is_decimal(text) and _is_decimal(own) and (a.value == b.value or a.percent == b.percent))
+
+
+def _is_decimal(text: str) -> bool:
+    return not re.search(r"[/^]|\\frac", split_unit(text)[0])
+
+
+def _is_undone(text: str, own: str) -> bool:
+    """Whether a text is a calculation, and the reference a number or numbers."""
+    parts, owns = split_collection(text), split_collection(own)
+    if parts and owns and len(parts.items) == len(owns.items) > 1:
+        return any(_is_undone(item, owns.items[0]) for item in parts.items) and all(map(read_number, owns.items))
+    if owns and r"\pm" in text and all(map(read_number, owns.items)):
+        return bool(_OPERATION.search(text.replace(r"\pm", "").strip().lstrip("+-")))
+    number = read_number(own)
+    if not number:
+        return False
+    bare = split_unit(without_modulus(text))[0].strip("() ")
+    if said := read_number(bare):
+        quotient = _PLAIN_QUOTIENT.fullmatch(bare)
+        return bool(quotient) and said.value.denominator == 1 and _last_group(quotient) != "1"
+    if not number.is_exact and _IRRATIONAL.search(bare):
+        return False  # more exact than a rounded value
+    return bool(_OPERATION.search(bare.lstrip("+-")))
+
+
+def _last_group(match: re.Match[str] | None) -> str:
+    return next(group for group in reversed(match.groups()) if group) if match else ""
+
+
+def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
+    """Whether a formula stands in the question; where a number is asked for, a number may unless in another form."""
+    if not _CONTENT.search(text) or not _contains(_tokens(clean(question)), _tokens(text)):
+        return False
+    number, quotient = read_number(text), _PLAIN_QUOTIENT.fullmatch(text)
+    reduced = number and (not quotient or str(number.value.denominator) == _last_group(quotient))
+    return not (reduced and is_number) or bool(_ASKS_FORM.search(question))
+
+
+def _tokens(text: str) -> list[str]:
+    for _ in range(2):
+        text = _FRACTION.sub(r"\1/\2", text)
+    return [
+        token.replace(",", "") if token[0].isdigit() else token
+        for token in _TOKEN.findall(text)
+        if token not in _PRODUCTS
+    ]
+
+
+def _contains(tokens: list[str], part: list[str]) -> bool:
+    """Whether a list holds another as neighbours."""
+    return bool(part) and "\0".join(["", *part, ""]) in "\0".join(["", *tokens, ""])
+
+
+def without_question(completion: str, question: str) -> str:
+    """Return a completion without the question, where it is repeated word for word.
+
+    >>> without_question("What is 3 + 4 ? It is 7.", "What is 3 + 4?")
+    ' It is 7.'
+    """
+    words = re.findall(r"\w+|[^\w\s]", question)
+    if len(words) < _MIN_WORDS or words[0] not in completion:
+        return completion
+    return re.sub(r"\s*".join(map(re.escape, words)), "", completion)
+
+
+def is_copied_term(completion: str, extracted: str, question: str) -> bool:
+    """Whether the last number of a text is but the last term of a calculation that stands in the question.
+
+    >>> is_copied_term("So we have 9 - 2 + 4", "4", "What is 9 - 2 + 4?"), is_copied_term("9 - 2 = 7", "7", "9 - 2?")
+    (True, False)
+    """
+    start = completion.rfind(extracted)
+    before = completion[max(0, start - _MAX_RUN) : start]
+    if start < 0 or not _BETWEEN.search(before):
+        return False
+    run = _RUN.search(before)
+    return run is not None and _contains(_tokens(clean(question)), _tokens(clean(run.group() + extracted)))
