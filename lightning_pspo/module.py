@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -364,11 +365,16 @@ class PSPOModule(SamplingModule):
         module.configure_model()
         return module
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse settings of the trainer that the loop cannot honour, before Lightning does without the way out."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_fit(self.trainer)
+        return []
+
     def setup(self, stage: str) -> None:
         """Refuse what this loop cannot honour."""
         super().setup(stage)
         if stage == "fit":
-            check_fit(self.trainer)
             run_every_rollout_of_a_trial(self.trainer)
             act_after_validations(self.trainer)
             self.policy.check_trainable()
