@@ -9,7 +9,7 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from lightning_pspo.objective.mismatch import Mismatch
 from lightning_pspo.objective.objective import Objective
 from lightning_pspo.objective.schedules import Constant, Schedule
 from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, Surrogate, TokenMean
-from lightning_pspo.objective.trust_region import divergence
+from lightning_pspo.objective.trust_region import mean_divergence
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
@@ -48,7 +48,7 @@ from lightning_pspo.training.checks import act_after_validations, check_fit, run
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
-from lightning_pspo.training.minibatches import MiniBatch, Rows, plan, positions
+from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.non_finite import refusal_of_step
 from lightning_pspo.training.passes import Pass, StepOutput, Update
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
@@ -78,10 +78,9 @@ class PSPOModule(SamplingModule):
         limits: What one forward and backward pass may hold.
         ratio_level: ``token``, or ``sequence`` for one ratio per completion (GSPO).
         entropy_coef: Weight of an entropy bonus, at least 0.
-        mismatch_cap: Largest weight that corrects for an engine which samples from a distribution of its own (other
-            kernels or dtype), at least 1; None for no correction.
-        mismatch_level: ``token`` for each token's own weight, ``sequence`` for that of its completion; at any
-            ``ratio_level``.
+        mismatch_cap: Largest weight that corrects for an engine with a distribution of its own, at least 1; None for no
+            correction.
+        mismatch_level: Whether that weight is a token's own or its completion's; at any ``ratio_level``.
         mask_truncated: Leave truncated completions out of the loss and its denominators (DAPO).
         refill_rounds: At most this many further batches of prompts are sampled to replace groups of equal rewards
             (DAPO's dynamic sampling); 0 for none.
@@ -192,7 +191,7 @@ class PSPOModule(SamplingModule):
                 for index, mini_batch in enumerate(mini_batches * self.updates_per_rollout)
             ]
         if self.alpha_controller is not None:
-            self.alpha_controller.observe(self._divergence(updates[-1]))
+            self.alpha_controller.observe(mean_divergence(updates[-1].log_ratio, self._reduce))
         loss = self._log_updates(updates)
         self._log_rollout(rollout, mini_batches)
         return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": self.phases}
@@ -207,8 +206,19 @@ class PSPOModule(SamplingModule):
         advantages = self.advantage(groups.rewards, groups.reward_terms, self._reduce).view(-1, 1)  # (N, 1)
         old_logprobs = self.scorer.zeros(groups.completions)  # (N, T), filled in below and by the first update
         rollout = Rollout(**vars(groups), advantages=advantages, old_logprobs=old_logprobs, refill_rounds=rounds)
+        loss_mask = groups.completions.completion_mask  # (N, T)
+        if self.mask_truncated:
+            loss_mask = loss_mask & ~groups.completions.truncated.unsqueeze(1)
+        rows = Rows.of(
+            rollout,
+            loss_mask=loss_mask,
+            every_row=self.objective.needs_every_row,
+            share_prompts=self.policy.share_prompts,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
         mini_batches = plan(
-            self._rows(rollout),
+            rows,
             minibatches=self.minibatches_per_rollout,
             aggregation=self.aggregation,
             limits=self.limits,
@@ -252,32 +262,7 @@ class PSPOModule(SamplingModule):
         with self.phases.timed("rollout"):
             completions = self.sample(prompts, self.group_size, self.sampling, TRAINING_NOISE)
         with self.phases.timed("reward"):
-            samples = self.verify(prompts, completions)
-            total_reward, terms = self.reward.breakdown(samples)
-
-            def grouped(values: Sequence[float]) -> Tensor:
-                return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, self.group_size)  # (B, G)
-
-            rewards = grouped(total_reward)
-            return Groups(prompts, completions, samples, rewards, {name: grouped(v) for name, v in terms.items()})
-
-    def _rows(self, rollout: Rollout) -> Rows:
-        """Return what the rollout's split into mini-batches and passes depends on."""
-        completions, advantages = rollout.completions, rollout.advantages
-        loss_mask = completions.completion_mask  # (N, T)
-        if self.mask_truncated:
-            loss_mask = loss_mask & ~completions.truncated.unsqueeze(1)
-        row = torch.arange(len(advantages), device=self.device)
-        position = positions(len(advantages), self.group_size, self.global_rank, self.trainer.world_size)
-        return Rows(
-            loss_mask=loss_mask,
-            has_gradient=(advantages[:, 0] != 0.0) | self.objective.needs_every_row,
-            position=position.to(self.device),
-            total=len(advantages) * self.trainer.world_size,
-            prompt_lengths=rollout.prompts.prompt_mask.sum(dim=1).repeat_interleave(self.group_size),
-            completion_lengths=completions.completion_mask.sum(dim=1),
-            group=row // self.group_size if self.policy.share_prompts else None,
-        )
+            return Groups.rewarded(prompts, completions, self.verify(prompts, completions), self.reward)
 
     def _step(self, rollout: Rollout, passes: list[Pass]) -> Update:
         """Clip, step and advance the schedule, unless the loss or the gradient is not finite."""
@@ -293,11 +278,6 @@ class PSPOModule(SamplingModule):
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()  # type: ignore[union-attr]
         return Update.of(passes, loss, grad_norm)
-
-    def _divergence(self, update: Update) -> float:
-        """Return KL(pi_old || pi_theta) in nats per token over all ranks; nan without a token."""
-        total_divergence, tokens = self._reduce(divergence(update.log_ratio), "sum").tolist()
-        return total_divergence / tokens if tokens else float("nan")
 
     # -- logs ----------------------------------------------------------------------------------------------------------
 

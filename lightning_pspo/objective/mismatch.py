@@ -9,12 +9,12 @@ training"). Ratios between pi_theta and pi_old, and all clipping, stay as they a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lightning_pspo.objective.advantages import Reduce
 from lightning_pspo.objective.surrogates.levels import RatioLevel
 
 
@@ -74,7 +74,7 @@ class MismatchSums:
     def __add__(self, other: MismatchSums) -> MismatchSums:
         return MismatchSums(self.totals + other.totals, torch.maximum(self.largest, other.largest))
 
-    def reduced(self, reduce: Callable[[Tensor, str], Tensor]) -> MismatchSums:
+    def reduced(self, reduce: Reduce) -> MismatchSums:
         """Return the sums over all ranks; every rank must call it. ``reduce`` reduces by ``sum`` or ``max``."""
         return MismatchSums(reduce(self.totals.clone(), "sum"), reduce(self.largest.clone(), "max"))
 

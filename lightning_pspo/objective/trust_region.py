@@ -7,11 +7,12 @@ them up over ranks, and ``report`` turns them into numbers that do not depend on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from lightning_pspo.objective.advantages import Reduce
 
 _FINEST = 1e-5  # log-ratios below this are resolved to 1e-7, those above to half a percent of themselves
 _STEP = 0.01
@@ -40,7 +41,7 @@ class TrustRegionSums:
             torch.maximum(self.extremes, other.extremes),
         )
 
-    def reduced(self, reduce: Callable[[Tensor, str], Tensor]) -> TrustRegionSums:
+    def reduced(self, reduce: Reduce) -> TrustRegionSums:
         """Return the sums over all ranks; every rank must call it. ``reduce`` reduces by ``sum`` or ``max``."""
         added = reduce(torch.cat([self.totals, self.histogram]), "sum")
         return TrustRegionSums(
@@ -163,6 +164,12 @@ def divergence(log_ratio: Tensor) -> Tensor:
     """
     logs = log_ratio.to(_precise(log_ratio))
     return torch.stack([(logs.expm1() - logs).sum(), torch.tensor(float(len(logs))).to(logs)])
+
+
+def mean_divergence(log_ratio: Tensor, reduce: Reduce) -> float:
+    """Return KL(pi_old || pi_theta) in nats per token over all ranks (``divergence``); nan without a token."""
+    total, tokens = reduce(divergence(log_ratio), "sum").tolist()
+    return total / tokens if tokens else math.nan
 
 
 def _precise(tensor: Tensor) -> torch.dtype:

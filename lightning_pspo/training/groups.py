@@ -1,4 +1,4 @@
-"""Groups of completions with their rewards, and the replacement of those that teach nothing."""
+"""Groups of completions with their rewards, and the replacement of those without a signal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lightning_pspo.rewards import Reward
 from lightning_pspo.types import Completions, PromptBatch, Sample
 
 
@@ -22,6 +23,19 @@ class Groups:
     rewards: Tensor
     reward_terms: Mapping[str, Tensor]
 
+    @classmethod
+    def rewarded(
+        cls, prompts: PromptBatch, completions: Completions, samples: Sequence[Sample], reward: Reward
+    ) -> Groups:
+        """Return the groups of B prompts with the rewards of their samples, prompt-major."""
+        total, terms = reward.breakdown(samples)
+
+        def grouped(values: Sequence[float]) -> Tensor:
+            column = torch.tensor(values, dtype=torch.float32, device=completions.completion_ids.device)
+            return column.view(len(prompts), -1)  # (B, G)
+
+        return cls(prompts, completions, samples, grouped(total), {name: grouped(v) for name, v in terms.items()})
+
     def equal(self) -> Tensor:
         """Return (B,) bool, True for groups without a signal: their rewards are all equal, or not all finite."""
         equal = (self.rewards == self.rewards[:, :1]).all(dim=1)
@@ -29,26 +43,26 @@ class Groups:
 
     def refilled(self, more: Groups) -> Groups:
         """Return these groups with those of equal rewards replaced, in order, by groups of ``more`` that are not."""
-        places = self.equal().nonzero().flatten().tolist()
-        fresh = (~more.equal()).nonzero().flatten().tolist()
+        silent = self.equal().nonzero().flatten().tolist()
+        useful = (~more.equal()).nonzero().flatten().tolist()
         chosen = list(range(len(self.rewards)))
-        for place, index in zip(places, fresh, strict=False):
-            chosen[place] = len(chosen) + index
-        return _joined(self, more)._taken(chosen)
+        for group, replacement in zip(silent, useful, strict=False):
+            chosen[group] = len(chosen) + replacement
+        return _joined(self, more)._chosen(chosen)
 
-    def _taken(self, groups: list[int]) -> Groups:
+    def _chosen(self, groups: list[int]) -> Groups:
         size = self.rewards.shape[1]
-        of = torch.tensor(groups, device=self.rewards.device)
-        rows = (of.unsqueeze(1) * size + torch.arange(size, device=of.device)).flatten()
+        index = torch.tensor(groups, device=self.rewards.device)
+        rows = (index.unsqueeze(1) * size + torch.arange(size, device=index.device)).flatten()
         prompts, completions = self.prompts, self.completions
         return Groups(
             PromptBatch(
                 prompts.source,
                 tuple(prompts.problems[group] for group in groups),
-                prompts.prompt_ids[of],
-                prompts.prompt_mask[of],
-                prompts.positions[of],
-                prompts.valid[of],
+                prompts.prompt_ids[index],
+                prompts.prompt_mask[index],
+                prompts.positions[index],
+                prompts.valid[index],
             ),
             Completions(
                 completions.completion_ids[rows],
@@ -57,8 +71,8 @@ class Groups:
                 None if completions.logprobs is None else completions.logprobs[rows],
             ),
             [self.samples[row] for row in rows.tolist()],
-            self.rewards[of],
-            {name: term[of] for name, term in self.reward_terms.items()},
+            self.rewards[index],
+            {name: term[index] for name, term in self.reward_terms.items()},
         )
 
 

@@ -11,6 +11,7 @@ from lightning_pspo.objective.advantages import Reduce
 from lightning_pspo.objective.surrogates import Aggregation
 from lightning_pspo.policy.packing import joins
 from lightning_pspo.training.settings import PassLimits
+from lightning_pspo.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,32 @@ class Rows:
     prompt_lengths: Tensor
     completion_lengths: Tensor
     group: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, rollout: Rollout, *, loss_mask: Tensor, every_row: bool, share_prompts: bool, rank: int, world_size: int
+    ) -> Rows:
+        """Return the rows of one rank's part of a rollout.
+
+        Args:
+            rollout: The rank's part.
+            loss_mask: (N, T) bool, completion tokens that count in the loss.
+            every_row: Whether a row of zero advantage has a gradient.
+            share_prompts: Whether rows of a group share their prompt in a pass.
+            rank: This rank.
+            world_size: Number of ranks.
+        """
+        count, group_size = len(rollout.advantages), rollout.rewards.shape[1]
+        row = torch.arange(count, device=loss_mask.device)
+        return cls(
+            loss_mask=loss_mask,
+            has_gradient=(rollout.advantages[:, 0] != 0.0) | every_row,
+            position=positions(count, group_size, rank, world_size).to(loss_mask.device),
+            total=count * world_size,
+            prompt_lengths=rollout.prompts.prompt_mask.sum(dim=1).repeat_interleave(group_size),
+            completion_lengths=rollout.completions.completion_mask.sum(dim=1),
+            group=row // group_size if share_prompts else None,
+        )
 
 
 def positions(rows: int, group_size: int, rank: int, world_size: int) -> Tensor:

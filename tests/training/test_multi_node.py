@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.cli import main as cli
+from lightning_pspo.training import rank_guard
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 REPOSITORY = Path(__file__).parents[2]
@@ -303,7 +304,7 @@ def test_another_number_of_ranks_than_were_started(
     variables, message = LAUNCHED[launcher]
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(cli, "follow_launcher", lambda: None)  # this process is pytest's
+    monkeypatch.setattr(rank_guard, "follow_launcher", lambda: None)  # this process is pytest's
     with pytest.raises(SystemExit) as stop:
         cli.main(["fit", *tiny_run(tmp_path / "run"), f"--trainer.devices={devices}", "--trainer.num_nodes=1"])
     assert stop.value.code == 2

@@ -79,5 +79,5 @@ def test_token_level_changes_nothing() -> None:
 
 
 def test_unknown_level() -> None:
-    with pytest.raises(InputError, match="`ratio_level` must be one of token, sequence, got row"):
+    with pytest.raises(InputError, match="`level` must be one of token, sequence, got row"):
         at_level(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "row")  # type: ignore[arg-type]
