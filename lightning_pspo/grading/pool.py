@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, get_args
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.grading.equivalence import quick
 from lightning_pspo.grading.grader import read_answer, settle
 from lightning_pspo.grading.processes import WorkerPool
@@ -45,7 +46,7 @@ class Grader:
             limit of the process (``ulimit -v``) holds for its workers too.
 
     Raises:
-        ValueError: A setting is out of range.
+        InputError: A setting is out of range.
 
     >>> with Grader() as grader:
     ...     grades = grader.grade([("So #### 4", "5"), ("I give up.", "4"), (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")])
@@ -64,13 +65,13 @@ class Grader:
     ) -> None:
         for name, value, choices in (("mode", mode, get_args(Mode)), ("cut_off", cut_off, get_args(CutOff))):
             if value not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+                raise InputError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
         if workers < 1:
-            raise ValueError(f"`workers` must be at least 1, got {workers}.")
+            raise InputError(f"`workers` must be at least 1, got {workers}.")
         if not 0.0 < deadline_s <= MAX_DEADLINE_S:
-            raise ValueError(f"`deadline_s` must lie in (0, {MAX_DEADLINE_S:.0f}], got {deadline_s}.")
+            raise InputError(f"`deadline_s` must lie in (0, {MAX_DEADLINE_S:.0f}], got {deadline_s}.")
         if memory_mb < MIN_MEMORY_MB:
-            raise ValueError(f"`memory_mb` must be at least {MIN_MEMORY_MB}, got {memory_mb}.")
+            raise InputError(f"`memory_mb` must be at least {MIN_MEMORY_MB}, got {memory_mb}.")
         self.mode: Mode = mode
         self.cut_off: CutOff = cut_off
         self.workers, self.deadline_s, self.memory_mb = workers, deadline_s, memory_mb

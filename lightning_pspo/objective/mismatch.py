@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.objective.surrogates.levels import RatioLevel
 
 
@@ -35,7 +36,7 @@ def truncated_weights(
         (n, T) float32, detached; 1 where the mask is False. Multiply the objective, before it is aggregated, by it.
 
     Raises:
-        ValueError: If ``cap`` is below 1: the weight of a token without a mismatch would not be 1.
+        InputError: If ``cap`` is below 1: the weight of a token without a mismatch would not be 1.
 
     >>> old, engine = torch.tensor([[0.5, 0.2, 0.9]]).log(), torch.tensor([[0.4, 0.4, 0.1]]).log()
     >>> mask = torch.tensor([[True, True, False]])
