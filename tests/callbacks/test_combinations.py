@@ -55,8 +55,9 @@ def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_pat
 
 
 def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
-    """A threshold that every accuracy passes ends the run after the first rollout."""
-    more = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/few/accuracy"]
+    """A threshold that every accuracy passes ends the run after the first rollout, which is saved as the last."""
+    more = ["--trainer.callbacks.every_n_rollouts=5", "--trainer.callbacks+=EarlyStopping"]
+    more += ["--trainer.callbacks.monitor=val/few/accuracy"]
     more += ["--trainer.callbacks.mode=max", "--trainer.callbacks.stopping_threshold=-1"]
     main(command(tmp_path / "run", *more))
     assert [rollout_of(path) for path in find_checkpoints(tmp_path / "run/checkpoints")] == [1]
