@@ -46,7 +46,7 @@ def truncated_weights(
     tensor([[0.6250, 0.6250, 1.0000]])
     """
     if not cap >= 1.0:
-        raise ValueError(f"`cap` must be at least 1, got {cap}.")
+        raise InputError(f"`cap` must be at least 1, got {cap}.")
     difference = _difference(old_logprobs, engine_logprobs, mask, level)
     return difference.clamp(max=math.log(cap)).exp().clamp(max=cap)  # exp of the difference itself may overflow
 
