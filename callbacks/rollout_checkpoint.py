@@ -100,11 +100,6 @@ class RolloutCheckpoint(Checkpoint):
         """Refuse the folder of another run before time goes into the first measurement."""
         self._check(trainer, pl_module)
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric of the validation that this one did not have."""
-        if self.monitor is not None and self.monitor.startswith("val/"):
-            self._check_logged(trainer, self.monitor)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse the folder of another run; start the clock."""
         self._check(trainer, pl_module)

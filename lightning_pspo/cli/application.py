@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
-from lightning_pspo.callbacks.combinations import check_callbacks, check_monitors
+from lightning_pspo.callbacks.combinations import MonitorCheck, check_callbacks, check_monitors
 from lightning_pspo.callbacks.completion_writer import keep_completions
 from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
@@ -151,6 +151,8 @@ class PSPOCLI(LightningCLI):
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
         if self.subcommand in ("validate", "test"):
             keep_completions(trainer, self.subcommand)
+        elif self.subcommand == "fit":
+            trainer.callbacks.insert(0, MonitorCheck())  # type: ignore[attr-defined]
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def test_the_best_one_by_name(command: TinyRun, tmp_path: Path, capsys: pytest.C
             r"got val/few/acuracy; did you mean val/few/accuracy\? val/few/ has accuracy, .*",
             [],
         ),
-        (["--trainer.callbacks.monitor=scores"], r"got scores; there are score, step, train/alpha, .*", [1]),
+        (["--trainer.callbacks.monitor=scores"], r"got scores; did you mean score\? there are score, step, train/alpha, .*", [1]),
     ],
     ids=["no source", "misspelt", "never logged"],
 )
