@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self, cast, get_args
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.grading.equivalence import quick
@@ -90,14 +90,19 @@ class Grader:
         """
         _check(attempts)
         rows = [Attempt(*attempt) for attempt in attempts]
-        found = [self._read(attempt) for attempt in rows]
-        open_rows = [index for index, answer in enumerate(found) if not isinstance(answer, Grade)]
-        verdicts = self._compare([(found[index][0], rows[index].answer) for index in open_rows])  # type: ignore[index]
-        grades: list[Any] = list(found)
-        for index, verdict in zip(open_rows, verdicts, strict=True):
+        grades: list[Grade | None] = [None] * len(rows)
+        answers: dict[int, tuple[str, str]] = {}  # those that have to be compared, with their rules
+        for index, row in enumerate(rows):
+            read = self._read(row)
+            if isinstance(read, Grade):
+                grades[index] = read
+            else:
+                answers[index] = read
+        verdicts = self._compare([(text, rows[index].answer) for index, (text, _) in answers.items()])
+        for (index, (text, rule)), verdict in zip(answers.items(), verdicts, strict=True):
             same = _DECIDED.get(verdict)
-            grades[index] = Grade(verdict, *found[index]) if same is None else settle(rows[index], *found[index], same)
-        return grades
+            grades[index] = Grade(verdict, text, rule) if same is None else settle(rows[index], text, rule, same)
+        return cast("list[Grade]", grades)
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Return whether the two answers of each pair are equivalent, in order; None where that was not decided.
