@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from lightning_pspo.data.contamination import find_overlap, normalise
+from lightning_pspo.data.loaders import EncodedProblem
 from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER, encode_prompt
 from lightning_pspo.data.sources import PromptSource
-from lightning_pspo.datamodule import EncodedProblem
 from lightning_pspo.errors import InputError
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject, percent
