@@ -285,6 +285,24 @@ def test_a_run_directory_that_is_a_file(refused: Refused) -> None:
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 300, "a name of 300 bytes is too long"),
+        ("ä" * 200 + "/run", "a name of 400 bytes is too long"),
+        ("/".join(["deep"] * 900), "the path is too long"),
+        ("nul\0", "null character"),
+        ("dangling", "No such file or directory"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_made(refused: Refused, name: str, reason: str) -> None:
+    (refused.folder / "dangling").symlink_to("nowhere")
+    message = refused(f"--trainer.default_root_dir={refused.folder / name}")
+    assert message.startswith("`trainer.default_root_dir` must be a folder to write to, got /")
+    assert reason in message
+    assert len(message) < 500
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the root user may write everywhere")
 def test_a_run_directory_that_cannot_be_written(refused: Refused) -> None:
     parent = refused.folder / "locked"
