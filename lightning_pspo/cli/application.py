@@ -216,6 +216,5 @@ def _validate_once_at_least(config: Any) -> None:
     """Let a run that is shorter than ``val_check_interval`` validate after its last rollout; Lightning refuses it."""
     interval, limit = config.trainer.val_check_interval, config.trainer.limit_train_batches
     rollouts = min(limit, config.data.num_rollouts) if isinstance(limit, int) else config.data.num_rollouts
-    if isinstance(interval, int):
-        config.trainer.check_val_every_n_epoch = None  # else Lightning's callbacks take an interval of 1 for one epoch
-        config.trainer.val_check_interval = min(interval, rollouts)
+    if isinstance(interval, int) and interval > rollouts:
+        config.trainer.val_check_interval = rollouts
