@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.training.checks import check_lightning_callbacks
@@ -46,6 +46,35 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
                 f"`trainer.callbacks` must hold {kind.__name__} once, got two{differ}: keep one entry with all "
                 "settings (`--trainer.callbacks+=` adds an entry to those of the configuration)."
             )
+
+
+class MonitorCheck(Callback):
+    """Refuses a ``monitor`` of any callback that was not logged, before its owner reads it.
+
+    Metrics of training are checked after the first rollout, all others after the first validation.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Check what the last rollout must have logged."""
+        if "train/loss" in trainer.callback_metrics:
+            self._check(trainer, "train/" if any(trainer.num_val_batches) else "")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check all metrics."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._check(trainer, "")
+
+    def _check(self, trainer: Trainer, prefix: str) -> None:
+        untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
+        logged = trainer.callback_metrics
+        for callback in untyped.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith(prefix) and monitor not in logged:
+                near = "".join(f"did you mean {name}? " for name in get_close_matches(monitor, logged, n=1))
+                raise InputError(
+                    f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; {near}"
+                    f"there are {', '.join(sorted(logged))}."
+                )
 
 
 def check_monitors(callbacks: Iterable[Callback], module: Any, sources: Mapping[str, Any]) -> None:

@@ -58,15 +58,7 @@ class Preemption(Checkpoint):
         """Stop after this rollout if asked to. Every rank takes part."""
         self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
         """Stop during a validation if asked to. Every rank takes part: all have equally many batches."""
         if trainer.state.fn == "fit":
             self._stop_if_asked(trainer)

@@ -100,11 +100,6 @@ class RolloutCheckpoint(Checkpoint):
         """Refuse the folder of another run before time goes into the first measurement."""
         self._check(trainer, pl_module)
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric of the validation that this one did not have."""
-        if self.monitor is not None and self.monitor.startswith("val/"):
-            self._check_logged(trainer, self.monitor)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse the folder of another run; start the clock."""
         self._check(trainer, pl_module)
@@ -116,7 +111,7 @@ class RolloutCheckpoint(Checkpoint):
         """Save when it is time. Every rank takes part."""
         rollout = finished_rollouts(trainer)
         due = self.every_n_rollouts is not None and rollout % self.every_n_rollouts == 0
-        due = due or rollout == trainer.num_training_batches
+        due = due or rollout == trainer.num_training_batches or trainer.should_stop
         if is_trial(trainer) or not (due or self._is_time(trainer)):
             return
         self._save(trainer)
@@ -125,10 +120,13 @@ class RolloutCheckpoint(Checkpoint):
         self._clean(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if this rollout is one of the best. Every rank takes part."""
-        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit" or is_trial(trainer):
+        """Save if this rollout is one of the best, or the last because of it. Every rank takes part."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or is_trial(trainer):
             return
-        self._update_best(trainer, self.monitor)
+        if trainer.should_stop:
+            self._save_missing(trainer)
+        if self.monitor is not None:
+            self._update_best(trainer, self.monitor)
         self._clean(trainer)
 
     def _folder(self, trainer: Trainer) -> Path:
@@ -148,6 +146,11 @@ class RolloutCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._undamaged.add(rollout)
 
+    def _save_missing(self, trainer: Trainer) -> None:
+        path = self._folder(trainer) / checkpoint_name(finished_rollouts(trainer))
+        if not trainer.strategy.broadcast(path.exists()):
+            self._save(trainer)
+
     def _update_best(self, trainer: Trainer, monitor: str) -> None:
         """Add this rollout to the best if it is one of them, and save it then."""
         self._check_logged(trainer, monitor)
@@ -158,8 +161,8 @@ class RolloutCheckpoint(Checkpoint):
         sign = -1.0 if self.mode == "max" else 1.0
         ranked = sorted(scores, key=lambda candidate: (sign * scores[candidate], candidate))
         self._best = {candidate: scores[candidate] for candidate in ranked[: self.keep_best]}
-        if rollout in self._best and not trainer.strategy.broadcast((folder / checkpoint_name(rollout)).exists()):
-            self._save(trainer)
+        if rollout in self._best:
+            self._save_missing(trainer)
         if trainer.is_global_zero:
             write_scores(folder, monitor, self.mode, self._best)
 

@@ -125,13 +125,7 @@ class RunSummary(Callback):
         self._seen = []
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *arguments: Any, **options: Any
     ) -> None:
         """Remember the first problems' first samples."""
         output: EvaluationOutput = outputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -10,9 +9,9 @@ from collections.abc import Sequence
 
 from lightning_pspo import __version__
 from lightning_pspo.cli.bash_completion import completion
-from lightning_pspo.cli.config_files import CONFIG_FLAGS, with_config_files
+from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT
-from lightning_pspo.cli.help import COMMAND, COMMANDS, LIGHTNING, overview
+from lightning_pspo.cli.help import COMMAND, LIGHTNING, check_subcommand, overview
 from lightning_pspo.cli.main import main
 from lightning_pspo.cli.streams import forgive_output
 from lightning_pspo.errors import InputError
@@ -34,7 +33,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(early[name]())
         return
     try:
-        _check_subcommand(given)
+        check_subcommand(given)
         if name in LIGHTNING:
             main(given if arguments is not None else None)
             return
@@ -45,26 +44,6 @@ def command(arguments: Sequence[str] | None = None) -> None:
     module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
     sys.argv[1:] = []  # LightningCLI, which some of them build, warns of arguments that are not its own
     sys.exit(module.main(settings))
-
-
-def _check_subcommand(given: Sequence[str]) -> None:
-    """Refuse arguments that do not begin with a subcommand.
-
-    >>> _check_subcommand(["fitt"])
-    Traceback (most recent call last):
-    lightning_pspo.errors.InputError: unknown subcommand `fitt`; did you mean `fit`?
-    """
-    name = given[0] if given else ""
-    if name in COMMANDS:
-        return
-    values = {index + 1 for index, word in enumerate(given) if word in CONFIG_FLAGS}
-    later = next((index for index, word in enumerate(given) if word in COMMANDS and index not in values), None)
-    if later is not None and name.partition("=")[0] in CONFIG_FLAGS:
-        raise InputError(f"settings follow the subcommand: `{' '.join([given[later], *given[:later]])}`.")
-    close = difflib.get_close_matches(name, COMMANDS, 1)
-    end = f"; did you mean `{close[0]}`?" if close else f"; choose from {', '.join(f'`{one}`' for one in COMMANDS)}."
-    rule = f"unknown subcommand `{name}`" if name and not name.startswith("-") else "a subcommand must come first"
-    raise InputError(rule + end)
 
 
 def _version() -> str:

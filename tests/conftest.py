@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr that it finds, which no test may replace
 import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ CONFIG_COPY = "training_config.yaml"
 """The run's settings, in a folder that was exported from it."""
 
 _CONFIG = re.compile(r"config(?:-(\d+))?\.yaml")
-_KNOWN_CLASSES = ("lightning_pspo.", "lightning.pytorch.", "torch.optim.")
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
     """Read the settings of a run that may come from a stranger: plain values, bounded in size.
 
-    Reading them is safe. Building what they name is not: see `foreign_classes`.
+    Reading them is safe; building the classes that they name is not.
 
     Raises:
         InputError: It cannot be read, is not such a file, or is not a mapping of settings.
@@ -32,21 +30,6 @@ def read_run_config(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"{path} must be a mapping of settings, got {type(settings).__name__}.")
     return settings
-
-
-def foreign_classes(settings: Any) -> Iterator[str]:
-    """Yield the class paths in a run's settings that are neither ours nor Lightning's nor torch's optimizers.
-
-    Building one of these imports its module, which runs the code in it.
-
-    >>> list(foreign_classes({"reward": {"class_path": "mine.Reward"}, "surrogate": {"class_path": "PSPO"}}))
-    ['mine.Reward']
-    """
-    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
-        if key == "class_path" and isinstance(value, str) and "." in value and not value.startswith(_KNOWN_CLASSES):
-            yield value
-        elif isinstance(value, dict | list):
-            yield from foreign_classes(value)
 
 
 def newest_config(checkpoint: Path) -> Path | None:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
-from lightning_pspo.callbacks.combinations import check_callbacks, check_monitors
+from lightning_pspo.callbacks.combinations import MonitorCheck, check_callbacks, check_monitors
 from lightning_pspo.callbacks.completion_writer import keep_completions
 from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
@@ -151,6 +151,8 @@ class PSPOCLI(LightningCLI):
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
         if self.subcommand in ("validate", "test"):
             keep_completions(trainer, self.subcommand)
+        elif self.subcommand == "fit":
+            trainer.callbacks.insert(0, MonitorCheck())  # type: ignore[attr-defined]
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -214,6 +216,5 @@ def _validate_once_at_least(config: Any) -> None:
     """Let a run that is shorter than ``val_check_interval`` validate after its last rollout; Lightning refuses it."""
     interval, limit = config.trainer.val_check_interval, config.trainer.limit_train_batches
     rollouts = min(limit, config.data.num_rollouts) if isinstance(limit, int) else config.data.num_rollouts
-    if isinstance(interval, int):
-        config.trainer.check_val_every_n_epoch = None  # else Lightning's callbacks take an interval of 1 for one epoch
-        config.trainer.val_check_interval = min(interval, rollouts)
+    if isinstance(interval, int) and interval > rollouts:
+        config.trainer.val_check_interval = rollouts

@@ -163,12 +163,17 @@ def draw(comparisons: Sequence[ArmComparison], path: Path) -> None:
         bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
         colour = "#3565a9" if low > 0 or high < 0 else "#8a8d93"
         axes.errorbar(value, row, xerr=bars, fmt="o", color=colour, capsize=3)
-        labels.append(f"{comparison.second}\n{comparison.source}, T={comparison.temperature:g}")
+        labels.append(_plain(f"{comparison.second}\n{comparison.source}, T={comparison.temperature:g}"))
     axes.axvline(0, color="#33363b", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(-0.6, len(labels) - 0.4)
-    axes.set_xlabel(f"accuracy minus that of {comparisons[0].first} (percentage points, 95 % interval)")
+    axes.set_xlabel(f"accuracy minus that of {_plain(comparisons[0].first)} (percentage points, 95 % interval)")
     axes.grid(axis="x", color="#e6e8eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
+
+
+def _plain(name: str) -> str:
+    """Return a name for a figure, where dollars would begin a formula."""
+    return name.replace("$", r"\$")

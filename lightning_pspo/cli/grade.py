@@ -1,8 +1,9 @@
-r"""Grade a file of completions: ``python scripts/grade.py INPUT.jsonl --output OUT.jsonl``.
+r"""Grade a file of completions: ``lightning-pspo grade INPUT.jsonl --output OUT.jsonl``.
 
 Every row of INPUT, a JSON object with the completion and the reference answer as texts, becomes one row of OUT, in the
 same order, with ``verdict`` (correct, wrong, no_answer, error, timeout), ``extracted`` and ``rule`` added or replaced.
-A reference with a ``####`` or ``\boxed`` is taken to be a whole solution that ends in its answer; it must have one.
+A reference with a ``####`` or ``\boxed`` is a whole solution that ends in its answer; it must have one. Where a row has
+the question, a copy of it is no answer; where ``truncated`` is true, only a marked answer counts (``--cut-off``).
 
 The file is streamed. After an interruption of any kind the same command goes on where it stopped; a finished OUT is
 left as it is. A row that cannot be used stops with its file and row, and what came before it is kept. The settings that
@@ -28,20 +29,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from lightning_pspo.files import locked, read_objects, write_atomically
-from lightning_pspo.grading import Grade, Mode, Verdict, extract
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import locked, read_objects, unique_keys, write_atomically
+from lightning_pspo.grading import Attempt, CutOff, Grade, Mode, Verdict, extract
 from lightning_pspo.grading.pool import Grader
 
 ADDED = ("verdict", "extracted", "rule")
+SETTINGS = ("mode", "cut_off", "answer_field", "response_field", "question_field", "truncated_field")
 BATCH_ROWS = 4096
 BATCH_BYTES = 16 << 20
 PROGRESS_S = 10.0
 LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 EMPTY_MARKER = re.compile(r"####\s*\Z|\\boxed\s*\{\s*\}")
-
-
-class BadInputError(Exception):
-    """What the user has to mend; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,12 @@ class Row:
 
     Attributes:
         fields: As they were read, without those that grading adds.
-        completion: What the model wrote.
-        answer: The reference answer.
+        attempt: The completion with its problem.
         size: Bytes of the line.
     """
 
     fields: dict[str, Any]
-    completion: str
-    answer: str
+    attempt: Attempt
     size: int
 
 
@@ -65,13 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Grade a file and return the exit status."""
     options = parser().parse_args(arguments)
     try:
-        grader = Grader(options.mode, workers=options.workers, deadline_s=options.deadline)
-    except ValueError as error:
-        return fail(error, 2)
-    try:
-        with grader:
+        with Grader(
+            options.mode, cut_off=options.cut_off, workers=options.workers, deadline_s=options.deadline
+        ) as grader:
             counts = run(options, grader)
-    except BadInputError as error:
+    except ValueError as error:
         return fail(error, 2)
     except (OSError, RuntimeError) as error:
         return fail(error, 1)
@@ -96,9 +91,17 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("input", type=Path, metavar="INPUT.jsonl", help="rows with a completion and a reference answer")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="the rows with their verdicts")
-    parser.add_argument("--answer-field", default="answer", help="field of the reference answer (default answer)")
-    parser.add_argument("--response-field", default="response", help="field of the completion (default response)")
-    parser.add_argument("--mode", choices=get_args(Mode), default="lenient", help="where an answer may stand")
+    for name, what in (
+        ("answer", "reference answer"),
+        ("response", "completion"),
+        ("question", "question, where there is one"),
+        ("truncated", "flag of a completion that the token limit cut off, where there is one"),
+    ):
+        parser.add_argument(f"--{name}-field", default=name, help=f"field of the {what} (default {name})")
+    parser.add_argument("--mode", choices=get_args(Mode), default="lenient", help="which rules may find the answer")
+    parser.add_argument(
+        "--cut-off", choices=get_args(CutOff), default="marked", help="answers that count in a cut-off completion"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes for hard comparisons (default 2)")
     parser.add_argument("--deadline", type=float, default=5.0, help="seconds for one comparison (default 5)")
     return parser
@@ -111,18 +114,20 @@ def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:
         Verdict -> number of rows of the whole output.
 
     Raises:
-        BadInputError: A row, the output or a setting cannot be used.
+        InputError: A row, the output or a setting cannot be used.
     """
     check_paths(options.input, options.output)
-    with open_output(options.output) as output:
-        rows = read_rows(options.input, options.response_field, options.answer_field)
-        counts, rows = resume(output, rows, options)
+    output = locked(options.output)
+    if output is None:
+        raise InputError(f"--output must not be in use, but another process is writing {options.output}.")
+    with output:
+        counts, rows = resume(output, read_rows(options), options)
         check_settings(options, counts.total())
         done, started = counts.total(), time.monotonic()
         shown = started
         try:
             for batch in batches(rows):
-                grades = grader.grade([(row.completion, row.answer) for row in batch])
+                grades = grader.grade([row.attempt for row in batch])
                 output.write(b"".join(as_line(row.fields, grade) for row, grade in zip(batch, grades, strict=True)))
                 output.flush()
                 counts.update(grade.verdict.value for grade in grades)
@@ -130,56 +135,54 @@ def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:
                     shown = time.monotonic()
                     speed = (counts.total() - done) / (shown - started)
                     print(f"{counts.total()} rows are graded, {speed:.0f} a second", file=sys.stderr)
-        except BadInputError as error:
-            raise BadInputError(
-                f"{error} The {counts.total()} rows before it are graded and kept in {options.output}: mend it and run "
-                "the same command again."
+        except InputError as error:
+            raise InputError(
+                f"{error} The {counts.total()} rows before it are graded and kept in {options.output}: correct it and "
+                "run the same command again."
             ) from None
     if not counts:
-        raise BadInputError(f"{options.input}: must have at least one row, got none.")
+        raise InputError(f"{options.input}: must have at least one row, got none.")
     return counts
 
 
 def check_paths(source: Path, output: Path) -> None:
-    """Raise BadInputError unless ``source`` is a file that is not also the output."""
+    """Raise InputError unless ``source`` is a file that is not also the output."""
     if not source.is_file():
-        raise BadInputError(f"INPUT.jsonl must be a file that exists, got {source}.")
+        raise InputError(f"INPUT.jsonl must be a file that exists, got {source}.")
     if output.exists() and not output.is_file():
-        raise BadInputError(f"--output must be a file, got {output}.")
+        raise InputError(f"--output must be a file, got {output}.")
     if output.exists() and output.samefile(source):
-        raise BadInputError(f"--output must not be the input, got {output}.")
+        raise InputError(f"--output must not be the input, got {output}.")
 
 
-def open_output(path: Path) -> BinaryIO:
-    """Open the output for this process alone, and keep what is in it."""
-    stream = locked(path)
-    if stream is None:
-        raise BadInputError(f"--output must not be in use, but another process is writing {path}.")
-    return stream
-
-
-def read_rows(path: Path, response_field: str, answer_field: str) -> Iterator[Row]:
+def read_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the rows, blank lines left out.
 
     Raises:
-        BadInputError: A row cannot be used; its number is that of the line.
+        InputError: A row cannot be used; its number is that of the line.
     """
-    for number, size, fields in _objects(path):
-        where = f"{path}, row {number}"
-        completion, answer = (text_field(fields, field, where) for field in (response_field, answer_field))
-        if not answer.strip():
-            raise BadInputError(f"{where}: field {answer_field!r} must not be empty.")
-        if "####" in answer or r"\boxed" in answer:
-            answer = unwrap(answer, f"{where}: field {answer_field!r}")
-        kept = {name: value for name, value in fields.items() if name not in ADDED}
-        yield Row(kept, completion, answer, size)
-
-
-def _objects(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    parse = partial(json.loads, parse_constant=finite, parse_float=finite, object_pairs_hook=unique_keys)
     try:
-        yield from read_objects(path, parse=partial(json.loads, parse_constant=finite, parse_float=finite))
+        for number, size, fields in read_objects(options.input, parse=parse):
+            where = f"{options.input}, row {number}"
+            completion = text_field(fields, options.response_field, where)
+            answer = text_field(fields, options.answer_field, where)
+            if not answer.strip():
+                raise InputError(f"{where}: field {options.answer_field!r} must not be empty.")
+            if "####" in answer or r"\boxed" in answer:
+                answer = unwrap(answer, f"{where}: field {options.answer_field!r}")
+            question = text_field(fields, options.question_field, where, default="")
+            truncated = fields.get(options.truncated_field, False)
+            if not isinstance(truncated, bool):
+                raise InputError(
+                    f"{where}: field {options.truncated_field!r} must be true or false, got {truncated!r:.40}."
+                )
+            others = {name: value for name, value in fields.items() if name not in ADDED}
+            yield Row(others, Attempt(completion, answer, question, truncated), size)
+    except InputError:
+        raise
     except ValueError as error:
-        raise BadInputError(str(error)) from None
+        raise InputError(str(error)) from None
 
 
 def finite(number: str) -> float:
@@ -193,7 +196,7 @@ def finite(number: str) -> float:
     """
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError(f"{number:.40} is no finite number")
+        raise ValueError(f"{number:.40} is not a finite number")
     return value
 
 
@@ -201,65 +204,65 @@ def unwrap(solution: str, where: str) -> str:
     r"""Return the answer of a reference that has a marker.
 
     Raises:
-        BadInputError: It has none, so that every completion would be wrong.
+        InputError: There is none, so that every completion would be wrong.
 
     >>> unwrap("48 + 24 = 72\n#### 72", "row 1")
     '72'
     >>> unwrap(r"\boxed{}", "row 1")
     Traceback (most recent call last):
-    scripts.grade.BadInputError: row 1 must have an answer behind its `####` or in its `\boxed{}`, got '\\boxed{}'.
+    lightning_pspo.errors.InputError: row 1 must have an answer behind its `####` or in its `\boxed{}`, got '\\boxed{}'.
     """
     answer, _ = extract(solution, "strict")
     if answer is None and not EMPTY_MARKER.search(solution):  # a solution with headings may state its answer
         answer, _ = extract(solution)
     if answer is None:
         shown = solution if len(solution) <= 80 else f"... {solution[-80:]}"
-        raise BadInputError(f"{where} must have an answer behind its `####` or in its `\\boxed{{}}`, got {shown!r}.")
+        raise InputError(f"{where} must have an answer behind its `####` or in its `\\boxed{{}}`, got {shown!r}.")
     return answer
 
 
-def text_field(fields: dict[str, Any], field: str, where: str) -> str:
+def text_field(fields: dict[str, Any], field: str, where: str, default: str | None = None) -> str:
     """Return a field that must be text.
 
     Raises:
-        BadInputError: It is missing or something else.
+        InputError: It is something else, or missing and without a default.
     """
-    if field not in fields:
-        raise BadInputError(f"{where}: must have the field {field!r}, got {sorted(fields)!s:.200}.")
-    value = fields[field]
+    value = fields.get(field, default)
+    if field not in fields and default is None:
+        raise InputError(f"{where}: must have the field {field!r}, got {sorted(fields)!s:.200}.")
     if not isinstance(value, str):
-        raise BadInputError(f"{where}: field {field!r} must be one text, got {json.dumps(value):.80}.")
+        raise InputError(f"{where}: field {field!r} must be one text, got {json.dumps(value):.80}.")
     return value
 
 
 def resume(output: BinaryIO, rows: Iterator[Row], options: argparse.Namespace) -> tuple[Counter[str], Iterator[Row]]:
-    """Pass over the rows that are graded already, and cut off a last line that was not finished.
+    """Skip the rows that are graded already, and cut off a last line that was not finished.
 
     Returns:
         Verdict -> number of rows, and the rows that are left.
 
     Raises:
-        BadInputError: The output has other rows than the input, or one without a verdict; it is left as it was.
+        InputError: The output has other rows than the input, or one without a verdict; it is left as it was.
     """
     counts: Counter[str] = Counter()
     end = 0
     for number, line in enumerate(output, start=1):
         row = next(rows, None)
         begin = b"" if row is None else as_line(row.fields)[:-2]
-        whole = line.endswith(b"}\n")
-        if row is None or not (line.startswith(begin) or (begin.startswith(line) and not whole)):
-            raise BadInputError(
+        complete = line.endswith(b"}\n")
+        if row is None or not (line.startswith(begin) or (begin.startswith(line) and not complete)):
+            raise InputError(
                 f"--output {options.output} must be new or hold rows of {options.input}, but its row {number} is "
-                "another one: take another file, or remove it."
+                "another one: choose another file, or remove it."
             )
-        if not whole:
+        if not complete:
             rows = chain([row], rows)
             break
         verdict = read_verdict(line[len(begin) :])
         if verdict is None:
-            raise BadInputError(
-                f"--output {options.output}: row {number} must end in its verdict as this script writes it, got "
-                f"{line[len(begin) :].decode(errors='replace'):.80}: take another file, or remove it."
+            raise InputError(
+                f"--output {options.output}: row {number} must end in its verdict as this command writes it, got "
+                f"{line[len(begin) :].decode(errors='replace'):.80}: choose another file, or remove it."
             )
         counts[verdict] += 1
         end += len(line)
@@ -270,7 +273,7 @@ def resume(output: BinaryIO, rows: Iterator[Row], options: argparse.Namespace) -
 
 
 def read_verdict(end: bytes) -> str | None:
-    r"""Return the verdict in what grading added to a line; None where that is something else.
+    r"""Return the verdict in the fields that grading added to a line; None where they are not there.
 
     >>> read_verdict(b', "verdict": "wrong", "extracted": "7", "rule": "hash"}\n'), read_verdict(b', "verdict": "x"}\n')
     ('wrong', None)
@@ -283,28 +286,28 @@ def read_verdict(end: bytes) -> str | None:
 
 
 def check_settings(options: argparse.Namespace, graded: int) -> None:
-    """Hold the settings against those of the rows that are there, which lie beside the output.
+    """Compare the settings with those of the rows that are there, which lie beside the output.
 
     Raises:
-        BadInputError: They are others, or cannot be read.
+        InputError: They differ, or cannot be read.
     """
     path = options.output.with_name(f"{options.output.name}.settings.json")
-    settings = {name: getattr(options, name) for name in ("mode", "answer_field", "response_field")}
-    if graded and path.is_file():
-        try:
-            earlier = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            raise BadInputError(
-                f"{path} must hold the settings of the {graded} rows of {options.output}, but is damaged: remove both "
-                f"to begin again, or it alone if the rows were graded with {json.dumps(settings)}."
-            ) from None
-        if earlier != settings:
-            raise BadInputError(
-                f"--output {options.output} has {graded} rows that were graded with {json.dumps(earlier)}: they must "
-                f"not be mixed with {json.dumps(settings)}; take another file, or remove it."
-            )
-    else:
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    if not (graded and path.is_file()):
         write_atomically(path, (json.dumps(settings) + "\n").encode())
+        return
+    try:
+        earlier = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"{path} must hold the settings of the {graded} rows of {options.output}, but is damaged: remove both "
+            f"to begin again, or it alone if the rows were graded with {json.dumps(settings)}."
+        ) from None
+    if earlier != settings:
+        raise InputError(
+            f"--output {options.output} has {graded} rows that were graded with {json.dumps(earlier)}: they must "
+            f"not be mixed with {json.dumps(settings)}; choose another file, or remove it."
+        )
 
 
 def batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -318,7 +321,7 @@ def batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
             if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
-    except BadInputError:
+    except InputError:
         if batch:
             yield batch
         raise

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lightning_pspo.cli.config_files import CONFIG_FLAGS
+from lightning_pspo.errors import InputError
 
 COMMAND = "lightning-pspo"
 """The installed command; ``python -m lightning_pspo`` is the same."""
@@ -70,6 +74,30 @@ options:
 
 {hints}
 """
+
+
+def check_subcommand(given: Sequence[str]) -> None:
+    """Refuse arguments that do not begin with a subcommand.
+
+    >>> check_subcommand(["fitt"])
+    Traceback (most recent call last):
+    lightning_pspo.errors.InputError: unknown subcommand `fitt`; did you mean `fit`?
+    """
+    name = given[0] if given else ""
+    if name in COMMANDS:
+        return
+    values = {index + 1 for index, word in enumerate(given) if word in CONFIG_FLAGS}
+    later = next((index for index, word in enumerate(given) if word in COMMANDS and index not in values), None)
+    if later is not None and name.partition("=")[0] in CONFIG_FLAGS:
+        raise InputError(f"settings follow the subcommand: `{' '.join([given[later], *given[:later]])}`.")
+    close = difflib.get_close_matches(name, COMMANDS, 1)
+    end = (
+        f"; did you mean `{close[0]}`?"
+        if close
+        else f"; choose from {', '.join(f'`{command}`' for command in COMMANDS)}."
+    )
+    rule = f"unknown subcommand `{name}`" if name and not name.startswith("-") else "a subcommand must come first"
+    raise InputError(rule + end)
 
 
 def describe(parser: Any, subparsers: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment_rank, error_line
+from lightning_pspo.cli.help import check_subcommand
 from lightning_pspo.errors import InputError
 
 
@@ -25,6 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parent = os.getppid()
     try:
         arguments = with_config_files(sys.argv[1:] if args is None else args)
+        check_subcommand(arguments)
     except InputError as error:
         sys.stderr.write(error_line(str(error), environment_rank(), parent))
         raise SystemExit(BAD_INPUT) from None

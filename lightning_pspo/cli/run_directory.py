@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import tempfile
@@ -17,6 +18,8 @@ from lightning_pspo.errors import InputError
 
 CONFIG = "config.yaml"
 """The settings of the run, in its folder."""
+
+_BELOW = 200  # bytes of the longest name below a run's folder, about
 
 
 def continues(ckpt_path: str | None, root: Path) -> bool:
@@ -36,17 +39,41 @@ def usable_root(value: str | Path | None) -> Path:
 
 
 def check_writable(name: str, folder: Path) -> None:
-    """Refuse a folder that cannot be written to, or not be made; nothing is left behind."""
-    place = folder
-    while not os.path.exists(place):  # unlike Path.exists, False where a folder above may not be searched
-        place = place.parent
+    """Refuse a folder that cannot be made or written to; nothing is left behind.
+
+    Args:
+        name: Setting or purpose of the folder, for the message.
+        folder: Folder that need not exist yet.
+
+    Raises:
+        InputError: It cannot be a folder with files in it.
+    """
+    existing = folder.absolute()
+    while not os.path.lexists(existing):  # False where a folder above may not be searched, or a name is too long
+        existing = existing.parent
     try:
-        with tempfile.TemporaryFile(dir=place):  # a file without a name
+        longest = max(len(os.fsencode(part)) for part in folder.absolute().parts)
+        if longest > os.pathconf(existing, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, f"a name of {longest} bytes is too long")
+        if len(os.fsencode(folder.absolute())) + _BELOW > os.pathconf(existing, "PC_PATH_MAX"):
+            raise OSError(errno.ENAMETOOLONG, "the path is too long")
+        if "\0" in str(folder):
+            raise OSError(errno.EINVAL, "a name cannot hold a null character")
+        with tempfile.TemporaryFile(dir=existing):  # a file without a name
             return
     except OSError as error:
-        raise InputError(
-            f"{name} must be a folder to write to, got {folder}: {place} is none ({error.strerror})."
-        ) from None
+        reason = error.strerror if existing == folder.absolute() else f"{error.strerror} ({shown(existing)})"
+        raise InputError(f"{name} must be a folder to write to, got {shown(folder)}: {reason}.") from None
+
+
+def shown(path: Path) -> str:
+    """Return a path for a message, whatever its length.
+
+    >>> shown(Path("runs/one")), len(shown(Path("x" * 300)))
+    ('runs/one', 123)
+    """
+    text = str(path).replace("\0", "\\0")
+    return text if len(text) <= 120 else f"{text[:60]}...{text[-60:]}"
 
 
 def command_with(given: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -174,7 +175,8 @@ def different_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
         known = [(run.path, run.settings[name]) for run in runs if name in run.settings]
         odd = next(((path, value) for path, value in known if value != known[0][1]), None)
         if odd is not None and (sampled or name != "top_p"):
-            different.append(f"`{name}` is {known[0][1]!r} in {known[0][0]} and {odd[1]!r} in {odd[0]}")
+            values = [reprlib.repr(value) for _, value in (known[0], odd)]
+            different.append(f"`{name}` is {values[0]} in {known[0][0]} and {values[1]} in {odd[0]}")
     return different
 
 

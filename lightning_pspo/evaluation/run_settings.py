@@ -22,6 +22,7 @@ _VALUES = (
     "trainer.precision",
     "data.system_prompt",
     "data.template",
+    "data.date",
     "data.eval_batch_size",
     "model.sampling.max_new_tokens",
     "model.sampling.top_p",

@@ -29,6 +29,7 @@ _SYNONYMS = (
     "infinitelymany infinitelymanysolutions infinite",
 )
 _LABEL = re.compile(r"[A-Z][A-Za-z]{2,19}(?: [A-Za-z]{1,19}){0,3}: +(?=[^:]*[0-9][^:]*\Z)")
+_YES_NO_WORDS = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)[A-Za-z]{4,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
@@ -85,6 +86,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     """Compare two cleaned answers, or two parts of them."""
     if compact(left) == compact(right) or _are_synonyms(compact(left), compact(right)):
         return True
+    if {compact(left), compact(right)} & _YES_NO_WORDS and left.isalpha() and right.isalpha():
+        return False
     if r"\begin" in left and r"\begin" not in right and not split_collection(right):
         left = last_row(left)
     if (word := _YES_OR_NO.fullmatch(left)) and (said := _same_word(word[1], right)) is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
 from lightning_pspo.grading.equivalence import equivalent
 from lightning_pspo.grading.extraction import extract, extract_marked
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Scorer, Verdict
+
+_TAGGED = re.compile(rf"<answer>\s*([^<]{{1,{MAX_ANSWER_CHARS}}}?)\s*</answer>")
 
 
 def grade(
@@ -56,6 +60,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         rule = rule if extracted is not None or extract(text, mode)[0] is None else "truncated"
     else:
         extracted, rule = extract(text, mode)
+    if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
+        extracted, rule = tagged[-1], "stated"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")

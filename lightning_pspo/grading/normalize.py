@@ -196,8 +196,8 @@ def clean(text: str) -> str:
     for pattern, replacement in _FIRST:
         text = pattern.sub(replacement, text)
     text = _COMMAND.sub(lambda command: _COMMANDS[command[1]], text)
-    for pattern, replacement in _THEN:
-        text = pattern.sub(replacement, text)
+    for pattern, spelling in _THEN:
+        text = pattern.sub(spelling, text)
     text = _MARKS.sub("", _MARKS.sub("", text)) if not text.rstrip().endswith("...") else text.strip()
     text = _QUOTED.sub(r"\1", text)
     while text.endswith("}") and text.count("}") > text.count("{"):

@@ -181,8 +181,8 @@ def read_number(text: str) -> Number | None:
     text = _POWER_OF_TEN.sub(r"\g<1>1e\2", _TEN.sub(r"e\1", text.rstrip("% ")))
     if len(text) > MAX_NUMBER_CHARS:
         return None
-    if (value := _spelled(text)) is not None:
-        return Number(Fraction(value), unit=unit)
+    if (spelled := _spelled(text)) is not None:
+        return Number(Fraction(spelled), unit=unit)
     text = _ungrouped(text)
     if match := _WHOLE_NUMBER.fullmatch(text):
         return _decimal(match, percent, unit)

@@ -6,8 +6,9 @@ import logging
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self, cast, get_args
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.grading.equivalence import quick
 from lightning_pspo.grading.grader import read_answer, settle
 from lightning_pspo.grading.processes import WorkerPool
@@ -45,7 +46,7 @@ class Grader:
             limit of the process (``ulimit -v``) holds for its workers too.
 
     Raises:
-        ValueError: A setting is out of range.
+        InputError: A setting is out of range.
 
     >>> with Grader() as grader:
     ...     grades = grader.grade([("So #### 4", "5"), ("I give up.", "4"), (r"\boxed{\sqrt{12}}", r"2\sqrt{3}")])
@@ -64,13 +65,13 @@ class Grader:
     ) -> None:
         for name, value, choices in (("mode", mode, get_args(Mode)), ("cut_off", cut_off, get_args(CutOff))):
             if value not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+                raise InputError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
         if workers < 1:
-            raise ValueError(f"`workers` must be at least 1, got {workers}.")
+            raise InputError(f"`workers` must be at least 1, got {workers}.")
         if not 0.0 < deadline_s <= MAX_DEADLINE_S:
-            raise ValueError(f"`deadline_s` must lie in (0, {MAX_DEADLINE_S:.0f}], got {deadline_s}.")
+            raise InputError(f"`deadline_s` must lie in (0, {MAX_DEADLINE_S:.0f}], got {deadline_s}.")
         if memory_mb < MIN_MEMORY_MB:
-            raise ValueError(f"`memory_mb` must be at least {MIN_MEMORY_MB}, got {memory_mb}.")
+            raise InputError(f"`memory_mb` must be at least {MIN_MEMORY_MB}, got {memory_mb}.")
         self.mode: Mode = mode
         self.cut_off: CutOff = cut_off
         self.workers, self.deadline_s, self.memory_mb = workers, deadline_s, memory_mb
@@ -89,14 +90,19 @@ class Grader:
         """
         _check(attempts)
         rows = [Attempt(*attempt) for attempt in attempts]
-        found = [self._read(attempt) for attempt in rows]
-        open_rows = [index for index, answer in enumerate(found) if not isinstance(answer, Grade)]
-        verdicts = self._compare([(found[index][0], rows[index].answer) for index in open_rows])  # type: ignore[index]
-        grades: list[Any] = list(found)
-        for index, verdict in zip(open_rows, verdicts, strict=True):
+        grades: list[Grade | None] = [None] * len(rows)
+        answers: dict[int, tuple[str, str]] = {}  # those that have to be compared, with their rules
+        for index, row in enumerate(rows):
+            read = self._read(row)
+            if isinstance(read, Grade):
+                grades[index] = read
+            else:
+                answers[index] = read
+        verdicts = self._compare([(text, rows[index].answer) for index, (text, _) in answers.items()])
+        for (index, (text, rule)), verdict in zip(answers.items(), verdicts, strict=True):
             same = _DECIDED.get(verdict)
-            grades[index] = Grade(verdict, *found[index]) if same is None else settle(rows[index], *found[index], same)
-        return grades
+            grades[index] = Grade(verdict, text, rule) if same is None else settle(rows[index], text, rule, same)
+        return cast("list[Grade]", grades)
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Return whether the two answers of each pair are equivalent, in order; None where that was not decided.

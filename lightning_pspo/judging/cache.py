@@ -32,7 +32,7 @@ class JudgementCache:
             if path is not None:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._database = _open(":memory:" if path is None else path)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             self._warn(error)
             self._database = _open(":memory:")
 

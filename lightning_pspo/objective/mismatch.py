@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.objective.advantages import Reduce
 from lightning_pspo.objective.surrogates.levels import RatioLevel
 
@@ -35,7 +36,7 @@ def truncated_weights(
         (n, T) float32, detached; 1 where the mask is False. Multiply the objective, before it is aggregated, by it.
 
     Raises:
-        ValueError: If ``cap`` is below 1: the weight of a token without a mismatch would not be 1.
+        InputError: If ``cap`` is below 1: the weight of a token without a mismatch would not be 1.
 
     >>> old, engine = torch.tensor([[0.5, 0.2, 0.9]]).log(), torch.tensor([[0.4, 0.4, 0.1]]).log()
     >>> mask = torch.tensor([[True, True, False]])
@@ -45,7 +46,7 @@ def truncated_weights(
     tensor([[0.6250, 0.6250, 1.0000]])
     """
     if not cap >= 1.0:
-        raise ValueError(f"`cap` must be at least 1, got {cap}.")
+        raise InputError(f"`cap` must be at least 1, got {cap}.")
     difference = _difference(old_logprobs, engine_logprobs, mask, level)
     return difference.clamp(max=math.log(cap)).exp().clamp(max=cap)  # exp of the difference itself may overflow
 

@@ -127,10 +127,10 @@ class Pretrained:
         """
         config = self.config.get_text_config()
         limits = [getattr(config, name, None) for name in _CONTEXT_LIMITS]
-        rope = getattr(config, "rope_parameters", None) or {}
-        entries = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]  # of all layers, or by type
-        limits += [e.get("original_max_position_embeddings") for e in entries if e.get("rope_type") == "longrope"]
-        return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+        return min(
+            (limit for limit in [*limits, *_longrope_limits(config)] if isinstance(limit, int) and limit > 0),
+            default=None,
+        )
 
     @property
     def has_jitter(self) -> bool:
@@ -204,6 +204,13 @@ class Pretrained:
                 "`trust_remote_code` if you trust it, or remove the entry."
             )
         _switch_off_dropout(config)
+        if _longrope_limits(config):
+            logger.warning(
+                "%s uses LongRoPE, which changes all log-probs of a pass that exceeds its original length: prompts and "
+                "completions are limited to %d tokens.",
+                self.name,
+                min(_longrope_limits(config)),
+            )
         return cast(PreTrainedConfig, config)
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -239,6 +246,14 @@ class Pretrained:
 def _names_own_code(config: Path | None) -> bool:
     """Tell whether a config.json asks for the model's own Python code."""
     return config is not None and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def _longrope_limits(config: PreTrainedConfig) -> list[int]:
+    """Return the original lengths of a model with LongRoPE; none for any other model."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    entries = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]  # of all layers, or by their type
+    lengths = [e.get("original_max_position_embeddings") for e in entries if e.get("rope_type") == "longrope"]
+    return [length for length in lengths if isinstance(length, int)]
 
 
 def _switch_off_dropout(config: PreTrainedConfig) -> None:

@@ -55,8 +55,9 @@ def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_pat
 
 
 def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
-    """A threshold that every accuracy passes ends the run after the first rollout."""
-    more = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/few/accuracy"]
+    """A threshold that every accuracy passes ends the run after the first rollout, which is saved as the last."""
+    more = ["--trainer.callbacks.every_n_rollouts=5", "--trainer.callbacks+=EarlyStopping"]
+    more += ["--trainer.callbacks.monitor=val/few/accuracy"]
     more += ["--trainer.callbacks.mode=max", "--trainer.callbacks.stopping_threshold=-1"]
     main(command(tmp_path / "run", *more))
     assert [rollout_of(path) for path in find_checkpoints(tmp_path / "run/checkpoints")] == [1]
@@ -90,6 +91,24 @@ def test_what_cannot_work_is_refused(
     ]
     assert re.search(message, refusal(command(tmp_path / "run", *more), capsys))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("train/los", r"`monitor` of EarlyStopping .*got train/los; did you mean train/loss\? there are .*train/loss"),
+        ("score", "`monitor` of EarlyStopping must be a metric that is logged, got score; there are "),
+    ],
+)
+def test_a_monitor_that_is_not_logged_is_refused_when_that_is_known(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monitor: str, message: str
+) -> None:
+    """A metric of training after the first rollout, although the first validation would come later."""
+    more = ["--trainer.callbacks+=EarlyStopping", f"--trainer.callbacks.monitor={monitor}"]
+    more += ["--trainer.val_check_interval=2"]
+    assert re.search(message, refusal(command(tmp_path / "run", *more), capsys))
+    newest = find_checkpoints(tmp_path / "run/checkpoints")[-1]
+    assert rollout_of(newest) == (1 if monitor.startswith("train/") else 2)
 
 
 def test_two_of_a_kind_with_files_of_their_own(command: Command, tmp_path: Path) -> None:

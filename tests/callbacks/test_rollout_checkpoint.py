@@ -81,68 +81,38 @@ def command(tiny_run: TinyRun, problem_file: Path, tmp_path: Path, monkeypatch: 
     return build
 
 
+def flags(settings: str) -> list[str]:
+    """Return the flags of some settings of RolloutCheckpoint."""
+    return [f"--trainer.callbacks.{setting}" for setting in settings.split()]
+
+
 def validated(root: Path) -> str:
     return (root / "validated.txt").read_text().strip()
 
 
 @pytest.mark.parametrize(
-    ("flags", "scores", "kept", "best"),
+    ("settings", "scores", "kept", "best"),
     [
-        (["--trainer.callbacks.keep_last=2"], "[0, 1, 0, 3, 0, 2]", [5, 6], {}),
+        ("keep_last=2", "[0, 1, 0, 3, 0, 2]", [5, 6], {}),
+        ("keep_last=1 monitor=score", "[0, 1, 0, 3, 0, 2]", [4, 6], {4: 3.0}),
+        ("keep_last=1 monitor=score keep_best=2 mode=min", "[5, 1, .nan, 1, 0.5, 1]", [2, 5, 6], {5: 0.5, 2: 1.0}),
         (
-            ["--trainer.callbacks.keep_last=1", "--trainer.callbacks.monitor=score"],
-            "[0, 1, 0, 3, 0, 2]",
-            [4, 6],
-            {4: 3.0},
-        ),
-        (
-            [
-                "--trainer.callbacks.keep_last=1",
-                "--trainer.callbacks.monitor=score",
-                "--trainer.callbacks.keep_best=2",
-                "--trainer.callbacks.mode=min",
-            ],
-            "[5, 1, .nan, 1, 0.5, 1]",
-            [2, 5, 6],
-            {5: 0.5, 2: 1.0},
-        ),
-        (
-            [
-                "--trainer.callbacks.every_n_rollouts=5",
-                "--trainer.callbacks.keep_last=1",
-                "--trainer.callbacks.monitor=score",
-                "--trainer.callbacks.keep_best=2",
-            ],
+            "every_n_rollouts=5 keep_last=1 monitor=score keep_best=2",
             "[0, 1, 7, 3, 0, 2]",
             [3, 4, 6],
             {3: 7.0, 4: 3.0},
         ),
-        (
-            ["--trainer.callbacks.every_n_rollouts=4", "--trainer.callbacks.monitor=score"],
-            "[.nan, .nan, .nan, .nan, .nan, .nan]",
-            [4, 6],
-            {},
-        ),
-        (
-            ["--trainer.callbacks.every_n_rollouts=null", "--trainer.callbacks.every_n_minutes=1e-9"],
-            "[0, 0, 0, 0, 0, 0]",
-            [1, 2, 3, 4, 5, 6],
-            {},
-        ),
-        (
-            ["--trainer.callbacks.every_n_rollouts=null", "--trainer.callbacks.every_n_minutes=60"],
-            "[0, 0, 0, 0, 0, 0]",
-            [6],
-            {},
-        ),
+        ("every_n_rollouts=4 monitor=score", "[.nan, .nan, .nan, .nan, .nan, .nan]", [4, 6], {}),
+        ("every_n_rollouts=null every_n_minutes=1e-9", "[0, 0, 0, 0, 0, 0]", [1, 2, 3, 4, 5, 6], {}),
+        ("every_n_rollouts=null every_n_minutes=60", "[0, 0, 0, 0, 0, 0]", [6], {}),
     ],
     ids=["newest", "newest and best", "two least", "best between", "nan", "every moment", "every hour"],
 )
 def test_what_is_kept(
-    command: TinyRun, tmp_path: Path, flags: list[str], scores: str, kept: list[int], best: dict[int, float]
+    command: TinyRun, tmp_path: Path, settings: str, scores: str, kept: list[int], best: dict[int, float]
 ) -> None:
     root = tmp_path / "run"
-    main(command(root, *flags, scores=scores))
+    main(command(root, *flags(settings), scores=scores))
     assert rollouts(root) == kept
     assert read_scores(root / "checkpoints") == best
     for path in find_checkpoints(root / "checkpoints"):
@@ -152,20 +122,15 @@ def test_what_is_kept(
 
 def test_every_checkpoint_resumes_to_the_same_bits(command: TinyRun, tmp_path: Path) -> None:
     """Saved after a rollout with its validation still to come, after a validation, and before one that is not due."""
-    flags = [
-        "--trainer.callbacks.every_n_rollouts=5",
-        "--trainer.callbacks.monitor=score",
-        "--trainer.val_check_interval=2",
-    ]
-    flags += ["--trainer.callbacks.keep_best=2"]
+    more = [*flags("every_n_rollouts=5 monitor=score keep_best=2"), "--trainer.val_check_interval=2"]
     whole = tmp_path / "whole"
-    main(command(whole, *flags, "--trainer.callbacks.keep_last=9"))
+    main(command(whole, *more, *flags("keep_last=9")))
     assert rollouts(whole) == [2, 4, 5, 6]  # 2 and 4 were saved after their validation
     assert validated(whole) == "2 4 6"
     last = state(whole / "checkpoints" / "rollout=000006.ckpt")
     for rollout, again in ((2, "4 6"), (4, "6"), (5, "6"), (6, "6")):
         root = tmp_path / f"from{rollout}"
-        main(command(root, *flags, f"--ckpt_path={whole}/checkpoints/rollout={rollout:06d}.ckpt"))
+        main(command(root, *more, f"--ckpt_path={whole}/checkpoints/rollout={rollout:06d}.ckpt"))
         assert validated(root) == again
         if rollout < 6:
             here = state(root / "checkpoints" / "rollout=000006.ckpt")
@@ -180,7 +145,7 @@ def test_a_validation_that_an_interruption_cost_is_made_up_for(command: TinyRun,
     root = tmp_path / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
     (root / "validated.txt").unlink()
-    main(command(root, "--ckpt_path=last", "--trainer.callbacks.monitor=score", "--trainer.callbacks.keep_last=1"))
+    main(command(root, "--ckpt_path=last", *flags("monitor=score keep_last=1")))
     assert validated(root) == "2 3 4 5 6"
     assert rollouts(root) == [4, 6]
     whole = tmp_path / "whole"
@@ -191,14 +156,14 @@ def test_a_validation_that_an_interruption_cost_is_made_up_for(command: TinyRun,
 
 def test_a_crash_before_the_score_is_written_down(command: TinyRun, tmp_path: Path) -> None:
     """The checkpoint of rollout 4 was saved as the best, after its validation; ``best.json`` was not written."""
-    root, flags = tmp_path / "run", ["--trainer.callbacks.every_n_rollouts=5", "--trainer.callbacks.monitor=score"]
-    flags += ["--trainer.val_check_interval=2", "--trainer.callbacks.keep_last=1"]
-    main(command(root, *flags))
+    root = tmp_path / "run"
+    more = [*flags("every_n_rollouts=5 monitor=score keep_last=1"), "--trainer.val_check_interval=2"]
+    main(command(root, *more))
     folder = root / "checkpoints"
     assert rollouts(root) == [4, 6]
     remove(folder / "rollout=000006.ckpt")
     (folder / "best.json").write_text('{"monitor": "score", "mode": "max", "scores": {"2": 1.0}}')
-    main(command(root, *flags, "--ckpt_path=last"))
+    main(command(root, *more, "--ckpt_path=last"))
     assert validated(root) == "2 4 6 6"
     assert rollouts(root) == [4, 6]
     assert read_scores(folder) == {4: 3.0}
@@ -208,11 +173,10 @@ def test_a_last_measurement_that_is_made_up_for_forgets_no_best(command: TinyRun
     """RunSummary validates before other callbacks know that training has started."""
     root = tmp_path / "run"
     root.mkdir()
-    flags = ["--trainer.callbacks.monitor=score", "--trainer.callbacks.keep_last=1"]
-    flags += ["--trainer.callbacks+=RewardLogger", "--trainer.callbacks+=RunSummary"]
-    flags += ["--trainer.num_sanity_val_steps=-1"]
-    for more in ((), ("--ckpt_path=last",)):  # the checkpoint of rollout 6 is of before its validation
-        main(command(root, *flags, *more))
+    more = [*flags("monitor=score keep_last=1"), "--trainer.callbacks+=RewardLogger", "--trainer.callbacks+=RunSummary"]
+    more += ["--trainer.num_sanity_val_steps=-1"]
+    for resumed in ((), ("--ckpt_path=last",)):  # the checkpoint of rollout 6 is of before its validation
+        main(command(root, *more, *resumed))
         assert rollouts(root) == [4, 6]
         assert read_scores(root / "checkpoints") == {4: 3.0}
 
@@ -231,15 +195,11 @@ def test_the_best_one_by_name(command: TinyRun, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("flags", "message", "finished"),
+    ("monitor", "message", "finished"),
     [
-        (["--trainer.callbacks.monitor=val/fewer/accuracy"], r"got val/fewer/accuracy; data.val has few\.", []),
-        (
-            ["--trainer.callbacks.monitor=val/few/acuracy"],
-            r"got val/few/acuracy; did you mean val/few/accuracy\? val/few/ has accuracy, .*",
-            [],
-        ),
-        (["--trainer.callbacks.monitor=scores"], r"got scores; there are score, step, train/alpha, .*", [1]),
+        ("val/fewer/accuracy", r"data.val has few\.", []),
+        ("val/few/acuracy", r"did you mean val/few/accuracy\? val/few/ has accuracy, .*", []),
+        ("scores", r"did you mean score\? there are score, step, train/alpha, .*", [1]),
     ],
     ids=["no source", "misspelt", "never logged"],
 )
@@ -247,24 +207,23 @@ def test_a_metric_that_does_not_exist(
     command: TinyRun,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    flags: list[str],
+    monitor: str,
     message: str,
     finished: list[int],
 ) -> None:
     root = tmp_path / "run"
-    root.mkdir()
     with pytest.raises(SystemExit) as stop:
-        main(command(root, *flags))
+        main(command(root, *flags(f"monitor={monitor}")))
     assert stop.value.code == 2
-    assert re.search(rf"error: `monitor` of RolloutCheckpoint must be a metric .*{message}", capsys.readouterr().err)
+    pattern = rf"error: `monitor` of RolloutCheckpoint must be a metric that is logged, got {monitor}; {message}"
+    assert re.search(pattern, capsys.readouterr().err)
     assert rollouts(root) == finished
 
 
 def test_a_training_metric_without_validation(command: TinyRun, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    flags = ["--data.val=null", "--trainer.callbacks.monitor=train/grad_norm", "--trainer.callbacks.keep_last=1"]
-    arguments = [one for one in command(root, *flags) if "data.val." not in one and "val_check" not in one]
-    main(arguments)
+    more = ["--data.val=null", *flags("monitor=train/grad_norm keep_last=1")]
+    main([argument for argument in command(root, *more) if "data.val." not in argument and "val_check" not in argument])
     assert rollouts(root)[-1] == 6
     assert json.loads((root / "checkpoints" / "best.json").read_text())["monitor"] == "train/grad_norm"
     assert set(read_scores(root / "checkpoints")) == set(rollouts(root)[:1])

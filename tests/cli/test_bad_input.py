@@ -61,12 +61,12 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model.group_sise=4"], r"`--model\.group_sise` is no setting; did you mean `--model\.group_size`\?"),
+        (["--model.group_sise=4"], r"unknown setting `--model\.group_sise`; did you mean `--model\.group_size`\?"),
         (["--model.group_size=many"], r"`--model\.group_size` must be an integer, got 'many'\."),
         (["--model.group_size=1"], r"`group_size` must be at least 2, got 1\."),
         (["--model.surrogate=PSPO", "--model.surrogate.alpha=1.5"], r"`alpha` must lie in \[0, 1\), got 1\.5\."),
-        (["--model.surrogate=PSPOO"], r"`--model\.surrogate`: `PSPOO` is no Surrogate; did you mean `PSPO`\?"),
-        (["--model.surrogate=torch.nn.Linear"], r"`--model\.surrogate`: `torch\.nn\.Linear` is no Surrogate"),
+        (["--model.surrogate=PSPOO"], r"`--model\.surrogate`: unknown Surrogate `PSPOO`; did you mean `PSPO`\?"),
+        (["--model.surrogate=torch.nn.Linear"], r"`--model\.surrogate`: `torch\.nn\.Linear` is not a Surrogate"),
         (["--model.optimizer=SGD", "--model.optimizer.lr=-1"], r"`model\.optimizer` refuses .*learning rate: -1"),
         (["--model.policy.lora.rank=0"], r"`lora\.rank` must be at least 1, got 0\."),
         (["--model.policy.lora.rank=1", "--model.policy.lora.target_modules=no"], r"`lora\.target_modules` .* no "),
@@ -79,7 +79,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
             ["--model.evaluation.k=[1, 2]"],
             r"`evaluation.k` must be numbers from 1 to `evaluation.samples`, got \[1, 2\] and 1 samples",
         ),
-        (["--model.grader.workers=0"], r"`workers` must be at least 1, got 0\."),
+        (["--model.grader.workers=0"], r"workers` must be at least 1, got 0\."),
         (["--model.grader.mode=loose"], r"`--model\.grader\.mode` must be one of .*'loose'"),
         (["--data.near_overlap=no"], r"`--data\.near_overlap` must be one of ignore, warn, refuse, got 'no'\."),
         (["--model.minibatches_per_rollout=9"], r"`minibatches_per_rollout` must be at most 8 .*, got 9\."),
@@ -96,7 +96,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         (["--trainer.devices=0"], r"devices='0'"),
         (["--trainer.default_root_dir=null"], r"`trainer\.default_root_dir` must name .* got null\."),
         (["--ckpt_path=/no/such.ckpt"], r"`ckpt_path` must be an existing checkpoint, last or best, got /no/such\.ck"),
-        (["--config=/no/such.yaml"], r"`--config`: there is no file /no/such\.yaml\."),
+        (["--config=/no/such.yaml"], r"`--config`: there is no file .* /no/such\.yaml"),
     ],
 )
 def test_settings(refused: Refused, flags: list[str], message: str) -> None:
@@ -115,14 +115,14 @@ def test_a_refused_length_leaves_no_logs(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {group_sise: 4}", r"`model\.group_sise` is no setting; did you mean `model\.group_size`\?"),
+        ("model: {group_sise: 4}", r"unknown setting `model\.group_sise`; did you mean `model\.group_size`\?"),
         (
             "model: {surrogate: {class_path: PSPO, init_args: {alpah: 0.3}}}",
-            r"`model\.surrogate\.init_args\.alpah` is no setting of PSPO",
+            r"unknown setting `model\.surrogate\.init_args\.alpah` of PSPO",
         ),
-        ("modell: {group_size: 4}", r"`modell` is no setting; did you mean `model`\?"),
-        ("model: {group_size: [", r"settings\.yaml, line 1, column 22: this is no YAML"),
-        ("trainer: {callbacks: [{class_path: RewardLoger}]}", r"did you mean `callbacks\.RewardLogger`"),
+        ("modell: {group_size: 4}", r"unknown setting `modell`; did you mean `model`\?"),
+        ("model: {group_size: [", r"settings\.yaml, line 2, column 1: this is not YAML"),
+        ("trainer: {callbacks: [{class_path: RewardLoger}]}", r"did you mean `RewardLogger`"),
     ],
 )
 def test_settings_in_a_file(refused: Refused, text: str, message: str) -> None:
@@ -135,7 +135,7 @@ def test_no_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-    assert re.search(r"error: .*`fit`, `validate`, `test`, `predict`\.", capsys.readouterr().err)
+    assert re.search(r"error: .*`fit`, `validate`, `test`, `predict`", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_prompt_longer_than_the_context(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.train.task=chain_summ"], r"`task` must be .*, got 'chain_summ' \(nearest: chain_sum"),
+        (["--data.train.task=chain_summ"], r"`task` must be .*, got 'chain_summ'.*chain_sum"),
         (
             ["--data.train.task=chain_sum", '--data.train.settings={"min_term": 3}'],
             r"`settings` of task chain_sum must be among .*min_terms; got 'min_term'",
@@ -223,7 +223,7 @@ def test_a_tokenizer_without_an_end(refused: Refused, tiny_model: Path, tmp_path
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
-    assert refused(model=folder) == f"The tokenizer of '{folder}' must have an EOS token, it has none."
+    assert refused(model=folder).startswith(f"The tokenizer of '{folder}' must have an EOS token")
 
 
 # -- checkpoints and the folder of the run -----------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_a_folder_that_holds_a_run(refused: Refused, tiny_run: TinyRun, model_fo
         sources = ["--data.val.a=JSONL", f"--data.val.a.path={refused.problems}"]
         error = refused("--ckpt_path=last", *sources, subcommand=subcommand, model=other)
         assert "The checkpoint is of another model" in error
-        assert "(259, 32) there and (259, 48) in this run" in error
+        assert re.search(r"\(259, 32\) .* and \(259, 48\) in this run", error)
     error = refused("--ckpt_path=last", "--data.prompts_per_rollout=4")
     assert "prompts_per_rollout=2, this run has 4" in error
     assert "is of another model" in refused("--ckpt_path=last", "--model.policy.lora.rank=2")
@@ -253,7 +253,7 @@ def test_a_folder_that_holds_a_run(refused: Refused, tiny_run: TinyRun, model_fo
     for damaged in (data[: len(data) // 2], data[:-100], b"", b"not a checkpoint"):
         checkpoint.write_bytes(damaged)
         for path in ("last", str(checkpoint)):
-            assert refused(f"--ckpt_path={path}") == (
+            assert refused(f"--ckpt_path={path}").startswith(
                 f"`ckpt_path` must be a whole checkpoint, got {checkpoint}: it is cut short or is no checkpoint "
                 f"({len(damaged)} bytes)."
             )
@@ -283,6 +283,24 @@ def test_a_run_directory_that_is_a_file(refused: Refused) -> None:
         error = refused(f"--trainer.default_root_dir={root}")
         assert error.startswith(f"`trainer.default_root_dir` must be a folder to write to, got {root}")
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 300, "a name of 300 bytes is too long"),
+        ("ä" * 200 + "/run", "a name of 400 bytes is too long"),
+        ("/".join(["deep"] * 900), "the path is too long"),
+        ("nul\0", "null character"),
+        ("dangling", "No such file or directory"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_made(refused: Refused, name: str, reason: str) -> None:
+    (refused.folder / "dangling").symlink_to("nowhere")
+    message = refused(f"--trainer.default_root_dir={refused.folder / name}")
+    assert message.startswith("`trainer.default_root_dir` must be a folder to write to, got /")
+    assert reason in message
+    assert len(message) < 500
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the root user may write everywhere")

@@ -91,14 +91,14 @@ def test_several_seeds_sources_and_arms(tmp_path: Path) -> None:
         "b2": ["cccc", "cccw", "wwww"],
         "c1": ["wwww", "wwww", "wwww"],
     }.items():
-        write(write(tmp_path / name, verdicts, temperature=1.0), ["c", "c"], source="other")
+        write(write(tmp_path / name, verdicts, temperature=1.0), ["c", "c"], source="$\\frac$")
     arms = [f"a={tmp_path / 'a1'},{tmp_path / 'a2'}", f"b={tmp_path / 'b1'}", f"b={tmp_path / 'b2'}"]
     comparisons = compared(*arms, f"c={tmp_path / 'c1'}", output=tmp_path)
     assert [(result["source"], result["second"], result["runs"]) for result in comparisons] == [
         ("toy", "b", [2, 2]),
         ("toy", "c", [2, 1]),
-        ("other", "b", [2, 2]),
-        ("other", "c", [2, 1]),
+        ("$\\frac$", "b", [2, 2]),
+        ("$\\frac$", "c", [2, 1]),
     ]
     # a: (1 + 0.25 + 0) / 3 and (0.75 + 0.5 + 0) / 3; b: (1 + 1 + 0.25) / 3 and (1 + 0.75 + 0) / 3
     assert comparisons[0]["difference"]["estimate"]["value"] == pytest.approx((2.25 + 1.75 - 1.25 - 1.25) / 6)

@@ -80,6 +80,20 @@ def test_fields_and_mode_can_be_chosen(run, output, tmp_path):
     assert [row["verdict"] for row in read(output)] == ["no_answer", "correct"]
 
 
+def test_the_question_and_the_end_of_a_completion_are_seen(run, output, tmp_path):
+    cut = {"answer": "7", "response": "so we add 7", "truncated": True}
+    rows = [{"question": "What is 6*7?", "answer": "42", "response": "#### 6*7"}, cut, cut | {"response": "#### 7"}]
+    source = write(tmp_path / "seen.jsonl", rows)
+    assert run(source)[0] == 0
+    assert [(row["verdict"], row["rule"]) for row in read(output)] == [
+        ("wrong", "unevaluated"),
+        ("no_answer", "truncated"),
+        ("correct", "hash"),
+    ]
+    assert run(source, "--cut-off", "any", "--question-field", "none", output=tmp_path / "any.jsonl")[0] == 0
+    assert [row["verdict"] for row in read(tmp_path / "any.jsonl")] == ["correct"] * 3
+
+
 def test_a_finished_output_is_left_as_it_is(run, source, output):
     _, first, _ = run(source)
     before = output.read_bytes(), output.stat().st_mtime_ns
@@ -130,7 +144,7 @@ def test_a_row_with_a_damaged_verdict_is_one_clear_error(run, source, output, da
     output.write_bytes(before := b"".join(lines))
     status, _, error = run(source)
     assert status == 2
-    assert error.startswith(f"error: --output {output}: row 2 must end in its verdict as this script writes it, got ")
+    assert error.startswith(f"error: --output {output}: row 2 must end in its verdict as this command writes it, got ")
     assert len(error) < 400
     assert output.read_bytes() == before
 
@@ -212,8 +226,11 @@ def test_a_killed_run_is_continued(tmp_path, output):
             "field 'answer' must have an answer behind its `####`",
         ),
         ('{"answer": "2 + 3 = 5\\n####", "response": "5"}', "field 'answer' must have an answer behind its `####`"),
-        ('{"answer": "1", "response": "x", "score": NaN}', "malformed JSON: NaN is no finite number"),
-        ('{"answer": "1", "response": "x", "score": [-1e999]}', "malformed JSON: -1e999 is no finite number"),
+        ('{"answer": "1", "response": "x", "score": NaN}', "malformed JSON: NaN is not a finite number"),
+        ('{"answer": "1", "response": "x", "score": [-1e999]}', "malformed JSON: -1e999 is not a finite number"),
+        ('{"answer": "1", "response": "x", "answer": "2"}', "malformed JSON: the key 'answer' occurs twice"),
+        ('{"answer": "1", "response": "x", "truncated": "yes"}', "field 'truncated' must be true or false, got 'yes'"),
+        ('{"answer": "1", "response": "x", "question": 7}', "field 'question' must be one text, got 7"),
         (b'{"answer": "1", "response": "\xff"}', "not UTF-8 (byte 30 of the line)"),
     ],
 )

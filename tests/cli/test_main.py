@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.font_manager  # noqa: F401 - keeps its list of fonts in the home folder
 import pytest
 import torch
 import yaml
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo.cli.main import main
-from lightning_pspo.cli.short_names import torch_first
+from lightning_pspo.cli.short_names import ours_first
 from lightning_pspo.grading import grade
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -89,7 +90,7 @@ def test_from_fit_to_predictions(
         f"--model.policy.model_name_or_path={tiny_model}",
         "--model.reward=FormatMatch",
         "--model.reward.pattern=a|e|i|o|u",
-        "--model.max_new_tokens=6",
+        "--model.sampling.max_new_tokens=6",
         "--model.group_size=2",
         "--data.train=JSONL",
         f"--data.train.path={problem_file}",
@@ -300,11 +301,11 @@ def test_short_class_names(capsys: pytest.CaptureFixture[str], flag: str, name: 
 def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text(
-        "model: {group_size: 4, micro_batch_size: 2, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}"
+        "model: {group_size: 4, max_grad_norm: 2, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}"
     )
     two.write_text("model: {group_size: 6, surrogate: {init_args: {alpha: 0.2}}}")
     model = printed_config(capsys, f"--config={one}", f"--config={two}", "--model.updates_per_rollout=5")["model"]
-    assert (model["group_size"], model["micro_batch_size"], model["updates_per_rollout"]) == (6, 2, 5)
+    assert (model["group_size"], model["max_grad_norm"], model["updates_per_rollout"]) == (6, 2, 5)
     assert model["surrogate"]["init_args"] == {"alpha": 0.2}
     assert printed_config(capsys, f"--config={two}", f"--config={one}")["model"]["group_size"] == 4
 
@@ -377,7 +378,7 @@ def test_short_names_are_torchs_whatever_is_loaded() -> None:
     pytest.importorskip("bitsandbytes.optim")  # which has an SGD of its own
     with pytest.raises(ValueError, match="Multiple subclasses"):
         _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "SGD")
-    with torch_first():
+    with ours_first():
         assert _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "SGD") == "torch.optim.SGD"
         assert "bitsandbytes" in _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "PagedAdamW")
 

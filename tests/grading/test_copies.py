@@ -130,7 +130,7 @@ def problems():
         yield pytest.param(question, answer, responses, id=question)
 
 
-@pytest.mark.parametrize(("question", "answer", "responses"), problems())
+@pytest.mark.parametrize(("question", "answer", "responses"), [*problems()])
 def test_answers_are_told_from_copies_and_calculations(question, answer, responses):
     assert {response: grade(response, answer, question=question).correct for response in responses} == responses
     marked = {text: right for text, right in responses.items() if "####" in text or r"\boxed" in text}

@@ -177,7 +177,7 @@ def exchanges(module: PSPOModule, loader: Any) -> tuple[int, int]:
     """Return how often ranks exchange something in a pass over a completion, and while sampling it."""
     batch = next(iter(loader[0] if isinstance(loader, list) else loader))
     with module.policy.generating(), Exchanges() as sampling:
-        completions = module.sample(batch, 1, 1.0, 1)
+        completions = module.sample(batch, 1, module.sampling, 1)
     rows = torch.arange(len(batch))
     inputs = Inputs(
         batch.prompt_ids, batch.prompt_mask, completions.completion_ids, completions.completion_mask, prompt_of=rows

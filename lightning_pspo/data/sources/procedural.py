@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lightning_pspo.data.sources.base import PromptSource
 from lightning_pspo.data.sources.references import check_references
+from lightning_pspo.data.sources.scorers import TaskScorer
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem
 
@@ -36,7 +37,8 @@ class Procedural(PromptSource):
     """Problems that reasoning-gym generates; distinct questions, the same for the same arguments.
 
     Item i of seed s is often item i - 1 of seed s + 1, so another seed does not give other data: use ``split`` to keep
-    training and evaluation apart. Only a task with a single short reference answer can be verified.
+    training and evaluation apart. Answers are judged by the task's own scorer where equality of values is not what it
+    asks, such as a factorisation or three significant digits; the task must give a reference answer.
 
     Args:
         task: Name of a reasoning-gym task, as ``chain_sum``.
@@ -134,4 +136,9 @@ class Procedural(PromptSource):
                 f"task {self.task} must give a question and one reference answer, got the answer {answer!r} in item "
                 f"{index}: such a task cannot be verified here."
             )
-        return Problem(f"{self.task}-{self.seed}-{index}", question.strip(), answer.strip())
+        return Problem(
+            f"{self.task}-{self.seed}-{index}",
+            question.strip(),
+            answer.strip(),
+            TaskScorer(self.task, generator, item),
+        )

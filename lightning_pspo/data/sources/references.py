@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
-from lightning_pspo.grading import Grader
+from lightning_pspo.grading import Attempt, Grader, extract
+from lightning_pspo.grading.normalize import clean
+from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.types import Problem
 
 _log = logging.getLogger(__name__)
@@ -23,6 +25,9 @@ _KINDS = (
     ("expression", re.compile(r".*[\\^_+*/{}].*|[a-zA-Z]", re.DOTALL)),
     ("words", re.compile(r"[^\W\d].*", re.DOTALL)),
 )
+_SENTENCE = re.compile(r"(?=.*(?<!\w)[0-9][0-9.,]*(?!\w))(?!.*[\\=^{(\[])(?:.*\b[A-Za-z]{2,}\b){2}", re.DOTALL)
+_SEVERAL = re.compile(r",? and |, ")
+_CLOCK = re.compile(r"[0-9]+:[0-9]")
 
 
 def kind_of(answer: str) -> str:
@@ -35,26 +40,29 @@ def kind_of(answer: str) -> str:
 
 
 def check_references(origin: str, problems: Collection[Problem]) -> list[Problem]:
-    r"""Hold each reference answer against itself, once behind ``####`` and once in ``\boxed{}``.
+    r"""Find the reference answers that no completion can match.
 
-    Nearly all are decided by the grader's quick rules; worker processes start only for the others.
+    Each is graded as an answer to itself, behind ``####`` and in ``\boxed{}``. Of a sentence with a number in it, such
+    as "So the answer is 5.", the number alone must be right, too: that is what a completion will say. Nearly all are
+    decided by the grader's quick rules; worker processes start only for the others.
 
     Args:
         origin: Where the problems come from, for the message.
         problems: At least one.
 
     Returns:
-        The problems whose reference verifies neither way: no completion can be graded correct on them. How many of each
-        kind there are is logged.
+        The problems on which no completion can be graded correct. How many of each kind there are is logged.
     """
     with Grader() as grader:
         failing = _failing(grader, list(problems), f"{HASH_MARKER} {{}}")
         failing = _failing(grader, failing, f"{BOXED_MARKER}{{{{{{}}}}}}") if failing else []
+        sentences = [row for row in problems if row.scorer is None and _is_sentence(clean(row.answer))]
+        failing += [problem for problem in _failing(grader, sentences, None) if problem not in failing]
     if failing:
         kinds = Counter(kind_of(problem.answer) for problem in failing)
         _log.warning(
-            "%s: %d of %d reference answers do not verify against themselves (%s); the first is %r of %r. A reference "
-            "must be the final answer alone.",
+            "%s: %d of %d reference answers cannot be matched by any completion (%s); the first is %r of %r. A "
+            "reference must be the final answer alone.",
             origin,
             len(failing),
             len(problems),
@@ -65,6 +73,16 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
     return failing
 
 
-def _failing(grader: Grader, problems: Sequence[Problem], form: str) -> list[Problem]:
-    grades = grader.grade([(form.format(problem.answer), problem.answer) for problem in problems])
+def _is_sentence(answer: str) -> bool:
+    """Whether an answer has a number among words, and is not one or several numbers with units."""
+    is_prose = _SENTENCE.match(answer) and not _CLOCK.search(answer)
+    return bool(is_prose) and not (read_number(answer) or all(map(read_number, _SEVERAL.split(answer))))
+
+
+def _failing(grader: Grader, problems: Sequence[Problem], form: str | None) -> list[Problem]:
+    """Return the problems whose reference is wrong in a form; with None, the number in it alone."""
+    texts = [form.format(row.answer) if form else f"{HASH_MARKER} {extract(row.answer)[0]}" for row in problems]
+    grades = grader.grade(
+        [Attempt(text, row.answer, row.question, scorer=row.scorer) for row, text in zip(problems, texts, strict=True)]
+    )
     return [problem for problem, grade in zip(problems, grades, strict=True) if not grade.correct]

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_pspo.checkpoints.save import save_atomically
-from lightning_pspo.datamodule import EncodedProblem, EvaluationLoader, MathDataModule, RolloutLoader
+from lightning_pspo.data.loaders import EncodedProblem, EvaluationLoader, RolloutLoader
+from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.trust_region import divergence
 from lightning_pspo.preflight.doctor.forecast import Step, next_size

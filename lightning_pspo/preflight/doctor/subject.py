@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.datamodule import EncodedProblem, MathDataModule
+from lightning_pspo.data.loaders import EncodedProblem
+from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
 
 

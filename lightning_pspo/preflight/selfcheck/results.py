@@ -12,10 +12,13 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_pspo.errors import InputError
+
 
 class Check(StrEnum):
     """The checks by the names that the table shows."""
 
+    CONSISTENT = "model: log-probs and greedy tokens"
     MICRO_BATCHES = "gradient: micro-batches"
     RANKS = "gradient: ranks"
     TOKENS = "completions on two ranks"
@@ -32,6 +35,7 @@ class Check(StrEnum):
 
 
 ADVICE: dict[str, str] = {
+    Check.CONSISTENT: "`fit` refuses this model or engine at its start, for the same reason.",
     Check.MICRO_BATCHES: "does something take a mean over the rows or tokens of one pass? Sum up, and divide by the "
     "denominator that Aggregation gets; a surrogate must not depend on the size of its batch, and the model must not "
     "mix rows.",
@@ -136,6 +140,8 @@ def attempt(check: str, function: Callable[[], Sequence[Result]]) -> list[Result
     """Return the results of ``function``; an exception is a failure of the check, with the traceback as detail."""
     try:
         return list(function())
+    except InputError as refusal:
+        return [Result(check, str(refusal), "no refusal", False)]
     except Exception as error:  # a user's own class may raise anything
         first = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
         return [Result(check, first, "no exception", False, "".join(traceback.format_exception(error)))]

@@ -23,6 +23,7 @@ from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logit
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
 from lightning_pspo.preflight.selfcheck.settings import OrGenerated
+from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Completions, PromptBatch, Rollout
 
@@ -52,7 +53,6 @@ class Instead(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Replace the training step; leave the gradient unclipped."""
         module: Any = pl_module
-        module.consistency_is_checked = True  # the checks report what `fit` would refuse
         module.max_grad_norm = None
         module.lr_schedule = Constant()
         module.training_step = lambda batch, batch_idx: self._step(module, batch)
@@ -80,8 +80,16 @@ class Instead(pl.Callback):
 class Measure(Instead):
     """The checks that one process can make. Writes ``measured.json``, and the data that the other runs compare with."""
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Replace the training step, and the check at the start of ``fit``: its result is a line of the table."""
+        super().setup(trainer, pl_module, stage)
+        pl_module.consistency_is_checked = True  # type: ignore[assignment]
+
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
         """Sample, then check; a failed check does not prevent the others."""
+        results = attempt(Check.CONSISTENT, lambda: [consistency_check(module)])
+        if "engine" not in self.checks:
+            results = [result for result in results if not result.passed]
         tolerances = tolerances_of(str(module.trainer.precision), module.policy.dtype)
         logger.info("sampling")
         completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
@@ -92,7 +100,6 @@ class Measure(Instead):
         logger.info("comparing gradients")
         reference = gradients.gradient_of(module, rollout, mini_batch)
         compared = (module, batch, rollout, reference, tolerances)
-        results = []
         if "microbatches" in self.checks:
             results += attempt(Check.MICRO_BATCHES, lambda: gradients.micro_batch_check(*compared))
         if "ranks" in self.checks and not can_have_two_ranks(module):
@@ -211,6 +218,17 @@ class Reload(Instead):
         self.write("reloaded.json", {"logits": off, "different": different})
         self.done = True
         trainer.should_stop = True
+
+
+def consistency_check(module: PSPOModule) -> Result:
+    """Check as ``fit`` does at its start that rollouts and updates see the same model; mend what it mends."""
+    engine = module.engine
+    module.engine = consistent_engine(module.policy, engine)
+    module.policy.train()
+    mended = [] if module.policy.causal_lm.training else ["trained in evaluation mode"]
+    mended += [] if module.engine is engine else [f"sampled by {type(module.engine).__name__}"]
+    measured = f"as `fit` mends it: {', '.join(mended)}" if mended else "the same alone and among other rows"
+    return Result(Check.CONSISTENT, measured, "alone as among others", True)
 
 
 def shared_tokens(ours: list[list[int]], other: list[list[int]]) -> float:

@@ -1,11 +1,15 @@
 """Generated problems: distinct, repeatable, split by their questions."""
 
+import copy
 import hashlib
+import pickle
+from functools import partial
 
 import pytest
 
 from lightning_pspo.data.sources import GSM8K, JSONL, Procedural, held_out
 from lightning_pspo.errors import InputError
+from lightning_pspo.grading import grade
 from tests.support.rows import write_rows
 
 
@@ -75,3 +79,67 @@ def test_procedural_task_without_a_reference_answer_is_refused():
         InputError, match=r"task graph_color must give a question and one reference answer, got .* None"
     ):
         Procedural("graph_color", size=3).load()
+
+
+def metadata(problem):
+    return problem.scorer.entry["metadata"]
+
+
+def judged(task, response, index=0, size=3, **settings):
+    """Return the verdict on a response to an item of a task; ``{answer}`` and ``{question}`` are the item's own."""
+    problem = Procedural(task, size=size, seed=7, settings=settings).load()[index]
+    text = response(problem) if callable(response) else response
+    return grade(text, problem.answer, question=problem.question, scorer=problem.scorer)
+
+
+TASKS = ["countdown", "prime_factorization", "fraction_simplification", "basic_arithmetic", "polynomial_multiplication"]
+TASKS += ["puzzle24", "simple_integration", "bitwise_arithmetic", "word_sorting", "power_function", "number_sorting"]
+
+
+@pytest.mark.parametrize("task", [*TASKS, "chain_sum", "decimal_arithmetic", "complex_arithmetic", "knights_knaves"])
+def test_references_of_tasks_are_right_and_copies_of_their_questions_wrong(task):
+    source = Procedural(task, size=10, seed=7)
+    problems = source.load()
+    assert not source.unverified
+    for problem in problems:
+        judge = partial(grade, answer=problem.answer, question=problem.question, scorer=problem.scorer)
+        assert judge(f"<answer>{problem.answer}</answer>").correct
+        assert judge(rf"\boxed{{{problem.answer}}}").correct
+        last = problem.question.strip().splitlines()[-1]
+        for text in (problem.question, f"#### {problem.question}", f"#### {last}", rf"\boxed{{{last}}}"):
+            assert not judge(text).correct, text
+
+
+@pytest.mark.parametrize(
+    ("task", "response", "correct"),
+    [
+        ("countdown", lambda p: f"#### ({metadata(p)['expression']})", True),
+        ("countdown", lambda p: f"#### {metadata(p)['target']}", False),
+        ("countdown", lambda p: f"#### {metadata(p)['expression']} + 0", False),
+        ("countdown", lambda p: "#### __import__('os').getcwd()", False),
+        ("power_function", lambda p: f"#### {float(p.answer):.2e}", True),
+        ("power_function", lambda p: f"#### {float(p.answer) * 1.02:.2e}", False),
+        ("power_function", lambda p: "#### 1e999999999", False),
+        (
+            "fraction_simplification",
+            lambda p: "#### {numerator}/{denominator}".format(**metadata(p)),
+            False,
+        ),
+        ("fraction_simplification", lambda p: rf"\boxed{{{p.answer.strip('$')}}}", True),
+        ("prime_factorization", lambda p: "#### {number}".format(**metadata(p)), False),
+        ("prime_factorization", lambda p: rf"\boxed{{{p.answer.replace('×', chr(92) + 'times')}}}", True),
+        ("word_sorting", lambda p: "#### " + ", ".join(reversed(p.answer.split(", "))), False),
+        ("simple_integration", lambda p: "#### " + p.answer.replace(" + C", " + 3"), True),
+        ("simple_integration", lambda p: "#### {integrand}".format(**metadata(p)), False),
+        ("polynomial_multiplication", lambda p: "#### {polynomial_expr}".format(**metadata(p)), False),
+        ("coin_flip", lambda p: "#### 0", False),
+        ("game_of_life_halting", lambda p: "#### perhaps", False),
+    ],
+)
+def test_a_task_judges_answers_by_what_it_asks(task, response, correct):
+    assert judged(task, response).correct is correct
+
+
+def test_a_scorer_goes_to_another_process_without_its_data_set():
+    problem = Procedural("countdown", size=1).load()[0]
+    assert pickle.loads(pickle.dumps(problem)) == problem == copy.deepcopy(problem)

@@ -1,5 +1,7 @@
 """References that no completion can match."""
 
+import pytest
+
 from lightning_pspo.data.sources import JSONL
 from tests.support.rows import write_rows
 
@@ -10,4 +12,21 @@ def test_references_that_no_completion_can_match_are_kept_and_counted_by_kind(tm
     source.load()
     assert [problem.question for problem in source.unverified] == ["2", "3"]
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "2 of 4 reference answers do not verify against themselves (expression: 2); the first is '}'" in message
+    assert "2 of 4 reference answers cannot be matched by any completion (expression: 2); the first is '}'" in message
+
+
+@pytest.mark.parametrize("answer", ["So the answer is 5.", "5 apples are left", r"\text{5 apples are left}", "It is 7"])
+def test_a_sentence_around_a_number_cannot_be_matched(tmp_path, answer):
+    source = JSONL(write_rows(tmp_path, {"question": "How many are left?", "answer": answer}))
+    source.load()
+    assert [problem.answer for problem in source.unverified] == [answer]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["5 apples", "5 (apples)", "45 miles per hour", "3 hours and 20 minutes", "3:30 p.m.", "They are equal", "x = 5"],
+)
+def test_an_answer_with_words_may_be_matched(tmp_path, answer):
+    source = JSONL(write_rows(tmp_path, {"question": "How many are left?", "answer": answer}))
+    source.load()
+    assert not source.unverified

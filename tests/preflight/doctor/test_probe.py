@@ -46,9 +46,9 @@ def test_no_false_alarm_on_the_quickstart(tmp_path: Path) -> None:
     root = tmp_path / "run"
     arguments = [
         *(f"--config={CONFIGS / 'quickstart.yaml'}", f"--trainer.default_root_dir={root}"),
-        *("--data.train.size=64", "--data.val.held_out.size=400", "--data.test=null", "--data.prompts_per_rollout=8"),
+        *("--data.train.size=64", "--data.val.held_out.size=400", "--data.test=null", "--data.prompts_per_rollout=4"),
     ]
-    findings, found = examined(tmp_path / "doctor", arguments, seconds=15)
+    findings, found = examined(tmp_path / "doctor", arguments, seconds=20)
     assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert exit_code(findings) == 0
     assert not root.exists()

@@ -126,6 +126,23 @@ class Dropping(Policy):
             layer.mlp.register_forward_hook(lambda part, _, found: nn.functional.dropout(found, 0.1, part.training))
 
 
+class Random(Policy):
+    """Is random in evaluation mode, too."""
+
+    def build(self, seed, reference=False):
+        super().build(seed, reference)
+        self.causal_lm.model.norm.register_forward_hook(lambda part, given, found: nn.functional.dropout(found, 0.1))
+
+
+class Company(Policy):
+    """Computes other logits for several rows than for one."""
+
+    def build(self, seed, reference=False):
+        super().build(seed, reference)
+        norm = self.causal_lm.model.norm
+        norm.register_forward_hook(lambda part, given, found: found.roll(1, -1) if len(found) > 1 else found)
+
+
 class Forgetful(Policy):
     """Has a state that no checkpoint holds."""
 
@@ -199,7 +216,7 @@ EVERY_TERM = [
 def test_all_is_well(selfcheck: Check) -> None:
     status, found, printed = selfcheck("--only", "microbatches", "ratio", "engine", "checkpoint", "export")
     assert status == 0, printed
-    assert len(found) == 11
+    assert len(found) == 12
     left_out = {name for name, one in found.items() if one["passed"] is None}
     assert left_out == {"engine: its log-probs"}  # the default engine gives none
     assert found["ratio at the first update"]["measured"] == "0"
@@ -212,13 +229,14 @@ def test_all_is_well(selfcheck: Check) -> None:
 def test_all_is_well_under_a_sharded_strategy(selfcheck: Check) -> None:
     status, found, printed = selfcheck(*EVERY_TERM)
     assert status == 0, printed
-    assert len(found) == 13
+    assert len(found) == 14
     assert all(one["passed"] for one in found.values())
     ranks = found["gradient: ranks"]
     assert ranks["detail"] == "two gloo processes under FSDP2Strategy, against one process"
     assert 0.0 < float(ranks["measured"]) < 1e-4
 
 
+CONSISTENT = "model: log-probs and greedy tokens"
 CAUGHT = {
     "another temperature": ("engine", ["--model.engine=broken.Warm"], {"engine: sampled tokens, same noise"}),
     "own noise, other temperature": ("engine", ["--model.engine=broken.WarmOwnNoise"], {"engine: what it draws"}),
@@ -231,7 +249,9 @@ CAUGHT = {
         {"engine: greedy tokens", "engine: sampled tokens, same noise"},
     ),
     "a mean over the pass": ("microbatches", ["--model.surrogate=broken.PerPass"], {"gradient: micro-batches"}),
-    "dropout": ("ratio", ["--model.policy=broken.Dropping"], {"log-probs of a second pass"}),
+    "dropout, which fit switches off": ("ratio", ["--model.policy=broken.Dropping"], set()),
+    "chance": ("ratio", ["--model.policy=broken.Random"], {"log-probs of a second pass", CONSISTENT}),
+    "company": ("engine", ["--model.policy=broken.Company"], {"engine: greedy tokens", CONSISTENT}),
     "a state of its own": ("checkpoint", ["--model.policy=broken.Forgetful"], {"checkpoint: logits after loading"}),
 }
 

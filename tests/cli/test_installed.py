@@ -1,0 +1,157 @@
+"""The package as users install it: a wheel in an empty folder elsewhere, beside whatever they keep there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.cli.help import COMMANDS
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    *("--data.val=null", "--data.num_rollouts=2", "--data.prompts_per_rollout=2", "--model.group_size=2"),
+    *("--trainer.num_sanity_val_steps=0", "--model.sampling.max_new_tokens=8", "--trainer.logger=false"),
+]
+OWN = """
+from lightning.pytorch import Callback
+
+class Mine(Callback):
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_fit_end(self, trainer, module):
+        open(self.path, "w").write(" ".join(type(callback).__module__ for callback in trainer.callbacks))
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what git has, or would have."""
+    folder = tmp_path_factory.mktemp("tree")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
+        if name and not name.startswith(("tests/", "benchmarks/", "docs/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+def build(tree: Path, kind: str, output: Path) -> Path:
+    """Build a wheel or an sdist of a tree with the setuptools at hand."""
+    code = (
+        f"import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, output], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output / done.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tree, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package alone; what it depends on comes from this environment."""
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+@pytest.fixture
+def run(installed: Path, tmp_path: Path):
+    """Return a function that runs the installed program, or Python, in an empty folder."""
+
+    def start(*arguments: str, stdin: str | None = None, python: bool = False) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable] if python else [sys.executable, str(installed / "bin" / "lightning-pspo")]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            [*program, *arguments],
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    return start
+
+
+def test_everything_is_in_the_wheel_and_in_the_source_distribution(tree: Path, wheel: Path, tmp_path: Path) -> None:
+    expected = set()
+    for folder, target in (("lightning_pspo", ""), ("callbacks", "lightning_pspo/"), ("configs", "lightning_pspo/")):
+        expected |= {target + str(path.relative_to(tree)) for path in (tree / folder).rglob("*") if path.is_file()}
+    expected = {name for name in expected if "__pycache__" not in name}
+
+    def files(path: Path) -> set[str]:
+        return {name for name in zipfile.ZipFile(path).namelist() if ".dist-info/" not in name}
+
+    assert files(wheel) == expected
+    with tarfile.open(build(tree, "sdist", tmp_path)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert files(build(source, "wheel", tmp_path)) == expected
+
+
+def test_every_subcommand_has_help(run, installed: Path) -> None:
+    where = run("-c", "import lightning_pspo, lightning_pspo.callbacks as c; print(c.__file__)", python=True).stdout
+    assert where.startswith(f"{installed}/lightning_pspo/callbacks/")
+    assert run("--version").stdout.startswith("lightning-pspo ")
+    for name in COMMANDS:
+        assert run(name, "--help").stdout.startswith(f"usage: lightning-pspo {name} ")
+
+
+def test_quickstart_beside_a_hostile_folder(run, tmp_path: Path) -> None:
+    """A broken ``callbacks`` package in the working directory is the user's own matter."""
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks" / "__init__.py").write_text("raise RuntimeError('hostile')\n")
+    run("quickstart", *SMALL)
+    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["callbacks.py", "callbacks/__init__.py", "mine.py"])
+def test_a_users_own_callbacks(run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(OWN)
+    module = name.partition("/")[0].removesuffix(".py")
+    own = [f"--trainer.callbacks+={module}.Mine", "--trainer.callbacks.path=out.txt"]
+    run("fit", "--config=quickstart", "--trainer.default_root_dir=run", *SMALL, *own)
+    modules = (tmp_path / "out.txt").read_text().split()
+    assert module in modules
+    assert "lightning_pspo.callbacks.reward_logger" in modules
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+PROGRAM = """
+from lightning.pytorch import Callback
+from lightning_pspo.callbacks import RewardLogger
+from lightning_pspo.cli.main import main
+
+arguments = ["fit", "--config=quickstart", "--trainer.default_root_dir=run", *{settings}]
+{call}
+"""
+
+
+@pytest.mark.parametrize("way", ["-c", "stdin", "event loop"])
+def test_from_a_program(run, tmp_path: Path, way: str) -> None:
+    """``python -c``, a program on stdin, and a notebook's cell, which runs inside an event loop."""
+    call = "main(arguments)"
+    if way == "event loop":
+        call = "import asyncio\nasync def cell():\n    main(arguments)\nasyncio.run(cell())"
+    program = PROGRAM.format(settings=json.dumps(SMALL), call=call)
+    run("-", stdin=program, python=True) if way == "stdin" else run("-c", program, python=True)
+    assert (tmp_path / "run" / "report.html").is_file()
