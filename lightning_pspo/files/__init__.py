@@ -1,0 +1,40 @@
+"""Files: complete or missing, locked, JSON Lines, plain YAML. Needs no torch."""
+
+from lightning_pspo.files.atomic import (
+    PARTIAL,
+    DiskFullError,
+    as_size,
+    free_bytes,
+    is_full,
+    new_folder,
+    partial_name,
+    remove,
+    replacing,
+    sync_entry,
+    sync_to_disk,
+    write_atomically,
+)
+from lightning_pspo.files.json_lines import read_objects, unique_keys
+from lightning_pspo.files.locks import locked, unlock
+from lightning_pspo.files.plain_yaml import parse_yaml, read_yaml
+
+__all__ = [
+    "PARTIAL",
+    "DiskFullError",
+    "as_size",
+    "free_bytes",
+    "is_full",
+    "locked",
+    "new_folder",
+    "parse_yaml",
+    "partial_name",
+    "read_objects",
+    "read_yaml",
+    "remove",
+    "replacing",
+    "sync_entry",
+    "sync_to_disk",
+    "unique_keys",
+    "unlock",
+    "write_atomically",
+]

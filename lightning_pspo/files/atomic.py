@@ -1,0 +1,185 @@
+"""Files and folders that exist completely or not at all; how a full disk shows."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lightning_pspo.errors import InputError
+
+PARTIAL = ".partial"
+"""Suffix of what is still being written; no reader opens such a file."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(OSError):
+    """A file could not be written because the disk is full; ``strerror`` is the whole message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that the name only ever stands for a complete file.
+
+    Raises:
+        OSError: It cannot be written; what ``path`` held before is still there.
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that replaces ``path`` once it is complete; after an error ``path`` is as it was.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_name(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``path`` that becomes ``path`` at the end; after an error nothing is left of it.
+
+    What a killed process left of its own beside ``path`` is removed.
+
+    Args:
+        path: Must not exist, or be an empty folder.
+
+    Raises:
+        InputError: The folder cannot be made.
+        DiskFullError: The disk is full.
+    """
+    try:
+        path = path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".*{PARTIAL}/"):
+            if (lock := _locked_folder(leftover)) is not None:
+                shutil.rmtree(leftover)
+                os.close(lock)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+        lock = _locked_folder(folder)
+    except (OSError, ValueError, RuntimeError) as error:  # of a NUL character, a circle of links
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"`output` must be a folder that can be made, got {str(path)!r}: {reason}.") from error
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.replace(path)
+    except BaseException as error:
+        shutil.rmtree(folder)
+        if is_full(error):
+            free = as_size(free_bytes(path))
+            raise DiskFullError(f"The disk is full: {path} could not be written; {free} are free.") from error
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(path: Path) -> int | None:
+    """Lock a folder for this process and return its descriptor; None if another process has locked it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def partial_name(path: Path) -> Path:
+    """Return the name under which ``path`` is written.
+
+    >>> partial_name(Path("a/b.json")).name
+    'b.json.partial'
+    """
+    return path.with_name(path.name + PARTIAL)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder if it exists; a folder is renamed first, so that its name never stands for half of it."""
+    if path.is_dir():
+        if not path.name.endswith(PARTIAL):
+            doomed = partial_name(path.with_name(f"{path.name}.old"))  # not the name of its successor
+            remove(doomed)  # left behind by a crash
+            path = path.replace(doomed)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Force a file, or a folder with all its content, to disk."""
+    for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        sync_entry(part)
+
+
+def sync_entry(path: Path) -> None:
+    """Force a file, or the names in a folder but not their content, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a full disk or an exhausted quota caused an error.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError("no"))
+    (True, False)
+    """
+    return any(
+        (isinstance(cause, OSError) and cause.errno in _FULL) or os.strerror(errno.ENOSPC) in str(cause)  # safetensors
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all its causes, on other ranks as well."""
+    if error is None:
+        return
+    yield error
+    for failure in getattr(error, "failures", {}).values():  # CheckpointException of torch: rank -> (error, traceback)
+        yield from _causes(failure[0])
+    yield from _causes(error.__cause__ or error.__context__)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the file system that ``path`` is on, or would be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def as_size(count: float) -> str:
+    """Return a number of bytes as text.
+
+    >>> as_size(0), as_size(1234567), as_size(84e9)
+    ('0 bytes', '1.23 MB', '84 GB')
+    """
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count:.0f} bytes"

@@ -1,0 +1,69 @@
+"""JSON Lines, one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_objects(
+    path: Path, unit: str = "row", parse: Callable[[str], Any] = json.loads
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the number of each line that is not blank, from 1, its size in bytes, and the object in it.
+
+    Args:
+        path: A file in UTF-8, with or without a byte order mark.
+        unit: Word for a line in messages.
+        parse: Parser of a line, which raises ValueError on malformed text.
+
+    Raises:
+        ValueError: A line is not UTF-8, not JSON, or not an object; the message names a file of another format.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{path}, {unit} {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                fields = parse(text) if text else None
+            except UnicodeDecodeError as error:
+                kind = _other_format(line)
+                raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line){kind or '.'}") from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where}: malformed JSON: {error}{_other_format(line) or '.'}") from None
+            if not text:
+                continue
+            if not isinstance(fields, dict):
+                raise ValueError(f"{where}: must be a JSON object, got {text[:40]!r}{_other_format(line) or '.'}")
+            yield number, len(line), fields
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, for ``object_pairs_hook``; raise ValueError for a key that it has twice.
+
+    >>> json.loads('{"a": 1, "b": 2}', object_pairs_hook=unique_keys)
+    {'a': 1, 'b': 2}
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return fields
+
+
+def _other_format(line: bytes) -> str:
+    """Return what a line shows of a file that is not JSON Lines, and what to do; empty if nothing."""
+    start = line.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if line.startswith(b"\x1f\x8b"):
+        return ": the file is compressed with gzip; unpack it with `gunzip`."
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line[:4]:
+        return ": the file is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`."
+    if b"\r" in start.rstrip():
+        return ": its lines end in CR alone; convert it with `tr '\\r' '\\n'`."
+    if start.rstrip() == b"[" or start.startswith((b"[{", b"[ {")):
+        return ": the file is a JSON array; write one object a line, as `jq -c '.[]'` does."
+    if start.rstrip() == b"{":
+        return ": an object must not go over several lines; write one object a line, as `jq -c .` does."
+    return ""

@@ -1,0 +1,49 @@
+"""Locks that end with the process that holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_locked: set[Any] = set()
+
+
+def _drop_locks() -> None:
+    """Close a forked process's copies of locked files, which would hold the locks after their owner has died."""
+    for file in _locked:
+        file.raw.close()  # what is buffered is the owner's to write
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
+def locked(path: Path) -> BinaryIO | None:
+    """Open a file for reading and writing, exclusively until it is unlocked or this process ends; its content stays.
+
+    Processes forked from this one do not share the lock.
+
+    Returns:
+        The file; None if another process has locked it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            _locked.add(file)
+            return file
+        file.close()  # its owner deleted it in between
+
+
+def unlock(file: BinaryIO) -> None:
+    """Unlock and close a file that `locked` has opened."""
+    _locked.discard(file)
+    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough while a forked process still has it
+    file.close()

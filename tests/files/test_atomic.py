@@ -1,0 +1,49 @@
+"""Files and folders that exist completely or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+from lightning_pspo.files import new_folder, partial_name, remove
+
+
+def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    coming = partial_name(path)
+    for folder in (path, coming, partial_name(path.with_name("folder.old"))):  # the last is of a crash
+        folder.mkdir()
+        (folder / "file").write_text("content")
+    remove(path)
+    assert sorted(tmp_path.iterdir()) == [coming]
+    remove(path)
+
+
+def _make_folder(path: Path) -> None:
+    """Start a new folder and die, or wait to be killed."""
+    with new_folder(path) as folder:
+        (folder / "weights").write_text("half")
+        if path.name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path: Path) -> None:
+    """What a process is still making is left alone."""
+    spawn = multiprocessing.get_context("spawn")
+    killed, busy = (spawn.Process(target=_make_folder, args=(tmp_path / name,)) for name in ("killed", "busy"))
+    killed.start()
+    killed.join(60)
+    assert [path.name[:8] for path in tmp_path.iterdir()] == [".killed."]
+    busy.start()
+    while [path.name[:6] for path in tmp_path.iterdir()] != [".busy."]:
+        assert busy.is_alive()
+        time.sleep(0.01)
+    with new_folder(tmp_path / "mine") as folder:
+        (folder / "weights").write_text("whole")
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == [".busy.", "mine"]
+    busy.kill()
+    busy.join(60)
