@@ -60,6 +60,18 @@ class Objection:
         return f"{self.text} Set {self.mend}." if self.mend else self.text
 
 
+def _refused(rule: str, text: str, mend: str) -> Objection:
+    return Objection(rule, "refused", text, mend)
+
+
+def _warning(rule: str, text: str, mend: str) -> Objection:
+    return Objection(rule, "warning", text, mend)
+
+
+def _note(rule: str, text: str, mend: str = "") -> Objection:
+    return Objection(rule, "note", text, mend)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """The choices of a run that rules are about; the attributes are settings of ``PSPOModule``.
@@ -118,96 +130,70 @@ def weighted_terms(reward: Reward, weight: float = 1.0) -> Iterator[tuple[Reward
 def _level_suits_surrogate(choices: Choices) -> Iterator[Objection]:
     surrogate, level = choices.objective.surrogate, choices.objective.ratio_level
     if level not in surrogate.ratio_levels:
-        allowed = " or ".join(surrogate.ratio_levels)
-        yield Objection(
-            "ratio_level",
-            "refused",
-            f"`ratio_level` must be {allowed} with {_name(surrogate)}, got {level}.",
-            f"model.ratio_level: {surrogate.ratio_levels[0]}",
-        )
+        text = f"`ratio_level` must be {' or '.join(surrogate.ratio_levels)} with {_name(surrogate)}, got {level}."
+        yield _refused("ratio_level", text, f"model.ratio_level: {surrogate.ratio_levels[0]}")
 
 
-def _controller_has_alpha(choices: Choices) -> Iterator[Objection]:
-    if choices.alpha_controller is not None and choices.objective.surrogate.alpha is None:
-        yield Objection(
-            "alpha_controller",
-            "refused",
-            f"`alpha_controller` needs a surrogate with an alpha, got {_name(choices.objective.surrogate)}.",
-            "model.surrogate: PSPO, or model.alpha_controller: null",
-        )
-
-
-def _controller_has_updates(choices: Choices) -> Iterator[Objection]:
-    controller = choices.alpha_controller
-    if controller is not None and controller.needs_updates and choices.updates == 1:
-        yield Objection(
-            "alpha_controller",
-            "refused",
+def _controller_has_work(choices: Choices) -> Iterator[Objection]:
+    controller, surrogate = choices.alpha_controller, choices.objective.surrogate
+    if controller is None:
+        return
+    if surrogate.alpha is None:
+        text = f"`alpha_controller` needs a surrogate with an alpha, got {_name(surrogate)}."
+        yield _refused("alpha_controller", text, "model.surrogate: PSPO, or model.alpha_controller: null")
+    if controller.needs_updates and choices.updates == 1:
+        text = (
             f"`alpha_controller` {_name(controller)} needs more than one update per rollout, got 1: the ratio is "
-            "always 1 and there is no divergence to measure.",
-            "model.updates_per_rollout: 2",
+            "always 1 and no divergence can be measured."
         )
+        yield _refused("alpha_controller", text, "model.updates_per_rollout: 2")
 
 
 def _refill_suits_advantage(choices: Choices) -> Iterator[Objection]:
     if choices.refill_rounds and not choices.advantage.refillable:
-        yield Objection(
-            "refill_rounds",
-            "refused",
+        text = (
             f"`refill_rounds` must be 0 with {_name(choices.advantage)}, got {choices.refill_rounds}: a group of equal "
-            "total rewards has a gradient there, which refilling would throw away.",
-            "model.refill_rounds: 0",
+            "total rewards has a gradient there, which refilling would throw away."
         )
+        yield _refused("refill_rounds", text, "model.refill_rounds: 0")
 
 
 def _rollouts_are_sampled(choices: Choices) -> Iterator[Objection]:
-    temperature, top_p = choices.sampling.temperature, choices.sampling.top_p
+    temperature, top_p, least = choices.sampling.temperature, choices.sampling.top_p, choices.engine.min_temperature
     if temperature == 0.0:
-        yield Objection(
-            "temperature",
-            "refused",
-            "`sampling.temperature` must be greater than 0, got 0.0: the completions of a group would all be equal.",
-            "model.sampling.temperature: 1.0",
-        )
+        text = "`sampling.temperature` must be greater than 0, got 0.0: the completions of a group would all be equal."
+        yield _refused("temperature", text, "model.sampling.temperature: 1.0")
+    elif temperature < least:
+        text = f"`sampling.temperature` must be at least {least:g} with {_name(choices.engine)}, got {temperature:g}."
+        yield _refused("temperature", text, f"model.sampling.temperature: {least:g}")
     elif not 0.3 <= temperature <= 1.5:
         effect = "completions of a group are nearly alike" if temperature < 1.0 else "completions turn to noise"
-        yield Objection(
-            "temperature",
-            "warning",
-            f"rollouts at temperature {temperature:g}: {effect}.",
-            "model.sampling.temperature: 0.6 to 1.2",
-        )
+        text = f"rollouts at temperature {temperature:g}: {effect}."
+        yield _warning("temperature", text, "model.sampling.temperature: 0.6 to 1.2")
     if top_p < 0.5:
-        yield Objection(
-            "top_p", "warning", f"rollouts from the nucleus of {top_p:g} only.", "model.sampling.top_p: 0.9 to 1"
-        )
+        yield _warning("top_p", f"rollouts from the nucleus of {top_p:g} only.", "model.sampling.top_p: 0.9 to 1")
 
 
 def _ratio_leaves_one(choices: Choices) -> Iterator[Objection]:
-    if choices.updates > 1:
-        return
-    surrogate = choices.objective.surrogate
-    text = "One update per rollout: the importance ratio is always 1"
-    if surrogate.weight_is_ratio:
-        yield Objection("updates_per_rollout", "note", f"{text}.")
-        return
-    effect = "its bounds never act" if surrogate.alpha is None else "alpha only scales the gradient"
-    yield Objection(
-        "updates_per_rollout",
-        "warning",
-        f"{text}, so that {_name(surrogate)} is the plain policy gradient ({effect}).",
-        "model.updates_per_rollout or model.minibatches_per_rollout: 2 or more",
-    )
+    surrogate, text = choices.objective.surrogate, "One update per rollout: the importance ratio is always 1"
+    if choices.updates == 1 and surrogate.weight_is_ratio:
+        yield _note("updates_per_rollout", f"{text}.")
+    elif choices.updates == 1:
+        effect = "its bounds never act" if surrogate.alpha is None else "alpha only scales the gradient"
+        yield _warning(
+            "updates_per_rollout",
+            f"{text}, so that {_name(surrogate)} is the plain policy gradient ({effect}).",
+            "model.updates_per_rollout or model.minibatches_per_rollout: 2 or more",
+        )
 
 
 def _alpha_survives_optimizer(choices: Choices) -> Iterator[Objection]:
-    surrogate, optimizer = choices.objective.surrogate, choices.optimizer
+    surrogate, optimizer = choices.objective.surrogate, str(choices.optimizer)
     constant = choices.alpha_controller is None and not choices.objective.needs_every_row
-    if surrogate.alpha and surrogate.alpha_only_scales and constant and str(optimizer).startswith(_SCALE_FREE):
+    if surrogate.alpha and surrogate.alpha_only_scales and constant and optimizer.startswith(_SCALE_FREE):
         binding = "" if choices.max_grad_norm is None else " and where `max_grad_norm` binds on some steps only"
-        yield Objection(
+        yield _note(
             "alpha_under_adam",
-            "note",
             f"A constant alpha only multiplies {_name(surrogate)}'s gradient, and {optimizer} cancels a constant "
             f"factor (except through its epsilon{binding}): compare with Unclipped at the same learning rate.",
         )
@@ -216,137 +202,77 @@ def _alpha_survives_optimizer(choices: Choices) -> Iterator[Objection]:
 def _bounds_act(choices: Choices) -> Iterator[Objection]:
     surrogate, level = choices.objective.surrogate, choices.objective.ratio_level
     low, high = surrogate.ratio_bounds
-    never_low, never_high = low is not None and low <= 0.0, high is not None and high >= _LARGEST_RATIO
     distances = [abs(bound - 1.0) for bound in (low, high) if bound is not None]
-    bounds = f"{_name(surrogate)} bounds the ratio to [{_bound(low, 0.0)}, {_bound(high, math.inf)}]"
-    if never_low or never_high:
-        where = {(True, False): " below", (False, True): " above"}.get((never_low, never_high), "")
-        yield Objection(
-            "clip",
-            "warning",
-            f"{bounds}: this never binds{where}, since ratios lie above 0 and hardly ever beyond {_LARGEST_RATIO:g}.",
-            "model.surrogate: bounds nearer to 1, or Unclipped for no bounds",
-        )
-    elif level == "sequence" and distances and min(distances) > _LARGEST_ROW_BOUND:
-        yield Objection(
-            "clip",
-            "warning",
-            f"{bounds}, but the ratio of a whole row, a geometric mean, stays within some thousandths of 1: this "
-            "practically never binds.",
-            "model.surrogate: bounds of some 1e-4 around 1 (GSPO: 3e-4, 4e-4), or model.ratio_level: token",
-        )
-    elif level == "token" and distances and max(distances) < _SMALLEST_TOKEN_BOUND:
-        yield Objection(
-            "clip",
-            "warning",
-            f"{bounds} at token level: after the first update nearly all tokens are stopped.",
-            "model.surrogate: bounds of 0.1 to 0.3 around 1, or model.ratio_level: sequence",
-        )
+    if not distances:
+        return
+    bounds = f"{_name(surrogate)} bounds the ratio to [{low or 0.0:g}, {math.inf if high is None else high:g}]"
+    never = ["below"] * (low is not None and low <= 0.0) + ["above"] * (high is not None and high >= _LARGEST_RATIO)
+    if never:
+        text = f"{bounds}: this never binds {' and '.join(never)}, since ratios lie above 0 and hardly ever beyond 10."
+        yield _warning("clip", text, "model.surrogate: bounds nearer to 1, or Unclipped for no bounds")
+    elif level == "sequence" and min(distances) > _LARGEST_ROW_BOUND:
+        text = f"{bounds}: the ratio of a whole row, a geometric mean, stays so near 1 that this hardly ever binds."
+        yield _warning("clip", text, "model.surrogate: bounds of some 1e-4 (GSPO), or model.ratio_level: token")
+    elif level == "token" and max(distances) < _SMALLEST_TOKEN_BOUND:
+        text = f"{bounds} at token level: after the first update nearly all tokens are stopped."
+        yield _warning("clip", text, "model.surrogate: bounds of 0.1 to 0.3, or model.ratio_level: sequence")
 
 
 def _alpha_is_moderate(choices: Choices) -> Iterator[Objection]:
-    surrogate = choices.objective.surrogate
-    if choices.alpha_controller is not None or surrogate.alpha is None:
+    surrogate, alpha = choices.objective.surrogate, choices.objective.surrogate.alpha
+    if choices.alpha_controller is not None or alpha is None:
         return
-    if surrogate.alpha >= 0.9:
-        yield Objection(
-            "alpha",
-            "warning",
-            f"alpha {surrogate.alpha:g} leaves {1 - surrogate.alpha:.2g} of the gradient.",
-            "model.surrogate.alpha: 0.1 to 0.5",
-        )
-    elif surrogate.alpha == 0.0 and surrogate.alpha_only_scales:
-        yield Objection(
-            "alpha",
-            "note",
-            f"alpha 0: {_name(surrogate)} without smoothing is Unclipped.",
-            "model.surrogate.alpha: above 0",
-        )
+    if alpha >= 0.9:
+        text = f"alpha {alpha:g} leaves {1 - alpha:.2g} of the gradient."
+        yield _warning("alpha", text, "model.surrogate.alpha: 0.1 to 0.5")
+    elif alpha == 0.0 and surrogate.alpha_only_scales:
+        text = f"alpha 0: {_name(surrogate)} without smoothing is Unclipped."
+        yield _note("alpha", text, "model.surrogate.alpha: above 0")
 
 
 def _group_is_large_enough(choices: Choices) -> Iterator[Objection]:
     size, sound = choices.group_size, choices.advantage.sound_group_size
     if size < sound:
-        yield Objection(
-            "group_size",
-            "warning" if size == 2 else "note",
+        text = (
             f"groups of {size}: even at a solve rate of one half only {1 - 2 * 0.5**size:.0%} of them have a signal, "
-            "and the mean that rewards are compared with comes from so few.",
-            f"model.group_size: {sound} or more, usually 8 or 16",
+            "and the mean that rewards are compared with comes from so few."
         )
+        mend = f"model.group_size: {sound} or more, usually 8 or 16"
+        yield (_warning if size == 2 else _note)("group_size", text, mend)
 
 
-def _constant_length_is_the_limit(choices: Choices) -> Iterator[Objection]:
-    length, limit = choices.aggregation.constant_length, choices.sampling.max_new_tokens
-    if length is not None and length != limit:
-        yield Objection(
-            "aggregation",
-            "note",
-            f"{_name(choices.aggregation)} divides by {length} tokens, completions have up to {limit}: this scales the "
-            "gradient.",
-            f"model.aggregation.max_tokens: {limit}",
-        )
-
-
-def _kl_term_is_moderate(choices: Choices) -> Iterator[Objection]:
+def _terms_are_moderate(choices: Choices) -> Iterator[Objection]:
     coef, entropy_coef = choices.objective.kl.coef, choices.objective.entropy_coef
     if coef > 1.0:
-        yield Objection(
-            "kl", "warning", f"kl.coef {coef:g}: the KL term outweighs any reward.", "model.kl.coef: 0.001 to 0.1"
-        )
+        yield _warning("kl", f"kl.coef {coef:g}: the KL term outweighs any reward.", "model.kl.coef: 0.001 to 0.1")
     if entropy_coef > 0.1:
-        yield Objection(
-            "entropy_coef",
-            "warning",
-            f"an entropy bonus of {entropy_coef:g} a token: the policy is paid for noise.",
-            "model.entropy_coef: at most 0.01",
-        )
+        text = f"an entropy bonus of {entropy_coef:g} a token: the policy is paid for noise."
+        yield _warning("entropy_coef", text, "model.entropy_coef: at most 0.01")
 
 
 def _engine_is_corrected(choices: Choices) -> Iterator[Objection]:
     if choices.engine.uses_own_kernels and choices.objective.mismatch_cap is None:
-        yield Objection(
-            "mismatch_cap",
-            "warning",
-            f"{_name(choices.engine)} samples from a distribution of its own, and `mismatch_cap` is null: the gradient "
-            "is not corrected for it.",
-            "model.mismatch_cap: 2.0",
-        )
+        text = f"{_name(choices.engine)} computes differently from training, and nothing corrects for it."
+        yield _warning("mismatch_cap", text, "model.mismatch_cap: 2.0")
 
 
-def _engine_samples_at_temperature(choices: Choices) -> Iterator[Objection]:
-    least = choices.engine.min_temperature
-    if 0.0 < choices.sampling.temperature < least:
-        yield Objection(
-            "temperature",
-            "refused",
-            f"`sampling.temperature` must be at least {least:g} with {_name(choices.engine)}, "
-            f"got {choices.sampling.temperature:g}.",
-            f"model.sampling.temperature: {least:g}",
-        )
-
-
-def _length_rewards_act(choices: Choices) -> Iterator[Objection]:
-    limit = choices.sampling.max_new_tokens
+def _lengths_are_within_the_limit(choices: Choices) -> Iterator[Objection]:
+    limit, length = choices.sampling.max_new_tokens, choices.aggregation.constant_length
+    if length is not None and length != limit:
+        name = _name(choices.aggregation)
+        text = f"{name} divides by {length} tokens, completions have up to {limit}: this scales the gradient."
+        yield _note("aggregation", text, f"model.aggregation.max_tokens: {limit}")
     for term, weight in weighted_terms(choices.reward):
-        if term.length_range is None or not weight:
-            continue
-        first, last = term.length_range
-        if last > limit:
-            never = first >= limit
-            yield Objection(
-                "length_reward",
-                "warning" if never else "note",
-                f"{_name(term)} acts from {first} to {last} tokens, and completions end at {limit}"
-                + (": it never acts." if never else "."),
-                f"model.reward: {_name(term)} within {limit} tokens",
-            )
+        if term.length_range is not None and weight and term.length_range[1] > limit:
+            first, last = term.length_range
+            text = f"{_name(term)} acts from {first} to {last} tokens, and completions end at {limit}"
+            report, effect = (_warning, ": it never acts.") if first >= limit else (_note, ".")
+            yield report("length_reward", text + effect, f"model.reward: {_name(term)} within {limit} tokens")
 
 
 RULES: tuple[Callable[[Choices], Iterator[Objection]], ...] = (
     _level_suits_surrogate,
-    _controller_has_alpha,
-    _controller_has_updates,
+    _controller_has_work,
     _refill_suits_advantage,
     _rollouts_are_sampled,
     _ratio_leaves_one,
@@ -354,17 +280,11 @@ RULES: tuple[Callable[[Choices], Iterator[Objection]], ...] = (
     _bounds_act,
     _alpha_is_moderate,
     _group_is_large_enough,
-    _constant_length_is_the_limit,
-    _kl_term_is_moderate,
+    _terms_are_moderate,
     _engine_is_corrected,
-    _engine_samples_at_temperature,
-    _length_rewards_act,
+    _lengths_are_within_the_limit,
 )
 
 
 def _name(part: object) -> str:
     return type(part).__name__
-
-
-def _bound(bound: float | None, default: float) -> str:
-    return f"{default if bound is None else bound:g}"

@@ -300,9 +300,7 @@ def test_short_class_names(capsys: pytest.CaptureFixture[str], flag: str, name: 
 
 def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
-    one.write_text(
-        "model: {group_size: 4, max_grad_norm: 2, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}"
-    )
+    one.write_text("model: {group_size: 4, max_grad_norm: 2, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}")
     two.write_text("model: {group_size: 6, surrogate: {init_args: {alpha: 0.2}}}")
     model = printed_config(capsys, f"--config={one}", f"--config={two}", "--model.updates_per_rollout=5")["model"]
     assert (model["group_size"], model["max_grad_norm"], model["updates_per_rollout"]) == (6, 2, 5)

@@ -75,7 +75,11 @@ def parts(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Parts:
         ({"inference_mode": True}, "`trainer.inference_mode` must be false", ""),
         ({"precision": "bf16-true"}, "`trainer.precision` must be one of", "32-true"),
         ({"gradient_clip_val": 0.5}, "`trainer.gradient_clip_val` must be null", "model.max_grad_norm"),
-        ({"accumulate_grad_batches": 2}, "`trainer.accumulate_grad_batches` must be 1", "model.minibatches_per_rollout"),
+        (
+            {"accumulate_grad_batches": 2},
+            "`trainer.accumulate_grad_batches` must be 1",
+            "model.minibatches_per_rollout",
+        ),
         ({"overfit_batches": 1}, "`trainer.overfit_batches` must be 0", "`limit`"),
         (
             {"callbacks": [GradientAccumulationScheduler({0: 2})]},
