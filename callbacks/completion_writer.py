@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
@@ -149,11 +149,15 @@ class CompletionWriter(Callback):
         parts = files.parts()
         entries = [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
         if len(entries) != int(written):
-            raise InputError(
+            problem = (
                 f"The parts beside {files.target} must hold the {int(written)} samples that were written, got "
                 f"{len(entries)}: something else has changed that folder, or the ranks do not share it. The parts are "
                 "kept."
             )
+            if not self.restart:
+                raise InputError(problem)
+            rank_zero_warn(problem)  # the results do not depend on them
+            return
         entries.sort(key=lambda entry: entry[0])
         write_atomically(files.target, lines_of([row for _, row in entries]))
         for part in (*parts, files.kept):
