@@ -17,35 +17,21 @@ JUDGEMENTS, ITEMS, SUMMARY = "judgements.jsonl", "judge_items.jsonl", "judge_sum
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A completion of the run that is to be judged.
+    """A completion of the run that is to be judged."""
 
-    Attributes:
-        item: The completion; its id is its place in the run, the same whenever the run is repeated.
-        rollout: Number of rollouts that were finished when it was sampled.
-        source: Name of the data source; ``train`` for training completions.
-        fields: Further fields of its row.
-    """
-
-    item: Item
-    rollout: int
-    source: str
-    fields: Mapping[str, Any]
+    item: Item  # its id is its place in the run, the same whenever the run is repeated
+    rollout: int  # rollouts that were finished when it was sampled
+    source: str  # of the data; ``train`` for training completions
+    fields: Mapping[str, Any]  # further ones of its row
 
 
 @dataclass(slots=True)
 class Evaluation:
-    """The judged part of one evaluation or rollout.
-
-    Attributes:
-        source: Name of the data source.
-        rollout: Number of rollouts that were finished.
-        waiting: Number of items that are not judged yet.
-        scores: Scores of each judged item, None where there are none.
-    """
+    """The judged part of one evaluation or rollout."""
 
     source: str
     rollout: int
-    waiting: int = 0
+    waiting: int = 0  # items that are not judged yet
     scores: list[Mapping[str, int] | None] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
@@ -56,13 +42,7 @@ class Evaluation:
 
 
 class Judgements:
-    """Files of one rank.
-
-    Args:
-        root: Folder of the run.
-        rank: Rank of this process; the first one writes the files themselves, the others parts beside them.
-        model: Name of the judge.
-    """
+    """Files of one rank in a run's folder: the first one writes the files themselves, the others parts beside them."""
 
     def __init__(self, root: Path, rank: int, model: str) -> None:
         self.root, self.model = root, model

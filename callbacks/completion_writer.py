@@ -3,64 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
 from lightning_pspo.types import EvaluationOutput
 
+from ._completion_files import CompletionFiles, changed_setting, lines_of, recordings
 from ._evaluation_settings import evaluation_settings
 from ._trainer import check_file_name, is_trial, root_folder
 
 Stage = Literal["validate", "test", "predict"]
-_MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
-_ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
-_Recorded = tuple[str, bool, int]  # completion, whether it was truncated, length in tokens
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The file of an evaluation and those that exist beside it while it is written."""
-
-    target: Path
-
-    def beside(self, suffix: str) -> Path:
-        return self.target.with_name(self.target.name + suffix)
-
-    @property
-    def lock(self) -> Path:
-        return self.beside(".lock")
-
-    @property
-    def kept(self) -> Path:
-        """Completions of an interrupted evaluation."""
-        return self.beside(".kept")
-
-    @property
-    def settings(self) -> Path:
-        return self.beside(".settings.json")
-
-    def part(self, rank: int) -> Path:
-        return self.beside(f".rank{rank}.part")
-
-    def parts(self) -> list[Path]:
-        return sorted(self.target.parent.glob(f"{self.target.name}.rank*.part"))
-
-    def recorded_rows(self) -> list[dict[str, Any]]:
-        """Return the completions of a finished or interrupted evaluation, each once."""
-        rows = [row for file in (self.target, self.kept, *self.parts()) for row in _read(file)]
-        return list({_recording(row)[:2]: row for row in rows}.values())  # a part repeats what was kept
-
-    def remove(self) -> None:
-        for path in (self.target, self.kept, self.settings, *self.parts()):
-            path.unlink(missing_ok=True)
 
 
 class CompletionWriter(Callback):
@@ -123,7 +81,7 @@ class CompletionWriter(Callback):
             if files.target.exists():
                 raise InputError(f"`path` of CompletionWriter must name a new file, got {files.target}, which exists.")
             return
-        difference = _changed_setting(files.settings, evaluation_settings(trainer, pl_module))
+        difference = changed_setting(files.settings, evaluation_settings(trainer, pl_module))
         if difference is not None and not self.restart:
             raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
         discarded = self.restart and (difference is not None or files.target.exists())
@@ -133,7 +91,7 @@ class CompletionWriter(Callback):
         trainer.strategy.barrier("pspo.completions.removed")
         self._kept = files.recorded_rows()
         module: Any = pl_module
-        module.recorded = _recordings(self._kept)
+        module.recorded = recordings(self._kept)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let other processes write the file."""
@@ -152,7 +110,7 @@ class CompletionWriter(Callback):
             files.target.parent.mkdir(parents=True, exist_ok=True)
             if self._kept:  # parts are started afresh, also those of more ranks than there are now
                 rank_zero_info(f"{files.target} has {len(self._kept)} completions already; the others are sampled.")
-                write_atomically(files.kept, _lines(self._kept))
+                write_atomically(files.kept, lines_of(self._kept))
             if self.resume:
                 settings = evaluation_settings(trainer, pl_module)
                 write_atomically(files.settings, json.dumps(settings, indent=2).encode())
@@ -191,13 +149,17 @@ class CompletionWriter(Callback):
         parts = files.parts()
         entries = [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
         if len(entries) != int(written):
-            raise InputError(
+            problem = (
                 f"The parts beside {files.target} must hold the {int(written)} samples that were written, got "
                 f"{len(entries)}: something else has changed that folder, or the ranks do not share it. The parts are "
                 "kept."
             )
+            if not self.restart:
+                raise InputError(problem)
+            rank_zero_warn(problem)  # the results do not depend on them
+            return
         entries.sort(key=lambda entry: entry[0])
-        write_atomically(files.target, _lines([row for _, row in entries]))
+        write_atomically(files.target, lines_of([row for _, row in entries]))
         for part in (*parts, files.kept):
             part.unlink(missing_ok=True)
         self._release(trainer)
@@ -209,10 +171,10 @@ class CompletionWriter(Callback):
     def _is_active(self, trainer: Trainer) -> bool:
         return trainer.state.fn in self.stages and not is_trial(trainer)
 
-    def _files(self, trainer: Trainer) -> _Files:
-        return _Files(root_folder(trainer) / self.path)
+    def _files(self, trainer: Trainer) -> CompletionFiles:
+        return CompletionFiles(root_folder(trainer) / self.path)
 
-    def _acquire(self, trainer: Trainer, files: _Files) -> None:
+    def _acquire(self, trainer: Trainer, files: CompletionFiles) -> None:
         """Lock the file until it is merged; rank zero does it for all."""
         if trainer.is_global_zero:
             self._lock = locked(files.lock)
@@ -236,60 +198,6 @@ def keep_completions(trainer: Trainer, stage: Stage) -> None:
     untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
     if not any(isinstance(callback, CompletionWriter) and stage in callback.stages for callback in untyped.callbacks):
         untyped.callbacks.append(CompletionWriter(path=f"{stage}.jsonl", stages=[stage], resume=True, restart=True))
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def _read(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a finished file or of a part, whose last line may have been cut off."""
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-            row = value[1] if isinstance(value, list) else value
-            _recording(row)
-        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError):
-            raise InputError(f"{file}, line {number}: must be a sample of an evaluation, got {line[:40]!r}.") from None
-        yield row
-
-
-def _recording(row: Mapping[str, Any]) -> tuple[_ProblemKey, int, _Recorded]:
-    if not all(isinstance(row[name], str) for name in ("source", "id", "question", "completion")):
-        raise TypeError("texts must be strings")
-    key = (row["source"], float(row["temperature"]), row["id"], row["question"])
-    return key, int(row["sample"]), (row["completion"], bool(row["truncated"]), int(row["length_tokens"]))
-
-
-def _recordings(rows: Sequence[Mapping[str, Any]]) -> dict[_ProblemKey, list[_Recorded]]:
-    """Return the samples of each problem in order, up to the first one that is missing."""
-    samples: dict[_ProblemKey, dict[int, _Recorded]] = {}
-    for row in rows:
-        key, number, recorded = _recording(row)
-        samples.setdefault(key, {})[number] = recorded
-    return {key: [by_number[n] for n in range(len(by_number)) if n in by_number] for key, by_number in samples.items()}
-
-
-def _changed_setting(file: Path, settings: Mapping[str, Any]) -> str | None:
-    """Return how the settings in ``file`` differ from those of this run; None if completions do not depend on it."""
-    try:
-        recorded = dict(json.loads(file.read_bytes())) if file.exists() else settings
-    except (ValueError, TypeError, RecursionError):
-        raise InputError(f"{file} must be a JSON object, as CompletionWriter writes it: remove it.") from None
-    for name, value in settings.items():
-        if name not in _MEASURED_LATER and recorded.get(name) != value:
-            path, old, new = _first_difference(name, recorded.get(name), value)
-            return f"says that the completions beside it were sampled with {path}={old}, this run has {new}"
-    return None
-
-
-def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    """Return the first part of two settings that differs: ``sources.gsm8k.limit``, 5, 10."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return name, old, new
-    key = next(key for key in (*old, *new) if (key in old) != (key in new) or old.get(key) != new.get(key))
-    return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
 
 
 def _rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str, Any]]]:

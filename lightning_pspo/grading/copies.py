@@ -27,7 +27,7 @@ _ASKS_FORM = re.compile(
 _RUN = re.compile(r"[0-9][0-9.,\s$()*/+×÷·^−–-]*\Z")
 _BETWEEN = re.compile(r"[0-9)]\s*[-+*/×÷·^−–]\s*[($]*\s*\Z")
 _MAX_RUN = 200
-_MIN_WORDS = 3
+_MIN_WORDS, _MAX_WORDS = 3, 300
 
 
 def refusal(extracted: str, answer: str, question: str) -> str | None:
@@ -135,6 +135,8 @@ def without_question(completion: str, question: str) -> str:
     words = re.findall(r"\w+|[^\w\s]", question)
     if len(words) < _MIN_WORDS or words[0] not in completion:
         return completion
+    if len(words) > _MAX_WORDS or question.strip() in completion:
+        return completion.replace(question.strip(), "")
     return re.sub(r"\s*".join(map(re.escape, words)), "", completion)
 
 

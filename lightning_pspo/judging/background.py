@@ -37,14 +37,8 @@ class Background:
     """Scores items beside the caller, who fetches the results when it suits.
 
     A judge that is ``portable`` works in a process of its own; any other in a thread of this one, and so does, with a
-    warning, one that claims to be portable but cannot be copied.
-
-    Args:
-        panel: Does the work.
-        max_pending: Most items that may wait or be judged at a time, at least 1; further ones are refused.
-
-    Raises:
-        InputError: ``max_pending`` is below 1.
+    warning, one that claims to be portable but cannot be copied. At most ``max_pending`` items wait or are judged at a
+    time; further ones are refused.
     """
 
     def __init__(self, panel: Panel, *, max_pending: int = 10_000) -> None:
@@ -65,11 +59,7 @@ class Background:
         return self._worker.spent()
 
     def submit(self, items: Sequence[Item]) -> list[Judgement]:
-        """Take items to judge; returns at once.
-
-        Returns:
-            Judgements, without scores, of the items that are refused.
-        """
+        """Take items to judge, and return at once; judgements without scores are of those that are refused."""
         room = max(0, self.max_pending - len(self._waiting)) if self._over is None else 0
         for item in items[:room]:
             self._waiting[item.id] = item
@@ -78,12 +68,7 @@ class Background:
         return [self._without(item, f"not asked: {why}") for item in items[room:]]
 
     def fetch(self, wait_s: float = 0.0, *, limit: int | None = None) -> list[Judgement]:
-        """Return what has been judged since the last call.
-
-        Args:
-            wait_s: Seconds to wait for items that are not finished; returns sooner when all are.
-            limit: Most results to return, None for all.
-        """
+        """Return at most ``limit`` results since the last call; wait up to ``wait_s`` seconds for unfinished items."""
         judgements: list[Judgement] = []
         end = time.monotonic() + wait_s
         while self._waiting and (limit is None or len(judgements) < limit):
@@ -128,12 +113,7 @@ class Background:
 
 
 class _Thread:
-    """Scores items in a thread with an event loop.
-
-    Args:
-        panel: Does the work; it belongs to the thread from here on.
-        deliver: Takes each judgement, in the thread.
-    """
+    """Scores items in a thread with an event loop, which owns the panel and calls ``deliver``."""
 
     def __init__(self, panel: Panel, deliver: Callable[[Judgement], None]) -> None:
         self._panel, self._deliver = panel, deliver
@@ -149,7 +129,6 @@ class _Thread:
         return self._panel.judge.spent()
 
     def close(self) -> None:
-        """Drop unfinished items and end; once more does nothing."""
         if self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(timeout=2 * _END_S)
@@ -183,12 +162,8 @@ class _Thread:
 class _Process:
     """Scores items in a process, so that its work does not hold up the threads of this one. It ends with its owner.
 
-    Args:
-        panel: Does the work there, as a copy. A cache in memory is the copy's alone.
-        deliver: Takes each judgement, in a thread, and at last, as a text, why no more will come.
-
-    Raises:
-        PicklingError, AttributeError, TypeError: The judge cannot be copied.
+    A copy of the panel works there. ``deliver`` is called in a thread with each judgement, and at last, as a text, with
+    why no more will come. A judge that cannot be copied raises PicklingError, AttributeError or TypeError.
     """
 
     def __init__(self, panel: Panel, deliver: Callable[[Judgement | str], None]) -> None:
@@ -216,7 +191,6 @@ class _Process:
         self._reader.start()
 
     def submit(self, item: Item) -> None:
-        """Take an item; returns at once, also while the process is still starting."""
         self._outbox.put(pickle.dumps(item))
 
     def spent(self) -> dict[str, float]:
@@ -224,7 +198,6 @@ class _Process:
         return self._spent
 
     def close(self) -> None:
-        """Drop unfinished items, and end, within some seconds; once more does nothing."""
         self._outbox.put(None)
         with contextlib.suppress(OSError):  # it is closed
             self._channel.shutdown(socket.SHUT_WR)  # a fork of this process may hold it open

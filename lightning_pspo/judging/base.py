@@ -25,24 +25,20 @@ class UnusableReplyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge answered, and tokens of messages and reply, 0 where it does not report them."""
+    """What a judge answered."""
 
     text: str
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0  # here and below 0 where the judge does not report them
     completion_tokens: int = 0
 
 
 class Judge(ABC):
-    """A language model that judges.
-
-    Attributes:
-        concurrency: Number of questions that it is asked at a time.
-        portable: Whether a copy of it can work in another process, if its class can be imported there: it holds no
-            model in memory and has nothing open before the first question.
-    """
+    """A language model that judges."""
 
     concurrency: int = 1
+    """Number of questions that it is asked at a time."""
     portable: bool = False
+    """Whether a copy can work in another process: no model in memory, nothing open before the first question."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -50,12 +46,7 @@ class Judge(ABC):
 
     @abstractmethod
     async def ask(self, messages: Messages, name: str, schema: Mapping[str, Any]) -> Reply:
-        """Return the reply to ``messages``, after whatever retries the judge makes.
-
-        Args:
-            messages: System and user message.
-            name: Name of the schema.
-            schema: JSON schema that the reply should follow.
+        """Return the reply to ``messages``, which should follow the JSON schema ``schema`` called ``name``.
 
         Raises:
             JudgeError: The judge gives no reply.
@@ -100,51 +91,25 @@ class Pair:
         """Return what a judgement depends on."""
         return ["prefer", self.question, *self.completions, self.answer]
 
-    def swapped(self) -> Pair:
-        """Return the pair with its completions in each other's place."""
-        first, second = self.completions
-        return Pair(self.id, self.question, (second, first), self.answer)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What came of one item or pair.
+    """What came of one item or pair."""
 
-    Attributes:
-        id: Id of the item.
-        key: Hash of content, judge and rubric.
-        scores: Dimension -> 1 to 5, of the first usable reply; None if no reply was usable.
-        repeats: The scores of every usable reply, the first included.
-        preference: For a pair ``first``, ``second`` or ``tie``; ``tie`` also where the two orders disagree.
-        consistent: For a pair whether both orders name the same completion; None where a reply is missing.
-        reason: Why there is no result, or why a repeat or an order is missing; None if nothing is missing.
-        unusable: Number of replies that could not be read.
-        asked: Number of requests that were answered, usable or not; 0 if everything came from the cache.
-        injections: Kinds of attempts to steer the judge that the completion contains.
-    """
-
-    id: str
-    key: str
-    scores: Mapping[str, int] | None = None
-    repeats: tuple[Mapping[str, int], ...] = ()
-    preference: str | None = None
-    consistent: bool | None = None
-    reason: str | None = None
-    unusable: int = 0
-    asked: int = 0
-    injections: tuple[str, ...] = ()
+    id: str  # of the item
+    key: str  # hash of content, judge and rubric
+    scores: Mapping[str, int] | None = None  # dimension -> 1 to 5, of the first usable reply
+    repeats: tuple[Mapping[str, int], ...] = ()  # scores of every usable reply, the first included
+    preference: str | None = None  # of a pair: first, second or tie, also where the two orders disagree
+    consistent: bool | None = None  # whether both orders of a pair name the same completion
+    reason: str | None = None  # why a result, a repeat or an order is missing
+    unusable: int = 0  # replies that could not be read
+    asked: int = 0  # requests that were answered, usable or not; 0 if everything came from the cache
+    injections: tuple[str, ...] = ()  # kinds of attempts to steer the judge in the completion
 
 
 def content_key(identity: Mapping[str, Any], content: list[str], repeat: int = 0) -> str:
-    """Return the name of one question to one judge: equal whenever a reply may be used again.
-
-    Args:
-        identity: What the judge's replies depend on, without secrets.
-        content: Texts of the item.
-        repeat: Index of the repetition, from 0.
-
-    Returns:
-        64 hexadecimal digits.
+    """Return the name of one question to one judge, 64 hexadecimal digits: equal where a reply may be used again.
 
     >>> content_key({"model": "m"}, ["a", "b"]) == content_key({"model": "m"}, ["ab"])
     False

@@ -18,10 +18,7 @@ class JudgementCache:
 
     It keeps the content of a reply as JSON: no questions or completions, and no key to an endpoint. Nothing in the file
     is ever run, and nothing raises: a file that is damaged, of something else, or on a full disk is left as it is, with
-    one warning, and its replies are asked for again.
-
-    Args:
-        path: SQLite file; its folder is made. None keeps replies in memory only.
+    one warning, and its replies are asked for again. Without a file replies are kept in memory only.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:

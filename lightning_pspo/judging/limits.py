@@ -14,11 +14,7 @@ _CAPS = ("max_requests", "max_tokens", "max_cost")
 
 @dataclass(kw_only=True)
 class Budget:
-    """Caps on everything that is asked of an endpoint, and what is used so far; ``EndpointJudge`` describes them.
-
-    Raises:
-        InputError: A number is negative, or a cap on money comes without prices.
-    """
+    """Caps on everything that is asked of an endpoint, and what is used so far; ``EndpointJudge`` describes them."""
 
     max_requests: int | None
     max_tokens: int | None
@@ -45,11 +41,7 @@ class Budget:
         return (self.prompt_tokens * self.prompt_price + self.completion_tokens * self.completion_price) / 1e6
 
     def take_request(self) -> None:
-        """Count a request that is about to be made.
-
-        Raises:
-            JudgeError: A cap is reached.
-        """
+        """Count a request that is about to be made; JudgeError where a cap is reached."""
         used = (self.requests, self.prompt_tokens + self.completion_tokens, self.cost)
         for name, value in zip(_CAPS, used, strict=True):
             cap = getattr(self, name)
@@ -101,10 +93,9 @@ class Breaker:
 
     def __post_init__(self) -> None:
         if self.give_up_after < 1 or not self.cooldown_s > 0 or not self.give_up_after_s >= 0:
-            values = f"{self.give_up_after}, {self.cooldown_s} and {self.give_up_after_s}"
             raise InputError(
                 "`give_up_after` must be at least 1, `cooldown_s` above 0 and `give_up_after_s` at least 0, "
-                f"got {values}."
+                f"got {self.give_up_after}, {self.cooldown_s} and {self.give_up_after_s}."
             )
 
     def check(self) -> None:

@@ -42,7 +42,7 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one question gave: a value, or the reason for none."""
+    """What one question gave: a value, or the reason for none, and replies in all and unusable ones."""
 
     value: Any = None
     reason: str | None = None
@@ -55,9 +55,9 @@ class Panel:
 
     Args:
         judge: Answers the questions.
-        cache: Replies that are there already, and where new ones go.
-        seed: Seed of marks, order and the choice of items that are repeated.
-        repeats: How often an item is asked about, at least 1; more than once measures the judge's self-agreement.
+        cache: Replies so far, and where new ones go.
+        seed: Seed of marks and of the choice of items that are repeated.
+        repeats: How often an item is asked about, at least 1.
         repeat_share: Share of the items that are asked more than once, in [0, 1].
         parse_attempts: How often a question is asked whose reply cannot be used, at least 1.
 
@@ -110,7 +110,7 @@ class Panel:
     async def prefer(self, pair: Pair) -> Judgement:
         """Return which completion of a pair is better, asked in both orders; a tie where the orders disagree."""
         answers = []
-        for ordered in (pair, pair.swapped()):
+        for ordered in (pair, replace(pair, completions=pair.completions[::-1])):
             messages = preference_messages(ordered, self.seed)
             question = _Question(self.key(ordered), messages, "preference", PREFERENCE_SCHEMA, parse_preference)
             answers.append(await self._answer(question))

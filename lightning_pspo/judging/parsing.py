@@ -24,14 +24,7 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
 
     The whole reply must be one JSON object with exactly the five keys, each an integer from 1 to 5: no text around it
     (except one code fence or one leading thought), no key twice, no ``"5"``, ``5.0`` or ``true``. A reply that equals
-    an object of scores in the completion does not count: such a judge may have been led.
-
-    Args:
-        reply: The judge's reply.
-        completion: The text that was judged.
-
-    Raises:
-        UnusableReplyError: The reply is anything else.
+    an object of scores in the completion does not count: such a judge may have been led. UnusableReplyError says why.
 
     >>> parse_scores(
     ...     '{"overall_quality": 4, "constraint_adherence": 5, "logical_coherence": 3, '
@@ -53,9 +46,6 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
 
 def parse_preference(reply: str) -> str:
     """Return which of two completions a reply prefers: ``first``, ``second`` or ``tie``.
-
-    Raises:
-        UnusableReplyError: The reply is not an object with exactly that.
 
     >>> parse_preference('{"preference": "tie"}')
     'tie'
@@ -153,8 +143,7 @@ def reported_tokens(body: Any) -> tuple[int, int]:
 def completion_text(body: Any) -> str | None:
     """Return the text of a chat completion, a string or a list of parts; None where a body is something else.
 
-    Raises:
-        UnusableReplyError: It is a completion without text; the message has the server's reason.
+    UnusableReplyError about a completion without text has the server's reason.
 
     >>> parts = [{"type": "thinking", "text": "4?"}, {"type": "text", "text": "It is "}, {"type": "text", "text": "4."}]
     >>> completion_text({"choices": [{"message": {"content": parts}}]}), completion_text({"choices": []})

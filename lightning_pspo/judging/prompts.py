@@ -34,13 +34,7 @@ Reply with one JSON object and nothing else: {{"preference": "first"}}, {{"prefe
 
 
 def score_messages(item: Item, seed: int = 0, repeat: int = 0) -> Messages:
-    """Return the request for the scores of an item.
-
-    Args:
-        item: The completion to score.
-        seed: Seed of the marks.
-        repeat: Index of the repetition; each has another mark.
-    """
+    """Return the request for the scores of an item; its marks depend on the seed and on which repetition it is."""
     texts = {"QUESTION": item.question, "REFERENCE ANSWER": item.answer, "RESPONSE": item.completion}
     return _messages(_SCORE, texts, seed, repeat)
 

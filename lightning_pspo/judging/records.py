@@ -29,11 +29,7 @@ class Record:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the rows of a file, blank lines left out.
-
-    Raises:
-        InputError: A row cannot be used; its number is that of the line.
-    """
+    """Yield the rows of a file, blank lines left out; InputError names the line of a row that cannot be used."""
     if not path.is_file():
         raise InputError(f"{path} must be a file of completions that exists.")
     parse = partial(json.loads, object_pairs_hook=unique_keys)
@@ -58,12 +54,8 @@ def _text(fields: dict[str, Any], name: str, where: str) -> str:
 
 def judgement_row(judgement: Judgement, model: str, *, pair: bool = False, **more: Any) -> bytes:
     """Return the judgement of an item or of a pair as a line of ASCII; ``more`` are further fields."""
-    row: dict[str, Any] = {"id": judgement.id, **more}
-    if pair:
-        row |= {"preference": judgement.preference, "consistent": judgement.consistent}
-    else:
-        row |= {"scores": judgement.scores}
-    row |= {"reason": judgement.reason}
+    names = ("preference", "consistent", "reason") if pair else ("scores", "reason")
+    row: dict[str, Any] = {"id": judgement.id, **more} | {name: getattr(judgement, name) for name in names}
     row |= {"repeats": list(judgement.repeats)} if len(judgement.repeats) > 1 else {}
     row |= {
         "injections": list(judgement.injections),
@@ -77,10 +69,7 @@ def judgement_row(judgement: Judgement, model: str, *, pair: bool = False, **mor
 
 
 def row_judgement(row: Any) -> Judgement:
-    """Return the judgement in a row of ``judgement_row``.
-
-    Raises:
-        ValueError: It is not such a row.
+    """Return the judgement in a row of ``judgement_row``; ValueError if it is something else.
 
     >>> row_judgement(json.loads(judgement_row(Judgement(id="1", key="k", reason="gone"), "m"))).reason
     'gone'
@@ -123,13 +112,7 @@ def _are_scores(value: Any) -> bool:
 def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> dict[str, str]:
     """Drop the rows of an output that are cut short or not judged, and return id -> key of the others.
 
-    Args:
-        path: The output, which need not exist yet.
-        pairs: Whether the rows are of pairs.
-        repeats: A row with fewer usable replies is asked again.
-
-    Raises:
-        InputError: A complete line is not a row of an output.
+    A row with fewer usable replies than ``repeats`` goes, too. InputError for a complete line that is no such row.
     """
     finished: dict[str, str] = {}
     if not path.exists():

@@ -22,11 +22,9 @@ _MAX_BODY = 4_000_000  # bytes; reading more would hold up the training
 
 
 class TransportError(Exception):
-    """A request failed that may work later.
+    """A request failed that may work later, after ``pause_s`` if the server says so.
 
-    Attributes:
-        pause_s: Seconds that the server asks to wait, None if it does not say.
-        counts: Whether it indicates a dead endpoint; one that limits the rate is alive.
+    ``counts`` is whether it indicates a dead endpoint; one that limits the rate is alive.
     """
 
     def __init__(self, message: str, pause_s: float | None = None, *, counts: bool = True) -> None:
@@ -52,15 +50,7 @@ class Response:
 
 
 class Connection:
-    """An HTTP client for one address.
-
-    Args:
-        url: Address to post to.
-        timeout_s: Seconds for one request from beginning to end, above 0.
-
-    Raises:
-        ValueError: The proxy that the environment names cannot be used.
-    """
+    """An HTTP client for one address; ValueError where the proxy that the environment names cannot be used."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         import httpx2  # not at the top: most of the program starts without it
@@ -80,11 +70,7 @@ class Connection:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     async def post(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-        """Send a JSON body, and return the response, whatever its status.
-
-        Raises:
-            TransportError: None came within the deadline, or one that is too long or cannot be decoded.
-        """
+        """Send a JSON body, and return the response, whatever its status; TransportError where none can be read."""
         raw = bytearray()
         try:
             async with (

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from lightning_pspo.judging.base import Judgement
-from lightning_pspo.judging.rubric import DIMENSIONS, SCORES
+from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, SCORES
 from lightning_pspo.statistics import bradley_terry, wilson_interval
 
 THRESHOLDS: Mapping[str, float] = {
@@ -23,14 +23,11 @@ THRESHOLDS: Mapping[str, float] = {
 
 _SHOWN = 3  # reasons that are spelled out
 _FEWEST = 10  # observations that a measure needs before it marks anything
+_Scores = Mapping[str, int]
 
 
 class Tally:
-    """Adds judgements up, in constant memory except for pairs.
-
-    Args:
-        identity: Identity of the judge.
-    """
+    """Adds up judgements of a judge with some identity, in constant memory except for pairs."""
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
         self.identity = identity
@@ -46,12 +43,7 @@ class Tally:
         self._wins: list[tuple[float, float]] = []
 
     def add(self, judgement: Judgement, correct: bool | None = None) -> None:
-        """Count one judgement.
-
-        Args:
-            judgement: Of an item or a pair.
-            correct: The verifier's verdict on the completion, None if it has none.
-        """
+        """Count one judgement; ``correct`` is the verifier's verdict on the completion, None if it has none."""
         self.items += 1
         self.unusable += judgement.unusable
         if judgement.reason is not None:
@@ -60,27 +52,25 @@ class Tally:
             self._examples.setdefault(kind, judgement.reason)
         self.injections.update(judgement.injections)
         self.with_injection += bool(judgement.injections)
+        self.scored += judgement.scores is not None or judgement.preference is not None
         if judgement.scores is not None:
-            self._add_scores(judgement, correct)
+            self._add_scores(judgement.scores, judgement.repeats, correct)
         elif judgement.preference is not None:
-            self.scored += 1
             self.replies += 2
             self._preferences[judgement.preference] += 1
             self._swaps[bool(judgement.consistent)] += 1
             first = {"first": 1.0, "second": 0.0}.get(judgement.preference, 0.5)
             self._wins.append((first, 1.0 - first))
 
-    def _add_scores(self, judgement: Judgement, correct: bool | None) -> None:
-        assert judgement.scores is not None
-        self.scored += 1
-        self.replies += len(judgement.repeats)
+    def _add_scores(self, scores: _Scores, repeats: Sequence[_Scores], correct: bool | None) -> None:
+        self.replies += len(repeats)
         for name in DIMENSIONS:
-            self.counts[name][judgement.scores[name]] += 1
-            for left, right in combinations(judgement.repeats, 2):
+            self.counts[name][scores[name]] += 1
+            for left, right in combinations(repeats, 2):
                 self._same += left[name] == right[name]
                 self._compared += 1
         if correct is not None:
-            self._sound[correct][judgement.scores["mathematical_soundness"]] += 1
+            self._sound[correct][scores["mathematical_soundness"]] += 1
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -129,9 +119,7 @@ class Tally:
         wins[:, 0, 1], wins[:, 1, 0] = np.asarray(self._wins).T
         strength = bradley_terry(wins)[1]
         return {
-            "first": self._preferences["first"],
-            "second": self._preferences["second"],
-            "tie": self._preferences["tie"],
+            **{choice: self._preferences[choice] for choice in CHOICES},
             "strength_of_second": {"value": strength.value, "low": strength.low, "high": strength.high},
         }
 

@@ -73,11 +73,7 @@ def find_files(folder: Path) -> list[tuple[int, int, Path]]:
 
 
 def rollout_span(metadata: parquet.FileMetaData) -> tuple[int, int]:
-    """Return the smallest and the largest rollout of a file, from its footer.
-
-    Raises:
-        ValueError: The file has no rows, or no column ``rollout`` of integers.
-    """
+    """Return the first and last rollout of a file from its footer; ValueError without rows or integers of it."""
     if not metadata.num_rows or "rollout" not in metadata.schema.names:
         raise ValueError("it must have rows with a column `rollout`")
     column = metadata.schema.names.index("rollout")

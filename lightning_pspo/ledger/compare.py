@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -19,15 +20,10 @@ _PROMPT = ["id", "question", "answer"]
 
 @dataclass(frozen=True)
 class PassCount:
-    """How often a run solved a prompt.
-
-    Attributes:
-        passed: Completions graded correct.
-        completions: All completions, at least 1.
-    """
+    """How often a run solved a prompt."""
 
     passed: int
-    completions: int
+    completions: int  # at least 1
 
     @property
     def rate(self) -> Estimate:
@@ -37,55 +33,29 @@ class PassCount:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first completion, in the order of rollout, position and sample, that differs between two runs.
-
-    Attributes:
-        rollout: Its rollout.
-        position: Position of its prompt in the run's stream of prompts.
-        sample: Number of the completion among those of its prompt.
-        prompts: The prompt's id in each run; they differ where the runs drew other prompts.
-        texts: The completion in each run; None where the other run has none.
-        character: Index of the first character that differs, from 0.
-    """
+    """The first completion, in the order of rollout, position and sample, that differs between two runs."""
 
     rollout: int
-    position: int
+    position: int  # of the prompt in the run's stream
     sample: int
-    prompts: tuple[str | None, str | None]
-    texts: tuple[str | None, str | None]
-    character: int
+    prompts: tuple[str | None, str | None]  # id in each run; they differ where the runs drew other prompts
+    texts: tuple[str | None, str | None]  # completion in each run; None where it has none
+    character: int  # index of the first that differs
 
 
 @dataclass(frozen=True)
 class LedgerComparison:
-    """How a second run differs from a first.
+    """How a second run differs from a first."""
 
-    Attributes:
-        prompts: Prompt -> its counts in both runs; the prompts that both have.
-        left_out: Number of prompts that only the first, and only the second, has.
-        difference: Second minus first, clustered by prompt; None for fewer than two common prompts.
-        equal: Completions before the divergence, which are the same in both.
-        divergence: Where the completions first differ; None if they never do.
-    """
-
-    prompts: dict[Prompt, tuple[PassCount, PassCount]]
-    left_out: tuple[int, int]
-    difference: Difference | None
-    equal: int
+    prompts: dict[Prompt, tuple[PassCount, PassCount]]  # those that both have
+    left_out: tuple[int, int]  # number of prompts that only the first, and only the second, has
+    difference: Difference | None  # second minus first, clustered by prompt; None for fewer than two prompts
+    equal: int  # completions before the divergence, which are the same in both
     divergence: Divergence | None
 
 
 def compare(first: Ledger, second: Ledger, rollouts: Span | None = None) -> LedgerComparison:
-    """Compare two runs on the prompts that both have.
-
-    Args:
-        first: The run to compare with.
-        second: The other run.
-        rollouts: First and last rollout to look at, in both; None for all.
-
-    Raises:
-        InputError: They have no prompt in common, or one lacks a column that this needs.
-    """
+    """Compare two runs on the prompts that both have; InputError where there are none, or a column is missing."""
     counts = pass_counts(first, rollouts), pass_counts(second, rollouts)
     common = {prompt: (count, counts[1][prompt]) for prompt, count in counts[0].items() if prompt in counts[1]}
     if not common:
@@ -129,22 +99,10 @@ def find_divergence(first: Ledger, second: Ledger, rollouts: Span | None = None)
     if first_difference is None:
         return equal, None
     rollout, position, sample = first_difference
-    ids: list[str | None] = []
-    texts: list[str | None] = []
-    for ledger in (first, second):
-        where = f"position = {position} AND sample = {sample}"
-        row = next(ledger.scan(["id", "completion"], where, (rollout, rollout)), None)
-        ids.append(None if row is None else row["id"][0].as_py())
-        texts.append(None if row is None else row["completion"][0].as_py())
-    character = differs_at(texts[0] or "", texts[1] or "")
-    return equal, Divergence(rollout, position, sample, (ids[0], ids[1]), (texts[0], texts[1]), character)
-
-
-def differs_at(first: str, second: str) -> int:
-    """Return the index of the first character that differs; the shorter length if one text begins the other.
-
-    >>> differs_at("So 4", "So 5"), differs_at("So", "So 5")
-    (3, 2)
-    """
-    shorter = min(len(first), len(second))
-    return next((index for index in range(shorter) if first[index] != second[index]), shorter)
+    where = f"position = {position} AND sample = {sample}"
+    tables = [next(run.scan(["id", "completion"], where, (rollout, rollout)), None) for run in (first, second)]
+    rows = [{} if table is None else table.to_pylist()[0] for table in tables]
+    ids, texts = ((rows[0].get(name), rows[1].get(name)) for name in ("id", "completion"))
+    characters = zip(*(text or "" for text in texts), strict=False)
+    same = sum(1 for _ in takewhile(lambda both: both[0] == both[1], characters))
+    return equal, Divergence(rollout, position, sample, ids, texts, character=same)

@@ -64,16 +64,7 @@ def check_output(path: Path, ledger: Path) -> None:
 
 
 def write_file(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-    """Write tables to a file, which replaces an old one once all are written; return the number of rows.
-
-    Args:
-        path: Its suffix, one of `WRITERS`, decides on the format.
-        schema: Columns of the tables.
-        tables: Read as they are written.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write tables in the format of a file's suffix; return the number of rows. An old file is replaced at the end."""
     rows = 0
     with replacing(path) as file, WRITERS[path.suffix.lower()](file, schema) as write:
         for table in tables:

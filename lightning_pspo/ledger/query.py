@@ -25,28 +25,17 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def quote(text: str) -> str:
-    """Return a text as an SQL literal.
-
-    >>> quote("isn't")
-    "'isn''t'"
-    """
+    """Return a text as an SQL literal, with a quotation mark in it doubled."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """Return a column's name as an SQL identifier.
-
-    >>> identifier("reward/format")
-    '"reward/format"'
-    """
+    """Return a column's name as an SQL identifier, likewise."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def read_filter(text: str, columns: Sequence[str]) -> str:
     r"""Return a filter that is one SQL expression, with column names such as ``reward/format`` in quotes.
-
-    Raises:
-        InputError: It is not one expression.
 
     >>> read_filter("reward/format < 0 and id <> 'reward/format'", ["id", "reward/format"])
     '"reward/format" < 0 and id <> \'reward/format\''
@@ -90,17 +79,7 @@ def unknown_column(name: str, columns: Sequence[str]) -> InputError:
 
 @contextlib.contextmanager
 def explained_errors(expression: str, offset: int, columns: Sequence[str]) -> Iterator[None]:
-    """Turn DuckDB's errors about a user's expression into one line.
-
-    Args:
-        expression: What the user asked for.
-        offset: Number of bytes before it in the statement that is run.
-        columns: Names of the columns that exist.
-
-    Raises:
-        InputError: DuckDB refused the statement.
-        KeyboardInterrupt: It was interrupted.
-    """
+    """Turn DuckDB's errors about a user's expression, ``offset`` bytes into the statement, into one line."""
     try:
         yield
     except duckdb.InterruptException:

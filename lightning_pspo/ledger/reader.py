@@ -29,27 +29,16 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class LedgerFile:
-    """One file of a ledger.
-
-    Attributes:
-        path: The file.
-        rank: The rank that wrote it.
-        rollouts: Its first and last rollout.
-        rows: Number of rows.
-    """
+    """One file of a ledger."""
 
     path: Path
-    rank: int
+    rank: int  # that wrote it
     rollouts: Span
     rows: int
 
 
 def find_ledger(path: Path) -> Path:
-    """Return the ledger's folder, given itself or the directory of its run.
-
-    Raises:
-        InputError: No ledger is there.
-    """
+    """Return the ledger's folder, given itself or the directory of its run."""
     for folder in (path / FOLDER, path):
         if find_files(folder):
             return folder
@@ -67,21 +56,15 @@ class Ledger:
     Args:
         folder: As `find_ledger` returns it.
 
-    Attributes:
-        folder: The ledger's folder.
-        files: The files that can be read, by rank and first rollout.
-        damaged: File -> why it cannot be read. Grows while reading, if a footer is whole and a page is not.
-        schema: All columns that occur.
-
     Raises:
         InputError: No file can be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files: list[LedgerFile] = []
-        self.damaged: dict[Path, str] = {}
-        self.schema: pa.Schema = pa.schema([])
+        self.files: list[LedgerFile] = []  # those that can be read, by rank and first rollout
+        self.damaged: dict[Path, str] = {}  # why; grows while reading, if a footer is whole and a page is not
+        self.schema: pa.Schema = pa.schema([])  # all columns that occur
         for _, rank, path in find_files(folder):
             try:
                 metadata = parquet.read_metadata(path)
@@ -129,8 +112,8 @@ class Ledger:
         """Find rows without reading all their columns.
 
         Args:
-            where: SQL expression that holds for the rows that are wanted; None for all.
-            rollouts: First and last rollout that are wanted; None for all.
+            where: SQL expression that holds for the rows that are wanted.
+            rollouts: First and last rollout that are wanted.
             sort: Column to sort by; null and nan come last, equal values stay in order. None keeps the ledger's order.
             descending: Sort the largest first.
 
@@ -157,11 +140,7 @@ class Ledger:
             return pa.table(connection.execute(f"{head}{expression}\n) ORDER BY {', '.join(order)}").fetchnumpy())
 
     def read(self, columns: Sequence[str], rows: pa.Table) -> Iterator[pa.Table]:
-        """Read rows that `find` returned in the ledger's order, file by file.
-
-        Yields:
-            Tables with these columns and at least one row.
-        """
+        """Yield tables of the rows that `find` returned in the ledger's order, read file by file."""
         self.check_columns(columns)
         pieces: list[pa.Table] = []
         for _, piece in self._read(columns, rows):

@@ -17,21 +17,7 @@ _ROWS = 4096  # graded in one call
 
 
 def regrade(ledger: Ledger, grader: Any, rows: pa.Table) -> Iterator[pa.Table]:
-    """Grade rows again.
-
-    Args:
-        ledger: The run.
-        grader: Has ``grade(pairs)``, as `grading.Grader`: (completion, reference answer) pairs -> grades in order.
-        rows: As `Ledger.find` returns them.
-
-    Yields:
-        Tables with all columns of the ledger. ``verdict``, ``extracted`` and ``rule`` are the new ones;
-        ``old_verdict``, ``old_extracted`` and ``old_rule`` the earlier ones, and ``changed`` tells whether the verdict
-        changed.
-
-    Raises:
-        InputError: The grader returns a wrong number of grades, or something that is not a grade.
-    """
+    """Yield rows that `Ledger.find` returned, graded again: ``verdict``, and ``old_verdict``, the earlier one, etc."""
     ledger.check_columns(["completion", "answer", *GRADED])
     for table in ledger.read(ledger.schema.names, rows):
         for start in range(0, table.num_rows, _ROWS):
@@ -55,8 +41,7 @@ def _regraded(rows: pa.Table, grader: Any) -> pa.Table:
         "extracted": [grade.extracted for grade in grades],
         "rule": [grade.rule for grade in grades],
     }
-    columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
-    columns |= {name: pa.array(new[name], pa.string()) for name in GRADED}
-    columns |= {f"old_{name}": rows[name] for name in GRADED}
-    table = pa.table(columns)
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
+    columns |= {name: pa.array(values, pa.string()) for name, values in new.items()}
+    table = pa.table(columns | {f"old_{name}": rows[name] for name in GRADED})
     return table.append_column("changed", pc.not_equal(table["verdict"], table["old_verdict"]))

@@ -23,17 +23,11 @@ def visible(text: str, lines: bool = False) -> str:
     r"""Return a text without characters that move the cursor, change a colour or turn the direction of writing.
 
     Control characters become Unicode's pictures of them, other characters that are not printable their number. A
-    backslash stays as it is, so that TeX can be read.
-
-    Args:
-        text: Any text.
-        lines: Whether to keep line feeds.
+    backslash stays as it is, so that TeX can be read; ``lines`` keeps line feeds.
 
     >>> visible("\\nu\n\x1b[31m\u202e")
     '\\nu␊␛[31m<U+202E>'
     """
-    if text.isprintable():
-        return text
     return "".join(
         character if character.isprintable() or (lines and character == "\n") else _picture(character)
         for character in text

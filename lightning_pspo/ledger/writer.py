@@ -22,15 +22,7 @@ class LedgerWriter:
     A file holds the rollouts from the one in its name up to the next file. The newest file is rewritten with every
     rollout, under a hidden name that replaces it once it is on disk, until it is full: at any moment every rollout that
     was written is in exactly one complete file. A rollout that a resumed run repeats replaces its earlier rows.
-
-    Args:
-        folder: The ledger's folder; created when something is written.
-        rank: The rank whose rows these are, at least 0.
-        rows_per_file: Rows at which a file is full, at least 1.
-        bytes_per_file: Bytes in memory at which a file is full, at least 1.
-
-    Raises:
-        InputError: A number is out of range.
+    ``rows_per_file`` or ``bytes_per_file`` in memory, each at least 1, make a file full.
     """
 
     def __init__(
@@ -50,27 +42,13 @@ class LedgerWriter:
 
         Rollouts after ``finished`` that another number of ranks wrote are dropped, since these ranks cannot replace
         them one by one. Rank 0 also looks after the files of ranks that no longer exist.
-
-        Args:
-            finished: Rollouts that the run has finished according to its checkpoint, at least 0.
-            world_size: Number of ranks, at least 1.
         """
         for partial in self.folder.glob(f".*-rank={self.rank}.parquet.partial"):  # left by a crash
             partial.unlink()
-        for _, rank, path in find_files(self.folder):
-            if rank == self.rank or (self.rank == 0 and rank >= world_size):
-                self._drop(path, finished, other_than=world_size)
-        self._forget()
+        self._drop_after(finished, world_size, other_ranks=True)
 
     def write(self, rows: pa.Table) -> None:
-        """Add a rollout's rows, or replace those that it has.
-
-        Args:
-            rows: At least one row, all of one rollout; columns as in `columns.schema`.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Add at least one row, all of one rollout, or replace the rows that it has."""
         number = int(rows["rollout"][0].as_py())
         first = self._file_for(number)
         remaining = [] if self._rows is None else [self._rows]
@@ -86,12 +64,12 @@ class LedgerWriter:
 
     def end(self, finished: int, world_size: int) -> None:
         """Drop the rollouts after ``finished``, left by an interrupted run that went further. Every rank calls it."""
+        self._drop_after(finished, world_size)
+
+    def _drop_after(self, finished: int, world_size: int, *, other_ranks: bool = False) -> None:
         for _, rank, path in find_files(self.folder):
             if rank == self.rank or (self.rank == 0 and rank >= world_size):
-                self._drop(path, finished, other_than=None)
-        self._forget()
-
-    def _forget(self) -> None:
+                self._drop(path, finished, world_size if other_ranks else None)
         self._firsts = [first for first, rank, _ in find_files(self.folder) if rank == self.rank]
         self._first, self._rows = None, None
 

@@ -67,23 +67,28 @@ def hub_answers(repository: str, revision: str | None) -> bool:
         )
     try:
         HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS)
-    except RevisionNotFoundError as error:
-        raise InputError(f"`revision` must exist in {repository!r} on the hub, got {revision!r}.") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
+    except Exception as error:  # of the hub, or of whatever HTTP client its library uses
+        if is_cached:
+            logger.warning("%s is read from the cache, as %s did not give it.", repository, constants.ENDPOINT)
+            return False
+        raise InputError(_refusal(repository, revision, error)) from error
+    return True
+
+
+def _refusal(repository: str, revision: str | None, error: Exception) -> str:
+    """Return what is wrong and what to do if the hub does not give a model."""
+    if isinstance(error, RevisionNotFoundError):
+        return f"`revision` must exist in {repository!r} on the hub, got {revision!r}."
+    if isinstance(error, HFValidationError):
+        return f"`model_name_or_path` must be a folder or a hub id, got {repository!r}."
+    if isinstance(error, RepositoryNotFoundError):
+        return (
             f"`model_name_or_path` {repository!r} is neither a folder nor a model on {constants.ENDPOINT} that you may "
             "read: check its spelling, or set HF_TOKEN if it is private."
-        ) from error
-    except HFValidationError as error:
-        raise InputError(f"`model_name_or_path` must be a folder or a hub id, got {repository!r}.") from error
-    except Exception as error:  # no connection, in the words of whatever HTTP client the hub's library uses
-        if is_cached:
-            logger.warning("%s does not answer; %s is read from the cache.", constants.ENDPOINT, repository)
-            return False
-        status = f" ({first_line(error)})" if isinstance(error, HfHubHTTPError) else ""
-        raise InputError(
-            f"`model_name_or_path` {repository!r} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
-            f"{constants.ENDPOINT} does not answer{status}: check the network or HF_ENDPOINT, set HF_HOME to a cache "
-            "that has the model, or give a folder."
-        ) from error
-    return True
+        )
+    status = f" ({first_line(error)})" if isinstance(error, HfHubHTTPError) else ""
+    return (
+        f"`model_name_or_path` {repository!r} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
+        f"{constants.ENDPOINT} does not answer{status}: check the network or HF_ENDPOINT, set HF_HOME to a cache that "
+        "has the model, or give a folder."
+    )

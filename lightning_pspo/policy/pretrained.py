@@ -39,7 +39,8 @@ _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _CHUNK, _CHUNKS = 2**16, 64  # bytes of a chunk, and chunks of a weight file that the fingerprint reads
 _CONTEXT_LIMITS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "seq_length"),
-    *("n_ctx", "context_length", "model_max_length"),
+    *("max_sequence_len", "max_context_length", "max_target_positions", "model_max_length", "context_length"),
+    *("seq_len", "n_ctx"),
 )
 
 
@@ -126,7 +127,7 @@ class Pretrained:
         so that the original length is the limit.
         """
         config = self.config.get_text_config()
-        limits = [getattr(config, name, None) for name in _CONTEXT_LIMITS]
+        limits = [getattr(part, name, None) for part in (self.config, config) for name in _CONTEXT_LIMITS]
         return min(
             (limit for limit in [*limits, *_longrope_limits(config)] if isinstance(limit, int) and limit > 0),
             default=None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,15 @@ _SECRET = re.compile(r"(?i)(^|[._])(api_?key|secret|password|passwd|credentials?
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in the seed.
+    """Runs that differ only in the seed."""
 
-    Attributes:
-        name: Unique on the page.
-        number: Position on the page, from 0; decides on colour and dashes.
-        runs: At least one.
-    """
-
-    name: str
-    number: int
-    runs: Sequence[TrainingRun]
+    name: str  # unique on the page
+    number: int  # position on the page, from 0; decides on colour and dashes
+    runs: Sequence[TrainingRun]  # at least one
 
 
 def read_arms(paths: Sequence[Path]) -> list[Arm]:
-    """Read runs and group them, in the order given.
-
-    Raises:
-        ReportError: No path is given, one is not that of a run, or one is given twice.
-    """
+    """Read runs and group them, in the order given."""
     if not paths:
         raise ReportError("RUN must name at least one run, got none.")
     seen: dict[Path, Path] = {}
@@ -58,7 +48,7 @@ def group(runs: Sequence[TrainingRun]) -> list[Arm]:
         same = json.dumps(_without_seed(run), sort_keys=True, default=str) if run.config else str(number)
         members.setdefault(same, []).append(run)
     labels = run_labels(runs)
-    names = _unique([_arm_name([labels[id(run)] for run in same]) for same in members.values()])
+    names = _unique(_arm_name([labels[id(run)] for run in same]) for same in members.values())
     return [Arm(name, number, same) for number, (name, same) in enumerate(zip(names, members.values(), strict=True))]
 
 
@@ -117,7 +107,7 @@ def _common_start(labels: Sequence[str]) -> str:
     return "".join(characters[0] for characters in columns)
 
 
-def _unique(names: Sequence[str]) -> list[str]:
+def _unique(names: Iterable[str]) -> list[str]:
     """Return names that differ.
 
     >>> _unique(["a", "b", "a", "a"])
@@ -125,11 +115,8 @@ def _unique(names: Sequence[str]) -> list[str]:
     """
     unique: list[str] = []
     for name in names:
-        count, candidate = 1, name
-        while candidate in unique:
-            count += 1
-            candidate = f"{name} ({count})"
-        unique.append(candidate)
+        others = (f"{name} ({number})" for number in count(2))
+        unique.append(next(candidate for candidate in chain([name], others) if candidate not in unique))
     return unique
 
 

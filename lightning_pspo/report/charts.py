@@ -24,27 +24,16 @@ _MAX_BANDS = 4  # bands on top of each other before they are drawn fainter
 
 @dataclass(frozen=True)
 class Plan:
-    """What a chart shows: one log key, or several whose lines belong together.
-
-    Attributes:
-        title: Its heading.
-        keys: Log keys.
-        unit: Unit of the values, as written beside the heading.
-        about: One sentence on what is shown.
-        format: Name of a format in `FORMATS`, for table and tooltip.
-        level: A value to mark with a dotted line.
-        floor: A value that the axis reaches down to at least.
-        ceiling: A value that the axis reaches up to at least.
-    """
+    """What a chart shows: one log key, or several whose lines belong together."""
 
     title: str
     keys: tuple[str, ...]
-    unit: str
-    about: str = ""
-    format: str = "number"
-    level: float | None = None
-    floor: float | None = None
-    ceiling: float | None = None
+    unit: str  # as written beside the heading
+    about: str = ""  # one sentence on what is shown
+    format: str = "number"  # one of `FORMATS`, for table and tooltip
+    level: float | None = None  # marked with a dotted line
+    floor: float | None = None  # the axis reaches down to it at least
+    ceiling: float | None = None  # and up to this one
 
 
 @dataclass(frozen=True)
@@ -107,22 +96,13 @@ FORMATS: dict[str, Callable[[float], str]] = {"number": number, "percent": perce
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart, ready to be drawn by the template.
-
-    Attributes:
-        plan: What it shows.
-        lines: At least one.
-        x_name: What the horizontal axis counts.
-        identity: Prefix of the ids that it uses, unique on the page.
-        markers: Whether to draw the points themselves.
-        whiskers: Measurements with their intervals.
-    """
+    """A chart, ready to be drawn by the template."""
 
     plan: Plan
-    lines: Sequence[NamedLine]
-    x_name: str
-    identity: str
-    markers: bool = False
+    lines: Sequence[NamedLine]  # at least one
+    x_name: str  # what the horizontal axis counts
+    identity: str  # prefix of its ids, unique on the page
+    markers: bool = False  # whether to draw the points themselves
     whiskers: Sequence[Whisker] = ()
 
     @cached_property

@@ -35,13 +35,7 @@ def finite(value: Any) -> float | None:
 
 
 def read_curves(root: Path) -> Curves:
-    """Return the scalars of the run in a folder, empty where it has no logs.
-
-    The CSV logger's files are read; where there are none, TensorBoard's.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """Return the scalars of the run in a folder from the CSV logger's files, or else from TensorBoard's."""
     versions = [_read_csv(path) for path in sorted(_below(root, "metrics.csv"), key=_version)]
     if not any(versions):
         folders = sorted({path.parent for path in _below(root, "events.out.tfevents.*")}, key=_version)

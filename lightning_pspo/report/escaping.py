@@ -48,11 +48,8 @@ def _code(match: re.Match[str]) -> str:
 
 
 def _invisible() -> str:
-    """Return the class of characters that change their surroundings or must not occur on a page.
-
-    Line feed and tab are not among them, nor the joiners (U+200C, U+200D) of scripts and emoji.
-    """
-    harmless = {"\n", "\t", "\u200c", "\u200d"}
+    """Return the class of characters that change their surroundings or must not occur on a page."""
+    harmless = {"\n", "\t", "\u200c", "\u200d"}  # the last two join letters of scripts and emoji
     codes = (*range(0x3000), 0xFEFF, *range(0xFFF9, 0xFFFC))
     special = [
         chr(code) for code in codes if unicodedata.category(chr(code)) in ("Cc", "Cf") and chr(code) not in harmless

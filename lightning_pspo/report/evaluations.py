@@ -20,24 +20,14 @@ _Bounded = tuple[float, float | None, float | None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row of the table.
-
-    Attributes:
-        arm: Of the run.
-        run: Its label.
-        name: What was evaluated.
-        source: Name of the source.
-        temperature: Sampling temperature.
-        problems: Number of problems, and of samples of each.
-        estimates: Name -> value, low, high; the bounds may be None.
-    """
+    """One row of the table."""
 
     arm: Arm
     run: str
-    name: str
+    name: str  # what was evaluated
     source: str
     temperature: float | None
-    problems: str
+    problems: str  # number of problems, and of samples of each
     estimates: Mapping[str, _Bounded]
 
     @property
@@ -70,29 +60,19 @@ def _of_run(arm: Arm, run: TrainingRun, label: str) -> Iterator[Measurement]:
         estimates: dict[str, _Bounded] = {"accuracy": (accuracy, *pair(summary.get(f"interval_{when}")))}
         if (length := finite(summary.get(f"length_tokens_{when}"))) is not None:
             estimates["length_tokens"] = (length, None, None)
-        yield Measurement(
-            arm,
-            label,
-            f"{when} training",
-            str(summary.get("source", "–")),
-            finite(summary.get("temperature")),
-            _problems(summary.get("problems"), summary.get("n")),
-            estimates,
-        )
+        problems = _problems(summary.get("problems"), summary.get("n"))
+        yield _measurement(arm, label, f"{when} training", summary, problems, estimates)
     for evaluation in run.evaluations:
         for result in evaluation.document["results"]:
             if isinstance(result, dict) and isinstance(result.get("estimates"), dict):
                 problems, each = result.get("problems"), result.get("samples_per_problem", 1)
                 total = problems * each if isinstance(problems, int) and isinstance(each, int) else None
-                yield Measurement(
-                    arm,
-                    label,
-                    evaluation.name,
-                    str(result.get("source", "–")),
-                    finite(result.get("temperature")),
-                    _problems(problems, total),
-                    dict(_estimates(result["estimates"])),
-                )
+                estimates = dict(_estimates(result["estimates"]))
+                yield _measurement(arm, label, evaluation.name, result, _problems(problems, total), estimates)
+
+
+def _measurement(arm: Arm, run: str, name: str, document: Mapping[str, Any], *rest: Any) -> Measurement:
+    return Measurement(arm, run, name, str(document.get("source", "–")), finite(document.get("temperature")), *rest)
 
 
 def _estimates(document: Mapping[str, Any]) -> Iterator[tuple[str, _Bounded]]:

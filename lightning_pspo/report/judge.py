@@ -19,23 +19,14 @@ _Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class JudgeRow:
-    """What an arm got on a source.
-
-    Attributes:
-        arm: The arm.
-        source: Name of the source, which may be empty.
-        scored: Number of completions with scores.
-        missing: Number of completions without.
-        reasons: The most frequent reasons for no score.
-        histograms: For each dimension, mean with interval and how often 1 to 5 were given; None without scores.
-    """
+    """What an arm got on a source."""
 
     arm: Arm
-    source: str
-    scored: int
-    missing: int
-    reasons: str
-    histograms: Sequence[tuple[str, Sequence[int]] | None]
+    source: str  # may be empty
+    scored: int  # completions
+    missing: int  # completions
+    reasons: str  # the most frequent ones for no score
+    histograms: Sequence[tuple[str, Sequence[int]] | None]  # by dimension: mean with interval, how often 1 to 5
 
 
 def judge(arms: Sequence[Arm]) -> dict[str, Any]:

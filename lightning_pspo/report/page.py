@@ -42,19 +42,9 @@ class Section:
 
 
 def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -> Path:
-    """Write the report of some runs; the name only ever stands for a complete page.
+    """Write the report of the runs in some folders and return the file; the name only ever stands for a complete page.
 
-    Args:
-        runs: Folders of runs, at least one.
-        output: The file. An earlier report is replaced, anything else refused.
-        title: Of the page; None names the arms.
-
-    Returns:
-        The file.
-
-    Raises:
-        ReportError: A folder is not that of a run, or the file exists and is not a report.
-        OSError: The file cannot be written.
+    An earlier report is replaced, anything else refused with ReportError. Without a title the arms are named.
     """
     if output.is_dir():
         raise ReportError(f"--output must be a file, got the folder {output}.")
@@ -87,7 +77,7 @@ def render_page(arms: Sequence[Arm], title: str | None = None) -> str:
         .get_template("page.jinja")
         .render(
             title=title or f"Training report: {names if len(names) < 80 else f'{len(arms)} arms'}",
-            made=f"{count} run{'s' if count > 1 else ''}, {_now()}",
+            made=f"{count} run{'s' if count > 1 else ''}, {datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
             generator=GENERATOR,
             arms=arms,
             sections=[section for section in sections if section.data],
@@ -96,10 +86,6 @@ def render_page(arms: Sequence[Arm], title: str | None = None) -> str:
             style=_asset("report.css"),
         )
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 @lru_cache

@@ -56,25 +56,15 @@ OPTIMISATION = (
 
 @dataclass(frozen=True)
 class Grid:
-    """Charts beside each other, with notes below them.
-
-    Attributes:
-        charts: What is drawn.
-        notes: What is written instead, or a hint.
-        title: Of a box that is closed at first; None for no box.
-    """
+    """Charts beside each other, with notes below them."""
 
     charts: Sequence[Chart] = ()
     notes: Sequence[str] = ()
-    title: str | None = None
+    title: str | None = None  # of a box that is closed at first
 
 
 class Panels:
-    """The charts of some arms; each log key is shown once.
-
-    Args:
-        arms: Of the report.
-    """
+    """The charts of some arms; each log key is shown once."""
 
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = arms
@@ -157,19 +147,10 @@ class Panels:
         return self._charts(plans, markers=True, draw_constant=True)
 
     def _charts(self, plans: Sequence[Plan], *, markers: bool = False, draw_constant: bool = False) -> list[Chart]:
-        """Return the charts of what was logged.
-
-        What was measured once is kept for the note below instead, and so is what never changed.
-
-        Args:
-            plans: What to show.
-            markers: Whether to draw the points themselves.
-            draw_constant: Whether to draw what never changed.
-        """
+        """Return the charts of what was logged; what was measured once or never changed becomes a note below."""
         charts = []
         self._used |= {key for plan in plans for key in plan.keys}
-        if len(plans) > _MAX_CHARTS:
-            self._omitted += len(plans) - _MAX_CHARTS
+        self._omitted += max(0, len(plans) - _MAX_CHARTS)
         for plan in plans[:_MAX_CHARTS]:
             lines = list(self._lines(plan))
             if not lines:
@@ -220,10 +201,8 @@ class Panels:
             steps = 1 if self.scale is not None else (steps_per_rollout([run]) or {}).get(id(run), 0)
             end = (finite(run.summary.get("rollouts")) or 0.0) * steps
             for x, when in ((0.0, "before"), (end, "after")):
-                value, (low, high) = (
-                    finite(run.summary.get(f"accuracy_{when}")),
-                    pair(run.summary.get(f"interval_{when}")),
-                )
+                value = finite(run.summary.get(f"accuracy_{when}"))
+                low, high = pair(run.summary.get(f"interval_{when}"))
                 if value is not None and low is not None and high is not None:
                     whiskers.append(Whisker(arm.number, x, value, low, high))
         return whiskers

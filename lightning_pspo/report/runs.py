@@ -30,44 +30,26 @@ class ReportError(InputError):
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """A file of `EvaluationReport`.
+    """A file of `EvaluationReport`."""
 
-    Attributes:
-        name: What was evaluated: the checkpoint's folder, or the file.
-        document: Its contents.
-    """
-
-    name: str
+    name: str  # what was evaluated: the checkpoint's folder, or the file
     document: Mapping[str, Any]
 
 
 @dataclass
 class TrainingRun:
-    """What is known about one run.
-
-    Attributes:
-        path: Its folder.
-        config: Settings it last continued with; empty if there are none.
-        curves: Log key -> optimiser steps and values.
-        summary: `RunSummary`'s document; empty if the run did not end.
-        evaluations: Results of ``validate``, ``test`` and ``evaluate``.
-        training: First and last completions that `CompletionTable` wrote, in order.
-        environment: Machine and versions, from `RunReport`.
-        judge: Rows of ``judgements.jsonl``.
-        judge_summary: The judge's own summary.
-        notes: What is missing, damaged or odd, as sentences.
-    """
+    """What is known about one run; what is not known is empty."""
 
     path: Path
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)  # that it last continued with
     curves: Curves = field(default_factory=dict)
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    evaluations: Sequence[EvaluationFile] = ()
-    training: Sequence[Mapping[str, Any]] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    judge: Sequence[Mapping[str, Any]] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)  # of `RunSummary`
+    evaluations: Sequence[EvaluationFile] = ()  # of ``validate``, ``test`` and ``evaluate``
+    training: Sequence[Mapping[str, Any]] = ()  # first and last completions of `CompletionTable`
+    environment: Mapping[str, Any] = field(default_factory=dict)  # machine and versions, from `RunReport`
+    judge: Sequence[Mapping[str, Any]] = ()  # rows of ``judgements.jsonl``
     judge_summary: Mapping[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what is missing, damaged or odd, as sentences
 
     def setting(self, name: str, default: Any = None) -> Any:
         """Return a setting by its dotted name, ``default`` if it is not known.
@@ -98,11 +80,7 @@ def pair(value: Any) -> tuple[float | None, float | None]:
 
 
 def read_run(path: Path) -> TrainingRun:
-    """Read a run's folder.
-
-    Raises:
-        ReportError: It is not a folder, or holds no run.
-    """
+    """Read a run's folder; ReportError if it holds no run."""
     _check_is_run(path)
     run = TrainingRun(path)
     run.config = _read_config(run)
@@ -220,8 +198,8 @@ def _read_config(run: TrainingRun) -> Mapping[str, Any]:
 
 
 def _read_evaluations(run: TrainingRun) -> list[EvaluationFile]:
-    paths = [*sorted(run.path.glob("evaluation*.json"), key=_natural)]
-    paths += sorted(run.path.glob("evaluation/*/evaluation*.json"), key=_natural)
+    patterns = ("evaluation*.json", "evaluation/*/evaluation*.json")
+    paths = [path for pattern in patterns for path in sorted(run.path.glob(pattern), key=_natural)]
     files = []
     for path in paths:
         document = _read_json(run, path)
@@ -246,8 +224,7 @@ def _note_what_is_missing(run: TrainingRun) -> None:
     if not run.curves:
         run.notes.append("no logs: no curves. They come from metrics.csv or the TensorBoard files below its folder.")
     if not run.summary and not (run.path / "summary.json").exists():
-        reason = "it was stopped, has not ended, or ran without RunSummary"
-        run.notes.append(f"no summary.json: {reason}.")
+        run.notes.append("no summary.json: it was stopped, has not ended, or ran without RunSummary.")
 
 
 def _name(run: TrainingRun, path: Path) -> str:

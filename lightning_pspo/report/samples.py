@@ -29,19 +29,12 @@ _Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SampleView:
-    """A completion on the page.
-
-    Attributes:
-        heading: Of its box.
-        row: As RunSummary or CompletionTable wrote it.
-        arm: Number of its arm; None for no swatch.
-        measures: Reward and length.
-    """
+    """A completion on the page."""
 
     heading: str
-    row: _Row
-    arm: int | None = None
-    measures: str = ""
+    row: _Row  # as RunSummary or CompletionTable wrote it
+    arm: int | None = None  # number of its arm; None for no swatch
+    measures: str = ""  # reward and length
 
     @property
     def completion(self) -> str:
@@ -105,12 +98,8 @@ def _problems(arms: Sequence[Arm]) -> list[tuple[SampleView, list[SampleView]]]:
     views = []
     for key, problem in problems.items():
         shared = before.get(key, {}).values()
-        columns = [
-            SampleView(
-                f"Before · {', '.join(arm.name for arm, _ in same)}" if len(shared) > 1 else "Before", same[0][1]
-            )
-            for same in shared
-        ]
+        names = [f" · {', '.join(arm.name for arm, _ in same)}" if len(shared) > 1 else "" for same in shared]
+        columns = [SampleView(f"Before{name}", same[0][1]) for name, same in zip(names, shared, strict=True)]
         views.append((problem, (columns + after.get(key, []))[:_MAX_COLUMNS]))
     return views
 

@@ -20,23 +20,14 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Line:
-    """A curve as it is drawn.
+    """A curve as it is drawn, of K points."""
 
-    Attributes:
-        x: (K,) rollouts or steps, increasing.
-        mean: (K,) mean over runs, and over the rollouts of a bucket.
-        low: (K,) the lowest of several runs, or the lowest value in a bucket of one run.
-        high: (K,) the highest.
-        runs: Runs that it is the mean of.
-        bucket: Points of a run in the fullest bucket, 1 where every point is drawn.
-    """
-
-    x: _Array
-    mean: _Array
-    low: _Array
-    high: _Array
-    runs: int
-    bucket: int
+    x: _Array  # rollouts or steps, increasing
+    mean: _Array  # over runs, and over the rollouts of a bucket
+    low: _Array  # the lowest of several runs, or the lowest value in a bucket of one run
+    high: _Array  # likewise
+    runs: int  # that it is the mean of
+    bucket: int  # points of a run in the fullest bucket, 1 where every point is drawn
 
     @property
     def has_band(self) -> bool:

@@ -56,13 +56,13 @@ def test_every_number_by_hand():
     assert value["pass@2"] == pytest.approx((1.0 + 0.5) / 2)
     assert value["pass@3"] == pytest.approx((1.0 + 0.75) / 2)
     assert value["pass@4"] == 1.0
-    # The second prompt's votes: 7 and 14/2 are one answer, so two against one, and one without an answer.
+    # The second prompt's votes: 7 and 14/2 are graded answer, so two against graded, and graded without an answer.
     assert value["maj@4"] == pytest.approx((1.0 + 0.0) / 2)
     votes = ["7", "7", None, "1/2"]
     wins = []
     for subset in combinations(votes, 2):
-        said = [vote for vote in subset if vote]
-        wins.append(said.count("1/2") / len(said) if len(set(said)) > 1 or said == ["1/2"] else 0.0)
+        texts = [vote for vote in subset if vote]
+        wins.append(texts.count("1/2") / len(texts) if len(set(texts)) > 1 or texts == ["1/2"] else 0.0)
     assert value["maj@2"] == pytest.approx((1 - 3 / 6 * 0.5 + np.mean(wins)) / 2)
     for estimate in result.estimates.values():
         assert estimate.low <= estimate.value <= estimate.high
@@ -98,22 +98,22 @@ def test_greedy_samples_have_no_votes():
 
 
 def test_parts_add_up_in_any_order_and_repeated_rows_do_not_count():
-    whole = measured()
+    together = measured()
     parts = SampleMetrics(Measurement(Grader(), (1, 2, 3, 4)), 4)
     parts.update(FOUR[4:] + FOUR[:4], [PROMPT] * 2, [1, 0], [True, False])
     parts.update(FOUR[:4], [PROMPT], [0], [True])
     parts.update(FOUR[:4], [PROMPT], [0], [False])
-    assert parts.result() == whole
+    assert parts.result() == together
     assert parts.compute().dtype == torch.float64
 
 
 def test_in_strict_mode_the_lenient_accuracy_is_measured_as_well():
     grader = Grader(mode="strict")
     problem = Problem("p", "?", "1/2")
-    said = ["#### 1/2", "it is 0.50", "it is 3", r"\boxed{2}"]
+    texts = ["#### 1/2", "it is 0.50", "it is 3", r"\boxed{2}"]
     samples = [
-        Sample(problem, text, one, False, 4)
-        for text, one in zip(said, grader.grade([(text, "1/2") for text in said]), strict=True)
+        Sample(problem, text, graded, False, 4)
+        for text, graded in zip(texts, grader.grade([(text, "1/2") for text in texts]), strict=True)
     ]
     metrics = SampleMetrics(Measurement(grader, (1,)), 4)
     metrics.update(samples, [PROMPT], [0], [True])
@@ -137,8 +137,8 @@ def test_both_modes_follow_the_rules_on_cut_text_and_copied_questions():
 
 
 def test_answers_are_clustered_by_what_they_mean():
-    said = [r"\sqrt{12}", r"2\sqrt{3}", "7", "7.0", "x+1", "1+x", "8", "8"]
-    grades = [grade(rf"\boxed{{{text}}}", "5") for text in said] + [grade("none", "5"), grade("#### 5", "5")]
+    texts = [r"\sqrt{12}", r"2\sqrt{3}", "7", "7.0", "x+1", "1+x", "8", "8"]
+    grades = [grade(rf"\boxed{{{text}}}", "5") for text in texts] + [grade("none", "5"), grade("#### 5", "5")]
     with Grader() as grader:
         assert count_votes([grades, []], grader) == [Votes(1, [2, 2, 2, 2], 1), Votes(0, [], 0)]
 

@@ -179,6 +179,19 @@ def test_a_hub_that_is_not_there(hub: Callable[[int, str], None], monkeypatch: p
     assert "HF_HUB_OFFLINE" in refused("someone/model")
 
 
+def test_a_cached_model_needs_no_hub(
+    hub: Callable[[int, str], None], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's library lays out its cache: a revision's name leads to the folder of a commit."""
+    repository = Path(constants.HF_HUB_CACHE) / "models--someone--model"
+    shutil.copytree(tiny_model, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for endpoint in (constants.ENDPOINT, "http://127.0.0.1:9"):
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        assert Pretrained(name="someone/model").eos_ids == (2,)
+
+
 def test_dropout_is_switched_off(model_folder: Callable[..., Path]) -> None:
     folder = model_folder(model=make_model(attention_dropout=0.1))
     assert Pretrained(name=str(folder)).config.attention_dropout == 0.0

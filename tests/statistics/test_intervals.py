@@ -56,30 +56,30 @@ def test_wilson_refuses(arguments, message):
 
 def test_a_share_per_prompt_with_one_sample_each_is_wilson():
     for correct, prompts in ((0, 12), (3, 7), (99, 100), (40, 40)):
-        found = share_interval([1.0] * correct + [0.0] * (prompts - correct))
-        assert (found.low, found.high) == pytest.approx(wilson_interval(correct, prompts), abs=1e-12)
-        assert found.value == correct / prompts
+        estimate = share_interval([1.0] * correct + [0.0] * (prompts - correct))
+        assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(correct, prompts), abs=1e-12)
+        assert estimate.value == correct / prompts
 
 
 def test_equal_samples_of_a_prompt_count_once():
-    """All 8 samples of a prompt alike: nothing is gained over one sample, however often it is repeated."""
+    """All 8 samples of a prompt alike: nothing is gained over interval sample, however often it is repeated."""
     shares = [1.0] * 30 + [0.0] * 20
     assert share_interval(shares) == share_interval(np.repeat([shares], 8, axis=0).mean(axis=0))
 
 
 def test_samples_that_differ_within_prompts_narrow_the_interval():
-    # sum of squares 10 * 0.25^2 = 0.625 for coins' 10 / 4: (2.5 + 0.25) / (0.625 + 0.25) = 22 / 7 prompts for one
-    found = share_interval([0.25, 0.75] * 5)
-    assert found.value == 0.5
+    # sum of squares 10 * 0.25^2 = 0.625 for coins' 10 / 4: (2.5 + 0.25) / (0.625 + 0.25) = 22 / 7 prompts for interval
+    estimate = share_interval([0.25, 0.75] * 5)
+    assert estimate.value == 0.5
     n, z2 = 10 * 22 / 7, 1.959963984540054**2
-    assert found.high - 0.5 == pytest.approx(sqrt(z2) * sqrt(0.25 / n + z2 / (4 * n * n)) / (1 + z2 / n), rel=1e-9)
+    assert estimate.high - 0.5 == pytest.approx(sqrt(z2) * sqrt(0.25 / n + z2 / (4 * n * n)) / (1 + z2 / n), rel=1e-9)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_an_interval_holds_its_mean_and_mirrors(shares):
-    found, mirrored = share_interval(shares), share_interval([1.0 - share for share in shares])
-    assert 0.0 <= found.low <= found.value <= found.high <= 1.0
-    assert found.low == pytest.approx(1.0 - mirrored.high, abs=1e-9)
+    estimate, mirrored = share_interval(shares), share_interval([1.0 - share for share in shares])
+    assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 1.0
+    assert estimate.low == pytest.approx(1.0 - mirrored.high, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_coverage_of_clustered_shares(samples, prompts, rate, alike):
         difficulty = generator.beta(rate * weight, (1 - rate) * weight, (trials, prompts))
     else:
         difficulty = np.full((trials, prompts), rate)
-    found = [share_interval(row) for row in generator.binomial(samples, difficulty) / samples]
-    assert 0.93 < np.mean([one.low <= rate <= one.high for one in found]) < 0.97
+    estimate = [share_interval(row) for row in generator.binomial(samples, difficulty) / samples]
+    assert 0.93 < np.mean([interval.low <= rate <= interval.high for interval in estimate]) < 0.97
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_quantiles_of_t_are_those_of_the_tables(probability, freedom, value):
 
 
 def test_a_mean_length_has_students_interval():
-    found = mean_interval([10, 12, 14, 16])  # mean 13, s^2 = 20 / 3, t(3) = 3.1824
-    assert found.high == pytest.approx(13 + 3.182446 * sqrt(20 / 3 / 4), abs=1e-5)
+    estimate = mean_interval([10, 12, 14, 16])  # mean 13, s^2 = 20 / 3, t(3) = 3.1824
+    assert estimate.high == pytest.approx(13 + 3.182446 * sqrt(20 / 3 / 4), abs=1e-5)
     assert mean_interval([5.0]).low == -inf
 
 

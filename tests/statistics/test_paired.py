@@ -13,10 +13,10 @@ from lightning_pspo.statistics.paired import sign_flip_test
 def test_one_sample_a_prompt_is_mcnemars_exact_test():
     first = np.array([[0.0] * 9 + [1.0] * 2 + [1.0] * 30])
     second = np.array([[1.0] * 9 + [0.0] * 2 + [1.0] * 30])
-    found = compare_arms(first, second)
-    assert found.p_value == pytest.approx(2 * sum(comb(11, i) for i in range(3)) / 2**11)
-    assert found.estimate.value == pytest.approx(7 / 41)
-    assert (found.wins, found.losses) == (pytest.approx(9 / 41), pytest.approx(2 / 41))
+    difference = compare_arms(first, second)
+    assert difference.p_value == pytest.approx(2 * sum(comb(11, i) for i in range(3)) / 2**11)
+    assert difference.estimate.value == pytest.approx(7 / 41)
+    assert (difference.wins, difference.losses) == (pytest.approx(9 / 41), pytest.approx(2 / 41))
 
 
 def test_the_sign_flip_test_counts_every_pattern():
@@ -38,40 +38,40 @@ def test_drawn_patterns_come_near_the_exact_ones():
 def test_the_bootstrap_interval_of_many_prompts_is_the_normal_one():
     generator = np.random.default_rng(1)
     first, second = generator.binomial(8, [[0.4]] * 1, (1, 2000)) / 8, generator.binomial(8, 0.5, (1, 2000)) / 8
-    found = compare_arms(first, second).estimate
+    difference = compare_arms(first, second).estimate
     half = 1.96 * (second - first).std() / sqrt(2000)
-    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
-    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+    assert difference.low == pytest.approx(difference.value - half, abs=0.1 * half)
+    assert difference.high == pytest.approx(difference.value + half, abs=0.1 * half)
 
 
 def test_runs_are_clusters():
     """Every prompt alike: the interval is that of the runs' means, Student's with 2 + 2 degrees of freedom."""
     first = np.repeat([[0.30], [0.34], [0.38]], 4000, axis=1)
     second = np.repeat([[0.50], [0.54], [0.58]], 4000, axis=1)
-    found = compare_arms(first, second)
+    difference = compare_arms(first, second)
     half = t_quantile(0.975, 4) * sqrt(2 * 0.04**2 / 3)
-    assert found.estimate.value == pytest.approx(0.2)
-    assert found.estimate.high - found.estimate.value == pytest.approx(half, rel=0.01)
-    assert found.same_runs.high - found.same_runs.low < 0.005
-    assert 0.001 < found.p_value < 0.01  # t = 6.12 of 4 degrees of freedom: 0.0036
-    assert found.p_value == pytest.approx(0.0036, abs=0.0002)
+    assert difference.estimate.value == pytest.approx(0.2)
+    assert difference.estimate.high - difference.estimate.value == pytest.approx(half, rel=0.01)
+    assert difference.same_runs.high - difference.same_runs.low < 0.005
+    assert 0.001 < difference.p_value < 0.01  # t = 6.12 of 4 degrees of freedom: 0.0036
+    assert difference.p_value == pytest.approx(0.0036, abs=0.0002)
 
 
 def test_the_order_of_the_arms_turns_the_sign():
     generator = np.random.default_rng(3)
     first, second = generator.random((2, 50)), generator.random((3, 50))
-    there, back = compare_arms(first, second), compare_arms(second, first)
-    assert there.estimate.value == pytest.approx(-back.estimate.value)
-    assert there.estimate.low == pytest.approx(-back.estimate.high)
-    assert there.p_value == pytest.approx(back.p_value)
+    forward, backward = compare_arms(first, second), compare_arms(second, first)
+    assert forward.estimate.value == pytest.approx(-backward.estimate.value)
+    assert forward.estimate.low == pytest.approx(-backward.estimate.high)
+    assert forward.p_value == pytest.approx(backward.p_value)
 
 
 def test_agreement_on_a_few_prompts_proves_nothing():
     same = np.ones((1, 8))
-    found = compare_arms(same, same)
-    assert found.p_value == 1.0
-    assert found.estimate.low < -0.1
-    assert found.estimate.high > 0.1
+    difference = compare_arms(same, same)
+    assert difference.p_value == 1.0
+    assert difference.estimate.low < -0.1
+    assert difference.estimate.high > 0.1
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -85,8 +85,8 @@ def test_coverage(runs):
         for gain in (0.0, 0.1):
             shifts = gain + generator.normal(scale=0.02 if runs > 1 else 0.0, size=(runs, 1))
             arms.append(generator.binomial(4, np.clip(0.8 * difficulty + shifts, 0, 1)) / 4)
-        found = compare_arms(*arms, resamples=1000, seed=int(generator.integers(10**9))).estimate
-        covered += found.low <= 0.1 <= found.high
+        difference = compare_arms(*arms, resamples=1000, seed=int(generator.integers(10**9))).estimate
+        covered += difference.low <= 0.1 <= difference.high
     assert 0.91 < covered / trials < 0.99
 
 

@@ -76,10 +76,10 @@ def rows(path: Path, *problems: tuple[str, str]) -> Path:
 
 def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
     """The base configuration with a tiny model of one's own."""
-    found = examine.before(build())
-    assert [finding for finding in found if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
+    findings = examine.before(build())
+    assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert {"lr", "eos", "pad", "round_trip", "golds", "directory", "devices", "group_size"} <= {
-        finding.check for finding in found if finding.severity is Severity.OK
+        finding.check for finding in findings if finding.severity is Severity.OK
     }
 
 
@@ -126,17 +126,17 @@ def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
 )
 def test_the_objective(build: Examined, arguments: list[str], check: str, severity: str, words: str) -> None:
     subject = build(*arguments)
-    found = [
+    findings = [
         *objective.check_rules(subject),
         *objective.check_objective(subject),
         *objective.check_optimizer(subject, machine.count_parameters(subject)),
         *objective.check_reward(subject),
     ]
-    hits = [finding for finding in named(found, check) if words in finding.measured]
-    assert hits, found
+    hits = [finding for finding in named(findings, check) if words in finding.measured]
+    assert hits, findings
     assert hits[0].severity == severity
     assert hits[0].change or severity == "note"
-    others = {finding.check for finding in found if finding.severity in (Severity.ERROR, Severity.WARNING)} - {check}
+    others = {finding.check for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)} - {check}
     assert others == set()
 
 
@@ -152,15 +152,15 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
     ],
 )
 def test_the_trainer(build: Examined, arguments: list[str], check: str, words: str) -> None:
-    found = list(machine.check_trainer_settings(build(*arguments)))
-    hits = [finding for finding in found if finding.severity is Severity.ERROR]
+    findings = list(machine.check_trainer_settings(build(*arguments)))
+    hits = [finding for finding in findings if finding.severity is Severity.ERROR]
     assert {finding.check for finding in hits} == {check}
     assert re.search(words, hits[0].measured)
 
 
 def test_float16_is_not_what_runs(build: Examined) -> None:
-    found = list(machine.check_trainer_settings(build("--trainer.precision=16-mixed")))
-    assert worst(found, "precision") is Severity.WARNING
+    findings = list(machine.check_trainer_settings(build("--trainer.precision=16-mixed")))
+    assert worst(findings, "precision") is Severity.WARNING
 
 
 def test_the_directory_and_the_disk(build: Examined, tmp_path: Path) -> None:
@@ -186,22 +186,22 @@ def test_the_data(build: Examined, tmp_path: Path) -> None:
     )
     val = rows(tmp_path / "val.jsonl", ("WHAT is 5 + 5", "10"), ("What is 7 - 7?", "0"))
     subject = build("--data.val.held=JSONL", f"--data.val.held.path={val}", train=train)
-    found = [
+    findings = [
         *data.load(subject),
         *data.check_training(subject),
         *data.check_overlap(subject),
         *data.check_evaluation(subject),
     ]
-    (golds,) = [finding for finding in named(found, "golds") if finding.severity is Severity.WARNING]
+    (golds,) = [finding for finding in named(findings, "golds") if finding.severity is Severity.WARNING]
     assert "1 of 11 reference answers" in golds.measured
-    (length,) = [finding for finding in named(found, "prompt_length") if finding.severity is Severity.ERROR]
+    (length,) = [finding for finding in named(findings, "prompt_length") if finding.severity is Severity.ERROR]
     assert "1 exceed the 504" in length.measured
-    (twice,) = named(found, "duplicates")
+    (twice,) = named(findings, "duplicates")
     assert "1 questions" in twice.measured
     assert "different answers" in twice.measured
-    (seen,) = named(found, "contamination")
+    (seen,) = named(findings, "contamination")
     assert (seen.severity, seen.measured[:16]) == (Severity.WARNING, "1 of 2 questions")
-    assert worst(found, "validation") is Severity.WARNING
+    assert worst(findings, "validation") is Severity.WARNING
     assert len(subject.rows["train"]) == 10  # what is too long is not sampled
 
 
@@ -236,8 +236,8 @@ def test_the_chat_template(build: Examined, model_folder: Callable[..., Path]) -
     end = named(examined_prompt(build(model=model_folder(chat_template=other))), "eos")[1]
     assert (end.severity, "'<pad>' (0)" in end.measured) == (Severity.WARNING, True)
     deaf = MARKERS.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}") + opens
-    said = list(data.load(build("--data.system_prompt=Be brief.", model=model_folder(chat_template=deaf))))
-    assert worst(said, "template") is Severity.ERROR
+    findings = list(data.load(build("--data.system_prompt=Be brief.", model=model_folder(chat_template=deaf))))
+    assert worst(findings, "template") is Severity.ERROR
 
 
 def test_padding_and_the_beginning(build: Examined, tmp_path: Path, model_folder: Callable[..., Path]) -> None:
@@ -269,8 +269,8 @@ def test_refused_settings_are_findings_and_the_rest_is_examined(build: Examined,
         '--trainer.callbacks=[{"class_path":"RolloutCheckpoint","init_args":{"monitor":"val/held_out/acuracy"}}]',
     ]
     assert work(options, arguments) == 0
-    found = json.loads((tmp_path / "result.json").read_text())["findings"]
-    refused = [finding["measured"] for finding in found if finding["check"] == "settings"]
+    findings = json.loads((tmp_path / "result.json").read_text())["findings"]
+    refused = [finding["measured"] for finding in findings if finding["check"] == "settings"]
     assert len(refused) == 3
     assert all(any(name in text for text in refused) for name in ("group_size", "alpha", "num_rollouts"))
-    assert {("lr", "error"), ("monitor", "error")} <= {(finding["check"], finding["severity"]) for finding in found}
+    assert {("lr", "error"), ("monitor", "error")} <= {(finding["check"], finding["severity"]) for finding in findings}

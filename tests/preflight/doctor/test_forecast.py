@@ -47,15 +47,15 @@ def test_a_line_through_smaller_rollouts() -> None:
     steps = [Step(2, 0, 9.0), Step(4, 0, 3.0, {"update": 2.0}), Step(8, 0, 5.0, {"update": 4.0})]
     run = RunSize(prompts=16, rollouts=10, validations=2.0, problems=30, checkpoints=3)
     costs = Costs(start=5.0, end=1.0, checkpoint=2.0, validated=0.1)
-    found = forecast(steps, run, [100.0], costs)
-    assert not found.measured
-    assert found.rollout_s == pytest.approx(1.0 + 0.5 * 16)  # the first rollout warms up
-    assert found.phases == {"update": pytest.approx(8.0)}
-    assert found.validation_s == pytest.approx(3.0)
+    ahead = forecast(steps, run, [100.0], costs)
+    assert not ahead.measured
+    assert ahead.rollout_s == pytest.approx(1.0 + 0.5 * 16)  # the first rollout warms up
+    assert ahead.phases == {"update": pytest.approx(8.0)}
+    assert ahead.validation_s == pytest.approx(3.0)
     rest = 2 * 3.0 + 3 * 2.0 + 5.0 + 1.0
-    assert found.run_s == pytest.approx(10 * 9.0 + rest)
+    assert ahead.run_s == pytest.approx(10 * 9.0 + rest)
     # no rollout of 16 prompts is faster than one of 8, or slower than in proportion to the smallest
-    assert (found.run_low_s, found.run_high_s) == (pytest.approx(10 * 5.0 + rest), pytest.approx(10 * 12.0 + rest))
+    assert (ahead.run_low_s, ahead.run_high_s) == (pytest.approx(10 * 5.0 + rest), pytest.approx(10 * 12.0 + rest))
     steps = [Step(n, 0, 1.0, peaks_mib={"update": 100.0 + n}, passed_tokens=100 * n) for n in (1, 2, 4)]
     assert extrapolated_mib(steps, replace(run, pass_tokens=400)) == 104.0  # the largest pass is full
     assert extrapolated_mib(steps, replace(run, pass_tokens=800)) == 108.0
@@ -71,10 +71,10 @@ def test_rollouts_of_the_runs_own_size_are_the_forecast() -> None:
     peaks = [{"rollout": 50.0, "update": 80.0}, {"rollout": 55.0, "update": 90.0}]
     steps = [Step(2, 0, 9.0, {}, peaks[0]), *(Step(4, 0, seconds, {}, peaks[1]) for seconds in (2.0, 3.0, 4.0, 40.0))]
     run = RunSize(prompts=4, rollouts=100, validations=0.0, problems=0, checkpoints=0)
-    found = forecast(steps, run, [85.0], Costs())
-    assert (found.measured, found.rollout_s, found.peak_mib) == (True, 3.0, 90.0)  # 40 s are another program's
+    ahead = forecast(steps, run, [85.0], Costs())
+    assert (ahead.measured, ahead.rollout_s, ahead.peak_mib) == (True, 3.0, 90.0)  # 40 s are another program's
     half = 4.302653 / 3**0.5  # Student's t of 2 degrees of freedom, over the root of 3 rollouts
-    assert found.run_low_s == pytest.approx(max(200.0, 100 * (3.0 - half)))
-    assert found.run_high_s == pytest.approx(100 * (3.0 + half), rel=1e-5)
+    assert ahead.run_low_s == pytest.approx(max(200.0, 100 * (3.0 - half)))
+    assert ahead.run_high_s == pytest.approx(100 * (3.0 + half), rel=1e-5)
     (once,) = (forecast(steps[:2], run, [], Costs()),)
     assert (once.run_s, once.run_low_s, once.run_high_s) == (200.0, 100.0, 400.0)  # measured once: a guess

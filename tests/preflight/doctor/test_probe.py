@@ -48,20 +48,20 @@ def test_no_false_alarm_on_the_quickstart(tmp_path: Path) -> None:
         *(f"--config={CONFIGS / 'quickstart.yaml'}", f"--trainer.default_root_dir={root}"),
         *("--data.train.size=64", "--data.val.held_out.size=400", "--data.test=null", "--data.prompts_per_rollout=4"),
     ]
-    findings, found = examined(tmp_path / "doctor", arguments, seconds=20)
+    findings, forecast = examined(tmp_path / "doctor", arguments, seconds=20)
     assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert exit_code(findings) == 0
     assert not root.exists()
     assert {"solve_rate", "zero_variance", "truncation", "eos_emitted", "time", "memory", "disk"} <= {
         finding.check for finding in findings if finding.severity is Severity.OK
     }
-    assert found["measured"]
-    assert set(found["phases"]) == {"rollout", "reward", "old_logprobs", "update"}
+    assert forecast["measured"]
+    assert set(forecast["phases"]) == {"rollout", "reward", "old_logprobs", "update"}
     limited = ["--data.num_rollouts=1", "--data.val=null", "--trainer.num_sanity_val_steps=0"]
     keep = json.dumps([{"class_path": "RolloutCheckpoint"}])
     command_line(["fit", *arguments, *limited, f"--trainer.callbacks={keep}", "--trainer.enable_progress_bar=false"])
     (checkpoint,) = (root / "checkpoints").iterdir()
-    assert found["checkpoint_bytes"] == pytest.approx(checkpoint.stat().st_size, rel=0.02)
+    assert forecast["checkpoint_bytes"] == pytest.approx(checkpoint.stat().st_size, rel=0.02)
 
 
 def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path], problem_file: Path) -> None:
@@ -83,15 +83,15 @@ def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path],
         "--data.system_prompt=Put the answer into a box.",
     ]
     findings, _ = examined(tmp_path / "doctor", arguments, seconds=10)
-    found = {(finding.check, finding.severity.value) for finding in findings}
+    forecast = {(finding.check, finding.severity.value) for finding in findings}
     assert {
         ("solve_rate", "error"),
         ("zero_variance", "error"),
         ("updates_per_rollout", "warning"),
         ("eos", "warning"),
         ("eos_emitted", "error"),
-    } <= found
-    assert found & {("truncation", "warning"), ("truncation", "error")}
+    } <= forecast
+    assert forecast & {("truncation", "warning"), ("truncation", "error")}
     (stray,) = [
         finding for finding in findings if finding.check == "eos_emitted" and finding.severity is Severity.ERROR
     ]

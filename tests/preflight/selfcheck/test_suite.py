@@ -123,7 +123,7 @@ class Dropping(Policy):
     def build(self, seed, reference=False):
         super().build(seed, reference)
         for layer in self.causal_lm.model.layers:
-            layer.mlp.register_forward_hook(lambda part, _, found: nn.functional.dropout(found, 0.1, part.training))
+            layer.mlp.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1, part.training))
 
 
 class Random(Policy):
@@ -131,16 +131,16 @@ class Random(Policy):
 
     def build(self, seed, reference=False):
         super().build(seed, reference)
-        self.causal_lm.model.norm.register_forward_hook(lambda part, given, found: nn.functional.dropout(found, 0.1))
+        self.causal_lm.model.norm.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1))
 
 
 class Company(Policy):
-    """Computes other logits for several rows than for one."""
+    """Computes other logits for several rows than for result."""
 
     def build(self, seed, reference=False):
         super().build(seed, reference)
         norm = self.causal_lm.model.norm
-        norm.register_forward_hook(lambda part, given, found: found.roll(1, -1) if len(found) > 1 else found)
+        norm.register_forward_hook(lambda part, _, output: output.roll(1, -1) if len(output) > 1 else output)
 
 
 class Forgetful(Policy):
@@ -152,7 +152,7 @@ class Forgetful(Policy):
         super().build(seed, reference)
         Forgetful.built += 1
         scale = 1.0 + 0.1 * Forgetful.built
-        self.causal_lm.model.norm.register_forward_hook(lambda module, given, found: found * scale)
+        self.causal_lm.model.norm.register_forward_hook(lambda part, _, output: output * scale)
 
 
 class Unreachable(PromptSource):
@@ -192,10 +192,10 @@ def selfcheck(
     def run(*more: str) -> tuple[int, dict[str, dict[str, Any]], str]:
         path = tmp_path / "found.json"
         status = script.main([f"--config={tmp_path / 'config.yaml'}", "--tokens=12", f"--json={path}", *more])
-        found = json.loads(path.read_text())
-        assert found["passed"] == (status == 0)
+        results = json.loads(path.read_text())
+        assert results["passed"] == (status == 0)
         assert not (tmp_path / "run").exists()
-        return status, {one["check"]: one for one in found["results"]}, capsys.readouterr().out
+        return status, {result["check"]: result for result in results["results"]}, capsys.readouterr().out
 
     return run
 
@@ -214,24 +214,24 @@ EVERY_TERM = [
 
 
 def test_all_is_well(selfcheck: Check) -> None:
-    status, found, printed = selfcheck("--only", "microbatches", "ratio", "engine", "checkpoint", "export")
+    status, results, printed = selfcheck("--only", "microbatches", "ratio", "engine", "checkpoint", "export")
     assert status == 0, printed
-    assert len(found) == 12
-    left_out = {name for name, one in found.items() if one["passed"] is None}
+    assert len(results) == 12
+    left_out = {name for name, result in results.items() if result["passed"] is None}
     assert left_out == {"engine: its log-probs"}  # the default engine gives none
-    assert found["ratio at the first update"]["measured"] == "0"
-    assert found["checkpoint: logits after loading"]["measured"] == "0"
-    assert 0.0 < float(found["gradient: micro-batches"]["measured"]) < 1e-4
+    assert results["ratio at the first update"]["measured"] == "0"
+    assert results["checkpoint: logits after loading"]["measured"] == "0"
+    assert 0.0 < float(results["gradient: micro-batches"]["measured"]) < 1e-4
     assert "FAIL" not in printed
 
 
 @pytest.mark.slow
 def test_all_is_well_under_a_sharded_strategy(selfcheck: Check) -> None:
-    status, found, printed = selfcheck(*EVERY_TERM)
+    status, results, printed = selfcheck(*EVERY_TERM)
     assert status == 0, printed
-    assert len(found) == 14
-    assert all(one["passed"] for one in found.values())
-    ranks = found["gradient: ranks"]
+    assert len(results) == 14
+    assert all(result["passed"] for result in results.values())
+    ranks = results["gradient: ranks"]
     assert ranks["detail"] == "two gloo processes under FSDP2Strategy, against one process"
     assert 0.0 < float(ranks["measured"]) < 1e-4
 
@@ -261,8 +261,8 @@ def test_what_is_broken_is_caught(selfcheck: Check, tiny_model: Path, case: str)
     check, more, expected = CAUGHT[case]
     if "policy" in more[0]:
         more = [*more, f"--model.policy.model_name_or_path={tiny_model}"]
-    status, found, printed = selfcheck("--only", check, *more)
-    failed = {name for name, one in found.items() if one["passed"] is False}
+    status, results, printed = selfcheck("--only", check, *more)
+    failed = {name for name, result in results.items() if result["passed"] is False}
     assert failed >= expected, printed
     assert bool(expected) == bool(failed), printed
     assert status == bool(expected)
@@ -271,20 +271,20 @@ def test_what_is_broken_is_caught(selfcheck: Check, tiny_model: Path, case: str)
 
 @pytest.mark.slow
 def test_an_advantage_of_the_rank_alone_is_caught(selfcheck: Check) -> None:
-    status, found, _ = selfcheck("--only", "ranks", "--model.advantage=broken.PerRank")
+    status, results, _ = selfcheck("--only", "ranks", "--model.advantage=broken.PerRank")
     assert status == 1
-    assert found["gradient: ranks"]["passed"] is False
-    assert found["completions on two ranks"]["passed"] is True
+    assert results["gradient: ranks"]["passed"] is False
+    assert results["completions on two ranks"]["passed"] is True
 
 
 def test_with_one_gpu_the_table_says_that_no_process_was_started(
     selfcheck: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "can_have_two_ranks", lambda module: False)
-    status, found, printed = selfcheck("--only", "ranks")
+    status, results, printed = selfcheck("--only", "ranks")
     assert status == 0, printed
-    assert found.keys() == {"gradient: ranks"}
-    assert "neither processes nor strategy" in found["gradient: ranks"]["detail"]
+    assert results.keys() == {"gradient: ranks"}
+    assert "neither processes nor strategy" in results["gradient: ranks"]["detail"]
     assert selfcheck("--only", "ranks", "--model.surrogate=broken.PerPass")[0] == 1
 
 
@@ -339,15 +339,15 @@ def test_the_small_run_leaves_the_settings_alone() -> None:
 
 
 def test_groups_without_a_signal_get_one() -> None:
-    kept, made_up = with_signal(NoSignal(), [None] * 8, group_size=4)  # type: ignore[list-item]
+    rewards, made_up = with_signal(NoSignal(), [None] * 8, group_size=4)  # type: ignore[list-item]
     assert made_up == 2
-    assert kept.total == pytest.approx([0.3, 0.8, 1.3, 0.55] * 2)
-    assert kept.terms["no_signal"] == kept.total
+    assert rewards.total == pytest.approx([0.3, 0.8, 1.3, 0.55] * 2)
+    assert rewards.terms["no_signal"] == rewards.total
 
 
 def test_distance_of_gradients() -> None:
-    one = Gradient({"a": torch.tensor([3.0, 4.0])}, norm=5.0)
-    assert one.off_by(Gradient({"a": torch.tensor([3.0, 4.5])}, norm=5.0)) == pytest.approx(0.1)
-    assert one.off_by(Gradient({"a": torch.tensor([3.0, 4.0])}, norm=4.0)) == pytest.approx(0.2)
+    gradient = Gradient({"a": torch.tensor([3.0, 4.0])}, norm=5.0)
+    assert gradient.off_by(Gradient({"a": torch.tensor([3.0, 4.5])}, norm=5.0)) == pytest.approx(0.1)
+    assert gradient.off_by(Gradient({"a": torch.tensor([3.0, 4.0])}, norm=4.0)) == pytest.approx(0.2)
     zero = Gradient({"a": torch.zeros(2)}, norm=0.0)
     assert zero.off_by(zero) != zero.off_by(zero)  # nan: nothing was compared

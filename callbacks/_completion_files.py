@@ -1,0 +1,107 @@
+"""Files of an evaluation's completions: the finished one, and those beside it while it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_pspo.errors import InputError
+
+_MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
+_ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
+_Recorded = tuple[str, bool, int]  # completion, whether it was truncated, length in tokens
+
+
+@dataclass(frozen=True)
+class CompletionFiles:
+    """The file of an evaluation and those that exist beside it while it is written."""
+
+    target: Path
+
+    def beside(self, suffix: str) -> Path:
+        return self.target.with_name(self.target.name + suffix)
+
+    @property
+    def lock(self) -> Path:
+        return self.beside(".lock")
+
+    @property
+    def kept(self) -> Path:
+        """Completions of an interrupted evaluation."""
+        return self.beside(".kept")
+
+    @property
+    def settings(self) -> Path:
+        return self.beside(".settings.json")
+
+    def part(self, rank: int) -> Path:
+        return self.beside(f".rank{rank}.part")
+
+    def parts(self) -> list[Path]:
+        return sorted(self.target.parent.glob(f"{self.target.name}.rank*.part"))
+
+    def recorded_rows(self) -> list[dict[str, Any]]:
+        """Return the completions of a finished or interrupted evaluation, each once."""
+        rows = [row for file in (self.target, self.kept, *self.parts()) for row in _read(file)]
+        return list({_recording(row)[:2]: row for row in rows}.values())  # a part repeats what was kept
+
+    def remove(self) -> None:
+        for path in (self.target, self.kept, self.settings, *self.parts()):
+            path.unlink(missing_ok=True)
+
+
+def lines_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _read(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a finished file or of a part, whose last line may have been cut off."""
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            row = value[1] if isinstance(value, list) else value
+            _recording(row)
+        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError):
+            raise InputError(f"{file}, line {number}: must be a sample of an evaluation, got {line[:40]!r}.") from None
+        yield row
+
+
+def _recording(row: Mapping[str, Any]) -> tuple[_ProblemKey, int, _Recorded]:
+    if not all(isinstance(row[name], str) for name in ("source", "id", "question", "completion")):
+        raise TypeError("texts must be strings")
+    key = (row["source"], float(row["temperature"]), row["id"], row["question"])
+    return key, int(row["sample"]), (row["completion"], bool(row["truncated"]), int(row["length_tokens"]))
+
+
+def recordings(rows: Sequence[Mapping[str, Any]]) -> dict[_ProblemKey, list[_Recorded]]:
+    """Return the samples of each problem in order, up to the first one that is missing."""
+    samples: dict[_ProblemKey, dict[int, _Recorded]] = {}
+    for row in rows:
+        key, number, recorded = _recording(row)
+        samples.setdefault(key, {})[number] = recorded
+    return {key: [by_number[n] for n in range(len(by_number)) if n in by_number] for key, by_number in samples.items()}
+
+
+def changed_setting(file: Path, settings: Mapping[str, Any]) -> str | None:
+    """Return how the settings in ``file`` differ from those of this run; None if completions do not depend on it."""
+    try:
+        recorded = dict(json.loads(file.read_bytes())) if file.exists() else settings
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"{file} must be a JSON object, as CompletionWriter writes it: remove it.") from None
+    for name, value in settings.items():
+        if name not in _MEASURED_LATER and recorded.get(name) != value:
+            path, old, new = _first_difference(name, recorded.get(name), value)
+            return f"says that the completions beside it were sampled with {path}={old}, this run has {new}"
+    return None
+
+
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Return the first part of two settings that differs: ``sources.gsm8k.limit``, 5, 10."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return name, old, new
+    key = next(key for key in (*old, *new) if (key in old) != (key in new) or old.get(key) != new.get(key))
+    return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
