@@ -37,7 +37,7 @@ _FINAL_ANSWER = re.compile(  # with nothing but a number or a formula, and a uni
     r"(?: [a-z]{1,20}){0,2}(?=[*_]{0,4}(?:[.!][*_]{0,4}\s|[.!]?[*_]{0,4}[ \t]{0,8}(?:\n|\Z)))",
     re.DOTALL,
 )
-_DIGIT = re.compile(r"(?![0-9])\d")
+_DIGIT = re.compile(r"(?![0-9])\d|[\u00bc-\u00be\u2150-\u215e]")
 _FAILED = re.compile(r"Error\b|Exception\b|Traceback")
 
 
@@ -99,7 +99,7 @@ def extract_marked(completion: str, mode: Mode = "lenient") -> tuple[str | None,
 
 def _extract(completion: str, mode: Mode, *, cut: bool) -> tuple[str | None, str]:
     if not completion.isascii():
-        completion = _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), completion)
+        completion = _DIGIT.sub(_in_ascii, completion)
     thought, end, said = completion.rpartition(_THOUGHT_ENDS)
     for text in (said, thought) if end else (completion,):
         text = _without_drawings(text)
@@ -113,6 +113,13 @@ def _extract(completion: str, mode: Mode, *, cut: bool) -> tuple[str | None, str
         if answer is not None:
             return answer, rule
     return None, "none"
+
+
+def _in_ascii(digit: re.Match[str]) -> str:
+    """Return a digit of any script, or a fraction in one character, in ASCII."""
+    if digit.group().isdecimal():
+        return str(unicodedata.decimal(digit.group()))
+    return " " + unicodedata.normalize("NFKC", digit.group()).replace("\u2044", "/")
 
 
 def _without_drawings(text: str) -> str:

@@ -35,7 +35,7 @@ _JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
 _PERCENT = re.compile(r"\s{0,3}(?:\\?%|percent)")
 _SENTENCE_END = re.compile(r"(?<=[^.])[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*")
 _LEADING = re.compile(
-    r"[-−]?\\?\$?[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
+    r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
 )
 _CLAUSE = re.compile(  # "there are 840 ways to choose 2 of 6": the number that the first verb governs
     r"(?![^0-9]*\b(?i:if|when|since|because|let|given|suppose|assume)\b)[^0-9=\\:]{0,200}?"
@@ -122,11 +122,13 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return sentence if len(words) <= _MAX_WORDS and raw[-1] != ":" and not _NO_ANSWER.match(sentence) else None
     if sentence.lower().startswith("not "):
         return None
-    paragraph = text.partition("\n\n")[0]
+    if cut and not end:
+        return None
+    paragraph = sentence if cut else text.partition("\n\n")[0]
     leading = _LEADING.match(sentence)
     if leading and not _AND_MORE.match(sentence, leading.end()):
         return _plain(_calculated(sentence, leading) or leading)
-    if cut or _RESULT_FOLLOWS.search(text):  # the beginning of a solution
+    if not cut and _RESULT_FOLLOWS.search(text):  # the beginning of a solution
         return None
     if computed := _computed(before, sentence):
         return computed

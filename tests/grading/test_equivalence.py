@@ -6,292 +6,165 @@ from hypothesis import strategies as st
 
 from lightning_pspo.grading import equivalent, grade, quick
 
-SAME = {
-    "fraction": [
-        (r"\frac{6}{8}", "3/4"),
-        (r"\dfrac34", "0.75"),
-        ("-(2/5)", r"-\frac{2}{5}"),
-        (r"\frac{-1}{2}", "-0.5"),
-    ],
-    "mixed number": [("2 3/4", "11/4"), (r"2\frac{3}{4}", "2.75"), ("-1 1/2", "-3/2")],
-    "radical": [(r"\sqrt{50}", r"5\sqrt{2}"), (r"\frac{1}{\sqrt 3}", r"\frac{\sqrt3}{3}"), ("2*sqrt(3)", r"\sqrt{12}")],
-    "power": [("2^{10}", "1024"), ("2**10", "2^10"), (r"8^{1/3}", "2"), ("10^3", "1,000")],
-    "constant": [(r"\pi/3", r"\frac{\pi}{3}"), ("3*pi", r"3\pi"), (r"\ln e", "1")],
-    "polynomial": [("(x-1)(x+2)", "x^2+x-2"), ("3y+2x", "2x+3y"), (r"\frac{x+4}{2}", r"\frac{x}{2}+2")],
-    "trigonometry": [(r"2\sin x\cos x", r"\sin(2x)"), (r"\sin(30^\circ)", "1/2")],
-    "complex": [("4i+3", "3+4i"), ("(1+i)^2", "2i")],
-    "thousands": [
-        ("12,345", "12345"),
-        (r"12{,}345", "12345"),
-        (r"12,\!345", "12345"),
-        (r"111, \! 111", "111111"),
-        ("12 345", "12345"),
-    ],
-    "comma decimal": [("7,25", "7.25"), ("0,125", "1/8")],
-    "currency": [(r"\$7.50", "7.5"), ("$1,000", "1000"), ("€20", "20"), ("7.50 dollars", "$7.50")],
-    "degrees": [(r"45^\circ", "45"), ("45°", r"45^{\circ}"), ("45 degrees", "45")],
-    "assignment": [
-        ("x = 4", "4"),
-        ("4", "y=4"),
-        ("f(x) = x^2", "x^2"),
-        ("f(x) = x^2", "y = x^2"),
-        ("x = 2 + 2 = 4", "4"),
-        (r"\angle A = 4", "4"),
-    ],
-    "approximation": [(r"\frac{1}{3} \approx 0.33", "1/3"), (r"x \approx 2", "2")],
-    "equation": [("2x + 4y = 6", "x + 2y - 3 = 0"), ("y = 3 - x", "x + y = 3")],
-    "inequality": [(r"x \ge 2", "2 <= x"), (r"-x < -1", "x > 1"), (r"[2, \infty)", r"x \ge 2")],
-    "interval": [("[1, 2)", r"\left[1, \frac{4}{2}\right)"), (r"x \in (-oo, 3]", r"(-\infty, 3]")],
-    "union": [(r"(-1, 0) \cup (1, 2)", r"(1,2)\cup(-1,0)"), ("(−∞, 0)\u222a(1, ∞)", r"(-\infty,0) \cup (1,\infty)")],
-    "set": [(r"\{1, 2, 3\}", r"\{3, 1, 2\}"), ("1, 2", r"\{2, 1\}"), (r"\{\sqrt{8}\}", r"\{2\sqrt2\}")],
-    "list": [("3, -3", "-3 and 3"), ("3 or 4", "4, 3"), ("x = 1 or x = 2", "1, 2"), ("1,000, 2,000", "2000 and 1000")],
-    "plus or minus": [(r"\pm 4", "4, -4"), (r"1 \pm \sqrt2", r"1-\sqrt{2}, 1+\sqrt{2}"), (r"x = \pm 2", "2, -2")],
-    "tuple": [
-        ("(1, 0.5)", r"\left(1, \frac12\right)"),
-        ("(x, y) = (1, 2)", "(1,2)"),
-        ("1, 2", "(1, 2)"),
-        ("(1;2)", "(1,2)"),
-    ],
-    "matrix": [
-        (r"\begin{pmatrix} 1 & 1/2 \\ 0 & 3 \end{pmatrix}", r"\begin{bmatrix}1&0.5\\0&3\end{bmatrix}"),
-        (r"\begin{pmatrix} 2 \\ \sqrt{8} \end{pmatrix}", r"\begin{pmatrix} 2 \\ 2\sqrt2 \\ \end{pmatrix}"),
-        (r"2\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 4 \end{pmatrix}"),
-    ],
-    "base": [("1101_2", "1101_{2}"), ("1101", "1101_2")],
-    "choice": [("(D)", "D"), (r"\text{(D)}", "D"), ("D. 17", "D"), ("Option D", "D")],
-    "text": [
-        ("monday", r"\text{Monday}"),
-        ("Yes.", "yes"),
-        ("3:15 p.m.", "3:15 PM"),
-        ("15:40", "3:40 pm"),
-        ("3:40", "3:40:00"),
-        ("T-shirt", "t shirt"),
-    ],
-    "modulus": [(r"n \equiv 5 \pmod{7}", "5")],
-    "code": [
-        ("[1, 2]", "1, 2"),
-        ("[(3, 4), (1, 2)]", "(1, 2), (3, 4)"),
-        ("[5]", "5"),
-        ("{-1, 2}", r"\{2, -1\}"),
-        ("2*sqrt(3)", r"2\sqrt{3}"),
-        ("sqrt(2*(x + 1))/3", r"\frac{\sqrt{2x+2}}{3}"),
-        ("7*sin(pi*x/5) + 1", r"1 + 7\sin\left(\frac{\pi}{5} x\right)"),
-        ("exp(-2*x)*cos(3*x)", r"e^{-2x}\cos 3x"),
-        ("Rational(1, 2)", "0.5"),
-        ("-oo", r"-\infty"),
-        ("I", "i"),
-        ("1 + 2*I", "2i + 1"),
-        ("x**2 + 1", "x^2+1"),
-        ("Matrix([[1, 2], [3, 4]])", r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"),
-        ("Union(Interval(0, 1), Interval.open(2, oo))", r"[0, 1] \cup (2, \infty)"),
-        ("FiniteSet(2, 1)", r"\{1, 2\}"),
-        ("np.float64(18.0)", "18"),
-        ("1.00000000000000", "1"),
-        ("True", r"\text{Yes}"),
-        ("'Tuesday'", r"\text{Tuesday}"),
-    ],
-    "proved by values": [
-        (r"\frac{1}{R_1} + \frac{1}{R_2}", r"\frac{R_1 + R_2}{R_1 R_2}"),
-        (r"\sin^2 x + \cos^2 x", "1"),
-        (r"2 \sin x \cos x", r"\sin(2x)"),
-        (r"\frac{n!}{k!(n-k)!}", r"\frac{(n-1)!}{k!} \frac{n}{(n-k)!}"),
-        (r"\frac{v_{0}}{r_{0}} \frac{1}{(1 + r/r_{0})^{3/2}}", r"\frac{v_0 (\frac{r_0}{r + r_0})^{0.5}}{r + r_0}"),
-        (r"\ln|x - 1|", "ln(Abs(x - 1))"),
-        (r"\sqrt{5 + 2\sqrt{6}}", r"\sqrt2 + \sqrt3"),
-        (r"\frac{23 - x}{54}", "0.333333 - 0.0185185(x - 5)"),
-    ],
-    "sum": [(r"\sum_{k=1}^{3} k", "6"), ("6", r"\sum_{k=1}^{3} k")],
-    "proportional relations": [
-        ("2x > 6", "3 < x"),
-        ("1 < x < 3", "3 > x > 1"),
-        ("x = 1 - y", "2x + 2y - 2 = 0"),
-        ("E = mc^2", "mc^2 = E"),
-    ],
-    "system": [
-        (r"\begin{cases} x = 1 \\ y = 2 \end{cases}", "y = 2, x = 1"),
-        (r"\begin{cases} a+b=\frac12 \\ a-b=\sqrt3 \end{cases}", r"\begin{cases} a-b=\sqrt{3} \\ b+a=0.5 \end{cases}"),
-        (
-            r"\begin{cases} x & \text{if } x>0 \\ -x & \text{if } x<0 \end{cases}",
-            r"\begin{cases} x, & x>0 \\ -x, & x<0 \end{cases}",
-        ),
-    ],
-    "vector": [
-        (r"\begin{pmatrix} 1 \\\frac12 \end{pmatrix}", "(1, 0.5)"),
-        ("[1, 2]", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"),
-        (r"\operatorname{diag}(2, 3)", r"\begin{pmatrix} 2 & 0 \\ 0 & 3 \end{pmatrix}"),
-    ],
-    "ratio": [("2:4:6", "1:2:3"), ("6 : 3", "2:1")],
-    "named quantity": [
-        (r"\frac{q_0}{\sqrt{2CL}}", r"I_{\max} = \frac{q_{0}}{\sqrt{2 L C}}"),
-        ("0", "a_{-1} = 0"),
-        (r"\Phi(x, y) = \frac{x}{2y} + \frac{1}{2y}", r"\Phi (x,y)=\frac{x+1}{2y}"),
-        (r"\boxed{y=\sqrt{2}}", r"\sqrt2"),
-    ],
-    "label": [("Savings: 550 gallons", "550")],
-    "full width": [("\uff12x\uff0b\uff12", "2(x+1)")],
-    "synonyms": [("no real solutions", "no solution"), ("DNE", "undefined")],
-    "lower-case choice": [("c", "C"), ("(b)", "B"), ("(B)", "(b)"), ("(b) 42", "(b)"), (r"(d) $\theta^2$", "D")],
-    "yes or no with a reason": [
-        ("No, it does not.", "no"),
-        (r"\text{Yes, such sets exist}", r"\text{Yes}"),
-        ("No because 7 is odd", "No"),
-        ("False: take 2", "No"),
-    ],
-    "any constant": [
-        (r"f(t) = kt \text{ for some constant } k \in \mathbb{R}", "f(t) = kt"),
-        (r"a + bi, \text{ where } a \text{ and } b \text{ are real numbers}", "a + bi"),
-        (r"3\pi k", r"3\pi k \text{ for any integer } k"),
-    ],
-    "several forms of one": [("1/2 or 0.5", "0.5")],
-    "unit": [
-        (r"1.3 \text{ eV}", "1.3"),
-        (r"2.4 \mathrm{~V}", "2.4"),
-        ("7 L", "7"),
-        ("6562 Å", "6562"),
-        (r"k = \frac{37}{4}m", r"\frac{37}{4} m"),
-        (r"\frac{37m}{4}", r"\frac{37}{4} m"),
-    ],
-    "derivation": [
-        (r"\begin{aligned} 2x &= 18 \\ x &= 9. \end{aligned}", "9"),
-        (r"\begin{align*} S &= 570 + 20 \\ &= 590 \tag{1} \end{align*}", "590"),
-        (r"528 + 5280 = 528 \cdot 11 = 5,\!808", "5808"),
-        (r"4^6 \equiv 2 - 2 = 0 \pmod{7}", "0"),
-    ],
-    "colour": [(r"\textcolor{blue}{42}", "42"), (r"\color{red}{5}", "5"), (r"\underline{5}", "5")],
-    "box": [
-        ("5", r"\fbox{5}"),
-        ("(B)", r"\fbox{(B)}"),
-        (r"\boxed 5", "5"),
-        ("5", r"\fbox 5"),
-        ("x + 1", r"\fbox{$x+1$}"),
-    ],
-    "name behind": [("2", "2 = x"), (r"\frac{1}{2} = y", "0.5"), ("2 = x", "x = 2")],
-    "number word": [("five", "5"), ("Twelve.", "12"), (r"\text{zero}", "0")],
-    "transposed tuple": [
-        (r"(11/10, 1/2)^{\mathsf T}", r"\begin{pmatrix} 1.1 \\ 0.5 \end{pmatrix}"),
-        ("(1, 2)^T", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
-    ],
-    "equal left side": [
-        (r"\frac{dN}{dt} = \frac{3N^6}{c^2}", r"\frac{dN}{dt} = \frac{3}{c^{2}} N^{6}"),
-        ("3x = 6", "3x = 6.0"),
-    ],
-    "rows of a derivation": [
-        (r"\begin{aligned} n &= 2 + 3 \\[4pt] n &= 5 \end{aligned}", "5"),
-        (r"\begin{aligned} n &= 2 \\ &\quad + 3 \\ &= 5 \end{aligned}", "5"),
-    ],
-    "letter of a unit": [(r"3\text{ K}", "3"), (r"4\,\text{A}", "4"), (r"25^\circ\text{C}", "25"), (r"9\text{V}", "9")],
-    "function": [("2u(t)e^{-t}", "2e^{-t}u(t)"), ("f(x + 1)", "f(x+1)")],
-    "unit on an expression": [(r"4\pi \text{ square feet}", r"4\pi"), (r"\sqrt{2}\text{ cm}", r"\sqrt 2")],
-}
-DIFFERENT = {
-    "number": [("12", "13"), ("-12", "12"), ("0.12", "0.21"), (r"\frac{2}{3}", r"\frac{3}{2}"), ("3 1/2", "31/2")],
-    "radical": [(r"2\sqrt{3}", r"3\sqrt{2}"), (r"\frac{\sqrt{3}}{2}", r"\frac{1}{2}"), (r"\sqrt{2}", "2")],
-    "power": [("2^{10}", "20"), ("10^{6}", "10^5"), ("2^{90}", "2^{90}+1"), (r"\frac{1}{60!}", r"\frac{1}{61!}")],
-    "polynomial": [("x+1", "x-1"), ("2x", "2"), ("x^2", "y^2"), ("(x+1)^2", "x^2+1"), ("5m", "5")],
-    "list": [("1, 2", "1, 3"), ("1, 2", "1"), ("1", "1, 2"), ("2, 2, 3", "2, 3, 3"), ("1, 2, ...", "1, 2")],
-    "tuple": [
-        ("(1, 2)", "(2, 1)"),
-        ("(1, 2)", "(1, 2, 3)"),
-        ("(1, 2)", "1"),
-        ("(1, 234)", "1234"),
-        ("32, 349", "32349"),
-    ],
-    "interval": [("[1, 2]", "(1, 2)"), ("[1, 2)", "[1, 2]"), ("(1, 2)", "(1, 3)"), ("1, 2", "[1, 2]")],
-    "union": [(r"(0,1) \cup (2,3)", "(0,1)"), (r"(0,1) \cup (2,3)", r"(0,1) \cup (2,4)")],
-    "set": [(r"\{1, 2\}", r"\{1, 3\}"), (r"\{1\}", r"\{1, 2\}"), (r"\{1, 2\}", "(1, 2)")],
-    "plus or minus": [(r"\pm 4", "4"), ("4", r"\pm 4"), (r"1 \pm \sqrt2", r"1 \pm \sqrt3")],
-    "matrix": [
-        (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
-        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
-    ],
-    "equation": [
-        ("x = 4", "x = 5"),
-        ("x = 4", "y = 4"),
-        ("f(x) = 4x", "g(x) = 4x"),
-        ("x + y = 4", "x - y = 4"),
-        ("0", "a + b = 0"),
-    ],
-    "inequality": [("x > 1", "x < 1"), (r"x \ge 1", "x > 1"), (r"(1, \infty)", r"x \ge 1")],
-    "code": [
-        ("[1, oo]", "1, oo"),
-        ("cos 0", "0"),
-        ("sin(x)", "cos(x)"),
-        ("Matrix([[1, 2], [3, 4]])", r"\begin{bmatrix} 1 & 3 \\ 2 & 4 \end{bmatrix}"),
-        ("__import__('os').getcwd()", "os"),
-    ],
-    "only nearly the same values": [
-        (r"\sqrt{x^2}", "-x"),
-        ("x^{100} + 1", "x^{100}"),
-        (r"\ln(x^2)", r"3\ln x"),
-        (r"\frac{355}{113}", r"\pi"),
-        ("2^{40}", "2^{40} + 1"),
-    ],
-    "relations": [
-        ("2x > 6", "x < 3"),
-        ("-x > -3", "x > 3"),
-        ("1 < x < 3", "1 < x < 4"),
-        ("x = 2, y = 1", "x = 1, y = 2"),
-    ],
-    "plane": [("5x - 7y + 11z + 4 = 0", "0")],
-    "vector": [("(1, 2)", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"), ("(1, 2)", r"\begin{pmatrix} 1 \\ 3 \end{pmatrix}")],
-    "ratio": [("1:3", "1:4"), ("3:30", "2:20"), ("1:2", "1:2:3")],
-    "synonyms": [("True", "No"), ("label: none", "5")],
-    "lower-case variable": [("x", "X"), ("a + b", "A + B")],
-    "base": [("1101_2", "1101_3"), ("1101_2", "1100_2")],
-    "choice": [("A", "B"), ("(A)", "(B)"), ("A + B", "A"), ("A, B", "A"), ("(c) 42", "(b)"), ("(a) 5", "b")],
-    "yes or no with a reason": [("No, it is even", "Yes"), ("True, False", "True"), ("Yes, it is 5", "5")],
-    "some constants": [
-        (r"f(t) = kt \text{ for some constant } k > 2", "f(t) = kt"),
-        (r"2n \text{ for all odd } n", "2n"),
-        (r"k\pi \text{ for any real } k", r"k\pi \text{ for any integer } k"),
-        (r"f(t) = 2t \text{ for some constant } k", "f(t) = kt"),
-    ],
-    "improper fraction behind a number": [("11 6/6", "12"), ("11 7/6", "73/6")],
-    "two lines": [("11\n5/6", "71/6"), ("12\r\n345", "12345")],
-    "transposed tuple": [("(x + 1)^T", "x + 1"), ("(1, 2)^T", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}")],
-    "capital letters": [("10^5 M", "10^5"), ("5 A", "5"), ("5 K", "5")],
-    "almost equal fractions": [
-        (r"\frac{2010012}{2010013}", r"\frac{2010012}{2010012}"),
-        (r"\frac{4036083}{4036081}", r"\frac{4036082}{4036081}"),
-    ],
-    "power of ten": [("e-5", "1e-5"), ("1e-5", r"e - 5"), ("2e3", "2e")],
-    "function": [("-I(0)", "I(0)"), ("f(x+1)", "f(x) + f(1)"), ("u(t)", "u(s)"), ("3.3e-10", "(1 - e^{-2t})u(t)")],
-    "part of a ratio": [("3:4", "4"), ("3:4", "3"), ("4", "3:4")],
-    "derivation": [(r"\begin{aligned} 2x &= 18 \\ x &= 9 \end{aligned}", "18")],
-    "system": [
-        (r"\begin{aligned} n &= 5 \\ n &= 6 \end{aligned}", "6"),
-        (r"\begin{aligned} m &= 5 \\ n &= 6 \end{aligned}", "6"),
-        (r"\begin{aligned} m + n &= 8 \\ n &= 6 \end{aligned}", "6"),
-    ],
-    "letter that may be a digit or a factor": [("5", r"5\text{C}"), (r"7\text{M}", "7"), (r"7\mathrm{A}", "7")],
-    "spaced digits": [(r"\text{4 7}", "47"), (r"\mathrm{6 0}", "60")],
-    "text": [
-        ("Monday", "Tuesday"),
-        ("even", "uneven"),
-        ("3:15 am", "3:15 pm"),
-        ("15:40", "3:40 am"),
-        ("3:40", "3:41 pm"),
-        ("Monday", "5"),
-        ("", "5"),
-        ("", ""),
-        ("listen", "silent"),
-    ],
-}
+SAME = r"""
+fraction: \frac{6}{8} ~ 3/4 | \dfrac34 ~ 0.75 | -(2/5) ~ -\frac{2}{5} | \frac{-1}{2} ~ -0.5
+mixed number: 2 3/4 ~ 11/4 | 2\frac{3}{4} ~ 2.75 | -1 1/2 ~ -3/2
+radical: \sqrt{50} ~ 5\sqrt{2} | \frac{1}{\sqrt 3} ~ \frac{\sqrt3}{3} | 2*sqrt(3) ~ \sqrt{12}
+power: 2^{10} ~ 1024 | 2**10 ~ 2^10 | 8^{1/3} ~ 2 | 10^3 ~ 1,000
+constant: \pi/3 ~ \frac{\pi}{3} | 3*pi ~ 3\pi | \ln e ~ 1
+polynomial: (x-1)(x+2) ~ x^2+x-2 | 3y+2x ~ 2x+3y | \frac{x+4}{2} ~ \frac{x}{2}+2
+trigonometry: 2\sin x\cos x ~ \sin(2x) | \sin(30^\circ) ~ 1/2
+complex: 4i+3 ~ 3+4i | (1+i)^2 ~ 2i
+thousands: 12,345 ~ 12345 | 12{,}345 ~ 12345 | 12,\!345 ~ 12345 | 111, \! 111 ~ 111111 | 12 345 ~ 12345
+comma decimal: 7,25 ~ 7.25 | 0,125 ~ 1/8
+currency: \$7.50 ~ 7.5 | $1,000 ~ 1000 | €20 ~ 20 | 7.50 dollars ~ $7.50
+degrees: 45^\circ ~ 45 | 45° ~ 45^{\circ} | 45 degrees ~ 45
+assignment: x = 4 ~ 4 | 4 ~ y=4 | f(x) = x^2 ~ x^2 | f(x) = x^2 ~ y = x^2 | x = 2 + 2 = 4 ~ 4 | \angle A = 4 ~ 4
+approximation: \frac{1}{3} \approx 0.33 ~ 1/3 | x \approx 2 ~ 2
+equation: 2x + 4y = 6 ~ x + 2y - 3 = 0 | y = 3 - x ~ x + y = 3
+inequality: x \ge 2 ~ 2 <= x | -x < -1 ~ x > 1 | [2, \infty) ~ x \ge 2
+interval: [1, 2) ~ \left[1, \frac{4}{2}\right) | x \in (-oo, 3] ~ (-\infty, 3]
+union: (-1, 0) \cup (1, 2) ~ (1,2)\cup(-1,0)
+set: \{1, 2, 3\} ~ \{3, 1, 2\} | 1, 2 ~ \{2, 1\} | \{\sqrt{8}\} ~ \{2\sqrt2\}
+list: 3, -3 ~ -3 and 3 | 3 or 4 ~ 4, 3 | x = 1 or x = 2 ~ 1, 2 | 1,000, 2,000 ~ 2000 and 1000
+plus or minus: \pm 4 ~ 4, -4 | 1 \pm \sqrt2 ~ 1-\sqrt{2}, 1+\sqrt{2} | x = \pm 2 ~ 2, -2
+tuple: (1, 0.5) ~ \left(1, \frac12\right) | (x, y) = (1, 2) ~ (1,2) | 1, 2 ~ (1, 2) | (1;2) ~ (1,2)
+matrix: \begin{pmatrix} 1 & 1/2 \\ 0 & 3 \end{pmatrix} ~ \begin{bmatrix}1&0.5\\0&3\end{bmatrix}
+    \begin{pmatrix} 2 \\ \sqrt{8} \end{pmatrix} ~ \begin{pmatrix} 2 \\ 2\sqrt2 \\ \end{pmatrix}
+    2\begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 2 \\ 4 \end{pmatrix}
+base: 1101_2 ~ 1101_{2} | 1101 ~ 1101_2
+choice: (D) ~ D | \text{(D)} ~ D | D. 17 ~ D | Option D ~ D
+text: monday ~ \text{Monday} | Yes. ~ yes | 3:15 p.m. ~ 3:15 PM | 15:40 ~ 3:40 pm | 3:40 ~ 3:40:00
+    T-shirt ~ t shirt
+modulus: n \equiv 5 \pmod{7} ~ 5
+code: [1, 2] ~ 1, 2 | [(3, 4), (1, 2)] ~ (1, 2), (3, 4) | [5] ~ 5 | {-1, 2} ~ \{2, -1\} | 2*sqrt(3) ~ 2\sqrt{3}
+    sqrt(2*(x + 1))/3 ~ \frac{\sqrt{2x+2}}{3} | 7*sin(pi*x/5) + 1 ~ 1 + 7\sin\left(\frac{\pi}{5} x\right)
+    exp(-2*x)*cos(3*x) ~ e^{-2x}\cos 3x | Rational(1, 2) ~ 0.5 | -oo ~ -\infty | I ~ i | 1 + 2*I ~ 2i + 1
+    x**2 + 1 ~ x^2+1 | Matrix([[1, 2], [3, 4]]) ~ \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
+    Union(Interval(0, 1), Interval.open(2, oo)) ~ [0, 1] \cup (2, \infty) | FiniteSet(2, 1) ~ \{1, 2\}
+    np.float64(18.0) ~ 18 | 1.00000000000000 ~ 1 | True ~ \text{Yes} | 'Tuesday' ~ \text{Tuesday}
+proved by values: \frac{1}{R_1} + \frac{1}{R_2} ~ \frac{R_1 + R_2}{R_1 R_2} | \sin^2 x + \cos^2 x ~ 1
+    2 \sin x \cos x ~ \sin(2x) | \frac{n!}{k!(n-k)!} ~ \frac{(n-1)!}{k!} \frac{n}{(n-k)!}
+    \frac{v_{0}}{r_{0}} \frac{1}{(1 + r/r_{0})^{3/2}} ~ \frac{v_0 (\frac{r_0}{r + r_0})^{0.5}}{r + r_0}
+    \ln|x - 1| ~ ln(Abs(x - 1)) | \sqrt{5 + 2\sqrt{6}} ~ \sqrt2 + \sqrt3
+    \frac{23 - x}{54} ~ 0.333333 - 0.0185185(x - 5)
+sum: \sum_{k=1}^{3} k ~ 6 | 6 ~ \sum_{k=1}^{3} k
+proportional relations: 2x > 6 ~ 3 < x | 1 < x < 3 ~ 3 > x > 1 | x = 1 - y ~ 2x + 2y - 2 = 0 | E = mc^2 ~ mc^2 = E
+system: \begin{cases} x = 1 \\ y = 2 \end{cases} ~ y = 2, x = 1
+    \begin{cases} a+b=\frac12 \\ a-b=\sqrt3 \end{cases} ~ \begin{cases} a-b=\sqrt{3} \\ b+a=0.5 \end{cases}
+    \begin{cases} x & \text{if } x>0 \\ -x & \text{if } x<0 \end{cases} ~ \begin{cases} x,& x>0 \\ -x,& x<0 \end{cases}
+vector: \begin{pmatrix} 1 \\\frac12 \end{pmatrix} ~ (1, 0.5) | [1, 2] ~ \begin{pmatrix} 1 & 2 \end{pmatrix}
+    \operatorname{diag}(2, 3) ~ \begin{pmatrix} 2 & 0 \\ 0 & 3 \end{pmatrix}
+ratio: 2:4:6 ~ 1:2:3 | 6 : 3 ~ 2:1
+named quantity: \frac{q_0}{\sqrt{2CL}} ~ I_{\max} = \frac{q_{0}}{\sqrt{2 L C}} | 0 ~ a_{-1} = 0
+    \Phi(x, y) = \frac{x}{2y} + \frac{1}{2y} ~ \Phi (x,y)=\frac{x+1}{2y} | \boxed{y=\sqrt{2}} ~ \sqrt2
+label: Savings: 550 gallons ~ 550
+synonyms: no real solutions ~ no solution | DNE ~ undefined
+lower-case choice: c ~ C | (b) ~ B | (B) ~ (b) | (b) 42 ~ (b) | (d) $\theta^2$ ~ D
+yes or no with a reason: No, it does not. ~ no | \text{Yes, such sets exist} ~ \text{Yes} | No because 7 is odd ~ No
+    False: take 2 ~ No
+any constant: f(t) = kt \text{ for some constant } k \in \mathbb{R} ~ f(t) = kt
+    a + bi, \text{ where } a \text{ and } b \text{ are real numbers} ~ a + bi
+    3\pi k ~ 3\pi k \text{ for any integer } k
+several forms of one: 1/2 or 0.5 ~ 0.5
+unit: 1.3 \text{ eV} ~ 1.3 | 2.4 \mathrm{~V} ~ 2.4 | 7 L ~ 7 | 6562 Å ~ 6562 | k = \frac{37}{4}m ~ \frac{37}{4} m
+    \frac{37m}{4} ~ \frac{37}{4} m
+derivation: \begin{aligned} 2x &= 18 \\ x &= 9. \end{aligned} ~ 9
+    \begin{align*} S &= 570 + 20 \\ &= 590 \tag{1} \end{align*} ~ 590 | 528 + 5280 = 528 \cdot 11 = 5,\!808 ~ 5808
+    4^6 \equiv 2 - 2 = 0 \pmod{7} ~ 0
+colour: \textcolor{blue}{42} ~ 42 | \color{red}{5} ~ 5 | \underline{5} ~ 5
+box: 5 ~ \fbox{5} | (B) ~ \fbox{(B)} | \boxed 5 ~ 5 | 5 ~ \fbox 5 | x + 1 ~ \fbox{$x+1$}
+name behind: 2 ~ 2 = x | \frac{1}{2} = y ~ 0.5 | 2 = x ~ x = 2
+number word: five ~ 5 | Twelve. ~ 12 | \text{zero} ~ 0
+transposed tuple: (11/10, 1/2)^{\mathsf T} ~ \begin{pmatrix} 1.1 \\ 0.5 \end{pmatrix}
+    (1, 2)^T ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+equal left side: \frac{dN}{dt} = \frac{3N^6}{c^2} ~ \frac{dN}{dt} = \frac{3}{c^{2}} N^{6} | 3x = 6 ~ 3x = 6.0
+rows of a derivation: \begin{aligned} n &= 2 + 3 \\[4pt] n &= 5 \end{aligned} ~ 5
+    \begin{aligned} n &= 2 \\ &\quad + 3 \\ &= 5 \end{aligned} ~ 5
+letter of a unit: 3\text{ K} ~ 3 | 4\,\text{A} ~ 4 | 25^\circ\text{C} ~ 25 | 9\text{V} ~ 9
+function: 2u(t)e^{-t} ~ 2e^{-t}u(t) | f(x + 1) ~ f(x+1)
+unit on an expression: 4\pi \text{ square feet} ~ 4\pi | \sqrt{2}\text{ cm} ~ \sqrt 2
+"""
+DIFFERENT = r"""
+number: 12 ~ 13 | -12 ~ 12 | 0.12 ~ 0.21 | \frac{2}{3} ~ \frac{3}{2} | 3 1/2 ~ 31/2
+radical: 2\sqrt{3} ~ 3\sqrt{2} | \frac{\sqrt{3}}{2} ~ \frac{1}{2} | \sqrt{2} ~ 2
+power: 2^{10} ~ 20 | 10^{6} ~ 10^5 | 2^{90} ~ 2^{90}+1 | \frac{1}{60!} ~ \frac{1}{61!}
+polynomial: x+1 ~ x-1 | 2x ~ 2 | x^2 ~ y^2 | (x+1)^2 ~ x^2+1 | 5m ~ 5
+list: 1, 2 ~ 1, 3 | 1, 2 ~ 1 | 1 ~ 1, 2 | 2, 2, 3 ~ 2, 3, 3 | 1, 2, ... ~ 1, 2
+tuple: (1, 2) ~ (2, 1) | (1, 2) ~ (1, 2, 3) | (1, 2) ~ 1 | (1, 234) ~ 1234 | 32, 349 ~ 32349
+interval: [1, 2] ~ (1, 2) | [1, 2) ~ [1, 2] | (1, 2) ~ (1, 3) | 1, 2 ~ [1, 2]
+union: (0,1) \cup (2,3) ~ (0,1) | (0,1) \cup (2,3) ~ (0,1) \cup (2,4)
+set: \{1, 2\} ~ \{1, 3\} | \{1\} ~ \{1, 2\} | \{1, 2\} ~ (1, 2)
+plus or minus: \pm 4 ~ 4 | 4 ~ \pm 4 | 1 \pm \sqrt2 ~ 1 \pm \sqrt3
+matrix: \begin{pmatrix} 1 & 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+    \begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 2 \\ 1 \end{pmatrix}
+equation: x = 4 ~ x = 5 | x = 4 ~ y = 4 | f(x) = 4x ~ g(x) = 4x | x + y = 4 ~ x - y = 4 | 0 ~ a + b = 0
+inequality: x > 1 ~ x < 1 | x \ge 1 ~ x > 1 | (1, \infty) ~ x \ge 1
+code: [1, oo] ~ 1, oo | cos 0 ~ 0 | sin(x) ~ cos(x)
+    Matrix([[1, 2], [3, 4]]) ~ \begin{bmatrix} 1 & 3 \\ 2 & 4 \end{bmatrix} | __import__('os').getcwd() ~ os
+only nearly the same values: \sqrt{x^2} ~ -x | x^{100} + 1 ~ x^{100} | \ln(x^2) ~ 3\ln x | \frac{355}{113} ~ \pi
+    2^{40} ~ 2^{40} + 1
+relations: 2x > 6 ~ x < 3 | -x > -3 ~ x > 3 | 1 < x < 3 ~ 1 < x < 4 | x = 2, y = 1 ~ x = 1, y = 2
+plane: 5x - 7y + 11z + 4 = 0 ~ 0
+vector: (1, 2) ~ \begin{pmatrix} 1 & 2 \end{pmatrix} | (1, 2) ~ \begin{pmatrix} 1 \\ 3 \end{pmatrix}
+ratio: 1:3 ~ 1:4 | 3:30 ~ 2:20 | 1:2 ~ 1:2:3
+synonyms: True ~ No | label: none ~ 5
+lower-case variable: x ~ X | a + b ~ A + B
+base: 1101_2 ~ 1101_3 | 1101_2 ~ 1100_2
+choice: A ~ B | (A) ~ (B) | A + B ~ A | A, B ~ A | (c) 42 ~ (b) | (a) 5 ~ b
+yes or no with a reason: No, it is even ~ Yes | True, False ~ True | Yes, it is 5 ~ 5
+some constants: f(t) = kt \text{ for some constant } k > 2 ~ f(t) = kt | 2n \text{ for all odd } n ~ 2n
+    k\pi \text{ for any real } k ~ k\pi \text{ for any integer } k
+    f(t) = 2t \text{ for some constant } k ~ f(t) = kt
+improper fraction behind a number: 11 6/6 ~ 12 | 11 7/6 ~ 73/6
+transposed tuple: (x + 1)^T ~ x + 1 | (1, 2)^T ~ \begin{pmatrix} 2 \\ 1 \end{pmatrix}
+capital letters: 10^5 M ~ 10^5 | 5 A ~ 5 | 5 K ~ 5
+almost equal fractions: \frac{2010012}{2010013} ~ \frac{2010012}{2010012}
+    \frac{4036083}{4036081} ~ \frac{4036082}{4036081}
+power of ten: e-5 ~ 1e-5 | 1e-5 ~ e - 5 | 2e3 ~ 2e
+function: -I(0) ~ I(0) | f(x+1) ~ f(x) + f(1) | u(t) ~ u(s) | 3.3e-10 ~ (1 - e^{-2t})u(t)
+part of a ratio: 3:4 ~ 4 | 3:4 ~ 3 | 4 ~ 3:4
+derivation: \begin{aligned} 2x &= 18 \\ x &= 9 \end{aligned} ~ 18
+system: \begin{aligned} n &= 5 \\ n &= 6 \end{aligned} ~ 6 | \begin{aligned} m &= 5 \\ n &= 6 \end{aligned} ~ 6
+    \begin{aligned} m + n &= 8 \\ n &= 6 \end{aligned} ~ 6
+letter that may be a digit or a factor: 5 ~ 5\text{C} | 7\text{M} ~ 7 | 7\mathrm{A} ~ 7
+spaced digits: \text{4 7} ~ 47 | \mathrm{6 0} ~ 60
+text: Monday ~ Tuesday | even ~ uneven | 3:15 am ~ 3:15 pm | 15:40 ~ 3:40 am | 3:40 ~ 3:41 pm | Monday ~ 5
+    listen ~ silent
+"""
+"""A kind of answers, then pairs of a candidate and a reference (~); an indented line goes on with the kind before."""
+SAME_IN_UNICODE = [
+    ("full width", "\uff12x\uff0b\uff12", "2(x+1)"),
+    ("union", "(−∞, 0)\u222a(1, ∞)", r"(-\infty,0) \cup (1,\infty)"),
+]
+DIFFERENT_IN_SPACE = [
+    ("two lines", "11\n5/6", "71/6"),
+    ("two lines", "12\r\n345", "12345"),
+    ("text", "", "5"),
+    ("text", "", ""),
+]
 
 
-def _cases(table):
-    return [
-        pytest.param(*pair, id=f"{kind}-{index}") for kind, pairs in table.items() for index, pair in enumerate(pairs)
-    ]
+def pairs(table):
+    """Return each pair with its kind."""
+    entries, kind = [], ""
+    for line in table.strip().splitlines():
+        kind, _, line = (kind, "", line) if line.startswith(" ") else line.partition(":")
+        entries += [(kind, *map(str.strip, pair.split(" ~ "))) for pair in line.split(" | ")]
+    return entries
 
 
-@pytest.mark.parametrize(("candidate", "answer"), _cases(SAME))
+def _cases(entries):
+    return [pytest.param(left, right, id=f"{kind}: {left!r}") for kind, left, right in entries]
+
+
+@pytest.mark.parametrize(("candidate", "answer"), _cases(pairs(SAME) + SAME_IN_UNICODE))
 def test_same(candidate, answer):
     assert equivalent(candidate, answer)
     assert quick(candidate, answer) is not False
 
 
-@pytest.mark.parametrize(("candidate", "answer"), _cases(DIFFERENT))
+@pytest.mark.parametrize(("candidate", "answer"), _cases(pairs(DIFFERENT) + DIFFERENT_IN_SPACE))
 def test_different(candidate, answer):
     assert not equivalent(candidate, answer)
     assert quick(candidate, answer) is not True
@@ -384,7 +257,7 @@ def test_sets_have_no_order_and_tuples_do(items, random):
     )
 
 
-@given(st.sampled_from([pair for pairs in SAME.values() for pair in pairs]))
+@given(st.sampled_from([pair[1:] for pair in pairs(SAME)]))
 def test_spelling_does_not_matter(pair):
     candidate, answer = pair
     assert equivalent(f"$ {candidate} $", answer)

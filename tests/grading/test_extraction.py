@@ -63,6 +63,12 @@ from lightning_pspo.grading import extract, grade, last_boxed
         ("3 apples - 7", ("7", "last_number")),
         ("(3) - 7", ("7", "last_number")),
         ("y" * 60 + " - 7", ("7", "last_number")),
+        ("She pays ₹1,23,456 in all.", ("1,23,456", "last_number")),
+        ("That makes CHF 12'345.", ("12'345", "last_number")),
+        ("In all €1.234,50.", ("1.234,50", "last_number")),
+        ("So n is 7 (mod 11).", ("7", "last_number")),
+        ("It is ٤٢.", ("42", "last_number")),
+        ("It takes 2½ cups.", ("2 1/2", "last_number")),
     ],
 )
 def test_extract(completion, expected):

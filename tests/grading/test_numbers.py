@@ -67,7 +67,7 @@ from lightning_pspo.grading.numbers import read_number, same_number, split_unit
         ("\u202e5\x00", Fraction(5)),
         ("٤٢", Fraction(42)),
         ("४२", Fraction(42)),
-        ("٤٫٥", Fraction(9, 2)),
+        ("\u0664\u066b\u0665", Fraction(9, 2)),
         ("1,23,456", Fraction(123456)),
         ("12'345", Fraction(12345)),
         ("1.234,56", Fraction(123456, 100)),
