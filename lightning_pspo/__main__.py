@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lightning_pspo import __version__
 from lightning_pspo.cli.bash_completion import completion
 from lightning_pspo.cli.config_files import with_config_files
-from lightning_pspo.cli.failures import BAD_INPUT
+from lightning_pspo.cli.failures import BAD_INPUT, refusal_within
 from lightning_pspo.cli.help import COMMAND, LIGHTNING, check_subcommand, overview
 from lightning_pspo.cli.main import main
 from lightning_pspo.cli.streams import forgive_output
@@ -43,7 +43,13 @@ def command(arguments: Sequence[str] | None = None) -> None:
         sys.exit(BAD_INPUT)
     module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
     sys.argv[1:] = []  # LightningCLI, which some of them build, warns of arguments that are not its own
-    sys.exit(module.main(settings))
+    try:
+        sys.exit(module.main(settings))
+    except (ValueError, OSError) as error:
+        if (message := refusal_within(error)) is None:
+            raise
+        sys.stderr.write(f"error: {message}\n")
+        sys.exit(BAD_INPUT)
 
 
 def _version() -> str:

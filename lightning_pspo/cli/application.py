@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -99,6 +100,9 @@ class PSPOCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run directory and the checkpoint before anything is built."""
         config = self.config[self.subcommand]
+        port = os.environ.get("MASTER_PORT", "1")
+        if not (port.isdecimal() and 0 < int(port) < 1 << 16):
+            raise InputError(f"`MASTER_PORT` must be a port, 1 to 65535, at which the ranks meet, got {port!r}.")
         check_plugins(config.trainer.plugins)
         given = config.clone()
         given.ckpt_path = None  # where a process began is no setting of the run
@@ -112,6 +116,11 @@ class PSPOCLI(LightningCLI):
             checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
             config.data.date = given.data.date = start_date(root, checkpoint)
         if self.subcommand == "fit":
+            if config.data.train is None:
+                raise InputError(
+                    "`data.train` must name a source of training problems, got none: begin with a configuration, such "
+                    "as `fit --config quickstart`."
+                )
             check_writable("the checkpoint folder", checkpoint_folder(root))
             if not continues(requested, root):
                 refuse_overwriting(root)

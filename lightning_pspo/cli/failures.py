@@ -20,6 +20,10 @@ BAD_INPUT = 2
 """Exit status after bad input."""
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning finds its rank
+_UNUSABLE = (  # paths that the user gave, or whose rights only the user can change
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 _PATIENCE_S = 10.0  # for which the other ranks wait for rank zero to report an error that all of them met
 
 
@@ -44,10 +48,27 @@ def bad_input(error: BaseException) -> str | None:
 
 
 def refusal_within(error: BaseException | None) -> str | None:
-    """Return the message of the InputError that caused ``error``: jsonargparse wraps its own errors around it."""
-    while error is not None and not isinstance(error, InputError):
+    """Return what an InputError that caused ``error`` says, or which path cannot be used; None for another cause.
+
+    jsonargparse wraps errors of its own around those of the classes that it builds.
+    """
+    while error is not None:
+        if isinstance(error, InputError):
+            return str(error)
+        if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename is not None:
+            return f"`{shown(error.filename)}` cannot be used: {error.strerror}."
         error = error.__cause__
-    return None if error is None else str(error)
+    return None
+
+
+def shown(path: str | bytes | int | Path) -> str:
+    """Return a path for a message, shortened if it is long.
+
+    >>> shown("runs/one"), len(shown("x" * 300))
+    ('runs/one', 123)
+    """
+    text = os.fsdecode(path) if isinstance(path, bytes) else str(path).replace("\0", "\\0")
+    return text if len(text) <= 120 else f"{text[:60]}...{text[-60:]}"
 
 
 def environment_rank() -> int:

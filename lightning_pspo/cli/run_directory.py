@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name, find_checkpoints, read_scores
+from lightning_pspo.cli.failures import shown
 from lightning_pspo.cli.help import program
 from lightning_pspo.errors import InputError
 
@@ -64,16 +65,6 @@ def check_writable(name: str, folder: Path) -> None:
     except OSError as error:
         reason = error.strerror if existing == folder.absolute() else f"{error.strerror} ({shown(existing)})"
         raise InputError(f"{name} must be a folder to write to, got {shown(folder)}: {reason}.") from None
-
-
-def shown(path: Path) -> str:
-    """Return a path for a message, whatever its length.
-
-    >>> shown(Path("runs/one")), len(shown(Path("x" * 300)))
-    ('runs/one', 123)
-    """
-    text = str(path).replace("\0", "\\0")
-    return text if len(text) <= 120 else f"{text[:60]}...{text[-60:]}"
 
 
 def command_with(given: Sequence[str]) -> str:

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +186,42 @@ def test_generated_tasks(refused: Refused, flags: list[str], message: str) -> No
 
 
 def test_no_source_to_train_on(refused: Refused) -> None:
-    assert refused(drop="--data.train") == "`data.train` must name a source of training problems, got none."
+    message = refused(drop="--data.train")
+    assert message.startswith("`data.train` must name a source of training problems, got none")
+    assert "--config quickstart" in message
+
+
+@pytest.mark.parametrize("port", ["70000", "0", "a"])
+def test_a_port_that_is_none(refused: Refused, monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("MASTER_PORT", port)
+    assert refused() == f"`MASTER_PORT` must be a port, 1 to 65535, at which the ranks meet, got {port!r}."
+
+
+@pytest.mark.slow
+def test_a_port_in_use(tmp_path: Path, tiny_run: TinyRun) -> None:
+    """In processes of their own: the second rank waits for the first, and ends with it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        more = ["--config=strategy/ddp", "--trainer.devices=2"]
+        done = subprocess.run(
+            [sys.executable, "-m", "lightning_pspo", "fit", *tiny_run(tmp_path / "run"), *more],
+            env=os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: `MASTER_PORT` must be a free port")
+    assert f"but 127.0.0.1:{port} is in use" in done.stderr
+
+
+def test_a_name_too_long_for_a_file(refused: Refused) -> None:
+    for setting in ("ckpt_path", "data.train.path", "model.policy.model_name_or_path"):
+        message = refused(f"--{setting}={'x' * 300}")
+        assert message.endswith("x` cannot be used: File name too long.")
+        assert len(message) < 200
 
 
 @pytest.mark.parametrize(("subcommand", "setting"), [("validate", "val"), ("test", "test"), ("predict", "val")])
