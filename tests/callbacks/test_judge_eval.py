@@ -13,16 +13,14 @@ import torch
 from lightning_pspo.callbacks import JudgeEval
 from lightning_pspo.callbacks._judgements import ITEMS, JUDGEMENTS, Judgements, finish, gather
 
-from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.data.sources import JSONL
-from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.judging import EndpointJudge, Judge, Judgement
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.policy.policy import Policy
-from lightning_pspo.training.settings import SamplingSettings
 from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
-from tests.support.loop import Even
+from tests.support.loop import Fit, fit
+
+__all__ = ["fit"]
 
 KEY = "sk-of-the-test-0123456789"
 
@@ -42,60 +40,29 @@ def log(tmp_path: Path) -> Any:
     return lambda: read(tmp_path / "log.jsonl")
 
 
-class Save(pl.Callback):
-    """Saves after the first rollout, and stops the run after the second one if asked to."""
+class Fail(pl.Callback):
+    """Interrupts the run in the second rollout."""
 
-    def __init__(self, path: Path, fail: bool) -> None:
-        self.path, self.fail = path, fail
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == 0:
-            save_atomically(trainer, self.path)
-        elif self.fail and trainer.fit_loop.epoch_loop.total_batch_idx == 1:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
             raise RuntimeError("interrupted")
 
 
 @pytest.fixture
-def judged(tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def judged(fit: Fit, problem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that trains with a judge."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def run(judge: Judge | None, ckpt_path: Path | None = None, fail: bool = False, **settings: Any) -> PSPOModule:
-        module = PSPOModule(
-            policy=Policy(model_name_or_path=str(tiny_model)),
-            reward=Even(),
-            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
-            group_size=4,
-            sampling=SamplingSettings(max_new_tokens=8),
-            seed=3,
-        )
-        source = JSONL(str(problem_file))
-        data = MathDataModule(
-            module.policy.tokenizer,
-            train=source,
-            val={"held_out": source},
-            prompts_per_rollout=4,
-            num_rollouts=3,
-            seed=3,
-            overlap="warn",
-        )
         defaults = {"every_n_rollouts": 1, "final_wait_s": 30.0, "repeats": 1, "max_items": None}
-        callbacks = [] if judge is None else [JudgeEval(judge=judge, **(defaults | settings))]
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            val_check_interval=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            inference_mode=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            callbacks=[*callbacks, Save(tmp_path / "first.ckpt", fail)],
-            default_root_dir=str(tmp_path / "run"),
+        judging = [] if judge is None else [JudgeEval(judge=judge, **(defaults | settings))]
+        module, _ = fit(
+            data={"val": {"held_out": JSONL(str(problem_file))}, "num_rollouts": 3},
+            callbacks=[*judging, *([Fail()] if fail else [])],
+            save_after={1: tmp_path / "first.ckpt"},
+            ckpt_path=ckpt_path,
+            trainer_settings={"val_check_interval": 1, "default_root_dir": str(tmp_path / "run")},
         )
-        trainer.fit(module, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
         return module
 
     return run
@@ -168,15 +135,8 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
 
 def test_rows_of_a_stranger_in_the_runs_files_are_dropped(tmp_path: Path) -> None:
     """What is no row of the files costs nothing but itself, and a row of a rollout that is repeated goes."""
-    item: dict[str, Any] = {
-        "id": "train/1/0/0",
-        "rollout": 1,
-        "source": "train",
-        "question": "q",
-        "completion": "c",
-        "answer": "a",
-    }
-    item["fields"] = {"verdict": "correct"}
+    item = {"id": "train/1/0/0", "rollout": 1, "source": "train", "question": "q", "completion": "c", "answer": "a"}
+    item |= {"fields": {"verdict": "correct"}}
     done = {"id": "train/1/0/1", "rollout": 1, "source": "train", "key": "k", "scores": GOOD, "verdict": "wrong"}
     strange: list[Any] = [[], 7, None, {}, {"id": 1, "rollout": 1}, {**done, "rollout": "1"}, {**done, "scores": [5]}]
     strange += [{**done, "scores": {"clarity": 5}}, {**done, "id": []}, {**done, "repeats": 5}, {**done, "source": {}}]

@@ -13,18 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_pspo.callbacks import RolloutLedger
 
 from lightning_pspo.cli.main import main
 from lightning_pspo.ledger import Ledger
-from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.training.passes import Update
-from tests.support.loop import Fit, NoSignal, Record, fit
+from tests.support.loop import Fit, NoSignal, fit
 
 __all__ = ["fit"]
 ROOT = Path(__file__).parents[2]
@@ -35,31 +33,12 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [row for table in ledger.scan(ledger.schema.names) for row in table.to_pylist()]
 
 
-@pytest.fixture
-def fit_with_ledger(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PSPOModule, Record]]:
-    """Return ``fit`` with a RolloutLedger in its Trainer."""
-    made = pl.Trainer.__init__
-
-    def with_ledger(self: pl.Trainer, *arguments: Any, callbacks: list[pl.Callback], **settings: Any) -> None:
-        made(self, *arguments, callbacks=[*callbacks, RolloutLedger()], **settings)
-
-    monkeypatch.setattr(pl.Trainer, "__init__", with_ledger)
-    return fit
-
-
 @pytest.mark.parametrize(
     ("surrogate", "level"), [(PSPO(alpha=0.3), "token"), (Clip(epsilon_low=0.01, epsilon_high=0.01), "sequence")]
 )
-def test_a_row_holds_what_the_step_did(
-    fit_with_ledger: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path, surrogate: Surrogate, level: str
-) -> None:
-    _, record = fit_with_ledger(
-        surrogate=surrogate,
-        ratio_level=level,
-        updates_per_rollout=2,
-        minibatches_per_rollout=2,
-        limits={"micro_batch_size": 3},
-    )
+def test_a_row_holds_what_the_step_did(fit: Fit, tmp_path: Path, surrogate: Surrogate, level: str) -> None:
+    passes = {"updates_per_rollout": 2, "minibatches_per_rollout": 2, "limits": {"micro_batch_size": 3}}
+    _, record = fit(callbacks=[RolloutLedger()], surrogate=surrogate, ratio_level=level, **passes)
     rows = rows_of(tmp_path)
     assert len(rows) == 32
     moved = 0
@@ -70,9 +49,8 @@ def test_a_row_holds_what_the_step_did(
             assert (row["rollout"], row["step"], row["seed"]) == (number, 4 * number, 3)
             assert (row["rank"], row["world_size"], row["sample"]) == (0, 1, index % group)
             assert row["position"] == int(rollout.prompts.positions[index // group])
-            assert (row["id"], row["question"], row["answer"]) == (
-                *(sample.problem.id, sample.problem.question, sample.problem.answer),
-            )
+            for name in ("id", "question", "answer"):
+                assert row[name] == getattr(sample.problem, name)
             assert row["completion"] == sample.completion
             assert row["length_tokens"] == int(rollout.completions.completion_mask[index].sum())
             assert row["finish_reason"] == ("length" if rollout.completions.truncated[index] else "eos")
@@ -116,10 +94,8 @@ def check_update(row: dict[str, Any], entry: int, update: Update, index: int, su
     return abs(row["ratio_max"][entry] - 1) > 1e-4
 
 
-def test_rows_without_a_gradient_have_empty_lists(
-    fit_with_ledger: Callable[..., tuple[PSPOModule, Record]], tmp_path: Path
-) -> None:
-    fit_with_ledger(reward=NoSignal())
+def test_rows_without_a_gradient_have_empty_lists(fit: Fit, tmp_path: Path) -> None:
+    fit(callbacks=[RolloutLedger()], reward=NoSignal())
     rows = rows_of(tmp_path)
     assert len(rows) == 32
     for row in rows:
@@ -132,14 +108,13 @@ def test_weights_hold_the_correction_for_an_engine() -> None:
     """At ratio 1, PSPO's weight is 1 - alpha; an engine that says it is half as sure doubles it."""
 
     logs = torch.tensor([[-1.0, -2.0]])
-    mask = torch.tensor([[True, True]])
     old = logs.clone()
     inputs = ObjectiveInputs(
         logprobs=logs.requires_grad_(),
         old_logprobs=old,
         engine_logprobs=old - math.log(2.0),
         advantages=torch.ones(1, 1),
-        loss_mask=mask,
+        loss_mask=torch.tensor([[True, True]]),
     )
     outputs = Objective(surrogate=PSPO(alpha=0.25), mismatch_cap=4.0)(inputs)
     outputs.objective.sum().backward()

@@ -84,6 +84,8 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
         limit: int | None = None,
         precision: Any = "32-true",
         double: bool = False,
+        callbacks: Sequence[pl.Callback] = (),
+        trainer_settings: dict[str, Any] | None = None,
         **settings: Any,
     ) -> tuple[PSPOModule, Record]:
         defaults: dict[str, Any] = {
@@ -114,10 +116,10 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
             inference_mode=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            callbacks=[record],
-            default_root_dir=str(tmp_path),
+            callbacks=[*callbacks, record],
             limit_train_batches=limit,
             precision=precision,
+            **({"default_root_dir": str(tmp_path)} | (trainer_settings or {})),
         )
         trainer.fit(module, datamodule, ckpt_path=None if ckpt_path is None else str(ckpt_path))
         return module, record
