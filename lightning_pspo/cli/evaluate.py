@@ -195,6 +195,8 @@ def settings_of(options: argparse.Namespace) -> list[str]:
     }
     values = ((name, getattr(options, option)) for option, name in OPTIONS.items())
     settings |= {name: value for name, value in values if value is not None}
+    if options.max_new_tokens is not None:  # the longer of the two has to fit into the model's context
+        settings["model.sampling.max_new_tokens"] = options.max_new_tokens
     return [f"--{name}={value}" for name, value in settings.items()]
 
 

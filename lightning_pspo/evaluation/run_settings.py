@@ -32,8 +32,23 @@ _VALUES = (
     "model.evaluation.max_new_tokens",
     "model.evaluation.k",
 )
+_EARLIER = {
+    "model.sampling.max_new_tokens": "model.max_new_tokens",
+    "model.sampling.top_p": "model.top_p",
+    "model.evaluation.temperatures": "model.eval_temperatures",
+    "model.evaluation.samples": "model.eval_samples",
+    "model.evaluation.k": "model.eval_k",
+    "model.evaluation.selector": "model.eval_selector",
+}
+"""Name of a setting -> its name in runs of earlier versions."""
 _SOURCES = "GSM8K MATH MATH500 SVAMP ASDiv AIME24 AMC23 MinervaMath OlympiadBench JSONL Procedural"
-_REWARDS = "Correctness FormatMatch GSM8KPaperReward GroupLength NoNumber Repetition SoftOverlong TagCount TargetLength"
+_REWARDS = (
+    "lightning_pspo.rewards",
+    (
+        *("Correctness", "FormatMatch", "GSM8KPaperReward", "GroupLength", "NoNumber", "Repetition", "SoftOverlong"),
+        *("TagCount", "TargetLength", "WeightedSum"),
+    ),
+)
 _CLASSES = {
     "model.policy": ("lightning_pspo.policy.policy", ("Policy",)),
     "model.engine": (
@@ -41,7 +56,8 @@ _CLASSES = {
         ("ContinuousBatchingEngine", "GenerateEngine", "SharedPrefixEngine", "VLLMEngine"),
     ),
     "model.grader": ("lightning_pspo.grading", ("Grader",)),
-    "model.evaluation.selector": ("lightning_pspo.rewards", tuple(_REWARDS.split())),
+    "model.evaluation.selector": _REWARDS,
+    "model.reward": _REWARDS,
 }
 
 
@@ -55,13 +71,17 @@ def evaluation_settings_of(file: Path) -> dict[str, Any]:
         InputError: The file cannot be read, or a needed setting names a class or code from outside of this package.
     """
     settings = read_run_config(file)
+    values = {name: _at(settings, name) for name in (*_VALUES, *_CLASSES)}
+    values |= {name: _at(settings, old) for name, old in _EARLIER.items() if values[name] is None}
     taken: dict[str, Any] = {}
-    for name in _VALUES:
-        if (value := _at(settings, name)) is not None:
-            taken[name] = _plain(value, f"{file}: {name}")
-    for name, (module, classes) in _CLASSES.items():
-        if (value := _at(settings, name)) is not None:
-            taken[name] = _own_class(value, module, classes, f"{file}: {name}")
+    for name, value in values.items():
+        if value is None:
+            continue
+        try:
+            taken[name] = _safe(value, f"{file}: {name}", *_CLASSES.get(name, ()))
+        except InputError:
+            if name != "model.reward":  # it is reported, but measures nothing else
+                raise
     arguments = taken.get("model.policy", {}).get("init_args", {})
     arguments.pop("trust_remote_code", None)
     if arguments.get("attn_implementation") not in (None, *ATTENTION):
@@ -89,7 +109,7 @@ def sources_of(file: Path, *, trusted: bool = False) -> dict[str, dict[str, Any]
     if trusted:
         return named
     return {
-        str(name): _own_class(entry, "lightning_pspo.data.sources", _SOURCES.split(), f"{file}: data.val.{name}")
+        str(name): _safe(entry, f"{file}: data.val.{name}", "lightning_pspo.data.sources", _SOURCES.split())
         for name, entry in named.items()
     }
 
@@ -101,28 +121,32 @@ def _at(settings: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _own_class(entry: Any, module: str, classes: Sequence[str], where: str) -> dict[str, Any]:
-    """Return class path and plain arguments of one of this package's classes."""
-    entry = {"class_path": entry} if isinstance(entry, str) else entry
-    path = str(entry.get("class_path")) if isinstance(entry, Mapping) else str(entry)
-    room, _, name = path.rpartition(".")
-    if name not in classes or (room and not f"{room}.".startswith("lightning_pspo.")):
-        raise InputError(
-            f"{where} must be one of this package's classes ({', '.join(classes)}), got {path[:60]!r}: --trust-config "
-            "imports whatever the settings name."
-        )
-    arguments = _plain(entry.get("init_args") or {}, where)
-    return {"class_path": f"{module}.{name}", "init_args": arguments}
+def _safe(value: Any, where: str, module: str = "", classes: Sequence[str] = ()) -> Any:
+    """Return a value of texts, numbers, null, lists and mappings, in which only ``classes`` of ``module`` are named."""
+    is_name = bool(classes) and isinstance(value, str)  # where a class is expected, a text names one
+    if is_name or (isinstance(value, Mapping) and "class_path" in value):
+        entry = {"class_path": value} if is_name else value
+        room, _, name = str(entry["class_path"]).rpartition(".")
+        if name not in classes or (room and not f"{room}.".startswith("lightning_pspo.")):
+            rule = f"be one of this package's classes ({', '.join(classes)})" if classes else "hold plain values"
+            raise InputError(
+                f"{where} must {rule}, got {str(entry['class_path'])[:60]!r}: --trust-config imports whatever the "
+                "settings name."
+            )
+        arguments = _arguments(entry.get("init_args") or {}, where, module, classes)
+        return {"class_path": f"{module}.{name}", "init_args": arguments}
+    if classes:
+        raise InputError(f"{where} must be one of this package's classes, got {str(value)[:60]!r}.")
+    return _arguments(value, where, module, classes)
 
 
-def _plain(value: Any, where: str) -> Any:
-    """Return a value that names no class: text, numbers, null, and lists and mappings of these."""
+def _arguments(value: Any, where: str, module: str, classes: Sequence[str]) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return _safe(value, where, module, classes)
     if isinstance(value, Mapping):
-        if "class_path" in value:
-            raise InputError(f"{where} must hold plain values, got the class {str(value['class_path'])[:60]!r}.")
-        return {str(key): _plain(entry, where) for key, entry in value.items()}
+        return {str(key): _arguments(entry, where, module, classes) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(entry, where) for entry in value]
+        return [_arguments(entry, where, module, classes) for entry in value]
     if not isinstance(value, str | int | float | bool | None):
         raise InputError(f"{where} must hold plain values, got {str(value)[:40]!r}.")
     return value

@@ -39,6 +39,24 @@ def test_values_and_own_classes_are_taken_and_nothing_else(tmp_path: Path) -> No
     }
 
 
+def test_the_reward_is_taken_if_all_of_it_is_ours(tmp_path: Path) -> None:
+    ours = {"class_path": "WeightedSum", "init_args": {"terms": {"a": {"class_path": "NoNumber"}}, "weights": {"a": 2}}}
+    taken = evaluation_settings_of(written(tmp_path, {"model": {"reward": ours}}))["model.reward"]
+    assert taken["init_args"]["terms"]["a"] == {"class_path": "lightning_pspo.rewards.NoNumber", "init_args": {}}
+    for term in ("evil.Reward", "FunctionReward"):
+        ours["init_args"]["terms"]["a"]["class_path"] = term  # type: ignore[index]
+        assert evaluation_settings_of(written(tmp_path, {"model": {"reward": ours}})) == {}
+
+
+def test_settings_of_an_earlier_version(tmp_path: Path) -> None:
+    settings = {"model": {"max_new_tokens": 64, "eval_temperatures": [0.0, 1.0], "evaluation": {"samples": 4}}}
+    assert evaluation_settings_of(written(tmp_path, settings)) == {
+        "model.evaluation.samples": 4,
+        "model.sampling.max_new_tokens": 64,
+        "model.evaluation.temperatures": [0.0, 1.0],
+    }
+
+
 @pytest.mark.parametrize(
     "settings",
     [
