@@ -21,7 +21,6 @@ from tests.support.loop import Fit, fit  # noqa: F401
 
 pytest.importorskip("bitsandbytes")
 KINDS: dict[str, dict[str, Any]] = {
-    "nf4": {"quantization": "nf4"},
     "fp4": {"quantization": "fp4"},
     "nf4, scales too, bfloat16": {"quantization": "nf4", "double_quantization": True, "dtype": "bfloat16"},
     "nf4, checkpointing": {"quantization": "nf4", "gradient_checkpointing": True},

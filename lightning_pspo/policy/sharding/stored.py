@@ -200,8 +200,8 @@ def refuse_code_in_checkpoints(strategy: Strategy) -> None:
             with _weights_only():
                 if path.is_dir():
                     format_of(path)
-                elif path.is_file():  # reads the structure only
-                    torch.load(path, map_location="meta", mmap=True, weights_only=True)
+                elif path.is_file():
+                    _check_structure(path)
                 return load_checkpoint(checkpoint_path, weights_only=True)
         except (CheckpointException, pickle.UnpicklingError) as error:
             raise InputError(
@@ -210,6 +210,14 @@ def refuse_code_in_checkpoints(strategy: Strategy) -> None:
 
     load_safely.refuses_code = True  # type: ignore[attr-defined]
     strategy.load_checkpoint = load_safely  # type: ignore[method-assign]
+
+
+def _check_structure(path: Path) -> None:
+    """Read all of a file but the tensors' numbers, with the weights-only unpickler."""
+    try:
+        torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except Exception as error:  # damaged bytes can raise anything
+        raise pickle.UnpicklingError(str(error)) from error
 
 
 @contextlib.contextmanager

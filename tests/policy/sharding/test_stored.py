@@ -121,12 +121,13 @@ def test_reading_runs_no_code(attack: Callable[[Path, Path], None], folder: Path
 def test_no_strategy_unpickles_a_file_of_a_stranger(strategy: Any, tmp_path: Path) -> None:
     """Lightning reads a file with the full unpickler under FSDP1."""
     path, trace = tmp_path / "file.ckpt", tmp_path / "trace"
-    torch.save({"state_dict": {}, "extra": Attack(trace)}, path)
     sharding_of(strategy)
     sharding_of(strategy)
-    with pytest.raises(InputError, match="cannot be loaded: it is damaged, or holds more than tensors") as caught:
-        strategy.load_checkpoint(path)
-    assert str(path) in str(caught.value)
+    for zipped in (True, False):
+        torch.save({"state_dict": {}, "extra": Attack(trace)}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match="cannot be loaded: it is damaged, or holds more than tensors") as caught:
+            strategy.load_checkpoint(path)
+        assert str(path) in str(caught.value)
     assert not trace.exists()
 
 
