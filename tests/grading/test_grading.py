@@ -1,17 +1,14 @@
-import json
-import os
+"""Hostile text, real data and endings of real answers, through the whole grader."""
+
 import re
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_pspo.grading import Verdict, equivalent, extract, grade, last_boxed, parse_number, quick
-
-DATA = Path(os.environ.get("LIGHTNING_PSPO_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
+from lightning_pspo.grading import Attempt, Grader, Verdict, equivalent, extract, grade, last_boxed, parse_number, quick
+from tests.support.rows import real_rows
 
 HOSTILE = {
     "carets": "^{" * 50_000,
@@ -124,16 +121,9 @@ def test_any_text_is_graded(completion, answer):
         assert (verdict.extracted is None) == (verdict.verdict is Verdict.NO_ANSWER) == (verdict.rule == "none")
 
 
-def _rows(name):
-    file = DATA / name
-    if not file.is_file():
-        pytest.skip(f"{file} is not here")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.mark.parametrize(("name", "count"), [("gsm8k/train.jsonl", 7473), ("gsm8k/test.jsonl", 1319)])
 def test_gsm8k_solutions_are_correct_against_their_own_answers(name, count):
-    rows = _rows(name)
+    rows = real_rows(name)
     golds = [row["answer"].split("#### ")[1] for row in rows]
     assert sum(grade(row["answer"], gold).correct for row, gold in zip(rows, golds, strict=True)) == count
     off_by_one = [str(int(gold.replace(",", "")) + 1) for gold in golds]
@@ -143,40 +133,47 @@ def test_gsm8k_solutions_are_correct_against_their_own_answers(name, count):
 @pytest.mark.parametrize("name", ["gsm8k/train.jsonl", "gsm8k/test.jsonl"])
 def test_gsm8k_solutions_without_their_marker_say_their_answers(name):
     """The figure of a plain last number is 97.2 %."""
-    parts = [re.sub("<<.*?>>", "", row["answer"]).split("\n#### ") for row in _rows(name)]
+    parts = [re.sub("<<.*?>>", "", row["answer"]).split("\n#### ") for row in real_rows(name)]
     assert sum(grade(solution, gold).correct for solution, gold in parts) >= 0.993 * len(parts)
 
 
 def test_math500_solutions_are_correct_against_their_own_answers():
-    rows = _rows("math500/test.jsonl")
+    rows = real_rows("math500/test.jsonl")
     assert all(last_boxed(row["solution"]) == row["answer"].strip() for row in rows)
     assert sum(grade(rf"\boxed{{{row['answer']}}}", row["answer"]).correct for row in rows) == 500
 
 
 GOLDS = {
-    "gsm8k/test.jsonl": lambda row: [row["answer"].split("#### ")[1]],
-    "svamp/all.jsonl": lambda row: [row["Answer"]],
-    "asdiv/test.jsonl": lambda row: [row["answer"]],
-    "math500/test.jsonl": lambda row: [row["answer"]],
-    "math/test_minus_math500.jsonl": lambda row: [row["answer"]],
-    "extra/aime24.jsonl": lambda row: [row["answer"]],
-    "extra/amc23.jsonl": lambda row: [str(row["answer"])],
-    "extra/minerva_math.jsonl": lambda row: [last_boxed(row["solution"])],
-    "extra/olympiadbench.jsonl": lambda row: row["final_answer"],
+    "gsm8k/test.jsonl": lambda row: (row["question"], [row["answer"].split("#### ")[1]]),
+    "svamp/all.jsonl": lambda row: (row["question_concat"], [row["Answer"]]),
+    "asdiv/test.jsonl": lambda row: (f"{row['body']} {row['question']}", [row["answer"]]),
+    "math500/test.jsonl": lambda row: (row["problem"], [row["answer"]]),
+    "math/test_minus_math500.jsonl": lambda row: (row["problem"], [row["answer"]]),
+    "extra/aime24.jsonl": lambda row: (row["problem"], [row["answer"]]),
+    "extra/amc23.jsonl": lambda row: (row["question"], [str(row["answer"])]),
+    "extra/minerva_math.jsonl": lambda row: (row["problem"], [last_boxed(row["solution"])]),
+    "extra/olympiadbench.jsonl": lambda row: (row["question"], row["final_answer"]),
 }
+"""Question and golds of a row."""
 
 
 @pytest.mark.parametrize("name", GOLDS)
-def test_golds_equal_themselves_however_they_are_spelled(name):
-    for gold in (gold for row in _rows(name) for gold in GOLDS[name](row)):
-        assert grade(rf"\boxed{{{gold}}}", gold).correct
-        other = gold.replace(r"\frac", r"\dfrac").replace("(", r"\left( ").replace(")", r"\right)")
-        assert quick(f"$ {other} $.", gold) is True
+def test_golds_equal_themselves_however_they_are_spelled_and_echoes_are_wrong(name):
+    right, wrong = [], []
+    for question, golds in map(GOLDS[name], real_rows(name)):
+        for gold in golds:
+            other = gold.replace(r"\frac", r"\dfrac").replace("(", r"\left( ").replace(")", r"\right)")
+            assert quick(f"$ {other} $.", gold) is True
+            right += [Attempt(rf"\boxed{{{text}}}", gold, question) for text in (gold, other)]
+            wrong += [Attempt(text, gold, question) for text in (question, rf"\boxed{{{question}}}")]
+    with Grader() as grader:
+        assert [attempt for attempt, grade in zip(right, grader.grade(right), strict=True) if not grade.correct] == []
+        assert [attempt for attempt, grade in zip(wrong, grader.grade(wrong), strict=True) if grade.correct] == []
 
 
 @pytest.mark.parametrize("name", ["math500/test.jsonl", "extra/olympiadbench.jsonl"])
 def test_changed_golds_are_told_apart(name):
-    for gold in (gold for row in _rows(name) for gold in GOLDS[name](row)):
+    for gold in (gold for row in real_rows(name) for gold in GOLDS[name](row)[1]):
         assert quick(gold + "+1", gold) is not True
         assert quick(gold + ", 917", gold) is not True
 

@@ -1,92 +1,21 @@
-"""The grader under hostile pairs: a comparison of our own does, inside the workers, whatever a pair asks for."""
+"""The grader as its holders see it: whole batches, copies, settings, and when there are processes."""
 
+import copy
+import gc
 import os
-import signal
-import socket
+import pickle
 import subprocess
 import sys
-import threading
-import time
-from collections import deque
 from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lightning_pspo.grading import Grade, Verdict, processes
-from lightning_pspo.grading import pool as grading_pool
+from lightning_pspo.grading import Verdict, grade
 from lightning_pspo.grading.pool import Grader
-from lightning_pspo.grading.processes import Batch, Worker, WorkerPool
 
 ROOT = Path(__file__).resolve().parents[2]
-HOSTILE = """
-import os, re, resource, signal, sys, time
-
-def compare(extracted, answer):
-    match extracted:
-        case "spin":
-            while True:
-                pass
-        case "hold the lock":  # no other thread of the worker can run
-            re.match(r"(a+)+$", "a" * 40 + "b")
-        case "sleep":
-            time.sleep(float(answer))
-        case "fill memory":
-            len(bytearray(1 << 33))
-        case "exit":
-            os._exit(0)
-        case "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        case "raise":
-            raise ValueError
-        case "recurse":
-            compare_again = lambda: compare_again()
-            compare_again()
-        case "crash once":
-            if not os.path.exists(answer):
-                open(answer, "w").close()
-                os._exit(1)
-            return True
-        case "note pid":
-            with open(answer, "a") as file:
-                file.write(f"{os.getpid()}\\n")
-        case "modules":
-            return not {"torch", "numpy", "lightning", "transformers"} & sys.modules.keys()
-        case "nice":
-            while time.process_time() < 60.0 and os.getpriority(os.PRIO_PROCESS, 0) == 0:
-                pass
-            return True
-    return extracted == answer
-"""
-VERDICTS = {
-    "spin": Verdict.TIMEOUT,
-    "hold the lock": Verdict.TIMEOUT,
-    "fill memory": Verdict.ERROR,
-    "exit": Verdict.ERROR,
-    "crash": Verdict.ERROR,
-    "raise": Verdict.ERROR,
-    "recurse": Verdict.ERROR,
-}
 CORRECT, WRONG = Verdict.CORRECT, Verdict.WRONG
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
-    """A folder with the module ``hostile_comparison``, which workers can import."""
-    folder = tmp_path_factory.mktemp("hostile")
-    (folder / "hostile_comparison.py").write_text(HOSTILE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def pool(hostile):
-    pool = WorkerPool(2, deadline_s=1.0, memory_mb=512, compare="hostile_comparison:compare")
-    yield pool
-    pool.close()
 
 
 def mine():
@@ -98,203 +27,116 @@ def gone(processes, seconds=20.0):
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
 
-def test_hostile_pairs_cost_only_themselves(pool):
-    kinds = list(VERDICTS) + ["spin"] * 6
-    pairs = [(str(row), str(row + row % 2)) for row in range(400)]
-    for place, kind in enumerate(kinds):
-        pairs[7 + 29 * place] = (kind, "x")
-    verdicts = pool.judge(pairs)
-    assert verdicts == [VERDICTS.get(a, CORRECT if a == b else WRONG) for a, b in pairs]
+PAIRS = [
+    ("It is 72", "72"),
+    ("#### 71", "72"),
+    ("I cannot say", "72"),
+    (r"so \boxed{\log 8}", r"3\log 2"),
+    (r"so \boxed{\log 9}", r"3\log 2"),
+    (r"\boxed{x^2 - 1}", "(x-1)(x+1)"),
+    (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}"),
+    ("", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader() as grader:
+        yield grader
+
+
+def test_a_batch_is_graded_like_its_members(grader):
+    expected = [grade(*pair) for pair in PAIRS]
+    assert grader.grade(PAIRS) == expected
+    assert grader.grade(PAIRS[::-1] * 3) == expected[::-1] * 3
+    assert [one.verdict for one in expected[:3]] == [CORRECT, WRONG, Verdict.NO_ANSWER]
+    assert [one.correct for one in expected[3:7]] == [True, False, True, True]
+    assert grader.grade([]) == []
+
+
+def test_strict_mode_is_strict():
+    grader = Grader(mode="strict")
+    assert [one.verdict for one in grader.grade(PAIRS[:2])] == [Verdict.NO_ANSWER, WRONG]
+
+
+def test_equivalence_of_answers(grader):
+    pairs = [(r"\log 8", r"3\log 2"), ("5", "5.0"), ("5", "6"), (r"\sqrt{2}", r"\sqrt{3}")]
+    assert grader.equivalent(pairs) == [True, True, False, False]
+
+
+def test_no_process_before_the_first_hard_pair_and_none_after_the_grader():
+    before = set(mine())
+    grader = Grader()
+    grader.grade(PAIRS[:3])
+    assert set(mine()) == before
+    grader.grade(PAIRS)
+    started = set(mine()) - before
+    assert started
+    grader.close()
+    assert gone(started)
+    grader.grade(PAIRS)
+    started = set(mine()) - before
+    del grader
+    gc.collect()
+    assert gone(started)
+
+
+def test_a_copy_has_the_settings_and_no_processes(grader):
+    grader.grade(PAIRS)
+    source = Grader("strict", workers=3, deadline_s=2.5, memory_mb=600)
+    for other in (copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
+        assert (other.mode, other.workers, other.deadline_s, other.memory_mb) == ("strict", 3, 2.5, 600)
+    assert copy.deepcopy(grader).grade(PAIRS) == grader.grade(PAIRS)
 
 
 @pytest.mark.parametrize(
-    ("begun", "spent", "end"),
+    ("setting", "message"),
     [
-        (100.5, 0.0, 104.5),  # its deadline comes before that of the batch, which is 105
-        (101.5, 0.0, 105.0),
-        (102.0, 0.0, 105.0),  # three quarters of its time are left
-        (102.1, 0.0, 106.1),  # fewer would be: it has its whole time
-        (100.5, 1.0, 103.5),
+        ({"mode": "loose"}, "`mode` must be one of lenient, strict, got 'loose'"),
+        ({"workers": 0}, "`workers` must be at least 1, got 0"),
+        ({"deadline_s": 0.0}, r"`deadline_s` must lie in \(0, 86400\], got 0.0"),
+        ({"deadline_s": float("nan")}, r"`deadline_s` must lie in \(0, 86400\], got nan"),
+        ({"deadline_s": 1e12}, r"`deadline_s` must lie in \(0, 86400\], got 1000000000000.0"),
+        ({"memory_mb": 64}, "`memory_mb` must be at least 128, got 64"),
     ],
 )
-def test_a_batch_is_over_a_second_after_its_deadline_if_that_is_fair(begun, spent, end):
-    batch = Batch([("a", "b")], deadline_s=4.0)
-    batch.started = 100.0
-    batch.spent = {0: spent}
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert batch.deadline(Worker(None, 1, ours, since=begun, pairs=deque([0]))) == pytest.approx(end)
+def test_settings_that_cannot_work_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Grader(**setting)
 
 
-@settings(max_examples=25)
-@given(st.lists(st.sampled_from(["a", "b", "exit", "raise"]), max_size=40))
-def test_every_pair_gets_its_own_verdict_in_order(pool, texts):
-    assert pool.judge([(text, "a") for text in texts]) == [
-        VERDICTS.get(text, CORRECT if text == "a" else WRONG) for text in texts
-    ]
+@pytest.mark.parametrize("pair", [("It is 72", None), ("It is 72", 72), (None, "72"), ("It is 72",), ("a", "b", "c")])
+def test_pairs_that_are_not_two_texts_are_refused(grader, pair):
+    with pytest.raises(ValueError, match="pair 1 must be two texts, or an Attempt, got"):
+        grader.grade([("a", "b"), pair])
 
 
-def test_a_slow_pair_may_use_its_whole_deadline_behind_the_others(pool):
-    assert pool.judge([("nice", "x")] + [("a", "a")] * 50) == [CORRECT] * 51
-    assert pool.judge([("sleep", "0.6"), ("a", "a")]) == [WRONG, CORRECT]
-    assert len(mine()) <= 3  # the server and two workers: those that held slow pairs are gone
-
-
-def test_a_worker_that_died_once_is_forgiven(pool, tmp_path):
-    assert pool.judge([("crash once", str(tmp_path / "seen")), ("a", "a")]) == [CORRECT, CORRECT]
-
-
-def test_workers_import_what_they_need_and_no_torch(pool):
-    assert pool.judge([("modules", "x")]) == [CORRECT]
-
-
-def test_workers_are_replaced_before_they_grow(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "PAIRS_PER_WORKER", 5)
-    pool.judge([("note pid", str(tmp_path / "pids"))] * 60)
-    pids = (tmp_path / "pids").read_text().split()
-    assert len(pids) == 60
-    assert max(map(pids.count, pids)) < 5 + processes.CHUNK
-
-
-def test_processes_that_someone_else_ended_are_replaced(pool):
-    pool.judge([("a", "a")] * 10)
-    server = next(child for child in mine() if child.children())
-    for worker in server.children():
-        worker.kill()
-    assert pool.judge([("a", "a")] * 10) == [CORRECT] * 10
-    workers = server.children()
-    server.kill()
-    assert gone([server, *workers])  # the workers do not outlive it
-    assert pool.judge([("a", "b")] * 10) == [WRONG] * 10
-
-
-def test_an_interrupted_batch_leaves_nothing_behind(pool):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(KeyboardInterrupt):
-            pool.judge([("spin", "x"), ("sleep", "0.9"), *[("a", "a")] * 10])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-    assert pool.judge([("a", "b"), ("c", "c")]) == [WRONG, CORRECT]
-
-
-def test_threads_take_turns(pool):
-    found = {}
-
-    def run(name):
-        found[name] = pool.judge([(str(row), name) for row in range(100)] + [("exit", "x")])
-
-    threads = [threading.Thread(target=run, args=(str(number),)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name, verdicts in found.items():
-        assert verdicts == [CORRECT if row == int(name) else WRONG for row in range(100)] + [Verdict.ERROR]
-    assert len(found) == 6
-
-
-def test_the_reason_why_nothing_starts_is_told(hostile):
-    with pytest.raises(RuntimeError, match=r"could not be started.*No module named 'no_such_module'"):
-        WorkerPool(1, 1.0, 512, "no_such_module:compare").judge([("a", "b")])
-    with pytest.raises(RuntimeError, match="3 grading workers in a row could not be started"):
-        WorkerPool(1, 1.0, 1 << 60, "hostile_comparison:compare").judge([("a", "b")])
-
-
-def test_the_server_ends_by_itself_while_a_fork_of_the_owner_holds_its_socket(hostile):
-    pool = WorkerPool(1, 1.0, 512, "hostile_comparison:compare")
-    pool.judge([("a", "a")])
-    server = pool._server
-    with server.control.dup():  # as in a forked process
-        pool.close()
-    assert server.process.returncode == 0  # else it was killed, after five seconds in vain
-
-
-def test_close_ends_the_batches_of_other_threads(hostile):
-    pool = WorkerPool(1, 600.0, 512, "hostile_comparison:compare")
-    raised = []
-
-    def run():
-        with pytest.raises(RuntimeError, match=r"`close` was called before the batch was done: \d+ pairs") as error:
-            pool.judge([("a", "a"), ("spin", "x"), ("hold the lock", "x")])
-        raised.append(error)
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(2)]  # the second waits for its turn
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 60.0
-    while sum(worker.slow for worker in list(pool._workers.values())) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    pool.close()
-    for thread in threads:
-        thread.join(60.0)
-    assert len(raised) == 2
-    assert pool._server is None
-    assert pool.judge([("a", "a"), ("a", "b")]) == [CORRECT, WRONG]  # as ever after `close`
-    pool.close()
-
-
-def test_close_in_a_signal_handler_ends_the_batch_that_it_interrupts(hostile):
-    pool = WorkerPool(1, 600.0, 512, "hostile_comparison:compare")
-    pool.judge([("a", "a")])
-    server = pool._server
-    before = signal.signal(signal.SIGALRM, lambda *_: pool.close())
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(RuntimeError, match="`close` was called before the batch was done: 1 pairs"):
-            pool.judge([("spin", "x")])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-    assert server.process.returncode == 0
-    assert pool.judge([("a", "b")]) == [WRONG]
-    pool.close()
-
-
-SCRIPT = """
-import os, sys, threading
-from lightning_pspo.grading.processes import WorkerPool
-pool = WorkerPool(2, deadline_s=600.0, memory_mb=512, compare="hostile_comparison:compare")
-pool.judge([("a", "a")])
-print("started", flush=True)
-work = lambda: pool.judge([("hold the lock", "x"), ("spin", "x"), ("sleep", "600"), ("sleep", "601")])
-work() if sys.argv[1] == "main" else threading.Thread(target=work).start()
+FORK = """
+import os
+from lightning_pspo.grading.pool import Grader
+pairs = [(r"\\boxed{\\frac{\\log 9}{2}}", r"\\log 3"), (r"\\boxed{\\log 7}", r"\\log 3")]
+grader = Grader()
+before = grader.grade(pairs)
+child = os.fork()
+if child == 0:
+    os._exit(0 if grader.grade(pairs) == before else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert grader.grade(pairs) == before and [grade.correct for grade in before] == [True, False]
 """
 
 
-@pytest.mark.parametrize("thread", ["main", "other"])
-def test_nothing_survives_a_kill_of_the_owner(hostile, tmp_path, thread):
-    """Four pairs are stuck side by side, on two workers.
-
-    The script has no ``__main__`` guard, and a module of the working directory must not get in the way.
-    """
-    (tmp_path / "json.py").write_text("raise SystemExit('this is not the standard library')")
-    script = hostile / "owner.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(hostile)])}
-    command = [sys.executable, str(script), thread]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as owner:
-        assert owner.stdout.readline() == b"started\n"
-        deadline = time.monotonic() + 20.0
-        while len(children := psutil.Process(owner.pid).children(recursive=True)) < 5:  # the server, one for each pair
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        owner.kill()
-        owner.wait()
-        assert gone(children)
+def test_a_forked_process_has_workers_of_its_own(tmp_path):
+    subprocess.run([sys.executable, "-c", FORK], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
 
 
-def test_what_is_undecided_is_neither_true_nor_false(hostile, monkeypatch):
-    monkeypatch.setattr(grading_pool, "quick", lambda extracted, answer: None)
-    grader = Grader(deadline_s=0.5)
-    grader._pool.compare = "hostile_comparison:compare"
-    assert grader.equivalent([("spin", "x"), ("exit", "x"), ("x", "x")]) == [None, None, True]
-    hostile_pair = (r"Thus \boxed{spin}.", "x")
-    assert grader.grade([hostile_pair] * 40) == [Grade(Verdict.TIMEOUT, "spin", "boxed")] * 40
-    grader.close()
+LIMITED = """
+import resource
+from lightning_pspo.grading.pool import Grader
+resource.setrlimit(resource.RLIMIT_AS, (900_000 << 10, 900_000 << 10))
+with Grader(workers=1, memory_mb=1024) as grader:
+    assert grader.equivalent([(r"\\log 8", r"3\\log 2"), (r"\\log 9", r"3\\log 2")]) == [True, False]
+"""
+
+
+def test_workers_start_under_a_lower_limit_of_the_machine():
+    subprocess.run([sys.executable, "-c", LIMITED], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
