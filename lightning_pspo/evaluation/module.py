@@ -34,7 +34,7 @@ class SamplingModule(pl.LightningModule):
 
     Args:
         policy: The model and its tokenizer.
-        engine: Generates completions.
+        engine: Draws the completions of rollouts and evaluations.
         grader: Judges completions; its mode is that of ``val/<source>/accuracy``.
         sampling: How rollouts are sampled.
         evaluation: How the policy is measured.

@@ -110,7 +110,12 @@ def check_fit(trainer: Trainer) -> None:
             1,
             "an update accumulates over its whole mini-batch: see `model.minibatches_per_rollout` and `model.limits`",
         ),
-        ("overfit_batches", trainer.overfit_batches, 0.0, "give `data.train` a small `limit`, and `data.val` the same"),
+        (
+            "overfit_batches",
+            trainer.overfit_batches,  # type: ignore[attr-defined]
+            0.0,
+            "give `data.train` a small `limit`, and `data.val` the same",
+        ),
     ):
         if value != neutral:
             shown = "null" if neutral is None else f"{neutral:g}"
