@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 import torch
 from command_line import FIT, REPOSITORY, environment, make_parser
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from lightning_pspo.checkpoints.integrity import check_whole
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, rollout_of
@@ -38,6 +39,7 @@ ALONE_S = 120.0  # in which a rank must notice that the other is gone
 STUCK = ", and the other rank did not end"
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "loops")
 FSDP2 = {"class_path": "lightning_pspo.policy.sharding.FSDP2Strategy"}
+SUMS = {"class_path": "Procedural", "init_args": {"task": "chain_sum", "size": 64, "settings": {"max_terms": 3}}}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "single": {"devices": 1},
     "ddp": {"devices": 2, "strategy": "ddp"},
@@ -94,15 +96,12 @@ class Layout:
     def config(self, root: Path, *callbacks: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of a run in the folder ``root``."""
         adapters = {"lora": {"rank": 4, "target_modules": "all-linear"}} if self.lora else {}
-        schedule = {"class_path": "Linear", "init_args": {"warmup_updates": 3}}
         return {
             "trainer": {
                 **STRATEGIES[self.strategy],
+                **dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False),
                 "accelerator": "cpu",
                 "default_root_dir": str(root),
-                "logger": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
                 "val_check_interval": 1,
                 "callbacks": [
                     {"class_path": "RewardLogger"},
@@ -115,42 +114,27 @@ class Layout:
             "model": {
                 "policy": {"model_name_or_path": "embedded", **adapters},
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-                "lr_schedule": schedule,
+                "lr_schedule": {"class_path": "Linear", "init_args": {"warmup_updates": 3}},
                 "group_size": 4,
                 "updates_per_rollout": self.mu,
                 "minibatches_per_rollout": 2,
                 "sampling": {"max_new_tokens": 16},
             },
             "data": {
-                "train": _sums(64),
-                **({"val": {"sums": _sums(32)}} if self.validate else {}),
+                "train": SUMS,
+                **({"val": {"sums": SUMS}} if self.validate else {}),
                 "prompts_per_rollout": 4,
                 "num_rollouts": self.rollouts,
             },
         }
 
 
-def _sums(size: int) -> dict[str, Any]:
-    settings = {"task": "chain_sum", "size": size, "settings": {"min_terms": 2, "max_terms": 3}}
-    return {"class_path": "Procedural", "init_args": settings}
-
-
 @dataclass(frozen=True)
 class Run:
-    """A run that is started again with the same command until it is done.
-
-    Attributes:
-        layout: Kind of run.
-        root: Folder of the run; log and settings are beside it.
-    """
+    """A run that is started again with the same command until it is done."""
 
     layout: Layout
-    root: Path
-
-    @property
-    def log(self) -> Path:
-        """File with the output of all its processes."""
-        return self.root.with_suffix(".log")
+    root: Path  # log and settings are beside it
 
     def command(self, *callbacks: dict[str, Any]) -> list[str]:
         """Write the settings, and return the arguments of ``fit``."""
@@ -163,7 +147,7 @@ class Run:
         self.root.parent.joinpath("soak_callbacks.py").write_text(CALLBACKS)
         (self.root / "validating").unlink(missing_ok=True)
         folder = self.root.parent
-        with self.log.open("ab") as file:
+        with self.root.with_suffix(".log").open("ab") as file:
             command = [*FIT, *self.command()]
             return psutil.Popen(command, stdout=file, stderr=file, env=environment(folder), cwd=folder)
 
@@ -181,11 +165,7 @@ class Run:
         return state
 
     def kill(self, moment: str, victim: str, chance: random.Random) -> str | None:
-        """Resume it, and kill it at some moment after its next checkpoint.
-
-        Returns:
-            What was killed when, with what went wrong then; None if the run ended before.
-        """
+        """Resume it, kill it after its next checkpoint, and say what was killed when; None if it ended before."""
         process, before, folder = self.start(), self.newest(), checkpoint_folder(self.root)
         while self.newest() == before and process.poll() is None:  # until it is at work
             time.sleep(0.002)
@@ -207,32 +187,18 @@ class Run:
         _, alive = psutil.wait_procs(ranks, timeout=ALONE_S)
         for rank in alive:
             rank.kill()
-        left = [path.name for path in folder.glob("*.partial")]
-        text = f"{victim} {moment} after rollout {self.newest()}" + (f", left {left[0]}" if left else "")
-        return text + (STUCK if alive else "")
-
-
-def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Flatten a part of a checkpoint: path -> tensor or plain value."""
-    if isinstance(value, dict):
-        parts = [leaves(part, f"{path}/{name}") for name, part in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [leaves(part, f"{path}/{index}") for index, part in enumerate(value)]
-    else:
-        return {path: value}
-    return {name: leaf for part in parts for name, leaf in part.items()}
+        left = "".join(f", left {path.name}" for path in folder.glob("*.partial"))
+        return f"{victim} {moment} after rollout {self.newest()}{left}" + (STUCK if alive else "")
 
 
 def differences(first: Run, second: Run) -> list[str]:
     """Return the paths in which two final checkpoints differ in any bit, and files of completions."""
-    paths = []
-    states = [run.final_state() for run in (first, second)]
-    for part in PARTS:
-        left, right = (leaves(state.get(part)) for state in states)
-        paths += [f"{part}{name}" for name in left.keys() ^ right.keys()]
-        for name in left.keys() & right.keys():
-            a, b = left[name], right[name]
-            paths += [] if (torch.equal(a, b) if torch.is_tensor(a) else a == b) else [f"{part}{name}"]
+    states = [{part: state.get(part) for part in PARTS} for state in (first.final_state(), second.final_state())]
+    left, right = ({keystr(path): leaf for path, leaf in tree_flatten_with_path(state)[0]} for state in states)
+    paths = list(left.keys() ^ right.keys())
+    for name in left.keys() & right.keys():
+        a, b = left[name], right[name]
+        paths += [] if (torch.equal(a, b) if torch.is_tensor(a) else a == b) else [name]
     tables = [(run.root / "completions.jsonl").read_bytes() for run in (first, second)]
     return paths + (["completions.jsonl"] if tables[0] != tables[1] else [])
 
@@ -242,17 +208,11 @@ def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rows = []
     chance = random.Random(options.seed)
     for strategy, lora, mu in itertools.product(options.layouts, options.lora, options.mu):
-        layout = Layout(
-            strategy=strategy, mu=mu, lora=lora == "yes", validate=options.validate, rollouts=options.rollouts
-        )
-        undisturbed, killed = (
-            Run(layout, folder / f"{layout.name}-whole"),
-            Run(layout, folder / f"{layout.name}-killed"),
-        )
+        shape = {"strategy": strategy, "mu": mu, "lora": lora == "yes", "validate": options.validate}
+        layout = Layout(**shape, rollouts=options.rollouts)
+        undisturbed, killed = (Run(layout, folder / f"{layout.name}-{kind}") for kind in ("whole", "killed"))
         if undisturbed.start().wait():
-            raise SystemExit(
-                f"the undisturbed run failed, see {undisturbed.log}:\n{undisturbed.log.read_text()[-2000:]}"
-            )
+            raise SystemExit(f"the undisturbed run failed, see {undisturbed.root}.log.")
         kills: list[str] = []
         while len(kills) < options.kills:
             moments = ["writing", "after", "anywhere", "validating" if layout.validate else "anywhere"]
@@ -277,26 +237,12 @@ def restart_loop(options: argparse.Namespace, folder: Path) -> list[dict[str, An
     (folder / "soak_callbacks.py").write_text(CALLBACKS)
     crash = {"class_path": "soak_callbacks.Crash", "init_args": {"every": options.crash_every}}
     script = [sys.executable, str(REPOSITORY / "scripts/run_until_done.py"), "--pause", "0", *run.command(crash)[:1]]
-    start = time.monotonic()
-    with run.log.open("wb") as file:
-        status = subprocess.run(
-            script, env=environment(folder), cwd=folder, stdout=file, stderr=file, check=False
-        ).returncode
+    with run.root.with_suffix(".log").open("wb") as file:
+        done = subprocess.run(script, env=environment(folder), cwd=folder, stdout=file, stderr=file, check=False)
     lines = [tuple(map(int, line.split())) for line in (run.root / "memory.txt").read_text().splitlines()]
     values = list({process: resident for process, _, resident in lines}.values())  # at the end of each process
-    row = {
-        "status": status,
-        "rollouts": run.newest(),
-        "processes": len(values),
-        "rollouts_done": len(lines),
-        "first_process_bytes": values[0],
-        "last_full_process_bytes": values[-2] if len(values) > 1 else values[-1],
-        "largest_bytes": max(values),
-        "growth": (max(values) - min(values)) / min(values),
-        "seconds": time.monotonic() - start,
-        "first_ten": [resident for *_, resident in lines[:10]],
-        "last_ten": [resident for *_, resident in lines[-10:]],
-    }
+    row = {"status": done.returncode, "rollouts": run.newest(), "rollouts_done": len(lines), "bytes_at_end": values}
+    row["growth"] = (max(values) - min(values)) / min(values)
     print(json.dumps(row), flush=True)
     return [row]
 

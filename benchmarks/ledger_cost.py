@@ -9,16 +9,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from command_line import FIT, REPOSITORY, environment, make_parser
 
-ROOT = Path(__file__).resolve().parents[1]
 FILTERS = (
     ["--where", "reward < 0.5 and verdict = 'wrong'"],
     ["--where", "list_max(ratio_max) > 1.29 and length_tokens > 100"],
@@ -29,7 +31,7 @@ FILTERS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("measurement", choices=("step", "show"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ledger_cost")
     parser.add_argument("--rollouts", type=int, default=6, help="of `step`")
@@ -38,49 +40,22 @@ def main() -> None:
 
 
 def step(options: argparse.Namespace) -> None:
-    """Train the quickstart with a clock around the callback's hooks and one around each step."""
-    from lightning.pytorch import Callback
-    from lightning_pspo.callbacks import RolloutLedger
-
-    from lightning_pspo.cli.main import main as run
-
-    hooks: list[float] = []
-    steps: list[float] = []
-    written = RolloutLedger.on_train_batch_end
-
-    def clocked(self: RolloutLedger, *arguments: object) -> None:
-        start = time.perf_counter()
-        written(self, *arguments)
-        hooks.append(time.perf_counter() - start)
-
-    RolloutLedger.on_train_batch_end = clocked
-    began = 0.0
-
-    class Clock(Callback):
-        def on_train_batch_start(self, *arguments: object) -> None:
-            nonlocal began
-            began = time.perf_counter()
-
-        def on_train_batch_end(self, *arguments: object) -> None:
-            steps.append(time.perf_counter() - began)
-
-    sys.modules["ledger_clock"] = type(sys)("ledger_clock")
-    sys.modules["ledger_clock"].Clock = Clock
-    Clock.__module__ = "ledger_clock"
+    """Train the quickstart under Lightning's profiler, and print its times of the callback and of a whole step."""
     with tempfile.TemporaryDirectory() as root:
-        run(
-            [
-                *("fit", f"--config={ROOT / 'configs/quickstart.yaml'}", f"--trainer.default_root_dir={root}/run"),
-                *("--data.val=null", "--data.test=null", "--trainer.num_sanity_val_steps=0"),
-                *(f"--data.num_rollouts={options.rollouts}", "--trainer.enable_progress_bar=false"),
-                *("--trainer.callbacks=RolloutLedger", "--trainer.callbacks+=ledger_clock.Clock"),
-            ]
-        )
-    total = sum(steps)
-    print(
-        f"{len(steps)} steps of {total / len(steps):.2f} s; ledger {1e3 * sum(hooks) / len(hooks):.1f} ms a step, "
-        f"at most {1e3 * max(hooks):.1f} ms: {100 * sum(hooks) / total:.2f} % of the step"
-    )
+        profiler = {"class_path": "SimpleProfiler", "init_args": {"dirpath": root, "filename": "times"}}
+        settings = [
+            *("--config=quickstart", f"--trainer.default_root_dir={root}/run", "--trainer.callbacks=RolloutLedger"),
+            *("--data.val=null", "--data.test=null", "--trainer.num_sanity_val_steps=0"),
+            *(f"--data.num_rollouts={options.rollouts}", f"--trainer.profiler={json.dumps(profiler)}"),
+        ]
+        threads = environment(threads=os.cpu_count() or 1)
+        subprocess.run([*FIT, *settings], cwd=root, env=threads, check=True, stdout=subprocess.DEVNULL)
+        (path,) = Path(root).glob("*times*.txt")
+        rows = ([cell.strip() for cell in line.split("|")] for line in path.read_text().splitlines())
+        seconds = {row[1]: float(row[2]) for row in rows if len(row) > 3 and row[2].replace(".", "").isdigit()}
+    ledger = next(mean for name, mean in seconds.items() if name.endswith("RolloutLedger.on_train_batch_end"))
+    step_s = seconds["run_training_batch"] + ledger
+    print(f"steps of {step_s:.2f} s; ledger {1e3 * ledger:.1f} ms of it: {100 * ledger / step_s:.2f} %")
 
 
 def show(options: argparse.Namespace) -> None:
@@ -94,50 +69,35 @@ def show(options: argparse.Namespace) -> None:
         times = []
         for _ in range(3):
             start = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-m", "lightning_pspo", "ledger", "show", str(folder.parent), *filter_],
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
+            command = [sys.executable, "-m", "lightning_pspo", "ledger", "show", str(folder.parent), *filter_]
+            done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
             times.append(time.perf_counter() - start)
         print(f"{' '.join(filter_)}: {', '.join(f'{seconds:.2f}' for seconds in times)} s; {done.stderr.strip()}")
 
 
 def make(folder: Path, rollouts: int, rows: int) -> None:
     """Write a ledger of made-up rows as the callback does."""
-    import pyarrow as pa
-
-    from lightning_pspo.ledger import LedgerWriter, schema
+    sys.path.append(str(REPOSITORY))
+    from lightning_pspo.ledger import LedgerWriter
+    from tests.support.ledger_rows import rollout_rows
 
     generator = np.random.default_rng(0)
     words = ["so", "the", "sum", "is", "banana", "therefore", "we", "add", "####", "\\frac{1}{2}"]
-    kind = schema(["correctness", "format"])
     writer = LedgerWriter(folder)
     for rollout in range(1, rollouts + 1):
         lengths = generator.integers(5, 120, rows)
         verdicts = generator.choice(["correct", "wrong", "no_answer"], rows, p=[0.5, 0.4, 0.1])
-        columns = {name: [value] * rows for name, value in {"rollout": rollout, "step": 4 * rollout, "seed": 1}.items()}
-        columns |= {
-            "rank": [0] * rows,
-            "world_size": [1] * rows,
-            "position": np.arange(rows) // 8 + rollout * rows // 8,
-        }
-        columns |= {"sample": np.arange(rows) % 8, "length_tokens": lengths, "verdict": verdicts}
+        columns: dict[str, Any] = {"length_tokens": lengths, "verdict": verdicts, "sample": np.arange(rows) % 8}
         columns |= {name: [f"{name} {row // 8}" for row in range(rows)] for name in ("id", "question", "answer")}
+        columns["position"] = np.arange(rows) // 8 + rollout * rows // 8
         columns["completion"] = [
             " ".join(words[word] for word in generator.integers(0, len(words), length)) + f" {rollout * rows + row}"
             for row, length in enumerate(lengths)
         ]
-        columns |= {"finish_reason": ["eos"] * rows, "extracted": [str(length) for length in lengths]}
-        columns |= {"rule": ["hash"] * rows, "reward": (verdicts == "correct").astype(float)}
-        columns |= {"reward/correctness": columns["reward"], "reward/format": generator.random(rows)}
-        columns |= {"advantage": generator.standard_normal(rows)}
-        columns |= {"updates": [[1, 2]] * rows, "update_tokens": [[length, length] for length in lengths]}
+        columns |= {"reward": (verdicts == "correct").astype(float), "advantage": generator.standard_normal(rows)}
         for name in ("ratio_mean", "ratio_min", "ratio_max", "log_ratio_mean", "gradient_weight"):
             columns[name] = list(1 + 0.3 * generator.random((rows, 2)).astype(np.float32))
-        writer.write(pa.table([pa.array(columns[field.name], field.type) for field in kind], schema=kind))
+        writer.write(rollout_rows(rollout, rows, terms=("correctness", "format"), **columns))
     print(f"made {rollouts * rows} rows in {folder}")
 
 

@@ -7,7 +7,6 @@ memory above that of the process just before the pass, which already holds state
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -21,15 +20,17 @@ from torch import nn
 from lightning_pspo.policy.head import head_logprobs
 from lightning_pspo.policy.logprobs import logprobs_and_entropies
 
+TOKENS, HIDDEN, VOCABULARY = 64 * 256, 896, 151_936
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
+
+def measure(way: str) -> dict[str, float]:
     """Run one pass; return memory above the start in MiB, and seconds."""
     torch.manual_seed(0)
-    head = nn.Linear(options.hidden_size, options.vocab_size, bias=False)
-    hidden = torch.randn(options.rows * options.tokens, options.hidden_size, requires_grad=True)
-    chosen = torch.randint(options.vocab_size, (len(hidden),))
+    head = nn.Linear(HIDDEN, VOCABULARY, bias=False)
+    hidden = torch.randn(TOKENS, HIDDEN, requires_grad=True)
+    chosen = torch.randint(VOCABULARY, (len(hidden),))
     before, start = memory_mib("VmRSS"), time.perf_counter()
-    if options.way == "sliced":
+    if way == "sliced":
         logprobs, _ = head_logprobs(hidden, head, chosen, 1.0, 1.0, with_entropy=False)
     else:
         logprobs, _ = logprobs_and_entropies(head(hidden), chosen, 1.0, 1.0, with_entropy=False)
@@ -40,22 +41,16 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=256, help="completion tokens of a row")
-    parser.add_argument("--hidden-size", type=int, default=896)
-    parser.add_argument("--vocab-size", type=int, default=151_936)
     parser.add_argument("--way", choices=["sliced", "whole"], help="measure this way in this process")
-    parser.add_argument(
-        "--whole", action="store_true", help="also with all logits at once: 30 GiB at the default shape"
-    )
+    parser.add_argument("--whole", action="store_true", help="also with all logits at once: 30 GiB")
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options)))
+        print(json.dumps(measure(options.way)))
         return
     for way in ("sliced", "whole") if options.whole else ("sliced",):
         command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
         result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        gradient = options.hidden_size * options.vocab_size * 4 / 2**20
+        gradient = HIDDEN * VOCABULARY * 4 / 2**20
         print(
             f"{way:6}  forward {result['forward_mib']:6.0f} MiB, with backward {result['mib']:6.0f} MiB above the start"
             f", {gradient:.0f} of it the head's gradient; {result['seconds']:.1f} s"

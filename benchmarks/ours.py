@@ -20,7 +20,7 @@ from lightning_pspo import rollout as engines
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.objective import surrogates
+from lightning_pspo.objective.surrogates import Clip
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.training.settings import PassLimits, SamplingSettings
@@ -56,21 +56,19 @@ class Marks(pl.Callback):
 
 def module(workload: Workload, folder: Path) -> PSPOModule:
     """Return the module with the workload's settings, and otherwise the package's defaults."""
-    settings: dict[str, Any] = {
-        "policy": Policy(model_name_or_path=str(folder / "model"), **json.loads(workload.policy_args)),
-        "surrogate": getattr(surrogates, workload.surrogate)(),
-        "reward": Alternating(workload),
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=workload.learning_rate, weight_decay=0.0),
-        "group_size": workload.group_size,
-        "updates_per_rollout": workload.mu,
-        "limits": PassLimits(micro_batch_size=workload.micro_batch),
-        "max_grad_norm": 1.0,
-        "sampling": SamplingSettings(max_new_tokens=workload.max_new_tokens),
-        "seed": workload.seed,
-    }
-    if workload.engine:
-        settings["engine"] = getattr(engines, workload.engine)(**json.loads(workload.engine_args))
-    return PSPOModule(**(settings | json.loads(workload.module_args)))
+    return PSPOModule(
+        policy=Policy(model_name_or_path=str(folder / "model"), **json.loads(workload.policy_args)),
+        surrogate=Clip(),
+        reward=Alternating(workload),
+        engine=getattr(engines, workload.engine)(**json.loads(workload.engine_args)),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=workload.learning_rate, weight_decay=0.0),
+        group_size=workload.group_size,
+        updates_per_rollout=workload.mu,
+        limits=PassLimits(micro_batch_size=workload.micro_batch),
+        max_grad_norm=1.0,
+        sampling=SamplingSettings(max_new_tokens=workload.max_new_tokens),
+        seed=workload.seed,
+    )
 
 
 def main(folder: str, result: str) -> None:

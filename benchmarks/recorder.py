@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,22 +18,17 @@ import psutil
 import torch
 from command_line import environment
 from torch import Tensor
-from workload import WARM_UP, Workload, cores, read
+from workload import WARM_UP, Workload, read
 
 MIB = 2**20
 
 
 class Recorder:
-    """Times iterations from the beginning of one to the beginning of the next, and reads the process's memory.
-
-    Args:
-        workload: Shape of the run.
-        rest: Name of the phase for the time outside of the others.
-    """
+    """Times iterations from the beginning of one to the beginning of the next, and reads the process's memory."""
 
     def __init__(self, workload: Workload, rest: str = "other") -> None:
         self.workload = workload
-        self.rest = rest
+        self.rest = rest  # name of the phase for the time outside of the others
         self.iterations: list[dict[str, Any]] = []
         self._began = self._began_cpu = 0.0
         self._phases: dict[str, float] = {}
@@ -64,16 +57,9 @@ class Recorder:
             return
         seconds = self.clock() - self._began
         self.add({self.rest: seconds - sum(self._phases.values())})
-        self.iterations.append(
-            {
-                "seconds": seconds,
-                "cpu_seconds": time.process_time() - self._began_cpu,
-                "phases": self._phases,
-                "prompt_lengths": self._prompt_lengths,
-                "lengths": self._lengths,
-                "rss_mib": memory_mib("VmRSS"),
-            }
-        )
+        iteration = {"seconds": seconds, "cpu_seconds": time.process_time() - self._began_cpu, "phases": self._phases}
+        iteration |= {"prompt_lengths": self._prompt_lengths, "lengths": self._lengths, "rss_mib": memory_mib("VmRSS")}
+        self.iterations.append(iteration)
         self._open = False
 
     @contextlib.contextmanager
@@ -123,23 +109,15 @@ def children_mib() -> float:
 
 
 def run_process(script: str, folder: Path, workload: Workload) -> dict[str, Any]:
-    """Run a contestant's script on the files in ``folder`` in a fresh process; return its figures.
-
-    Raises:
-        RuntimeError: If it fails; the message has the end of its output.
-    """
+    """Run a contestant's script on the files in ``folder`` in a fresh process; return its figures."""
     result = folder / "result.json"
     result.unlink(missing_ok=True)
     devices = {"CUDA_VISIBLE_DEVICES": ""} if workload.device == "cpu" else {}
-    process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(script)), str(folder), str(result)],
-        env=environment(threads=max(1, workload.threads // workload.ranks)) | devices,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(folder), str(result)]
+    variables = environment(threads=max(1, workload.threads // workload.ranks)) | devices
+    process = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if process.returncode or not result.is_file():
-        raise RuntimeError(f"{script} ended with status {process.returncode}:\n{process.stdout[-4000:]}")
+        sys.exit(f"{script} ended with status {process.returncode}:\n{process.stdout[-4000:]}")
     figures: dict[str, Any] = json.loads(result.read_text())
     return figures
 
@@ -178,24 +156,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine that the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": cores(),
-        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        "load_average": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "platform": platform.platform(),
-    }
+    """Return the machine and the versions that the figures depend on."""
+    from lightning_pspo.callbacks.run_report import environment  # not in the processes that are measured
 
-
-def versions() -> dict[str, str]:
-    """Return the versions of the contestants and their libraries."""
-    numbers = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "lightning", "trl", "accelerate", "lightning-pspo"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            numbers[name] = importlib.metadata.version(name)
-    return numbers
+    return environment(1, 1) | {"load_average": os.getloadavg()[0]}

@@ -12,20 +12,20 @@ before: ``Workload.needed_flops`` says what is counted. ``efficiency`` is that t
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from command_line import make_parser
-from recorder import machine, measured, run_process, summary, versions
+from recorder import machine, measured, run_process, summary
+from torch.utils.benchmark import Timer
 from workload import Workload, add_options, from_options
 
 VALUES = {
@@ -35,25 +35,16 @@ VALUES = {
     "prompts": (4, 8, 16),
     "ranks": (1, 2),
 }
-UPDATE_PHASES = ("old_logprobs", "update")
 
 
 def best_rate(dtype: torch.dtype, device: str, seconds: float) -> float:
     """Return the best rate of a matrix product over square sizes, in floating-point operations per second."""
-    best = 0.0
+    rates = []
     for size in (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        _ = left @ right
-        end = time.perf_counter() + seconds / 3
-        while time.perf_counter() < end:
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            _ = left @ right
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+        factors = {name: torch.randn(size, size, device=device).to(dtype) for name in ("left", "right")}
+        timer = Timer("left @ right", globals=factors, num_threads=torch.get_num_threads())
+        rates.append(2 * size**3 / min(timer.blocked_autorange(min_run_time=seconds / 3).times))
+    return max(rates)
 
 
 def measure(workload: Workload) -> dict[str, Any]:
@@ -79,26 +70,17 @@ def measure(workload: Workload) -> dict[str, Any]:
 def efficiency(point: Mapping[str, Any], ceiling: float) -> dict[str, float]:
     """Return the rate of the needed operations as a share of the machine's best, by phase and overall."""
     phases, flops = point["phases"], point["flops"]
-    seconds = {
-        "rollout": phases["rollout"],
-        "update": sum(phases.get(phase, 0.0) for phase in UPDATE_PHASES),
-    }
+    update = phases.get("old_logprobs", 0.0) + phases["update"]
+    seconds = {"rollout": phases["rollout"], "update": update}
     shares = {phase: flops[phase] / seconds[phase] / ceiling for phase in seconds}
     return shares | {"iteration": sum(flops.values()) / point["seconds"] / ceiling}
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float | None:
-    """Return the least-squares slope of log time over log size: 1 is linear growth; None for a single size.
-
-    >>> exponent([1, 2, 4], [3, 12, 48])
-    2.0
-    """
+    """Return the least-squares slope of log time over log size: 1 is linear growth; None for a single size."""
     if len(sizes) < 2:
         return None
-    x, y = [math.log(size) for size in sizes], [math.log(second) for second in seconds]
-    middle, level = sum(x) / len(x), sum(y) / len(y)
-    spread = sum((a - middle) ** 2 for a in x)
-    return round(sum((a - middle) * (b - level) for a, b in zip(x, y, strict=True)) / spread, 3)
+    return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 3)
 
 
 def at(base: Workload, axis: str, value: int) -> Workload:
@@ -148,7 +130,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def sweep(base: Workload, axes: Mapping[str, Sequence[int]], report: Callable[[str], None]) -> dict[str, list[Any]]:
+def sweep(base: Workload, axes: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
     """Measure every point of every axis; the base shape only once."""
     done: dict[Workload, dict[str, Any]] = {}
     for axis, values in axes.items():
@@ -156,30 +138,8 @@ def sweep(base: Workload, axes: Mapping[str, Sequence[int]], report: Callable[[s
             workload = at(base, axis, value)
             if workload not in done:
                 done[workload] = measure(workload)
-            report(f"{axis} = {value}: {done[workload]['seconds']:.2f} s per iteration")
+            print(f"{axis} = {value}: {done[workload]['seconds']:.2f} s per iteration", file=sys.stderr)
     return {axis: [done[at(base, axis, value)] for value in values] for axis, values in axes.items()}
-
-
-def parse() -> tuple[argparse.Namespace, Workload, dict[str, list[int]]]:
-    """Read the command line; return the options, the base shape and what is varied."""
-    parser = make_parser(__doc__)
-    add_options(parser)
-    for axis, values in VALUES.items():
-        option = "--vary-" + axis.replace("_", "-")
-        parser.add_argument(option, type=int, nargs="*", default=values, help=f"default: {values}; nothing: not varied")
-    parser.add_argument("--ceiling-seconds", type=float, default=6.0, help="time to look for the best product rate")
-    parser.add_argument("--output", type=Path, help="file to write all figures to, as JSON")
-    parser.add_argument("--plot", type=Path, help="PNG to draw")
-    options = parser.parse_args()
-    base = from_options(parser, options)
-    varied = {axis: list(getattr(options, f"vary_{axis}")) for axis in VALUES}
-    try:
-        for axis, values in varied.items():
-            for value in values:
-                at(base, axis, value)
-    except ValueError as error:
-        parser.error(str(error))
-    return options, base, {axis: values for axis, values in varied.items() if values}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -199,30 +159,39 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Measure the ceiling and every point; write the file and the plot, print the table."""
-    options, base, axes = parse()
+    parser = make_parser(__doc__)
+    add_options(parser)
+    for axis, values in VALUES.items():
+        option = "--vary-" + axis.replace("_", "-")
+        parser.add_argument(option, type=int, nargs="*", default=values, help=f"default: {values}; nothing: not varied")
+    parser.add_argument("--ceiling-seconds", type=float, default=6.0, help="time to look for the best product rate")
+    parser.add_argument("--output", type=Path, help="file to write all figures to, as JSON")
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    options = parser.parse_args()
+    base = from_options(parser, options)
+    axes = {axis: list(values) for axis in VALUES if (values := getattr(options, f"vary_{axis}"))}
+    try:
+        for axis, values in axes.items():
+            for value in values:
+                at(base, axis, value)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(base.threads)
     ceilings = {
         name: best_rate(dtype, base.device, options.ceiling_seconds / 2)
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     }
     ceiling = ceilings["bfloat16" if base.precision == "bf16-mixed" else "float32"]
-    try:
-        points = sweep(base, axes, lambda line: print(line, file=sys.stderr))
-    except RuntimeError as error:
-        sys.exit(str(error))
-    for point in (point for axis in points.values() for point in axis):
+    points = sweep(base, axes)
+    for point in chain(*points.values()):
         point["efficiency"] = efficiency(point, ceiling)
     result = {
         "command": sys.argv,
         "machine": machine(),
-        "versions": versions(),
         "ceilings": ceilings,
         "ceiling": ceiling,
         "axes": points,
-        "exponents": {
-            axis: exponent([point["settings"][axis] for point in series], [point["seconds"] for point in series])
-            for axis, series in points.items()
-        },
+        "exponents": {axis: exponent(axes[axis], [point["seconds"] for point in points[axis]]) for axis in axes},
     }
     print(table(result))
     if options.output is not None:

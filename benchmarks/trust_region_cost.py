@@ -10,36 +10,31 @@ import time
 from collections.abc import Callable
 
 import torch
-from command_line import make_parser
 
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.objective.trust_region import measure
 from lightning_pspo.policy.policy import EMBEDDED, Policy
 from lightning_pspo.types import Inputs
 
+ROWS, REPEATS = 16, 30
 
-def seconds(work: Callable[[], object]) -> float:
+
+def seconds(work: Callable[[Surrogate], object], surrogate: Surrogate) -> float:
     start = time.perf_counter()
-    work()
+    work(surrogate)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=16, help="rows of a micro-batch")
-    parser.add_argument("--prompt", type=int, default=33, help="prompt tokens")
-    parser.add_argument("--tokens", type=int, default=32, help="completion tokens")
-    parser.add_argument("--repeats", type=int, default=30)
-    options = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     policy = Policy(model_name_or_path=EMBEDDED)
     policy.build(seed=0)
-    prompts = torch.randint(3, 900, (options.rows, options.prompt), generator=generator)
-    completions = torch.randint(3, 900, (options.rows, options.tokens), generator=generator)
+    prompts = torch.randint(3, 900, (ROWS, 33), generator=generator)
+    completions = torch.randint(3, 900, (ROWS, 32), generator=generator)
     prompt_mask, mask = torch.ones_like(prompts, dtype=torch.bool), torch.ones_like(completions, dtype=torch.bool)
-    inputs = Inputs(prompts, prompt_mask, completions, mask, torch.arange(options.rows))
-    advantages = torch.randn(options.rows, 1, generator=generator)
+    inputs = Inputs(prompts, prompt_mask, completions, mask, torch.arange(ROWS))
+    advantages = torch.randn(ROWS, 1, generator=generator)
     old = policy.logprobs(inputs, 1.0, 1.0)[0].detach()
     noise = 0.1 * torch.randn(old.shape, generator=generator)
 
@@ -52,10 +47,7 @@ def main() -> None:
 
     for surrogate in (PSPO(alpha=0.1), Clip()):
         update(surrogate), report(surrogate)
-        pairs = [
-            (seconds(lambda s=surrogate: update(s)), seconds(lambda s=surrogate: report(s)))
-            for _ in range(options.repeats)
-        ]
+        pairs = [(seconds(update, surrogate), seconds(report, surrogate)) for _ in range(REPEATS)]
         shares = sorted(100 * cost / step for step, cost in pairs)
         step, cost = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
         print(

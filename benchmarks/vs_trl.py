@@ -12,7 +12,6 @@ memory over TRL's. Each is the median over rounds of the ratio of the round's me
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import statistics
@@ -24,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from command_line import make_parser
-from recorder import machine, run_process, summary, versions
-from workload import Workload, add_options, from_options
+from recorder import machine, run_process, summary
+from workload import add_options, from_options
 
 SCRIPTS = {"trl": "trl_trainer.py", "ours": "ours.py", "plain": "plain_loop.py"}
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -43,45 +42,26 @@ def report(runs: Runs) -> dict[str, Any]:
     return {
         "speedup": ratio(runs, "trl", "ours", "seconds"),
         "speedup_plain": ratio(runs, "plain", "ours", "seconds"),
-        "speedup_tokens": ratio(runs, "ours", "trl", "tokens_per_second"),
-        "speedup_tokens_plain": ratio(runs, "ours", "plain", "tokens_per_second"),
         "rss_ratio": ratio(runs, "ours", "trl", "peak_rss_mib"),
-        "rss_ratio_plain": ratio(runs, "ours", "plain", "peak_rss_mib"),
         "contestants": {name: summary(done) for name, done in runs.items() if done},
     }
 
 
 def table(figures: Mapping[str, Any]) -> str:
     """Return the figures as a table."""
-    lines = [
-        f"{'':8}{'s/iter':>9}{'tokens/s':>10}{'length':>8}{'peak MiB':>10}  phases in seconds",
-    ]
+    lines = [f"{'':8}{'s/iter':>9}{'tokens/s':>10}{'length':>8}{'peak MiB':>10}  phases in seconds"]
     for name, row in figures["contestants"].items():
         phases = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in row["phases"].items())
         lines.append(
             f"{name:8}{row['seconds']:9.2f}{row['tokens_per_second']:10.0f}{row['mean_length']:8.1f}"
             f"{row['peak_rss_mib']:10.0f}  {phases}"
         )
-    for name, value in figures.items():
-        if isinstance(value, float):
-            lines.append(f"{name:22}{value:8.2f}")
+    lines += [f"{name:22}{value:8.2f}" for name, value in figures.items() if isinstance(value, float)]
     return "\n".join(lines)
 
 
-def describe(workload: Workload) -> str:
-    """Return the shape in words, with the settings that follow from others."""
-    return (
-        f"{workload.prompts} x {workload.group_size} completions of at most {workload.max_new_tokens} tokens "
-        f"({len(workload.eos_ids)} ids end one), prompts of {workload.prompt_lengths[0]} to "
-        f"{workload.prompt_lengths[-1]} tokens, {workload.mu} updates, {workload.micro_batch} rows per pass\n"
-        f"{workload.layers} layers of width {workload.hidden_size}, {workload.heads} heads, {workload.kv_heads} key "
-        f"and value heads, MLP of {workload.intermediate_size}, vocabulary {workload.vocab_size}, head "
-        f"{'untied' if workload.untied else 'tied'}; {workload.precision}, {workload.threads} threads"
-    )
-
-
-def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the command line."""
+def main() -> None:
+    """Run the rounds; print the table and write the file."""
     parser = make_parser(__doc__)
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=2, help="turns of each contestant (default: 2)")
@@ -93,30 +73,19 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         parser.error(f"`rounds` must be at least 1, got {options.rounds}.")
     if not options.no_trl and importlib.util.find_spec("trl") is None:
         parser.error("TRL is not installed: pip install -e '.[bench]', or leave it out with --no-trl.")
-    return parser, options
-
-
-def main() -> None:
-    """Run the rounds; print the table and write the file."""
-    parser, options = parse()
     workload = from_options(parser, options)
-    left_out = {name for name in ("trl", "plain") if getattr(options, f"no_{name}")}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in SCRIPTS if name not in left_out}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in SCRIPTS if not getattr(options, f"no_{name}", False)}
     result: dict[str, Any] = {
         "command": sys.argv,
         "settings": asdict(workload) | {"rounds": options.rounds},
         "machine": machine(),
-        "versions": versions(),
     }
-    print(describe(workload), file=sys.stderr)
+    print(workload, file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         workload.write(Path(folder))
         for number in range(1, options.rounds + 1):
             for name, done in runs.items():
-                try:
-                    done.append(run_process(SCRIPTS[name], Path(folder), workload))
-                except RuntimeError as error:
-                    sys.exit(str(error))
+                done.append(run_process(SCRIPTS[name], Path(folder), workload))
                 seconds = summary(done[-1:])["seconds"]
                 print(f"round {number} of {options.rounds}: {name} {seconds:.2f} s per iteration", file=sys.stderr)
             figures = report(runs)

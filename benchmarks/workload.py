@@ -58,58 +58,32 @@ class Workload:
     threads: int = field(default_factory=cores, metadata={"help": "CPU threads; all cores by default"})
     seed: int = field(default=0, metadata={"help": "seed of weights, prompts and sampling"})
     ranks: int = 1
-    engine: str = field(
-        default="", metadata={"help": "our rollout engine: a class of lightning_pspo.rollout; empty: the default"}
-    )
+    engine: str = field(default="SharedPrefixEngine", metadata={"help": "our engine, of lightning_pspo.rollout"})
     engine_args: str = field(default="{}", metadata={"help": "arguments of the engine, as a JSON object"})
-    module_args: str = field(default="{}", metadata={"help": "further arguments of PSPOModule, as a JSON object"})
     policy_args: str = field(default="{}", metadata={"help": "further arguments of Policy, as a JSON object"})
-    surrogate: str = field(
-        default="Clip",
-        metadata={"help": "our objective, of lightning_pspo.objective.surrogates; Clip is TRL's"},
-    )
-    trl_gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "TRL's own default, which recomputes activations; slower"}
-    )
+    trl_gradient_checkpointing: bool = field(default=False, metadata={"help": "TRL's own default; slower"})
 
     def __post_init__(self) -> None:
         """Fill in the settings that follow from others, and refuse what not every contestant can run."""
-        heads = self.heads or max(1, self.hidden_size // 64)
-        kv_heads = self.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
-        rows = self.prompts * self.group_size
-        micro_batch = self.micro_batch or max(size for size in range(1, min(16, rows) + 1) if rows % size == 0)
+        positive = ("prompts", "layers", "prompt_tokens", "max_new_tokens", "mu", "iterations", "threads")
+        for name, minimum in {**dict.fromkeys(positive, 1), "group_size": 2, "vocab_size": 16}.items():
+            _check(getattr(self, name) >= minimum, f"`{name}` must be at least {minimum}, got {getattr(self, name)}.")
+        heads, rows = self.heads or max(1, self.hidden_size // 64), self.rows
         filled = {
             "heads": heads,
-            "kv_heads": kv_heads,
+            "kv_heads": self.kv_heads or (heads // 2 if heads % 2 == 0 else heads),
             "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
-            "micro_batch": micro_batch,
+            "micro_batch": self.micro_batch or max(size for size in range(1, min(16, rows) + 1) if rows % size == 0),
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
-        if self.hidden_size % (2 * heads) or heads % kv_heads:
-            raise ValueError(
-                f"`hidden_size` must be an even multiple of `heads`, and `heads` a multiple of `kv_heads`, got "
-                f"{self.hidden_size}, {heads} and {kv_heads}."
-            )
-        if rows % micro_batch:
-            raise ValueError(f"`micro_batch` must divide the {rows} rows (TRL cannot do otherwise), got {micro_batch}.")
-        if self.prompts % self.ranks:
-            raise ValueError(f"`prompts` must be a multiple of `ranks`, got {self.prompts} and {self.ranks}.")
-        if self.zero_share and self.ranks > 1:
-            raise ValueError(f"`zero_share` must be 0 with several ranks, got {self.zero_share} and {self.ranks}.")
-        if not 0.0 <= self.eos_share < 0.5 or not 0.0 <= self.zero_share <= 1.0:
-            raise ValueError(
-                "`eos_share` must be in [0, 0.5) and `zero_share` in [0, 1], got "
-                f"{self.eos_share} and {self.zero_share}."
-            )
-        for name in ("prompts", "layers", "prompt_tokens", "max_new_tokens", "mu", "iterations", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.group_size < 2 or self.vocab_size < 16:
-            raise ValueError(
-                f"`group_size` must be at least 2 and `vocab_size` at least 16, got {self.group_size} and "
-                f"{self.vocab_size}."
-            )
+        _check(self.hidden_size % (2 * heads) == 0, f"`hidden_size` must be an even multiple of `heads`, got {filled}.")
+        _check(heads % self.kv_heads == 0, f"`heads` must be a multiple of `kv_heads`, got {filled}.")
+        _check(rows % self.micro_batch == 0, f"`micro_batch` must divide the {rows} rows, got {filled}.")
+        _check(self.prompts % self.ranks == 0, f"`prompts` must be a multiple of the {self.ranks} ranks.")
+        _check(not self.zero_share or self.ranks == 1, f"`zero_share` must be 0 with {self.ranks} ranks.")
+        _check(0.0 <= self.eos_share < 0.5, f"`eos_share` must be in [0, 0.5), got {self.eos_share}.")
+        _check(0.0 <= self.zero_share <= 1.0, f"`zero_share` must be in [0, 1], got {self.zero_share}.")
 
     @property
     def rows(self) -> int:
@@ -142,10 +116,7 @@ class Workload:
 
         Two per parameter of a matrix and token, and the attention's products; three times the forward pass for an
         update. Real tokens only: each prompt once per group, the head on completion tokens alone, no pass for the old
-        log-probs, and no update of rows with equal rewards.
-
-        Args:
-            lengths: Completion tokens of each row, N = prompts x group size in all, the prompts in any order.
+        log-probs, and no update of rows with equal rewards. ``lengths`` are the completion tokens of each row.
         """
         body = self.layers * (
             2 * self.hidden_size * self.hidden_size * (1 + self.kv_heads / self.heads)
@@ -201,12 +172,13 @@ class Workload:
         return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", padding_side="left")
 
 
-def word(index: int) -> str:
-    """Spell a token id in letters, so that no completion contains a number to grade.
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
 
-    >>> word(120)
-    'bca'
-    """
+
+def word(index: int) -> str:
+    """Spell a token id in letters, so that no completion contains a number to grade."""
     return "".join("abcdefghij"[int(digit)] for digit in str(index))
 
 
@@ -227,25 +199,21 @@ def questions(folder: Path) -> list[str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for every setting that has a help text."""
-    defaults = Workload()
     for setting in fields(Workload):
-        if "help" not in setting.metadata:
-            continue
-        value = getattr(Workload, setting.name, getattr(defaults, setting.name))
-        kind: dict[str, Any] = {"action": "store_true"} if value is False else {"type": type(value), "default": value}
-        shown = "" if value in (False, "", 0) or setting.name == "threads" else " (default: %(default)s)"
-        help_text = setting.metadata["help"].replace("%", "%%") + shown
-        choices = {"choices": setting.metadata["choices"]} if "choices" in setting.metadata else {}
-        parser.add_argument("--" + setting.name.replace("_", "-"), help=help_text, **kind, **choices)
+        if setting.metadata:
+            value = setting.default_factory() if callable(setting.default_factory) else setting.default
+            kind: dict[str, Any] = {"type": type(value), "default": value} if value is not False else {}
+            action = {} if kind else {"action": "store_true"}
+            parser.add_argument("--" + setting.name.replace("_", "-"), **kind, **action, **setting.metadata)
 
 
 def from_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Workload:
     """Return the workload of the command line; end the program with a message if it cannot be run."""
     names = {setting.name for setting in fields(Workload)}
     try:
-        for name in ("engine_args", "module_args", "policy_args"):
-            if not isinstance(json.loads(getattr(options, name)), dict):
-                raise ValueError(f"`{name}` must be a JSON object, got {getattr(options, name)!r}.")
+        for name in ("engine_args", "policy_args"):
+            text = getattr(options, name)
+            _check(isinstance(json.loads(text), dict), f"`{name}` must be a JSON object, got {text!r}.")
         return Workload(**{name: value for name, value in vars(options).items() if name in names})
     except ValueError as error:
         parser.error(str(error))

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ._trainer import check_file_name, is_trial, root_folder
 
 _PACKAGES = (
     *("lightning-pspo", "torch", "transformers", "lightning", "peft", "datasets", "math-verify", "numpy", "vllm"),
-    "bitsandbytes",
+    *("bitsandbytes", "trl", "accelerate"),
 )
 
 
@@ -57,7 +57,7 @@ class RunReport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write versions and machine, on rank zero."""
         if trainer.is_global_zero and not is_trial(trainer):
-            content = json.dumps(environment(trainer), indent=2) + "\n"
+            content = json.dumps(environment(trainer.world_size, trainer.num_nodes), indent=2) + "\n"
             write_atomically(root_folder(trainer) / "environment.json", content.encode())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -77,54 +77,40 @@ class RunReport(Callback):
         rank_zero_info(f"Report: {output}")
 
 
-def environment(trainer: Trainer) -> dict[str, Any]:
+def environment(ranks: int, nodes: int) -> dict[str, Any]:
     """Return versions, machine and state of the code, as plain values."""
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts: dict[str, Any] = {
         "python": platform.python_version(),
-        "versions": {name: installed for name in _PACKAGES if (installed := _version(name)) is not None},
+        "versions": {name: package.version for name in _PACKAGES for package in distributions(name=name)},
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": devices,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "ranks": trainer.world_size,
-        "nodes": trainer.num_nodes,
+        "ranks": ranks,
+        "nodes": nodes,
         "git": _git(Path.cwd()),
     }
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _processor() -> str:
     """Return the processor's name, which Linux keeps in a file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git(folder: Path) -> dict[str, str] | None:
     """Return commit and state of the folder's repository; None outside of a repository."""
 
-    def ask(*arguments: str) -> str | None:
-        try:
-            result = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return result.stdout.strip() if result.returncode == 0 else None
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
-    commit = ask("rev-parse", "HEAD")
-    if not commit:
+    try:
+        commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "-uno")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "state": "changed" if ask("status", "--porcelain", "-uno") else "as committed"}
+    return {"commit": commit, "state": "changed" if changes else "as committed"}

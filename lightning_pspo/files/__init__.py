@@ -16,12 +16,13 @@ from lightning_pspo.files.atomic import (
 )
 from lightning_pspo.files.json_lines import read_objects, unique_keys
 from lightning_pspo.files.locks import locked, unlock
-from lightning_pspo.files.plain_yaml import parse_yaml, read_yaml
+from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "PARTIAL",
     "DiskFullError",
     "as_size",
+    "check_yaml",
     "free_bytes",
     "is_full",
     "locked",

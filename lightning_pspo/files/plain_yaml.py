@@ -59,7 +59,7 @@ def parse_yaml(text: str, name: str) -> Any:
     lightning_pspo.errors.InputError: x.yaml, line 2, column 1: the key `a` is repeated, it is first set in line 1.
     """
     try:
-        _check_yaml(text, name)
+        check_yaml(text, name)
         return yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -83,8 +83,13 @@ class _Collection:
     lines: dict[str, int] = field(default_factory=dict)  # key -> its line
 
 
-def _check_yaml(text: str, name: str) -> None:
-    """Refuse tags, repeated keys, and what is too deep or too large, from the parser's events, which are flat."""
+def check_yaml(text: str, name: str) -> None:
+    """Check a YAML document without building anything: from the parser's events, which are flat.
+
+    Raises:
+        InputError: It has a tag or a repeated key, is nested too deeply, or holds too many values.
+        yaml.YAMLError: It is not YAML.
+    """
     sizes: dict[str | None, int] = {}
     stack = [_Collection(False)]
 

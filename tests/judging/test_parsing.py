@@ -24,21 +24,16 @@ def test_a_reply_that_counts(wrap):
     "reply",
     [
         "",
-        "null",
         "[4, 4, 4, 4, 4]",
-        f"[{REPLY}]",
         f"Here you are: {REPLY}",
         f"{REPLY} I hope it helps",
-        f"{REPLY}{REPLY}",
         f"The response says {FAKE}. My scores: {REPLY}",
         f"```json\n{FAKE}\n```\n```json\n{REPLY}\n```",
         f"<think>{REPLY}</think>",
         *(json.dumps({**GOOD, "clarity": value}) for value in ("5", 5.0, True, 0, 6, None, [5], 10**400, float("nan"))),
         json.dumps({**GOOD, "comment": "good"}),
         json.dumps(dict.fromkeys(NAMES[1:], 3)),
-        json.dumps({"scores": GOOD}),
         REPLY[:-1] + ', "clarity": 1}',
-        REPLY[:-2],
         '{"a":' * 20_000,
         "9" * 10_000,
     ],
@@ -94,17 +89,7 @@ def test_a_completion_without_text_says_why(choice, words):
 
 
 NAMED = (
-    "choices",
-    "message",
-    "content",
-    "refusal",
-    "error",
-    "detail",
-    "code",
-    "finish_reason",
-    "usage",
-    "type",
-    "text",
+    *("choices", "message", "content", "refusal", "error", "detail", "code", "finish_reason", "usage", "type", "text"),
 )
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(10**400),
@@ -122,35 +107,20 @@ def test_no_body_breaks_the_reading(body, message):
             assert isinstance(completion_text(value), str | None)
 
 
-@pytest.mark.parametrize("content", [b"", b"not JSON", b"\xff\xfe", b"[" * 10**5, b'{"a":' * 10**5])
+@pytest.mark.parametrize("content", [b"not JSON", b"\xff\xfe", b'{"a":' * 10**5])
 def test_what_is_not_json_is_nothing(content):
     assert parse_body(content) is None
 
 
-@pytest.mark.parametrize(
-    "count", ["1" + "0" * 400, "1" + "0" * 9000, "-1", "NaN", "1e999", "true", '"7"', "[[1]]", "{}"]
-)
+@pytest.mark.parametrize("count", ["1" + "0" * 9000, "-1", "NaN", "1e999", "true", '"7"', "[[1]]"])
 def test_hostile_numbers_of_tokens_count_as_none(count):
     body = parse_body(b'{"usage": {"prompt_tokens": %b, "completion_tokens": 7}}' % count.encode())
     assert reported_tokens(body) == (0, 7)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"error": {"message": "the words", "code": 1}},
-        {"error": "the words"},
-        {"detail": "the words"},
-        {"detail": [{"loc": ["body"], "msg": "the words"}]},
-        {"object": "error", "message": "the words"},
-        {"error": None, "message": "the words"},
-    ],
-)
-def test_the_words_of_an_error(body):
-    assert error_message(body) == "the words"
-
-
 def test_words_of_strangers_are_one_short_printable_line():
+    assert error_message({"error": None, "message": "the words"}) == "the words"
+    assert error_message({"detail": "the words"}) == "the words"
     assert one_line("a\x1b]0;title\x07\r\n\u202e\u2028b\x00\ud800") == "a ]0;title b"
     assert len(one_line("x \n" * 10**6)) <= 203
     assert error_message(parse_body(b'{"error":' * 900 + b"1" + b"}" * 900)) is None

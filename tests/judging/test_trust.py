@@ -30,16 +30,8 @@ def test_the_strength_of_the_second_by_hand():
 
 def test_agreement_with_the_verifier_by_hand():
     tallies = Tally({}), Tally({})
-    for value, correct in [
-        (5, True),
-        (5, True),
-        (3, True),
-        (1, True),
-        (1, False),
-        (3, False),
-        (1, False),
-        (3, False),
-    ] * 5:
+    correct_ones, wrong_ones = [(5, True), (5, True), (3, True), (1, True)], [(1, False), (3, False)] * 2
+    for value, correct in (correct_ones + wrong_ones) * 5:
         judgement = Judgement(id="1", key="k", scores={**GOOD, "mathematical_soundness": value}, repeats=(GOOD,))
         tallies[0].add(judgement, correct)
         tallies[1].add(judgement, not correct)

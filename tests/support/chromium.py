@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -57,9 +56,7 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
         for end in (self.commands, self.answers):
@@ -77,8 +74,7 @@ class Browser:
             answer = self._next()
             if answer.get("id") == self.number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
-                result: dict[str, Any] = answer["result"]
-                return result
+                return dict(answer["result"])
             self.events.append(answer)
 
     def _next(self) -> dict[str, Any]:
@@ -87,8 +83,7 @@ class Browser:
             assert part, "Chromium has ended"
             self.rest += part
         line, _, self.rest = self.rest.partition(b"\0")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return dict(json.loads(line))
 
     def open(self, page: Path, width: int = 1440, height: int = 900, **media: str) -> float:
         """Open a file at a width and with media features, such as ``prefers_color_scheme="dark"``; return seconds."""
@@ -110,28 +105,14 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def press(self, key: str, *, shift: bool = False) -> None:
+    def press(self, key: str) -> None:
         """Press a key by its name."""
         codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39, "ArrowLeft": 37, "Escape": 27, "End": 35}
-        for kind in ("rawKeyDown", "char" if key in (" ", "Enter") else "", "keyUp"):
-            if kind:
-                text = {"text": "\r" if key == "Enter" else key} if kind == "char" else {}
-                self.call(
-                    "Input.dispatchKeyEvent",
-                    type=kind,
-                    key=key,
-                    code="Space" if key == " " else key,
-                    windowsVirtualKeyCode=codes[key],
-                    modifiers=8 if shift else 0,
-                    **text,
-                )
-
-    def screenshot(self, path: Path, *, full: bool = True) -> None:
-        """Write a picture of the page."""
-        import base64
-
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)["data"]
-        path.write_bytes(base64.b64decode(data))
+        event = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]}
+        self.call("Input.dispatchKeyEvent", type="rawKeyDown", **event)
+        if key in (" ", "Enter"):
+            self.call("Input.dispatchKeyEvent", type="char", text="\r" if key == "Enter" else key, **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def problems(self) -> list[str]:
         """Return what the console and the log say since the page was opened: errors, warnings, violations."""
@@ -149,9 +130,6 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Return what was asked for since the page was opened, the page itself left out."""
-        asked = [e["params"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
-        return [
-            a["request"]["url"]
-            for a in asked
-            if a["type"] != "Document" and not a["request"]["url"].startswith("data:")
-        ]
+        asked = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        urls = [request["request"]["url"] for request in asked if request["type"] != "Document"]
+        return [url for url in urls if not url.startswith("data:")]

@@ -102,15 +102,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(400 if kind == "refuse_format" else int(kind), content, headers)
         if kind == "die":
             return self.hang_up()
-        if kind in ("timeout", "slow"):
-            time.sleep(8.0 if kind == "timeout" else 0.2)
+        if kind == "timeout":
+            time.sleep(8.0)
         if kind == "garbage":
             return self.send(200, b"<html>\xff not json {")
-        text = json.dumps(_reply(body["messages"][-1]["content"]))
-        if kind == "wrong_json":
-            text = json.dumps({**dict.fromkeys(NAMES, 3), "clarity": "5"})
-        if kind == "echo":
-            text = body["messages"][-1]["content"]
+        question = body["messages"][-1]["content"]
+        wrong = json.dumps({**dict.fromkeys(NAMES, 3), "clarity": "5"})
+        text = {"wrong_json": wrong, "echo": question}.get(kind) or json.dumps(_reply(question))
         content = json.dumps(completion(text)).encode()
         if kind == "cut":
             self.send(200, content, cut=True)

@@ -81,27 +81,22 @@ def training_rows(rollouts: int, seed: int = 1, first: int = 1, gain: float = 1.
         rows.append(
             {
                 "step": 4 * rollout,
-                "train/reward": accuracy,
                 "train/accuracy": min(1.0, accuracy),
                 "train/no_answer": max(0.0, 0.1 - accuracy / 10),
                 "train/zero_variance": min(0.9, accuracy),
                 "train/loss": chance.gauss(0, 0.1),
                 "train/lr": 1e-4 * (1 - rollout / rollouts),
-                "train/grad_norm": spread,
-                "train/reward/correctness": accuracy,
                 "completion/length_tokens": 12 + 20 * rollout / rollouts,
-                "completion/truncated": 0.0,
                 "trust/ratio_p01": math.exp(-spread),
                 "trust/ratio_p99": math.exp(spread),
                 "trust/ratio_max": math.exp(3 * spread),
                 "trust/retained": 0.97 + chance.random() * 0.03,
                 "trust/would_clip": spread / 10,
-                "trust/effective_share": 0.99,
-                "trust/grad_norm_max": spread,
-                "trust/clip_bound_share": 0.0,
-                "trust/kl_update_1": 0.0,
+                **dict.fromkeys(("completion/truncated", "trust/clip_bound_share", "trust/kl_update_1"), 0.0),
+                **dict.fromkeys(("train/grad_norm", "trust/grad_norm_max"), spread),
+                **dict.fromkeys(("train/reward", "train/reward/correctness"), accuracy),
+                **dict.fromkeys(("trust/effective_share", "time/iteration_s"), 1.0),
                 "trust/kl_update_2": spread / 100,
-                "time/iteration_s": 1.0,
                 "throughput/tokens_per_s": 1000 + 100 * chance.random(),
             }
         )
@@ -112,31 +107,21 @@ def training_rows(rollouts: int, seed: int = 1, first: int = 1, gain: float = 1.
 
 def example(number: int, completion: str, verdict: str = "correct") -> dict[str, str]:
     """Return a row of RunSummary's samples."""
-    return {
-        "id": f"p{number}",
-        "question": f"What is ${number} + {number}$?",
-        "answer": str(2 * number),
-        "completion": completion,
-        "verdict": verdict,
-    }
+    problem = {"id": f"p{number}", "question": f"What is ${number} + {number}$?", "answer": str(2 * number)}
+    return problem | {"completion": completion, "verdict": verdict}
 
 
 def summary(seed: int = 1, after: float = 0.9, completions: Sequence[str] = ("$1+1=2$\n#### 2",)) -> dict[str, Any]:
     """Return a document of RunSummary."""
+    before = {"accuracy_before": 0.37, "interval_before": [0.33, 0.41], "length_tokens_before": 12.5}
+    run = {"source": "held_out", "temperature": 1.0, "seconds": 754.0, "seed": seed, "rollouts": 20}
     return {
-        "accuracy_before": 0.37,
-        "interval_before": [0.33, 0.41],
-        "length_tokens_before": 12.5,
+        **before,
         "accuracy_after": after,
         "interval_after": [after - 0.02, min(1.0, after + 0.02)],
         "length_tokens_after": 31.5,
-        "n": 512,
-        "problems": 512,
-        "source": "held_out",
-        "temperature": 1.0,
-        "seconds": 754.0,
-        "seed": seed,
-        "rollouts": 20,
+        **dict.fromkeys(("n", "problems"), 512),
+        **run,
         "samples_before": [example(n, "#### -1", "wrong") for n, _ in enumerate(completions)],
         "samples_after": [example(n, text) for n, text in enumerate(completions)],
     }
@@ -152,10 +137,8 @@ def write_run(
 ) -> Path:
     """Write a finished run."""
     folder.mkdir(parents=True)
-    config = merged(
-        merged(CONFIG, {"seed_everything": seed, "trainer": {"default_root_dir": str(folder)}}), settings or {}
-    )
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    config = merged(CONFIG, {"seed_everything": seed, "trainer": {"default_root_dir": str(folder)}})
+    (folder / "config.yaml").write_text(yaml.safe_dump(merged(config, settings or {})))
     write_metrics(folder, training_rows(rollouts, seed, gain=gain))
     text = json.dumps(summary(seed, 0.3 + 0.6 * gain, completions))
     (folder / "summary.json").write_text(text)

@@ -172,7 +172,7 @@ def test_doubtful_choices_are_told(tiny_model: Path, settings: dict[str, Any], r
         {"aggregation": FixedLength(max_tokens=64)},
         {"reward": WeightedSum(terms={"length": TargetLength(tokens=99)}, weights={"length": 0.0})},
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_choices_without_doubt(tiny_model: Path, settings: dict[str, Any]) -> None:
     run = module(tiny_model, **settings)
