@@ -190,7 +190,7 @@ class TrainableModule(SamplingModule):
         Args:
             checkpoint_path: File, or folder of a sharded strategy.
             base: Folder or hub id of the base model, if it has moved.
-            settings: All that the module shall not have its defaults for: a checkpoint holds no settings.
+            settings: Settings that differ from the defaults, since a checkpoint holds none.
 
         Raises:
             InputError: If the checkpoint or its base model cannot be used, or a setting is out of range.
@@ -242,14 +242,14 @@ class TrainableModule(SamplingModule):
         return len(training_loader(self.trainer)) * self.updates_per_rollout * self.minibatches_per_rollout
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what tells one policy from another."""
+        """Add the policy's description, the optimiser's settings and the controller's state."""
         checkpoint["policy"] = self.policy.description()
         save_optimizer_settings(checkpoint, self.trainer.optimizers[0])
         save_controller(checkpoint, self.alpha_controller)
         put_after_rollout(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another policy, before anything is overwritten."""
+        """Refuse the checkpoint of another policy or optimiser, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))

@@ -43,7 +43,7 @@ class Sample:
         grade: The verifier's verdict, with the extracted answer and the rule that decided.
         truncated: True when the token limit ended the completion, not an end-of-sequence token.
         length_tokens: Completion tokens, the end-of-sequence token included.
-        prompt: Place of its prompt in the batch, at least 0: tells groups apart that answer the same problem.
+        prompt: Index of its prompt in the batch, at least 0: distinguishes groups that answer the same problem.
         raw_completion: The decoded completion with special tokens such as ``<think>``, but without those of its end,
             padding and beginning; None if it has no others.
     """
@@ -77,7 +77,7 @@ class PromptBatch:
         problems: B problems.
         prompt_ids: (B, P) long.
         prompt_mask: (B, P) bool, False on the padding at the left.
-        positions: (B,) long; the prompts' places in the run's endless stream of prompts (training) or in the source
+        positions: (B,) long; the prompts' positions in the run's endless stream of prompts (training) or in the source
             (evaluation). Sampling noise is keyed by them, so that a prompt's completions do not depend on how the work
             is split or on when the run was interrupted.
         valid: (B,) bool; False for a repeated row that only makes every rank's number of batches equal.
@@ -94,12 +94,12 @@ class PromptBatch:
         """Return B."""
         return len(self.problems)
 
-    def rows(self, places: Sequence[int]) -> PromptBatch:
-        """Return the batch of the prompts in ``places``, at least one."""
+    def rows(self, indices: Sequence[int]) -> PromptBatch:
+        """Return the batch of the prompts at ``indices``, at least one."""
         return PromptBatch(
             self.source,
-            tuple(self.problems[place] for place in places),
-            *(tensor[list(places)] for tensor in (self.prompt_ids, self.prompt_mask, self.positions, self.valid)),
+            tuple(self.problems[index] for index in indices),
+            *(tensor[list(indices)] for tensor in (self.prompt_ids, self.prompt_mask, self.positions, self.valid)),
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PromptBatch:
@@ -196,7 +196,7 @@ class EvaluationOutput:
 
     Attributes:
         batch: The B prompts.
-        samples: Evaluation temperature -> the batch's samples, prompt-major: ``eval_samples`` a prompt, one if greedy.
+        samples: Evaluation temperature -> samples, prompt-major: ``evaluation.samples`` per prompt, one if greedy.
     """
 
     batch: PromptBatch

@@ -88,7 +88,7 @@ class SamplingModule(pl.LightningModule):
         return max(self.sampling.max_new_tokens, self.evaluation.max_new_tokens or 0)
 
     def setup(self, stage: str) -> None:
-        """Refuse a strategy or precision that is not supported."""
+        """Refuse an unsupported strategy or precision."""
         self.policy.check_sharding(check_trainer(self.trainer))
 
     def check_run(self, trainer: pl.Trainer, ckpt_path: str | None) -> None:

@@ -42,7 +42,7 @@ class Advantage(ABC):
     def __call__(self, rewards: Tensor, terms: Mapping[str, Tensor] = NO_TERMS, reduce: Reduce = one_rank) -> Tensor:
         """Return advantages.
 
-        Every rank must call it, also with rewards that give it nothing to do: ``reduce`` is a collective.
+        Every rank must call it, even if its rewards need no work: ``reduce`` is a collective.
 
         Args:
             rewards: (B, G) float32, the total; a group with a number that is not finite is ignored.
@@ -163,7 +163,8 @@ class SeparateAdvantage(Advantage):
         weights: Term -> finite weight, one for each term of the reward; 0 leaves a term out.
 
     Raises:
-        InputError: If there is no weight or one is not finite; when called, if the terms are not those with a weight.
+        InputError: If there is no weight or one is not finite; when called, if the weights do not name the reward's
+            terms.
 
     >>> terms = {"correct": torch.tensor([[1.0, 0.0]]), "short": torch.tensor([[0.0, 10.0]])}
     >>> advantage = SeparateAdvantage(base=GroupAdvantage(normalize=False), weights={"correct": 1.0, "short": 0.05})

@@ -13,10 +13,10 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.objective.schedules import Schedule
 
 MAX_ALPHA = 0.99
-"""Bound of a controlled alpha: it leaves a hundredth of the gradient, so that control can still be regained."""
+"""Largest controlled alpha: it leaves a hundredth of the gradient, so that control can be regained."""
 
 MAX_ERROR = math.log(4.0)
-"""Bound of the logarithm of target / kl, so that one odd rollout moves alpha by little."""
+"""Bound of the logarithm of target / kl, so that a single outlier moves alpha only a little."""
 
 
 class AlphaController(ABC):
@@ -24,7 +24,7 @@ class AlphaController(ABC):
 
     Attributes:
         needs_updates: Whether it learns from ``observe``, which needs more than one update per rollout: with one the
-            ratio is always 1 and there is no divergence.
+            ratio is always 1 and the divergence 0.
         initial: The surrogate's own alpha.
     """
 

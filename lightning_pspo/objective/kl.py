@@ -10,8 +10,8 @@ d = log pi_theta - log pi_ref, in expectation over tokens sampled from pi_theta:
 | k3 = e^-d - 1+d | KL(pi_theta || pi_ref) | that of KL(pi_ref || pi_theta), the reverse   |
 
 So an unbiased value does not make an unbiased loss (arXiv 2506.09477; arXiv 2510.01555, which names k2 as the right
-loss). ``on_policy`` mends the loss of k1 and k3, also once the policy has left the one that sampled; without it all of
-this holds only up to the ratio between the two.
+loss). ``on_policy`` corrects the loss of k1 and k3, also once the policy has left the one that sampled; without it all
+of this holds only up to the ratio between the two.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class KLEstimator(ABC):
 
 
 def on_policy(estimate: Tensor, log_ratio: Tensor) -> Tensor:
-    """Weigh an estimate by the ratio, through which the gradient flows as well (DeepSeek-V3.2, arXiv 2512.02556).
+    """Weight an estimate by the ratio, through which the gradient flows as well (DeepSeek-V3.2, arXiv 2512.02556).
 
     Over tokens from pi_old, the expectation of r k is that of k over tokens from pi_theta, and its gradient is that of
-    this expectation: for k1 and k3 the one of KL(pi_theta || pi_ref), exactly. k2's then is that of its biased value.
+    this expectation: for k1 and k3 exactly that of KL(pi_theta || pi_ref), for k2 that of its biased value.
 
     Args:
         estimate: (n, T) float32, with graph.
@@ -125,7 +125,7 @@ class KLSettings:
     """Estimator of that divergence."""
 
     on_policy: bool = False
-    """Weigh the estimate by the ratio, for an unbiased gradient."""
+    """Weight the estimate by the ratio, for an unbiased gradient."""
 
     def __post_init__(self) -> None:
         check_coefficient("kl.coef", self.coef)

@@ -64,7 +64,7 @@ class MismatchSums:
     """Sums over tokens. ``+`` joins those of two batches.
 
     Attributes:
-        totals: (5,) float64 (float32 where there is none): tokens, |d|, e^d - 1 - d, tokens above the cap, weights;
+        totals: (5,) float64 (float32 on a device without it): tokens, |d|, e^d - 1 - d, tokens above the cap, weights;
             d is log pi_old - log mu.
         largest: () of the same dtype, the largest |d|; 0 without tokens.
     """

@@ -1,4 +1,4 @@
-"""What a surrogate did to a step, from tensors that the step has anyway: no forward and no backward pass.
+"""What a surrogate did to a step, measured on tensors that the step has anyway, without another pass.
 
 ``measure`` turns a micro-batch into sums of fixed size. They add up over micro-batches and updates, ``reduced`` adds
 them up over ranks, and ``report`` turns them into numbers that do not depend on how the tokens were split.
@@ -179,5 +179,5 @@ def _precise(tensor: Tensor) -> torch.dtype:
 def _quantiles(histogram: Tensor, levels: tuple[float, ...]) -> list[float]:
     """Return log-ratios: the centre of the first bin with at least the share of each level at or below it."""
     below = histogram.double().cpu().cumsum(0)
-    found = torch.searchsorted(below, torch.tensor(levels, dtype=torch.float64) * below[-1] * (1 - 1e-9))
-    return [_FINEST * math.sinh((place - _SIDE) * _STEP) for place in found.tolist()]
+    bins = torch.searchsorted(below, torch.tensor(levels, dtype=torch.float64) * below[-1] * (1 - 1e-9))
+    return [_FINEST * math.sinh((index - _SIDE) * _STEP) for index in bins.tolist()]

@@ -60,7 +60,7 @@ def check_trainer(trainer: Trainer) -> Sharding:
 
 
 def _check_launched(trainer: Trainer) -> None:
-    """Refuse another number of ranks than torchrun or SLURM has started; else each could be a run of its own."""
+    """Refuse a number of ranks other than torchrun or SLURM has started; each rank could be a run of its own."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is None and TorchElasticEnvironment.detect():
         environment = TorchElasticEnvironment()
@@ -74,16 +74,16 @@ def _check_launched(trainer: Trainer) -> None:
         ) from error
 
 
-def check_plugins(named: Any) -> None:
-    """Refuse Lightning's own quantisation, from the settings: a Trainer on a CPU could not even be built with it.
+def check_plugins(plugins: Any) -> None:
+    """Refuse Lightning's own quantisation in the settings: on a CPU no Trainer could be built with it.
 
     Args:
-        named: What is given as ``trainer.plugins``: a class name, an object with ``class_path``, a list of these, None.
+        plugins: Setting ``trainer.plugins``: a class name, an object with ``class_path``, a list of these, or None.
 
     Raises:
-        InputError: Naming the setting that takes its place.
+        InputError: Naming the setting to use instead.
     """
-    for entry in named if isinstance(named, list) else [named]:
+    for entry in plugins if isinstance(plugins, list) else [plugins]:
         name = entry if isinstance(entry, str) else getattr(entry, "class_path", "")
         if str(name).rpartition(".")[2] == BitsandbytesPrecision.__name__:
             raise InputError(_NOT_LIGHTNINGS)

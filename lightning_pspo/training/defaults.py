@@ -10,8 +10,8 @@ T = TypeVar("T")
 def built(value: T) -> T:
     """Return a new object for a ``lazy_instance`` default, and any other value as it is.
 
-    jsonargparse initialises such a default late, when a method is first called, and every caller gets the same one; a
-    module needs attributes at once, and an object of its own.
+    jsonargparse initialises such a default when a method is first called, and shares it among all callers; a module
+    needs the attributes at once, and its own object.
     """
     arguments = getattr(value, "lazy_get_init_args", None)
     if arguments is None:

@@ -15,7 +15,7 @@ def training_loader(trainer: Trainer) -> Any:
     """Return a loader of the training prompts, to ask it how long it is.
 
     Made without ``setup_data``: called before the checkpoint's loops are restored, as Lightning's
-    ``estimated_stepping_batches`` does, that would lose the loader's place.
+    ``estimated_stepping_batches`` does, that would lose the loader's position.
     """
     return trainer.fit_loop._data_source.dataloader()
 

@@ -1,4 +1,4 @@
-"""The processes of a run end together: when one of them fails, the others follow, and its own error comes first."""
+"""Ends the processes of a run together: when one fails, the others follow, and its own error is reported first."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PARENT = "LIGHTNING_PSPO_PARENT"
 _SET_PDEATHSIG = 1
 _POLL_S = 0.2
 _TEARDOWN_S = 20.0
-_PATIENCE_S = 15.0  # for which a rank that lost the others waits for the error of the one that failed
+_PATIENCE_S = 15.0  # how long a rank that lost the others waits for the error of the one that failed
 _STOPPED = (0, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "socket")
 
 
 def follow_launcher() -> None:
-    """Have this process end with the one that started it as a rank: Lightning's rank zero, or torchrun's agent."""
+    """Let this process end with the one that started it as a rank: Lightning's rank zero, or torchrun's agent."""
     parent = os.environ.get(_PARENT) if "LOCAL_RANK" in os.environ else None
     if sys.platform == "linux" and (parent is not None or "TORCHELASTIC_RUN_ID" in os.environ):
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if "TORCHELASTIC_RUN_ID" not in os.environ and str(os.getppid()) != parent:  # it was faster
+        if "TORCHELASTIC_RUN_ID" not in os.environ and str(os.getppid()) != parent:  # the launcher has ended already
             os._exit(1)
     os.environ[_PARENT] = str(os.getpid())  # for the ranks that Lightning starts from here
 
@@ -40,8 +40,8 @@ class RankGuard(Callback):
 
     A rank that fails while the others wait for it would leave them waiting: gloo's until their connection breaks,
     NCCL's for minutes. So a rank that fails prints its traceback and ends without waiting for anyone; rank zero watches
-    the processes that it started and ends when one of them has failed, and they end with it. What is told first is the
-    error that began it, not the lost connections that follow.
+    the processes that it started and ends when one of them has failed, and they end with it. The error that began it is
+    reported first, not the lost connections that follow.
 
     Attributes:
         trainer: Of the run, as soon as it is set up.
@@ -57,7 +57,7 @@ class RankGuard(Callback):
 
     @property
     def alone(self) -> bool:
-        """Whether there is one rank only."""
+        """Whether the run has a single rank."""
         return self.trainer is None or self.trainer.world_size == 1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -70,7 +70,7 @@ class RankGuard(Callback):
             return
         for thread in threading.enumerate():
             if isinstance(thread, _ChildProcessObserver):
-                thread._child_processes = []  # Lightning's would kill this process before it can say why
+                thread._child_processes = []  # Lightning's would kill this process before it can report the error
         threading.Thread(target=self._watch, name="rank-guard", daemon=True).start()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -82,17 +82,17 @@ class RankGuard(Callback):
             late.start()
 
     def fail(self, error: Exception) -> NoReturn:
-        """Report an error that is no bad input, with several ranks, and end this process."""
+        """Report an error other than bad input, in a run of several ranks, and end this process."""
         assert self.trainer is not None
         rank = self.trainer.global_rank
         if lost_connection(error):
-            time.sleep(_PATIENCE_S)  # which the guard of rank zero, or torchrun's agent, cuts short
+            time.sleep(_PATIENCE_S)  # unless rank zero's guard or torchrun's agent ends this process first
         get_error_handler().record_exception(error)  # for torchrun's own report
         self.leave(1, f"error on rank {rank}:\n{''.join(traceback.format_exception(error))}")
 
     def leave(self, status: int, message: str = "") -> NoReturn:
         """End this process at once, and the ranks that it started: nothing waits for a collective of theirs."""
-        self._leaving.acquire()  # whoever is second has nothing to add
+        self._leaving.acquire()  # a second caller has nothing to add
         if message:
             sys.stderr.write(message.rstrip("\n") + "\n")
         for stream in (sys.stdout, sys.stderr):
@@ -102,7 +102,7 @@ class RankGuard(Callback):
         os._exit(status)
 
     def _watch(self) -> None:
-        while not (failed := [one for one in self._processes if one.poll() not in (None, *_STOPPED)]):
+        while not (failed := [process for process in self._processes if process.poll() not in (None, *_STOPPED)]):
             time.sleep(_POLL_S)
         rank = 1 + self._processes.index(failed[0])
         status = failed[0].returncode
@@ -110,7 +110,7 @@ class RankGuard(Callback):
 
 
 def lost_connection(error: BaseException) -> bool:
-    """Tell whether an error says no more than that another rank is gone.
+    """Return whether an error only says that another rank is gone.
 
     >>> lost_connection(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:30311"))
     True
@@ -122,13 +122,13 @@ def lost_connection(error: BaseException) -> bool:
 
 
 def _end(status: int) -> str:
-    """Say how a rank ended.
+    """Return how a rank ended, in words.
 
     >>> _end(-9)
-    'was killed by signal 9 (SIGKILL), as by an operator or for want of memory: the run ends.'
+    'was killed by signal 9 (SIGKILL), as by an operator or for lack of memory: the run ends.'
     """
     if status >= 0:
-        return f"ended with status {status}; its own error, if it had one, stands above: the run ends."
+        return f"ended with status {status}; see its own error, if any, above: the run ends."
     name = signal.Signals(-status).name
-    cause = ", as by an operator or for want of memory" if -status == signal.SIGKILL else ""
+    cause = ", as by an operator or for lack of memory" if -status == signal.SIGKILL else ""
     return f"was killed by signal {-status} ({name}){cause}: the run ends."

@@ -37,7 +37,7 @@ class Aggregation(ABC):
         Args:
             objective: (n, T) float32.
             mask: (n, T) bool.
-            denominator: () float32, summed over the whole mini-batch and all ranks, also over rows left out here.
+            denominator: () float32, summed over the whole mini-batch and all ranks, also over omitted rows.
 
         Returns:
             () float32: this part of the mini-batch's mean.
@@ -83,7 +83,7 @@ class SequenceMean(Aggregation):
 class FixedLength(Aggregation):
     """Sum over all tokens / (number of rows * a constant length) (Dr. GRPO, arXiv 2503.20783).
 
-    No token's weight depends on how long its row, or any other one, is. The paper's constant is the token limit of a
+    No token's weight depends on the length of any row. The paper's constant is the token limit of a
     completion; another one only scales the gradient.
 
     Args:

@@ -17,7 +17,7 @@ from lightning_pspo.objective.surrogates.levels import RatioLevel
 class Surrogate(ABC):
     """A per-token objective to maximise. Subclass it for your own and name it by class path.
 
-    A token's gradient is w A grad log pi_theta: the weight w is all that tells one surrogate from another. Both methods
+    A token's gradient is w A grad log pi_theta: surrogates differ in the weight w alone. Both methods
     take the same tensors; most surrogates treat each token by itself and ignore ``mask``.
 
     Attributes:

@@ -52,7 +52,7 @@ class Clip(Surrogate):
             raise InputError(f"`delta` must be finite and greater than 1 + `epsilon_high`, got {delta}.")
         if dual_clip is not None and delta is not None:
             raise InputError(
-                f"`dual_clip` and `delta` bound the same thing, give one of them, got {dual_clip} and {delta}."
+                f"`dual_clip` and `delta` bound the same ratio: set one of them to null, got {dual_clip} and {delta}."
             )
         self.epsilon_low = epsilon_low
         self.epsilon_high = epsilon_high

@@ -68,7 +68,7 @@ class CISPO(TruncatedIS):
     """Clipped importance weights: s(min(r, cap)) A log pi, with w = min(r, cap) (MiniMax-M1, arXiv 2506.13585).
 
     The paper clips r to [1 - e_low, 1 + e_high] and uses no lower bound in practice; ``cap`` is 1 + e_high. Its value
-    is not published: 5 is within the range that ScaleRL found alike (arXiv 2510.13786). The same function as
+    is not published: 5 is within the range that ScaleRL found equivalent (arXiv 2510.13786). The same function as
     ``TruncatedIS`` with another default. The paper averages over all tokens (``TokenMean``).
 
     Args:
@@ -94,7 +94,7 @@ class TOPR(Surrogate):
     ones are still pushed down. The default takes each token's own ratio.
 
     Args:
-        whole_row: Truncate the ratio of the whole row, as the paper does, in place of each token's.
+        whole_row: Truncate the ratio of the whole row, as the paper does, instead of each token's.
 
     >>> import torch
     >>> TOPR().weight(torch.tensor([[0.5, 3.0]]).log(), torch.tensor([[-1.0]]))
