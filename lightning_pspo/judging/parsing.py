@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lightning_pspo.files import unique_keys
 from lightning_pspo.judging.base import UnusableReplyError
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, SCORES
 
@@ -33,7 +34,7 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
     1
     >>> parse_scores('I would say {"clarity": 5}')
     Traceback (most recent call last):
-    lightning_pspo.judging.base.UnusableReplyError: reply is not one JSON object
+    lightning_pspo.judging.base.UnusableReplyError: reply is not one JSON object without a key twice
     """
     scores = _parse_object(reply, DIMENSIONS)
     for name in DIMENSIONS:
@@ -45,11 +46,7 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
 
 
 def parse_preference(reply: str) -> str:
-    """Return which of two completions a reply prefers: ``first``, ``second`` or ``tie``.
-
-    >>> parse_preference('{"preference": "tie"}')
-    'tie'
-    """
+    """Return which of two completions a reply prefers: ``first``, ``second`` or ``tie``; read as strictly."""
     choice = _parse_object(reply, ("preference",))["preference"]
     if not isinstance(choice, str) or choice not in CHOICES:
         raise UnusableReplyError(f"`preference` is not one of {', '.join(CHOICES)}")
@@ -57,20 +54,12 @@ def parse_preference(reply: str) -> str:
 
 
 def is_score(value: Any) -> bool:
-    """Return whether a value is an integer from 1 to 5.
-
-    >>> is_score(5), is_score(5.0), is_score(True)
-    (True, False, False)
-    """
+    """Return whether a value is an integer from 1 to 5, and no bool."""
     return type(value) is int and value in SCORES
 
 
 def embedded_scores(text: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the JSON objects in a text that have all five keys, among the first few hundred objects.
-
-    >>> list(embedded_scores('Well: {"clarity": 5}'))
-    []
-    """
+    """Yield the JSON objects in a text that have all five keys, among the first few hundred objects."""
     if not all(f'"{name}"' in text for name in DIMENSIONS):
         return
     decoder = json.JSONDecoder()
@@ -95,24 +84,15 @@ def _parse_object(reply: str, names: tuple[str, ...]) -> dict[str, Any]:
     if not text:
         raise UnusableReplyError("reply is empty")
     try:
-        value = json.loads(text, object_pairs_hook=_distinct)
-    except UnusableReplyError:
-        raise
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UnusableReplyError("reply is not one JSON object")
+        raise UnusableReplyError("reply is not one JSON object without a key twice")
     if missing := [name for name in names if name not in value]:
         raise UnusableReplyError(f"reply lacks `{missing[0]}`")
     if len(value) > len(names):
         raise UnusableReplyError("reply has keys that were not asked for")
-    return value
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise UnusableReplyError("reply has a key twice")
     return value
 
 

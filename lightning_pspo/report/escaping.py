@@ -47,14 +47,8 @@ def _code(match: re.Match[str]) -> str:
     return f"U+{ord(match[0]):04X}"
 
 
-def _invisible() -> str:
-    """Return the class of characters that change their surroundings or must not occur on a page."""
-    harmless = {"\n", "\t", "\u200c", "\u200d"}  # the last two join letters of scripts and emoji
-    codes = (*range(0x3000), 0xFEFF, *range(0xFFF9, 0xFFFC))
-    special = [
-        chr(code) for code in codes if unicodedata.category(chr(code)) in ("Cc", "Cf") and chr(code) not in harmless
-    ]
-    return "".join(f"\\U{ord(sign):08x}" for sign in [*special, "\u2028", "\u2029", "\ufffe", "\uffff"])
-
-
-_INVISIBLE = re.compile(f"[{_invisible()}\ud800-\udfff\U000e0000-\U000e007f]")
+_HARMLESS = "\n\t\u200c\u200d"  # the last two join letters of scripts and emoji
+_SIGNS = map(chr, (*range(0x3000), 0xFEFF, *range(0xFFF9, 0xFFFC)))
+_SPECIAL = "".join(sign for sign in _SIGNS if unicodedata.category(sign) in ("Cc", "Cf") and sign not in _HARMLESS)
+_INVISIBLE = re.compile(f"[{re.escape(_SPECIAL)}\u2028\u2029\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]")
+"""Characters that change their surroundings or must not occur on a page."""
