@@ -301,7 +301,7 @@ def selected(options: argparse.Namespace, **order: Any) -> tuple[Ledger, pa.Tabl
     if options.where is not None and len(conditions) > 1:
         ledger.find(options.where, (1, 0))  # of no rows, for an error about this expression alone
     where = " AND ".join(f"({condition}\n)" for condition in conditions) if len(conditions) > 1 else "".join(conditions)
-    return ledger, ledger.find(where or None, span(options.rollout), **order)
+    return ledger, ledger.find(where or "true", span(options.rollout), **order)
 
 
 def span(text: str | None) -> tuple[int, int] | None:

@@ -97,11 +97,7 @@ def _parse_object(reply: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def parse_body(raw: bytes) -> Any:
-    """Return the JSON value in the body of a server's reply, None where it is not JSON.
-
-    >>> parse_body(b'{"usage": 1' + b"0" * 5000 + b"}"), parse_body(b"[" * 100000)
-    ({'usage': inf}, None)
-    """
+    """Return the JSON value in the body of a server's reply, None where it is not JSON."""
     try:
         return json.loads(raw, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)
     except (ValueError, RecursionError):
@@ -109,11 +105,7 @@ def parse_body(raw: bytes) -> Any:
 
 
 def reported_tokens(body: Any) -> tuple[int, int]:
-    """Return the tokens of messages and reply that a body reports, 0 where it reports nothing credible.
-
-    >>> reported_tokens({"usage": {"prompt_tokens": 7, "completion_tokens": -1}}), reported_tokens([])
-    ((7, 0), (0, 0))
-    """
+    """Return the tokens of messages and reply that a body reports, 0 where it reports nothing credible."""
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (count if type(count) is int and 0 <= count <= _MAX_TOKENS else 0 for count in counts)
@@ -161,11 +153,7 @@ def _part_text(part: Any) -> str | None:
 
 
 def error_message(body: Any) -> str | None:
-    """Return the words of an error in a JSON body, in any of the shapes that servers use.
-
-    >>> error_message({"error": {"message": "overloaded"}}), error_message({"detail": [{"msg": "too long"}]})
-    ('overloaded', 'too long')
-    """
+    """Return the words of an error in a JSON body, in any of the shapes that servers use."""
     for _ in range(_MAX_DEPTH):
         if isinstance(body, list):
             body = body[0] if body else None
@@ -175,10 +163,6 @@ def error_message(body: Any) -> str | None:
 
 
 def one_line(text: str, length: int = 200) -> str:
-    r"""Return a stranger's text as one short line of printable characters.
-
-    >>> one_line("no\x1b[2J\r\n model"), one_line("x" * 9, length=3)
-    ('no [2J model', 'xxx...')
-    """
+    """Return a stranger's text as one short line of printable characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * length]).split())
     return text if len(text) <= length else f"{text[:length]}..."

@@ -53,11 +53,7 @@ class TrainingRun:
     notes: list[str] = field(default_factory=list)  # what is missing, damaged or odd, as sentences
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Return a setting by its dotted name, ``default`` if it is not known.
-
-        >>> TrainingRun(Path("r"), {"model": {"group_size": 8}}).setting("model.group_size")
-        8
-        """
+        """Return a setting by its dotted name, ``default`` if it is not known."""
         value: Any = self.config
         for part in name.split("."):
             if not isinstance(value, Mapping) or part not in value:

@@ -99,8 +99,8 @@ def test_rollouts_and_counts(ledger: Ledger) -> None:
     assert rows == [{"verdict": "wrong", "rollout": number} for number in (3, 3, 4, 4, 5, 5)]
     assert ledger.rollouts == (1, 10)
     assert ledger.rows == ledger.find().num_rows == 40
-    assert ledger.find(None, (10, 99)).num_rows == 4
-    assert ledger.find(None, (1, 0)).num_rows == 0
+    assert ledger.find(rollouts=(10, 99)).num_rows == 4
+    assert ledger.find(rollouts=(1, 0)).num_rows == 0
 
 
 @pytest.mark.parametrize("descending", [False, True])
