@@ -22,15 +22,12 @@ from pathlib import Path
 
 from command_line import FIT, REPOSITORY, environment, make_parser
 
-FAILURES = dict.fromkeys(("429", "500", "timeout", "garbage", "cut"), 0.04)
-
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--rollouts", type=int, default=30)
     parser.add_argument("--items", type=int, default=33, help="items to judge of each rollout and evaluation")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--timeout-s", type=float, default=2.0, help="seconds for one request")
     options = parser.parse_args()
     ratios = []
     for number in range(options.rounds + 1):
@@ -48,21 +45,19 @@ def main() -> None:
 
 def judged_run(folder: Path, options: argparse.Namespace) -> tuple[float, str]:
     """Return the seconds of a run with a judge, and how the requests went."""
-    log = folder / "requests.jsonl"
-    command = [sys.executable, str(REPOSITORY / "tests/support/faulty_endpoint.py"), json.dumps(FAILURES), str(log)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as endpoint:
-        assert endpoint.stdout is not None
-        settings = {"base_url": endpoint.stdout.readline().strip(), "model": "m", "timeout_s": options.timeout_s}
-        judge = {"class_path": "lightning_pspo.judging.EndpointJudge", "init_args": settings}
-        arguments = {"judge": judge, "every_n_rollouts": 1, "max_items": options.items}
-        callback = {"class_path": "JudgeEval", "init_args": arguments}
-        config = folder / "judge.yaml"
-        config.write_text(json.dumps({"trainer": {"callbacks+": [callback]}}))
-        try:
-            seconds = timed(folder / "judged", options, [f"--config={config}"])
-        finally:
-            endpoint.kill()
-    kinds = Counter(json.loads(line)["kind"] for line in log.read_text().splitlines())
+    sys.path.append(str(REPOSITORY))
+    from tests.support.faulty_endpoint import TENTHS, FaultyEndpoint
+
+    endpoint = FaultyEndpoint(TENTHS, folder / "requests.jsonl")
+    settings = {"base_url": endpoint.url, "model": "m", "timeout_s": 2.0}
+    judge = {"class_path": "lightning_pspo.judging.EndpointJudge", "init_args": settings}
+    arguments = {"judge": judge, "every_n_rollouts": 1, "max_items": options.items}
+    callback = {"class_path": "JudgeEval", "init_args": arguments}
+    config = folder / "judge.yaml"
+    config.write_text(json.dumps({"trainer": {"callbacks+": [callback]}}))
+    seconds = timed(folder / "judged", options, [f"--config={config}"])
+    endpoint.shutdown()
+    kinds = Counter(json.loads(line)["kind"] for line in endpoint.log.read_text().splitlines())
     return seconds, f"{kinds.total()} requests, {kinds.total() - kinds['ok']} failed"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.files import write_atomically
-from lightning_pspo.judging import DIMENSIONS, Item, Judge, Judgement, Tally, judgement_row, row_judgement
-from lightning_pspo.judging.records import FIELDS
+from lightning_pspo.judging import DIMENSIONS, Item, Judge, Judgement, Tally
+from lightning_pspo.judging.records import FIELDS, judgement_row, row_judgement
 
 JUDGEMENTS, ITEMS, SUMMARY = "judgements.jsonl", "judge_items.jsonl", "judge_summary.json"
 
@@ -106,9 +106,8 @@ def gather(root: Path) -> None:
     for name, parse in ((JUDGEMENTS, _parse_judgement), (ITEMS, _parse_question)):
         parts = sorted(root.glob(f"{name}.rank*.part"))
         if parts:
-            write_atomically(
-                root / name, _lines(row for path in (root / name, *parts) for row, _ in _read(path, parse))
-            )
+            rows = (row for path in (root / name, *parts) for row, _ in _read(path, parse))
+            write_atomically(root / name, _lines(rows))
             for part in parts:
                 part.unlink()
 

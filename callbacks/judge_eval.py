@@ -119,13 +119,7 @@ class JudgeEval(Callback):
         trainer.strategy.barrier("pspo.judge.resume")
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Note the batch's completions."""
         if self._session is None or trainer.sanity_checking:
@@ -166,7 +160,7 @@ class JudgeEval(Callback):
             for index, sample in enumerate(rollout.samples):
                 row, number = divmod(index, group_size)
                 name = f"train/{finished}/{int(rollout.prompts.positions[row])}/{number}"
-                questions.append(_question(name, finished, "train", sample))
+                questions.append(_question(name, finished, "train", sample, {}))
             self._submit(self._chosen(questions))
         self._collect(trainer, self.budget_s)
 
@@ -190,14 +184,11 @@ class JudgeEval(Callback):
         if summary["missing"]:
             rank_zero_warn(
                 f"JudgeEval: {summary['missing']} of {summary['items']} items are not judged: "
-                f"{', '.join(summary['examples'])}. "
-                f"`lightning-pspo judge {root / ITEMS}` can judge them later."
+                f"{', '.join(summary['examples'])}. `lightning-pspo judge {root / ITEMS}` can judge them later."
             )
         trust = "; ".join([summary["trust"]["level"], *summary["trust"]["why"]])
-        rank_zero_info(
-            f"JudgeEval: {summary['scored']} of {summary['items']} items are judged, trust: {trust}; "
-            f"see {root / SUMMARY}."
-        )
+        judged = f"{summary['scored']} of {summary['items']} items are judged"
+        rank_zero_info(f"JudgeEval: {judged}, trust: {trust}; see {root / SUMMARY}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write down what has arrived; a resumed run asks for the rest."""
@@ -252,9 +243,7 @@ class JudgeEval(Callback):
         session.cache.close()
 
 
-def _question(
-    name: str, rollout: int, source: str, sample: Sample, fields: Mapping[str, Any] | None = None
-) -> Question:
+def _question(name: str, rollout: int, source: str, sample: Sample, fields: Mapping[str, Any]) -> Question:
     item = Item(name, sample.problem.question, sample.completion, sample.problem.answer)
     verdict = {"problem": sample.problem.id, "verdict": sample.grade.verdict.value}
-    return Question(item, rollout, source, verdict | dict(fields or {}))
+    return Question(item, rollout, source, verdict | dict(fields))

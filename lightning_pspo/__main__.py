@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,38 +19,56 @@ from lightning_pspo.errors import InputError
 
 
 def command(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; modules in the working directory can be named, as with ``python -m``.
+    """Run the command line; modules in the working directory can be named in settings.
 
     Args:
         arguments: Subcommand and its arguments; those of the process when None.
     """
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     forgive_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    name = given[0] if given else ""
-    early = {"--help": overview, "-h": overview, "--version": _version, "--print_completion": completion}
-    if name in early:
-        sys.stdout.write(early[name]())
-        return
     try:
-        check_subcommand(given)
-        if name in LIGHTNING:
-            main(given if arguments is not None else None)
-            return
-        settings = with_config_files(given[1:])
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(BAD_INPUT)
-    module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
-    sys.argv[1:] = []  # LightningCLI, which some of them build, warns of arguments that are not its own
-    try:
-        sys.exit(module.main(settings))
+        _find_modules_here()
+        sys.exit(_run(given, arguments is None))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
         if (message := refusal_within(error)) is None:
             raise
         sys.stderr.write(f"error: {message}\n")
         sys.exit(BAD_INPUT)
+
+
+def _run(given: list[str], of_process: bool) -> int | None:
+    """Run a subcommand and return its exit status."""
+    name = given[0] if given else ""
+    early = {"--help": overview, "-h": overview, "--version": _version, "--print_completion": completion}
+    if name in early:
+        sys.stdout.write(early[name]())
+        return 0
+    check_subcommand(given)
+    if name in LIGHTNING:
+        main(None if of_process else given)
+        return 0
+    settings = with_config_files(given[1:])
+    module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
+    sys.argv[1:] = []  # LightningCLI, which some of them build, warns of arguments that are not its own
+    status: int = module.main(settings)
+    return status
+
+
+def _find_modules_here() -> None:
+    """Search the working directory after the standard library and before installed packages.
+
+    So a setting can name a class in ``mine.py``, and a file that is called ``random.py`` breaks nothing.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working directory no longer exists: change to another one.") from None
+    others = [folder for folder in sys.path if folder not in ("", here)]
+    installed = next((index for index, folder in enumerate(others) if folder.endswith("-packages")), len(others))
+    sys.path[:] = [*others[:installed], here, *others[installed:]]
 
 
 def _version() -> str:

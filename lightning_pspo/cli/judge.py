@@ -49,17 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         judge = EndpointJudge(**{name: getattr(options, name) for name in inspect.signature(EndpointJudge).parameters})
         print(summary_line(run(options, judge)))
-    except InputError as error:
-        return fail(error, BAD_INPUT)
-    except (OSError, RuntimeError) as error:
-        return fail(error, 1)
+        return 0
     except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on where it stopped", 130)
-    return 0
-
-
-def fail(reason: object, status: int) -> int:
-    """Print why there is no result, and return the status."""
+        status, reason = 130, "interrupted; the same command goes on where it stopped"
+    except (OSError, RuntimeError, InputError) as error:
+        status, reason = BAD_INPUT if isinstance(error, InputError) else 1, str(error)
     print(f"error: {reason}", file=sys.stderr)
     return status
 
@@ -94,11 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
-    """Judge what is not judged yet, and return the summary.
-
-    Raises:
-        InputError: A row, the output or a setting cannot be used.
-    """
+    """Judge what is not judged yet, and return the summary."""
     output: Path = options.output
     for source in (options.input, options.pairwise):
         if source is not None and output.exists() and source.exists() and output.samefile(source):
@@ -107,7 +97,9 @@ def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
         raise InputError(f"--cache must be a file of its own, got {options.cache}.")
     if output.exists() and not output.is_file():
         raise InputError(f"--output must be a file, got {output}.")
-    count = check(options)
+    count = sum(1 for _ in questions(options))  # before anything is asked
+    if not count:
+        raise InputError(f"{options.input}: must have at least one row, got none.")
     lock = locked(output.with_name(f"{output.name}.lock"))
     if lock is None:
         raise InputError(f"--output must not be in use, but another process is writing {output}.")
@@ -119,18 +111,6 @@ def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
     finally:
         cache.close()
         unlock(lock)
-
-
-def check(options: argparse.Namespace) -> int:
-    """Read the whole input once, before anything is asked, and return the number of rows.
-
-    Raises:
-        InputError: A row cannot be used, an id comes twice, or the file is empty.
-    """
-    count = sum(1 for _ in questions(options))
-    if not count:
-        raise InputError(f"{options.input}: must have at least one row, got none.")
-    return count
 
 
 def questions(options: argparse.Namespace) -> Iterator[tuple[Item | Pair, dict[str, Any]]]:

@@ -41,21 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand and return the exit status."""
     options = parser().parse_args(arguments)
     try:
-        damaged: bool = options.run(options)
-    except ValueError as error:
-        return fail(error, 2)
-    except (OSError, RuntimeError) as error:
-        return fail(error, 1)
+        return int(options.run(options))
     except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    return int(damaged)
-
-
-def fail(reason: object, status: int) -> int:
-    """Print why there is no result, and return the status."""
+        status, reason = 130, "interrupted"
+    except (OSError, RuntimeError, ValueError) as error:
+        status, reason = 2 if isinstance(error, ValueError) else 1, str(error)
     from lightning_pspo.ledger.view import visible
 
-    print(f"error: {visible(str(reason))}", file=sys.stderr)
+    print(f"error: {visible(reason)}", file=sys.stderr)
     return status
 
 
@@ -82,9 +75,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole comparison to this file")
     command.set_defaults(run=diff)
 
-    command = commands.add_parser(
-        "regrade", help="grade with another grader", description="Grade a run's completions again."
-    )
+    command = commands.add_parser("regrade", help="grade with another grader", description="Grade rows of a run again.")
     add_selection(command)
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="rows with old and new verdict")
     command.add_argument("--mode", choices=("lenient", "strict"), help="where an answer may stand (default lenient)")
@@ -144,9 +135,10 @@ def show(options: argparse.Namespace) -> bool:
 def diff(options: argparse.Namespace) -> bool:
     """Print how two runs differ."""
     from lightning_pspo.files import write_atomically
+    from lightning_pspo.ledger import Ledger, find_ledger
     from lightning_pspo.ledger.compare import compare
 
-    first, second = open_ledger(options.first), open_ledger(options.second)
+    first, second = (Ledger(find_ledger(path)) for path in (options.first, options.second))
     comparison = compare(first, second, span(options.rollout))
     for name, ledger in (("A", first), ("B", second)):
         low, high = ledger.rollouts
@@ -197,9 +189,8 @@ def difference_lines(comparison: LedgerComparison, limit: int) -> Iterator[str]:
 
 def rate(count: PassCount) -> str:
     """Return a pass rate as text."""
-    estimate = count.rate
-    interval = f"[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
-    return f"{count.passed}/{count.completions} = {100 * estimate.value:.0f} % {interval}"
+    value, low, high = (100 * part for part in (count.rate.value, count.rate.low, count.rate.high))
+    return f"{count.passed}/{count.completions} = {value:.0f} % [{low:.0f}, {high:.0f}]"
 
 
 def document(comparison: LedgerComparison) -> dict[str, Any]:
@@ -249,20 +240,11 @@ def regrade(options: argparse.Namespace) -> bool:
 
 
 def confusion_lines(confusion: Counter[tuple[str, str]]) -> Iterator[str]:
-    r"""Yield a table of old verdicts, in rows, against new ones.
-
-    >>> for line in confusion_lines(Counter({("wrong", "correct"): 2, ("wrong", "wrong"): 10})):
-    ...     print(line)
-    old \ new  correct    wrong
-    wrong            2       10
-    """
+    """Yield a table of old verdicts, in rows, against new ones."""
     old, new = ([name for name in VERDICTS if any(pair[side] == name for pair in confusion)] for side in (0, 1))
-    width = max(9, *map(len, old), 0)
-    corner = "old \\ new"
-    yield f"{corner:<{width}}" + "".join(f"  {name:>{max(7, len(name))}}" for name in new)
+    yield "old \\ new" + "".join(f"{name:>11}" for name in new)
     for name in old:
-        cells = (f"  {confusion[name, other]:>{max(7, len(other))}}" for other in new)
-        yield f"{name:<{width}}" + "".join(cells)
+        yield f"{name:<9}" + "".join(f"{confusion[name, other]:>11}" for other in new)
 
 
 def make_grader(options: argparse.Namespace) -> Any:
@@ -304,18 +286,12 @@ def export(options: argparse.Namespace) -> bool:
     return warn_of_damage(ledger)
 
 
-def open_ledger(path: Path) -> Ledger:
-    """Open the ledger of a run."""
-    from lightning_pspo.ledger import Ledger, find_ledger
-
-    return Ledger(find_ledger(path))
-
-
 def selected(options: argparse.Namespace, **order: Any) -> tuple[Ledger, pa.Table]:
     """Return the ledger and which of its rows the options choose."""
+    from lightning_pspo.ledger import Ledger, find_ledger
     from lightning_pspo.ledger.query import quote, read_filter
 
-    ledger = open_ledger(options.ledger)
+    ledger = Ledger(find_ledger(options.ledger))
     conditions = [] if options.where is None else [read_filter(options.where, ledger.schema.names)]
     for name, values in (("id", options.id), ("verdict", options.verdict)):
         if values:
@@ -325,7 +301,7 @@ def selected(options: argparse.Namespace, **order: Any) -> tuple[Ledger, pa.Tabl
     if options.where is not None and len(conditions) > 1:
         ledger.find(options.where, (1, 0))  # of no rows, for an error about this expression alone
     where = " AND ".join(f"({condition}\n)" for condition in conditions) if len(conditions) > 1 else "".join(conditions)
-    return ledger, ledger.find(where or None, span(options.rollout), **order)
+    return ledger, ledger.find(where or "true", span(options.rollout), **order)
 
 
 def span(text: str | None) -> tuple[int, int] | None:

@@ -31,44 +31,26 @@ ProblemKey = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """The samples of one evaluation.
+    """The samples of one evaluation."""
 
-    Attributes:
-        path: File of the samples.
-        scores: Setting -> problem -> share of correct samples.
-        settings: Settings of the evaluation, from the file beside the samples; empty without such a file.
-        digest: SHA-256 of the file, in hexadecimal.
-    """
-
-    path: Path
-    scores: Mapping[Setting, Mapping[ProblemKey, float]]
-    settings: Mapping[str, Any]
-    digest: str
+    path: Path  # file of the samples
+    scores: Mapping[Setting, Mapping[ProblemKey, float]]  # setting -> problem -> share of correct samples
+    settings: Mapping[str, Any]  # of the evaluation, from the file beside the samples; empty without one
+    digest: str  # SHA-256 of the file, in hexadecimal
 
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """One arm against the first, on one source at one temperature.
+    """One arm against the first, on one source at one temperature."""
 
-    Attributes:
-        source: Name of the source.
-        temperature: Sampling temperature.
-        first: Name of the first arm.
-        second: Name of the other arm.
-        runs: Number of runs in each.
-        difference: Accuracy of the second arm minus that of the first.
-        adjusted_p: The p-value adjusted for all comparisons made (Holm).
-        left_out: Number of problems that are missing from some run and were left out.
-    """
-
-    source: str
-    temperature: float
-    first: str
-    second: str
-    runs: tuple[int, int]
-    difference: Difference
-    adjusted_p: float
-    left_out: int
+    source: str  # name of the source
+    temperature: float  # sampling temperature
+    first: str  # name of the first arm
+    second: str  # name of the other arm
+    runs: tuple[int, int]  # number of runs in each
+    difference: Difference  # accuracy of the second arm minus that of the first
+    adjusted_p: float  # the p-value adjusted for all comparisons made (Holm)
+    left_out: int  # number of problems that are missing from some run and were left out
 
     def document(self) -> dict[str, Any]:
         """Return all fields as plain values."""

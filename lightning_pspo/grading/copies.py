@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lightning_pspo.grading.extraction import without_drawings
 from lightning_pspo.grading.kinds import decide_choice
 from lightning_pspo.grading.names import as_plain_number, without_modulus, without_names
 from lightning_pspo.grading.normalize import clean
@@ -26,6 +27,7 @@ _ASKS_FORM = re.compile(
 )
 _RUN = re.compile(r"[0-9][0-9.,\s$()*/+×÷·^−–-]*\Z")
 _BETWEEN = re.compile(r"[0-9)]\s*[-+*/×÷·^−–]\s*[($]*\s*\Z")
+_JOINS = tuple("+-*/^_=<>()\\{}|")
 _MAX_RUN = 200
 _MIN_WORDS, _MAX_WORDS = 3, 300
 
@@ -50,11 +52,12 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     """
     if max(len(extracted), len(answer)) > MAX_ANSWER_CHARS:
         return None
+    question = without_drawings(question)
     left, right = as_plain_number(clean(extracted)), clean(answer)
     if decide_choice(left, right) is not None:
         return None
     value, own, _ = without_names(left, right)
-    if "=" in left and _tokens(left) != _tokens(right) and _contains(_tokens(clean(question)), _tokens(left)):
+    if "=" in left and _tokens(left) != _tokens(right) and _is_equation_of(left, clean(question)):
         return "copied"
     sides = [side for side in [*split_top(left.replace(r"\approx", "="), ("=",)), value] if side]
     if (parts := split_collection(left)) and not parts.opening and not split_collection(right):
@@ -109,6 +112,17 @@ def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
     number, quotient = read_number(text), _PLAIN_QUOTIENT.fullmatch(text)
     reduced = number and (not quotient or str(number.value.denominator) == _last_group(quotient))
     return not (reduced and is_number) or bool(_ASKS_FORM.search(question))
+
+
+def _is_equation_of(text: str, question: str) -> bool:
+    """Whether an equation stands in the question, whole and not as a part of a longer one."""
+    pattern = re.compile(r"\s*".join(map(re.escape, text.split())))
+    for match in pattern.finditer(question):
+        before, after = question[: match.start()], question[match.end() :]
+        joined = before[-1:].isalnum() or after[:1].isalnum() or re.match(r"\.?[0-9]", after)
+        if not joined and before.rstrip()[-1:] not in _JOINS and after.lstrip()[:1] not in _JOINS:
+            return True
+    return False
 
 
 def _tokens(text: str) -> list[str]:

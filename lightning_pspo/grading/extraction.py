@@ -102,7 +102,7 @@ def _extract(completion: str, mode: Mode, *, cut: bool) -> tuple[str | None, str
         completion = _DIGIT.sub(_in_ascii, completion)
     thought, end, said = completion.rpartition(_THOUGHT_ENDS)
     for text in (said, thought) if end else (completion,):
-        text = _without_drawings(text)
+        text = without_drawings(text)
         for question in islice(_NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
             answer, rule = _given(text[: question.start()], mode)
             if answer is not None:
@@ -122,8 +122,8 @@ def _in_ascii(digit: re.Match[str]) -> str:
     return " " + unicodedata.normalize("NFKC", digit.group()).replace("\u2044", "/")
 
 
-def _without_drawings(text: str) -> str:
-    """Take away Asymptote code, whose numbers answer nothing."""
+def without_drawings(text: str) -> str:
+    """Return a text without Asymptote code, whose numbers are coordinates."""
     parts, start = [], 0
     while (opens := text.find("[asy]", start)) >= 0 and (closes := text.find("[/asy]", opens)) >= 0:
         parts.append(text[start:opens])

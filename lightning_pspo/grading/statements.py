@@ -122,13 +122,11 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return sentence if len(words) <= _MAX_WORDS and raw[-1] != ":" and not _NO_ANSWER.match(sentence) else None
     if sentence.lower().startswith("not "):
         return None
-    if cut and not end:
-        return None
     paragraph = sentence if cut else text.partition("\n\n")[0]
     leading = _LEADING.match(sentence)
     if leading and not _AND_MORE.match(sentence, leading.end()):
         return _plain(_calculated(sentence, leading) or leading)
-    if not cut and _RESULT_FOLLOWS.search(text):  # the beginning of a solution
+    if not end if cut else _RESULT_FOLLOWS.search(text):  # the beginning of a sentence or of a solution
         return None
     if computed := _computed(before, sentence):
         return computed

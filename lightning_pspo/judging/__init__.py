@@ -6,16 +6,11 @@ from lightning_pspo.judging.cache import JudgementCache
 from lightning_pspo.judging.endpoint import EndpointJudge
 from lightning_pspo.judging.local import LocalJudge
 from lightning_pspo.judging.panel import Panel
-from lightning_pspo.judging.parsing import parse_preference, parse_scores
-from lightning_pspo.judging.quoting import find_injections
-from lightning_pspo.judging.records import judgement_row, row_judgement
-from lightning_pspo.judging.rubric import DIMENSIONS, RUBRIC_VERSION
-from lightning_pspo.judging.trust import THRESHOLDS, Tally
+from lightning_pspo.judging.rubric import DIMENSIONS
+from lightning_pspo.judging.trust import Tally
 
 __all__ = [
     "DIMENSIONS",
-    "RUBRIC_VERSION",
-    "THRESHOLDS",
     "Background",
     "EndpointJudge",
     "Item",
@@ -29,9 +24,4 @@ __all__ = [
     "Reply",
     "Tally",
     "UnusableReplyError",
-    "find_injections",
-    "judgement_row",
-    "parse_preference",
-    "parse_scores",
-    "row_judgement",
 ]

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from lightning_pspo.errors import InputError, check_at_least
@@ -53,16 +54,8 @@ class _Answer:
 class Panel:
     """Asks a judge about items and pairs.
 
-    Args:
-        judge: Answers the questions.
-        cache: Replies so far, and where new ones go.
-        seed: Seed of marks and of the choice of items that are repeated.
-        repeats: How often an item is asked about, at least 1.
-        repeat_share: Share of the items that are asked more than once, in [0, 1].
-        parse_attempts: How often a question is asked whose reply cannot be used, at least 1.
-
-    Raises:
-        InputError: A number is out of range.
+    Of the items, ``repeat_share`` in [0, 1] are asked about ``repeats`` times, at least once; a question whose reply
+    cannot be used is asked ``parse_attempts`` times. The seed decides on marks and on which items are repeated.
     """
 
     def __init__(
@@ -95,17 +88,16 @@ class Panel:
     async def score(self, item: Item) -> Judgement:
         """Return the judgement of one completion, whatever happens to the judge."""
         chosen = random.Random(f"{self.seed} {self.key(item)}").random() < self.repeat_share
-        answers = []
+        answers, parse = [], partial(parse_scores, completion=item.completion)
         for repeat in range(self.repeats if chosen else 1):
             key = content_key(self.judge.identity(), item.content(), repeat)
             messages = score_messages(item, self.seed, repeat)
-            question = _Question(
-                key, messages, "scores", SCORE_SCHEMA, lambda reply: parse_scores(reply, item.completion)
-            )
+            question = _Question(key, messages, "scores", SCORE_SCHEMA, parse)
             answers.append(await self._answer(question))
         usable = tuple(answer.value for answer in answers if answer.value is not None)
         kinds = find_injections(item.completion)
-        return self._judgement(item, answers, kinds, scores=usable[0] if usable else None, repeats=usable)
+        scores = usable[0] if usable else None
+        return self._judgement(item, answers, injections=kinds, scores=scores, repeats=usable)
 
     async def prefer(self, pair: Pair) -> Judgement:
         """Return which completion of a pair is better, asked in both orders; a tie where the orders disagree."""
@@ -117,14 +109,12 @@ class Panel:
         straight, swapped = (answer.value for answer in answers)
         kinds = tuple({kind: None for text in pair.completions for kind in find_injections(text)})
         if straight is None or swapped is None:
-            return self._judgement(pair, answers, kinds)
+            return self._judgement(pair, answers, injections=kinds)
         consistent = straight == _OPPOSITE[swapped]
         preference = straight if consistent else "tie"
-        return self._judgement(pair, answers, kinds, preference=preference, consistent=consistent)
+        return self._judgement(pair, answers, injections=kinds, preference=preference, consistent=consistent)
 
-    def _judgement(
-        self, item: Item | Pair, answers: Sequence[_Answer], injections: tuple[str, ...], **results: Any
-    ) -> Judgement:
+    def _judgement(self, item: Item | Pair, answers: Sequence[_Answer], **results: Any) -> Judgement:
         reasons = dict.fromkeys(answer.reason for answer in answers if answer.reason is not None)
         return Judgement(
             id=item.id,
@@ -132,7 +122,6 @@ class Panel:
             reason="; ".join(reasons) or None,
             unusable=sum(answer.unusable for answer in answers),
             asked=sum(answer.asked for answer in answers),
-            injections=injections,
             **results,
         )
 

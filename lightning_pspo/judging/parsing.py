@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lightning_pspo.files import unique_keys
 from lightning_pspo.judging.base import UnusableReplyError
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, SCORES
 
@@ -33,7 +34,7 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
     1
     >>> parse_scores('I would say {"clarity": 5}')
     Traceback (most recent call last):
-    lightning_pspo.judging.base.UnusableReplyError: reply is not one JSON object
+    lightning_pspo.judging.base.UnusableReplyError: reply is not one JSON object without a key twice
     """
     scores = _parse_object(reply, DIMENSIONS)
     for name in DIMENSIONS:
@@ -45,11 +46,7 @@ def parse_scores(reply: str, completion: str = "") -> dict[str, int]:
 
 
 def parse_preference(reply: str) -> str:
-    """Return which of two completions a reply prefers: ``first``, ``second`` or ``tie``.
-
-    >>> parse_preference('{"preference": "tie"}')
-    'tie'
-    """
+    """Return which of two completions a reply prefers: ``first``, ``second`` or ``tie``; read as strictly."""
     choice = _parse_object(reply, ("preference",))["preference"]
     if not isinstance(choice, str) or choice not in CHOICES:
         raise UnusableReplyError(f"`preference` is not one of {', '.join(CHOICES)}")
@@ -57,20 +54,12 @@ def parse_preference(reply: str) -> str:
 
 
 def is_score(value: Any) -> bool:
-    """Return whether a value is an integer from 1 to 5.
-
-    >>> is_score(5), is_score(5.0), is_score(True)
-    (True, False, False)
-    """
+    """Return whether a value is an integer from 1 to 5, and no bool."""
     return type(value) is int and value in SCORES
 
 
 def embedded_scores(text: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the JSON objects in a text that have all five keys, among the first few hundred objects.
-
-    >>> list(embedded_scores('Well: {"clarity": 5}'))
-    []
-    """
+    """Yield the JSON objects in a text that have all five keys, among the first few hundred objects."""
     if not all(f'"{name}"' in text for name in DIMENSIONS):
         return
     decoder = json.JSONDecoder()
@@ -95,13 +84,11 @@ def _parse_object(reply: str, names: tuple[str, ...]) -> dict[str, Any]:
     if not text:
         raise UnusableReplyError("reply is empty")
     try:
-        value = json.loads(text, object_pairs_hook=_distinct)
-    except UnusableReplyError:
-        raise
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UnusableReplyError("reply is not one JSON object")
+        raise UnusableReplyError("reply is not one JSON object without a key twice")
     if missing := [name for name in names if name not in value]:
         raise UnusableReplyError(f"reply lacks `{missing[0]}`")
     if len(value) > len(names):
@@ -109,19 +96,8 @@ def _parse_object(reply: str, names: tuple[str, ...]) -> dict[str, Any]:
     return value
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise UnusableReplyError("reply has a key twice")
-    return value
-
-
 def parse_body(raw: bytes) -> Any:
-    """Return the JSON value in the body of a server's reply, None where it is not JSON.
-
-    >>> parse_body(b'{"usage": 1' + b"0" * 5000 + b"}"), parse_body(b"[" * 100000)
-    ({'usage': inf}, None)
-    """
+    """Return the JSON value in the body of a server's reply, None where it is not JSON."""
     try:
         return json.loads(raw, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)
     except (ValueError, RecursionError):
@@ -129,11 +105,7 @@ def parse_body(raw: bytes) -> Any:
 
 
 def reported_tokens(body: Any) -> tuple[int, int]:
-    """Return the tokens of messages and reply that a body reports, 0 where it reports nothing credible.
-
-    >>> reported_tokens({"usage": {"prompt_tokens": 7, "completion_tokens": -1}}), reported_tokens([])
-    ((7, 0), (0, 0))
-    """
+    """Return the tokens of messages and reply that a body reports, 0 where it reports nothing credible."""
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (count if type(count) is int and 0 <= count <= _MAX_TOKENS else 0 for count in counts)
@@ -181,11 +153,7 @@ def _part_text(part: Any) -> str | None:
 
 
 def error_message(body: Any) -> str | None:
-    """Return the words of an error in a JSON body, in any of the shapes that servers use.
-
-    >>> error_message({"error": {"message": "overloaded"}}), error_message({"detail": [{"msg": "too long"}]})
-    ('overloaded', 'too long')
-    """
+    """Return the words of an error in a JSON body, in any of the shapes that servers use."""
     for _ in range(_MAX_DEPTH):
         if isinstance(body, list):
             body = body[0] if body else None
@@ -195,10 +163,6 @@ def error_message(body: Any) -> str | None:
 
 
 def one_line(text: str, length: int = 200) -> str:
-    r"""Return a stranger's text as one short line of printable characters.
-
-    >>> one_line("no\x1b[2J\r\n model"), one_line("x" * 9, length=3)
-    ('no [2J model', 'xxx...')
-    """
+    """Return a stranger's text as one short line of printable characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * length]).split())
     return text if len(text) <= length else f"{text[:length]}..."

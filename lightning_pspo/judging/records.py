@@ -69,11 +69,7 @@ def judgement_row(judgement: Judgement, model: str, *, pair: bool = False, **mor
 
 
 def row_judgement(row: Any) -> Judgement:
-    """Return the judgement in a row of ``judgement_row``; ValueError if it is something else.
-
-    >>> row_judgement(json.loads(judgement_row(Judgement(id="1", key="k", reason="gone"), "m"))).reason
-    'gone'
-    """
+    """Return the judgement in a row of ``judgement_row``; ValueError if it is something else."""
     if not isinstance(row, dict) or "id" not in row or not isinstance(row.get("key"), str):
         raise ValueError("not a row of judgements")
     scores, preference, consistent = row.get("scores"), row.get("preference"), row.get("consistent")

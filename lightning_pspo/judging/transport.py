@@ -87,7 +87,10 @@ class Connection:
             raise TransportError(f"no reply within {self.timeout_s:g} s") from None
         except Exception as error:  # connection, protocol, address: the client has no common class for them
             via = " (through the proxy that the environment names)" if _proxied(self.url) else ""
-            raise TransportError(f"{type(error).__name__}{via}: {_cause(error)}") from None
+            innermost: BaseException = error  # the client's own message is only `All connection attempts failed`
+            while innermost.__cause__ is not None:
+                innermost = innermost.__cause__
+            raise TransportError(f"{type(error).__name__}{via}: {innermost}") from None
         content = _decoded(bytes(raw), response.headers.get("content-encoding", "identity"))
         return Response(response.status_code, response.headers, content, parse_body(content))
 
@@ -116,11 +119,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _decoded(raw: bytes, encoding: str) -> bytes:
-    """Return a body without its compression, which nobody asked for; a body that grows without bound is refused.
-
-    >>> _decoded(zlib.compress(b"{}"), "deflate"), _decoded(b"{}", "identity")
-    (b'{}', b'{}')
-    """
+    """Return a body without its compression, which nobody asked for; a body that grows without bound is refused."""
     if encoding in ("", "identity"):
         return raw
     if encoding not in ("gzip", "x-gzip", "deflate"):
@@ -129,13 +128,6 @@ def _decoded(raw: bytes, encoding: str) -> bytes:
         return zlib.decompressobj(wbits=47).decompress(raw, _MAX_BODY)  # 47: zlib or gzip, whichever it is
     except zlib.error as error:
         raise TransportError(f"the endpoint's reply is broken {encoding}: {error}") from None
-
-
-def _cause(error: BaseException) -> str:
-    """Return the message of the innermost cause: the client's own is only `All connection attempts failed`."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error)
 
 
 def _is_loopback(host: str) -> bool:

@@ -57,11 +57,7 @@ def schema(terms: Sequence[str] = ()) -> pa.Schema:
 
 
 def file_name(first: int, rank: int) -> str:
-    """Return the name of a rank's file whose first rollout is ``first``.
-
-    >>> file_name(17, 0)
-    'rollout=000017-rank=0.parquet'
-    """
+    """Return the name of a rank's file whose first rollout is ``first``."""
     return f"rollout={first:06d}-rank={rank}.parquet"
 
 

@@ -94,11 +94,7 @@ def _shortest(values: pa.Array) -> pa.Array:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as a cell of CSV, with an apostrophe before a text that a spreadsheet would execute.
-
-    >>> _cell(-0.5), _cell([1, None]), _cell("-0.5"), _cell(" =cmd|' /C calc'!A0")
-    (-0.5, '[1, null]', '-0.5', "' =cmd|' /C calc'!A0")
-    """
+    """Return a value as a cell of CSV, with an apostrophe before a text that a spreadsheet would execute."""
     if isinstance(value, list):
         return json.dumps(value)
     is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
@@ -106,11 +102,7 @@ def _cell(value: Any) -> Any:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with None instead of what is not finite.
-
-    >>> _finite({"reward": math.nan, "ratio_max": [1.0, math.inf]})
-    {'reward': None, 'ratio_max': [1.0, None]}
-    """
+    """Return the row with None instead of what is not finite."""
 
     def mend(value: Any) -> Any:
         if isinstance(value, list):

@@ -35,11 +35,7 @@ def identifier(name: str) -> str:
 
 
 def read_filter(text: str, columns: Sequence[str]) -> str:
-    r"""Return a filter that is one SQL expression, with column names such as ``reward/format`` in quotes.
-
-    >>> read_filter("reward/format < 0 and id <> 'reward/format'", ["id", "reward/format"])
-    '"reward/format" < 0 and id <> \'reward/format\''
-    """
+    """Return a filter that is one SQL expression, with column names such as ``reward/format`` in quotes."""
     special = [name for name in columns if not re.fullmatch(r"[A-Za-z_]\w*", name)]
     if special:
         names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
@@ -67,11 +63,7 @@ def columns_in(expression: str, columns: Sequence[str]) -> list[str]:
 
 
 def unknown_column(name: str, columns: Sequence[str]) -> InputError:
-    """Return the error for a column that does not exist, with the nearest names.
-
-    >>> str(unknown_column("rewrad", ["reward", "rank"]))
-    'unknown column `rewrad`; did you mean `reward`? The columns are reward, rank.'
-    """
+    """Return the error for a column that does not exist, with the nearest names."""
     near = difflib.get_close_matches(name, columns, n=3) or [column for column in columns if name in column][:3]
     hint = f"; did you mean {' or '.join(f'`{column}`' for column in near)}?" if near else "."
     return InputError(f"unknown column `{name}`{hint} The columns are {', '.join(columns)}.")

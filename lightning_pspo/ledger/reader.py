@@ -51,13 +51,7 @@ def find_ledger(path: Path) -> Path:
 class Ledger:
     """The rows of a run, in the order of rollouts, of ranks, and of a rank's rows.
 
-    Files that cannot be read are named and left out; the others are read all the same.
-
-    Args:
-        folder: As `find_ledger` returns it.
-
-    Raises:
-        InputError: No file can be read.
+    Files that cannot be read are named and left out; InputError if none can be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,26 +96,15 @@ class Ledger:
                 raise unknown_column(name, self.schema.names)
 
     def find(
-        self,
-        where: str | None = None,
-        rollouts: Span | None = None,
-        *,
-        sort: str | None = None,
-        descending: bool = False,
+        self, where: str = "true", rollouts: Span | None = None, *, sort: str | None = None, descending: bool = False
     ) -> pa.Table:
-        """Find rows without reading all their columns.
+        """Find the rows for which an SQL expression holds, without reading all their columns.
 
-        Args:
-            where: SQL expression that holds for the rows that are wanted.
-            rollouts: First and last rollout that are wanted.
-            sort: Column to sort by; null and nan come last, equal values stay in order. None keeps the ledger's order.
-            descending: Sort the largest first.
+        Null and nan of the column to sort by come last, equal values stay in order. InputError for a column that does
+        not exist, or an expression that is malformed or of the wrong types.
 
         Returns:
             (K, 2) with the columns ``file``, an index of `files`, and ``row``, counted in that file.
-
-        Raises:
-            InputError: A column does not exist, or the expression is malformed or of the wrong types.
         """
         order = ["rollout", "file", "row"]
         if sort is not None:
@@ -133,7 +116,7 @@ class Ledger:
             if pa.types.is_floating(kind):
                 order.insert(0, f"isnan({key}) NULLS LAST")
         head = "SELECT file, row FROM rows WHERE (\n"
-        expression = "true" if where is None else read_filter(where, self.schema.names)
+        expression = read_filter(where, self.schema.names)
         names = [*([sort] if sort else ()), *columns_in(expression, self.schema.names)]
         with explained_errors(expression, len(head), self.schema.names), connect() as connection:
             connection.register("rows", self.stream(names, rollouts))
@@ -160,9 +143,7 @@ class Ledger:
         table = pa.concat_tables([self.schema.empty_table().select(columns), *(piece for _, piece in pieces)])
         return table.take(pc.sort_indices(pa.chunked_array(positions_read, order.type)))
 
-    def scan(
-        self, columns: Sequence[str], where: str | None = None, rollouts: Span | None = None
-    ) -> Iterator[pa.Table]:
+    def scan(self, columns: Sequence[str], where: str = "true", rollouts: Span | None = None) -> Iterator[pa.Table]:
         """Read the columns of all rows that are wanted: `find`, then `read`."""
         yield from self.read(columns, self.find(where, rollouts))
 
@@ -211,15 +192,9 @@ class Ledger:
             with parquet.ParquetFile(file.path, memory_map=True, page_checksum_verification=True) as opened:
                 table = opened.read([name for name in columns if name in opened.schema_arrow.names])
                 length = opened.metadata.num_rows
-            return pa.table(
-                [
-                    table[field.name].cast(field.type)
-                    if field.name in table.column_names
-                    else pa.nulls(length, field.type)
-                    for field in fields
-                ],
-                schema=pa.schema(fields),
-            )
+            known = {name: table[name] for name in table.column_names}
+            arrays = [known.get(field.name, pa.nulls(length)).cast(field.type) for field in fields]
+            return pa.table(arrays, schema=pa.schema(fields))
         except (pa.ArrowException, OSError) as error:
             self.damaged[file.path] = _first_line(error)
             return None

@@ -128,8 +128,8 @@ class Policy(nn.Module):
         special = set(tokenizer.all_special_ids) - dropped
         texts: list[str | None] = []
         for row in rows:
-            kept = None if special.isdisjoint(row) else [id_ for id_ in row if id_ not in dropped]
-            texts.append(None if kept is None else str(tokenizer.decode(kept, skip_special_tokens=False)))
+            ids = [id_ for id_ in row if id_ not in dropped]
+            texts.append(None if special.isdisjoint(row) else str(tokenizer.decode(ids, skip_special_tokens=False)))
         return texts
 
     def identity(self) -> dict[str, Any]:

@@ -43,23 +43,16 @@ def read_arms(paths: Sequence[Path]) -> list[Arm]:
 
 def group(runs: Sequence[TrainingRun]) -> list[Arm]:
     """Return the arms of runs; a run without settings is one of its own."""
-    members: dict[str, list[TrainingRun]] = {}
-    for number, run in enumerate(runs):
-        same = json.dumps(_without_seed(run), sort_keys=True, default=str) if run.config else str(number)
-        members.setdefault(same, []).append(run)
-    labels = run_labels(runs)
-    names = _unique(_arm_name([labels[id(run)] for run in same]) for same in members.values())
-    return [Arm(name, number, same) for number, (name, same) in enumerate(zip(names, members.values(), strict=True))]
-
-
-def run_labels(runs: Sequence[TrainingRun]) -> dict[int, str]:
-    """Return ``id(run)`` -> the part of its path that tells it from the others."""
     paths = [run.path.resolve() for run in runs]
     common = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0].parent
-    return {
-        id(run): str(path.relative_to(common)) if path != common else path.name
-        for run, path in zip(runs, paths, strict=True)
-    }
+    members: dict[str, list[TrainingRun]] = {}
+    for number, (run, path) in enumerate(zip(runs, paths, strict=True)):
+        run.label = str(path.relative_to(common)) if path != common else path.name
+        settings = [pair for pair in leaves(_trained(run.config)) if not _RUN_SETTING.fullmatch(pair[0])]
+        same = json.dumps(dict(settings), sort_keys=True, default=str) if run.config else str(number)
+        members.setdefault(same, []).append(run)
+    names = _unique(_arm_name([run.label for run in same]) for same in members.values())
+    return [Arm(name, number, same) for number, (name, same) in enumerate(zip(names, members.values(), strict=True))]
 
 
 def seed(run: TrainingRun) -> str:
@@ -68,20 +61,13 @@ def seed(run: TrainingRun) -> str:
     return "–" if value is None else str(value)
 
 
-def _without_seed(run: TrainingRun) -> dict[str, Any]:
-    return {name: value for name, value in leaves(_trained(run.config)) if not _RUN_SETTING.fullmatch(name)}
-
-
 def _trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings without callbacks that only observe: a run with a report is in the arm of one without."""
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or not isinstance(trainer.get("callbacks"), list):
         return dict(config)
-    training = [
-        entry
-        for entry in trainer["callbacks"]
-        if not (isinstance(entry, Mapping) and str(entry.get("class_path")).startswith(_OBSERVERS))
-    ]
+    entries = [entry for entry in trainer["callbacks"] if isinstance(entry, Mapping)]
+    training = [entry for entry in entries if not str(entry.get("class_path")).startswith(_OBSERVERS)]
     return {**config, "trainer": {**trainer, "callbacks": training}}
 
 

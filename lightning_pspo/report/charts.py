@@ -94,7 +94,7 @@ def number(value: float) -> str:
 FORMATS: dict[str, Callable[[float], str]] = {"number": number, "percent": percent}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Chart:
     """A chart, ready to be drawn by the template."""
 
@@ -215,11 +215,7 @@ class Chart:
 
 
 def short(value: float) -> str:
-    """Return a place in a picture with at most one decimal.
-
-    >>> short(10.0), short(0.25)
-    ('10', '0.2')
-    """
+    """Return a place in a picture with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")
 
 

@@ -13,13 +13,7 @@ MAX_TEXT = 20_000
 
 
 def text(value: str) -> Markup:
-    """Return a text as markup: escaped, with control characters and direction marks spelt out.
-
-    >>> str(text("<script>1 & 2</script>"))
-    '&lt;script&gt;1 &amp; 2&lt;/script&gt;'
-    >>> str(text("a" + chr(0) + "b"))
-    'a<span class="control">U+0000</span>b'
-    """
+    """Return a text as markup: escaped, with control characters and direction marks spelt out."""
     return Markup(_INVISIBLE.sub(lambda match: f'<span class="control">{_code(match)}</span>', str(escape(value))))
 
 
@@ -35,11 +29,7 @@ def finalize(value: Any) -> Any:
 
 
 def cut(value: str, size: int) -> str:
-    """Return a text of at most ``size`` characters, with the number of those that are left out.
-
-    >>> cut("abcdef", 4), cut("abcd", 4)
-    ('abcd … (2 more characters)', 'abcd')
-    """
+    """Return a text of at most ``size`` characters, with the number of those that are left out."""
     return value if len(value) <= size else f"{value[:size]} … ({len(value) - size:,} more characters)"
 
 
@@ -47,14 +37,8 @@ def _code(match: re.Match[str]) -> str:
     return f"U+{ord(match[0]):04X}"
 
 
-def _invisible() -> str:
-    """Return the class of characters that change their surroundings or must not occur on a page."""
-    harmless = {"\n", "\t", "\u200c", "\u200d"}  # the last two join letters of scripts and emoji
-    codes = (*range(0x3000), 0xFEFF, *range(0xFFF9, 0xFFFC))
-    special = [
-        chr(code) for code in codes if unicodedata.category(chr(code)) in ("Cc", "Cf") and chr(code) not in harmless
-    ]
-    return "".join(f"\\U{ord(sign):08x}" for sign in [*special, "\u2028", "\u2029", "\ufffe", "\uffff"])
-
-
-_INVISIBLE = re.compile(f"[{_invisible()}\ud800-\udfff\U000e0000-\U000e007f]")
+_HARMLESS = "\n\t\u200c\u200d"  # the last two join letters of scripts and emoji
+_SIGNS = map(chr, (*range(0x3000), 0xFEFF, *range(0xFFF9, 0xFFFC)))
+_SPECIAL = "".join(sign for sign in _SIGNS if unicodedata.category(sign) in ("Cc", "Cf") and sign not in _HARMLESS)
+_INVISIBLE = re.compile(f"[{re.escape(_SPECIAL)}\u2028\u2029\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]")
+"""Characters that change their surroundings or must not occur on a page."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from lightning_pspo.report.arms import Arm, run_labels
+from lightning_pspo.report.arms import Arm
 from lightning_pspo.report.curves import finite
 from lightning_pspo.report.runs import TrainingRun, pair
 
@@ -38,8 +38,7 @@ class Measurement:
 
 def evaluations(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return the table of all measurements, in groups of a source and temperature, and its columns."""
-    labels = run_labels([run for arm in arms for run in arm.runs])
-    rows = [row for arm in arms for run in arm.runs for row in islice(_of_run(arm, run, labels[id(run)]), _MAX_ROWS)]
+    rows = [row for arm in arms for run in arm.runs for row in islice(_of_run(arm, run), _MAX_ROWS)]
     groups: dict[str, list[Measurement]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)
@@ -51,7 +50,7 @@ def evaluations(arms: Sequence[Arm]) -> dict[str, Any]:
     return {"groups": groups, "columns": [*shares, *votes], "headings": [*headings, *votes, "tokens"]}
 
 
-def _of_run(arm: Arm, run: TrainingRun, label: str) -> Iterator[Measurement]:
+def _of_run(arm: Arm, run: TrainingRun) -> Iterator[Measurement]:
     summary = run.summary
     for when in ("before", "after"):
         accuracy = finite(summary.get(f"accuracy_{when}"))
@@ -61,18 +60,19 @@ def _of_run(arm: Arm, run: TrainingRun, label: str) -> Iterator[Measurement]:
         if (length := finite(summary.get(f"length_tokens_{when}"))) is not None:
             estimates["length_tokens"] = (length, None, None)
         problems = _problems(summary.get("problems"), summary.get("n"))
-        yield _measurement(arm, label, f"{when} training", summary, problems, estimates)
+        yield _measurement(arm, run, f"{when} training", summary, problems, estimates)
     for evaluation in run.evaluations:
         for result in evaluation.document["results"]:
             if isinstance(result, dict) and isinstance(result.get("estimates"), dict):
                 problems, each = result.get("problems"), result.get("samples_per_problem", 1)
                 total = problems * each if isinstance(problems, int) and isinstance(each, int) else None
                 estimates = dict(_estimates(result["estimates"]))
-                yield _measurement(arm, label, evaluation.name, result, _problems(problems, total), estimates)
+                yield _measurement(arm, run, evaluation.name, result, _problems(problems, total), estimates)
 
 
-def _measurement(arm: Arm, run: str, name: str, document: Mapping[str, Any], *rest: Any) -> Measurement:
-    return Measurement(arm, run, name, str(document.get("source", "–")), finite(document.get("temperature")), *rest)
+def _measurement(arm: Arm, run: TrainingRun, name: str, document: Mapping[str, Any], *rest: Any) -> Measurement:
+    source, temperature = str(document.get("source", "–")), finite(document.get("temperature"))
+    return Measurement(arm, run.label, name, source, temperature, *rest)
 
 
 def _estimates(document: Mapping[str, Any]) -> Iterator[tuple[str, _Bounded]]:

@@ -41,11 +41,7 @@ def judge(arms: Sequence[Arm]) -> dict[str, Any]:
 
 
 def scores(row: Mapping[str, Any]) -> dict[str, int]:
-    """Return the scores of a row that are integers from 1 to 5.
-
-    >>> scores({"scores": {"clarity": 4, "overall_quality": 9, "logical_coherence": "5"}})
-    {'clarity': 4}
-    """
+    """Return the scores of a row that are integers from 1 to 5."""
     values = row.get("scores")
     if not isinstance(values, dict):
         return {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from lightning_pspo.report.arms import Arm, run_labels, seed
+from lightning_pspo.report.arms import Arm, seed
 from lightning_pspo.report.charts import number, percent
 from lightning_pspo.report.curves import finite
 from lightning_pspo.report.runs import TrainingRun, pair
@@ -118,9 +118,8 @@ def duration(seconds: float) -> str:
 
 def _notes(runs: Sequence[TrainingRun]) -> list[tuple[str, str]]:
     """Return what is missing or odd, as names of runs and a note; a note that several runs share comes once."""
-    labels = run_labels(runs)
     owners: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
-            owners.setdefault(note, []).append(labels[id(run)])
+            owners.setdefault(note, []).append(run.label)
     return [(", ".join(names), note) for note, names in owners.items()]

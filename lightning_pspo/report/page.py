@@ -99,13 +99,11 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"arm_class": arm_class, "number": number, "percent": percent, "short": short, "tex": render}
-    environment.filters |= {"duration": duration, "on_scale": _on_scale, "sha256": _sha256}
+    environment.filters |= {"duration": duration, "sha256": _sha256}
+    environment.filters["on_scale"] = lambda share: (
+        f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}"
+    )  # of an interval's line
     return environment
-
-
-def _on_scale(share: float) -> str:
-    """Return the place of a share on the line of an interval."""
-    return f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}"
 
 
 @lru_cache

@@ -123,10 +123,9 @@ class Panels:
 
     def reading(self) -> str:
         """Return how to read the charts; after they are made."""
+        text = "One line for each run." if len(self.arms) > 1 else "One point for each rollout."
         if any(len(arm.runs) > 1 for arm in self.arms):
             text = "Lines are means over the seeds of an arm, bands reach from its lowest to its highest seed."
-        else:
-            text = "One line for each run." if len(self.arms) > 1 else "One point for each rollout."
         if self._bucket > 1:
             text += (
                 f" Curves of more than {BUCKETS} points are averaged in {BUCKETS} stretches of equal length, of up to "
@@ -164,16 +163,8 @@ class Panels:
             self._count += 1
             self._bucket = max([self._bucket, *(drawn.line.bucket for drawn in lines)])
             whiskers = self._whiskers(plan.keys[0]) if plan.format == "percent" and markers else ()
-            charts.append(
-                Chart(
-                    plan=plan,
-                    lines=lines,
-                    x_name=self.x_name,
-                    identity=f"chart-{self._count}",
-                    markers=markers,
-                    whiskers=whiskers,
-                )
-            )
+            name = f"chart-{self._count}"
+            charts.append(Chart(plan, lines, self.x_name, identity=name, markers=markers, whiskers=whiskers))
         return charts
 
     def _lines(self, plan: Plan) -> Iterator[NamedLine]:

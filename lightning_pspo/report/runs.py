@@ -41,6 +41,7 @@ class TrainingRun:
     """What is known about one run; what is not known is empty."""
 
     path: Path
+    label: str = field(default="", init=False)  # the part of its path that tells it from others on the page
     config: Mapping[str, Any] = field(default_factory=dict)  # that it last continued with
     curves: Curves = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)  # of `RunSummary`
@@ -52,11 +53,7 @@ class TrainingRun:
     notes: list[str] = field(default_factory=list)  # what is missing, damaged or odd, as sentences
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Return a setting by its dotted name, ``default`` if it is not known.
-
-        >>> TrainingRun(Path("r"), {"model": {"group_size": 8}}).setting("model.group_size")
-        8
-        """
+        """Return a setting by its dotted name, ``default`` if it is not known."""
         value: Any = self.config
         for part in name.split("."):
             if not isinstance(value, Mapping) or part not in value:
@@ -92,7 +89,12 @@ def read_run(path: Path) -> TrainingRun:
     run.environment = _read_json(run, path / "environment.json")
     run.judge = _read_lines(run, path / "judgements.jsonl")
     run.judge_summary = next(filter(None, (_read_json(run, path / name) for name in _JUDGE_SUMMARIES)), {})
-    _note_what_is_missing(run)
+    if not run.config and not (path / "config.yaml").exists():
+        run.notes.append("no config.yaml: its settings are not known, so it is an arm of its own.")
+    if not run.curves:
+        run.notes.append("no logs: no curves. They come from metrics.csv or the TensorBoard files below its folder.")
+    if not run.summary and not (path / "summary.json").exists():
+        run.notes.append("no summary.json: it was stopped, has not ended, or ran without RunSummary.")
     return run
 
 
@@ -216,15 +218,6 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     """Return a key that sorts ``evaluation-10`` after ``evaluation-9``."""
     parts = re.split(r"(\d+)", path.as_posix().removesuffix(".json"))
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
-
-
-def _note_what_is_missing(run: TrainingRun) -> None:
-    if not run.config and not (run.path / "config.yaml").exists():
-        run.notes.append("no config.yaml: its settings are not known, so it is an arm of its own.")
-    if not run.curves:
-        run.notes.append("no logs: no curves. They come from metrics.csv or the TensorBoard files below its folder.")
-    if not run.summary and not (run.path / "summary.json").exists():
-        run.notes.append("no summary.json: it was stopped, has not ended, or ran without RunSummary.")
 
 
 def _name(run: TrainingRun, path: Path) -> str:

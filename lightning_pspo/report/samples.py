@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_pspo.report.arms import Arm, run_labels, seed
+from lightning_pspo.report.arms import Arm, seed
 from lightning_pspo.report.charts import number
 from lightning_pspo.report.curves import finite
 from lightning_pspo.report.escaping import cut
@@ -70,7 +70,7 @@ def samples(arms: Sequence[Arm]) -> dict[str, Any]:
         "problems": _problems(arms)[:_MAX_PROBLEMS],
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),
         "training": [
-            (arm, run_labels([run])[id(run)], [_training_sample(row) for row in run.training])
+            (arm, run.path.resolve().name, [_training_sample(row) for row in run.training])
             for arm in arms
             for run in arm.runs[:1]
             if run.training

@@ -69,12 +69,7 @@ def arm_line(arm: Arm, key: str, scale: dict[int, int] | None) -> Line | None:
 
 
 def combine(curves: Sequence[tuple[_Array, _Array]]) -> Line:
-    """Return the mean and the band of several runs' curves.
-
-    >>> line = combine([(np.array([1.0, 2.0]), np.array([0.0, 1.0])), (np.array([1.0]), np.array([4.0]))])
-    >>> line.x.tolist(), line.mean.tolist(), line.low.tolist(), line.high.tolist()
-    ([1.0, 2.0], [2.0, 1.0], [0.0, 1.0], [4.0, 1.0])
-    """
+    """Return the mean and the band of several runs' curves."""
     grid = np.unique(np.concatenate([x for x, _ in curves]))
     if len(grid) <= BUCKETS:
         edges = np.append(grid, np.inf)

@@ -273,4 +273,7 @@ def test_a_damaged_checkpoint_is_refused_then_set_aside(
     main(command(root, "--ckpt_path", str(offered)))
     assert rollouts(root) == [1, 2, 3, 4, 5, 6]
     assert aside.read_bytes() == content
-    main(command(root, "--ckpt_path", "last"))
+    longer = ["--data.num_rollouts=7", *flags("keep_last=2")]
+    main(command(root, "--ckpt_path=last", *longer, scores="[0, 0, 0, 0, 0, 0, 0]"))
+    assert rollouts(root) == [6, 7]
+    assert not aside.exists(), "newer checkpoints are there"

@@ -95,6 +95,28 @@ def test_answers_take_no_longer_than_the_imports(tmp_path: Path, arguments: list
     assert seconds("-m", "lightning_pspo", *arguments) < 1.3 * imports
 
 
+def test_files_named_like_those_of_the_library(tmp_path: Path) -> None:
+    """The installed command searches the working directory after the standard library."""
+    for name in ("types", "random", "statistics", "signal", "queue", "calendar", "code"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')\n")
+    code = "from lightning_pspo.__main__ import command; command()"
+    words = [sys.executable, "-P", "-c", code, "fit", "--model.reward=types.Mine"]
+    done = subprocess.run(words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: `--model.reward`: `types` has no Reward `Mine`."
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = f'cd "{folder}" && rmdir "{folder}" && "{sys.executable}" -P -m lightning_pspo fit --config quickstart'
+    done = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "error: the working directory no longer exists: change to another one.",
+    )
+
+
 @pytest.mark.slow
 def test_a_run_outlives_its_reader_and_a_plain_terminal(tmp_path: Path) -> None:
     """``fit ... | head -1``, under an encoding that knows ASCII only, ends well and has all its results."""

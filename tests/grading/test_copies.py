@@ -115,6 +115,11 @@ TABLE = r"""
 ? Approximate the square root of 2 to 4 decimals. => 1.4142
 + ~\boxed{1.4142} | ~\boxed{\sqrt{2}}
 
+? Given A = 0 and B = 1, what is the output of A AND B? => 0
++ 0 | A AND B = 0
+- A = 0
+? Consider the function $g(x) = 3$. Find $g(2)$. => 3
++ 3 | ~\boxed{x = 3} | ~\boxed{g(2) = 3}
 """
 """A question and its reference, right responses (+), wrong ones (-): behind ####, or as they stand with ~."""
 
@@ -164,6 +169,9 @@ def test_without_the_question_a_value_is_enough():
         ("which makes 7.", False),
         ("So $x = 7$ and", False),
         ("The answer is that we have 3 and then 7", False),
+        ("The answer is that we have 7. We", None),
+        ("The answer is 7 apples because", None),
+        (r"so \boxed{7", False),
         ("```output\n7\n```\nThis", False),
     ],
 )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_pspo.judging import UnusableReplyError, parse_preference, parse_scores
-from lightning_pspo.judging.parsing import completion_text, error_message, one_line, parse_body, reported_tokens
+from lightning_pspo.judging import UnusableReplyError, parsing
+from lightning_pspo.judging.parsing import completion_text, error_message, parse_preference, parse_scores
 from tests.support.faulty_endpoint import GOOD, NAMES, completion
 from tests.support.hostile_completions import FAKE
 
@@ -101,7 +101,7 @@ ANY = st.recursive(
 @given(ANY, ANY)
 def test_no_body_breaks_the_reading(body, message):
     for value in (body, {"choices": [body]}, {"choices": [{"message": message, "error": body}], "usage": body}):
-        assert all(type(count) is int and 0 <= count <= 10**9 for count in reported_tokens(value))
+        assert all(type(count) is int and 0 <= count <= 10**9 for count in parsing.reported_tokens(value))
         assert isinstance(error_message(value), str | None)
         with contextlib.suppress(UnusableReplyError):
             assert isinstance(completion_text(value), str | None)
@@ -109,18 +109,18 @@ def test_no_body_breaks_the_reading(body, message):
 
 @pytest.mark.parametrize("content", [b"not JSON", b"\xff\xfe", b'{"a":' * 10**5])
 def test_what_is_not_json_is_nothing(content):
-    assert parse_body(content) is None
+    assert parsing.parse_body(content) is None
 
 
 @pytest.mark.parametrize("count", ["1" + "0" * 9000, "-1", "NaN", "1e999", "true", '"7"', "[[1]]"])
 def test_hostile_numbers_of_tokens_count_as_none(count):
-    body = parse_body(b'{"usage": {"prompt_tokens": %b, "completion_tokens": 7}}' % count.encode())
-    assert reported_tokens(body) == (0, 7)
+    body = parsing.parse_body(b'{"usage": {"prompt_tokens": %b, "completion_tokens": 7}}' % count.encode())
+    assert parsing.reported_tokens(body) == (0, 7)
 
 
 def test_words_of_strangers_are_one_short_printable_line():
     assert error_message({"error": None, "message": "the words"}) == "the words"
     assert error_message({"detail": "the words"}) == "the words"
-    assert one_line("a\x1b]0;title\x07\r\n\u202e\u2028b\x00\ud800") == "a ]0;title b"
-    assert len(one_line("x \n" * 10**6)) <= 203
-    assert error_message(parse_body(b'{"error":' * 900 + b"1" + b"}" * 900)) is None
+    assert parsing.one_line("a\x1b]0;title\x07\r\n\u202e\u2028b\x00\ud800") == "a ]0;title b"
+    assert len(parsing.one_line("x \n" * 10**6)) <= 203
+    assert error_message(parsing.parse_body(b'{"error":' * 900 + b"1" + b"}" * 900)) is None

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_pspo.judging import DIMENSIONS, Item, Pair, find_injections
+from lightning_pspo.judging import DIMENSIONS, Item, Pair
 from lightning_pspo.judging.prompts import preference_messages, score_messages
-from lightning_pspo.judging.quoting import quoted
+from lightning_pspo.judging.quoting import find_injections, quoted
 from lightning_pspo.judging.rubric import ANCHORS
 from tests.support.faulty_endpoint import GOOD, NAMES
 from tests.support.hostile_completions import HOSTILE

@@ -58,14 +58,14 @@ def test_a_run_resumes_to_the_same_bits(lora: LoRA, fit: Fit, tiny_model: Path, 
         "minibatches_per_rollout": 2,
     }
     path = tmp_path / "middle.ckpt"
-    whole, record = fit(**settings, save_after={1: path})
+    uninterrupted, record = fit(**settings, save_after={1: path})
     resumed, _ = fit(**settings, ckpt_path=path)
-    assert torch.equal(weights(whole), weights(resumed))
+    assert torch.equal(weights(uninterrupted), weights(resumed))
     assert set(torch.load(path, weights_only=True)["state_dict"]) == {
-        name for name, parameter in whole.named_parameters() if parameter.requires_grad
+        name for name, parameter in uninterrupted.named_parameters() if parameter.requires_grad
     }
     for parameter, start in zip(
-        whole.policy.trainable_parameters(), built(tiny_model, lora=lora).trainable_parameters(), strict=True
+        uninterrupted.policy.trainable_parameters(), built(tiny_model, lora=lora).trainable_parameters(), strict=True
     ):
         assert not torch.equal(parameter, start)
     assert all(float(update.log_ratio.abs().max()) == 0.0 for update in record.outputs[0]["updates"][:1])
@@ -120,10 +120,10 @@ def test_the_base_may_move_but_not_change(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "first.ckpt"
-    whole, _ = fit(**settings, save_after={1: path})
+    uninterrupted, _ = fit(**settings, save_after={1: path})
     elsewhere = Path(shutil.copytree(tiny_model, tmp_path / "elsewhere"))
     resumed, _ = fit(**settings, folder=elsewhere, ckpt_path=path)
-    assert torch.equal(weights(whole), weights(resumed))
+    assert torch.equal(weights(uninterrupted), weights(resumed))
     with pytest.raises(InputError, match=r"another model .*: the fingerprint of the base model's files is"):
         fit(**settings, folder=model_folder(seed=1), ckpt_path=path)
 

@@ -12,12 +12,12 @@ from lightning_pspo.policy.logprobs import chosen_logprobs, sampling_logits
 
 def nucleus(probabilities: list[float], top_p: float) -> dict[int, float]:
     """Return token -> probability of the nucleus, token by token."""
-    kept: dict[int, float] = {}
+    nucleus: dict[int, float] = {}
     for token in sorted(range(len(probabilities)), key=lambda token: -probabilities[token]):
-        kept[token] = probabilities[token]
-        if sum(kept.values()) >= top_p:
+        nucleus[token] = probabilities[token]
+        if sum(nucleus.values()) >= top_p:
             break
-    return {token: probability / sum(kept.values()) for token, probability in kept.items()}
+    return {token: probability / sum(nucleus.values()) for token, probability in nucleus.items()}
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])

@@ -39,9 +39,9 @@ def test_rows_that_need_more_tokens_than_others() -> None:
     scales = torch.tensor([30.0, 0.0, 3.0, 1.0, 6.0]).unsqueeze(1)
     probabilities = (torch.randn(5, 9000, generator=generator) * scales).softmax(-1)
     mask = outside_nucleus(probabilities, 0.95)
-    kept = (~mask).sum(-1).tolist()
-    assert kept[0] < 10
-    assert TOPS[0] < kept[2] < TOPS[1] < kept[1]
+    sizes = (~mask).sum(-1).tolist()
+    assert sizes[0] < 10
+    assert TOPS[0] < sizes[2] < TOPS[1] < sizes[1]
     assert torch.equal(mask, by_sorting(probabilities, 0.95))
 
 
@@ -50,7 +50,7 @@ def test_rows_that_need_more_tokens_than_others() -> None:
     top_p=st.floats(0.01, 1.0),
 )
 def test_ties_keep_the_lower_ids(counts: list[list[int]], top_p: float) -> None:
-    """Few different probabilities, so that the last place is often contended."""
+    """Few different probabilities, so that ties at the end of the nucleus are frequent."""
     weights = torch.tensor([[*row, 1] for row in counts], dtype=torch.float32)
     probabilities = weights / weights.sum(-1, keepdim=True)
     assert torch.equal(outside_nucleus(probabilities, top_p), by_sorting(probabilities, top_p))

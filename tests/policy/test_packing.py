@@ -1,4 +1,4 @@
-"""Layouts of a pass: every token at its place, each seen by those that may."""
+"""Packed passes: every token in its position, visible to the tokens that may see it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ lengths = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, 
 
 
 def make(prompt_lengths: list[int], completions: list[tuple[int, int]]) -> Inputs:
-    """Tokens that tell where they belong: 100 * prompt + place, and 1000 * (row + 1) + place."""
+    """Return tokens that encode their origin: 100 * prompt + index, and 1000 * (row + 1) + index."""
     owners = torch.tensor([owner for owner, _ in completions])
     prompts = torch.tensor(prompt_lengths)[:, None]
     ends = torch.tensor([length for _, length in completions])[:, None]
@@ -30,13 +30,13 @@ def make(prompt_lengths: list[int], completions: list[tuple[int, int]]) -> Input
 
 def history(packed: PackedInputs, token: int) -> list[int]:
     """Return what the state that predicts the token sees, in the order of positions."""
-    sequence, place = int(packed.sequences[token]), int(packed.columns[token])
+    sequence, column = int(packed.sequences[token]), int(packed.columns[token])
     ids = packed.input_ids[sequence]
     if packed.attention_mask is None or packed.position_ids is None:
-        return ids[: place + 1].tolist()
-    seen: Tensor = packed.attention_mask[sequence, 0, place].nonzero().flatten()
-    places = packed.position_ids[sequence][seen]
-    assert places.tolist() == list(range(len(seen))), "a path through the tree has each position once"
+        return ids[: column + 1].tolist()
+    seen: Tensor = packed.attention_mask[sequence, 0, column].nonzero().flatten()
+    positions = packed.position_ids[sequence][seen]
+    assert positions.tolist() == list(range(len(seen))), "a path through the tree has each position once"
     return ids[seen].tolist()
 
 
@@ -50,8 +50,8 @@ def test_each_token_is_predicted_from_its_prompt_and_what_came_before(
         assert len(packed.sequences) == len(row)
         for token, (r, t) in enumerate(zip(row.tolist(), step.tolist(), strict=True)):
             owner = completions[r][0]
-            prompt = [100 * owner + place for place in range(prompt_lengths[owner])]
-            assert history(packed, token) == prompt + [1000 * (r + 1) + place for place in range(t)]
+            prompt = [100 * owner + index for index in range(prompt_lengths[owner])]
+            assert history(packed, token) == prompt + [1000 * (r + 1) + index for index in range(t)]
 
 
 def test_a_long_prompt_runs_once_for_several_completions() -> None:

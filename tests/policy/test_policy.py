@@ -1,4 +1,4 @@
-"""The policy as a whole: what completions are as text, and the modes of its model."""
+"""The policy: text of its completions, and the modes of its model."""
 
 from __future__ import annotations
 

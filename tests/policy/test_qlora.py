@@ -56,7 +56,7 @@ def dequantized(weight: Tensor, block: int = 64) -> Tensor:
 
 @pytest.fixture(scope="module")
 def wide(model_folder: Callable[..., Path]) -> Path:
-    """A tiny model whose rows are whole blocks."""
+    """A tiny model whose rows are multiples of a block."""
     return model_folder(hidden_size=64, intermediate_size=128)
 
 
@@ -77,15 +77,15 @@ def test_all_linear_weights_but_the_head_are_in_four_bits(wide: Path) -> None:
     names = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert set(layers) == names
     assert layers["up_proj"].weight.numel() == 64 * 128 // 2  # bytes
-    rest = {p.dtype for n, p in policy.named_parameters() if not any(f"{one}.base_layer.w" in n for one in names)}
+    rest = {p.dtype for n, p in policy.named_parameters() if not any(f"{layer}.base_layer.w" in n for layer in names)}
     assert rest == {torch.float32}
 
 
 def test_rows_that_are_no_whole_blocks_are_left_alone(tiny_model: Path, model_folder: Callable[..., Path]) -> None:
     """bitsandbytes would mix up their scales on a CPU."""
-    policy, whole = built(tiny_model, quantization="nf4"), built(tiny_model)
+    policy, plain = built(tiny_model, quantization="nf4"), built(tiny_model)
     assert [name.rsplit(".", 2)[1] for name, _ in quantized_layers(policy)] == ["down_proj"] * 2
-    for name, parameter in whole.named_parameters():
+    for name, parameter in plain.named_parameters():
         if "down_proj.base_layer" not in name:
             assert torch.equal(policy.get_parameter(name), parameter)
     with pytest.raises(InputError, match="needs linear layers beside the head, with rows of a multiple of 64 weights"):
@@ -99,11 +99,11 @@ def test_it_computes_with_the_rounded_weights(training: bool, wide: Path, plain:
     assert any("lora_B" in name for name, _ in policy.named_parameters())
     with policy.generating() as model:
         generated = model(input_ids=IDS).logits
-    for one in (policy, other):
-        one.train(training)
-        one.causal_lm(input_ids=IDS).logits.square().mean().backward()
+    for model in (policy, other):
+        model.train(training)
+        model.causal_lm(input_ids=IDS).logits.square().mean().backward()
     with torch.no_grad():
-        logits = [one.causal_lm(input_ids=IDS).logits for one in (policy, other)]
+        logits = [model.causal_lm(input_ids=IDS).logits for model in (policy, other)]
     assert torch.equal(generated, logits[0])
     assert torch.allclose(*logits, atol=1e-4 * float(logits[1].abs().max()))
     for mine, theirs in zip(policy.trainable_parameters(), other.trainable_parameters(), strict=True):
@@ -126,9 +126,11 @@ def test_a_run_resumes_to_the_same_bits(
         "kl": {"coef": 0.1},
     }
     path = tmp_path / "middle.ckpt"
-    whole, record = fit(**settings, save_after={1: path})
+    uninterrupted, record = fit(**settings, save_after={1: path})
     resumed, _ = fit(**settings, ckpt_path=path)
-    trained = [torch.cat([p.detach().flatten() for p in m.policy.trainable_parameters()]) for m in (whole, resumed)]
+    trained = [
+        torch.cat([p.detach().flatten() for p in m.policy.trainable_parameters()]) for m in (uninterrupted, resumed)
+    ]
     assert torch.equal(*trained)
     saved = torch.load(path, weights_only=True)
     assert all("lora_" in name for name in saved["state_dict"])
@@ -149,7 +151,7 @@ def test_the_reference_is_the_four_bit_base(wide: Path) -> None:
     policy, new = built(wide, quantization="nf4"), Policy(model_name_or_path=str(wide), lora=LoRA(), quantization="nf4")
     new.build(0)
     with torch.no_grad():
-        base, trained = (one.causal_lm(input_ids=IDS).logits for one in (new, policy))
+        base, trained = (model.causal_lm(input_ids=IDS).logits for model in (new, policy))
         assert not torch.allclose(base, trained, atol=0.01)
         with policy.model.disable_adapter():  # type: ignore[union-attr]
             assert torch.equal(policy.causal_lm(input_ids=IDS).logits, base)
@@ -172,8 +174,8 @@ def test_gpt2_keeps_its_weights_transposed(model_folder: Callable[..., Path]) ->
     policy = built(folder, quantization="nf4")
     assert len(list(quantized_layers(policy))) == 8
     with torch.no_grad():
-        logits, whole = (one.train(False).causal_lm(input_ids=IDS).logits for one in (policy, built(folder)))
-    assert 0.0 < float((logits - whole).norm() / whole.norm()) < 0.2
+        logits, plain = (m.train(False).causal_lm(input_ids=IDS).logits for m in (policy, built(folder)))
+    assert 0.0 < float((logits - plain).norm() / plain.norm()) < 0.2
     headless = model_folder(model=GPT2LMHeadModel(GPT2Config(**settings, n_layer=0)))
     with pytest.raises(InputError, match="needs linear layers beside the head, with rows of a multiple of 64 weights"):
         built(headless, quantization="nf4")
@@ -185,7 +187,7 @@ def test_a_model_that_is_stored_in_four_bits(wide: Path, model_folder: Callable[
     assert (folder / "model.safetensors").stat().st_size < (wide / "model.safetensors").stat().st_size
     again = built(folder)
     with torch.no_grad():
-        assert torch.equal(*(one.train(False).causal_lm(input_ids=IDS).logits for one in (policy, again)))
+        assert torch.equal(*(m.train(False).causal_lm(input_ids=IDS).logits for m in (policy, again)))
     with pytest.raises(InputError, match="`quantization` must be null for a model whose weights are quantised"):
         built(folder, quantization="nf4")
     with pytest.raises(InputError, match="`lora` is needed to train"):

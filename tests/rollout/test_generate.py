@@ -33,9 +33,9 @@ def test_sampled_frequencies(model_folder: Callable[..., Path], temperature: flo
     with torch.no_grad():
         logits = policy.causal_lm(input_ids=prompts.prompt_ids).logits[0, -1].double() / temperature
     ordered, order = logits.softmax(-1).sort(descending=True)
-    kept = ordered.cumsum(0) - ordered < top_p
+    nucleus = ordered.cumsum(0) - ordered < top_p
     expected = torch.zeros(259, dtype=torch.double)
-    expected[order[kept]] = ordered[kept] / ordered[kept].sum()
+    expected[order[nucleus]] = ordered[nucleus] / ordered[nucleus].sum()
     observed = torch.bincount(completions.completion_ids[:, 0], minlength=259).double()
     assert (observed[expected == 0] == 0).all()
     statistic, bound = statistic_and_bound(observed, expected * 4000)

@@ -135,8 +135,8 @@ def test_completions_do_not_depend_on_batch_or_order(max_rows: int, share: bool)
     order = [3, 0, 4, 2, 1]
     shuffled = prompts_of([PROMPTS[index] for index in order], [positions[index] for index in order])
     parts = rows_of(draw(SharedPrefixEngine(max_rows=max_rows, share_prompts=share), model, shuffled, **settings))
-    for place, index in enumerate(order):
-        assert parts[3 * place : 3 * place + 3] == together[3 * index : 3 * index + 3]
+    for position, index in enumerate(order):
+        assert parts[3 * position : 3 * position + 3] == together[3 * index : 3 * index + 3]
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -1,8 +1,4 @@
-"""A judge's endpoint that fails on purpose: ``python tests/support/faulty_endpoint.py FAILURES LOG``.
-
-FAILURES is JSON: kind of failure -> share of the requests. Every request is logged as a line of JSON: a hash of the
-question, and how it ended.
-"""
+"""A judge's endpoint that fails on purpose, and logs a hash of each question and how it ended as a line of JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import hashlib
 import json
 import random
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,10 +30,8 @@ def completion(content: Any) -> dict[str, Any]:
 class FaultyEndpoint(ThreadingHTTPServer):
     """A server on a free port of this machine, in threads of this process.
 
-    Args:
-        failures: Kind of failure -> share of the requests; ``refuse_format`` and ``die_after`` are not shares.
-        log: File of the requests.
-        respond: Answers in place of all that: takes the handler of a request, and writes to its ``wfile``.
+    ``failures`` are kinds with their shares of the requests (but ``refuse_format`` and ``die_after``); ``respond``
+    answers in their place: it takes the handler of a request, and writes to its ``wfile``.
     """
 
     daemon_threads = True
@@ -98,8 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.server.respond(self)
         if kind in ("429", "500", "401", "refuse_format"):
             content = json.dumps({"error": {"message": f"no: {kind} for {key}"}}).encode()
-            headers = {"Retry-After": "0.05"} if kind == "429" else {}
-            return self.send(400 if kind == "refuse_format" else int(kind), content, headers)
+            return self.send(400 if kind == "refuse_format" else int(kind), content)
         if kind == "die":
             return self.hang_up()
         if kind == "timeout":
@@ -119,11 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def send(self, status: int, content: bytes, headers: dict[str, str] | None = None, *, cut: bool = False) -> None:
+    def send(self, status: int, content: bytes, *, cut: bool = False) -> None:
         """Send a response; ``cut`` sends half of its body."""
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        if status == 429:
+            self.send_header("Retry-After", "0.05")
         with contextlib.suppress(OSError):  # the client may have given up
             self.end_headers()
             self.wfile.write(content[: len(content) // 2] if cut else content)
@@ -139,9 +132,3 @@ def _reply(text: str) -> dict[str, Any]:
         for name in ("FIRST", "SECOND")
     )
     return {"preference": "tie" if first == second else "first" if first else "second"}
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{FaultyEndpoint(json.loads(sys.argv[1]), Path(sys.argv[2])).url}\n")
-    sys.stdout.flush()
-    threading.Event().wait()

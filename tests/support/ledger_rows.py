@@ -57,6 +57,6 @@ def expected_texts(attempts: dict[int, int], rows: int = 4) -> list[str]:
     return [f"rollout {n} row {row} attempt {attempt}" for n, attempt in attempts.items() for row in range(rows)]
 
 
-def column(folder: Path, name: str, where: str | None = None) -> list[Any]:
+def column(folder: Path, name: str, where: str = "true") -> list[Any]:
     """Return a column of a ledger."""
     return [value for table in Ledger(folder).scan([name], where) for value in table[name].to_pylist()]

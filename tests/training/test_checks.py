@@ -89,7 +89,6 @@ def parts(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Parts:
         ({"callbacks": [LearningRateFinder()]}, "must not hold LearningRateFinder", "model.optimizer.lr"),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "must not hold StochasticWeightAveraging", "lr_schedule"),
     ],
-    ids=str,
 )
 def test_what_the_loop_cannot_honour(parts: Parts, settings: dict[str, Any], rule: str, mend: str) -> None:
     module, data, trainer = parts(**settings)

@@ -101,7 +101,6 @@ def test_nothing_is_said_of_a_sound_run(tiny_model: Path) -> None:
         ({"sampling": {"temperature": 0.0}}, ("sampling.temperature", "got 0.0")),
         ({"sampling": {"temperature": 0.4}, "engine": OwnEngine()}, ("sampling.temperature", "OwnEngine", "got 0.4")),
     ],
-    ids=str,
 )
 def test_contradictions_are_refused(tiny_model: Path, settings: dict[str, Any], named: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as refusal:
@@ -150,7 +149,6 @@ def test_contradictions_are_refused(tiny_model: Path, settings: dict[str, Any], 
             "note",
         ),
     ],
-    ids=str,
 )
 def test_doubtful_choices_are_told(tiny_model: Path, settings: dict[str, Any], rule: str, level: str) -> None:
     run = module(tiny_model, **settings)

@@ -17,48 +17,28 @@ _MOST_STEPS = 24
 
 @dataclass(frozen=True)
 class Step:
-    """One measured rollout with its updates.
+    """One measured rollout with its updates."""
 
-    Attributes:
-        prompts: Number of prompts.
-        tokens: Number of completion tokens.
-        seconds: From its start to the start of the next.
-        phases: Seconds of each phase.
-        peaks_mib: Peak memory of each phase.
-        passed_tokens: Tokens of the rows that the update needed, prompts included.
-        cpu_s: Processor time over all threads of this process.
-    """
-
-    prompts: int
-    tokens: int
-    seconds: float
-    phases: dict[str, float] = field(default_factory=dict)
-    peaks_mib: dict[str, float] = field(default_factory=dict)
-    passed_tokens: int = 0
-    cpu_s: float = 0.0
+    prompts: int  # number of prompts
+    tokens: int  # number of completion tokens
+    seconds: float  # from its start to the start of the next
+    phases: dict[str, float] = field(default_factory=dict)  # seconds of each phase
+    peaks_mib: dict[str, float] = field(default_factory=dict)  # peak memory of each phase
+    passed_tokens: int = 0  # tokens of the rows that the update needed, prompts included
+    cpu_s: float = 0.0  # processor time over all threads of this process
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSize:
-    """The size of a run, of one rank.
+    """The size of a run, of one rank."""
 
-    Attributes:
-        prompts: Prompts per rollout.
-        rollouts: Number of rollouts.
-        validations: Number of evaluations of all validation sources.
-        problems: Problems in all validation sources.
-        checkpoints: Number of checkpoints written.
-        minibatches: Optimiser steps of a pass over a rollout.
-        pass_tokens: Largest number of tokens in a forward and backward pass.
-    """
-
-    prompts: int
-    rollouts: int
-    validations: float
-    problems: int
-    checkpoints: int
-    minibatches: int = 1
-    pass_tokens: float = math.inf
+    prompts: int  # prompts per rollout
+    rollouts: int  # number of rollouts
+    validations: float  # number of evaluations of all validation sources
+    problems: int  # problems in all validation sources
+    checkpoints: int  # number of checkpoints written
+    minibatches: int = 1  # optimiser steps of a pass over a rollout
+    pass_tokens: float = math.inf  # largest number of tokens in a forward and backward pass
 
     def largest_pass(self, tokens: float) -> float:
         """Return about how many tokens the largest pass has if an update needs ``tokens`` of a whole rollout."""
@@ -67,48 +47,28 @@ class RunSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds of what a run does besides rollouts.
+    """Seconds of what a run does besides rollouts."""
 
-    Attributes:
-        start: Before the first rollout.
-        end: After the last one.
-        checkpoint: Of one checkpoint.
-        validated: Of one validation problem.
-    """
-
-    start: float = 0.0
-    end: float = 0.0
-    checkpoint: float = 0.0
-    validated: float = 0.0
+    start: float = 0.0  # before the first rollout
+    end: float = 0.0  # after the last one
+    checkpoint: float = 0.0  # of one checkpoint
+    validated: float = 0.0  # of one validation problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """The time and memory that a run will need, if completions keep their length.
+    """The time and memory that a run will need, if completions keep their length."""
 
-    Attributes:
-        rollout_s: Seconds of a rollout with its updates.
-        phases: Seconds of its phases.
-        run_s: Seconds of the run.
-        run_low_s: Lower end of the interval of ``run_s``.
-        run_high_s: Its upper end.
-        validation_s: Seconds of one validation.
-        peak_mib: Peak memory of the process.
-        from_smaller_s: Seconds of a rollout as predicted from the smaller rollouts of the probe; None without them.
-        from_smaller_mib: The same for memory.
-        measured: Whether rollouts of the run's own size were measured, whose mean the forecast is.
-    """
-
-    rollout_s: float
-    phases: dict[str, float]
-    run_s: float
-    run_low_s: float
-    run_high_s: float
-    validation_s: float
-    peak_mib: float
-    from_smaller_s: float | None
-    from_smaller_mib: float | None
-    measured: bool
+    rollout_s: float  # seconds of a rollout with its updates
+    phases: dict[str, float]  # seconds of its phases
+    run_s: float  # seconds of the run
+    run_low_s: float  # lower end of the interval of ``run_s``
+    run_high_s: float  # its upper end
+    validation_s: float  # seconds of one validation
+    peak_mib: float  # peak memory of the process
+    from_smaller_s: float | None  # seconds of a rollout, predicted from smaller ones; None without them
+    from_smaller_mib: float | None  # the same for memory
+    measured: bool  # whether rollouts of the run's own size were measured, whose mean the forecast is
 
 
 def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> int:

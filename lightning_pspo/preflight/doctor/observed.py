@@ -20,45 +20,25 @@ MIB = 2**20
 
 @dataclass
 class Observed:
-    """Observations of the probe.
+    """Observations of the probe."""
 
-    Attributes:
-        steps: Its rollouts.
-        samples: All completions; neighbours form groups.
-        rewards: One list of ``group_size`` values per group.
-        terms: Name -> values of all completions.
-        ends: End-of-sequence id -> completions that ended with it.
-        strays: Other id that ends turns in some model -> completions that contain it.
-        divergences: KL between the policy before and after each rollout's updates, in nats per token.
-        ratios: Smallest and largest ratio.
-        norms: Gradient norm of each update that had a gradient.
-        rates: Learning rate of each update.
-        validated: Problems, seconds and peak MiB of one validation batch.
-        checkpoint: Bytes, seconds and peak MiB of one checkpoint.
-        start_s: Seconds from the start of the process to the first rollout, without the doctor's own work.
-        end_s: Seconds from the last rollout to the end, without the validation.
-        other_mib: Peaks outside of rollouts and updates.
-        children_mib: Memory of grading processes.
-        failure: Why the probe broke off; empty if it did not.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    rewards: list[list[float]] = field(default_factory=list)
-    terms: dict[str, list[float]] = field(default_factory=dict)
-    ends: Counter[int] = field(default_factory=Counter)
-    strays: Counter[int] = field(default_factory=Counter)
-    divergences: list[float] = field(default_factory=list)
-    ratios: tuple[float, float] = (1.0, 1.0)
-    norms: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    validated: tuple[int, float, float] | None = None
-    checkpoint: tuple[float, float, float] | None = None
-    start_s: float = 0.0
-    end_s: float = 0.0
-    other_mib: list[float] = field(default_factory=list)
-    children_mib: float = 0.0
-    failure: str = ""
+    steps: list[Step] = field(default_factory=list)  # its rollouts
+    samples: list[Sample] = field(default_factory=list)  # all completions; neighbours form groups
+    rewards: list[list[float]] = field(default_factory=list)  # one list of ``group_size`` values per group
+    terms: dict[str, list[float]] = field(default_factory=dict)  # name -> values of all completions
+    ends: Counter[int] = field(default_factory=Counter)  # end-of-sequence id -> completions that ended with it
+    strays: Counter[int] = field(default_factory=Counter)  # other id that ends turns -> completions that contain it
+    divergences: list[float] = field(default_factory=list)  # KL of each rollout's updates, nats per token
+    ratios: tuple[float, float] = (1.0, 1.0)  # smallest and largest ratio
+    norms: list[float] = field(default_factory=list)  # gradient norm of each update that had a gradient
+    rates: list[float] = field(default_factory=list)  # learning rate of each update
+    validated: tuple[int, float, float] | None = None  # problems, seconds and peak MiB of one validation batch
+    checkpoint: tuple[float, float, float] | None = None  # bytes, seconds and peak MiB of one checkpoint
+    start_s: float = 0.0  # seconds from the start of the process to the first rollout, without the doctor's own work
+    end_s: float = 0.0  # seconds from the last rollout to the end, without the validation
+    other_mib: list[float] = field(default_factory=list)  # peaks outside of rollouts and updates
+    children_mib: float = 0.0  # memory of grading processes
+    failure: str = ""  # why the probe broke off; empty if it did not
 
 
 class PeakMemory:

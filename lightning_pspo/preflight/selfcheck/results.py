@@ -62,21 +62,13 @@ ADVICE: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        check: Name of the check, of ``ADVICE``.
-        measured: The number that counts, with its unit or meaning.
-        limit: The limit it must keep.
-        passed: None for a check that was not made; ``measured`` says why.
-        detail: How it was measured, where that varies; the traceback of an exception.
-    """
-
-    check: str
-    measured: str
-    limit: str
-    passed: bool | None
-    detail: str = ""
+    check: str  # name of the check, of ``ADVICE``
+    measured: str  # the number that counts, with its unit or meaning
+    limit: str  # the limit it must keep
+    passed: bool | None  # None for a check that was not made; ``measured`` says why
+    detail: str = ""  # how it was measured, where that varies; the traceback of an exception
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -88,19 +80,14 @@ class Tolerances:
     """How far values may be off that differ only by the order of floating-point additions.
 
     Attributes:
-        gradient: Relative difference of two gradients.
-        logprob: Largest difference of two log-probs of a token, in nats.
-        mean_logprob: Mean absolute difference of log-probs.
-        gap: Difference of two logits at which greedy choices may differ.
-        mass: Distance in probability between the noise and another token at which sampled tokens may differ.
         tokens: Least share of the tokens that must be the same on any number of ranks; one tie costs the rest of a row.
     """
 
-    gradient: float
-    logprob: float
-    mean_logprob: float
-    gap: float
-    mass: float
+    gradient: float  # relative difference of two gradients
+    logprob: float  # largest difference of two log-probs of a token, in nats
+    mean_logprob: float  # mean absolute difference of log-probs
+    gap: float  # difference of two logits at which greedy choices may differ
+    mass: float  # distance in probability between the noise and another token at which sampled tokens may differ
     tokens: float
 
 
@@ -163,9 +150,8 @@ def result_table(results: Sequence[Result]) -> Table:
 def explained(results: Sequence[Result]) -> list[str]:
     """Return what to do about each failure, and the tracebacks.
 
-    >>> explained([at_most("export: logits of the folder", 0.5, 0.1, "on four texts")])
-    ['FAIL export: logits of the folder (on four texts): `lightning-pspo export` would refuse this policy: see its
-    message.']
+    >>> explained([at_most(Check.STATE, 0.5, 0.1, "in eight bits")])[0].endswith(ADVICE[Check.STATE])
+    True
     """
     lines = []
     for result in results:

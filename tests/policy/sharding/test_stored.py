@@ -1,4 +1,4 @@
-"""Sharded checkpoints on disk: told apart, read in one process, and never trusted to be a friend's."""
+"""Sharded checkpoints on disk: recognised, read in one process, and never trusted."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def poison_optimizer(folder: Path, trace: Path) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_which_checkpoints_a_strategy_reads(sharding: Sharding, reads: set[str], tmp_path: Path) -> None:
-    """As Lightning stores them: it is told by the files' names and by what is before the names of weights."""
+    """Recognised by the names of files and the prefixes of weights that Lightning writes."""
     paths = {name: tmp_path / name for name in ("file", "fsdp2", "fsdp1", "other")}
     torch.save({"state_dict": {"weight": WEIGHT}}, paths["file"])
     save_folder(paths["fsdp2"])
