@@ -146,7 +146,7 @@ class PSPOModule(TrainableModule):
     def _log_updates(self, updates: list[Update]) -> Tensor:
         """Log the means over the iteration's updates; return the mean loss over all ranks, ()."""
         loss = self._reduce(torch.stack([update.loss for update in updates]), "sum").mean()
-        values = {
+        values: dict[str, Tensor | float] = {
             "train/loss": loss,
             "train/grad_norm": torch.stack([update.grad_norm for update in updates]).mean(),
             "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches

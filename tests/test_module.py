@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
+from lightning_pspo.grading import Grader
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Linear
 from lightning_pspo.objective.surrogates import PSPO, Clip, SequenceMean, TokenMean, Unclipped
 from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
-from tests.support.loop import Fit, NoSignal, fit, grouped, initial, weights
+from lightning_pspo.types import Problem
+from tests.support.loop import Even, Fit, NoSignal, fit, grouped, initial, weights
 
 __all__ = ["fit"]  # a fixture
 
@@ -355,3 +358,45 @@ def test_evaluation_counts_each_problem_once(
     sampled = [sample for output in outputs for sample in output.samples[1.0]]
     assert module.results["toy"][1.0].samples == len(sampled) == 21
     assert logged["val/toy/length_tokens@t1"] == pytest.approx(sum(s.length_tokens for s in sampled) / 21)
+
+
+def test_the_entropy_of_the_policy_is_logged(fit: Fit) -> None:
+    """Of every row where there is a KL term: the mean of -log pi_old over all sampled tokens."""
+    module, record = fit(kl={"coef": 0.1}, data={"num_rollouts": 1})
+    rollout = record.outputs[0]["rollout"]
+    expected = -rollout.old_logprobs[rollout.completions.completion_mask].double().mean()
+    assert float(module.trainer.callback_metrics["train/entropy"]) == pytest.approx(float(expected), rel=1e-6)
+    assert 0.0 < float(expected) < math.log(module.policy.vocab_size) + 1.0
+
+
+def test_evaluation_has_its_own_distribution_and_logs_the_reward(
+    tmp_path: Path, tiny_model: Path, problem_file: Path
+) -> None:
+    module = PSPOModule(
+        policy=Policy(model_name_or_path=str(tiny_model)),
+        reward=Even(),
+        sampling=SamplingSettings(max_new_tokens=8, top_p=1.0),
+        evaluation=EvaluationSettings(temperatures=[1.0], samples=2, max_new_tokens=3, top_p=1e-6),
+    )
+    data = MathDataModule(module.policy.tokenizer, val={"toy": JSONL(str(problem_file), limit=5)})
+    trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=str(tmp_path), enable_progress_bar=False)
+    outputs = trainer.predict(module, data)
+    (logged,) = trainer.validate(module, data)
+    assert outputs is not None
+    samples = [sample for output in outputs for sample in output.samples[1.0]]
+    assert len(samples) == 10
+    assert all(sample.length_tokens <= 3 for sample in samples)
+    assert all(a.completion == b.completion for a, b in zip(samples[::2], samples[1::2], strict=True)), "a tiny nucleus"
+    assert logged["val/toy/reward"] == pytest.approx(sum(Even()(samples)) / 10)
+
+
+def test_an_unmarked_answer_of_a_cut_off_completion_does_not_count(tiny_model: Path) -> None:
+    def verdicts(**settings: Any) -> list[bool]:
+        module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), grader=Grader(**settings))
+        problem = Problem("p", "How many are left?", "4")
+        completions = [("So far 4", True, 3), ("So far 4", False, 3), ("#### 4", True, 3), ("#### 5", True, 3)]
+        return [sample.grade.correct for sample in module._graded([problem], 4, completions)]
+
+    assert verdicts() == [False, True, True, False]
+    assert verdicts(cut_off="any") == [True, True, True, False]
+    assert verdicts(cut_off="none") == [False, True, False, False]
