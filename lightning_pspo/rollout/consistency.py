@@ -81,9 +81,11 @@ def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> Rol
     """Return the first engine that draws right tokens among other prompts: the given one, or one that separates them.
 
     Raises:
-        InputError: If the given one draws wrong tokens even for a prompt alone.
+        InputError: If the given one draws wrong tokens even for a prompt alone, or needs another device.
     """
     model, kind = policy.model_name_or_path, type(engine).__name__
+    if engine.needs_cuda and probe.device.type != "cuda":
+        raise InputError(f"{kind} needs the policy on a CUDA device (trainer.accelerator=gpu), got {probe.device}.")
     if (wrong := probe.wrong_tokens(engine, among_others=False)) > 0:
         raise InputError(
             f"{kind} cannot sample {model}: {wrong} of {probe.new_tokens} greedy tokens are not the most probable ones "
