@@ -60,9 +60,9 @@ def agreement(options: argparse.Namespace) -> None:
     names = list(dict.fromkeys(name for name, *_ in rows))
     for name in [*names, None] if len(names) > 1 else names:
         chosen = [index for index, row in enumerate(rows) if name in (None, row[0])]
-        for who, said in (("this grader", ours), ("math-verify", theirs)):
-            same = sum(said[index] == rows[index][3] for index in chosen)
-            accepted = sum(said[index] and not rows[index][3] for index in chosen)
+        for who, verdicts in (("this grader", ours), ("math-verify", theirs)):
+            same = sum(verdicts[index] == rows[index][3] for index in chosen)
+            accepted = sum(verdicts[index] and not rows[index][3] for index in chosen)
             low, high = wilson_interval(same, len(chosen))
             print(
                 f"{name or 'all':30} {who}: {len(chosen)} rows, agreement {100 * same / len(chosen):.2f} % "
@@ -71,8 +71,13 @@ def agreement(options: argparse.Namespace) -> None:
             )
     for row, grade, right in zip(rows, grades, ours, strict=True) if options.list else ():
         if right != row[3]:
-            said = {"response": row[1][-300:], "answer": row[2], "published": row[3], "verdict": grade.verdict.value}
-            print(json.dumps(said | {"extracted": grade.extracted, "rule": grade.rule}, ensure_ascii=False))
+            row_report = {
+                "response": row[1][-300:],
+                "answer": row[2],
+                "published": row[3],
+                "verdict": grade.verdict.value,
+            }
+            print(json.dumps(row_report | {"extracted": grade.extracted, "rule": grade.rule}, ensure_ascii=False))
 
 
 def read(path: Path, fields: list[str]) -> Iterator[tuple[str, str, bool]]:
@@ -117,9 +122,9 @@ def pair(generator: random.Random) -> tuple[str, str, bool]:
     shape = generator.choice(LATEX) if latex else generator.choice(("{a}", "{a}.5", "-{a}", "{a},000"))
     right = generator.random() < 0.5
     answer = shape.format(a=a, b=b)
-    said = answer if right else shape.format(a=a + 1, b=b)
+    shown = answer if right else shape.format(a=a + 1, b=b)
     work = f"First {b} and then {a - b} make {a}."
-    return generator.choice(FORMS).format(work=work, answer=said), answer, right
+    return generator.choice(FORMS).format(work=work, answer=shown), answer, right
 
 
 if __name__ == "__main__":

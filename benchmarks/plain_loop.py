@@ -40,9 +40,8 @@ def logprobs(model: torch.nn.Module, sequences: Tensor, mask: Tensor, tokens: in
     """Return (n, T) log-probs of the last T = ``tokens`` tokens."""
     position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.autocast(workload.device, torch.bfloat16, enabled=workload.precision == "bf16-mixed"):
-        logits = model(
-            input_ids=sequences, attention_mask=mask.long(), position_ids=position_ids, use_cache=False
-        ).logits
+        inputs = {"input_ids": sequences, "attention_mask": mask.long(), "position_ids": position_ids}
+        logits = model(**inputs, use_cache=False).logits
     logits = logits[:, -tokens - 1 : -1].float()
     return logits.log_softmax(dim=-1).gather(-1, sequences[:, -tokens:].unsqueeze(-1)).squeeze(-1)
 
@@ -76,9 +75,8 @@ def main(folder: str, result: str) -> None:
                     if update == 0:
                         old.append(current.detach())
                     ratio = (current - old[index]).exp()
-                    objective = torch.minimum(
-                        ratio * advantages[rows], ratio.clamp(1 - 0.2, 1 + 0.2) * advantages[rows]
-                    )
+                    clipped = ratio.clamp(1 - 0.2, 1 + 0.2)
+                    objective = torch.minimum(ratio * advantages[rows], clipped * advantages[rows])
                     (-objective.masked_fill(~completion_mask[rows], 0.0).sum() / denominator).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()

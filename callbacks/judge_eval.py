@@ -145,9 +145,7 @@ class JudgeEval(Callback):
         for questions in by_source.values():
             self._submit(self._chosen(questions))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Submit the rollout's completions where it is their turn, and collect what has arrived."""
         if self._session is None:
             return

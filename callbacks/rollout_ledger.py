@@ -51,9 +51,7 @@ class RolloutLedger(Callback):
         """Forget an earlier fit. Files stay as they are until a rollout is finished."""
         self._writer = None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write this rank's rows. Lightning calls callbacks that save checkpoints after all others."""
         if is_trial(trainer):
             return
@@ -67,11 +65,10 @@ class RolloutLedger(Callback):
             )
             self._writer.begin(finished_rollouts(trainer) - 1, trainer.world_size)
         step: StepOutput = outputs
-        module: Any = pl_module
         keys = {
             "rollout": finished_rollouts(trainer),
             "step": trainer.global_step,
-            "seed": module.seed,
+            "seed": pl_module.seed,
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,
         }

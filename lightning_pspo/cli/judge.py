@@ -126,9 +126,8 @@ def questions(options: argparse.Namespace) -> Iterator[tuple[Item | Pair, dict[s
         if (other := others.get(item.id)) is None:
             raise InputError(f"{record.where}: id {item.id!r} must be in {options.pairwise} as well, but is not.")
         if other.question != item.question:
-            raise InputError(
-                f"{record.where}: must have the question of {item.id!r} in {options.pairwise}, got another."
-            )
+            question = f"the question of {item.id!r} in {options.pairwise}"
+            raise InputError(f"{record.where}: must have {question}, got another.")
         yield Pair(item.id, item.question, (item.completion, other.completion), item.answer), record.fields
 
 

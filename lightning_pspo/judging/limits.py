@@ -31,9 +31,7 @@ class Budget:
             if value is not None and not value >= 0:
                 raise InputError(f"`{name}` must be at least 0, got {value}.")
         if self.max_cost is not None and self.prompt_price == self.completion_price == 0.0:
-            raise InputError(
-                f"`max_cost` needs `prompt_price` or `completion_price` above 0, got {self.max_cost} and 0."
-            )
+            raise InputError("`max_cost` needs `prompt_price` or `completion_price` above 0, got 0 for both.")
 
     @property
     def cost(self) -> float:

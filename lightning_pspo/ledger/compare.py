@@ -91,9 +91,8 @@ def find_divergence(first: Ledger, second: Ledger, rollouts: Span | None = None)
             f"CREATE VIEW both_runs AS SELECT {key}, first.content IS NOT DISTINCT FROM second.content AS same "
             f"FROM first FULL JOIN second USING ({key})"
         )
-        first_difference = connection.execute(
-            f"SELECT {key} FROM both_runs WHERE NOT same ORDER BY ALL LIMIT 1"
-        ).fetchone()
+        query = f"SELECT {key} FROM both_runs WHERE NOT same ORDER BY ALL LIMIT 1"
+        first_difference = connection.execute(query).fetchone()
         before = "true" if first_difference is None else f"({key}) < {first_difference}"
         (equal,) = connection.execute(f"SELECT count(*) FROM both_runs WHERE same AND {before}").fetchone() or (0,)
     if first_difference is None:

@@ -89,9 +89,8 @@ def explained_errors(expression: str, offset: int, columns: Sequence[str]) -> It
         message = str(report["exception_message"]).splitlines()[0]
         if "[]" in message:
             message += "; a column of lists is compared by list_max(..), list_min(..) or list_contains(..)"
-        raise InputError(
-            f"the filter {expression!r} cannot be used: {message}{_place(report, expression, offset)}."
-        ) from None
+        place = _place(report, expression, offset)
+        raise InputError(f"the filter {expression!r} cannot be used: {message}{place}.") from None
 
 
 def _place(report: dict[str, str], expression: str, offset: int) -> str:

@@ -43,9 +43,7 @@ def find_ledger(path: Path) -> Path:
         if find_files(folder):
             return folder
     reason = "which does not exist" if not path.exists() else f"without rollout=*.parquet in it or in its {FOLDER}/"
-    raise InputError(
-        f"RUN must be the directory of a run with a ledger, got {path}, {reason}. RolloutLedger writes one."
-    )
+    raise InputError(f"RUN must be the directory of a run with a ledger (by RolloutLedger), got {path}, {reason}.")
 
 
 class Ledger:

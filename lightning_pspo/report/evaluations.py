@@ -59,8 +59,8 @@ def _of_run(arm: Arm, run: TrainingRun) -> Iterator[Measurement]:
         estimates: dict[str, _Bounded] = {"accuracy": (accuracy, *pair(summary.get(f"interval_{when}")))}
         if (length := finite(summary.get(f"length_tokens_{when}"))) is not None:
             estimates["length_tokens"] = (length, None, None)
-        problems = _problems(summary.get("problems"), summary.get("n"))
-        yield _measurement(arm, run, f"{when} training", summary, problems, estimates)
+        size = _problems(summary.get("problems"), summary.get("n"))
+        yield _measurement(arm, run, f"{when} training", summary, size, estimates)
     for evaluation in run.evaluations:
         for result in evaluation.document["results"]:
             if isinstance(result, dict) and isinstance(result.get("estimates"), dict):

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_pspo.files import write_atomically
-from lightning_pspo.report.arms import Arm, read_arms
+from lightning_pspo.report.arms import Arm, environments, read_arms, settings
 from lightning_pspo.report.charts import arm_class, number, percent, short
 from lightning_pspo.report.escaping import finalize
 from lightning_pspo.report.evaluations import evaluations
@@ -24,7 +24,6 @@ from lightning_pspo.report.overview import duration, overview
 from lightning_pspo.report.panels import Panels
 from lightning_pspo.report.runs import ReportError
 from lightning_pspo.report.samples import samples
-from lightning_pspo.report.settings import environments, settings
 from lightning_pspo.report.tex import render
 
 GENERATOR = "lightning_pspo report"

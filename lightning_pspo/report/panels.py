@@ -34,9 +34,7 @@ _LEVEL = "At the level that the surrogate saw, over all updates of a rollout."
 _KEPT = "What the surrogate left of plain importance sampling's weight."
 _CLIP = "Of a clip at 1 ± 0.2, whether the run clips or not."
 TRUST = (
-    Plan(
-        "Probability ratio", ("trust/ratio_p01", "trust/ratio_p99"), "1 % and 99 % quantiles", about=_LEVEL, level=1.0
-    ),
+    Plan("Probability ratio", ("trust/ratio_p01", "trust/ratio_p99"), "1 % and 99 % quantiles", _LEVEL, level=1.0),
     Plan("Largest ratio", ("trust/ratio_max",), "maximum", level=1.0),
     _share("Gradient kept", "trust/retained", "share of the unclipped gradient weight", _KEPT, ceiling=1.0),
     _share("A clip would have stopped", "trust/would_clip", "share of tokens", _CLIP),

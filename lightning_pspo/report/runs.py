@@ -20,7 +20,6 @@ from lightning_pspo.report.curves import Curves, finite, read_curves
 SAMPLES_KEPT = 6  # training completions at either end of a run
 _MAX_BYTES = 64 << 20  # of a JSON document
 _MARKS = ("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints")
-_JUDGE_SUMMARIES = ("judgements.summary.json", "judge_summary.json", "judge.json", "judgements.json")
 _Read = TypeVar("_Read")
 
 
@@ -64,8 +63,7 @@ class TrainingRun:
     @property
     def validation_temperature(self) -> str | None:
         """The temperature of the curves that have none in their name."""
-        earlier = self.setting("model.eval" + "_temperatures")  # before settings had groups
-        temperatures = self.setting("model.evaluation.temperatures", earlier)
+        temperatures = self.setting("model.evaluation.temperatures")
         first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
         return None if first is None else f"{first:g}"
 
@@ -88,7 +86,7 @@ def read_run(path: Path) -> TrainingRun:
     run.curves = with_measurement_before(run)
     run.environment = _read_json(run, path / "environment.json")
     run.judge = _read_lines(run, path / "judgements.jsonl")
-    run.judge_summary = next(filter(None, (_read_json(run, path / name) for name in _JUDGE_SUMMARIES)), {})
+    run.judge_summary = _read_json(run, path / "judge_summary.json")
     if not run.config and not (path / "config.yaml").exists():
         run.notes.append("no config.yaml: its settings are not known, so it is an arm of its own.")
     if not run.curves:

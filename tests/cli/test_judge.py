@@ -108,9 +108,8 @@ def test_replies_that_cannot_be_used(run, endpoint, tmp_path, kind):
 
 def test_pairs(run, endpoint, tmp_path):
     first, second = write(tmp_path / "in.jsonl", 20), tmp_path / "other.jsonl"
-    write_rows(
-        second, [row | {"completion": row["completion"] + " That is right." * (row["id"] < 15)} for row in read(first)]
-    )
+    rows = [row | {"completion": row["completion"] + " That is right." * (row["id"] < 15)} for row in read(first)]
+    write_rows(second, rows)
     status, printed, _ = run(first, endpoint(), "--pairwise", str(second))
     assert status == 0
     assert [row["preference"] for row in read(tmp_path / "out.jsonl")] == ["second"] * 15 + ["tie"] * 5
@@ -209,9 +208,8 @@ def test_transformers_serve_as_judge(run, tmp_path):
     server = [str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (tmp_path / "serve.log").open("wb") as output:
-        process = subprocess.Popen(
-            [*server, "--port", url.rpartition(":")[2]], stdout=output, stderr=output, env=environment
-        )
+        command = [*server, "--port", url.rpartition(":")[2]]
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         for _ in range(240):
             try:

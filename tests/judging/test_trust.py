@@ -20,9 +20,8 @@ def test_a_judge_that_prefers_a_place_is_of_low_trust():
 
 
 def test_the_strength_of_the_second_by_hand():
-    judgements = [
-        Judgement(id=str(n), key="k", preference="second" if n < 30 else "first", consistent=True) for n in range(50)
-    ]
+    choices = ["second"] * 30 + ["first"] * 20
+    judgements = [Judgement(id="1", key="k", preference=choice, consistent=True) for choice in choices]
     strength = summary(judgements)["pairwise"]["strength_of_second"]
     assert strength["low"] < strength["value"] < strength["high"]
     assert strength["value"] > 0

@@ -20,9 +20,8 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
         [metrics_row(4, train__reward=0.1), metrics_row(8, train__reward=0.9), metrics_row(12, train__reward=0.9)],
     )
     write_metrics(tmp_path, [metrics_row(8, train__reward=0.2), metrics_row(8, val__toy__accuracy=0.5)], version=1)
-    write_metrics(
-        tmp_path, [metrics_row(8, val__toy__accuracy=0.7), metrics_row(12, val__toy__accuracy=0.6)], version=2
-    )
+    late = [metrics_row(8, val__toy__accuracy=0.7), metrics_row(12, val__toy__accuracy=0.6)]
+    write_metrics(tmp_path, late, version=2)
     write_metrics(tmp_path, [metrics_row(0, val__toy__accuracy=0.99)], version=10)
     curves = read_curves(tmp_path)
     assert {key: (x.tolist(), y.tolist()) for key, (x, y) in curves.items()} == {

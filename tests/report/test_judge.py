@@ -23,9 +23,7 @@ def test_the_judge_panel(tmp_path: Path) -> None:
     words = plain(page)
     assert "run 2 1 1 × &lt;b&gt;timeout&lt;/b&gt; 3.00 ± 1.96" in words
     assert "(0 × 1, 1 × 2, 0 × 3, 1 × 4, 0 × 5)" in words
-    assert scores({"scores": {"clarity": True, "overall_quality": 5.0, "logical_coherence": 5}}) == {
-        "logical_coherence": 5
-    }
+    assert scores({"scores": {"clarity": True, "overall_quality": 5.0}}) == {}
     assert ">Judge<" not in render_page(read_arms([write_run(tmp_path / "other")]))
 
 

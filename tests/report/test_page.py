@@ -68,9 +68,7 @@ ANYTHING = st.recursive(
 
 @hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_other_programs_wrote_makes_a_page(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_whatever_others_wrote_makes_a_page(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     run = write_run(tmp_path_factory.mktemp("any") / "run")
 
     def spoilt(document: dict[str, object]) -> dict[str, object]:

@@ -93,9 +93,7 @@ def test_what_is_no_formula(source: str) -> None:
     assert render(source) == text(source)
 
 
-@pytest.mark.parametrize(
-    "source", [r"\frac{1}", r"\nosuchcommand{x}", "x^", "{" * 500 + "}" * 500, "x" * 3000, r"\left("]
-)
+@pytest.mark.parametrize("source", [r"\frac{1}", r"\nosuchcommand{x}", "x^", "{" * 500 + "}" * 500, "x" * 3000])
 def test_what_cannot_be_converted_stays_as_written(source: str) -> None:
     assert to_mathml(source) is None
     written = f"\\({source}\\)"
