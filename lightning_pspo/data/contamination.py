@@ -1,4 +1,4 @@
-"""Evaluation questions that training has seen, word for word or nearly. Imports nothing of ours and no torch."""
+"""Evaluation questions that training has seen, word for word or nearly. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Overlap:
     """Which evaluation questions occur in training.
 
     Attributes:
-        same: Places of the questions whose text is that of a training question, but for case, spacing and punctuation.
-        near: Place of each question that is nearly a training question's, and the place of that one.
+        same: Indices of the questions whose text is that of a training question, but for case, spacing and punctuation.
+        near: Place of each question that is nearly a training question's, and the index of that one.
     """
 
     same: tuple[int, ...]
@@ -46,27 +46,27 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], share: floa
     Overlap(same=(0,), near=((2, 0),))
     """
     known: dict[tuple[str, ...], int] = {}
-    for place, text in enumerate(training):
-        known.setdefault(normalise(text), place)
+    for index, text in enumerate(training):
+        known.setdefault(normalise(text), index)
     holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     same, rest = [], []
-    for place, text in enumerate(evaluation):
+    for index, text in enumerate(evaluation):
         tokens = normalise(text)
         if tokens in known:
-            same.append(place)
+            same.append(index)
         elif grams := _grams(tokens, ngram):
-            rest.append((place, grams))
+            rest.append((index, grams))
     wanted = {gram for _, grams in rest for gram in grams}  # only these are kept, of however much training data
-    for tokens, place in known.items():
+    for tokens, index in known.items():
         for gram in _grams(tokens, ngram) & wanted:
-            holders[gram].append(place)
+            holders[gram].append(index)
     near = []
-    for place, grams in rest:
+    for index, grams in rest:
         shared = Counter(holder for gram in grams for holder in holders.get(gram, ()))
         if shared:
             holder, count = min(shared.items(), key=lambda item: (-item[1], item[0]))
             if count >= share * len(grams):
-                near.append((place, holder))
+                near.append((index, holder))
     return Overlap(tuple(same), tuple(near))
 
 

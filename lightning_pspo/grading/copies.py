@@ -93,9 +93,9 @@ def _is_undone(text: str, own: str) -> bool:
     if not number:
         return False
     bare = split_unit(without_modulus(text))[0].strip("() ")
-    if said := read_number(bare):
+    if value := read_number(bare):
         quotient = _PLAIN_QUOTIENT.fullmatch(bare)
-        return bool(quotient) and said.value.denominator == 1 and _last_group(quotient) != "1"
+        return bool(quotient) and value.value.denominator == 1 and _last_group(quotient) != "1"
     if not number.is_exact and _IRRATIONAL.search(bare):
         return False  # more exact than a rounded value
     return bool(_OPERATION.search(bare.lstrip("+-")))

@@ -90,8 +90,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         return False
     if r"\begin" in left and r"\begin" not in right and not split_collection(right):
         left = last_row(left)
-    if (word := _YES_OR_NO.fullmatch(left)) and (said := _same_word(word[1], right)) is not None:
-        return said
+    if (word := _YES_OR_NO.fullmatch(left)) and (same := _same_word(word[1], right)) is not None:
+        return same
     if ":" not in right:
         left = _LABEL.sub("", left)
     if bool(_FREE.search(left)) != bool(_FREE.search(right)):
@@ -113,8 +113,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         if a and b:
             return False
         return symbolic(left, right) if (same := same_relation(left, right)) is None else same
-    one_is_equation = is_equation(left) != is_equation(right) and not RELATION.search(left + right)
-    if one_is_equation and not split_collection(left if is_equation(left) else right):
+    only_one_is_equation = is_equation(left) != is_equation(right) and not RELATION.search(left + right)
+    if only_one_is_equation and not split_collection(left if is_equation(left) else right):
         return False
     a, b = read_number(left), read_number(right)
     if a and b:

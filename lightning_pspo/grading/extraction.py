@@ -100,8 +100,8 @@ def extract_marked(completion: str, mode: Mode = "lenient") -> tuple[str | None,
 def _extract(completion: str, mode: Mode, *, cut: bool) -> tuple[str | None, str]:
     if not completion.isascii():
         completion = _DIGIT.sub(_in_ascii, completion)
-    thought, end, said = completion.rpartition(_THOUGHT_ENDS)
-    for text in (said, thought) if end else (completion,):
+    thought, end, reply = completion.rpartition(_THOUGHT_ENDS)
+    for text in (reply, thought) if end else (completion,):
         text = without_drawings(text)
         for question in islice(_NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
             answer, rule = _given(text[: question.start()], mode)
@@ -136,8 +136,8 @@ def _given(text: str, mode: Mode, *, cut: bool = False) -> tuple[str | None, str
     answer, rule = _marked(text)
     if rule == "boxed" and mode == "lenient":
         final = deque(_FINAL_ANSWER.finditer(text, max(text.rfind("boxed"), text.rfind("fbox"))), maxlen=1)
-        said = stated(final[0].group()) if final else None
-        return (said, "stated") if said else (answer, rule)
+        final_answer = stated(final[0].group()) if final else None
+        return (final_answer, "stated") if final_answer else (answer, rule)
     if answer is None and mode == "lenient":
         printed = _last_printed(text)
         answer = stated(text[printed.end() :] if printed else text, cut=cut)
@@ -209,15 +209,15 @@ def _marked(text: str) -> tuple[str | None, str]:
 def _unmarked(text: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = _last_printed(text)
-    said = _PROGRAM.sub("", text[printed.end() :] if printed else text)
+    prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
     lines = printed[1].split("\n") if printed and not _FAILED.search(printed[1]) else []
     line = next((line.strip() for line in reversed(lines) if line.strip()), None)
-    if line and repeats(said, line):
+    if line and repeats(prose, line):
         return line, "printed"
-    formula = last_formula(said)
+    formula = last_formula(prose)
     if formula:
         return formula, "last_formula"
-    number = concluded(said) or last_number(said)
+    number = concluded(prose) or last_number(prose)
     if number:
         return number, "last_number"
     return line, "printed" if line else "none"

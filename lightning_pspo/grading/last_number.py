@@ -79,8 +79,8 @@ def numbers(text: str) -> list[str]:
     >>> numbers("She pays $1,234.50 for 3.0 m2.")
     ['1234.5', '3']
     """
-    found = (match["number"].lstrip("\\$").replace(",", "") for match in _ANY_NUMBER.finditer(text) if match["number"])
-    return [_ZEROS.sub("", number) for number in found]
+    texts = (match["number"].lstrip("\\$").replace(",", "") for match in _ANY_NUMBER.finditer(text) if match["number"])
+    return [_ZEROS.sub("", number) for number in texts]
 
 
 def repeats(text: str, number: str) -> bool:
@@ -89,11 +89,11 @@ def repeats(text: str, number: str) -> bool:
     >>> repeats("Three trucks will move 80 stones.", "3.0"), repeats("5 + 4 = 9, so 9.", "5"), repeats("So 4.", "3.5")
     (True, False, False)
     """
-    whole = _WHOLE.fullmatch(number)
-    if not whole or "=" in text or len(text) > 2 * _WINDOW:
+    integer = _WHOLE.fullmatch(number)
+    if not integer or "=" in text or len(text) > 2 * _WINDOW:
         return False
-    word = NUMBER_WORDS[int(whole[1])] if int(whole[1]) < len(NUMBER_WORDS) else ""
-    return whole[1] in numbers(text) or bool(word and re.search(rf"(?i)\b{word}\b", text))
+    word = NUMBER_WORDS[int(integer[1])] if int(integer[1]) < len(NUMBER_WORDS) else ""
+    return integer[1] in numbers(text) or bool(word and re.search(rf"(?i)\b{word}\b", text))
 
 
 def last_formula(text: str) -> str | None:
@@ -113,13 +113,13 @@ def last_formula(text: str) -> str | None:
     match = _last_match(text)
     start = match.start() if match else len(text)
     line = text.rfind("\n", max(0, start - 2 * _WINDOW), max(0, start - _WINDOW)) + 1  # where dollar signs pair anew
-    found = list(_MATHS.finditer(text, max(line, start - 2 * _WINDOW, 0), start + 2 * _WINDOW))
-    if found and (not match or match.end() <= found[-1].end()):
-        content = _content(found[-1])
-        leads = _LEADS.search(text, max(0, found[-1].start() - 20), found[-1].start())
-        ends = leads and not _LETTER_OR_DIGIT.search(text, found[-1].end())
-        if content and (not match or ends or found[-1].start() <= start or _SAYS_MORE.search(content)):
-            return ", ".join([*_solutions_before(text, found, content), content])
+    formulas = list(_MATHS.finditer(text, max(line, start - 2 * _WINDOW, 0), start + 2 * _WINDOW))
+    if formulas and (not match or match.end() <= formulas[-1].end()):
+        content = _content(formulas[-1])
+        leads = _LEADS.search(text, max(0, formulas[-1].start() - 20), formulas[-1].start())
+        ends = leads and not _LETTER_OR_DIGIT.search(text, formulas[-1].end())
+        if content and (not match or ends or formulas[-1].start() <= start or _SAYS_MORE.search(content)):
+            return ", ".join([*_solutions_before(text, formulas, content), content])
     return _around(text, match) if match else None
 
 
@@ -131,11 +131,11 @@ def _content(maths: re.Match[str]) -> str:
     return content if _FORMULA.search(content) else ""
 
 
-def _solutions_before(text: str, found: list[re.Match[str]], last: str) -> list[str]:
+def _solutions_before(text: str, formulas: list[re.Match[str]], last: str) -> list[str]:
     """Return the formulas before the last one that go with it: ``$x = 2$ and $x = -3$``, ``$(1, 2)$ and $(3, 4)$``."""
     kind = next((kind for kind in (_SOLUTION, _TUPLE) if kind.match(last)), None)
     solutions: list[str] = []
-    for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
+    for earlier, later in zip(formulas[-2::-1], formulas[:0:-1], strict=True):
         content = _content(earlier)
         if not kind or not kind.match(content) or not _AND.fullmatch(text, earlier.end(), later.start()):
             break

@@ -174,8 +174,8 @@ def read_number(text: str) -> Number | None:
     >>> read_number("12.50%")
     Number(value=Fraction(25, 2), places=2, digits=4, percent=True, unit='')
     """
-    whole, (text, unit) = text, split_unit(text)
-    if text == whole and (gloss := _GLOSS.search(text)):
+    original, (text, unit) = text, split_unit(text)
+    if text == original and (gloss := _GLOSS.search(text)):
         return _glossed(text[: gloss.start()], gloss[1])
     percent = text.endswith("%")
     text = _POWER_OF_TEN.sub(r"\g<1>1e\2", _TEN.sub(r"e\1", text.rstrip("% ")))

@@ -174,12 +174,12 @@ def _computed(before: str, sentence: str) -> str | None:
     """Return the result of the last equation before a sentence if that is one of several numbers that it speaks of."""
     last = deque(_EQUALS.finditer(before[-_MAX_STATEMENT_CHARS:]), maxlen=1)
     result = _LEADING.match(before[-_MAX_STATEMENT_CHARS:], last[0].end()) if last else None
-    said = numbers(sentence)
-    value = numbers(result.group())[:1] if result and len(said) > 1 and "=" not in sentence else []
-    if not value or value[0] not in said:
+    mentioned = numbers(sentence)
+    value = numbers(result.group())[:1] if result and len(mentioned) > 1 and "=" not in sentence else []
+    if not value or value[0] not in mentioned:
         return None
     behind = next(
-        (sentence[found.end() :] for found in _DIGITS.finditer(sentence) if numbers(found.group()) == value), ""
+        (sentence[digits.end() :] for digits in _DIGITS.finditer(sentence) if numbers(digits.group()) == value), ""
     )
     return None if _GOES_ON.search(_SUBORDINATE.split(behind)[0]) or _AND_MORE.match(behind) else value[0]
 

@@ -95,8 +95,8 @@ def _math_verify() -> tuple[Any, Any, Any]:
 def _parse(text: str) -> Any:
     """Return what math-verify makes of a text, or None."""
     parse, _, config = _math_verify()
-    found = parse(f"$${text}$$", config, fallback_mode="no_fallback", parsing_timeout=None)
-    return _with_imaginary_unit(found[0]) if found else None
+    results = parse(f"$${text}$$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    return _with_imaginary_unit(results[0]) if results else None
 
 
 def _with_imaginary_unit(expression: Any) -> Any:

@@ -130,18 +130,18 @@ class _Reader:
     """Recursive descent; each method consumes what it reads."""
 
     def __init__(self, tokens: list[str], point: int) -> None:
-        self.tokens, self.point, self.place = tokens, point, 0
+        self.tokens, self.point, self.position = tokens, point, 0
         self.names: set[str] = set()
         self.largest, self.in_bars = 0.0, False
 
     def ahead(self) -> str:
-        return self.tokens[self.place] if self.place < len(self.tokens) else ""
+        return self.tokens[self.position] if self.position < len(self.tokens) else ""
 
     def take(self, expected: str = "") -> str:
         token = self.ahead()
         if not token or (expected and token != expected):
             raise _Unclear
-        self.place += 1
+        self.position += 1
         return token
 
     def sum(self, depth: int) -> complex:
@@ -159,7 +159,7 @@ class _Reader:
             sign = -1 if self.take() == "-" else 1
 
     def product(self, depth: int) -> complex:
-        value, number_before, divided = self.power(depth), self.tokens[self.place - 1][-1:].isdigit(), False
+        value, number_before, divided = self.power(depth), self.tokens[self.position - 1][-1:].isdigit(), False
         while True:
             ahead = self.ahead()
             if ahead in _TIMES:
@@ -174,7 +174,7 @@ class _Reader:
                 raise _Unclear  # 1/2x; 3\frac{1}{2} may be a mixed number
             else:
                 value *= self.power(depth)
-            number_before = self.tokens[self.place - 1][-1:].isdigit()
+            number_before = self.tokens[self.position - 1][-1:].isdigit()
 
     def signed(self, depth: int) -> complex:
         if self.ahead() == "-":
@@ -259,8 +259,8 @@ class _Reader:
         """Read what follows ``_`` as a name."""
         if self.ahead() != "{":
             return self.take()
-        end = self.tokens.index("}", self.place)
-        self.place, names = end + 1, self.tokens[self.place + 1 : end]
+        end = self.tokens.index("}", self.position)
+        self.position, names = end + 1, self.tokens[self.position + 1 : end]
         return "".join(names)
 
     def variable(self, token: str) -> complex:
@@ -274,8 +274,8 @@ class _Reader:
         if self.ahead() == "_":
             self.take()
             name += "_" + self.index()
-        if self.tokens[self.place : self.place + 4] == ["^", "{", r"\prime", "}"]:
-            self.place += 4
+        if self.tokens[self.position : self.position + 4] == ["^", "{", r"\prime", "}"]:
+            self.position += 4
             name += "'"
         name += self.call(token)
         self.names.add(name)
@@ -287,11 +287,13 @@ class _Reader:
 
     def call(self, letter: str) -> str:
         """Read the argument of a function that has no value of its own, such as ``I(0)``; nothing in ``x(x + 1)``."""
-        if self.tokens[self.place : self.place + 1] == ["("] and self.tokens[self.place + 2 : self.place + 3] == [")"]:
+        if self.tokens[self.position : self.position + 1] == ["("] and self.tokens[
+            self.position + 2 : self.position + 3
+        ] == [")"]:
             if not _CALLED.fullmatch(letter):
                 raise _Unclear
-            self.place += 3
-            return f"({self.tokens[self.place - 2]})"
+            self.position += 3
+            return f"({self.tokens[self.position - 2]})"
         if self.ahead() == "(" and letter in _FUNCTION_NAMES:
             raise _Unclear
         return ""

@@ -1,6 +1,6 @@
 """The base classes of all sources, and of those with one problem per row."""
 
-from __future__ import annotations
+# No postponed annotations: the command line reads those of subclasses with the names of the subclass's module.
 
 import logging
 from abc import ABC, abstractmethod
