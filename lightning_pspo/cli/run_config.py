@@ -41,10 +41,7 @@ class RunConfig(SaveConfigCallback):
         """List reference answers that cannot be matched, where there is a run directory."""
         _list_unverified(trainer)
 
-    @rank_zero_only
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """List reference answers that cannot be matched, where there is a run directory."""
-        _list_unverified(trainer)
+    on_test_start = on_validation_start
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
