@@ -128,12 +128,12 @@ def test_context_lengths(config: PreTrainedConfig, length: int | None, tiny_mode
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int, str], None]]:
     """A hub on the loopback with an empty cache; the function sets the status and error code that it answers with."""
-    answer = {"status": 404, "code": "RepoNotFound"}
+    answer: dict[str, Any] = {"status": 404, "code": "RepoNotFound"}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(int(answer["status"]))
-            self.send_header("X-Error-Code", str(answer["code"]))
+            self.send_response(answer["status"])
+            self.send_header("X-Error-Code", answer["code"])
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.policy import LoRA, Policy
+from lightning_pspo.policy.adapters import LoRA
+from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rollout import ContinuousBatchingEngine, GenerateEngine, RolloutEngine, Sampling, SharedPrefixEngine
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.rollout.unpadded import UnpaddedEngine
@@ -196,7 +197,7 @@ def test_an_engine_that_is_wrong_for_a_prompt_alone(load: Callable[..., Policy])
 def test_separated_rows_are_those_of_one_batch(
     inner: RolloutEngine, rows: list[list[int]], single_rows: bool, temperature: float, tiny_model: Path
 ) -> None:
-    model, prompts = built(tiny_model).causal_lm.eval(), prompts_of(rows)
+    model, prompts = built(tiny_model).eval().causal_lm, prompts_of(rows)
     settings: dict[str, Any] = {"temperature": temperature, "eos_ids": (2, *range(30, 60))}
     together = draw(inner, model, prompts, **settings)
     apart = draw(UnpaddedEngine(engine=inner, single_rows=single_rows), model, prompts, **settings)

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as storage
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from lightning_pspo.checkpoints.export.reading import read_checkpoint
 from lightning_pspo.checkpoints.integrity import seal
@@ -49,7 +50,7 @@ def save_folder(path: Path, prefix: str = "state_dict", **entries: Any) -> Path:
     """Write a checkpoint as a sharded strategy does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        storage.save({prefix: {"weight": WEIGHT}} | entries, checkpoint_id=path, no_dist=True)
+        save({prefix: {"weight": WEIGHT}} | entries, checkpoint_id=path, no_dist=True)
     torch.save({"epoch": 1}, path / "meta.pt")
     return path
 
@@ -61,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def poison_metadata(folder: Path, trace: Path) -> None:
-    index = storage.FileSystemReader(folder).read_metadata()
+    index = FileSystemReader(folder).read_metadata()
     (folder / ".metadata").write_bytes(pickle.dumps(replace(index, planner_data=Attack(trace))))
 
 
@@ -77,7 +78,7 @@ def change_a_class(folder: Path, trace: Path) -> None:
 
 
 def lead_outside(folder: Path, trace: Path) -> None:
-    index = storage.FileSystemReader(folder).read_metadata()
+    index = FileSystemReader(folder).read_metadata()
     entries = {key: replace(entry, relative_path="../secret") for key, entry in index.storage_data.items()}
     (folder / ".metadata").write_bytes(pickle.dumps(replace(index, storage_data=entries)))
 
@@ -184,7 +185,7 @@ def test_fit_runs_no_code_of_a_checkpoint(tiny_run: Callable[..., list[str]], tm
 
 def poison_optimizer(folder: Path, trace: Path) -> None:
     """Replace a stored setting of the optimiser, in a file of its own."""
-    index = storage.FileSystemReader(folder).read_metadata()
+    index = FileSystemReader(folder).read_metadata()
     key = next(key for key in index.storage_data if key.fqn.endswith(".lr"))
     torch.save(Attack(trace), folder / "__0_9.distcp")
     entry = replace(
