@@ -212,7 +212,8 @@ def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         layout = Layout(**shape, rollouts=options.rollouts)
         undisturbed, killed = (Run(layout, folder / f"{layout.name}-{kind}") for kind in ("whole", "killed"))
         if undisturbed.start().wait():
-            raise SystemExit(f"the undisturbed run failed, see {undisturbed.root}.log.")
+            log = undisturbed.root.with_suffix(".log").read_text()
+            raise SystemExit(f"the undisturbed run failed:\n{log[-2000:]}")
         kills: list[str] = []
         while len(kills) < options.kills:
             moments = ["writing", "after", "anywhere", "validating" if layout.validate else "anywhere"]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ REPLY = json.dumps(GOOD)
 
 def test_equal_content_is_asked_once_and_a_rerun_costs_nothing(tmp_path):
     judge = Scripted(lambda _: REPLY)
-    asked = [ITEM, Item("2", ITEM.question, ITEM.completion, ITEM.answer), Item("3", ITEM.question, "It is 5.", "4")]
+    asked = [ITEM, replace(ITEM, id="2"), replace(ITEM, id="3", completion="It is 5.")]
     first = score(judge, asked, JudgementCache(tmp_path / "cache.sqlite"))
     assert [(judgement.id, judgement.scores) for judgement in first] == [("1", GOOD), ("2", GOOD), ("3", GOOD)]
     assert len(judge.asked) == 2
@@ -40,10 +41,7 @@ def test_failures_are_not_cached_and_say_why(tmp_path):
 
 def test_equal_items_fail_alike_when_the_judge_breaks():
     """Whoever waits for the same question is told, not cancelled; the message may hold a secret."""
-    judgements = score(
-        Scripted(lambda _: ZeroDivisionError("a secret")),
-        [ITEM, Item("2", ITEM.question, ITEM.completion, ITEM.answer)],
-    )
+    judgements = score(Scripted(lambda _: ZeroDivisionError("a secret")), [ITEM, replace(ITEM, id="2")])
     assert [judgement.reason for judgement in judgements] == ["ZeroDivisionError in the judge"] * 2
 
 

@@ -73,7 +73,7 @@ def test_files_of_a_stranger(tmp_path: Path, table: pa.Table, reason: str) -> No
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"RUN must be the directory of a run with a ledger, got .*does not exist"):
+    with pytest.raises(InputError, match=r"RUN must be the directory of a run with a ledger .*, got .*does not exist"):
         find_ledger(tmp_path / "none")
     with pytest.raises(InputError, match=r"without rollout=\*.parquet in it"):
         find_ledger(tmp_path)

@@ -15,19 +15,15 @@ from tests.support.report_runs import metrics_row, write_metrics
 
 def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
     """The second part goes on from step 4, the third makes up for the last evaluation, the fourth is `validate`."""
-    write_metrics(
-        tmp_path,
-        [metrics_row(4, train__reward=0.1), metrics_row(8, train__reward=0.9), metrics_row(12, train__reward=0.9)],
-    )
+    first = {4: 0.1, 8: 0.9, 12: 0.9}
+    write_metrics(tmp_path, [metrics_row(step, train__reward=value) for step, value in first.items()])
     write_metrics(tmp_path, [metrics_row(8, train__reward=0.2), metrics_row(8, val__toy__accuracy=0.5)], version=1)
     late = [metrics_row(8, val__toy__accuracy=0.7), metrics_row(12, val__toy__accuracy=0.6)]
     write_metrics(tmp_path, late, version=2)
     write_metrics(tmp_path, [metrics_row(0, val__toy__accuracy=0.99)], version=10)
     curves = read_curves(tmp_path)
-    assert {key: (x.tolist(), y.tolist()) for key, (x, y) in curves.items()} == {
-        "train/reward": ([4, 8], [0.1, 0.2]),
-        "val/toy/accuracy": ([8, 12], [0.5, 0.6]),
-    }
+    expected = {"train/reward": ([4, 8], [0.1, 0.2]), "val/toy/accuracy": ([8, 12], [0.5, 0.6])}
+    assert {key: (x.tolist(), y.tolist()) for key, (x, y) in curves.items()} == expected
 
 
 def test_damaged_logs(tmp_path: Path) -> None:

@@ -13,11 +13,9 @@ from tests.support.report_runs import metrics_row, plain, write_metrics, write_r
 def test_the_judge_panel(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     names = ("overall_quality", "constraint_adherence", "logical_coherence", "mathematical_soundness", "clarity")
-    rows = [{"id": str(n), "scores": dict.fromkeys(names, n), "rollout": 10} for n in (2, 4)]
-    rows += [
-        {"id": "5", "reason": "<b>timeout</b>", "rollout": 10},
-        {"id": "0", "scores": dict.fromkeys(names, 1), "rollout": 5},
-    ]
+    judged = ((2, 10), (4, 10), (1, 5))
+    rows = [{"id": str(n), "scores": dict.fromkeys(names, n), "rollout": rollout} for n, rollout in judged]
+    rows.append({"id": "5", "reason": "<b>timeout</b>", "rollout": 10})
     (run / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = render_page(read_arms([run]))
     words = plain(page)

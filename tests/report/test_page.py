@@ -166,8 +166,6 @@ def test_endless_texts_and_keys_make_a_bounded_page(tmp_path: Path) -> None:
 
 
 def test_ten_long_runs_stay_small(tmp_path: Path) -> None:
-    runs = [
-        write_run(tmp_path / f"run{number}", 1, 2_000, {"model": {"updates_per_rollout": 2, "alpha": number}})
-        for number in range(10)
-    ]
+    settings = [{"model": {"updates_per_rollout": 2, "alpha": number}} for number in range(10)]
+    runs = [write_run(tmp_path / f"run{number}", 1, 2_000, settings[number]) for number in range(10)]
     assert write_report(runs, tmp_path / "report.html").stat().st_size < 5e6  # no longer curve makes it larger

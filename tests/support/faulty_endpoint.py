@@ -127,8 +127,5 @@ def _reply(text: str) -> dict[str, Any]:
     """Return what a judge says that prefers a response with "is right" in it."""
     if "SECOND RESPONSE" not in text:
         return GOOD
-    first, second = (
-        "is right" in text.partition(f"BEGIN {name} RESPONSE")[2].partition(f"END {name} RESPONSE")[0]
-        for name in ("FIRST", "SECOND")
-    )
+    first, second = ("is right" in part for part in text.split("BEGIN SECOND RESPONSE"))
     return {"preference": "tie" if first == second else "first" if first else "second"}
