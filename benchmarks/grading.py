@@ -71,13 +71,13 @@ def agreement(options: argparse.Namespace) -> None:
             )
     for row, grade, right in zip(rows, grades, ours, strict=True) if options.list else ():
         if right != row[3]:
-            row_report = {
+            report = {
                 "response": row[1][-300:],
                 "answer": row[2],
                 "published": row[3],
                 "verdict": grade.verdict.value,
             }
-            print(json.dumps(row_report | {"extracted": grade.extracted, "rule": grade.rule}, ensure_ascii=False))
+            print(json.dumps(report | {"extracted": grade.extracted, "rule": grade.rule}, ensure_ascii=False))
 
 
 def read(path: Path, fields: list[str]) -> Iterator[tuple[str, str, bool]]:

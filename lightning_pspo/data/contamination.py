@@ -20,7 +20,7 @@ class Overlap:
 
     Attributes:
         same: Indices of the questions whose text is that of a training question, but for case, spacing and punctuation.
-        near: Place of each question that is nearly a training question's, and the index of that one.
+        near: Index of each question that is nearly a training question, with that question's index.
     """
 
     same: tuple[int, ...]

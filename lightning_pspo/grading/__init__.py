@@ -1,4 +1,4 @@
-"""Answer extraction and equivalence. Imports nothing of ours and no torch."""
+"""Extract answers and decide whether they are right. Needs no torch."""
 
 from lightning_pspo.grading.equivalence import equivalent, quick
 from lightning_pspo.grading.extraction import extract, last_boxed

@@ -1,4 +1,4 @@
-"""Texts with the right value that are no answers: copies of the question, and calculations that are left undone."""
+"""Refuse texts of the right value that are copies of the question, or calculations that are left undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two answers mean the same."""
+"""Decide whether two answers mean the same."""
 
 from __future__ import annotations
 

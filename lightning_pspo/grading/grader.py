@@ -1,4 +1,4 @@
-"""The grade of one completion, by a reference answer or a task's own scorer."""
+"""Grade one completion by a reference answer or a task's own scorer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of a kind that has rules of its own: choices, bases, times of day, ratios, decimal commas."""
+"""Compare answers of kinds with rules of their own: choices, bases, times of day, ratios, decimal commas."""
 
 from __future__ import annotations
 

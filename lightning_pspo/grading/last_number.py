@@ -1,4 +1,4 @@
-"""The last number of a text, and the last formula that holds one."""
+"""Find the last number of a text, and the last formula with a number."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.structure import split_collection, split_top
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset)(?![A-Za-z])")
-"""A sign of order, membership or congruence; an equals sign is none."""
+"""A sign of order, membership or congruence, not an equals sign."""
 
 _SYMBOL = r"\\?[A-Za-z]+(?:\s?_\s?(?:\{[^{}=]{1,20}\}|\w))?'{0,2}"
 _VARIABLE = (

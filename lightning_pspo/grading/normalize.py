@@ -1,4 +1,4 @@
-"""One spelling for what TeX, Markdown and programs write in many: linear in the text's length."""
+"""Bring the many spellings of TeX, Markdown and programs into one, in time linear in the text's length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as models write them, read exactly and never larger than a bound."""
+"""Read numbers as models write them: exactly, and never beyond a bound."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fractions import Fraction
 from lightning_pspo.grading.normalize import clean
 
 TOLERANCE = Fraction(1, 10**6)
-"""Largest difference between two equal numbers of which one is no integer; relative for numbers below 1."""
+"""Largest difference between two equal numbers of which one is not an integer; relative for numbers below 1."""
 
 MIN_ROUNDED_DIGITS = 4
 """A decimal with so many significant digits equals each number that it is the correct rounding of."""
 
 MIN_CUT_DIGITS = 6
-"""A decimal with so many equals each number that its digits begin."""
+"""A decimal with so many equals each number that begins with its digits."""
 
 ROUNDED_TOLERANCE = Fraction(1, 10**4)
 """Relative difference that such a decimal stays below."""

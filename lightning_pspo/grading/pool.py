@@ -17,9 +17,9 @@ from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Verdic
 _log = logging.getLogger(__name__)
 
 MIN_MEMORY_MB = 128
-"""Below this a worker could not even start."""
+"""A worker could not start with less."""
 MAX_DEADLINE_S = 86_400.0
-"""A day. The timers that end a worker do not take any number of seconds."""
+"""A day; timers of the system have a limit."""
 
 _DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
 

@@ -1,4 +1,4 @@
-"""Values at several points: tell most unequal expressions and relations apart, and most equal ones."""
+"""Compare expressions and relations by their values at several points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def same_values(left: str, right: str) -> bool | None:
 
     Returns:
         False when they surely differ at one of them, True when they agree to the precision of the arithmetic wherever
-        either of them has a value (or to 1e-5 when one holds a rounded decimal), None when that cannot be told.
+        either of them has a value (or to 1e-5 when one holds a rounded decimal), None when that is not certain.
 
     >>> same_values("(x+1)^2", "x^2+2x+1"), same_values("x+1", "x+2"), same_values(r"\sqrt{x^2}", "x")
     (True, False, None)
@@ -64,7 +64,7 @@ def same_relation(left: str, right: str) -> bool | None:
     factor for an inequality.
 
     Returns:
-        True when they are the same, False when an inequality is turned round, None when that cannot be told.
+        True when they are the same, False when an inequality is turned round, None when that is not certain.
 
     >>> (
     ...     same_relation("2x + y = 4", r"y = 4 - 2x"),

@@ -1,4 +1,4 @@
-"""Answers that a text states: ``the answer is``, ``Answer:``, a heading, ``<answer>``."""
+"""Find the answer that a text states: ``the answer is``, ``Answer:``, a heading, ``<answer>``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of an answer that has several: lists, tuples, sets, intervals, unions and matrices."""
+"""Take an answer with several parts apart: lists, tuples, sets, intervals, unions and matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equality of two expressions through math-verify; slow, and unbounded in time on hostile text."""
+"""Compare two expressions through math-verify: slow, and unbounded in time on hostile text."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     r"\exp": cmath.exp,
 }
 POINTS, POSITIVE = 7, 4
-"""At how many points expressions have a value here; the variables are positive at the first ``POSITIVE`` of them."""
+"""Number of points at which expressions are evaluated; the variables are positive at the first ``POSITIVE`` of them."""
 
 _FUNCTION_NAMES = "fghFGHP"
 _CALLED = re.compile(r"[fghyA-Z]|\\(?:[A-Z][a-z]+|psi|varphi)")
-"""What is a function where one sign follows in parentheses; another letter may be a factor, as in ``x(2)``."""
+"""Names of functions where one sign follows in parentheses; another letter may be a factor, as in ``x(2)``."""
 
 _CONSTANTS = {r"\pi": cmath.pi, "e": cmath.e, "i": 1j, r"\i": 1j}
 _GREEK = re.compile(
