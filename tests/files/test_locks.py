@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 from lightning_pspo.files import locked, unlock
 
-
-def _lock_and_fork(path: Path) -> None:
-    """Lock a file, fork a process that lives on, and die."""
-    assert locked(path) is not None
-    if os.fork() == 0:
-        time.sleep(30)
-        os._exit(0)
-    os.kill(os.getpid(), signal.SIGKILL)
+LOCK_FORK_AND_DIE = """
+import os, signal, sys, time
+from pathlib import Path
+from lightning_pspo.files import locked
+assert locked(Path(sys.argv[1])) is not None
+child = Path(sys.argv[2])
+if os.fork() == 0:
+    child.with_suffix(".new").write_text(str(os.getpid()))
+    child.with_suffix(".new").rename(child)
+    time.sleep(60)
+    os._exit(0)
+while not child.exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
@@ -27,10 +34,9 @@ def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
     assert file is not None
     assert locked(path) is None
     unlock(file)
-    process = multiprocessing.get_context("spawn").Process(target=_lock_and_fork, args=(path,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    process = subprocess.Popen([sys.executable, "-c", LOCK_FORK_AND_DIE, str(path), str(tmp_path / "child")])
+    assert process.wait(60) == -signal.SIGKILL
     file = locked(path)
     assert file is not None
     unlock(file)
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)  # which fails unless it still lives
