@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, new_folder
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fetch(model: str, output: Path, dtype: str) -> None:
+def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> None:
     """Make ``output`` a Hugging Face folder of ``model``, completely or not at all.
 
     Args:

@@ -144,7 +144,7 @@ def _generation_config(tokenizer: Any, model: PreTrainedModel) -> GenerationConf
     turn = _END_OF_TURN.search(tokenizer.chat_template or "")
     if turn is not None and (turn_id := tokenizer.get_vocab().get(turn[0])) is not None and turn_id not in ends:
         ends.append(turn_id)
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends[0] if len(ends) == 1 else ends or None,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [None])[0],
