@@ -125,4 +125,4 @@ def check_yaml(text: str, name: str) -> None:
         if parent.is_mapping and parent.children % 2 and isinstance(event, yaml.ScalarEvent):
             if event.value in parent.lines:
                 refuse(f"the key `{event.value}` is repeated, it is first set in line {parent.lines[event.value]}.")
-            parent.lines[event.value] = event.start_mark.line + 1  # type: ignore[union-attr] - the stub's, never None
+            parent.lines[event.value] = event.start_mark.line + 1  # type: ignore[union-attr]
