@@ -98,6 +98,8 @@ class TaskScorer:
 
         if replaced := _REPLACED.get(self.task):
             return replaced(answer.strip(), self.entry)
+        if self.dataset is None:
+            return None
         if any(map(self._has_full_score, self._spellings(answer))):
             return True
         if self.task in _ONLY_ITS_OWN:
@@ -121,6 +123,9 @@ class TaskScorer:
             return float(self.dataset.score_answer(text, self.entry)) >= 1.0
         except Exception:  # a scorer that cannot read a text has not accepted it
             return False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TaskScorer:
+        return self  # nothing of it changes
 
     def __getstate__(self) -> dict[str, Any]:
         return {"task": self.task, "dataset": None, "entry": self.entry}  # another process compares with the reference

@@ -141,5 +141,7 @@ def test_a_task_judges_answers_by_what_it_asks(task, response, correct):
 
 
 def test_a_scorer_goes_to_another_process_without_its_data_set():
-    problem = Procedural("countdown", size=1).load()[0]
-    assert pickle.loads(pickle.dumps(problem)) == problem == copy.deepcopy(problem)
+    problem = Procedural("prime_factorization", size=1).load()[0]
+    sent = pickle.loads(pickle.dumps(problem))
+    assert sent == problem == copy.deepcopy(problem)
+    assert [row.scorer(problem.answer) for row in (problem, copy.deepcopy(problem), sent)] == [True, True, None]
