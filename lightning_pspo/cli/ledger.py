@@ -305,11 +305,7 @@ def selected(options: argparse.Namespace, **order: Any) -> tuple[Ledger, pa.Tabl
 
 
 def span(text: str | None) -> tuple[int, int] | None:
-    """Return the first and last rollout that a text stands for.
-
-    >>> span("3:5"), span("3:"), span("7"), span(None)
-    ((3, 5), (3, 2147483647), (7, 7), None)
-    """
+    """Return the first and last rollout of ``3:5``, ``3:`` or ``7``, both included."""
     if text is None:
         return None
     first, colon, last = text.partition(":")

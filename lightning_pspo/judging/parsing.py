@@ -116,10 +116,6 @@ def completion_text(body: Any) -> str | None:
     """Return the text of a chat completion, a string or a list of parts; None where a body is something else.
 
     UnusableReplyError about a completion without text has the server's reason.
-
-    >>> parts = [{"type": "thinking", "text": "4?"}, {"type": "text", "text": "It is "}, {"type": "text", "text": "4."}]
-    >>> completion_text({"choices": [{"message": {"content": parts}}]}), completion_text({"choices": []})
-    ('It is 4.', None)
     """
     try:
         choice = body["choices"][0]

@@ -86,11 +86,7 @@ PREFERENCE_SCHEMA: Mapping[str, Any] = {
 
 
 def rubric_text() -> str:
-    """Return the rubric as the judge reads it.
-
-    >>> print(rubric_text().splitlines()[1])
-      1 = useless: no answer, off the subject, or wrong from beginning to end
-    """
+    """Return the rubric as the judge reads it."""
     lines = []
     for name, (description, anchors) in ANCHORS.items():
         lines.append(f"{name}: {description}")

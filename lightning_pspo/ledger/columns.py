@@ -47,11 +47,7 @@ _UPDATES = {
 
 
 def schema(terms: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns of a ledger whose reward has these terms; docs/ledger.md explains them.
-
-    >>> [name for name in schema(["format"]).names if name.startswith("reward")]
-    ['reward', 'reward/format']
-    """
+    """Return the columns of a ledger whose reward has these terms; docs/ledger.md explains them."""
     reward_terms = {f"reward/{name}": pa.float32() for name in terms}
     return pa.schema(list({**_ORIGIN, **_COMPLETION, **reward_terms, **_UPDATES}.items()))
 

@@ -74,11 +74,7 @@ def write_file(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int
 
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return rows of plain values; a float32 becomes the shortest number that means it.
-
-    >>> plain_rows(pa.table({"reward": pa.array([0.1], pa.float32())}))
-    [{'reward': 0.1}]
-    """
+    """Return rows of plain values; a float32 becomes the shortest number that means it."""
     fields = {name: _shortest(table[name].combine_chunks()) for name in table.column_names}
     rows: list[dict[str, Any]] = pa.table(fields).to_pylist()
     return rows

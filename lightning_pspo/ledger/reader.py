@@ -21,10 +21,6 @@ Span = tuple[int, int]
 
 _TABLE_ROWS = 1024  # tables that are yielded have at least as many rows, apart from the last
 _MAX_ROWS, _MAX_BYTES = 50_000_000, 4 << 30  # of a file, which is read at once
-_NUMBERS = (
-    *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-    *(pa.float32(), pa.float64(), pa.bool_()),
-)
 
 
 @dataclass(frozen=True)
@@ -216,7 +212,8 @@ def _content(kind: pa.DataType) -> str:
         return f"lists of {_content(kind.value_type)}"
     if kind in (pa.string(), pa.large_string()):
         return "texts"
-    return "numbers" if kind in _NUMBERS else f"values of type {str(kind)[:60]}"
+    is_number = pa.types.is_integer(kind) or kind in (pa.float32(), pa.float64(), pa.bool_())
+    return "numbers" if is_number else f"values of type {str(kind)[:60]}"
 
 
 def _first_line(error: Exception) -> str:

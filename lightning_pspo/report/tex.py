@@ -113,8 +113,6 @@ def to_mathml(source: str, display: bool = False) -> Markup | None:
 
     >>> str(to_mathml("x^2"))
     '<math><mrow><msup><mi>x</mi><mn>2</mn></msup></mrow></math>'
-    >>> to_mathml(r"\frac{1}") is None
-    True
     """
     from latex2mathml.converter import convert_to_element
 
