@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import set_parsing_settings
+import yaml
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
@@ -35,10 +36,11 @@ from lightning_pspo.cli.run_directory import (
     usable_root,
 )
 from lightning_pspo.cli.short_names import ours_first
-from lightning_pspo.cli.suggestions import explain
+from lightning_pspo.cli.suggestions import explain, refuse_nulls
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
+from lightning_pspo.files import check_yaml
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.training.checks import check_fit, check_plugins
 
@@ -51,6 +53,15 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
+_load_yaml = get_loader("yaml")
+
+
+def _load_checked(text: str) -> Any:
+    check_yaml(text, "YAML of a setting")
+    return _load_yaml(text)
+
+
+set_loader("yaml", _load_checked, (yaml.YAMLError,))  # files that a setting names are read as safely as --config
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
 
 
@@ -96,6 +107,7 @@ class PSPOCLI(LightningCLI):
             if refusal_within(error) is not None:
                 raise
             raise InputError(explain(error, self._subcommand_parsers, self.arguments)) from error
+        refuse_nulls(self.config[self.config.subcommand], self._subcommand_parsers[self.config.subcommand])
 
     def before_instantiate_classes(self) -> None:
         """Settle the run directory and the checkpoint before anything is built."""
@@ -156,7 +168,7 @@ class PSPOCLI(LightningCLI):
         check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks])
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
         if self.subcommand in ("validate", "test"):
             keep_completions(trainer, self.subcommand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,6 @@ from transformers import AutoTokenizer
 
 from lightning_pspo.cli.main import main
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 TinyRun = Callable[..., list[str]]
 
 
@@ -215,6 +215,14 @@ def test_a_port_in_use(tmp_path: Path, tiny_run: TinyRun) -> None:
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: `MASTER_PORT` must be a free port")
     assert f"but 127.0.0.1:{port} is in use" in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["config", "model", "data.val", "model.surrogate", "trainer.callbacks"])
+def test_yaml_that_unfolds_without_end(refused: Refused, setting: str) -> None:
+    names = "abcdefghijkl"
+    lines = (f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(names))
+    path = refused.file("bomb.yaml", "a: &a [x, x, x]\n" + "".join(lines))
+    assert "may hold at most 100,000 values" in refused(f"--{setting}={path}")
 
 
 def test_a_name_too_long_for_a_file(refused: Refused) -> None:

@@ -162,6 +162,17 @@ def parameters(cls: type) -> dict[str, Any]:
     return hints
 
 
+def takes_null(hint: Any) -> bool:
+    """Tell whether a hint has None among its alternatives.
+
+    >>> takes_null(int | None), takes_null(Any), takes_null(float)
+    (True, True, False)
+    """
+    if get_origin(hint) in (typing.Union, types.UnionType, typing.Annotated):
+        return any(map(takes_null, get_args(hint)))
+    return hint in (Any, None, type(None))
+
+
 def takes_any(cls: type) -> bool:
     """Tell whether a class takes arguments that its signature does not name."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())

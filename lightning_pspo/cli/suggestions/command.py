@@ -12,7 +12,7 @@ import yaml
 
 from lightning_pspo.cli.config_files import CONFIG_FLAGS, GROUPS
 from lightning_pspo.cli.suggestions.nearest import MistakeError
-from lightning_pspo.cli.suggestions.settings import Settings
+from lightning_pspo.cli.suggestions.settings import ANY_VALUE, Settings
 from lightning_pspo.files import read_yaml
 
 _ALONE = ("--help", "-h", "--print_config")
@@ -68,7 +68,7 @@ def _pairs(arguments: Sequence[str], settings: Settings) -> Iterator[tuple[str, 
             raise MistakeError(_unexpected(word, settings))
         if not equals:
             if not waiting or waiting[0].startswith("--"):
-                settings.check(name.removeprefix("--"), None, "--")  # a wrong name is the worse mistake
+                settings.check(name.removeprefix("--"), ANY_VALUE, "--")  # a wrong name is the worse mistake
                 raise MistakeError(f"`{name}` needs a value.")
             value = waiting.pop(0)
         yield name, value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import difflib
+import os
 import typing
 from enum import Enum
 from typing import Any, get_args, get_origin
@@ -21,6 +22,7 @@ from lightning_pspo.cli.suggestions.classes import (
     parameters,
     required,
     takes_any,
+    takes_null,
 )
 from lightning_pspo.cli.suggestions.nearest import MistakeError, nearest, suggestion
 
@@ -32,6 +34,9 @@ _KINDS = {
     dict: "a mapping",
     list: "a list such as [0, 1]",
 }
+ANY_VALUE = object()
+"""Stands for a value that is not checked."""
+
 _SPEC = ("class_path", "init_args", "dict_kwargs")
 _CLASS = ("class", "cls", "type", "name", "target", "_target_")  # names of the class_path in other programs
 
@@ -60,8 +65,8 @@ class Settings:
                 if bases and isinstance(path, str):
                     self.classes[action.dest] = find_class(bases, path, action.dest) or bases[0]
 
-    def check_file(self, settings: Any, prefix: str = "") -> None:
-        """Check the settings of a file, or of a group in it.
+    def check_file(self, settings: Any, prefix: str = "", dashes: str = "") -> None:
+        """Check the settings of a file, or of a group in it or on the command line.
 
         Raises:
             MistakeError: One cannot be set.
@@ -72,9 +77,9 @@ class Settings:
             name = f"{prefix}.{key}" if prefix else str(key)
             if self._below(name) and name not in self.hints and not isinstance(value, str):
                 if value is not None:
-                    self.check_file(value, name)
-            elif not self._below(name) or name in self.hints:
-                self.check(name, value)
+                    self.check_file(value, name, dashes)
+            elif not self._below(name) or name in self.hints or not os.path.isfile(value):
+                self.check(name, value, dashes)
 
     def check(self, name: str, value: Any, dashes: str = "") -> None:
         """Check one setting by its full name, such as ``model.surrogate.alpha``.
@@ -99,8 +104,14 @@ class Settings:
                 added = "+" if known + "+" == name else ""
                 self._check_value(dashes + known + added, self.hints[known], _listed(value) if added else value)
                 return
-        if not self._below(plain) or plain in RENAMED:
+        if not self._below(plain) or (plain in RENAMED and not isinstance(value, dict)):
             raise MistakeError(f"unknown setting `{dashes}{name}`{self._meant(plain, dashes)}")
+        if isinstance(value, dict):
+            self.check_file(value, plain, dashes)
+        elif value is not ANY_VALUE:
+            first = next(setting for setting in self.hints if setting.startswith(f"{plain}."))
+            example = f"`{dashes}{first}`"
+            raise MistakeError(f"`{dashes}{name}` is a group of settings such as {example}, got {shown(value)}.")
 
     def missing(self) -> str | None:
         """Return the message about a class that lacks an argument; None if all have theirs."""
@@ -114,7 +125,11 @@ class Settings:
 
     def _check_value(self, place: str, hint: Any, value: Any) -> None:
         options = options_of(hint)
-        if value is None or Any in options:
+        if value is ANY_VALUE or Any in options:
+            return
+        if value is None:
+            if not takes_null(hint):
+                raise MistakeError(f"`{place}` must be {expected(hint, value)}, got null.")
             return
         bases = classes_of(hint)
         items = next((get_args(option) or (Any,) for option in options if _is_list(option)), None)
@@ -140,7 +155,7 @@ class Settings:
             inner = [get_args(option)[-1] for option in options if _is_list(option) or _is_mapping(option)]
             classes = classes_of(hint) or [cls for part in inner for cls in classes_of(part)]
         if not accepted and not classes:
-            raise MistakeError(f"`{place}` must be {_expected(hint, value)}, got {value!r}.")
+            raise MistakeError(f"`{place}` must be {expected(hint, value)}, got {shown(value)}.")
         if classes and str not in options:
             with contextlib.suppress(*[MistakeError] * accepted):  # `true` is not the name of a class
                 self._choose(place, hint, classes, value)
@@ -153,6 +168,8 @@ class Settings:
         key = _key(place)
         if cls is None:
             self.classes.pop(key, None)
+            if not _accepts(hint, name):
+                raise MistakeError(f"`{place}` must be {expected(hint, name)}, got `{name}`.")
         elif self.classes.get(key) is not cls or key not in self.given:
             self.given[key] = set()
             self.classes[key] = cls
@@ -162,6 +179,8 @@ class Settings:
 
     def _check_object(self, place: str, hint: Any, bases: list[type], value: dict[str, Any]) -> None:
         """Check the class and the arguments of an object."""
+        if not value and not _accepts(hint, value):
+            raise MistakeError(f"`{place}` must be {expected(hint, value)}, got {{}}.")
         key = _key(place)
         last = next((item for item in reversed(self.classes) if item.startswith(f"{key}[")), key)
         cls = self.classes.get(last)
@@ -189,7 +208,7 @@ class Settings:
                 self._check_argument(place, cls, name, item)
 
     def _check_argument(self, place: str, cls: type | None, name: str, value: Any) -> None:
-        if cls is None or not (known := parameters(cls)):
+        if cls is None or (not (known := parameters(cls)) and takes_any(cls)):
             return
         plain = name.removesuffix("+")
         self.given.setdefault(_key(place), set()).add(plain)
@@ -199,7 +218,11 @@ class Settings:
             dashes = "--" if place.startswith("--") else ""
             raise MistakeError(f"unknown setting `{place}.{name}` of {cls.__name__}; it is now `{dashes}{moved}`.")
         elif not takes_any(cls):
-            other = "class_path" if plain in _CLASS else ELSEWHERE.get(plain, "").rpartition(".")[2]
+            other = (
+                "class_path"
+                if plain in _CLASS or nearest(plain, _SPEC[:1], 0.75)
+                else ELSEWHERE.get(plain, "").rpartition(".")[2]
+            )
             choices = [choice for choice in known if choice != "params" or _key(place) not in self.factories]
             if other == "class_path" and not place.endswith(".init_args"):
                 choices.append(other)
@@ -225,9 +248,14 @@ class Settings:
         if same:
             return f"; did you mean `{dashes}{difflib.get_close_matches(name, same, 1, 0.0)[0]}`?"
         names = {part for setting in ["config", *settings] for part in _prefixes(setting)}
+        undotted = {setting.replace(".", ""): setting for setting in sorted(names)}
+        if len(parts) > 1 and (close := nearest("".join(parts), undotted, 0.9)):  # `kl_estimator` for `kl.estimator`
+            return f"; did you mean `{dashes}{undotted[close]}`?"
         for length in range(len(parts), 0, -1):  # the name itself, or a group or mapping that it begins with
             level = sorted(other for other in names if other.count(".") == length - 1)
-            if close := nearest(".".join(parts[:length]), level, 0.8):
+            group = ".".join(parts[:length])
+            close = None if group in level else nearest(group, level, 0.8)
+            if close:
                 return f"; did you mean `{dashes}{'.'.join([close, *parts[length:]])}`?"
         return "; `--help` lists the settings."
 
@@ -271,7 +299,16 @@ def _accepts(hint: Any, value: Any) -> bool:
     return True
 
 
-def _expected(hint: Any, value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value for a message, as YAML has it and shortened."""
+    return "null" if value is None else f"{value!r:.80}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "AEIO" else "a"
+
+
+def expected(hint: Any, value: Any) -> str:
     """Say what a hint takes; of a few words, also the nearest one."""
     choices: list[str] = []
     kinds: list[str] = []
@@ -284,5 +321,8 @@ def _expected(hint: Any, value: Any) -> str:
         kinds += [_KINDS[kind]] if kind in _KINDS else []
     words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
     close = nearest(str(value), choices)
+    for cls in classes_of(hint) if not (kinds or choices) else ():
+        example = next((name for name, known in known_classes([cls]).items() if known is not cls), cls.__name__)
+        words.append(f"{_article(cls.__name__)} {cls.__name__}, such as `{example}`")
     expected = " or ".join(words + list(dict.fromkeys(kinds))) or "something else"
     return f"{expected} (nearest: {close})" if close else expected

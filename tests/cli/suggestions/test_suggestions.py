@@ -120,6 +120,15 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         (["--model.mask_truncated=perhaps"], ["`--model.mask_truncated` must be true or false, got 'perhaps'."]),
         (["--trainer.precision=bf16-mixd"], ["`--trainer.precision` must be one of ", "(nearest: bf16-mixed)"]),
         (["--model.grader.mode=loose"], ["`--model.grader.mode` must be one of ", "got 'loose'"]),
+        (["--model.sampling.temperature=null"], ["`--model.sampling.temperature` must be a number, got null."]),
+        (["--model.surrogate=null"], ["`--model.surrogate` must be a Surrogate, such as `", "got null."]),
+        (["--model.surrogate=os.system"], ["`--model.surrogate` must be a Surrogate, such as `", "`os.system`."]),
+        (["--model.surrogate=[]"], ["`--model.surrogate` must be a Surrogate, such as `", "got []."]),
+        (["--model.evaluation.selector={}"], ["`--model.evaluation.selector` must be a Reward", "got {}."]),
+        (["--model.limits=4"], ["`--model.limits` is a group of settings such as `--model.limits.micro", "got '4'."]),
+        (["--model.kl={coeff: 1}"], ["unknown setting `--model.kl.coeff`; did you mean `--model.kl.coef`?"]),
+        (["--model.kl_estimator=K1"], ["; did you mean `--model.kl.estimator`?"]),
+        (["--model.qqqqqqqq=1"], ["unknown setting `--model.qqqqqqqq`; `--help` lists"]),
         (["--model.optimizer.lr=1e-x"], ["`--model.optimizer.lr` must be a number, got '1e-x'."]),
     ],
 )
@@ -137,6 +146,7 @@ def test_other_mistakes(message, slips: list[str], parts: list[str]) -> None:
         ("group_size: 4", "model.group_size"),
         ("model.group_sise: 4", "model.group_size"),
         ("model: {surrogate: {class_path: PSPOO}}", "PSPO"),
+        ("model: {surrogate: {class_pth: PSPO}}", "model.surrogate.class_path"),
         ("model: {surrogate: PSPOO}", "PSPO"),
         ("model: {surrogate: {class_path: PSPO, init_args: {alpah: 0.3}}}", "model.surrogate.init_args.alpha"),
         ("model: {surrogate: {class_path: PSPO, init_arg: {alpha: 0.3}}}", "model.surrogate.init_args"),
@@ -167,6 +177,8 @@ def test_files(message, tmp_path: Path, text: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("model: {sampling: {top_p: null}}", "`model.sampling.top_p` must be a number, got null."),
+        ("model: {limits: no_such.yaml}", "`model.limits` is a group of settings such as `model.limits.micro_batch"),
         ("data: {seed: 1}", "`data.seed` is set by `seed_everything`"),
         ("model: {group_size: many}", "`model.group_size` must be an integer, got 'many'."),
         ("model: {group_size: {a: 1}}", "`model.group_size` must be an integer, got {'a': 1}."),
@@ -203,8 +215,6 @@ def test_a_users_own_module(message, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_names_of_other_versions_and_programs(subparsers, message) -> None:
     settings = Settings(subparsers["fit"])
     known = {*settings.hints, *(f"model.optimizer.{name}" for name in ("lr",)), "model.policy.model_name_or_path"}
-    if "model.sampling.max_new_tokens" not in known:
-        pytest.skip("settings are not grouped yet")
     for old, new in RENAMED.items():
         assert new in known
         assert message(f"--{old}=1") == f"unknown setting `--{old}`; it is now `--{new}`."
@@ -231,3 +241,40 @@ def test_nothing_is_found_in_what_is_right(message) -> None:
     assert message(*right, *more) == NOTHING
     for path in packaged_configs().values():
         assert message("--config", QUICKSTART, "--config", str(path)) == NOTHING, path
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("model: {sampling: null}", "`model.sampling` is a group of settings such as `model.sampling.max_new_tokens`"),
+        ("model: {sampling: {top_p: null}}", "`model.sampling.top_p` must be a number"),
+        ("model: {limits: 4}", "`model.limits` is a group of settings such as `model.limits.micro"),
+        ("model: {evaluation: [0, 1]}", "`model.evaluation` is a group of settings such as `model.evaluation.temp"),
+        ("trainer: {devices: x}", "`trainer` cannot be built with these settings: `devices`"),
+        ("data: {train: {class_path: Procedural, init_args: {size: 1.5}}}", "PATH`data.train.init_args.size` must be "),
+        ("model: {surrogate: null}", "`model.surrogate` must be a Surrogate, such as `"),
+        (
+            "model: {surrogate: {class_path: PSPO, init_args: {alpha: null}}}",
+            "`model.surrogate.alpha` must be a number",
+        ),
+        (
+            "data: {val: {a: {class_path: Procedural, init_args: {task: null}}}}",
+            "PATH`data.val.a.init_args.task` must be text",
+        ),
+        (
+            "trainer: {callbacks: [{class_path: CompletionTable, init_args: {rows: null}}]}",
+            "`trainer.callbacks[0].rows",
+        ),
+    ],
+)
+def test_values_that_the_parser_lets_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, problem: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", QUICKSTART, "--config", str(path), "--trainer.default_root_dir", str(tmp_path)])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {problem}".replace("PATH", f"{path}: ")), error
+    assert error.count("\n") == 1

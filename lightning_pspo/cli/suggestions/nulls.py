@@ -1,0 +1,67 @@
+"""Settings that are null, or no group, although they must not be, which the parser lets pass."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from lightning_pspo.cli.suggestions.classes import parameters, takes_null
+from lightning_pspo.cli.suggestions.settings import expected, shown
+from lightning_pspo.errors import InputError
+
+
+def refuse_nulls(config: Namespace, parser: Any) -> None:
+    """Refuse a setting, or an argument of an object, that is null where that is not among its values; and lone groups.
+
+    Args:
+        config: Parsed settings of a subcommand.
+        parser: Parser of the subcommand.
+
+    Raises:
+        InputError: There is one; the message says what it must be.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        if hint is None or action.default is None or action.dest.endswith(".help"):
+            continue
+        value: Any = config
+        parts = action.dest.split(".")
+        for depth, part in enumerate(parts, 1):
+            value = value.get(part, _Absent) if isinstance(value, Namespace) else _Absent
+            if value is not _Absent and depth < len(parts) and not isinstance(value, Namespace | Mapping):
+                group = ".".join(parts[:depth])
+                raise InputError(f"`{group}` is a group of settings such as `{action.dest}`, got {shown(value)}.")
+        if value is None and not takes_null(hint):
+            raise InputError(f"`{action.dest}` must be {expected(hint, None)}, got null.")
+    _check_objects(config, "")
+
+
+class _Absent:
+    """Stands for a setting that is not in the configuration."""
+
+
+def _check_objects(config: Any, place: str) -> None:
+    if isinstance(config, list):
+        for index, item in enumerate(config):
+            _check_objects(item, f"{place}[{index}]")
+    if not isinstance(config, Namespace | Mapping):
+        return
+    settings = vars(config) if isinstance(config, Namespace) else config
+    path, arguments = settings.get("class_path"), settings.get("init_args")
+    if isinstance(path, str) and isinstance(arguments, Namespace):
+        absent = [name for name, value in vars(arguments).items() if value is None]
+        hints = _hints(path) if absent else {}
+        for name in absent:
+            if name in hints and not takes_null(hints[name]):
+                raise InputError(f"`{place}.{name}` must be {expected(hints[name], None)}, got null.")
+    for name, value in settings.items():
+        _check_objects(value, place if name == "init_args" else f"{place}.{name}" if place else name)
+
+
+def _hints(path: str) -> dict[str, Any]:
+    module, _, name = path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    return parameters(cls) if isinstance(cls, type) else {}
