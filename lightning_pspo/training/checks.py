@@ -8,11 +8,13 @@ from typing import Any
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -33,6 +35,8 @@ _UNUSABLE: dict[type[Callback], str] = {
     GradientAccumulationScheduler: "an update always accumulates over its whole mini-batch: set "
     "`model.minibatches_per_rollout` instead",
     LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
+    ModelPruning: "it prunes layers that it finds in the module, and the policy is none of them: remove it",
+    BackboneFinetuning: "it needs a module with a `backbone`: train fewer weights with `model.policy.lora` instead",
     BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
 }
 
