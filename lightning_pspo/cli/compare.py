@@ -1,9 +1,9 @@
 """Compare evaluated models on the same problems: ``lightning-pspo compare RUN_A RUN_B``.
 
-RUN is an output folder of ``lightning-pspo evaluate``, its ``samples.jsonl``, or a run's folder with one such
-evaluation. Several seeds of an arm: ``clip=runs/c1,runs/c2,runs/c3 pspo=runs/p1,runs/p2,runs/p3``; a NAME has no slash,
-so ``runs/mine/evaluation/rollout=000002`` is a path. Every arm is compared with the first; the differences, their
-intervals and tests go to a table, to ``comparison.json`` and to ``comparison.png``.
+RUN is an output folder of ``lightning-pspo evaluate``, its ``samples.jsonl``, or a run's folder with one evaluation.
+Arms of several seeds: ``clip=runs/c1,runs/c2,runs/c3 pspo=runs/p1,runs/p2,runs/p3``. A NAME has no slash, so
+``runs/mine/evaluation/rollout=000002`` is a path. Every arm is compared with the first; differences, intervals and
+tests go to a table, ``comparison.json`` and ``comparison.png``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare and return the exit code."""
+    """Run the comparison; return the exit code."""
     options = parser().parse_args(arguments)
 
     # numpy takes a while to import: only once the arguments are valid
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         "interval": "95 %, clustered by problem, and by run where an arm has several",
         "resamples": options.resamples,
         "seed": options.seed,
-        "comparisons": [comparison.document() for comparison in comparisons],
+        "comparisons": [asdict(comparison) for comparison in comparisons],
     }
     (options.output / "comparison.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     draw(comparisons, options.output / "comparison.png")
@@ -105,7 +106,7 @@ def arm_paths(entries: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _name_and_paths(entry: str) -> tuple[str | None, list[Path]]:
-    """Return an arm's name (None without one) and its paths; an existing path is a path whatever it contains."""
+    """Return an arm's name (None if unnamed) and its paths; an existing path is never split."""
     if entry and Path(entry).exists():
         return None, [Path(entry)]
     name, equals, paths = entry.partition("=")
@@ -175,5 +176,5 @@ def draw(comparisons: Sequence[ArmComparison], path: Path) -> None:
 
 
 def _plain(name: str) -> str:
-    """Return a name for a figure, where dollars would begin a formula."""
+    """Escape the dollars of a name, which would begin a formula in a figure."""
     return name.replace("$", r"\$")

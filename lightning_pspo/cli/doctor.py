@@ -1,8 +1,8 @@
 """Examine a run before it starts: ``lightning-pspo doctor --config quickstart``.
 
-Takes the settings of ``lightning-pspo fit``, checks them against the model, the data and the machine, makes a few real
-rollouts with their updates in a process that is thrown away, and says what to change. Nothing is written into the run's
-directory. Exit code: 0 nothing but notes, 3 warnings, 4 errors, 2 settings that cannot be read.
+The doctor checks the settings of ``lightning-pspo fit`` against model, data and machine, makes a few real rollouts with
+their updates in a process that is thrown away, and says what to change. Nothing is written into the run's directory.
+Exit code: 0 at most notes, 3 warnings, 4 errors, 2 settings that cannot be read.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 _BAD_INPUT = 2
-_PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take this many times --seconds, and so many seconds more
+_PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take 3 times --seconds, and 120 seconds more
 _SILENCE_S = 20.0
 _ALWAYS = ("solve_rate", "zero_variance", "truncation", "eos_emitted", "time", "memory", "disk")
-"""Checks whose result is shown even if all is well."""
+"""Checks whose result is shown even if they pass."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Examine the run and return the exit code."""
     options, settings = parser().parse_known_args(arguments)
     if not settings:
-        print("error: no settings: give --config, as for `lightning-pspo fit`.", file=sys.stderr)
+        print("error: no settings; give --config, as for `lightning-pspo fit`.", file=sys.stderr)
         return _BAD_INPUT
     if options.seconds <= 0 or options.limit_prompts < 1:
         print("error: --seconds must be above 0 and --limit-prompts at least 1.", file=sys.stderr)
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {result['refused']}", file=sys.stderr)
         return _BAD_INPUT
     if not result:
-        print(f"The examination ended before it found anything:\n{output}", file=sys.stderr)
+        print(f"The examination ended before its first result:\n{output}", file=sys.stderr)
         return 4
     return report(result, options)
 
@@ -55,12 +55,14 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="lightning-pspo doctor",
         description="Examine a run before it starts. All other options are those of `lightning-pspo fit`.",
-        epilog="Exit code: 0 nothing but notes, 3 warnings, 4 errors, 2 settings that cannot be read.",
+        epilog="Exit code: 0 at most notes, 3 warnings, 4 errors, 2 settings that cannot be read.",
         allow_abbrev=False,
     )
     made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    made.add_argument("--limit-prompts", type=int, default=64, help="training prompts to sample, about (default 64)")
-    made.add_argument("--seconds", type=float, default=60.0, help="time for the probe, about (default 60)")
+    made.add_argument(
+        "--limit-prompts", type=int, default=64, help="approximate number of training prompts to sample (default 64)"
+    )
+    made.add_argument("--seconds", type=float, default=60.0, help="approximate time for the probe (default 60)")
     made.add_argument("--no-probe", action="store_true", help="check settings, data and tokenizer only")
     made.add_argument("--all", action="store_true", help="also list the checks that passed")
     made.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -96,7 +98,9 @@ def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> t
     if result and "refused" not in result and not result["done"]:
         if not ended:
             killed = process.returncode == -signal.SIGKILL
-            ended = "was killed, most likely for its memory" if killed else f"ended with status {process.returncode}"
+            ended = (
+                "was killed, most likely for lack of memory" if killed else f"ended with status {process.returncode}"
+            )
         lost = error(
             "probe",
             f"the probe {ended}: {' '.join(output.split())[-300:]}",
@@ -107,10 +111,10 @@ def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> t
 
 
 def _output(process: subprocess.Popen[str], progress: Path, patience_s: float) -> str:
-    """Wait for the process and return its output; show its progress on stderr, a line at least every 20 seconds.
+    """Wait for the process and return its output; show its progress on stderr at least every 20 seconds.
 
     Raises:
-        subprocess.TimeoutExpired: It takes longer than ``patience_s``.
+        subprocess.TimeoutExpired: The process takes longer than ``patience_s``.
     """
     start = shown_at = time.monotonic()
     shown = ""
@@ -129,7 +133,7 @@ def _output(process: subprocess.Popen[str], progress: Path, patience_s: float) -
 
 def _end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # with the grading processes, which are of its session
+        os.killpg(process.pid, signal.SIGKILL)  # with its grading processes, which are in its session
 
 
 def report(result: dict[str, Any], options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The doctor's process: builds the run as ``fit`` would, examines it, and probes it."""
+"""Build a run as ``fit`` would, examine it and probe it, in a process of its own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
 
     try:
         cli = DoctorCLI(settings, folder / "run")
-    except Exception as refusal:  # of the parser, of a class, of a file
+    except Exception as refusal:  # by the parser, a class or a file
         if (message := bad_input(refusal)) is None:
             raise
         write_atomically(folder / "result.json", json.dumps({"refused": message}).encode())
@@ -60,7 +60,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     record(cli.findings)
     if cli.module is None:
         return record([], done=True)
-    subject = Subject(cli.given, cli.module, cli.data)
+    subject = Subject(cli.settings, cli.module, cli.data)
     record(_monitors(subject))
     built = time.monotonic()
     say("checking settings, data and tokenizer")
@@ -68,9 +68,9 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     if options.no_probe:
         return record([], done=True)
     if not subject.rows.get("train"):
-        return record([error("probe", "nothing to sample: there are no training prompts.", "data.train")], done=True)
+        return record([error("probe", "there are no training prompts to sample.", "data.train")], done=True)
     if cli.trainer is None:
-        return record([note("probe", "not made: the trainer cannot be built.")], done=True)
+        return record([note("probe", "not made, as the trainer cannot be built.")], done=True)
     say("loading the model's weights")
     watch = Watch(
         full=subject.prompts,
@@ -84,7 +84,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     device = cli.trainer.strategy.root_device.type
     free_mib = available_mib(device, now_mib(device))
     seen = probe(cli.trainer, subject, watch)
-    findings = [error("probe", f"the probe broke off: {seen.failure}")] if seen.failure else []
+    findings = [error("probe", f"the probe failed: {seen.failure}")] if seen.failure else []
     values: dict[str, Any] | None = None
     if seen.steps:
         judged, values = examine.after(subject, seen, device, free_mib)
@@ -93,25 +93,23 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
 
 
 def _monitors(subject: Subject) -> list[Finding]:
-    """Check that validations log what callbacks monitor, by the check that ``fit`` makes at its start."""
+    """Check that validations log what callbacks monitor, as ``fit`` does at its start."""
     findings = []
-    callbacks = subject.trainer.get("callbacks") or []
-    for entry in callbacks if isinstance(callbacks, list) else [callbacks]:
-        name = str(entry.get("class_path", "")).rpartition(".")[2]
-        monitor = (entry.get("init_args") or {}).get("monitor")
+    for name, arguments in subject.callbacks:
+        callback = type(name, (Callback,), {"monitor": arguments.get("monitor")})()
         try:
-            check_monitor(type(name, (Callback,), {"monitor": monitor})(), subject.module, subject.data.val)
+            check_monitor(callback, subject.module, subject.data.val)
         except InputError as refusal:
             findings.append(error("monitor", f"the run is refused: {refusal}", f"trainer.callbacks: {name}'s monitor"))
     return findings
 
 
 def probe(trainer: Any, subject: Subject, watch: Watch) -> Observed:
-    """Fit until the watch has seen enough; return its observations."""
+    """Fit until ``watch`` has measured enough; return its observations."""
     trainer.callbacks.append(watch)
     try:
         trainer.fit(subject.module, datamodule=ProbeData(subject.data, subject.rows, watch))
-    except Exception as failure:  # whatever the user's model, reward or callbacks raise is the finding
+    except Exception as failure:  # the user's model, reward or callbacks may raise anything
         traceback.print_exc()
         first = f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')}"
         watch.seen.failure = bad_input(failure) or first
@@ -121,9 +119,9 @@ def probe(trainer: Any, subject: Subject, watch: Watch) -> Observed:
 
 
 class DoctorCLI(PSPOCLI):
-    """The command line of ``fit``, which builds everything and runs nothing.
+    """Builds what ``fit`` builds, and runs nothing.
 
-    A setting that is refused becomes a finding and gives way to its default.
+    A setting that is refused becomes a finding and is replaced by its default.
 
     Args:
         settings: Arguments of ``fit``.
@@ -138,9 +136,9 @@ class DoctorCLI(PSPOCLI):
         super().__init__(["fit", *settings])
 
     def before_instantiate_classes(self) -> None:
-        """Keep the settings as given, and turn them into those of a probe."""
+        """Keep a copy of the settings, and turn them into those of a probe."""
         config = self.config[self.subcommand]
-        self.given = config.clone().as_dict()
+        self.settings = config.clone().as_dict()
         self.save_config_callback = None
         try:
             settle_loggers(config.clone().trainer.logger, self.scratch)
@@ -152,15 +150,15 @@ class DoctorCLI(PSPOCLI):
             self.findings.append(note("probe", f"measured without {', '.join(left_out)}."))
 
     def instantiate_classes(self) -> None:
-        """Build all, without the settings that are refused."""
+        """Build everything, without the settings that are refused."""
         while (message := self._refusal()) is not None:
             self.findings.append(error("settings", f"the run is refused: {message}"))
-            if not self._give_way(message):
+            if not self._reset(message):
                 return
         self.module, self.data = self.model, self.datamodule
 
     def _refusal(self) -> str | None:
-        """Build all; return why it is refused."""
+        """Build everything; return why the settings are refused, or None."""
         try:
             super().instantiate_classes()
         except Exception as refusal:
@@ -169,8 +167,8 @@ class DoctorCLI(PSPOCLI):
             return message
         return None
 
-    def _give_way(self, message: str) -> bool:
-        """Set a setting back to its default, found by trying: the first without which the message changes."""
+    def _reset(self, message: str) -> bool:
+        """Set the refused setting back to its default; it is the first without which the message changes."""
         before, defaults = self.config[self.subcommand], self._parser(self.subcommand).get_defaults()
         keys = [key for key in before.keys() if key.startswith(("model.", "data."))]  # noqa: SIM118 - a Namespace
         for key in sorted(keys, key=lambda key: key.rpartition(".")[2] not in message):
@@ -187,7 +185,7 @@ class DoctorCLI(PSPOCLI):
         return False
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build the probe's trainer; if the settings are refused, which a check reports, one of defaults."""
+        """Build the probe's trainer, with default devices if its settings are refused, which a check reports."""
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception as refusal:

@@ -62,7 +62,7 @@ EXPORTED = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate and return the exit code."""
+    """Run the evaluation; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options, others = parser().parse_known_args(arguments)
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
@@ -80,11 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             run(["validate", *settings, *others])
         except SystemExit as stop:
-            given = {option: name for option, name in OPTIONS.items() if getattr(options, option)}
-            if stop.code == 2 and given:
-                pairs = (
-                    f"`{name.removeprefix('model.')}` is --{option.replace('_', '-')}" for option, name in given.items()
-                )
+            pairs = [
+                f"`{name.removeprefix('model.')}` is --{option.replace('_', '-')}"
+                for option, name in OPTIONS.items()
+                if getattr(options, option)
+            ]
+            if stop.code == 2 and pairs:
                 print(f"note: here {', '.join(pairs)}.", file=sys.stderr)
             raise
     for name in ("evaluation.json", "samples.jsonl"):
@@ -116,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--samples", type=int, help="samples of each problem at temperatures above 0")
     made.add_argument("--k", type=int, nargs="+", help="k of pass@k and maj@k (default: powers of two)")
     made.add_argument("--mode", choices=["lenient", "strict"], help="which answers `accuracy` accepts")
-    made.add_argument("--limit", type=int, help="use only the first problems of each source, at most this many")
+    made.add_argument("--limit", type=int, help="most problems per source, the first ones")
     made.add_argument("--max-new-tokens", type=int, help="token limit of a completion")
     made.add_argument("--top-p", type=float, help="nucleus mass at temperatures above 0")
     made.add_argument("--batch-size", type=int, help="problems per batch")
@@ -130,13 +131,13 @@ def parser() -> argparse.ArgumentParser:
         "--trust-config",
         action="store_true",
         help="use all settings of MODEL's run and import the classes that they name; by default only plain values and "
-        "this package's own classes are taken over",
+        "this package's own classes are used",
     )
     return made
 
 
 def config_of(options: argparse.Namespace, folder: Path) -> list[str]:
-    """Return the arguments for the settings of MODEL's run: its own file if trusted, else a file of what is taken over.
+    """Return the arguments for the settings of MODEL's run: its own file if trusted, else a file of the safe ones.
 
     Raises:
         InputError: The settings cannot be used.
@@ -201,10 +202,10 @@ def settings_of(options: argparse.Namespace) -> list[str]:
 
 
 def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse numbers that are wrong whatever the run's own settings are, by the names that they have here.
+    """Refuse numbers that are wrong with any settings of the run, by the names of the options.
 
     Raises:
-        InputError: --samples, --temperature or --k is out of range, or they do not go together.
+        InputError: --samples, --temperature or --k is out of range, or they contradict each other.
     """
     samples, temperatures, k = options.samples, options.temperature, options.k
     if samples is not None and samples < 1:
@@ -219,10 +220,10 @@ def check_numbers(options: argparse.Namespace) -> None:
 
 
 def find_checkpoint(model: str) -> Path | None:
-    """Return the checkpoint that MODEL means; None for a model of transformers.
+    """Return the checkpoint that MODEL stands for; None for a model of transformers.
 
     Raises:
-        InputError: A run's folder without a checkpoint, or a checkpoint that does not exist.
+        InputError: The run's folder has no checkpoint, or the checkpoint does not exist.
     """
     path = Path(model)
     if path.suffix == ".ckpt":
@@ -238,10 +239,10 @@ def find_checkpoint(model: str) -> Path | None:
 
 
 def run_config(model: str, checkpoint: Path | None) -> Path | None:
-    """Return the newest settings of the run that a checkpoint or an export belongs to; None for any other model.
+    """Return the newest settings of the run of a checkpoint or an export; None for any other model.
 
     Raises:
-        InputError: A checkpoint without any.
+        InputError: A checkpoint has no settings.
     """
     if checkpoint is None:
         copy = Path(model) / CONFIG_COPY
@@ -256,23 +257,23 @@ def own_sources(config: Path, limit: int | None, *, trusted: bool = False) -> di
     """Return the run's sources for ``test``, else for ``val``, with at most ``limit`` problems each.
 
     Raises:
-        InputError: It has neither, or a source that takes no limit.
+        InputError: The run has neither, or a source has no ``limit``.
     """
-    named = sources_of(config, trusted=trusted)
-    if not named:
+    chosen = sources_of(config, trusted=trusted)
+    if not chosen:
         raise InputError(f"--source is needed: {config} names no sources.")
-    for name, entry in named.items() if limit is not None else ():
+    for name, entry in chosen.items() if limit is not None else ():
         arguments = entry.get("init_args") or {}
-        if "limit" not in arguments:  # a run's settings are complete: a source that has a limit shows it, if as null
+        if "limit" not in arguments:  # a run's settings are complete: they show every limit, even null
             raise InputError(
                 f"--limit needs sources with a `limit`, got {entry['class_path']} as {name!r} in {config}."
             )
         arguments["limit"] = limit if arguments["limit"] is None else min(limit, arguments["limit"])
-    return named
+    return chosen
 
 
 def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
-    """Return the settings of all ``--source``, by name.
+    """Return the settings of every ``--source`` option, by name.
 
     Raises:
         InputError: A name is unknown and has no path, or occurs twice.
@@ -296,7 +297,7 @@ def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, An
 
 
 def output_folder(options: argparse.Namespace) -> Path:
-    """Return where the results go: for a checkpoint ``evaluation/<its name>`` in the run's folder."""
+    """Return the folder of the results: for a checkpoint ``evaluation/<its name>`` in the run's folder."""
     if options.output is not None:
         return Path(options.output)
     checkpoint = find_checkpoint(options.model)

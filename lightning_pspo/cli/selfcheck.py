@@ -1,9 +1,9 @@
 """Check a configuration before it costs anything: ``lightning-pspo selfcheck --config my.yaml``.
 
-On the model, objective, engine and strategy of the configuration, with a few of its problems: whether the gradient
-depends on micro-batches or ranks, the ratio is exactly 1 at the first update, the engine samples from the distribution
-that is trained, and a checkpoint and an export give the same logits. Prints a table; exit status 0 if all is well, 1 if
-a check failed, 2 on bad input. All options but those listed are those of ``lightning-pspo fit``. See docs/selfcheck.md.
+The checks use the configuration's model, objective, engine and strategy on a few of its problems: the gradient must not
+depend on micro-batches or ranks, the ratio must be exactly 1 at the first update, the engine must sample from the
+trained distribution, and a checkpoint and an export must give the same logits. Exit status: 0 if all pass, 1 if a check
+fails, 2 on bad input. Further options are those of ``lightning-pspo fit``. See docs/selfcheck.md.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SILENCE_S = 20.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check and return the exit code."""
+    """Run the checks; return the exit code."""
     options, others = parser().parse_known_args(arguments)
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as for `python -m lightning_pspo`: classes of the user's own
+        sys.path.insert(0, os.getcwd())  # for the user's own classes
     if "SLURM_NTASKS" in os.environ:
-        os.environ["SLURM_JOB_NAME"] = "interactive"  # else Lightning takes this process for one of several
+        os.environ["SLURM_JOB_NAME"] = "interactive"  # otherwise Lightning takes this process for one rank of several
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     import yaml
     from rich.console import Console
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Lines(logging.Handler):
-    """Shows each step on stderr, and repeats the last one while nothing else happens."""
+    """Shows each step on stderr, and repeats it while it lasts."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -91,7 +91,7 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def progress() -> Iterator[None]:
-    """Show the steps of the self-check on stderr, a line at least every 20 seconds."""
+    """Show the steps of the self-check on stderr, at least every 20 seconds."""
     logger, lines = logging.getLogger("lightning_pspo.preflight.selfcheck"), _Lines()
     level = logger.level
     logger.addHandler(lines)
@@ -115,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--only", nargs="+", choices=CHECKS, metavar="CHECK", help=f"some of {', '.join(CHECKS)} (default: all)"
     )
-    made.add_argument("--prompts", type=int, default=2, help="problems in the rollout, even (default: 2)")
-    made.add_argument("--completions", type=int, default=4, help="completions of each, at most (default: 4)")
-    made.add_argument("--tokens", type=int, default=24, help="tokens of a completion, at most (default: 24)")
+    made.add_argument("--prompts", type=int, default=2, help="number of problems in the rollout, even (default: 2)")
+    made.add_argument("--completions", type=int, default=4, help="most completions per problem (default: 4)")
+    made.add_argument("--tokens", type=int, default=24, help="most tokens per completion (default: 24)")
     made.add_argument("--json", type=Path, help="also write the results to this file")
     return made

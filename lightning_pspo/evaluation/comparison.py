@@ -7,7 +7,7 @@ import json
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class EvaluatedRun:
 
     path: Path  # file of the samples
     scores: Mapping[Setting, Mapping[ProblemKey, float]]  # setting -> problem -> share of correct samples
-    settings: Mapping[str, Any]  # of the evaluation, from the file beside the samples; empty without one
+    settings: Mapping[str, Any]  # of the evaluation, from the file beside the samples; empty without that file
     digest: str  # SHA-256 of the file, in hexadecimal
 
 
@@ -52,16 +52,12 @@ class ArmComparison:
     adjusted_p: float  # the p-value adjusted for all comparisons made (Holm)
     left_out: int  # number of problems that are missing from some run and were left out
 
-    def document(self) -> dict[str, Any]:
-        """Return all fields as plain values."""
-        return asdict(self)
-
 
 def find_samples(path: Path) -> Path:
-    """Return the samples that a path stands for: the file itself, the one in the folder, or the only ``evaluation/*``.
+    """Find the samples of a path: the file itself, the file in the folder, or that of its only ``evaluation/*``.
 
     Raises:
-        InputError: No file, or more than one.
+        InputError: There is no such file, or several.
     """
     if path.is_file():
         return path
@@ -72,7 +68,7 @@ def find_samples(path: Path) -> Path:
         return files[0]
     problem = f"has several: {', '.join(str(file.parent) for file in files)}" if files else "has none"
     raise InputError(
-        f"RUN must be a {SAMPLES} of `lightning-pspo evaluate` or a folder with one, got {path}, which {problem}."
+        f"RUN must be a {SAMPLES} of `lightning-pspo evaluate` or a folder that holds it, got {path}, which {problem}."
     )
 
 
@@ -113,7 +109,7 @@ def read_run(path: Path) -> EvaluatedRun:
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> None:
-    """Refuse a row that no evaluation can have written; the message begins with ``where``."""
+    """Refuse a row that no evaluation writes; the message begins with ``where``."""
     if missing := [name for name in _FIELDS if name not in row]:
         raise InputError(f"{where}: must have the field {missing[0]!r}, got {sorted(map(str, row))}.")
     temperature, sample, verdict = row["temperature"], row.get("sample", 0), row["verdict"]
@@ -127,7 +123,7 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
 
 
 def _read_settings(file: Path) -> Mapping[str, Any]:
-    """Return the settings of the samples beside the file; nothing if there is no such file."""
+    """Return the settings of the samples beside ``file``; empty if it does not exist."""
     if not file.exists():
         return {}
     try:
@@ -142,8 +138,8 @@ def _read_settings(file: Path) -> Mapping[str, Any]:
 def different_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
     """Return how the runs differ in prompt, token limit or grading, as far as their settings are known.
 
-    These must be the same, as must top_p wherever something was sampled: otherwise a difference of accuracies is not
-    one of the weights alone. Checkpoint, seed, precision and number of samples may differ.
+    If these differ, or top_p above temperature 0, a difference of accuracies is not due to the weights alone.
+    Checkpoint, seed, precision and number of samples may differ.
 
     >>> same = {("toy", 0.0): {("p0", "1 + 1?", "2"): 1.0}}
     >>> lenient = EvaluatedRun(Path("a"), same, {"grading_mode": "lenient", "top_p": 0.9}, "a1")
@@ -181,7 +177,7 @@ def compare(
 
     Raises:
         InputError: An arm has no run, a run occurs twice, or the runs share no source and temperature, have different
-            problems, or were prompted or graded differently.
+            problems, or were prompted or graded in different ways.
     """
     _check_arms(arms)
     runs = [run for members in arms.values() for run in members]
@@ -235,7 +231,7 @@ def _shared(runs: Sequence[EvaluatedRun]) -> list[Setting]:
 
 
 def _common(runs: Sequence[EvaluatedRun], setting: Setting, intersect: bool) -> tuple[list[ProblemKey], int]:
-    """Return the problems that all runs have, and the number of the others."""
+    """Return the problems that all runs have, and the number of other problems."""
     problems = [run.scores[setting].keys() for run in runs]
     common = [problem for problem in problems[0] if all(problem in keys for keys in problems)]
     left_out = len(set().union(*problems)) - len(common)

@@ -1,4 +1,4 @@
-"""Sampling from a policy, and measuring it: what ``validate``, ``test`` and ``predict`` do."""
+"""Sample from a policy and measure it: what ``validate``, ``test`` and ``predict`` do."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class SamplingModule(pl.LightningModule):
         sampling: How rollouts are sampled.
         evaluation: How the policy is measured.
         seed: Key of all sampling noise, at least 0.
-        reward: Reward whose mean over evaluation samples is reported; None for none.
+        reward: Reward whose mean over evaluation samples is reported; None reports no reward.
 
     Attributes:
         results: Source -> temperature -> result of the last evaluation, over all ranks.
-        recorded: Completions of an interrupted evaluation, which are then not sampled again.
-        consistency_is_checked: Whether the check at the start of a run has passed; set it to leave that out.
+        recorded: Completions of an interrupted evaluation, which are not sampled again.
+        consistency_is_checked: Whether the check at the start of a run has passed; set it to skip the check.
 
     Raises:
         InputError: If a setting is out of range.
@@ -96,10 +96,10 @@ class SamplingModule(pl.LightningModule):
 
         Args:
             trainer: Not yet running.
-            ckpt_path: What it is going to load; None for nothing.
+            ckpt_path: Checkpoint that it will load; None for new weights.
 
         Raises:
-            InputError: Naming the setting.
+            InputError: A setting of the trainer or the checkpoint is not supported.
         """
         sharding = check_trainer(trainer)
         self.policy.check_sharding(sharding)
@@ -107,7 +107,7 @@ class SamplingModule(pl.LightningModule):
             sharding.check_checkpoint(Path(ckpt_path), adapters=self.policy.lora is not None)
 
     def evaluation_settings(self) -> dict[str, Any]:
-        """Return what the results of an evaluation depend on beside weights and problems, as plain values."""
+        """Return the settings that an evaluation's results depend on, besides weights and problems, as plain values."""
         sampled = self.evaluation.at(0.0, self.sampling)
         return {
             "model": self.policy.model_name_or_path,
@@ -124,15 +124,15 @@ class SamplingModule(pl.LightningModule):
         }
 
     def configure_model(self) -> None:
-        """Load the policy's weights, once, and spread them as the strategy says."""
+        """Load the policy's weights once and shard them as the strategy asks."""
         self.build_policy()
 
     def build_policy(self, reference: bool = False, max_norm: float | None = None) -> None:
-        """Load and spread the policy's weights.
+        """Load and shard the policy's weights.
 
         Args:
-            reference: Keep the weights as they are now as well.
-            max_norm: Bound of the gradient's norm, greater than 0; None for none.
+            reference: Keep a copy of the initial weights as the reference policy.
+            max_norm: Bound of the gradient's norm, greater than 0; None for no bound.
         """
         sharding = Unsharded() if self._trainer is None else sharding_of(self._trainer.strategy, max_norm)
         self.policy.build(self.seed, reference)
@@ -203,7 +203,7 @@ class SamplingModule(pl.LightningModule):
     def validation_step(  # type: ignore[override]
         self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> EvaluationOutput:
-        """Complete and grade the prompts of one batch at every evaluation temperature."""
+        """Complete, grade and measure the prompts of one batch at every evaluation temperature."""
         output = self.predict_step(batch, batch_idx, dataloader_idx)
         metrics = self._metrics.setdefault(batch.source, {})
         prompts = self.policy.tokenizer.batch_decode(
@@ -216,19 +216,15 @@ class SamplingModule(pl.LightningModule):
             metrics[temperature].update(samples, prompts, batch.positions.tolist(), batch.valid.tolist())
         return output
 
-    def test_step(  # type: ignore[override]
-        self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> EvaluationOutput:
-        """Complete and grade the prompts of one batch at every evaluation temperature."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
+    test_step = validation_step  # type: ignore[assignment]
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> EvaluationOutput:
         """Complete and grade the prompts of one batch at every evaluation temperature."""
-        with self.policy.generating():  # also on a rank that has recorded all of its completions
+        with self.policy.generating():  # also on a rank whose completions are all recorded
             return EvaluationOutput(batch, {t: self._evaluated(batch, t) for t in self.evaluation.temperatures})
 
     def _evaluated(self, batch: PromptBatch, temperature: float) -> list[Sample]:
-        """Return each prompt's samples, those that were recorded without sampling them again."""
+        """Return each prompt's samples; only prompts without recorded ones are sampled."""
         count = self.evaluation.samples_at(temperature)
         settings = self.evaluation.at(temperature, self.sampling)
         recorded = [self.recorded.get((batch.source, temperature, p.id, p.question), ()) for p in batch.problems]
@@ -237,7 +233,7 @@ class SamplingModule(pl.LightningModule):
             return self.verify(batch, self.sample(batch, count, settings, EVALUATION_NOISE))
         fresh: list[Sample] = []
         if missing:
-            part = batch.rows(missing)  # a completion does not depend on what else is in its batch
+            part = batch.rows(missing)  # a completion does not depend on the rest of its batch
             fresh = self.verify(part, self.sample(part, count, settings, EVALUATION_NOISE))
         known = [index for index in range(len(batch)) if index not in set(missing)]
         old = self._graded(
@@ -250,43 +246,22 @@ class SamplingModule(pl.LightningModule):
         return [sample for index in range(len(batch)) for sample in samples[start_of[index] : start_of[index] + count]]
 
     def on_fit_start(self) -> None:
-        """Refuse or mend a model that would make rollouts and updates disagree."""
-        self._check_consistency()
-
-    def on_validation_start(self) -> None:
-        """Refuse or mend a model whose completions depend on their batch."""
-        self._check_consistency()
-
-    def on_test_start(self) -> None:
-        """Refuse or mend a model whose completions depend on their batch."""
-        self._check_consistency()
-
-    def on_predict_start(self) -> None:
-        """Refuse or mend a model whose completions depend on their batch."""
-        self._check_consistency()
-
-    def _check_consistency(self) -> None:
+        """Refuse or mend a model whose completions depend on their batch, or differ between rollout and update."""
         if not self.consistency_is_checked:
             self.engine = consistent_engine(self.policy, self.engine)
             self.consistency_is_checked = True
 
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
     def on_validation_epoch_start(self) -> None:
-        """Drop what an interrupted evaluation has measured."""
+        """Drop the measurements of an interrupted evaluation."""
         self._metrics = {}
 
-    def on_test_epoch_start(self) -> None:
-        """Drop what an interrupted evaluation has measured."""
-        self._metrics = {}
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        """Log the results of every source."""
-        self._finish_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the results of every source."""
-        self._finish_evaluation("test")
-
-    def _finish_evaluation(self, stage: str) -> None:
+        """Collect and log the results of every source."""
+        stage = "test" if self.trainer.testing else "val"
         self.results = {
             source: {temperature: metric.result() for temperature, metric in by_temperature.items()}
             for source, by_temperature in self._metrics.items()
@@ -300,7 +275,9 @@ class SamplingModule(pl.LightningModule):
                     if self._is_logged(name):
                         self.log(f"{stage}/{source}/{name}{suffix}", estimate.value, sync_dist=True)
 
+    on_test_epoch_end = on_validation_epoch_end
+
     def _is_logged(self, name: str) -> bool:
-        """Leave out what another scalar gives already: ``finished``, every @1, and pass@k for k that nobody chose."""
+        """Leave out values that another key has already (``finished``, every @1), and pass@k for k not asked for."""
         _, at, k = name.partition("@")
         return name != "finished" and (not at or (k != "1" and int(k) in self.measurement.k))

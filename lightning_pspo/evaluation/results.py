@@ -1,4 +1,4 @@
-"""Results of an evaluation as tables for a terminal and as a document for programs."""
+"""Show results of an evaluation as tables for a terminal and as a document for programs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _entries(evaluation: Evaluation) -> Iterator[tuple[str, float, EvaluationRes
 
 
 def _largest_votes(evaluation: Evaluation) -> list[str]:
-    """Return pass@k, maj@k and best@k of the largest k, those that were measured."""
+    """Return the measured ones of pass@k, maj@k and best@k, for the largest k."""
     names = {name for _, _, result in _entries(evaluation) for name in result.estimates if "@" in name}
     k = max((int(name.partition("@")[2]) for name in names), default=1)
     return [name for name in (f"{vote}@{k}" for vote in ("pass", "maj", "best")) if name in names]

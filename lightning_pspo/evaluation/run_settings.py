@@ -1,12 +1,12 @@
-"""Take over from a run the settings that its evaluation needs: plain values and classes of this package.
+"""Read the settings of a run that its evaluation needs: plain values and classes of this package.
 
-The settings may come from a stranger, beside a checkpoint or in an export. They therefore name no class to import, no
-function to call and no code to trust: all that is read is listed here.
+The settings may come from a stranger, beside a checkpoint or in an export. They cannot name a class to import, a
+function to call or code to trust: only what is listed here is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,56 +44,52 @@ _EARLIER = {
 _SOURCES = "GSM8K MATH MATH500 SVAMP ASDiv AIME24 AMC23 MinervaMath OlympiadBench JSONL Procedural"
 _REWARDS = (
     "lightning_pspo.rewards",
-    (
-        *("Correctness", "FormatMatch", "GSM8KPaperReward", "GroupLength", "NoNumber", "Repetition", "SoftOverlong"),
-        *("TagCount", "TargetLength", "WeightedSum"),
-    ),
+    "Correctness FormatMatch GSM8KPaperReward GroupLength NoNumber Repetition SoftOverlong TagCount TargetLength "
+    "WeightedSum",
 )
 _CLASSES = {
-    "model.policy": ("lightning_pspo.policy.policy", ("Policy",)),
-    "model.engine": (
-        "lightning_pspo.rollout",
-        ("ContinuousBatchingEngine", "GenerateEngine", "SharedPrefixEngine", "VLLMEngine"),
-    ),
-    "model.grader": ("lightning_pspo.grading", ("Grader",)),
+    "model.policy": ("lightning_pspo.policy.policy", "Policy"),
+    "model.engine": ("lightning_pspo.rollout", "ContinuousBatchingEngine GenerateEngine SharedPrefixEngine VLLMEngine"),
+    "model.grader": ("lightning_pspo.grading", "Grader"),
     "model.evaluation.selector": _REWARDS,
     "model.reward": _REWARDS,
 }
+"""Setting -> module and names of the classes that it may name."""
 
 
 def evaluation_settings_of(file: Path) -> dict[str, Any]:
-    """Return the settings of a run by full name, as far as its evaluation needs them; its sources are left out.
+    """Return the settings of a run that its evaluation needs, by full name; its sources are left out.
 
     Args:
         file: The run's settings.
 
     Raises:
-        InputError: The file cannot be read, or a needed setting names a class or code from outside of this package.
+        InputError: The file cannot be read, or a needed setting names a class or code outside this package.
     """
     settings = read_run_config(file)
     values = {name: _at(settings, name) for name in (*_VALUES, *_CLASSES)}
     values |= {name: _at(settings, old) for name, old in _EARLIER.items() if values[name] is None}
-    taken: dict[str, Any] = {}
+    needed: dict[str, Any] = {}
     for name, value in values.items():
         if value is None:
             continue
         try:
-            taken[name] = _safe(value, f"{file}: {name}", *_CLASSES.get(name, ()))
+            needed[name] = _safe(value, f"{file}: {name}", *_CLASSES.get(name, ()))
         except InputError:
-            if name != "model.reward":  # it is reported, but measures nothing else
+            if name != "model.reward":  # only its own mean depends on it
                 raise
-    arguments = taken.get("model.policy", {}).get("init_args", {})
+    arguments = needed.get("model.policy", {}).get("init_args", {})
     arguments.pop("trust_remote_code", None)
     if arguments.get("attn_implementation") not in (None, *ATTENTION):
         raise InputError(
             f"{file}: model.policy.attn_implementation must be one of {', '.join(ATTENTION)}, got "
             f"{arguments['attn_implementation']!r}: --trust-config lets the settings name other code."
         )
-    return taken
+    return needed
 
 
 def sources_of(file: Path, *, trusted: bool = False) -> dict[str, dict[str, Any]]:
-    """Return the sources that a run names for ``test``, else for ``val``; none if it names neither.
+    """Return the sources that a run names for ``test``, else for ``val``; empty if it names neither.
 
     Args:
         file: The run's settings.
@@ -103,14 +99,15 @@ def sources_of(file: Path, *, trusted: bool = False) -> dict[str, dict[str, Any]
         InputError: A source is not a class of this package.
     """
     settings = read_run_config(file)
-    named = _at(settings, "data.test") or _at(settings, "data.val") or {}
-    if not isinstance(named, dict):
-        raise InputError(f"{file}: data.val must map names to sources, got {str(named)[:40]!r}.")
+    key = "data.test" if _at(settings, "data.test") else "data.val"
+    sources = _at(settings, key) or {}
+    if not isinstance(sources, dict):
+        raise InputError(f"{file}: {key} must map names to sources, got {str(sources)[:40]!r}.")
     if trusted:
-        return named
+        return sources
     return {
-        str(name): _safe(entry, f"{file}: data.val.{name}", "lightning_pspo.data.sources", _SOURCES.split())
-        for name, entry in named.items()
+        str(name): _safe(entry, f"{file}: {key}.{name}", "lightning_pspo.data.sources", _SOURCES)
+        for name, entry in sources.items()
     }
 
 
@@ -121,14 +118,15 @@ def _at(settings: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _safe(value: Any, where: str, module: str = "", classes: Sequence[str] = ()) -> Any:
+def _safe(value: Any, where: str, module: str = "", classes: str = "") -> Any:
     """Return a value of texts, numbers, null, lists and mappings, in which only ``classes`` of ``module`` are named."""
-    is_name = bool(classes) and isinstance(value, str)  # where a class is expected, a text names one
+    is_name = bool(classes) and isinstance(value, str)  # where a class is expected, a text is its name
     if is_name or (isinstance(value, Mapping) and "class_path" in value):
         entry = {"class_path": value} if is_name else value
         room, _, name = str(entry["class_path"]).rpartition(".")
-        if name not in classes or (room and not f"{room}.".startswith("lightning_pspo.")):
-            rule = f"be one of this package's classes ({', '.join(classes)})" if classes else "hold plain values"
+        if name not in classes.split() or (room and not f"{room}.".startswith("lightning_pspo.")):
+            allowed = ", ".join(classes.split())
+            rule = f"be one of this package's classes ({allowed})" if classes else "hold plain values"
             raise InputError(
                 f"{where} must {rule}, got {str(entry['class_path'])[:60]!r}: --trust-config imports whatever the "
                 "settings name."
@@ -140,7 +138,7 @@ def _safe(value: Any, where: str, module: str = "", classes: Sequence[str] = ())
     return _arguments(value, where, module, classes)
 
 
-def _arguments(value: Any, where: str, module: str, classes: Sequence[str]) -> Any:
+def _arguments(value: Any, where: str, module: str, classes: str) -> Any:
     if isinstance(value, Mapping) and "class_path" in value:
         return _safe(value, where, module, classes)
     if isinstance(value, Mapping):

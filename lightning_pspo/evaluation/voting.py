@@ -14,7 +14,7 @@ class Votes:
     """How the samples of one prompt vote.
 
     Attributes:
-        correct: Number of samples graded correct: one cluster, however they are spelt.
+        correct: Number of samples graded correct, one cluster however they are spelt.
         others: Sizes of the clusters of the other answers.
         abstentions: Number of samples without an answer.
     """
@@ -27,10 +27,9 @@ class Votes:
 def count_votes(groups: Sequence[Sequence[Grade]], grader: Grader) -> list[Votes]:
     r"""Cluster the answers of each prompt's samples by mathematical equivalence.
 
-    Correct answers are one cluster, and no other answer is compared with them: the reference answer has decided that.
-    Any other answer joins the first cluster whose first member it is equivalent to; a comparison that fails or times
-    out counts as different. Equal texts need no comparison. Answers that could not be graded are compared by their text
-    only: each would time out again with every other answer.
+    Correct answers are one cluster, with which no other answer is compared. Any other answer joins the first cluster
+    whose first member it is equivalent to; a comparison that fails or times out counts as different. Answers that could
+    not be graded are compared by their text only: each would time out again with every other answer.
 
     Args:
         groups: The grades of each prompt's samples.

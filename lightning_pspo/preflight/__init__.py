@@ -1,1 +1,1 @@
-"""What a user asks before a long run: doctor and selfcheck."""
+"""Examine a run before it starts: doctor and selfcheck."""

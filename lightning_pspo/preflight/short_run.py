@@ -1,4 +1,4 @@
-"""Settings of the trainer for a short run on one device that shows and keeps nothing."""
+"""Trainer settings of a short run on one device that prints and saves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates from several samples per prompt, their intervals, and differences between runs; imports no torch."""
+"""Estimate from several samples per prompt, with intervals, and compare runs; imports no torch."""
 
 from lightning_pspo.statistics.estimators import best_at_k, majority_at_k, pass_at_k
 from lightning_pspo.statistics.intervals import Estimate, mean_interval, share_interval, t_quantile, wilson_interval

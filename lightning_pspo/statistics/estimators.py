@@ -1,4 +1,4 @@
-"""Unbiased estimates of pass@k, maj@k and best@k from n samples of one prompt.
+"""Estimate pass@k, maj@k and best@k without bias from n samples of one prompt.
 
 Each is the exact mean over all subsets of k of the n samples, so one sampling pass gives every k up to n.
 """
@@ -44,7 +44,7 @@ def majority_at_k(correct: int, others: Sequence[int], abstentions: int, k: int)
 
     Args:
         correct: Samples with the correct answer, at least 0.
-        others: Sizes of the clusters of other answers, each at least 1.
+        others: Sizes of the clusters of the other answers, each at least 1.
         abstentions: Samples without an answer, at least 0.
         k: Votes, in [1, number of samples].
 
@@ -56,7 +56,7 @@ def majority_at_k(correct: int, others: Sequence[int], abstentions: int, k: int)
     """
     if min([correct, abstentions, *(size - 1 for size in others)]) < 0:
         raise ValueError(
-            f"`correct` and `abstentions` must be at least 0 and every one of `others` at least 1, got {correct}, "
+            f"`correct` and `abstentions` must be at least 0 and all of `others` at least 1, got {correct}, "
             f"{abstentions} and {list(others)}."
         )
     _check(correct + sum(others) + abstentions, k)
@@ -75,11 +75,11 @@ def _majority(correct: int, others: tuple[int, ...], abstentions: int, k: int) -
     # likely. Unlike products of binomial coefficients, these terms neither overflow nor cancel.
     rate = k / samples
     silent = _thinned(abstentions, rate)
-    wanted = _thinned(correct, rate)
+    right = _thinned(correct, rate)
     clusters = [_thinned(size, rate) for size in others]
     won = 0.0
     for votes in range(1, min(correct, k) + 1):
-        won += wanted[votes] * _not_beaten(clusters, silent, votes, k - votes)
+        won += right[votes] * _not_beaten(clusters, silent, votes, k - votes)
     return float(min(1.0, won / _thinned(samples, rate)[k]))
 
 
@@ -101,7 +101,7 @@ def _not_beaten(clusters: Sequence[_Floats], silent: _Floats, votes: int, rest: 
 
 
 def _thinned(size: int, rate: float) -> _Floats:
-    """Return the binomial distribution of the samples drawn from a cluster, (size + 1,)."""
+    """Return the probabilities of drawing 0 to ``size`` samples of a cluster, binomial, (size + 1,)."""
     counts = np.arange(1, size + 1)
     steps = np.concatenate([[0.0], np.cumsum(np.log((size - counts + 1) / counts) + np.log(rate) - np.log1p(-rate))])
     probabilities: _Floats = np.exp(steps + size * np.log1p(-rate))

@@ -1,4 +1,4 @@
-"""Confidence intervals of means over prompts.
+"""Compute confidence intervals of means over prompts.
 
 Samples of one prompt are not independent, so every interval takes one number per prompt.
 """

@@ -1,4 +1,4 @@
-"""The difference between two arms that answered the same prompts."""
+"""Compare two arms that answered the same prompts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _EXACT_PROMPTS = 14  # 2 ** 14 sign patterns are enumerated, more are drawn
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The second arm's mean less the first's.
+    """The second arm's mean minus the first's.
 
     Attributes:
         estimate: The difference with its 95 % interval. With several runs in an arm it is about the training recipe,
-            whose next run would differ; with one run in each arm it is about these two runs only.
+            whose next run would differ; with a single run in each arm, about these two runs.
         p_value: Two-sided p-value of no difference, in the same sense.
         same_runs: The interval over prompts alone, about these runs.
         first: Mean of the first arm.

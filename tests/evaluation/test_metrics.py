@@ -1,8 +1,5 @@
-"""What is measured on the samples of some prompts, against numbers worked out by hand."""
+"""The metrics of an evaluation, against numbers worked out by hand."""
 
-from itertools import combinations
-
-import numpy as np
 import pytest
 import torch
 
@@ -56,14 +53,10 @@ def test_every_number_by_hand():
     assert value["pass@2"] == pytest.approx((1.0 + 0.5) / 2)
     assert value["pass@3"] == pytest.approx((1.0 + 0.75) / 2)
     assert value["pass@4"] == 1.0
-    # The second prompt's votes: 7 and 14/2 are graded answer, so two against graded, and graded without an answer.
+    # The second prompt's votes: 7 and 14/2 are one answer, so two against one, and one sample without an answer.
     assert value["maj@4"] == pytest.approx((1.0 + 0.0) / 2)
-    votes = ["7", "7", None, "1/2"]
-    wins = []
-    for subset in combinations(votes, 2):
-        texts = [vote for vote in subset if vote]
-        wins.append(texts.count("1/2") / len(texts) if len(set(texts)) > 1 or texts == ["1/2"] else 0.0)
-    assert value["maj@2"] == pytest.approx((1 - 3 / 6 * 0.5 + np.mean(wins)) / 2)
+    # Of its six pairs two are ties of 7 and 1/2, and one is 1/2 alone; of the first prompt's, three are ties.
+    assert value["maj@2"] == pytest.approx(((3 + 3 / 2) / 6 + (1 + 2 / 2) / 6) / 2)
     for estimate in result.estimates.values():
         assert estimate.low <= estimate.value <= estimate.high
 
@@ -107,31 +100,28 @@ def test_parts_add_up_in_any_order_and_repeated_rows_do_not_count():
     assert parts.compute().dtype == torch.float64
 
 
-def test_in_strict_mode_the_lenient_accuracy_is_measured_as_well():
+def graded_strictly(attempts, reward=None):
+    """Return the value of each metric on the samples of one prompt."""
     grader = Grader(mode="strict")
-    problem = Problem("p", "?", "1/2")
-    texts = ["#### 1/2", "it is 0.50", "it is 3", r"\boxed{2}"]
-    samples = [
-        Sample(problem, text, graded, False, 4)
-        for text, graded in zip(texts, grader.grade([(text, "1/2") for text in texts]), strict=True)
-    ]
-    metrics = SampleMetrics(Measurement(grader, (1,)), 4)
+    problem = Problem("p", attempts[0].question, attempts[0].answer)
+    pairs = zip(attempts, grader.grade(attempts), strict=True)
+    samples = [Sample(problem, attempt.completion, graded, attempt.truncated, 4) for attempt, graded in pairs]
+    metrics = SampleMetrics(Measurement(grader, (1,), reward=reward), len(samples))
     metrics.update(samples, [PROMPT], [0], [True])
-    value = {name: estimate.value for name, estimate in metrics.result().estimates.items()}
+    return {name: estimate.value for name, estimate in metrics.result().estimates.items()}
+
+
+def test_in_strict_mode_the_lenient_accuracy_is_measured_as_well():
+    texts = ["#### 1/2", "it is 0.50", "it is 3", r"\boxed{2}"]
+    value = graded_strictly([Attempt(text, "1/2", "?") for text in texts])
     assert (value["accuracy"], value["accuracy_strict"], value["accuracy_lenient"]) == (0.25, 0.25, 0.5)
 
 
 def test_both_modes_follow_the_rules_on_cut_text_and_copied_questions():
     """Only a marked answer counts in text that was cut, and no copy of the question counts in any mode."""
-    grader = Grader(mode="strict")
-    problem = Problem("p", "What is 6*7?", "42")
     texts = {"So we get 42": True, "6*7": False, r"\boxed{42}": True, "It is 42.": False}
-    attempts = [Attempt(text, "42", problem.question, cut) for text, cut in texts.items()]
-    grades = grader.grade(attempts)
-    samples = [Sample(problem, a.completion, found, a.truncated, 4) for a, found in zip(attempts, grades, strict=True)]
-    metrics = SampleMetrics(Measurement(grader, (1,), reward=Correctness(correct=2.0)), 4)
-    metrics.update(samples, [PROMPT], [0], [True])
-    value = {name: estimate.value for name, estimate in metrics.result().estimates.items()}
+    attempts = [Attempt(text, "42", "What is 6*7?", cut) for text, cut in texts.items()]
+    value = graded_strictly(attempts, Correctness(correct=2.0))
     assert (value["accuracy_strict"], value["accuracy_lenient"]) == (0.25, 0.5)  # the box, and the last, which ended
     assert (value["truncated_correct"], value["reward"]) == (0.25, 0.5)
 

@@ -1,4 +1,4 @@
-"""Evaluation through the real Trainer: every row once, from completions sampled or recorded."""
+"""Evaluation through a real Trainer: every problem counts once, sampled or recorded."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class Counting(pl.Callback):
 def test_the_report_and_the_samples_agree(evaluate: Evaluate, tmp_path: Path) -> None:
     module = evaluate(EvaluationReport(), writer(), evaluation={"selector": NoNumber()})
     document = json.loads((tmp_path / "evaluation.json").read_text())
-    said = rows(tmp_path / "samples.jsonl")
-    assert len(said) == 7 * (1 + 4)
+    samples = rows(tmp_path / "samples.jsonl")
+    assert len(samples) == 7 * (1 + 4)
     assert sorted(path.name for path in tmp_path.glob("samples*")) == ["samples.jsonl", "samples.jsonl.settings.json"]
     assert (document["settings"]["samples"], document["settings"]["k"]) == (4, [1, 2, 4])
     assert document["settings"]["seed"] == 0
     for entry in document["results"]:
-        mine = [row for row in said if row["temperature"] == entry["temperature"]]
+        mine = [row for row in samples if row["temperature"] == entry["temperature"]]
         estimates = entry["estimates"]
         assert len(mine) == entry["problems"] * entry["samples_per_problem"]
         assert entry["correct"] == sum(row["verdict"] == "correct" for row in mine)
@@ -110,26 +110,26 @@ def test_log_keys(evaluate: Evaluate) -> None:
 
 
 def test_an_interrupted_evaluation_goes_on(evaluate: Evaluate, tmp_path: Path) -> None:
-    """Whatever was written before, in which batches and by how many ranks: nothing is done twice."""
+    """Nothing is sampled twice, whatever batches and ranks wrote the first part."""
     first = evaluate(EvaluationReport(path="a.json"), writer())
-    whole = (tmp_path / "samples.jsonl").read_bytes()
-    lines = whole.split(b"\n")[:-1]
+    complete = (tmp_path / "samples.jsonl").read_bytes()
+    lines = complete.split(b"\n")[:-1]
     (tmp_path / "samples.jsonl").unlink()
     entries = [b"[[0, 0, 0, 0], " + line + b"]\n" for line in lines]
     (tmp_path / "samples.jsonl.rank0.part").write_bytes(b"".join(entries[:7]) + entries[7][:20])  # killed in a write
     (tmp_path / "samples.jsonl.rank1.part").write_bytes(b"".join(entries[20:25]))
     count = Counting()
     again = evaluate(EvaluationReport(path="b.json"), writer(), count, batch_size=2)
-    # Whole: problem 0 at both temperatures, 1 when greedy (of its four samples only one was there), and problem 4.
+    # Complete: problem 0 at both temperatures, problem 1 when greedy (of its four samples only one), and problem 4.
     assert count.prompts == 2 * 7 - 2 - 1 - 2
-    assert (tmp_path / "samples.jsonl").read_bytes() == whole
-    assert again.evaluation == first.evaluation
+    assert (tmp_path / "samples.jsonl").read_bytes() == complete
+    assert again.results == first.results
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
     assert sorted(path.name for path in tmp_path.glob("samples*")) == ["samples.jsonl", "samples.jsonl.settings.json"]
     count = Counting()
     evaluate(writer(), count)
     assert count.prompts == 0
-    assert (tmp_path / "samples.jsonl").read_bytes() == whole
+    assert (tmp_path / "samples.jsonl").read_bytes() == complete
 
 
 def test_completions_of_other_settings_are_refused(evaluate: Evaluate) -> None:
@@ -144,8 +144,8 @@ def test_a_result_never_replaces_that_of_other_sources(
 ) -> None:
     evaluate(EvaluationReport(overwrite=True), writer())
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.json*") if path.is_file()}
-    said = json.loads(before["evaluation.json"])["settings"]["sources"]["toy"]
-    assert (said["class"], said["path"], said["limit"]) == ("JSONL", str(problem_file), 7)
+    source = json.loads(before["evaluation.json"])["settings"]["sources"]["toy"]
+    assert (source["class"], source["path"], source["limit"]) == ("JSONL", str(problem_file), 7)
     with pytest.raises(InputError, match=r"were sampled with sources.toy.limit=7, this run has 5: give another path"):
         evaluate(EvaluationReport(overwrite=True), writer(), limit=5)
     with pytest.raises(InputError, match=r"were sampled with sources.toy=.*, this run has None: give another path"):
@@ -165,13 +165,9 @@ def test_an_evaluation_that_was_broken_off_leaves_nothing_for_the_next(tiny_mode
     module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), sampling=SamplingSettings(max_new_tokens=4))
     data = MathDataModule(module.policy.tokenizer, val={"toy": JSONL(str(problem_file), limit=4)}, eval_batch_size=2)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    for callbacks in ([Broken()], []):
-        trainer = pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet)
-        if callbacks:
-            with pytest.raises(RuntimeError, match="stopped"):
-                trainer.validate(module, data, verbose=False)
-        else:
-            trainer.validate(module, data, verbose=False)
+    with pytest.raises(RuntimeError, match="stopped"):
+        pl.Trainer(accelerator="cpu", callbacks=[Broken()], **quiet).validate(module, data, verbose=False)
+    pl.Trainer(accelerator="cpu", **quiet).validate(module, data, verbose=False)
     assert module.results["toy"][0.0].problems == 4
 
 
@@ -195,7 +191,7 @@ def test_two_evaluations_never_write_one_file(evaluate: Evaluate, tmp_path: Path
     assert len(rows(tmp_path / "samples.jsonl")) == 7 * (1 + 4)
     with pytest.raises(RuntimeError, match="stopped"):
         evaluate(writer(), Broken())
-    evaluate(writer())  # what was broken off is in nobody's way
+    evaluate(writer())  # continues from the broken one
     assert len(rows(tmp_path / "samples.jsonl")) == 7 * (1 + 4)
     assert not (tmp_path / "samples.jsonl.lock").exists()
 
@@ -240,11 +236,11 @@ def test_samples_say_which_prompt_they_answer(evaluate: Evaluate) -> None:
 
     class Prompts(NoNumber):
         def __call__(self, samples: Any) -> list[float]:
-            seen.extend(one.prompt for one in samples)
+            seen.extend(sample.prompt for sample in samples)
             return [0.0] * len(samples)
 
     evaluate(batch_size=7, evaluation={"selector": Prompts(), "temperatures": [1.0]})
-    assert seen == [place for place in range(7) for _ in range(4)]
+    assert seen == [index for index in range(7) for _ in range(4)]
 
 
 def test_k_needs_as_many_samples(tiny_model: Path) -> None:

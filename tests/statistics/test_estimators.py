@@ -11,7 +11,7 @@ from lightning_pspo.statistics import best_at_k, majority_at_k, pass_at_k
 
 
 def enumerated_majority(labels, k):
-    """Labels: 0 is correct, None abstains, others are other answers. Exact, by drawing every subset."""
+    """Return maj@k over all subsets of ``labels``: 0 is correct, None abstains, others are other answers."""
     total, subsets = Fraction(0), 0
     for subset in combinations(labels, k):
         votes = [label for label in subset if label is not None]
@@ -102,7 +102,7 @@ def test_choosing_by_correctness_is_pass_at_k(flags, k):
     [
         (lambda: pass_at_k(4, 1, 5), r"`k` must lie in \[1, number of samples\] = \[1, 4\], got 5"),
         (lambda: pass_at_k(4, 5, 1), r"`correct` must lie in .* got 5"),
-        (lambda: majority_at_k(1, [0], 0, 1), r"every one of `others` at least 1, got 1, 0 and \[0\]"),
+        (lambda: majority_at_k(1, [0], 0, 1), r"all of `others` at least 1, got 1, 0 and \[0\]"),
         (lambda: majority_at_k(0, [], 0, 1), "got 1"),
         (lambda: best_at_k([1.0], [1.0, 2.0], 1), "`values` must be as many as `scores`, 1, got 2"),
     ],

@@ -62,13 +62,14 @@ def test_a_share_per_prompt_with_one_sample_each_is_wilson():
 
 
 def test_equal_samples_of_a_prompt_count_once():
-    """All 8 samples of a prompt alike: nothing is gained over interval sample, however often it is repeated."""
+    """Eight samples that agree on every prompt say no more than one."""
     shares = [1.0] * 30 + [0.0] * 20
     assert share_interval(shares) == share_interval(np.repeat([shares], 8, axis=0).mean(axis=0))
 
 
 def test_samples_that_differ_within_prompts_narrow_the_interval():
-    # sum of squares 10 * 0.25^2 = 0.625 for coins' 10 / 4: (2.5 + 0.25) / (0.625 + 0.25) = 22 / 7 prompts for interval
+    # Sums of squares: 10 * 0.25^2 = 0.625, and 10 / 4 for coins, so that each of the 10 prompts counts as
+    # (2.5 + 0.25) / (0.625 + 0.25) = 22 / 7.
     estimate = share_interval([0.25, 0.75] * 5)
     assert estimate.value == 0.5
     n, z2 = 10 * 22 / 7, 1.959963984540054**2

@@ -1,4 +1,4 @@
-"""What is wrong with a run before it begins: settings, data, tokenizer, machine, and a short measured probe."""
+"""Find what is wrong with a run before it starts: settings, data, tokenizer, machine, and a short measured probe."""
 
 from lightning_pspo.preflight.doctor.findings import Finding, Severity
 

@@ -1,4 +1,4 @@
-"""Check the problems: can they be used, are there enough, do held-out ones leak into training."""
+"""Check the problems: whether they load, are enough, and leak from evaluation into training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_pspo.training.rules import weighted_terms
 from lightning_pspo.types import Problem
 
 ENCODED = 2000
-"""Problems of a source that are encoded, besides its longest ones."""
+"""Number of a source's problems that are encoded, besides its longest ones."""
 
 _LONGEST = 50
 _BOX = re.compile(r"\\boxed|\\fbox|\bbox(?:ed)?\b", re.IGNORECASE)
@@ -64,7 +64,7 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Finding:
     if too_long := len(rows) - len(subject.rows[key]):
         text = f"{measured}; {too_long} exceed the {limit} tokens that completions leave of the model's context (the "
         text += f"longest: {lengths[max(lengths)]!r}): the run is refused."
-        return error("prompt_length", text, "model.sampling.max_new_tokens: fewer, or the data without them")
+        return error("prompt_length", text, "model.sampling.max_new_tokens: fewer, or the data without long prompts")
     return fine("prompt_length", f"{measured}.")
 
 
@@ -75,13 +75,13 @@ def _references(key: str, source: PromptSource, problems: Sequence[Problem]) -> 
     return (error if len(bad) > 0.5 * len(problems) else warning)(
         "golds",
         f"data.{key}: {len(bad)} of {len(problems)} reference answers do not verify against themselves, the first: "
-        f"{bad[0].answer[:60]!r} of {bad[0].id!r}. No completion can be graded right there.",
+        f"{bad[0].answer[:60]!r} of {bad[0].id!r}. No completion can be graded correct there.",
         "the data: only the final answer in the answer field",
     )
 
 
 def check_training(subject: Subject) -> Iterator[Finding]:
-    """Look for repeated questions and count the passes over the problems."""
+    """Look for repeated questions, and count the passes over the problems."""
     if not (rows := subject.rows.get("train")):
         return
     by_question: defaultdict[tuple[str, ...], list[Problem]] = defaultdict(list)
@@ -103,7 +103,7 @@ def check_training(subject: Subject) -> Iterator[Finding]:
     count, prompts = len(rows), subject.data.prompts_per_rollout
     passes = prompts * subject.rollouts / count
     if count < prompts:
-        text = f"{count} training problems for {prompts} prompts per rollout: a rollout repeats problems."
+        text = f"{prompts} prompts per rollout, but only {count} training problems: a rollout repeats problems."
         yield warning("passes", text, f"data.prompts_per_rollout: at most {count}, or more problems")
     elif passes > 50 and count < ENCODED:
         yield warning("passes", f"the run uses each of its {count} problems {passes:.0f} times.", "more problems")
@@ -137,11 +137,11 @@ def check_overlap(subject: Subject) -> Iterator[Finding]:
 
 
 def check_evaluation(subject: Subject) -> Iterator[Finding]:
-    """Estimate how small a difference the validation sources can show."""
-    named = subject.data.val
-    if not named:
+    """Estimate the smallest difference that the validation sources can show."""
+    sources = subject.data.val
+    if not sources:
         yield note("validation", "data.val names no source: only the training reward is measured.", "data.val")
-    for name in named:
+    for name in sources:
         if not (rows := subject.rows.get(f"val.{name}")):
             continue
         count = len(rows)
@@ -155,10 +155,12 @@ def check_evaluation(subject: Subject) -> Iterator[Finding]:
     for key, rows in subject.rows.items():
         twin = subject.rows.get("val." + key.removeprefix("test.")) if key.startswith("test.") else None
         if twin and {row.problem.question for row in twin} == {row.problem.question for row in rows}:
-            text = f"data.{key} is the same set as in data.val: do not choose checkpoints or settings by it."
+            text = (
+                f"data.{key} has the questions of data.val: a choice of checkpoints or settings by it biases the test."
+            )
             yield note("validation", text, "data.val: other problems")
     interval = subject.trainer.get("val_check_interval")
-    if named and isinstance(interval, int) and interval > subject.rollouts:
+    if sources and isinstance(interval, int) and interval > subject.rollouts:
         yield note(
             "validation",
             f"val_check_interval {interval} exceeds the {subject.rollouts} rollouts: the only validation is at the "
@@ -168,7 +170,7 @@ def check_evaluation(subject: Subject) -> Iterator[Finding]:
 
 
 def check_instructions(subject: Subject) -> Iterator[Finding]:
-    """Compare the answer format that the prompt asks for with the formats that grader and reward read."""
+    """Compare the answer format that the prompt asks for with those that grader and reward read."""
     if not (rows := subject.rows.get("train")):
         return
     template = subject.data.template if subject.data.tokenizer.chat_template is None else ""

@@ -1,10 +1,11 @@
-"""Run all checks in their order; a check that fails becomes a finding itself, and the others go on."""
+"""Run all checks in order; a check that raises becomes a finding, and the others go on."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from lightning_pspo.preflight.doctor import data, machine, measured, objective, outlook, tokens
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 Check = Callable[[], Iterable[Finding]]
 
 _LOG_BYTES_PER_TOKEN = 4.0
-"""Rough size of a completion token in the ledger and the tables."""
+"""Approximate size of a completion token in the ledger and the tables."""
 
 
 def before(subject: Subject) -> list[Finding]:
@@ -29,39 +30,39 @@ def before(subject: Subject) -> list[Finding]:
         parameters = machine.count_parameters(subject)
         yield from machine.check_model(subject, parameters)
 
-    early = (machine.check_directory, machine.check_trainer_settings, machine.check_threads, data.load)
-    on_data = (data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions)
+    on_machine = (machine.check_directory, machine.check_trainer_settings, machine.check_threads)
+    on_data = (data.load, data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions)
     on_tokens = (tokens.check_ends, tokens.check_prompt)
-    on_objective = (objective.check_rules, objective.check_objective)
-    checks: list[Check] = [
-        *((lambda check=check: check(subject)) for check in (*early, *on_data, *on_tokens)),
-        model,
-        *((lambda check=check: check(subject)) for check in on_objective),
-        lambda: objective.check_optimizer(subject, parameters),
-        lambda: objective.check_reward(subject),
-    ]
-    return _results(checks)
+    on_objective = (objective.check_rules, objective.check_objective, objective.check_reward)
+    return _results(
+        [
+            *(partial(check, subject) for check in (*on_machine, *on_data, *on_tokens)),
+            model,
+            *(partial(check, subject) for check in on_objective),
+            lambda: objective.check_optimizer(subject, parameters),
+        ]
+    )
 
 
 def after(subject: Subject, seen: Observed, device: str, free_mib: float) -> tuple[list[Finding], dict[str, Any]]:
-    """Check what the probe observed; return the findings and the numbers of the forecast.
+    """Check the probe's observations; return the findings and the numbers of the forecast.
 
     Args:
         subject: The run.
         seen: The probe's observations, with at least one rollout.
         device: Type of the model's device.
-        free_mib: Memory that the run can have.
+        free_mib: Memory available to the run.
     """
     forecast = outlook.look_ahead(subject, seen)
     tokens_per_prompt = sum(step.tokens for step in seen.steps) / sum(step.prompts for step in seen.steps)
     logs = int(_LOG_BYTES_PER_TOKEN * tokens_per_prompt * subject.data.prompts_per_rollout * subject.rollouts)
     checkpoint = int(seen.checkpoint[0]) if seen.checkpoint else 0
-    on_probe = (
-        *(measured.check_signal, measured.check_lengths, measured.check_answers),
-        *(measured.check_rewards, measured.check_steps),
-    )
     checks: list[Check] = [
-        *((lambda check=check: check(subject, seen)) for check in on_probe),
+        lambda: measured.check_signal(subject, seen),
+        lambda: measured.check_lengths(subject, seen),
+        lambda: measured.check_answers(subject, seen),
+        lambda: measured.check_rewards(subject, seen),
+        lambda: measured.check_steps(subject, seen),
         lambda: outlook.check_time(subject, seen, forecast, device),
         lambda: outlook.check_memory(subject, seen, forecast, device, free_mib),
         lambda: machine.check_disk(subject, checkpoint, logs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -23,7 +23,7 @@ class Severity(StrEnum):
 
 
 EXIT_CODES = {Severity.ERROR: 4, Severity.WARNING: 3, Severity.NOTE: 0, Severity.OK: 0}
-"""2 is for a command line that cannot be read, as everywhere."""
+"""Severity -> exit code; 2 is that of a command line that cannot be read, as in all commands."""
 
 _ORDER = list(Severity)
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan", Severity.OK: "green"}
@@ -47,15 +47,14 @@ class Finding:
     change: str = ""
 
 
-Report = Callable[..., Finding]
-error: Report = partial(Finding, Severity.ERROR)
-warning: Report = partial(Finding, Severity.WARNING)
-note: Report = partial(Finding, Severity.NOTE)
-fine: Report = partial(Finding, Severity.OK)
+error = partial(Finding, Severity.ERROR)
+warning = partial(Finding, Severity.WARNING)
+note = partial(Finding, Severity.NOTE)
+fine = partial(Finding, Severity.OK)
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
-    """Return each finding once, the worst first, equally severe ones in the given order.
+    """Return each finding once, the worst first, otherwise in their order.
 
     >>> [finding.check for finding in ordered([fine("a", ""), error("b", ""), note("c", ""), error("b", "")])]
     ['b', 'c', 'a']
@@ -82,14 +81,14 @@ def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> list[Finding]:
-    """Return the findings that ``as_rows`` was given."""
+    """Return the findings that ``as_rows`` turned into plain values."""
     return [Finding(**(row | {"severity": Severity(row["severity"])})) for row in rows]
 
 
 def table(findings: Iterable[Finding]) -> Table:
     """Return the findings as a table; texts of models and files stay text, never markup."""
     made = Table(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
-    for title, ratio in (("", None), ("check", None), ("found", 3), ("change", 2)):
+    for title, ratio in (("", None), ("check", None), ("measured", 3), ("change", 2)):
         made.add_column(title, overflow="fold", ratio=ratio)
     for finding in findings:
         texts = (Text(text) for text in (finding.check, finding.measured, finding.change))

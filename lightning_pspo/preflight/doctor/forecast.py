@@ -1,4 +1,4 @@
-"""Plan the probe's rollouts, and extrapolate from them to seconds and memory of the run. Pure arithmetic."""
+"""Plan the probe's rollouts, and extrapolate time and memory of the run from them. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean, median
 from lightning_pspo.statistics import mean_interval
 
 FULL_STEPS = 3
-"""Rollouts of the run's own size that the probe aims at, besides the first."""
+"""Number of rollouts of the run's own size that the probe aims at, besides the first."""
 
 _MOST_STEPS = 24
 
@@ -47,7 +47,7 @@ class RunSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds of what a run does besides rollouts."""
+    """Seconds of a run outside of rollouts."""
 
     start: float = 0.0  # before the first rollout
     end: float = 0.0  # after the last one
@@ -111,7 +111,7 @@ def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> in
 
 
 def line(sizes: Sequence[float], values: Sequence[float], at: float) -> float:
-    """Return the least-squares line through points at another size; neither slope nor intercept is below 0.
+    """Return the value of the least-squares line through points at another size; slope and intercept are at least 0.
 
     >>> line([1, 2], [3, 5], 10), line([2, 4], [6, 5], 8), line([2], [3], 8)
     (21.0, 5.5, 12.0)
@@ -170,11 +170,11 @@ def _proportional_mib(steps: Sequence[Step], name: str, sizes: Sequence[float], 
 def forecast(steps: Sequence[Step], run: RunSize, other_mib: Sequence[float], costs: Costs) -> Forecast:
     """Return the time and memory that the run will need.
 
-    The interval of the time is Student's for rollouts of the run's own size. From smaller rollouts it is bounded by
-    what cannot be: a rollout is no faster than a smaller one and no slower than in proportion to its prompts.
+    The interval of the time is Student's for rollouts of the run's own size. From smaller rollouts it has bounds: a
+    rollout is no faster than a smaller one and no slower than in proportion to its prompts.
 
     Args:
-        steps: The probe's rollouts in order; the first one warms up and only counts if it is the only one.
+        steps: The probe's rollouts in order; the first one warms up and counts only if it is alone.
         run: Size of the run.
         other_mib: Peak memory outside of rollouts and updates: start, validation, saving.
         costs: Seconds of everything but rollouts.
@@ -221,7 +221,7 @@ def forecast(steps: Sequence[Step], run: RunSize, other_mib: Sequence[float], co
 
 
 def _undisturbed(values: Sequence[float]) -> list[float]:
-    """Return the values without those, of three or more, that another program on the machine has disturbed."""
+    """Return the values up to twice their median: larger ones were disturbed by another program."""
     middle = median(values)
     return [value for value in values if value <= 2.0 * middle]
 

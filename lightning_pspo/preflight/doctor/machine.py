@@ -1,4 +1,4 @@
-"""Check that the settings fit the machine, the trainer and the run's directory."""
+"""Check the settings against the machine, the trainer and the run's directory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RULES: dict[str, tuple[tuple[Any, ...], str]] = {
     "accumulate_grad_batches": ((1, None), "1"),
     "gradient_clip_val": ((None, 0), "null; the bound is model.max_grad_norm"),
 }
-"""Setting of the trainer -> values that a run accepts, and what to write."""
+"""Setting of the trainer -> values that a run accepts, and the recommended one."""
 
 
 def count_parameters(subject: Subject) -> int:
@@ -40,13 +40,13 @@ def count_parameters(subject: Subject) -> int:
 
 
 def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
-    """Build the trainer as asked for, and look for settings that the training loop refuses or that cut the run."""
+    """Build the trainer, and look for settings that the training loop refuses or that cut the run short."""
     trainer, world = subject.trainer, subject.world_size
     names = ("accelerator", "devices", "num_nodes", "precision")
-    given: dict[str, Any] = {name: trainer[name] for name in names if trainer.get(name) is not None}
+    options: dict[str, Any] = {name: trainer[name] for name in names if trainer.get(name) is not None}
     try:
         built = Trainer(
-            **given,
+            **options,
             strategy=_strategy(trainer.get("strategy")),
             enable_model_summary=False,
             default_root_dir=os.devnull,
@@ -62,7 +62,7 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
         yield error(setting, f"the trainer refuses its settings: {reason}", f"trainer.{setting}{choices}")
     else:
         yield fine("devices", f"{type(built.strategy).__name__} on {built.num_devices} x {_device(built)}.")
-        yield from _precision(built, str(given.get("precision", "")))
+        yield from _precision(built, str(options.get("precision", "")))
     if subject.data.prompts_per_rollout % world:
         text = f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused."
         yield error("prompts_per_rollout", text, f"data.prompts_per_rollout: a multiple of {world}")
@@ -77,22 +77,22 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
         yield error("dtype", "trained weights in bfloat16 lose small updates: the run is refused.", change)
 
 
-def _strategy(given: Any) -> Any:
-    if not isinstance(given, Mapping):
-        return given or "auto"
-    module, _, name = str(given["class_path"]).rpartition(".")
-    return getattr(importlib.import_module(module), name)(**(given.get("init_args") or {}))
+def _strategy(setting: Any) -> Any:
+    if not isinstance(setting, Mapping):
+        return setting or "auto"
+    module, _, name = str(setting["class_path"]).rpartition(".")
+    return getattr(importlib.import_module(module), name)(**(setting.get("init_args") or {}))
 
 
 def _device(trainer: Trainer) -> str:
     return str(trainer.strategy.root_device.type)
 
 
-def _precision(trainer: Trainer, given: str) -> Iterator[Finding]:
+def _precision(trainer: Trainer, setting: str) -> Iterator[Finding]:
     on_gpu = _device(trainer) == "cuda"
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
-    if given in ("16", "16-mixed"):
-        text = f"trainer.precision is {given}: refused on a GPU; here Lightning makes it {trainer.precision}."
+    if setting in ("16", "16-mixed"):
+        text = f"trainer.precision {setting} is refused on a GPU; on a CPU Lightning turns it into {trainer.precision}."
         yield warning("precision", text, f"trainer.precision: one of {', '.join(PRECISIONS)}")
     if trainer.precision == "bf16-mixed" and has_bf16:
         yield fine("precision", "bf16-mixed, and the hardware supports it.")
@@ -129,7 +129,7 @@ def check_threads(subject: Subject) -> Iterator[Finding]:
 
 
 def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
-    """Report what is special about the model."""
+    """Report the model's size, and properties that need attention."""
     policy, module = subject.module.policy, subject.module
     config = policy.config.get_text_config()
     yield fine("model", f"{policy.config.model_type}, {parameters / 1e6:,.3g} M parameters.")
@@ -139,7 +139,7 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     if window and (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True):
-        reach = "the beginning of prompts falls out of sight" if window < longest else "no row reaches it"
+        reach = "long rows lose sight of their prompt" if window < longest else "no row exceeds it"
         yield note("sliding_window", f"a sliding window of {window} tokens; rows have up to {longest}: {reach}.")
     if getattr(policy.config, "quantization_config", None) is not None and policy.lora is None:
         yield error("model", "the model is quantised, so its weights cannot be trained.", "model.policy.lora")
@@ -149,7 +149,7 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     if module.limits.micro_batch_tokens is not None and module.limits.micro_batch_tokens < longest:
         yield note(
             "micro_batch_tokens",
-            f"a row has up to {longest} tokens, a pass {module.limits.micro_batch_tokens}: longer rows exceed it.",
+            f"rows have up to {longest} tokens, more than the {module.limits.micro_batch_tokens} of a pass.",
             f"model.limits.micro_batch_tokens: {longest} or more, where memory allows",
         )
     if module.limits.micro_batch_tokens is None and module.limits.micro_batch_size is None:
@@ -158,14 +158,14 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
 
 
 def _dropout(config: PreTrainedConfig) -> list[str]:
-    given, _ = PreTrainedConfig.get_config_dict(str(config.name_or_path))
+    stored, _ = PreTrainedConfig.get_config_dict(str(config.name_or_path))
     return [
-        f"{name} {value:g}" for name, value in given.items() if "drop" in name and isinstance(value, float) and value
+        f"{name} {value:g}" for name, value in stored.items() if "drop" in name and isinstance(value, float) and value
     ]
 
 
 def check_directory(subject: Subject) -> Iterator[Finding]:
-    """Check the run's directory, without touching it."""
+    """Check that the run's directory is free and writable, without touching it."""
     root = subject.root
     holds_run = (root / "config.yaml").exists() or find_checkpoints(checkpoint_folder(root))
     if subject.settings.get("ckpt_path") is None and holds_run:
@@ -216,11 +216,11 @@ def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Itera
 
 
 def available_mib(device: str, own_mib: float) -> float:
-    """Return the memory that the run can have: the GPU's, or the machine's within its control group's limit.
+    """Return the memory available to the run: the GPU's, or the machine's within its control group's limit.
 
     Args:
         device: Type of the device.
-        own_mib: Memory that this process holds, which is the run's as well.
+        own_mib: Memory that this process holds, which the run could use.
     """
     if device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory) / 2**20

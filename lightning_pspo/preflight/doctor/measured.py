@@ -1,4 +1,4 @@
-"""Judge the probe's completions, rewards and updates."""
+"""Check the probe's completions, rewards and updates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lightning_pspo.statistics import Estimate, share_interval
 from lightning_pspo.training.rules import weighted_terms
 
 FEW = 8
-"""Groups, or completions, below which nothing is certain enough for an error."""
+"""Number of groups, or of completions, below which an error is only a warning."""
 WIDE = 0.4
-"""Width of a solve rate's interval from which it says nothing."""
+"""Width of a solve rate's interval above which the rate counts as unknown."""
 
-_MEASURE = "the doctor's --limit-prompts and --seconds: more, to know"
+_MEASURE = "the doctor's --limit-prompts and --seconds: more"
 
 
 def _with_interval(share: Estimate) -> str:
@@ -27,7 +27,7 @@ def _with_interval(share: Estimate) -> str:
 
 
 def check_signal(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Check the solve rate, and how many groups have a gradient."""
+    """Check the solve rate and the share of groups with a gradient."""
     size, groups = subject.module.group_size, len(seen.rewards)
     correct = [float(sample.grade.correct) for sample in seen.samples]
     solved = share_interval([fmean(correct[start : start + size]) for start in range(0, len(correct), size)])
@@ -38,7 +38,7 @@ def check_signal(subject: Subject, seen: Observed) -> Iterator[Finding]:
             "solve_rate", f"{measured}: nothing to learn from.", "easier problems, a stronger model, or another prompt"
         )
     elif solved.high - solved.low > WIDE:
-        yield warning("solve_rate", f"{measured}: too few to know the solve rate.", _MEASURE)
+        yield warning("solve_rate", f"{measured}: too few to tell the solve rate.", _MEASURE)
     elif solved.low > 0.95 and by_answer:
         yield warning("solve_rate", f"{measured}: little is left to learn.", "data.train: harder problems")
     else:
@@ -56,13 +56,13 @@ def check_signal(subject: Subject, seen: Observed) -> Iterator[Finding]:
     elif zero.value > 0.8:
         yield warning("zero_variance", f"{measured}.", change)
     elif groups < FEW:
-        yield warning("zero_variance", f"{measured}: too few groups to know.", _MEASURE)
+        yield warning("zero_variance", f"{measured}: too few groups to tell.", _MEASURE)
     else:
         yield fine("zero_variance", f"{measured}.")
 
 
 def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Check how long completions are, and what ends them."""
+    """Check how long completions are and which token ends them."""
     policy, limit, total = subject.module.policy, subject.max_new_tokens, len(seen.samples)
     tokenizer = policy.tokenizer
     lengths = [sample.length_tokens for sample in seen.samples]
@@ -130,7 +130,7 @@ def _paid_for_cut_text(subject: Subject, seen: Observed) -> Iterator[Finding]:
 
 
 def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:
-    """Check how many answers the grader could read, and how different the completions are."""
+    """Check how many answers the grader could read and how different the completions are."""
     module, total = subject.module, len(seen.samples)
     missing = [sample for sample in seen.samples if sample.grade.verdict is Verdict.NO_ANSWER]
     measured = f"{percent(len(missing) / total)} of completions have no answer ({module.grader.mode} mode)"
@@ -138,8 +138,8 @@ def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:
     if module.grader.mode == "strict" and lenient > 0.2 * total:
         yield warning(
             "no_answer",
-            f"{measured}; in {percent(lenient / total)} the lenient mode reads one: answers are not where the strict "
-            "mode looks, after #### or in \\boxed{}.",
+            f"{measured}; in {percent(lenient / total)} only the lenient mode finds an answer: it is not after #### or "
+            "in \\boxed{}, where the strict mode looks.",
             "data.system_prompt: ask for #### or \\boxed{}, or model.grader.mode: lenient",
         )
     elif len(missing) > 0.3 * total:
@@ -185,7 +185,7 @@ def check_steps(subject: Subject, seen: Observed) -> Iterator[Finding]:
             yield note("max_grad_norm", f"the bound {bound:g} never binds: norms are about {mean:.3g}.")
         else:
             yield fine("max_grad_norm", f"gradient norms are about {mean:.3g}, the bound is {bound}.")
-    if seen.divergences and subject.updates_per_rollout > 1:
+    if seen.divergences and subject.steps_per_rollout > 1:
         largest = max(seen.divergences)
         measured = (
             f"a rollout's updates move the policy by up to {largest:.2g} nats per token, at learning rates up to "

@@ -1,4 +1,4 @@
-"""Check objective, optimiser and reward before anything is sampled."""
+"""Check objective, optimiser and reward before the first rollout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lightning_pspo.types import Problem, Sample
 logger = logging.getLogger(__name__)
 
 SMALL_MODEL = 50_000_000
-"""Parameters below which learning rates are far larger: the tiny policy of the quickstart has 1e-4."""
+"""Parameters below which learning rates are far larger: the quickstart's tiny policy trains at 1e-4."""
 
-_FACTORS = 10_000  # values of the schedule that are computed, at most
+_FACTORS = 10_000  # largest number of values of the schedule that are computed
 _REPORTS = {"refused": error, "warning": warning, "note": note}
 _COMPLETIONS = {
     "right": ("20 + 22 = 42\n#### 42", "So it is \\boxed{42}.", "The answer is 42."),
@@ -28,8 +28,8 @@ _COMPLETIONS = {
 
 
 def check_rules(subject: Subject) -> Iterator[Finding]:
-    """Apply the rules that the parts of a run declare, which ``fit`` applies too."""
-    module, updates = subject.module, subject.updates_per_rollout
+    """Apply the rules of ``training.rules``, which ``fit`` applies too."""
+    module, updates = subject.module, subject.steps_per_rollout
     names = set()
     for objection in objections(module.choices(module.optimizer([torch.nn.Parameter(torch.zeros(1))]))):
         names.add(objection.rule)
@@ -82,8 +82,8 @@ def check_optimizer(subject: Subject, parameters: int) -> Iterator[Finding]:
         yield error("lr", f"the optimiser refuses its settings: {refusal}.", "model.optimizer")
         return
     group, name = optimizer.param_groups[0], type(optimizer).__name__
-    rate, total = float(group["lr"]), subject.data.num_rollouts * subject.updates_per_rollout
-    count = min(total, subject.rollouts * subject.updates_per_rollout)
+    rate, total = float(group["lr"]), subject.data.num_rollouts * subject.steps_per_rollout
+    count = min(total, subject.rollouts * subject.steps_per_rollout)
     step = max(1, count // _FACTORS)
     factors = [module.lr_schedule(update, total) for update in range(0, count, step)]
     peak, moved = rate * max(factors, default=0.0), rate * sum(factors) * step
@@ -131,9 +131,9 @@ def check_reward(subject: Subject) -> Iterator[Finding]:
     samples = [Sample(problem, text, grade(text, problem.answer, mode), False, 8) for text in texts]
     try:
         values, _ = subject.module.reward.breakdown(samples)
-    except Exception as failure:  # a user's function may do anything, and its message is what the user needs
+    except Exception as failure:  # a user's function may raise anything
         logger.info("The reward failed on made-up completions.", exc_info=True)
-        yield error("reward", f"the reward fails on a made-up group: {failure}.", "model.reward")
+        yield error("reward", f"the reward fails on made-up completions: {failure}.", "model.reward")
         return
     best = {kind: max(values[3 * index : 3 * index + 3]) for index, kind in enumerate(_COMPLETIONS)}
     measured = ", ".join(f"{kind} {value:g}" for kind, value in best.items())

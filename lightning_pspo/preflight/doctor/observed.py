@@ -1,4 +1,4 @@
-"""What the probe observes: rollouts with their updates, and the memory of this process."""
+"""Record what the probe observes: rollouts with their updates, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Observed:
     end_s: float = 0.0  # seconds from the last rollout to the end, without the validation
     other_mib: list[float] = field(default_factory=list)  # peaks outside of rollouts and updates
     children_mib: float = 0.0  # memory of grading processes
-    failure: str = ""  # why the probe broke off; empty if it did not
+    failure: str = ""  # why the probe failed; empty if it did not
 
 
 class PeakMemory:

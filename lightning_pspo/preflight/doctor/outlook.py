@@ -12,7 +12,7 @@ from lightning_pspo.preflight.doctor.observed import Observed
 from lightning_pspo.preflight.doctor.subject import Subject
 
 _TIME_TOLERANCE = 0.25
-_WIDE = 3.0  # times that the upper end of a forecast is the lower one
+_WIDE = 3.0  # ratio of a forecast's ends above which it counts as unknown
 _LONG_S = 3600.0
 
 
@@ -53,7 +53,7 @@ def look_ahead(subject: Subject, seen: Observed) -> Forecast:
 
 
 def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -> Iterator[Finding]:
-    """Report how long the run will take, and how certain that is."""
+    """Report how long the run will take and how certain that is."""
     phases = ", ".join(f"{name} {clock(seconds)}" for name, seconds in ahead.phases.items())
     size = size_of(subject)
     measured = (
@@ -76,7 +76,7 @@ def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -
     if device != "cuda" and worked < 0.7:
         yield note(
             "time_probe",
-            f"the processor worked for the probe only {worked:.0%} of the time: other programs slow all of this down.",
+            f"the probe had the processor only {worked:.0%} of the time: other programs slow it down.",
             "stop the other programs, and run the doctor again",
         )
     if ahead.measured and ahead.from_smaller_s:
@@ -93,14 +93,14 @@ def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -
 
 
 def check_memory(subject: Subject, seen: Observed, ahead: Forecast, device: str, free_mib: float) -> Iterator[Finding]:
-    """Compare the memory that the run will need with the memory that it can have.
+    """Compare the memory that the run will need with the memory available.
 
     Args:
         subject: The run.
         seen: The probe's observations.
         ahead: The forecast.
         device: Type of the model's device.
-        free_mib: Memory that was available before the probe, with this process's own share.
+        free_mib: Memory available before the probe, including that of this process.
     """
     longest = max(sample.length_tokens for sample in seen.samples)
     worst = ahead.peak_mib + cache_mib(subject, subject.max_new_tokens - longest)

@@ -1,4 +1,4 @@
-"""Measure a few real rollouts with their updates, on a module and in a directory that are thrown away."""
+"""Measure a few real rollouts with their updates, with a module and a directory that are thrown away."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lightning_pspo.types import PromptBatch
 
 _LARGEST_SAVED = 2 * 2**30
 _DISK_BYTES_PER_S = 300e6
-_SHORTEST = 64  # batches of the probe's epoch, at least: it ends by itself once it has seen enough
+_SHORTEST = 64  # least number of batches of the probe's epoch, which ends once it has measured enough
 
 
 class _Prompts:
-    """Rollouts of whatever size comes next; prompts and noise are those of the run's beginning."""
+    """Rollouts of the size that ``watch`` asks for, with the prompts and noise of the run's first rollouts."""
 
     def __init__(self, rows: Sequence[EncodedProblem], data: MathDataModule, pad_id: int, watch: Watch) -> None:
         self.rows, self.pad_id, self.watch = rows, pad_id, watch
@@ -89,25 +89,25 @@ class ProbeData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[_Validation]:
         """Return the first validation source."""
-        named = [key for key, rows in self.rows.items() if key.startswith("val.") and rows][:1]
-        return [_Validation(key[4:], self.rows[key], self.data, self.pad_id, self.watch) for key in named]
+        keys = [key for key, rows in self.rows.items() if key.startswith("val.") and rows][:1]
+        return [_Validation(key[4:], self.rows[key], self.data, self.pad_id, self.watch) for key in keys]
 
     def unverified(self) -> list[Any]:
-        """Return nothing: the doctor has its own finding."""
+        """Return no problems: the doctor reports them itself."""
         return []
 
 
 class Watch(pl.Callback):
-    """Measures the probe, and ends it.
+    """Measures the probe and ends it.
 
     Args:
         full: Prompts per rollout of one rank of the run.
-        sample: Prompts that the sample should have.
+        sample: Number of prompts that the probe should sample.
         deadline: Time at which the rollouts should end, as ``time.monotonic``.
         stray_ids: Ids to look for inside completions.
         saves: Whether the run writes checkpoints.
         started: Time at which the process started, as ``time.monotonic``, without the doctor's own work.
-        say: Reports progress, in a line.
+        say: Shows a line of progress.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Watch(pl.Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the step, and decide on the next."""
+        """Record the step and decide on the next."""
         output: StepOutput = outputs
         module: Any = pl_module
         self._begins(None)

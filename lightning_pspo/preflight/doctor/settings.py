@@ -1,4 +1,4 @@
-"""Turn the settings of a run into those of its probe: one device, nothing written elsewhere, nothing on the screen."""
+"""Turn the settings of a run into those of its probe: one device, no output outside its folder or on the screen."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
     """Change the trainer's settings in place; return the names of callbacks and loggers that are left out.
 
-    What a run does at every rollout stays, so that it is measured: the package's callbacks that write below the run's
-    directory, and local loggers. All others could write elsewhere, cost money, or talk to a server.
+    Local loggers and the package's callbacks that write below the run's directory stay, so that their costs are
+    measured. All others could write elsewhere, cost money, or talk to a server.
 
     Args:
         trainer: Settings of the trainer, as parsed.

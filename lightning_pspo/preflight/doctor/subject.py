@@ -1,4 +1,4 @@
-"""The run under examination: its settings as given, and what they build."""
+"""The run under examination: its settings, and what they build."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Subject:
     """A run that has not started.
 
     Attributes:
-        settings: All settings as given: ``trainer``, ``model``, ``data``, ``seed_everything``.
-        module: Built; its weights are not loaded.
-        data: Built; its sources are not loaded.
+        settings: All settings of the run: ``trainer``, ``model``, ``data``, ``seed_everything``.
+        module: The module, without weights.
+        data: The data module, without problems.
         rows: Source, such as ``val.NAME``, -> its encoded problems, once the data were examined.
     """
 
@@ -30,7 +30,7 @@ class Subject:
 
     @property
     def trainer(self) -> Mapping[str, Any]:
-        """The settings of ``trainer``, as given."""
+        """The settings of ``trainer``."""
         trainer: Mapping[str, Any] = self.settings["trainer"]
         return trainer
 
@@ -45,7 +45,7 @@ class Subject:
         return self.module.sampling.max_new_tokens
 
     @property
-    def updates_per_rollout(self) -> int:
+    def steps_per_rollout(self) -> int:
         """Optimiser steps per rollout."""
         return self.module.updates_per_rollout * self.module.minibatches_per_rollout
 
@@ -59,7 +59,7 @@ class Subject:
 
     @property
     def world_size(self) -> int:
-        """Number of ranks that the settings ask for; 1 where they leave it to the machine."""
+        """Number of ranks that the settings ask for; 1 if they leave it to the machine."""
         devices = self.trainer.get("devices")
         count = len(devices) if isinstance(devices, list) else int(str(devices)) if str(devices).isdecimal() else 1
         return max(1, count) * int(self.trainer.get("num_nodes") or 1)
@@ -69,13 +69,18 @@ class Subject:
         """Prompts per rollout of one rank."""
         return max(1, self.data.prompts_per_rollout // self.world_size)
 
+    @property
+    def callbacks(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Class name and arguments of each callback."""
+        entries = self.trainer.get("callbacks") or []
+        return [
+            (str(entry.get("class_path", "")).rpartition(".")[2], entry.get("init_args") or {})
+            for entry in (entries if isinstance(entries, list) else [entries])
+        ]
+
     def callback(self, name: str) -> Mapping[str, Any] | None:
-        """Return the ``init_args`` of the callback of that class; None if there is no such callback."""
-        callbacks = self.trainer.get("callbacks") or []
-        for entry in callbacks if isinstance(callbacks, list) else [callbacks]:
-            if str(entry.get("class_path", "")).rpartition(".")[2] == name:
-                return entry.get("init_args") or {}
-        return None
+        """Return the arguments of the callback of class ``name``; None if the run has no such callback."""
+        return next((arguments for callback, arguments in self.callbacks if callback == name), None)
 
 
 def percent(share: float) -> str:

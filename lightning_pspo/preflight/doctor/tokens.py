@@ -1,4 +1,4 @@
-"""Check the tokenizer and the chat template: how prompts begin and end, and which ids end a completion."""
+"""Check the tokenizer and the chat template: how prompts begin and end, which ids end a completion."""
 
 from __future__ import annotations
 
@@ -12,21 +12,11 @@ from lightning_pspo.grading import extract
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject
 
-TURN_ENDS = (
-    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>"),
-    *(
-        "<end_of_turn>",
-        "<|endofturn|>",
-        "<|end_of_turn|>",
-        "<|END_OF_TURN_TOKEN|>",
-        "<|eot|>",
-        "</s>",
-        "<eos>",
-        "<|eos|>",
-    ),
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+_TURN_ENDS = (
+    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> <|return|> <end_of_turn> <|endofturn|> "
+    "<|end_of_turn|> <|END_OF_TURN_TOKEN|> <|eot|> </s> <eos> <|eos|> <\uff5cend\u2581of\u2581sentence\uff5c>"
 )
-"""Tokens by which published models end a turn or a text."""
+"""Tokens that end a turn or a text in published models."""
 
 _EOS = "eos_token_id in the model's generation_config.json"
 _QUESTION, _REPLY = "What is 12 + 30?", "It is 42, I believe."
@@ -38,8 +28,8 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
     policy = subject.module.policy
     tokenizer: Any = policy.tokenizer
     names = ", ".join(f"{tokenizer.convert_ids_to_tokens(id_)!r} ({id_})" for id_ in policy.eos_ids)
-    if beyond := [id_ for id_ in policy.eos_ids if id_ >= policy.vocab_size]:
-        text = f"the end-of-sequence ids {beyond} lie outside the vocabulary of {policy.vocab_size}."
+    if outside := [id_ for id_ in policy.eos_ids if id_ >= policy.vocab_size]:
+        text = f"the end-of-sequence ids {outside} lie outside the vocabulary of {policy.vocab_size}."
         yield error("eos", text, f"{_EOS} and config.json")
     else:
         yield fine("eos", f"completions end at {names}.")
@@ -73,7 +63,7 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
 
 
 def template_end(tokenizer: Any) -> int | None:
-    """Return the special token that the chat template puts after the assistant's reply; None without one."""
+    """Return the special token that the chat template puts after the assistant's reply; None if it puts none."""
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _REPLY}]
@@ -95,11 +85,11 @@ def turn_ends(tokenizer: Any) -> dict[int, str]:
 
 def _known_ends(tokenizer: Any) -> dict[int, str]:
     vocabulary = tokenizer.get_vocab()
-    return {vocabulary[name]: name for name in TURN_ENDS if name in vocabulary}
+    return {vocabulary[name]: name for name in _TURN_ENDS.split() if name in vocabulary}
 
 
 def check_prompt(subject: Subject) -> Iterator[Finding]:
-    """Check how a prompt begins and ends, and whether all of its parts are in it."""
+    """Check how a prompt begins and ends, and that none of its parts is lost."""
     tokenizer: Any = subject.module.policy.tokenizer
     rows = subject.rows.get("train") or next(iter(subject.rows.values()), [])
     if rows:
@@ -146,7 +136,7 @@ def _generation_prompt(tokenizer: Any, system: str | None) -> Iterator[Finding]:
     if system is None and len(added := opened.partition(_QUESTION)[0]) > 60:
         yield note(
             "system_prompt",
-            f"without a system prompt of yours, the chat template adds its own: {added.strip()[:120]!r}.",
+            f"data.system_prompt is null, and the chat template adds its own: {added.strip()[:120]!r}.",
             "data.system_prompt: the text you want instead",
         )
 
@@ -188,7 +178,7 @@ def _round_trip(tokenizer: Any, questions: Sequence[str]) -> Iterator[Finding]:
             with_unknown.append(text)
         elif specials.intersection(ids):
             with_special.append(text)
-        if "".join(decoded.split()) != "".join(text.split()):  # changed white space harms no answer
+        if "".join(decoded.split()) != "".join(text.split()):  # white space may change
             changed.append(text)
         if text in _ANSWERS and extract(decoded) != extract(text):
             yield error(

@@ -1,6 +1,6 @@
 """Check an engine's tokens and log-probs against plain forward passes of one unpadded row each.
 
-Nothing of the reference depends on padding, caches or the rest of the batch, so whatever does is found.
+The reference passes depend on no padding, cache or other row, so an engine or model that does differs from them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class EngineChecks:
         return self._agreement(Check.GREEDY, sampled, gaps, self.tolerances.gap, "below the largest logit")
 
     def sampled(self) -> list[Result]:
-        """Check that every sampled token is the one that its noise falls on, up to the boundary of two tokens."""
+        """Check that every sampled token is the token that its noise selects, up to the boundary of two tokens."""
         if not self.module.engine.uses_given_noise:
             return [left_out(Check.SAMPLED, f"{self.engine} draws its own noise")]
         module, sampled = self.module, tokens_of(self.completions)
@@ -89,13 +89,13 @@ class EngineChecks:
     def _agreement(
         self, check: Check, sampled: list[list[int]], off_by: list[Tensor], limit: float, unit: str
     ) -> list[Result]:
-        """Return the result of tokens that are off by so much each, and of how their completions end."""
+        """Return the result for tokens that are off by ``off_by``, unless a completion ends in the wrong way."""
         eos, most = self.module.policy.eos_ids, self.module.sampling.max_new_tokens
         for row, tokens in enumerate(sampled):
             ends = [index for index, token in enumerate(tokens) if token in eos]
             if ends not in ([], [len(tokens) - 1]) or (not ends and len(tokens) != most):
                 measured = f"row {row} has {len(tokens)} of {most} tokens and does not end with an end-of-sequence id"
-                return [Result(check, measured, "an end of its own, or the token limit", False)]
+                return [Result(check, measured, "an end-of-sequence id, or the token limit", False)]
         off = torch.cat(off_by)
         first = next(((row, index) for row, values in enumerate(off_by) for index in values.nonzero().flatten()), None)
         where = "" if first is None else f"; first: row {first[0]}, token {int(first[1])}"
@@ -135,7 +135,7 @@ class EngineChecks:
     def _reported(self, rollout: Rollout, mask: Tensor) -> Result:
         reported = self.completions.logprobs
         if reported is None:
-            return left_out(Check.REPORTED, f"{self.engine} reports none")
+            return left_out(Check.REPORTED, f"{self.engine} reports no log-probs")
         off = (reported - rollout.old_logprobs).float().abs()
         counted = self.completions.completion_mask & mask.unsqueeze(1)
         return self._off(Check.REPORTED, [off[counted]], "against the training pass")

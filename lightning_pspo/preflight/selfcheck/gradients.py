@@ -59,7 +59,7 @@ class FixedReward(Reward):
 
 
 def with_signal(reward: Reward, samples: Sequence[Sample], group_size: int) -> tuple[FixedReward, int]:
-    """Return a reward's values, and the number of groups that got made-up values because theirs were all equal.
+    """Return a reward's values, and the number of groups of equal values, which get made-up ones.
 
     >>> spread(4)
     [0.0, 0.5, 1.0, 0.25]
@@ -93,7 +93,7 @@ class Gradient:
     norm: float
 
     def off_by(self, other: Gradient) -> float:
-        """Return how far another gradient is off, relative to this one: the larger of entries' and norm's; nan if 0."""
+        """Return the relative distance of another gradient: the larger of entries and norm; nan if this one is 0."""
         pairs = [(self.entries[name].double(), other.entries[name].double()) for name in self.entries]
         size = math.sqrt(sum(float(ours.square().sum()) for ours, _ in pairs))
         off = math.sqrt(sum(float((ours - theirs).square().sum()) for ours, theirs in pairs))
@@ -114,7 +114,7 @@ def sampled(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def no_steps(module: PSPOModule) -> Iterator[list[dict[str, Tensor]]]:
-    """Let optimiser steps change nothing within the block; yields the gradients that they would have taken."""
+    """Prevent optimiser steps within the block; yields the gradients that they would have taken."""
     gradients: list[dict[str, Tensor]] = []
 
     def read(*_: Any) -> None:
@@ -167,16 +167,14 @@ def gradient_of(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> 
 def off_policy(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> Rollout:
     """Return the rollout with behaviour and reference log-probs that differ from the policy's.
 
-    At ratio 1 all surrogates have the same gradient, and the KL term has none. Every second completion keeps its own
-    behaviour log-probs, so that clipping cannot remove the whole gradient.
+    At ratio 1 all surrogates have the same gradient, and that of the KL term is 0. Every second completion keeps its
+    own behaviour log-probs, so that clipping cannot remove all of the gradient.
     """
     with_reference = module.objective.kl.coef > 0.0
     rollout = module.scorer.with_old_and_ref_logprobs(rollout, [mini_batch, mini_batch], with_reference=with_reference)
     old, reference = rollout.old_logprobs, rollout.ref_logprobs
-    key = (module.seed, _NOISE)
-    uniforms = keyed_uniforms(key, rollout.prompts.positions, module.group_size, 2 * module.sampling.max_new_tokens).to(
-        old
-    )
+    steps = 2 * module.sampling.max_new_tokens
+    uniforms = keyed_uniforms((module.seed, _NOISE), rollout.prompts.positions, module.group_size, steps).to(old)
     moves = ((uniforms - 0.5) * 2.0 * DISTANCE).view(len(old), 2, -1)[:, :, : old.shape[1]]
     own = (torch.arange(len(old), device=old.device) % module.group_size % 2 == 0).unsqueeze(1)
     return replace(
@@ -218,7 +216,7 @@ def split_check(
 
 
 def ratio_check(module: PSPOModule, batch: PromptBatch, tolerances: Tolerances) -> list[Result]:
-    """Run the first update of every mini-batch as training does, without steps, and compare with passes before it."""
+    """Run the first update of every mini-batch without its step, and compare its log-probs with earlier passes."""
     rollout, mini_batches = module.collect(batch)
     passes = [mini_batches[0], *mini_batches]
     scored = module.scorer.with_old_and_ref_logprobs(rollout, passes, with_reference=False).old_logprobs

@@ -1,4 +1,4 @@
-"""The checks by name, what to do if one fails, and how far values may be off."""
+"""Name the checks, what to do when one fails, and how far values may be off."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Result:
 
     check: str  # name of the check, of ``ADVICE``
     measured: str  # the number that counts, with its unit or meaning
-    limit: str  # the limit it must keep
-    passed: bool | None  # None for a check that was not made; ``measured`` says why
+    limit: str  # the limit that it must keep
+    passed: bool | None  # None for a check that was left out; ``measured`` says why
     detail: str = ""  # how it was measured, where that varies; the traceback of an exception
 
     def as_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Tolerances:
 
 FLOAT32 = Tolerances(gradient=1e-4, logprob=1e-3, mean_logprob=1e-4, gap=1e-3, mass=1e-4, tokens=0.75)
 BFLOAT16 = Tolerances(gradient=0.1, logprob=1.0, mean_logprob=0.05, gap=0.5, mass=0.1, tokens=0.25)
-"""Eight bits: a logit of 30 is known to 0.1, and every layer rounds again."""
+"""Eight bits: a logit of 30 has an error of 0.1, and every layer rounds again."""
 
 
 def tolerances_of(precision: str, dtype: str) -> Tolerances:
@@ -119,7 +119,7 @@ def at_most(check: str, value: float, limit: float, detail: str = "") -> Result:
 
 
 def left_out(check: str, reason: str) -> Result:
-    """Return the result of a check that was not made."""
+    """Return the result of a check that was left out."""
     return Result(check, reason, "", None)
 
 
@@ -148,7 +148,7 @@ def result_table(results: Sequence[Result]) -> Table:
 
 
 def explained(results: Sequence[Result]) -> list[str]:
-    """Return what to do about each failure, and the tracebacks.
+    """Return the advice about each failure, and the tracebacks.
 
     >>> explained([at_most(Check.STATE, 0.5, 0.1, "in eight bits")])[0].endswith(ADVICE[Check.STATE])
     True

@@ -1,11 +1,11 @@
-"""The runs that make the checks: Lightning callbacks that replace the training step."""
+"""Make the checks in runs whose training step a Lightning callback replaces."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logit
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
 from lightning_pspo.preflight.selfcheck.settings import OrGenerated
+from lightning_pspo.rollout.base import prompt_rows
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Completions, PromptBatch, Rollout
@@ -38,7 +39,7 @@ _LAST = 8  # last tokens of these rows, whose logits depend on all tokens before
 
 
 class Instead(pl.Callback):
-    """Replaces the first training step by ``run``, and ends the run after it.
+    """Replaces the first training step by ``run`` and ends the run after it.
 
     Args:
         folder: Folder of the results.
@@ -78,7 +79,7 @@ class Instead(pl.Callback):
 
 
 class Measure(Instead):
-    """The checks that one process can make. Writes ``measured.json``, and the data that the other runs compare with."""
+    """Makes the checks of one process; writes ``measured.json`` and the data that the other runs compare with."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Replace the training step, and the check at the start of ``fit``: its result is a line of the table."""
@@ -118,7 +119,7 @@ class Measure(Instead):
             results += attempt(Check.SAMPLED, engine_checks.sampled)
             results += attempt(Check.DRAWN, lambda: engine_checks.distribution(scored, has_logprobs))
         if {"checkpoint", "export"} & set(self.checks):
-            module.update(on_policy, mini_batch, first=True)  # the optimiser has a state then
+            module.update(on_policy, mini_batch, first=True)  # gives the optimiser a state
             nudge(module)
             torch.save(fingerprint(module, batch, completions), self.folder / "before.pt")
         self._write(module, results, made_up, len(batch))
@@ -171,7 +172,7 @@ class Measure(Instead):
 
 
 class OnRanks(Instead):
-    """The same rollout on two ranks; rank zero writes ``ranks.json``."""
+    """Repeats the rollout on two ranks; rank zero writes ``ranks.json``."""
 
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
         """Sample this rank's share again, and compute the gradient of the rollout of the single process."""
@@ -192,7 +193,7 @@ class OnRanks(Instead):
         terms = {name[5:]: value.tolist() for name, value in own.items() if name.startswith("term ")}
         module.engine, module.reward = Replay(completions), FixedReward(own["total"].tolist(), terms)
         rollout, mini_batch = gradients.prepared(module, batch, module.limits)
-        rollout = Rollout(**vars(rollout) | {"old_logprobs": own["old_logprobs"], "ref_logprobs": own["ref_logprobs"]})
+        rollout = replace(rollout, old_logprobs=own["old_logprobs"], ref_logprobs=own["ref_logprobs"])
         gradient = gradients.gradient_of(module, rollout, mini_batch)
         share = float(module._reduce(torch.tensor(share, device=module.device), "mean"))
         if module.trainer.is_global_zero:
@@ -202,7 +203,7 @@ class OnRanks(Instead):
 
 
 class Reload(Instead):
-    """New objects into which the checkpoint was loaded. Writes ``reloaded.json``."""
+    """Compares new objects, into which the checkpoint was loaded; writes ``reloaded.json``."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare with the state before saving."""
@@ -221,7 +222,7 @@ class Reload(Instead):
 
 
 def consistency_check(module: PSPOModule) -> Result:
-    """Check as ``fit`` does at its start that rollouts and updates see the same model; mend what it mends."""
+    """Check that rollouts and updates see the same model, and mend the module, as ``fit`` does at its start."""
     engine = module.engine
     module.engine = consistent_engine(module.policy, engine)
     module.policy.train()
@@ -252,7 +253,7 @@ def can_have_two_ranks(module: PSPOModule) -> bool:
 
 @torch.no_grad()
 def nudge(module: PSPOModule) -> None:
-    """Add noise of about ``NUDGE`` times its size to every trained weight; of ``NUDGE`` to a weight of zeros."""
+    """Add noise of ``NUDGE`` times its root mean square to every trained weight; of ``NUDGE`` if that is 0."""
     for number, parameter in enumerate(module.policy.trainable_parameters()):
         generator = torch.Generator().manual_seed(number)
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
@@ -262,10 +263,9 @@ def nudge(module: PSPOModule) -> None:
 
 def fingerprint(module: PSPOModule, batch: PromptBatch, completions: Completions) -> dict[str, Any]:
     """Return the logits of a few completions, and some entries of each weight and of the optimiser's state."""
-    prompts = [ids[mask].tolist() for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
-    rows = tokens_of(completions)[:: module.group_size][:_PROBED]
-    logits = probe(module, prompts[:_PROBED], rows)
-    return {"prompts": prompts[:_PROBED], "completions": rows, "logits": logits, "weights": weights_of(module)}
+    prompts, rows = prompt_rows(batch)[:_PROBED], tokens_of(completions)[:: module.group_size][:_PROBED]
+    logits = probe(module, prompts, rows)
+    return {"prompts": prompts, "completions": rows, "logits": logits, "weights": weights_of(module)}
 
 
 def probe(module: PSPOModule, prompts: list[list[int]], completions: list[list[int]]) -> list[Tensor]:
@@ -275,7 +275,7 @@ def probe(module: PSPOModule, prompts: list[list[int]], completions: list[list[i
 
 
 def weights_of(module: PSPOModule) -> dict[str, Tensor]:
-    """Return some entries of what a checkpoint holds: weights, and the optimiser's state."""
+    """Return some entries of the weights and of the optimiser's state, which a checkpoint holds."""
     tensors = {name: sampled(value) for name, value in module.state_dict().items()}
     state = module.trainer.optimizers[0].state_dict()["state"]
     for number, entries in state.items():

@@ -43,7 +43,7 @@ class Size:
 
 
 class OrGenerated(PromptSource):
-    """The problems of a source, or eight generated ones if it cannot be read.
+    """Loads the problems of a source, or eight generated ones if it cannot be read.
 
     Args:
         source: The source; None for generated problems.
@@ -57,16 +57,14 @@ class OrGenerated(PromptSource):
         self.why: str | None = None
 
     def load(self) -> list[Problem]:
-        """Return the problems; missing data is no failure."""
-        self.why = "it names no source"
-        if self.source is not None:
+        """Return the problems."""
+        if self.source is None:
+            self.why = "it names no source"
+        else:
             try:
-                problems = self.source.load()
+                return self.source.load()
             except InputError as error:
                 self.why = str(error)
-            else:
-                self.why = None
-                return problems
         logger.warning("data.train cannot be read, so the checks run on generated problems: %s", self.why)
         return _BUILT_IN.load()
 
@@ -75,7 +73,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
     """Return the settings of a run of one rollout on one device.
 
     Args:
-        config: All settings of the user's run, which stay as they are.
+        config: All settings of the user's run; not changed.
         size: Size of the rollout.
         callback: Its only callback, by class path.
     """
@@ -91,7 +89,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
         "refill_rounds": 0,  # every group has a signal
         "mask_truncated": False,  # nearly all are
     }
-    source = {} if data["train"] is None else {"source": data["train"]}
+    source = {"source": data["train"]} if data["train"] is not None else {}
     data |= {
         "train": {"class_path": f"{__name__}.OrGenerated", "init_args": source},
         "val": None,

@@ -1,4 +1,4 @@
-"""Run all checks of a configuration: the runs that they need, and the results."""
+"""Run all checks of a configuration and collect the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
 SMALL = 200_000_000
-"""Parameters up to which an export is tried without being asked for."""
+"""Largest number of parameters for which the export is checked by default."""
 
 _RANKS_TIMEOUT_S = 900
 
@@ -48,7 +48,7 @@ class Report:
 
     Attributes:
         results: In the order of the table.
-        notes: What a reader must know about how they were measured.
+        notes: What to know about how they were measured.
     """
 
     results: list[Result] = field(default_factory=list)
@@ -71,7 +71,7 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
         config: All settings of ``fit``, as ``--print_config`` prints them.
         run: The command line; raises SystemExit on bad input.
         size: Size of the rollout that the checks are made on.
-        checks: Some of ``CHECKS``; none for all, without the export of a large model.
+        checks: Some of ``CHECKS``; empty for all, without the export of a large model.
     """
     wanted = tuple(checks) or CHECKS
     report = Report()
@@ -102,11 +102,11 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
         if "export" in wanted:
             logger.info("exporting the checkpoint")
             trust = bool(config["model"]["policy"].get("init_args", {}).get("trust_remote_code"))
-            too_large = measured["parameters"] > SMALL and "export" not in checks
-            reason = (
-                f"{measured['parameters'] / 1e9:.2g} billion parameters: name `export` to try it" if too_large else ""
-            )
-            report.results += [left_out(Check.EXPORTED, reason)] if reason else _export_check(folder, tolerances, trust)
+            if (parameters := measured["parameters"]) > SMALL and "export" not in checks:
+                reason = f"{parameters / 1e9:.2g} billion parameters: --only export checks it"
+                report.results.append(left_out(Check.EXPORTED, reason))
+            else:
+                report.results += _export_check(folder, tolerances, trust)
     return report
 
 
@@ -129,7 +129,7 @@ def _free_memory() -> None:
 
 
 def _ranks_check(config: str, folder: Path, device: str, tolerances: Tolerances) -> list[Result]:
-    """Run two processes, as the command line starts them, and compare."""
+    """Run two processes through the command line, and compare."""
     process = subprocess.run(
         [sys.executable, "-m", "lightning_pspo", "fit", "--config", config],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -155,11 +155,11 @@ def _ranks_check(config: str, folder: Path, device: str, tolerances: Tolerances)
 
 
 def _checkpoint_check(run: Command, config: str, folder: Path) -> list[Result]:
-    """Load the checkpoint into new objects, as resuming does, and compare."""
+    """Load the checkpoint into new objects, as a resumed run does, and compare."""
     try:
         run(["fit", "--config", config])
     except SystemExit as stop:
-        measured = f"resuming ended with status {stop.code}, its message is above"
+        measured = f"resuming ended with status {stop.code}; its message is above"
         return [Result(Check.LOADED, measured, "status 0", False)]
     reloaded = json.loads((folder / "reloaded.json").read_text(encoding="utf-8"))
     wrong = reloaded["different"]
@@ -171,7 +171,7 @@ def _checkpoint_check(run: Command, config: str, folder: Path) -> list[Result]:
 def _export_check(folder: Path, tolerances: Tolerances, trust: bool) -> list[Result]:
     checkpoint = folder / runs.CHECKPOINT
     if not checkpoint.exists():
-        return [left_out(Check.EXPORTED, "there is no checkpoint to export")]
+        return [left_out(Check.EXPORTED, "no checkpoint was saved")]
 
     def difference() -> list[Result]:
         exported = export(checkpoint, folder / "exported", trust_remote_code=trust)

@@ -55,7 +55,7 @@ def build(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Examined:
         }
         cli = DoctorCLI([f"--{name}={value}" for name, value in settings.items()] + list(more), tmp_path / "probe")
         assert cli.module is not None, cli.findings
-        return Subject(cli.given, cli.module, cli.data)
+        return Subject(cli.settings, cli.module, cli.data)
 
     return subject
 
