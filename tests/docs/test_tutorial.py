@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 import re
 import shlex
 import sys
@@ -18,6 +17,7 @@ import yaml
 
 from lightning_pspo.cli.main import main
 from lightning_pspo.grading import grade
+from lightning_pspo.ledger import Ledger
 from lightning_pspo.types import Problem, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +27,6 @@ PARTS = ("reward", "source", "callback", "surrogate", "advantage")
 SHORTER = [
     *("--data.prompts_per_rollout=4", "--model.group_size=4", "--model.sampling.max_new_tokens=32"),
     *("--data.val.held_out.size=8", "--model.evaluation.temperatures=[0.0]"),
-    *("--trainer.callbacks+=CompletionTable", "--trainer.callbacks.every_n_rollouts=1"),
-    "--trainer.callbacks.rows=16",
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -72,7 +70,8 @@ def logged(root: Path, name: str) -> list[float]:
 
 
 def completions(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "completions.jsonl").read_text(encoding="utf-8").splitlines()]
+    columns = ("rollout", "id", "question", "answer", "completion", "verdict", "extracted", "reward")
+    return [row for table in Ledger(root / "ledger").scan(columns) for row in table.to_pylist()]
 
 
 def test_the_page_has_every_part_in_about_ten_lines() -> None:
