@@ -57,6 +57,6 @@ def test_only_the_command_line_knows_the_callbacks() -> None:
     importers = {
         path.relative_to(ROOT).parts[1]
         for path in (ROOT / "lightning_pspo").rglob("*.py")
-        if re.search(r"lightning_pspo[. ](import )?callbacks", path.read_text("utf-8"))
+        if re.search(r"^\s*(from|import) lightning_pspo(\.| import )callbacks", path.read_text("utf-8"), re.MULTILINE)
     }
     assert importers <= {"cli", "preflight"}
