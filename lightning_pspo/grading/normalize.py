@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
-_SPELLINGS = {
-    "-": "−–\ufe63",
-    "'": "\u2018’",
-    "/": "÷\u2215\u2044",
-    ".": "\u066b",
-    ",": "\u066c",
-    "%": "\u066a",
-    "°": "º",
-    "…": "…",
-    r"\cdot ": "·⋅",
-    r"\times ": "×",
-    r"\le ": "≤",
-    r"\ge ": "≥",
-    r"\ne ": "≠",
-    r"\approx ": "≈",
-    r"\pm ": "±",
-    r"\mp ": "∓",
-    r"\in ": "∈",
-    r"\cup ": "\u222a",
-    r"\cap ": "∩",
-    r"\setminus ": "\u2216",
-    r"\infty ": "∞",
-    r"\pi ": "π",
-    r"\theta ": "θ",
-    r"\emptyset ": "∅",
-    r"\mathbb{R}": "\u211d",
-    " angstroms": "\u00c5\u212b",
+_SIGNS = {  # sign -> spelling
+    **dict.fromkeys("−–\ufe63", "-"),
+    **dict.fromkeys("\u2018’", "'"),
+    **dict.fromkeys("÷\u2215\u2044", "/"),
+    **dict.fromkeys("·⋅", r"\cdot "),
+    **dict.fromkeys("\u00c5\u212b", " angstroms"),
+    **{"\u066b": ".", "\u066c": ",", "\u066a": "%", "º": "°", "…": "…", "\u211d": r"\mathbb{R}"},
+    **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
+    **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
+    **{"θ": r"\theta ", "∅": r"\emptyset "},
 }
-_SIGNS = {sign: spelling for spelling, signs in _SPELLINGS.items() for sign in signs}
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
-_SQUARE_METRES = re.compile(r"(?<=[0-9])\s{0,3}[cdkm]?m[²³](?![A-Za-z])")
 _TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
 _DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
     r"(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|(?:\^\s*)?\\degree(?![A-Za-z])|°)"
@@ -60,79 +42,68 @@ _COMMANDS = {
     **{"neq": r"\ne", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}"},
     **dict.fromkeys(("backslash", "smallsetminus"), r"\setminus"),
 }
-_COMMAND = re.compile(rf"\\({'|'.join(sorted(_COMMANDS, key=len, reverse=True))})(?![A-Za-z])")
-# A command's name ends where no letter follows.
-_FIRST = (
-    (re.compile(r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])"), ", "),  # two lines are not a mixed number
-    (re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s?"), ""),
-    (re.compile(r"\\(?:text)?color\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)"), ""),
-    (re.compile(r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))"), r"\\sqrt{\1\2}"),
-    (re.compile(r"\s?\{\s*,\s*\}|,\s?\\!\s*"), ","),
-    (re.compile(r"\\[!,;:>]|(?<!\\)\\ |~"), " "),
-    (re.compile(r"(?<!\\)\\{2}(?=[A-Za-z$%])"), r"\\"),  # a backslash that was escaped once too often
-    (re.compile(rf"(?<![A-Za-z\\])(?:(?:US|CA|AU|HK|NZ)\\?\$|(?:{_CURRENCIES}))\s?(?=[-+]?[0-9.])"), ""),
-    (re.compile(r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))"), ""),
-    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|rm|bf|it|boldsymbol|mathbf)(?![A-Za-z])\.?"), ""),
-)
-_THEN = (
-    (re.compile(r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*"), r"\\frac{\1}"),
-    (re.compile(r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac\s*([0-9A-Za-z])\s*\{"), r"\\frac{\1}{"),
-    (re.compile(r"\\frac\s*" + _GROUP + r"\s*([0-9A-Za-z])"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac\s+\{"), r"\\frac{"),
-    (re.compile(r"\\sqrt\s*([0-9A-Za-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"\\sqrt\s+(?=[\[{])"), r"\\sqrt"),
-    (re.compile(r"\\sqrt(\[[^\[\]]{1,9}\])\s*([0-9A-Za-z])"), r"\\sqrt\1{\2}"),
-    (re.compile(r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))"), r"\\sqrt{\1}"),
+_COMMAND = rf"\\({'|'.join(sorted(_COMMANDS, key=len, reverse=True))})(?![A-Za-z])"
+# In this order. A command's name ends where no letter follows.
+_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    ("[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}"),
+    (r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
+    (r"\\(?:boxed|fbox)(?![A-Za-z])\s?", ""),
+    (r"\\(?:text)?color\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)", ""),
+    (r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
+    (r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
+    (r"\\[!,;:>]|(?<!\\)\\ |~", " "),
+    (r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
+    (rf"(?<![A-Za-z\\])(?:(?:US|CA|AU|HK|NZ)\\?\$|(?:{_CURRENCIES}))\s?(?=[-+]?[0-9.])", ""),
+    (r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
+    (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|rm|bf|it|boldsymbol|mathbf)(?![A-Za-z])\.?", ""),
+    (_COMMAND, lambda command: _COMMANDS[command[1]]),
+    (r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*", r"\\frac{\1}"),
+    (r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
+    (r"\\frac\s*([0-9A-Za-z])\s*\{", r"\\frac{\1}{"),
+    (r"\\frac\s*" + _GROUP + r"\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
+    (r"\\frac\s+\{", r"\\frac{"),
+    (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
+    (r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
+    (r"\\sqrt(\[[^\[\]]{1,9}\])\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
+    (r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
     (
-        re.compile(
-            r"(?<![A-Za-z\\])(sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log)(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)"
-        ),
+        r"(?<![A-Za-z\\])(sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log)(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)",
         r"\\\1 ",
     ),
-    (re.compile(r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()"), r"\\arc\1 "),
+    (r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()", r"\\arc\1 "),
     (
-        re.compile(
-            r"(?:(?<=\*)|(?<=\*\s))[IE](?![A-Za-z(])|\A-I\Z|(?<![A-Za-z\\])[IE](?=\s?\*)|(?<=[+-]\s)I\Z|(?<=[0-9}])I\Z"
-        ),
+        r"(?:(?<=\*)|(?<=\*\s))[IE](?![A-Za-z(])|\A-I\Z|(?<![A-Za-z\\])[IE](?=\s?\*)|(?<=[+-]\s)I\Z|(?<=[0-9}])I\Z",
         lambda unit: unit.group().lower(),
     ),
-    (  # joule, volt; A, C and F may be digits, K and M factors
-        re.compile(
-            r"(?<=[0-9}])(?:\s?\\(?:text|textrm|mathrm|mbox)\s?\{\s?[HJNSTVW]"
-            r"|(?:\s\\(?:text|textrm|mathrm|mbox)\s?\{\s?|\\(?:text|textrm|mathrm|mbox)\s?\{\s)[ACFKM])\s?\}(?=\s*\Z)"
-        ),
-        "",
-    ),
+    # joule, volt; A, C and F may be digits, K and M factors
+    (rf"(?<=[0-9}}])(?:\s?{_TEXT}[HJNSTVW]|(?:\s{_TEXT}|{_TEXT}(?<=\s))[ACFKM])\s?\}}(?=\s*\Z)", ""),
     (
-        re.compile(
-            r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathit|mbox|operatorname)\*?\s*"
-            r"\{((?:[^{}]|\{[^{}]*\})*)\}"
-        ),
+        r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathit|mbox|operatorname)\*?\s*"
+        r"\{((?:[^{}]|\{[^{}]*\})*)\}",
         r" \1",
     ),
-    (re.compile(r"(?<=[0-9]) dollars?,? (?:and )?([0-9]{2}) cents?\b"), r".\1 dollars"),
-    (re.compile(r"(?<=[0-9])\s{0,3}[Aa]\.?\s?[Mm](?![A-Za-z])\.?"), " am"),
-    (re.compile(r"(?<=[0-9])\s{0,3}[Pp]\.?\s?[Mm](?![A-Za-z])\.?"), " pm"),
-    (re.compile(r"<=|=<"), r"\\le "),
-    (re.compile(r">="), r"\\ge "),
-    (re.compile(r"(?<![0-9)}])!="), r"\\ne "),
-    (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r"\\\|"), "|"),
-    (re.compile(r"(?<=[A-Za-z0-9)}\]])\s?\*\*\s?(?=[A-Za-z0-9({\\-])"), "^"),
-    (re.compile(r"\^\s*(-?[0-9]{2,}|-[0-9])"), r"^{\1}"),
-    (re.compile(r"\^" + _CALL), r"^{\1}"),
-    (re.compile(r"_\s*([0-9]{2,})"), r"_{\1}"),
-    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])"), r"\\infty "),
-    (re.compile(r"(?<![A-Za-z])(?:percent(?:age)?|per cent|pct)(?![A-Za-z])"), "%"),
-    (re.compile(r"\s*\\?%"), "%"),
+    (r"(?<=[0-9]) dollars?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
+    (r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
+    (r"<=|=<", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"(?<![0-9)}])!=", r"\\ne "),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
+    (r"\\\|", "|"),
+    (r"(?<=[A-Za-z0-9)}\]])\s?\*\*\s?(?=[A-Za-z0-9({\\-])", "^"),
+    (r"\^\s*(-?[0-9]{2,}|-[0-9])", r"^{\1}"),
+    (r"\^" + _CALL, r"^{\1}"),
+    (r"_\s*([0-9]{2,})", r"_{\1}"),
+    (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+    (r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),
+    (r"(?<![A-Za-z])(?:percent(?:age)?|per cent|pct)(?![A-Za-z])", "%"),
+    (r"\s*\\?%", "%"),
     (  # a transposed tuple is a column
-        re.compile(r"\A\s*(\([^()]*,[^()]*\))\s?\^[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}\Z"),
+        r"\A\s*(\([^()]*,[^()]*\))\s?\^[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}\Z",
         r"\1",
     ),
-    (re.compile(r"\s+"), " "),
+    (r"\s+", " "),
 )
+_COMPILED = [(re.compile(pattern), spelling) for pattern, spelling in _RULES]
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _QUOTED = re.compile(r"(?<![A-Za-z0-9])'([^']*)'(?![A-Za-z0-9])")
 _CODE = re.compile(
@@ -142,26 +113,19 @@ _CALLS = {
     "sqrt": r"\sqrt{{{0}}}",
     "cbrt": r"\sqrt[3]{{{0}}}",
     "exp": "e^{{{0}}}",
-    "Abs": "|{0}|",
-    "abs": "|{0}|",
     "factorial": "({0})!",
-    "Rational": r"\frac{{{0}}}{{{1}}}",
-    "Fraction": r"\frac{{{0}}}{{{1}}}",
+    **dict.fromkeys(("Abs", "abs"), "|{0}|"),
+    **dict.fromkeys(("Rational", "Fraction"), r"\frac{{{0}}}{{{1}}}"),
     "root": r"\sqrt[{1}]{{{0}}}",
     "binomial": r"\binom{{{0}}}{{{1}}}",
     "Interval": "[{0},{1}]",
     "Interval.open": "({0},{1})",
     "Interval.Lopen": "({0},{1}]",
     "Interval.Ropen": "[{0},{1})",
-    **dict.fromkeys(
-        ("Integer", "Float", "Decimal", "float64", "int64", "Matrix", "array", "float", "int", "list"), "{0}"
-    ),
-}
-_OF_MANY = {
-    "FiniteSet": (r"\{", ", ", r"\}"),
-    "set": ("", ", ", ""),
-    "Union": ("", r"\cup ", ""),
-    "Tuple": ("(", ", ", ")"),
+    "FiniteSet": r"\{{{0}\}}",
+    "Tuple": "({0})",
+    **dict.fromkeys(("Integer", "Float", "Decimal", "float64", "int64", "float", "int"), "{0}"),
+    **dict.fromkeys(("Matrix", "array", "list", "set", "Union"), "{0}"),
 }
 _MAX_CALLS = 20
 """A text with deeper calls is left as it is."""
@@ -190,13 +154,9 @@ def clean(text: str) -> str:
         return text
     text = text.translate(_CONTROL).replace(r"\sqrt(", "sqrt(").replace(r"\sqrt (", "sqrt(")
     text = _from_code(text if text.isascii() else "".join(map(_plain, text)))
-    text = _SQUARE_METRES.sub("", text)
+    text = re.sub(r"(?<=[0-9])\s{0,3}[cdkm]?m[²³](?![A-Za-z])", "", text)
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _ANGLE_FUNCTION.search(text) else "", text)
-    text = re.sub("[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}", text)
-    for pattern, replacement in _FIRST:
-        text = pattern.sub(replacement, text)
-    text = _COMMAND.sub(lambda command: _COMMANDS[command[1]], text)
-    for pattern, spelling in _THEN:
+    for pattern, spelling in _COMPILED:
         text = pattern.sub(spelling, text)
     text = _MARKS.sub("", _MARKS.sub("", text)) if not text.rstrip().endswith("...") else text.strip()
     text = _QUOTED.sub(r"\1", text)
@@ -252,8 +212,8 @@ def _from_code(text: str) -> str:
         opened[-1][1][-1] += text[end : match.start()]
         end, token = match.end(), match.group()
         if token.endswith("("):
-            opened.append((token[:-1] if match[1] not in _CALLS and match[1] not in _OF_MANY else match[1] or "", [""]))
-        elif token == "," and opened[-1][0] in (_CALLS.keys() | _OF_MANY.keys()):
+            opened.append((token[:-1] if match[1] not in _CALLS else match[1] or "", [""]))
+        elif token == "," and opened[-1][0] in _CALLS:
             opened[-1][1].append("")
         elif token == ")" and len(opened) > 1:
             name, arguments = opened.pop()
@@ -266,18 +226,13 @@ def _from_code(text: str) -> str:
 
 
 def _called(name: str, arguments: list[str]) -> str:
-    if name not in _CALLS and name not in _OF_MANY:
+    if name not in _CALLS:
         return f"{name}({arguments[0]})"
     arguments = [argument.strip() for argument in arguments]
-    if name in _OF_MANY:
-        opening, between, closing = _OF_MANY[name]
-        return opening + between.join(arguments) + closing
-    template = _CALLS.get(name)
-    if template and "{1}" in template and len(arguments) == 2:
-        return template.format(*arguments)
-    if template and "{1}" not in template:
-        return template.format(", ".join(arguments))
-    return f"{name}({', '.join(arguments)})"
+    template = _CALLS[name]
+    if "{1}" not in template:
+        return template.format((r"\cup " if name == "Union" else ", ").join(arguments))
+    return template.format(*arguments) if len(arguments) == 2 else f"{name}({', '.join(arguments)})"
 
 
 def compact(text: str) -> str:
