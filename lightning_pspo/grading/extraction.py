@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import deque
 from itertools import islice
 
-from lightning_pspo.grading.last_number import last_formula, last_number, repeats
+from lightning_pspo.grading.last_number import last_formula, last_match, last_number, repeats
 from lightning_pspo.grading.statements import concluded, stated
 from lightning_pspo.grading.verdicts import Mode
 
@@ -41,7 +40,7 @@ _DIGIT = re.compile(r"(?![0-9])\d|[\u00bc-\u00be\u2150-\u215e]")
 _FAILED = re.compile(r"Error\b|Exception\b|Traceback")
 
 
-def extract(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
+def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tuple[str | None, str]:
     r"""Find the answer in a completion; time is linear in its length.
 
     Strict: only an answer at an agreed marker counts. The marker that stands last decides:
@@ -64,12 +63,12 @@ def extract(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
 
     What stands before the last ``</think>`` counts only if nothing is found behind it. Where a model goes on to another
     question (a line that begins with ``Question:``, ``Q:``, ``Problem:`` and the like, or a token of a chat template),
-    a marked or stated answer before it is the answer. A text that was cut off counts as it stands; see
-    `extract_marked`.
+    a marked or stated answer before it is the answer.
 
     Args:
         completion: The model's text.
         mode: ``strict`` or ``lenient``.
+        cut: Whether it was cut off, so that only an answer at a marker or a statement counts.
 
     Returns:
         The answer (None when there is none) and the rule's name, ``none`` if none applied.
@@ -78,26 +77,9 @@ def extract(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
     (('42', 'hash'), ('\\frac{3}{4}', 'boxed'))
     >>> extract("So the answer is 42 eggs. I hope it is right 1st time."), extract(r"Thus $x = \frac{\sqrt{3}}{2}$.")
     (('42 eggs', 'stated'), ('x = \\frac{\\sqrt{3}}{2}', 'last_formula'))
-    >>> (
-    ...     extract("12 eggs at $2 make $24."),
-    ...     extract("She gets $24 in 12 days."),
-    ...     extract("The answer is 42.", mode="strict"),
-    ... )
-    (('24', 'last_number'), ('24', 'last_number'), (None, 'none'))
+    >>> extract("She gets $24 in 12 days."), extract("The answer is 42.", "strict"), extract("So we add 4", cut=True)
+    (('24', 'last_number'), (None, 'none'), (None, 'none'))
     """
-    return _extract(completion, mode, cut=False)
-
-
-def extract_marked(completion: str, mode: Mode = "lenient") -> tuple[str | None, str]:
-    """Find the answer in a completion that was cut off, where only an answer at a marker or a statement counts.
-
-    >>> extract_marked("So the answer is 7. Let me check: 3"), extract_marked("So we add 4")
-    (('7', 'stated'), (None, 'none'))
-    """
-    return _extract(completion, mode, cut=True)
-
-
-def _extract(completion: str, mode: Mode, *, cut: bool) -> tuple[str | None, str]:
     if not completion.isascii():
         completion = _DIGIT.sub(_in_ascii, completion)
     thought, end, reply = completion.rpartition(_THOUGHT_ENDS)
@@ -135,19 +117,14 @@ def _given(text: str, mode: Mode, *, cut: bool = False) -> tuple[str | None, str
     """Return the marked answer or, in lenient mode, the stated one."""
     answer, rule = _marked(text)
     if rule == "boxed" and mode == "lenient":
-        final = deque(_FINAL_ANSWER.finditer(text, max(text.rfind("boxed"), text.rfind("fbox"))), maxlen=1)
-        final_answer = stated(final[0].group()) if final else None
+        final = last_match(_FINAL_ANSWER, text, max(text.rfind("boxed"), text.rfind("fbox")))
+        final_answer = stated(final.group()) if final else None
         return (final_answer, "stated") if final_answer else (answer, rule)
     if answer is None and mode == "lenient":
-        printed = _last_printed(text)
+        printed = last_match(_PRINTED, text)
         answer = stated(text[printed.end() :] if printed else text, cut=cut)
         rule = "stated" if answer else "none"
     return answer, rule
-
-
-def _last_printed(text: str) -> re.Match[str] | None:
-    last = deque(_PRINTED.finditer(text), maxlen=1)
-    return last[0] if last else None
 
 
 def last_boxed(text: str) -> str | None:
@@ -179,8 +156,8 @@ def _last_box(text: str) -> tuple[str, int] | None:
     """Return the content of the last box, or of the last group of boxes, and where it starts."""
     boxes = _boxes(text)
     if not boxes:
-        bare = deque(_BARE_BOX.finditer(text), maxlen=1)
-        return (bare[0][1].rstrip(".,"), bare[0].start()) if bare else None
+        bare = last_match(_BARE_BOX, text)
+        return (bare[1].rstrip(".,"), bare.start()) if bare else None
     first, contents = boxes[-1][0], [text[slice(*boxes[-1])].strip()]
     for start, end in reversed(boxes[:-1]):
         between = text[end + 1 : first].rpartition("\\")[0]
@@ -208,16 +185,14 @@ def _marked(text: str) -> tuple[str | None, str]:
 
 def _unmarked(text: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
-    printed = _last_printed(text)
+    printed = last_match(_PRINTED, text)
     prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
     lines = printed[1].split("\n") if printed and not _FAILED.search(printed[1]) else []
     line = next((line.strip() for line in reversed(lines) if line.strip()), None)
     if line and repeats(prose, line):
         return line, "printed"
-    formula = last_formula(prose)
-    if formula:
+    if formula := last_formula(prose):
         return formula, "last_formula"
-    number = concluded(prose) or last_number(prose)
-    if number:
+    if number := concluded(prose) or last_number(prose):
         return number, "last_number"
     return line, "printed" if line else "none"

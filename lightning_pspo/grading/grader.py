@@ -6,7 +6,7 @@ import re
 
 from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
 from lightning_pspo.grading.equivalence import equivalent
-from lightning_pspo.grading.extraction import extract, extract_marked
+from lightning_pspo.grading.extraction import extract
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Scorer, Verdict
 
@@ -35,15 +35,8 @@ def grade(
             or ``none``.
         scorer: A task's own judgement of the extracted answer; where it gives None, the reference decides.
 
-    Returns:
-        The verdict, the extracted answer, and the rule that found or refused it.
-
     >>> grade("2 + 2 = 4\n#### 4", "4.0")
     Grade(verdict=<Verdict.CORRECT: 'correct'>, extracted='4', rule='hash')
-    >>> grade(r"So \boxed{\frac{1}{2}}.", "1/3").verdict
-    <Verdict.WRONG: 'wrong'>
-    >>> grade("#### 6*7", "42", question="What is 6*7?")
-    Grade(verdict=<Verdict.WRONG: 'wrong'>, extracted='6*7', rule='unevaluated')
     >>> grade("Then we add 4", "4", truncated=True)
     Grade(verdict=<Verdict.NO_ANSWER: 'no_answer'>, extracted=None, rule='truncated')
     """
@@ -56,7 +49,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     """Return the answer in a completion and the rule that found it, or the grade where that needs no comparison."""
     text = without_question(attempt.completion, attempt.question)
     if attempt.truncated and cut_off != "any":
-        extracted, rule = extract_marked(text, mode) if cut_off == "marked" else (None, "none")
+        extracted, rule = extract(text, mode, cut=True) if cut_off == "marked" else (None, "none")
         rule = rule if extracted is not None or extract(text, mode)[0] is None else "truncated"
     else:
         extracted, rule = extract(text, mode)

@@ -74,11 +74,7 @@ def last_number(text: str) -> str | None:
 
 
 def numbers(text: str) -> list[str]:
-    """Return the numbers of a text, without dollar signs, thousands commas and zeros behind the point.
-
-    >>> numbers("She pays $1,234.50 for 3.0 m2.")
-    ['1234.5', '3']
-    """
+    """Return the numbers of a text, without dollar signs, thousands commas and zeros behind the point."""
     texts = (match["number"].lstrip("\\$").replace(",", "") for match in _ANY_NUMBER.finditer(text) if match["number"])
     return [_ZEROS.sub("", number) for number in texts]
 
@@ -86,8 +82,8 @@ def numbers(text: str) -> list[str]:
 def repeats(text: str, number: str) -> bool:
     """Whether a short text without an equation says a number again, in digits or as a word.
 
-    >>> repeats("Three trucks will move 80 stones.", "3.0"), repeats("5 + 4 = 9, so 9.", "5"), repeats("So 4.", "3.5")
-    (True, False, False)
+    >>> repeats("Three trucks will move 80 stones.", "3.0"), repeats("5 + 4 = 9, so 9.", "5")
+    (True, False)
     """
     integer = _WHOLE.fullmatch(number)
     if not integer or "=" in text or len(text) > 2 * _WINDOW:
@@ -101,14 +97,8 @@ def last_formula(text: str) -> str | None:
 
     None when the last number stands after it, or when that number is all there is to it.
 
-    >>> (
-    ...     last_formula(r"Hence $x = \frac{\sqrt{3}}{2}$."),
-    ...     last_formula(r"so \frac{\sqrt{3}}{2}."),
-    ...     last_formula("at (3, 4)."),
-    ... )
-    ('x = \\frac{\\sqrt{3}}{2}', '\\frac{\\sqrt{3}}{2}', '(3, 4)')
-    >>> last_formula("$5 and $6"), last_formula("It is 5.")
-    (None, None)
+    >>> last_formula(r"Hence $x = \frac{\sqrt{3}}{2}$."), last_formula("at (3, 4)."), last_formula("$5 and $6")
+    ('x = \\frac{\\sqrt{3}}{2}', '(3, 4)', None)
     """
     match = _last_match(text)
     start = match.start() if match else len(text)
@@ -143,9 +133,15 @@ def _solutions_before(text: str, formulas: list[re.Match[str]], last: str) -> li
     return solutions
 
 
+def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
+    """Return the last match of a pattern, found in one pass."""
+    matches = deque(pattern.finditer(text, start), maxlen=1)
+    return matches[0] if matches else None
+
+
 def _last_match(text: str) -> re.Match[str] | None:
-    last = deque((match for match in _ANY_NUMBER.finditer(text) if match["number"]), maxlen=1)
-    return last[0] if last else None
+    matches = deque((match for match in _ANY_NUMBER.finditer(text) if match["number"]), maxlen=1)
+    return matches[0] if matches else None
 
 
 def _with_sign(text: str, match: re.Match[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_pspo.grading.last_number import last_formula, last_number, numbers
+from lightning_pspo.grading.last_number import last_formula, last_match, last_number, numbers
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 
@@ -85,13 +85,11 @@ _LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b[A-Za-z]{3,}")
 def stated(text: str, *, cut: bool = False) -> str | None:
     """Return the answer in the last statement of one; of a text that was cut off, only one that follows at once."""
     statements = [match.end() for match in deque(_STATED.finditer(text), maxlen=_MAX_STATEMENTS)]
-    last_line = text.rstrip().rfind("\n") + 1
-    if match := _LAST_LINE_ANSWER.match(text, last_line):
+    if match := _LAST_LINE_ANSWER.match(text, text.rstrip().rfind("\n") + 1):
         statements.append(match.end())
     for end in reversed(statements):
         before = text[max(0, end - _MAX_STATEMENT_CHARS) : end]
-        answer = _read_statement(text[end : end + _MAX_STATEMENT_CHARS], before, cut)
-        if answer:
+        if answer := _read_statement(text[end : end + _MAX_STATEMENT_CHARS], before, cut):
             return answer
     return None
 
@@ -101,8 +99,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     text = _FENCE.sub("", text.lstrip("\"' "), count=1) if text.startswith("```") else text.lstrip("\"' }")
     if _EMPTY_BOX.match(text):
         return None
-    maths = _MATHS.match(text)
-    if maths:
+    if maths := _MATHS.match(text):
         return _joined_maths(text, maths)
     end = _SENTENCE_END.search(text)
     raw = (text[: end.start()] if end else text).strip(" \t*_")
@@ -130,8 +127,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return None
     if computed := _computed(before, sentence):
         return computed
-    behind = None if leading else _behind_verb(sentence, paragraph[end.end() :] if end else "")
-    if behind:
+    if not leading and (behind := _behind_verb(sentence, paragraph[end.end() :] if end else "")):
         return _plain(behind)
     return last_formula(paragraph) or last_number(paragraph)
 
@@ -148,13 +144,13 @@ def concluded(text: str) -> str | None:
     sentence = _SENTENCE.split(text.rstrip()[-_MAX_STATEMENT_CHARS:].rpartition("\n")[2])[-1].strip(" \t*_")
     if _TEX.search(sentence):
         return None
-    equals = deque(_EQUALS.finditer(sentence), maxlen=1)
+    equals = last_match(_EQUALS, sentence)
     if not equals:
         number = _behind_verb(sentence, "")
         rest = sentence[number.end() :] if number else ""
         return _plain(number) if number and _ENDS.match(rest) and not _RESULT_IN_TAIL.search(rest) else None
-    number = _LEADING.match(sentence, equals[0].end())
-    left = sentence[: equals[0].start()].rpartition("=")[2]
+    number = _LEADING.match(sentence, equals.end())
+    left = sentence[: equals.start()].rpartition("=")[2]
     if not number or not re.search("[0-9]", left) or not _OPERATOR.search(left):
         return None
     rest = sentence[number.end() :]
@@ -166,14 +162,14 @@ def _calculated(sentence: str, leading: re.Match[str]) -> re.Match[str] | None:
     rest = _CALCULATION.match(sentence, leading.end())
     if not rest or _SUBORDINATE.search(rest.group()):
         return None
-    last = deque(_EQUALS.finditer(sentence), maxlen=1)
-    return _LEADING.match(sentence, last[0].end()) if last else None
+    last = last_match(_EQUALS, sentence)
+    return _LEADING.match(sentence, last.end()) if last else None
 
 
 def _computed(before: str, sentence: str) -> str | None:
     """Return the result of the last equation before a sentence if that is one of several numbers that it speaks of."""
-    last = deque(_EQUALS.finditer(before[-_MAX_STATEMENT_CHARS:]), maxlen=1)
-    result = _LEADING.match(before[-_MAX_STATEMENT_CHARS:], last[0].end()) if last else None
+    last = last_match(_EQUALS, before)
+    result = _LEADING.match(before, last.end()) if last else None
     mentioned = numbers(sentence)
     value = numbers(result.group())[:1] if result and len(mentioned) > 1 and "=" not in sentence else []
     if not value or value[0] not in mentioned:

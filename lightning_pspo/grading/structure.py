@@ -33,23 +33,16 @@ _HOLES = re.compile(
 )
 _UNEQUAL = re.compile(r"x\s?\\ne(?![A-Za-z])")
 _ROW_ENDS = re.compile(r"\\\\|\\cr(?![A-Za-z])")
-_MAX_DEPTH = 20
-"""A text whose brackets are nested deeper is one answer."""
+_MAX_DEPTH = 20  # a text whose brackets are nested deeper is one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    r"""Several answers in one.
+    """Several answers in one."""
 
-    Attributes:
-        opening: ``(``, ``[`` or ``{``; empty for a bare list; ``cup`` for a union; ``matrix`` or ``determinant``.
-        items: The parts, at least one.
-        closing: ``)``, ``]`` or ``}``; the numbers of columns, joined by commas, for a matrix; else empty.
-    """
-
-    opening: str
-    items: tuple[str, ...]
-    closing: str
+    opening: str  # a bracket; empty for a bare list; ``cup`` for a union; ``matrix`` or ``determinant``
+    items: tuple[str, ...]  # at least one
+    closing: str  # a bracket; the numbers of columns, joined by commas, for a matrix; else empty
 
     @property
     def ordered(self) -> bool:
@@ -64,16 +57,13 @@ def split_collection(text: str) -> Collection | None:
     Collection(opening='(', items=('1', '2'), closing=']')
     >>> split_collection(r"1,000, 2 and \{3,4\}").items, split_collection(r"f(1,2)")
     (('1,000', '2', '\\{3,4\\}'), None)
-    >>> split_collection(r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}")
-    Collection(opening='matrix', items=('1', '2', '3', '4'), closing='2,2')
     """
     if any(depth > _MAX_DEPTH for _, _, depth in _tokens(text)):
         return None
     if match := _DIAGONAL.fullmatch(text):
         entries = split_top(match[1], (",",))
-        size = len(entries)
-        cells = tuple(entries[row] if row == column else "0" for row in range(size) for column in range(size))
-        return Collection("matrix", cells, ",".join([str(size)] * size)) if size <= _MAX_DEPTH else None
+        rows = [["0"] * row + [entry] + ["0"] * (len(entries) - row - 1) for row, entry in enumerate(entries)]
+        return _matrix(rows) if len(entries) <= _MAX_DEPTH else None
     if "\\begin" in text:
         return _split_cases(text) or _split_matrix(text)
     parts = split_top(text, ("\\cup", "U"))
@@ -85,24 +75,13 @@ def split_collection(text: str) -> Collection | None:
     if re.search(r"[,;]\s", inner):  # then a comma without a space belongs to a number
         inner = _THOUSANDS.sub(lambda number: number.group().replace(",", "{,}"), inner)
     items = tuple(item.replace("{,}", ",") for item in split_top(inner, (",", ";")) if item)
-    if (
-        opening == "["
-        and len(items) > 1
-        and all(_brackets(item)[0] == "[" == text[0] and item[-1] == "]" for item in items)
-    ):
-        rows = [split_top(_brackets(item)[1], (",",)) for item in items]  # as programs print a matrix
-        return Collection(
-            "matrix", tuple(cell for row in rows for cell in row), ",".join(str(len(row)) for row in rows)
-        )
+    if opening == "[" and len(items) > 1 and all(_brackets(item)[::2] == ("[", "]") for item in items):
+        return _matrix([split_top(_brackets(item)[1], (",",)) for item in items])  # as programs print it
     return Collection(opening, items, closing) if opening or len(items) > 1 else None
 
 
 def without_holes(left: str, right: str) -> tuple[str, str]:
-    r"""Spell the real numbers but for some as a union of intervals where the other text is one.
-
-    >>> without_holes(r"\mathbb{R}\setminus\{1, -1\}", r"(1,\infty)\cup(-1,1)\cup(-\infty,-1)")[0]
-    '(-\\infty,-1)\\cup (-1,1)\\cup (1,\\infty)'
-    """
+    """Spell the real numbers without some as a union of intervals where the other text is one."""
     if r"\cup" in right:
         return _as_union(left), right
     return (left, _as_union(right)) if r"\cup" in left else (left, right)
@@ -140,14 +119,11 @@ def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
     depth = 0
     for match in _TOKEN.finditer(text):
         token = match.group()
-        if token in ("(", "[", "{", r"\{") or token.startswith(r"\begin"):
-            yield token, match.start(), depth
-            depth += 1
-        elif token in (")", "]", "}", r"\}") or token.startswith(r"\end"):
+        if token in (")", "]", "}", r"\}") or token.startswith(r"\end"):
             depth = max(0, depth - 1)
-            yield token, match.start(), depth
-        else:
-            yield token, match.start(), depth
+        yield token, match.start(), depth
+        if token in ("(", "[", "{", r"\{") or token.startswith(r"\begin"):
+            depth += 1
 
 
 def _brackets(text: str) -> tuple[str, str, str]:
@@ -186,6 +162,8 @@ def _split_matrix(text: str) -> Collection | None:
         return None
     rows = [row.strip() for row in _ROW_ENDS.split(match["body"])]
     cells = [[cell.strip() for cell in row.split("&")] for row in rows if row and row != "\\"]
-    kind = "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix"
-    items = tuple(cell for row in cells for cell in row)
-    return Collection(kind, items, ",".join(str(len(row)) for row in cells)) if items else None
+    return _matrix(cells, "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix") if cells else None
+
+
+def _matrix(rows: list[list[str]], kind: str = "matrix") -> Collection:
+    return Collection(kind, tuple(cell for row in rows for cell in row), ",".join(str(len(row)) for row in rows))
