@@ -65,11 +65,7 @@ class LoRA:
 
 
 def with_adapters(model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
-    """Return the model with new float32 adapters, initialised from ``seed``, as its only trainable weights.
-
-    Raises:
-        InputError: If a target names no module, or one that cannot have an adapter.
-    """
+    """Return the model with new float32 adapters, initialised from ``seed``, as its only trainable weights."""
     from peft import LoraConfig, get_peft_model
 
     names = [name for name, _ in model.named_modules()]
@@ -99,10 +95,6 @@ def reread_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Read again the adapter that transformers loaded with a model.
 
     Transformers rounds it to the model's dtype, and ignores DoRA's magnitudes as peft writes them.
-
-    Args:
-        model: The model with the adapter.
-        folder: The adapter's folder.
     """
     from peft.utils import set_peft_model_state_dict
 
@@ -114,17 +106,7 @@ def reread_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def check_quantization(quantization: QuantType | None, double: bool, lora: LoRA | None, stored_quantized: bool) -> None:
-    """Refuse a quantisation that is impossible or would have no effect.
-
-    Args:
-        quantization: None for none.
-        double: Whether to quantise the scales too.
-        lora: The adapters.
-        stored_quantized: Whether the model's files hold quantised weights.
-
-    Raises:
-        InputError: Naming the setting.
-    """
+    """Refuse a quantisation that is impossible or would have no effect."""
     if quantization is None:
         if double:
             raise InputError("`double_quantization` needs `quantization`, which is null.")
@@ -172,9 +154,6 @@ def unfit_layers(skeleton: PreTrainedModel) -> list[str] | None:
     A block of weights shares a scale. bitsandbytes (0.50) lets blocks run over the end of a row when it quantises, but
     assumes on a CPU that each row begins a block. Unless a row is a multiple of a block, it would apply wrong scales.
     Such layers are skipped on every device, so that a checkpoint means the same everywhere.
-
-    Args:
-        skeleton: The model, on any device; its weights are not read.
     """
     unfit = []
     for name, module in skeleton.named_modules():
@@ -202,14 +181,8 @@ def prepare_quantized(model: nn.Module, required: bool) -> None:
     """Make four-bit layers compute the same in rollouts and updates.
 
     On a CPU with AVX512-BF16, bitsandbytes would repack them for good at the first pass in evaluation mode: rounded to
-    bfloat16 whatever the compute dtype, and without a gradient for the layers below.
-
-    Args:
-        model: A model that was just loaded.
-        required: Whether it must have such layers.
-
-    Raises:
-        InputError: If it has none, or some that bitsandbytes would misread; see ``unfit_layers``.
+    bfloat16 whatever the compute dtype, and without a gradient for the layers below. A model without such layers is
+    refused if they are ``required``, and one with layers that bitsandbytes would misread; see ``unfit_layers``.
     """
     layers = [layer for _, layer in quantized_layers(model)]
     if required and not layers:

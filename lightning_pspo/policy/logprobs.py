@@ -39,11 +39,7 @@ def sampling_logits(logits: Tensor, temperature: float, top_p: float, chosen: Te
 
 @torch.no_grad()
 def excluded(scaled: Tensor, top_p: float, chosen: Tensor | None = None) -> Tensor:
-    """Return which tokens ``sampling_logits`` excludes, (..., V) bool.
-
-    >>> excluded(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.7)
-    tensor([False, False,  True])
-    """
+    """Return which tokens ``sampling_logits`` excludes, (..., V) bool."""
     mask = outside_nucleus(scaled.softmax(dim=-1), top_p)
     if chosen is not None:
         mask.scatter_(-1, chosen.unsqueeze(-1), False)
@@ -51,20 +47,7 @@ def excluded(scaled: Tensor, top_p: float, chosen: Tensor | None = None) -> Tens
 
 
 def chosen_logprobs(logits: Tensor, chosen: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-    """Return the log-probs of the chosen tokens under the sampled distribution.
-
-    Args:
-        logits: (..., V).
-        chosen: (...) long.
-        temperature: Greater than 0.
-        top_p: In (0, 1].
-
-    Returns:
-        (...) float32.
-
-    >>> chosen_logprobs(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([1])).exp()
-    tensor([0.7500])
-    """
+    """Return the log-probs of the chosen tokens, (...) long, under the sampled distribution, (...) float32."""
     return logprobs_and_entropies(logits, chosen, temperature, top_p, with_entropy=False)[0]
 
 

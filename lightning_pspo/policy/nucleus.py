@@ -15,16 +15,8 @@ def outside_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     The set is that of a stable descending sort and a cumulative sum: a token belongs to it while the mass before it is
     below ``top_p``, and among equally probable tokens those of lower id come first.
 
-    Args:
-        probabilities: (..., V) float.
-        top_p: In (0, 1].
-
     Returns:
-        (..., V) bool, True outside; never True for a row's most probable token.
-
-    >>> outside_nucleus(torch.tensor([[0.2, 0.5, 0.2, 0.1], [0.1, 0.1, 0.1, 0.7]]), top_p=0.6)
-    tensor([[False, False,  True,  True],
-            [ True,  True,  True, False]])
+        For (..., V) float probabilities, (..., V) bool, True outside; never True for a row's most probable token.
     """
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     outside = torch.empty_like(rows, dtype=torch.bool)

@@ -20,50 +20,26 @@ completions would save little of the prompt."""
 
 
 def joins(length: int, completions: int, prompt: int) -> bool:
-    """Tell whether a completion joins a tree.
-
-    Args:
-        length: Tokens of the completion.
-        completions: Tokens of the tree's completions so far, more than 0.
-        prompt: Tokens of the prompt.
-
-    >>> joins(40, completions=1000, prompt=60), joins(40, completions=1000, prompt=2000)
-    (False, True)
-    """
+    """Tell whether a completion of ``length`` tokens joins a tree, whose completions have more than 0 tokens so far."""
     return completions + length <= max(TREE_TOKENS, prompt)
 
 
 @dataclass(frozen=True)
 class PackedInputs:
-    """Inputs of one forward pass, and the states that predict its M completion tokens, in the completion mask's order.
+    """Inputs of one forward pass, and the states that predict its M completion tokens, in the order of their mask."""
 
-    Attributes:
-        input_ids: (S, L) long.
-        position_ids: (S, L) long; None if they count from 0.
-        attention_mask: (S, 1, L, L) bool, True where a query may look; None for plain causal attention.
-        sequences: (M,) long, row of the state that predicts each completion token.
-        columns: (M,) long, column of that state.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor | None
-    attention_mask: Tensor | None
-    sequences: Tensor
-    columns: Tensor
+    input_ids: Tensor  # (S, L) long
+    position_ids: Tensor | None  # (S, L) long; None if they count from 0
+    attention_mask: Tensor | None  # (S, 1, L, L) bool, True where a query may look; None for plain causal attention
+    sequences: Tensor  # (M,) long, row of the state that predicts each completion token
+    columns: Tensor  # (M,) long, column of that state
 
 
 def rows(inputs: Inputs) -> PackedInputs:
     """Pack one sequence per completion.
 
-    >>> packed = rows(
-    ...     Inputs(
-    ...         torch.tensor([[0, 7], [7, 8]]),
-    ...         torch.tensor([[False, True], [True, True]]),
-    ...         torch.tensor([[5, 6], [9, 0]]),
-    ...         torch.tensor([[True, True], [True, False]]),
-    ...         prompt_of=torch.tensor([0, 1]),
-    ...     )
-    ... )
+    >>> prompts, completions = torch.tensor([[0, 7], [7, 8]]), torch.tensor([[5, 6], [9, 0]])
+    >>> packed = rows(Inputs(prompts, prompts > 0, completions, completions > 0, prompt_of=torch.tensor([0, 1])))
     >>> packed.input_ids.tolist(), packed.sequences.tolist(), packed.columns.tolist()
     ([[7, 5, 6], [7, 8, 9]], [0, 0, 1], [0, 1, 1])
     """
@@ -82,15 +58,8 @@ def rows(inputs: Inputs) -> PackedInputs:
 def trees(inputs: Inputs) -> PackedInputs:
     """Pack a prompt once for several of its completions; in more than one sequence if they exceed ``TREE_TOKENS``.
 
-    >>> packed = trees(
-    ...     Inputs(
-    ...         torch.tensor([[7, 8]]),
-    ...         torch.tensor([[True, True]]),
-    ...         torch.tensor([[5, 6], [9, 0]]),
-    ...         torch.tensor([[True, True], [True, False]]),
-    ...         prompt_of=torch.tensor([0, 0]),
-    ...     )
-    ... )
+    >>> prompts, completions = torch.tensor([[7, 8]]), torch.tensor([[5, 6], [9, 0]])
+    >>> packed = trees(Inputs(prompts, prompts > 0, completions, completions > 0, prompt_of=torch.tensor([0, 0])))
     >>> packed.input_ids.tolist(), packed.position_ids.tolist(), packed.columns.tolist()
     ([[7, 8, 5, 6, 9]], [[0, 1, 2, 3, 2]], [1, 2, 1])
     """

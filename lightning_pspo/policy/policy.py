@@ -117,11 +117,7 @@ class Policy(nn.Module):
     def decoded_with_special_tokens(self, rows: Sequence[list[int]]) -> list[str | None]:
         """Decode completions with their special tokens, without those of beginning, end and padding.
 
-        Args:
-            rows: N completions' ids.
-
-        Returns:
-            N texts; None for a completion without such a token.
+        A completion without such a token gives None.
         """
         tokenizer = self.tokenizer
         dropped = {*self.eos_ids, tokenizer.pad_token_id, tokenizer.bos_token_id}
@@ -249,11 +245,7 @@ class Policy(nn.Module):
         self.train(self.training)
 
     def check_trainable(self) -> None:
-        """Refuse weights that cannot be trained well.
-
-        Raises:
-            InputError: If they are bfloat16 or quantised, or belong to an adapter that was read.
-        """
+        """Refuse weights that cannot be trained well: bfloat16, quantised, or of an adapter that was read."""
         if self.pretrained.holds_adapter:
             raise InputError(
                 f"`model_name_or_path` must hold a full model to train, {self.model_name_or_path} holds an adapter: "
@@ -268,11 +260,7 @@ class Policy(nn.Module):
             )
 
     def check_sharding(self, sharding: Sharding) -> None:
-        """Refuse weights that cannot be spread over ranks.
-
-        Raises:
-            InputError: If they are quantised.
-        """
+        """Refuse to spread quantised weights over ranks."""
         if sharding.sharded and (self.quantization is not None or self.pretrained.is_quantized):
             raise InputError(
                 f"`trainer.strategy` must be a single device or DDP for quantised weights, got "
@@ -321,8 +309,8 @@ class Policy(nn.Module):
 
         Args:
             inputs: n completions and their prompts.
-            temperature: Sampling temperature, greater than 0.
-            top_p: Nucleus mass, in (0, 1].
+            temperature: Greater than 0.
+            top_p: In (0, 1].
             with_entropy: Compute the entropies too.
 
         Returns:
@@ -333,10 +321,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def reference_logprobs(self, inputs: Inputs, temperature: float, top_p: float) -> Tensor:
-        """Return the log-probs of the same tokens under the policy as it was before training, (n, T), detached.
-
-        The arguments are those of ``logprobs``.
-        """
+        """Return the log-probs of the same tokens under the policy as it was before training, (n, T), detached."""
         if self.lora is not None:
             with cast(Any, self.model).disable_adapter():
                 return self._score(self._root, inputs, temperature, top_p)[0]

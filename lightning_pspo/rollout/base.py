@@ -23,23 +23,14 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """How completions are drawn."""
 
-    Attributes:
-        samples: Completions per prompt, G.
-        temperature: At least 0; 0 is greedy.
-        top_p: Nucleus mass, in (0, 1].
-        max_new_tokens: Token limit of a completion.
-        eos_ids: All ids that end a completion.
-        pad_id: Fills a row after its end; may equal an end-of-sequence id.
-    """
-
-    samples: int
-    temperature: float
-    top_p: float
+    samples: int  # completions per prompt, G
+    temperature: float  # at least 0; 0 is greedy
+    top_p: float  # nucleus mass, in (0, 1]
     max_new_tokens: int
-    eos_ids: tuple[int, ...]
-    pad_id: int
+    eos_ids: tuple[int, ...]  # all ids that end a completion
+    pad_id: int  # fills a row after its end; may equal an end-of-sequence id
 
 
 def keyed_uniforms(key: tuple[int, ...], positions: Tensor, samples: int, steps: int) -> Tensor:
@@ -95,9 +86,6 @@ def pick(logits: Tensor, uniforms: Tensor) -> Tensor:
 
     Returns:
         (N,) long. A token of probability 0 is never picked.
-
-    >>> pick(torch.tensor([[0.25, 0.75]]).log().repeat(3, 1), torch.tensor([0.0, 0.24, 0.26], dtype=torch.float64))
-    tensor([0, 0, 1])
     """
     vocabulary = logits.shape[1]
     weights = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
@@ -125,16 +113,9 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
 def completion_mask(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Find the end of each completion.
 
-    Args:
-        completion_ids: (N, T) long; what follows the first end-of-sequence id is padding.
-        eos_ids: All ids that end a completion.
-
     Returns:
-        (N, T) bool, True through the first end-of-sequence id, and (N,) bool, True for a completion without one.
-
-    >>> completion_mask(torch.tensor([[5, 2, 2], [5, 6, 7]]), eos_ids=(2,))
-    (tensor([[ True,  True, False],
-            [ True,  True,  True]]), tensor([False,  True]))
+        For (N, T) completions, (N, T) bool, True through the first end-of-sequence id, and (N,) bool, True for a
+        completion without one.
     """
     is_eos = torch.isin(completion_ids, torch.tensor(eos_ids, device=completion_ids.device))
     return is_eos.long().cumsum(dim=1) - is_eos.long() == 0, ~is_eos.any(dim=1)
@@ -143,21 +124,17 @@ def completion_mask(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> tuple[T
 class RolloutEngine(ABC):
     """Draws completions. Greedy and sampled tokens must not depend on how prompts are batched.
 
-    A subclass declares what it does and needs:
-
-    Attributes:
-        uses_given_noise: Whether it samples the token that ``pick`` returns for the given noise, so that it agrees with
-            the other engines; False for an engine with its own noise.
-        uses_own_kernels: Whether it computes with other kernels or another dtype than training, so that its log-probs
-            differ and the mismatch correction applies. It must then return them.
-        needs_cuda: Whether it runs on CUDA devices only.
-        min_temperature: Lowest temperature above 0 that it samples at.
+    A subclass declares what it does and needs in class attributes.
     """
 
     uses_given_noise: bool = True
+    """Whether it samples the token that ``pick`` returns for the given noise, as other engines do."""
     uses_own_kernels: bool = False
+    """Whether it computes with other kernels or another dtype than training: it must then return its log-probs, and the
+    mismatch correction applies."""
     needs_cuda: bool = False
     min_temperature: float = 0.0
+    """Lowest temperature above 0 that it samples at."""
 
     @abstractmethod
     def generate(

@@ -85,12 +85,7 @@ class GrowingLayer(CacheLayerMixin):
 
 
 def layer_types(config: PreTrainedConfig) -> set[type]:
-    """Return the classes of cache layer that transformers uses for a model.
-
-    >>> from transformers import LlamaConfig
-    >>> layer_types(LlamaConfig(num_hidden_layers=2))
-    {<class 'transformers.cache_utils.DynamicLayer'>}
-    """
+    """Return the classes of cache layer that transformers uses for a model."""
     return {type(layer) for layer in DynamicCache(config=config).layers}
 
 
@@ -101,17 +96,11 @@ def growing_cache(config: PreTrainedConfig) -> Cache:
 
 
 class PromptCache:
-    """Keys and values of B prompts at full-attention layers, stored once for all completions of a prompt.
-
-    Attributes:
-        keys: One (B, heads, P, head dimension) tensor for each layer, zeros where ``mask`` is False.
-        values: The same for values.
-        mask: (B, P) bool, left-padded.
-    """
+    """Keys and values of B prompts at full-attention layers, stored once for all completions of a prompt."""
 
     def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-        self.keys: list[Tensor] = []
+        self.mask = mask  # (B, P) bool, left-padded
+        self.keys: list[Tensor] = []  # (B, heads, P, head dimension) for each layer, zeros where ``mask`` is False
         self.values: list[Tensor] = []
 
     def write(self, start: int, cache: Cache) -> None:

@@ -81,14 +81,8 @@ class SharedPrefix:
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Return the attention of one query per row and head: one softmax over the prompt and the completion.
 
-        Args:
-            layer: Index of the layer.
-            query: (n, key heads, r, width), scaled; r query heads per key head.
-            keys: (n, key heads, t, width), the completions' so far.
-            values: The same shape.
-
-        Returns:
-            (n, key heads, r, width).
+        Scaled queries and the result are (n, key heads, r, width), with r query heads per key head; keys and values of
+        the completions so far are (n, key heads, t, width).
         """
         heads, prompt_length = keys.shape[1], self.prompts.mask.shape[1]
         prompt_keys, prompt_values = self.prompts.keys[layer].flatten(0, 1), self.prompts.values[layer].flatten(0, 1)
@@ -130,11 +124,7 @@ AttentionInterface.register(NAME, _attention)
 
 @contextlib.contextmanager
 def attending_to(prefix: SharedPrefix, model: PreTrainedModel) -> Iterator[None]:
-    """Make a model attend through the ``shared_prefix`` argument of its forward; restores its own attention.
-
-    Raises:
-        CannotShareError: If a layer of the model did not.
-    """
+    """Make a model attend through the ``shared_prefix`` argument of its forward, or raise ``CannotShareError``."""
     config: Any = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME

@@ -117,36 +117,22 @@ class SharedPrefixEngine(RolloutEngine):
 
 
 class _Batch:
-    """Rows that are decoded together.
-
-    Args:
-        model: The policy.
-        cache: Keys and values of the rows, without those in ``prefix``.
-        prefix: The prompts that rows share; None if the cache holds them.
-        mask: (n, P) bool, mask of the rows' prompts.
-        logits: (n, V), logits of the rows' first tokens.
-    """
+    """Rows that are decoded together."""
 
     def __init__(
         self, model: PreTrainedModel, cache: Cache, prefix: SharedPrefix | None, mask: Tensor, logits: Tensor
     ) -> None:
         self.model = model
-        self.cache = cache
-        self.prefix = prefix
-        self.mask = mask
-        self.logits = logits
+        self.cache = cache  # without the keys and values in the prefix
+        self.prefix = prefix  # the prompts that rows share; None if the cache holds them
+        self.mask = mask  # (n, P) bool, of the rows' prompts
+        self.logits = logits  # (n, V), of the rows' next tokens
         self.positions = mask.sum(dim=1)  # (n,), position of the next token
 
     def decode(self, sampling: Sampling, noise: Tensor | None, every: int) -> Tensor:
-        """Return the completions.
+        """Return the completions, (n, max_new_tokens) long, padded after the end.
 
-        Args:
-            sampling: How to draw.
-            noise: (n, max_new_tokens) float64; None when greedy.
-            every: Tokens after which finished rows are dropped.
-
-        Returns:
-            (n, max_new_tokens) long, padded after the end.
+        ``noise`` is (n, max_new_tokens) float64; finished rows are dropped after ``every`` tokens.
         """
         device, steps = self.mask.device, sampling.max_new_tokens
         if noise is not None:

@@ -86,11 +86,7 @@ class VLLMEngine(RolloutEngine):
     def generate(
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
-        """Return B * G completions, prompt-major, with vLLM's log-probs of their tokens (None when greedy).
-
-        Raises:
-            InputError: If a prompt with its completion is too long, or the weights are quantised or not on a GPU.
-        """
+        """Return B * G completions, prompt-major, with vLLM's log-probs of their tokens (None when greedy)."""
         rows = prompt_rows(prompts)
         check_lengths(rows, sampling.max_new_tokens, self.max_model_len)
         self._wake(model)
@@ -140,10 +136,7 @@ class VLLMEngine(RolloutEngine):
 
 
 def check_environment(installed: bool, cuda: bool) -> None:
-    """Refuse a machine that cannot run vLLM.
-
-    >>> check_environment(installed=True, cuda=True)
-    """
+    """Refuse a machine that cannot run vLLM."""
     if not installed:
         raise InputError("VLLMEngine needs vLLM, which is not installed: pip install 'lightning-pspo[vllm]'.")
     if not cuda:
@@ -151,10 +144,7 @@ def check_environment(installed: bool, cuda: bool) -> None:
 
 
 def check_lengths(rows: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> None:
-    """Refuse a prompt that leaves no room for ``max_new_tokens``: vLLM would cut its completion short.
-
-    >>> check_lengths([[5, 6, 7]], max_new_tokens=5, limit=8)
-    """
+    """Refuse a prompt that leaves no room for ``max_new_tokens``: vLLM would cut its completion short."""
     longest = max(map(len, rows)) + max_new_tokens
     if limit is not None and longest > limit:
         raise InputError(f"`max_model_len` must hold the longest prompt with `max_new_tokens`, {longest}, got {limit}.")
@@ -171,10 +161,6 @@ def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) 
 
     Raises:
         InputError: If vLLM would raise the temperature.
-
-    >>> noise = torch.tensor([[0.5], [0.25], [0.125], [0.75]], dtype=torch.float64)
-    >>> [s["seed"] / 2**53 for s in request_settings(Sampling(2, 1.0, 1.0, 8, (2,), 0), noise, prompts=2)]
-    [0.5, 0.125]
     """
     if 0.0 < sampling.temperature < _MIN_TEMPERATURE:
         raise InputError(
@@ -199,12 +185,7 @@ def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) 
 
 
 def completions_of(outputs: Sequence[Any], sampling: Sampling, device: torch.device) -> Completions:
-    """Convert vLLM's results.
-
-    Args:
-        outputs: B results (``vllm.RequestOutput``) in the order of the prompts, each with G ``outputs``.
-        sampling: How they were drawn.
-        device: Where the tensors go.
+    """Convert B results (``vllm.RequestOutput``) in the order of the prompts, each with G ``outputs``.
 
     Raises:
         RuntimeError: If a completion ends without an end-of-sequence token before the limit.
@@ -270,11 +251,7 @@ def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_policy(target: nn.Module, policy: nn.Module) -> None:
-    """Copy the policy's weights into vLLM's model.
-
-    Raises:
-        RuntimeError: If a weight of vLLM's model gets no value.
-    """
+    """Copy the policy's weights into vLLM's model, each weight of which must get a value."""
     loaded: set[str] = cast(Any, target).load_weights(policy_weights(policy))
     missing = {name for name, _ in target.named_parameters()} - loaded
     if missing:

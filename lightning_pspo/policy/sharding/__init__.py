@@ -17,7 +17,6 @@ _SHARDINGS: dict[type[Strategy], type[Sharding]] = {
     strategy: sharding for sharding in (Unsharded, FSDP2, FSDP1) for strategy in sharding.strategies
 }
 
-
 StrategyRegistry.register("fsdp2", FSDP2Strategy, override=True)
 
 
@@ -30,10 +29,6 @@ def sharding_of(strategy: Strategy, max_norm: float | None = None) -> Sharding:
 
     Raises:
         InputError: If the training loop does not support the strategy.
-
-    >>> from lightning.pytorch.strategies import SingleDeviceStrategy
-    >>> type(sharding_of(SingleDeviceStrategy("cpu"))).__name__
-    'Unsharded'
     """
     # DeepSpeed and XLA are subclasses of DDPStrategy that do not do what it does.
     base = next(kind for kind in type(strategy).__mro__ if kind.__module__.startswith("lightning."))

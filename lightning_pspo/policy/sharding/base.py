@@ -43,22 +43,10 @@ class Sharding(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Refuse options of the strategy that the training loop cannot honour.
-
-        Raises:
-            InputError: Naming the option.
-        """
+        """Refuse options of the strategy that the training loop cannot honour."""
 
     def check_checkpoint(self, path: Path, adapters: bool) -> None:
-        """Refuse a checkpoint that the strategy cannot load.
-
-        Args:
-            path: The checkpoint.
-            adapters: Whether the run trains adapters.
-
-        Raises:
-            InputError: Saying how it is stored, and what can be loaded.
-        """
+        """Refuse a checkpoint that the strategy cannot load into a run that trains adapters, or all weights."""
         stored_format = format_of(path)
         if stored_format not in self.reads:
             readable = " or ".join(readable_format.value for readable_format in self.reads)
@@ -76,13 +64,7 @@ class Sharding(ABC):
         return cast(PreTrainedModel, root)
 
     def run(self, root: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return ``function(model, *arguments)``, run as one forward pass: it may use any part of the model.
-
-        Args:
-            root: What ``shard`` returned.
-            function: Its first argument is the transformers model.
-            arguments: The others.
-        """
+        """Return ``function(model, *arguments)``, run as one forward pass: it may use any part of the model."""
         return function(self.unwrapped(root), *arguments)
 
     @abstractmethod
@@ -101,16 +83,9 @@ class Sharding(ABC):
         return contextlib.nullcontext()
 
     def step(self, optimizer: Any, root: nn.Module, parameters: Sequence[nn.Parameter], check: Check) -> Tensor:
-        """Clip the gradient and take the optimiser's step.
+        """Clip the gradient and take the optimiser's step; return the norm before clipping, () detached.
 
-        Args:
-            optimizer: Lightning's.
-            root: What ``shard`` returned.
-            parameters: Those that are trained.
-            check: Called with the norm before the step.
-
-        Returns:
-            The norm before clipping, () detached.
+        ``check`` is called with that norm before the step.
         """
         norm = self._clip(root, parameters, float("inf") if self.max_norm is None else self.max_norm)
         check(norm)
@@ -122,11 +97,7 @@ class Sharding(ABC):
 
 
 def layers(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the parts of a model that are gathered one at a time, in order.
-
-    Raises:
-        InputError: If the model does not name them.
-    """
+    """Return the parts of a model that are gathered one at a time, in order; refuse a model that names none."""
     names = set(model._no_split_modules or ())
     parts = [part for part in model.modules() if type(part).__name__ in names]
     if not parts:

@@ -45,11 +45,7 @@ class FSDP1(Sharding):
             )
 
     def shard(self, model: PreTrainedModel) -> nn.Module:
-        """Wrap each layer and the model.
-
-        Raises:
-            InputError: If the weights are of several dtypes.
-        """
+        """Wrap each layer and the model; refuse weights of several dtypes, and adapters on experts."""
         # Lightning would cast the floating numbers of a batch: ours has none, and is frozen, which is an error there.
         self.strategy.precision_plugin.convert_input = lambda data: data
         dtypes = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()}
