@@ -6,7 +6,8 @@ from __future__ import annotations
 class InputError(ValueError):
     """Bad input: a setting, a data row, a checkpoint or an environment that cannot be used.
 
-    The message names the thing, the rule and the value; the command line prints it without a traceback.
+    The message names the thing, the rule and the value; the command line prints it without a traceback. Every class
+    that is configured raises it when it is built with a setting outside the range that its documentation gives.
     """
 
 

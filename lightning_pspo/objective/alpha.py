@@ -63,12 +63,6 @@ class ScheduledAlpha(AlphaController):
 
     Raises:
         InputError: When asked, if the schedule leads alpha out of [0, 1).
-
-    >>> from lightning_pspo.objective.schedules import Linear
-    >>> controller = ScheduledAlpha(schedule=Linear())
-    >>> controller.start(0.4)
-    >>> [round(controller.alpha(update, 4), 3) for update in range(4)]
-    [0.4, 0.3, 0.2, 0.1]
     """
 
     def __init__(self, *, schedule: Schedule) -> None:
@@ -99,12 +93,6 @@ class KLTarget(AlphaController):
 
     Raises:
         InputError: If a setting is out of range, or the surrogate's alpha is above 0.99.
-
-    >>> controller = KLTarget(target=0.01, gain=0.5)
-    >>> controller.start(0.2)
-    >>> controller.observe(0.02)
-    >>> round(controller.alpha(1, 10), 4)  # 1 - 0.8 / sqrt(2)
-    0.4343
     """
 
     needs_updates = True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.objective.advantages import Reduce
+from lightning_pspo.objective.advantages import Reduce, precise_dtype
 from lightning_pspo.objective.surrogates.levels import RatioLevel
 
 
@@ -61,16 +61,12 @@ def _difference(old_logprobs: Tensor, engine_logprobs: Tensor, mask: Tensor, lev
 
 @dataclass(frozen=True)
 class MismatchSums:
-    """Sums over tokens. ``+`` joins those of two batches.
+    """Sums over tokens. ``+`` joins those of two batches."""
 
-    Attributes:
-        totals: (5,) float64 (float32 on a device without it): tokens, |d|, e^d - 1 - d, tokens above the cap, weights;
-            d is log pi_old - log mu.
-        largest: () of the same dtype, the largest |d|; 0 without tokens.
-    """
-
+    # (5,) float64 (float32 on a device without it): tokens, |d|, e^d - 1 - d, tokens above the cap, weights; d is log
+    # pi_old - log mu.
     totals: Tensor
-    largest: Tensor
+    largest: Tensor  # () of the same dtype, the largest |d|; 0 without tokens
 
     def __add__(self, other: MismatchSums) -> MismatchSums:
         return MismatchSums(self.totals + other.totals, torch.maximum(self.largest, other.largest))
@@ -82,34 +78,21 @@ class MismatchSums:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How far an engine's distribution is from the training pass's. nan without tokens.
-
-    Attributes:
-        tokens: Number of tokens.
-        difference: Mean |log pi_old - log mu| in nats.
-        largest: Largest |log pi_old - log mu|.
-        kl: Mean of e^d - 1 - d, an estimate of KL(mu || pi_old) in nats per token, never negative: the tokens come from
-            mu, so that it is k3 of that direction.
-        truncated: Share of tokens whose weight the cap cuts.
-        weight: Mean weight. Without the cap its expectation is 1, if the engine's log-probs are those it sampled with.
-    """
+    """How far an engine's distribution is from the training pass's. nan without tokens."""
 
     tokens: int
-    difference: float
-    largest: float
+    difference: float  # mean |log pi_old - log mu| in nats
+    largest: float  # of these
+    # Mean of e^d - 1 - d, an estimate of KL(mu || pi_old) in nats per token, never negative: the tokens come from mu,
+    # so that it is k3 of that direction.
     kl: float
-    truncated: float
+    truncated: float  # share of tokens whose weight the cap cuts
+    # Mean weight. Without the cap its expectation is 1, if the engine's log-probs are those it sampled with.
     weight: float
 
     @classmethod
     def report(cls, sums: MismatchSums) -> Mismatch:
-        """Return the numbers of ``sums``.
-
-        >>> old, engine = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.5, 0.1]]).log()
-        >>> report = Mismatch.report(measure_mismatch(old, engine, torch.tensor([[True, True]]), cap=2.0))
-        >>> round(report.difference, 4), round(report.kl, 4), report.truncated, round(report.weight, 4)
-        (0.8047, 1.1953, 0.5, 1.5)
-        """
+        """Return the numbers of ``sums``."""
         tokens, difference, kl, truncated, weight = sums.totals.tolist()
         if tokens == 0.0:
             return cls(0, *[math.nan] * 5)
@@ -121,13 +104,8 @@ class Mismatch:
 def measure_mismatch(
     old_logprobs: Tensor, engine_logprobs: Tensor, mask: Tensor, *, cap: float, level: RatioLevel = "token"
 ) -> MismatchSums:
-    """Sum up a batch; the arguments are those of ``truncated_weights``. Only tokens of rows that were scored may count.
-
-    >>> old, engine = torch.tensor([[0.5, 0.9]]).log(), torch.tensor([[0.4, 0.1]]).log()
-    >>> measure_mismatch(old, engine, torch.tensor([[True, False]]), cap=2.0).totals
-    tensor([1.0000, 0.2231, 0.0269, 0.0000, 1.2500], dtype=torch.float64)
-    """
-    precise = torch.float32 if mask.device.type == "mps" else torch.float64
+    """Sum up a batch; arguments as of ``truncated_weights``. Only tokens of rows that were scored may count."""
+    precise = precise_dtype(mask.device)
     weights = truncated_weights(old_logprobs, engine_logprobs, mask, cap=cap, level=level)[mask].to(precise)  # (M,)
     difference = (old_logprobs.detach()[mask] - engine_logprobs.detach()[mask]).to(precise)
     cut = difference

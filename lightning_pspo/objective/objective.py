@@ -16,68 +16,42 @@ from lightning_pspo.objective.trust_region import TrustRegionSums, measure
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveInputs:
-    """The tensors of one forward pass over n rows.
+    """The tensors of one forward pass over n rows."""
 
-    Attributes:
-        logprobs: (n, T) float32, with graph.
-        old_logprobs: (n, T) float32, detached.
-        advantages: (n, 1) float32.
-        loss_mask: (n, T) bool, the tokens that count.
-        engine_logprobs: (n, T) float32, what the engine sampled with; None if that is the behaviour policy itself.
-        ref_logprobs: (n, T) float32, detached; None without a KL term.
-        entropies: (n, T) float32, with graph; None without an entropy bonus.
-    """
-
-    logprobs: Tensor
-    old_logprobs: Tensor
-    advantages: Tensor
-    loss_mask: Tensor
+    logprobs: Tensor  # (n, T) float32, with graph
+    old_logprobs: Tensor  # (n, T) float32, detached
+    advantages: Tensor  # (n, 1) float32
+    loss_mask: Tensor  # (n, T) bool, the tokens that count
+    # (n, T) float32, what the engine sampled with; None if that is the behaviour policy itself.
     engine_logprobs: Tensor | None = None
-    ref_logprobs: Tensor | None = None
-    entropies: Tensor | None = None
+    ref_logprobs: Tensor | None = None  # (n, T) float32, detached; None without a KL term
+    entropies: Tensor | None = None  # (n, T) float32, with graph; None without an entropy bonus
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOutputs:
-    """The objective of one forward pass, and what the surrogate did to its tokens.
+    """The objective of one forward pass, and what the surrogate did to its tokens."""
 
-    Attributes:
-        objective: (n, T) float32, to be maximised, with graph.
-        log_ratio: (n, T) float32, detached: each token's own, 0 outside the loss mask.
-        weight: (n, T) float32, detached: the gradient is weight * A * grad log pi, the engine's correction included.
-        trust_region: Sums over the loss mask's tokens: ratios at the surrogate's level, the divergence of tokens,
-            without the engine's correction.
-    """
-
-    objective: Tensor
-    log_ratio: Tensor
+    objective: Tensor  # (n, T) float32, to be maximised, with graph
+    log_ratio: Tensor  # (n, T) float32, detached: each token's own, 0 outside the loss mask
+    # (n, T) float32, detached: the gradient is weight * A * grad log pi, the engine's correction included.
     weight: Tensor
+    # Sums over the loss mask's tokens: ratios at the surrogate's level, the divergence of tokens, without the engine's
+    # correction.
     trust_region: TrustRegionSums
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A per-token objective to maximise: surrogate - kl.coef * KL + entropy_coef * entropy.
-
-    Attributes:
-        surrogate: Of the ratio and the advantage.
-        ratio_level: Whether the ratio is a token's own or its row's.
-        kl: The KL term.
-        entropy_coef: Weight of the entropy bonus, at least 0.
-        mismatch_cap: Largest weight that corrects for an engine's own distribution (``mismatch``), at least 1; None for
-            no correction.
-        mismatch_level: Whether that weight is a token's own or its row's.
-
-    Raises:
-        InputError: If a setting is out of range.
-    """
+    """A per-token objective to maximise: surrogate - kl.coef * KL + entropy_coef * entropy."""
 
     surrogate: Surrogate
-    ratio_level: RatioLevel = "token"
+    ratio_level: RatioLevel = "token"  # whether the ratio is a token's own or its row's
     kl: KLSettings = KLSettings()
-    entropy_coef: float = 0.0
+    entropy_coef: float = 0.0  # weight of the entropy bonus, at least 0
+    # Largest weight that corrects for an engine's own distribution (``mismatch``), at least 1; None for no correction.
     mismatch_cap: float | None = None
-    mismatch_level: RatioLevel = "token"
+    mismatch_level: RatioLevel = "token"  # whether that weight is a token's own or its row's
 
     def __post_init__(self) -> None:
         check_level("ratio_level", self.ratio_level)

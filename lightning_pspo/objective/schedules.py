@@ -22,9 +22,6 @@ class Constant(Schedule):
     Args:
         warmup_updates: Updates over which the factor rises linearly to 1, at least 0.
 
-    Raises:
-        InputError: If ``warmup_updates`` is negative.
-
     >>> [Constant(warmup_updates=2)(update, 10) for update in range(4)]
     [0.5, 1.0, 1.0, 1.0]
     """

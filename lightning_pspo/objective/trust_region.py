@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_pspo.objective.advantages import Reduce
+from lightning_pspo.objective.advantages import Reduce, precise_dtype
+from lightning_pspo.objective.surrogates.base import clipped_away
 
 _FINEST = 1e-5  # log-ratios below this are resolved to 1e-7, those above to half a percent of themselves
 _STEP = 0.01
@@ -22,17 +23,11 @@ _BINS = 2 * _SIDE + 1
 
 @dataclass(frozen=True)
 class TrustRegionSums:
-    """Sums over tokens. ``+`` joins those of two micro-batches.
+    """Sums over tokens. ``+`` joins those of two micro-batches."""
 
-    Attributes:
-        totals: (7,) float64: tokens, would be clipped, |w A|, |r A|, r, r^2, e^l - 1 - l.
-        histogram: (K,) float64, tokens by log-ratio.
-        extremes: (2,) float64, the largest log-ratio and the largest of its negative; -inf without tokens.
-    """
-
-    totals: Tensor
-    histogram: Tensor
-    extremes: Tensor
+    totals: Tensor  # (7,) float64: tokens, would be clipped, |w A|, |r A|, r, r^2, e^l - 1 - l
+    histogram: Tensor  # (K,) float64, tokens by log-ratio
+    extremes: Tensor  # (2,) float64, the largest log-ratio and the largest of its negative; -inf without tokens
 
     def __add__(self, other: TrustRegionSums) -> TrustRegionSums:
         return TrustRegionSums(
@@ -51,47 +46,29 @@ class TrustRegionSums:
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """How far the policy went and how much of the gradient the surrogate let through. nan without tokens.
+    """How far the policy went and how much of the gradient the surrogate let through. nan without tokens."""
 
-    Attributes:
-        tokens: Number of tokens, M.
-        ratio_min: Smallest ratio.
-        ratio_p01: Ratio that a hundredth of the tokens does not exceed; quantiles are exact to half a percent of log r.
-        ratio_p50: Median ratio.
-        ratio_p99: Ratio that all but a hundredth of the tokens do not exceed.
-        ratio_max: Largest ratio.
-        would_clip: Share of tokens whose gradient a clip of 0.2 would stop: those that it bounds on the side where A
-            pushes them.
-        retained: Sum |w A| / sum |r A|: the gradient's weight against that of plain importance sampling. Above 1 where
-            a surrogate weighs tokens by more than their ratio.
-        effective_share: (sum r)^2 / (M sum r^2), the effective sample size by M, in (0, 1].
-        kl: Mean of e^l - 1 - l, an estimate of KL(pi_old || pi_theta) in nats per token, never negative. That direction
-            because the tokens were sampled from pi_old: the mean of -l has that expectation, and so has this one, which
-            is k3, because r - 1 has the expectation 0. Over the tokens that were measured only.
-    """
-
-    tokens: int
+    tokens: int  # number of tokens, M
     ratio_min: float
+    # Ratio that a hundredth of the tokens does not exceed; quantiles are exact to half a percent of log r.
     ratio_p01: float
-    ratio_p50: float
-    ratio_p99: float
+    ratio_p50: float  # median
+    ratio_p99: float  # ratio that all but a hundredth of the tokens do not exceed
     ratio_max: float
+    # Share of tokens whose gradient a clip of 0.2 would stop: those that it bounds on the side where A pushes them.
     would_clip: float
+    # Sum |w A| / sum |r A|: the gradient's weight against that of plain importance sampling. Above 1 where a surrogate
+    # weighs tokens by more than their ratio.
     retained: float
-    effective_share: float
+    effective_share: float  # (sum r)^2 / (M sum r^2), the effective sample size by M, in (0, 1]
+    # Mean of e^l - 1 - l, an estimate of KL(pi_old || pi_theta) in nats per token, never negative. That direction
+    # because the tokens were sampled from pi_old: the mean of -l has that expectation, and so has this one, which is
+    # k3, because r - 1 has the expectation 0. Over the tokens that were measured only.
     kl: float
 
     @classmethod
     def report(cls, sums: TrustRegionSums) -> TrustRegion:
-        """Return the numbers of ``sums``.
-
-        >>> l = torch.tensor([[0.5, 1.0, 2.0]]).log()
-        >>> positive = torch.ones(1, 1)
-        >>> clipped = torch.tensor([[0.5, 1.0, 0.0]])
-        >>> found = TrustRegion.report(measure(l, positive, clipped, torch.ones(1, 3, dtype=torch.bool)))
-        >>> found.ratio_p50, round(found.would_clip, 4), round(found.retained, 4), round(found.kl, 4)
-        (1.0, 0.3333, 0.4286, 0.1667)
-        """
+        """Return the numbers of ``sums``."""
         count, would_clip, weighted, plain, ratios, squares, kl = sums.totals.tolist()
         if count == 0.0:
             return cls(0, *[math.nan] * 9)
@@ -133,15 +110,14 @@ def measure(
     Returns:
         Sums of fixed size, detached. In float64, float32 on a device that has none.
     """
-    precise = _precise(log_ratio)
+    precise = precise_dtype(log_ratio.device)
     logs = log_ratio.detach()[mask].to(precise)  # (M,)
     own = logs if token_log_ratio is None else token_log_ratio.detach()[mask].to(precise)
     advantage = advantages.detach().expand_as(log_ratio)[mask].to(precise)
     ratio = logs.exp()
-    stopped = ((advantage > 0.0) & (ratio > 1.0 + clip)) | ((advantage < 0.0) & (ratio < 1.0 - clip))
     totals = [
         torch.ones_like(logs),
-        stopped.to(precise),
+        clipped_away(ratio, advantage, clip, clip).to(precise),
         (weight.detach()[mask].to(precise) * advantage).abs(),
         (ratio * advantage).abs(),
         ratio,
@@ -162,7 +138,7 @@ def divergence(log_ratio: Tensor) -> Tensor:
     >>> divergence(torch.tensor([0.0, 2.0]).log1p())  # ratios 1 and 3
     tensor([0.9014, 2.0000], dtype=torch.float64)
     """
-    logs = log_ratio.to(_precise(log_ratio))
+    logs = log_ratio.to(precise_dtype(log_ratio.device))
     return torch.stack([(logs.expm1() - logs).sum(), torch.tensor(float(len(logs))).to(logs)])
 
 
@@ -170,10 +146,6 @@ def mean_divergence(log_ratio: Tensor, reduce: Reduce) -> float:
     """Return KL(pi_old || pi_theta) in nats per token over all ranks (``divergence``); nan without a token."""
     total, tokens = reduce(divergence(log_ratio), "sum").tolist()
     return total / tokens if tokens else math.nan
-
-
-def _precise(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def _quantiles(histogram: Tensor, levels: tuple[float, ...]) -> list[float]:

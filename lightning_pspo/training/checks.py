@@ -40,6 +40,16 @@ _UNUSABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
 }
 
+_LENGTH = "`data.num_rollouts` sets the length"
+_ACCUMULATES = "an update accumulates over its whole mini-batch: see `model.minibatches_per_rollout` and `model.limits`"
+_FIXED: dict[str, tuple[float | None, str]] = {
+    "max_epochs": (1, _LENGTH),
+    "max_steps": (-1, _LENGTH),
+    "gradient_clip_val": (None, "`model.max_grad_norm` bounds the gradient's norm"),
+    "accumulate_grad_batches": (1, _ACCUMULATES),
+    "overfit_batches": (0, "give `data.train` a small `limit`, and `data.val` the same"),
+}
+
 PRECISIONS = ("32-true", "bf16-mixed")
 """bfloat16 weights would lose small updates; float16 needs a loss scale that this loop does not keep."""
 
@@ -47,11 +57,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 def check_trainer(trainer: Trainer) -> Sharding:
     """Refuse a strategy or precision that the loop does not support.
 
-    Returns:
-        How the weights lie under the strategy.
-
-    Raises:
-        InputError: Naming the setting.
+    Returns how the weights lie under the strategy. The InputError names the setting.
     """
     sharding = sharding_of(trainer.strategy)
     _check_launched(trainer)
@@ -94,45 +100,19 @@ def check_plugins(plugins: Any) -> None:
 
 
 def check_fit(trainer: Trainer) -> None:
-    """Refuse settings that would cut or repeat a run, that the loop cannot honour, or that forbid a backward pass.
-
-    Raises:
-        InputError: Naming the setting to use instead.
-    """
-    length = "`data.num_rollouts` sets the length"
-    if trainer.max_epochs != 1:
-        raise InputError(f"`trainer.max_epochs` must be 1 ({length}), got {trainer.max_epochs}.")
-    if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        raise InputError(f"`trainer.max_steps` must be -1 ({length}), got {trainer.max_steps}.")
+    """Refuse settings that would cut or repeat a run, that the loop cannot honour, or that forbid a backward pass."""
     if trainer.validate_loop.inference_mode:
         raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
-    for name, value, neutral, mend in (
-        ("gradient_clip_val", trainer.gradient_clip_val, None, "`model.max_grad_norm` bounds the gradient's norm"),
-        (
-            "accumulate_grad_batches",
-            trainer.accumulate_grad_batches,
-            1,
-            "an update accumulates over its whole mini-batch: see `model.minibatches_per_rollout` and `model.limits`",
-        ),
-        (
-            "overfit_batches",
-            trainer.overfit_batches,  # type: ignore[attr-defined]
-            0.0,
-            "give `data.train` a small `limit`, and `data.val` the same",
-        ),
-    ):
-        if value != neutral:
+    for name, (neutral, mend) in _FIXED.items():
+        value = getattr(trainer, name)
+        if value != neutral and not (name == "max_steps" and trainer.fast_dev_run):  # type: ignore[attr-defined]
             shown = "null" if neutral is None else f"{neutral:g}"
             raise InputError(f"`trainer.{name}` must be {shown} ({mend}), got {value}.")
     check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
-    """Refuse callbacks of Lightning that change training in ways that this loop cannot honour.
-
-    Raises:
-        InputError: With what to do instead.
-    """
+    """Refuse callbacks of Lightning that change training in ways that this loop cannot honour."""
     for callback in callbacks:
         for unusable, reason in _UNUSABLE.items():
             if isinstance(callback, unusable):

@@ -54,16 +54,9 @@ class Groups:
         size = self.rewards.shape[1]
         index = torch.tensor(groups, device=self.rewards.device)
         rows = (index.unsqueeze(1) * size + torch.arange(size, device=index.device)).flatten()
-        prompts, completions = self.prompts, self.completions
+        completions = self.completions
         return Groups(
-            PromptBatch(
-                prompts.source,
-                tuple(prompts.problems[group] for group in groups),
-                prompts.prompt_ids[index],
-                prompts.prompt_mask[index],
-                prompts.positions[index],
-                prompts.valid[index],
-            ),
+            self.prompts.rows(groups),
             Completions(
                 completions.completion_ids[rows],
                 completions.completion_mask[rows],

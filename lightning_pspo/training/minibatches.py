@@ -16,68 +16,39 @@ from lightning_pspo.types import Rollout
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward and backward pass.
+    """Rows of one forward and backward pass."""
 
-    Attributes:
-        rows: (n,) long, indices into the rank's N rows.
-        loss_mask: (n, T) bool, the tokens that count in the loss.
-        idle: True where no token counts: the pass only matches one of another rank.
-    """
-
-    rows: Tensor
-    loss_mask: Tensor
-    idle: bool = False
+    rows: Tensor  # (n,) long, indices into the rank's N rows
+    loss_mask: Tensor  # (n, T) bool, the tokens that count in the loss
+    idle: bool = False  # true where no token counts: the pass only matches one of another rank
 
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """Rows of one optimiser step.
+    """Rows of one optimiser step."""
 
-    Attributes:
-        micro_batches: At least one; equally many on every rank. Rows of similar length share one.
-        denominator: () float32, the aggregation's denominator over the whole mini-batch and all ranks.
-    """
-
-    micro_batches: list[MicroBatch]
-    denominator: Tensor
+    micro_batches: list[MicroBatch]  # At least one; equally many on every rank. Rows of similar length share one.
+    denominator: Tensor  # () float32, the aggregation's denominator over the whole mini-batch and all ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A rank's N rows of a rollout, as far as their split into passes depends on them.
+    """A rank's N rows of a rollout, as far as their split into passes depends on them."""
 
-    Attributes:
-        loss_mask: (N, T) bool, completion tokens that count in the loss.
-        has_gradient: (N,) bool; rows of zero advantage have none, unless there is a KL term or an entropy bonus.
-        position: (N,) long, each row's place in the whole rollout (``positions``).
-        total: Rows of the whole rollout, over all ranks.
-        prompt_lengths: (N,) long, tokens of each row's prompt.
-        completion_lengths: (N,) long, tokens of each row's completion.
-        group: (N,) long where rows of a group share their prompt in a pass and stay side by side; None where not.
-    """
-
-    loss_mask: Tensor
-    has_gradient: Tensor
-    position: Tensor
-    total: int
-    prompt_lengths: Tensor
-    completion_lengths: Tensor
+    loss_mask: Tensor  # (N, T) bool, completion tokens that count in the loss
+    has_gradient: Tensor  # (N,) bool; rows of zero advantage have none, unless there is a KL term or an entropy bonus
+    position: Tensor  # (N,) long, each row's place in the whole rollout (``positions``)
+    total: int  # rows of the whole rollout, over all ranks
+    prompt_lengths: Tensor  # (N,) long, tokens of each row's prompt
+    completion_lengths: Tensor  # (N,) long, tokens of each row's completion
+    # (N,) long where rows of a group share their prompt in a pass and stay side by side; None where not.
     group: Tensor | None = None
 
     @classmethod
     def of(
         cls, rollout: Rollout, *, loss_mask: Tensor, every_row: bool, share_prompts: bool, rank: int, world_size: int
     ) -> Rows:
-        """Return the rows of one rank's part of a rollout.
-
-        Args:
-            rollout: The rank's part.
-            loss_mask: (N, T) bool, completion tokens that count in the loss.
-            every_row: Whether a row of zero advantage has a gradient.
-            share_prompts: Whether rows of a group share their prompt in a pass.
-            rank: This rank.
-            world_size: Number of ranks.
-        """
+        """Return the rows of one rank's part of a rollout; with ``every_row`` all of them have a gradient."""
         count, group_size = len(rollout.advantages), rollout.rewards.shape[1]
         row = torch.arange(count, device=loss_mask.device)
         return cls(
@@ -112,13 +83,10 @@ def plan(
 
     Args:
         rows: The rank's rows.
-        minibatches: Optimiser steps per pass over the rollout, at most ``rows.total``.
+        minibatches: Optimiser steps per pass over the rollout, from 1 to ``rows.total``.
         aggregation: Gives the denominators.
         limits: What one pass may hold.
         reduce: Reduces a tensor over ranks by ``max`` or ``sum``.
-
-    Returns:
-        ``minibatches`` mini-batches.
     """
     mask = rows.loss_mask
     share = rows.position * minibatches // rows.total  # (N,)
@@ -136,27 +104,7 @@ def plan(
 
 
 def split_into_passes(chosen: Tensor, rows: Rows, limits: PassLimits) -> list[Tensor]:
-    """Split the rows ``chosen`` (n,) into passes: long sequences first, so that each is padded little.
-
-    >>> def rows(completions, group=None):
-    ...     mask = torch.ones(len(completions), 1, dtype=torch.bool)
-    ...     lengths = torch.tensor(completions)
-    ...     return Rows(
-    ...         loss_mask=mask,
-    ...         has_gradient=mask[:, 0],
-    ...         position=lengths,
-    ...         total=len(lengths),
-    ...         group=group,
-    ...         prompt_lengths=torch.full_like(lengths, 2),
-    ...         completion_lengths=lengths,
-    ...     )
-    >>> limits = PassLimits(micro_batch_size=2, micro_batch_tokens=10)
-    >>> [index.tolist() for index in split_into_passes(torch.arange(4), rows([3, 7, 1, 2]), limits)]
-    [[1], [0, 3], [2]]
-    >>> shared = rows([3, 7, 1, 2], group=torch.tensor([0, 1, 0, 0]))
-    >>> [index.tolist() for index in split_into_passes(torch.arange(4), shared, PassLimits(micro_batch_tokens=10))]
-    [[1], [0, 3, 2]]
-    """
+    """Split the rows ``chosen`` (n,) into passes: long sequences first, so that each is padded little."""
     order = (rows.prompt_lengths + rows.completion_lengths)[chosen].argsort(descending=True, stable=True)
     if rows.group is not None:
         group_of = rows.group[chosen]
@@ -169,11 +117,8 @@ def split_into_passes(chosen: Tensor, rows: Rows, limits: PassLimits) -> list[Te
     chosen = chosen[order]
     passes: list[list[int]] = []
     sequences = widest = prompt = branches = 0
-    for index, (row, trunk, length) in enumerate(
-        zip(
-            chosen.tolist(), rows.prompt_lengths[chosen].tolist(), rows.completion_lengths[chosen].tolist(), strict=True
-        )
-    ):
+    columns = torch.stack([chosen, rows.prompt_lengths[chosen], rows.completion_lengths[chosen]], dim=1)  # (n, 3)
+    for index, (row, trunk, length) in enumerate(columns.tolist()):
         joined = index > 0 and group[index] == group[index - 1] and joins(length, branches, prompt)
         count = sequences + (not joined)
         width = max(widest, trunk + length + (branches if joined else 0))

@@ -19,25 +19,15 @@ from lightning_pspo.types import Rollout
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One forward and backward pass, detached.
+    """One forward and backward pass, detached."""
 
-    Attributes:
-        rows: (n,) long.
-        loss_mask: (n, T') bool, the tokens that counted.
-        loss: () float32, this pass's part of the loss.
-        objective: (n, T') float32.
-        log_ratio: (n, T') float32, 0 outside the loss mask.
-        weight: (n, T') float32, the gradient weight of each token.
-        trust_region: What the surrogate did to the tokens.
-    """
-
-    rows: Tensor
-    loss_mask: Tensor
-    loss: Tensor
-    objective: Tensor
-    log_ratio: Tensor
-    weight: Tensor
-    trust_region: TrustRegionSums
+    rows: Tensor  # (n,) long
+    loss_mask: Tensor  # (n, T') bool, the tokens that counted
+    loss: Tensor  # () float32, this pass's part of the loss
+    objective: Tensor  # (n, T') float32
+    log_ratio: Tensor  # (n, T') float32, 0 outside the loss mask
+    weight: Tensor  # (n, T') float32, the gradient weight of each token
+    trust_region: TrustRegionSums  # what the surrogate did to the tokens
 
     @classmethod
     def of(cls, micro_batch: MicroBatch, loss_mask: Tensor, loss: Tensor, outputs: ObjectiveOutputs) -> Pass:
@@ -60,23 +50,15 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one optimiser step saw.
+    """What one optimiser step saw."""
 
-    Attributes:
-        loss: () float32, this rank's part; the parts of all ranks add up to the loss.
-        grad_norm: () float32, of the gradient over all ranks, before clipping.
-        trust_region: What the surrogate did to this rank's tokens, as sums that add up over ranks.
-        log_ratio: (M,) float32, log pi_theta - log pi_old of every token of this rank that had a gradient.
-        rows: (M,) long, the row of the rollout that each of these tokens belongs to.
-        weight: (M,) float32, the surrogate's gradient weight w of each, with the correction for an engine's own
-            distribution: the token's gradient is w A grad log pi_theta.
-    """
-
-    loss: Tensor
-    grad_norm: Tensor
-    trust_region: TrustRegionSums
-    log_ratio: Tensor
-    rows: Tensor
+    loss: Tensor  # () float32, this rank's part; the parts of all ranks add up to the loss
+    grad_norm: Tensor  # () float32, of the gradient over all ranks, before clipping
+    trust_region: TrustRegionSums  # what the surrogate did to this rank's tokens, as sums that add up over ranks
+    log_ratio: Tensor  # (M,) float32, log pi_theta - log pi_old of every token of this rank that had a gradient
+    rows: Tensor  # (M,) long, the row of the rollout that each of these tokens belongs to
+    # (M,) float32, the surrogate's gradient weight w of each, with the correction for an engine's own distribution: the
+    # token's gradient is w A grad log pi_theta.
     weight: Tensor
 
     @classmethod

@@ -122,11 +122,7 @@ def lost_connection(error: BaseException) -> bool:
 
 
 def _end(status: int) -> str:
-    """Return how a rank ended, in words.
-
-    >>> _end(-9)
-    'was killed by signal 9 (SIGKILL), as by an operator or for lack of memory: the run ends.'
-    """
+    """Return how a rank ended, in words."""
     if status >= 0:
         return f"ended with status {status}; see its own error, if any, above: the run ends."
     name = signal.Signals(-status).name

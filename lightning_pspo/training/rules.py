@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.objective.advantages import Advantage
@@ -41,48 +42,27 @@ _SMALLEST_TOKEN_BOUND = 2e-3  # distance from 1 that nearly every token's ratio 
 
 @dataclass(frozen=True)
 class Objection:
-    """What a rule has against the choices of a run.
+    """What a rule has against the choices of a run."""
 
-    Attributes:
-        rule: Its name, stable: programs look for it.
-        level: ``refused``: ``fit`` raises it. ``warning``: it probably is not the run that is wanted. ``note``: worth
-            knowing.
-        text: What is wrong, in one sentence that names the setting and its value.
-        mend: The setting to change and to what, such as ``model.ratio_level: token``; empty if nothing has to be done.
-    """
-
-    rule: str
+    # ``refused``: ``fit`` raises it. ``warning``: it probably is not the run that is wanted. ``note``: worth knowing.
     level: Level
-    text: str
+    rule: str  # its name, stable: programs look for it
+    text: str  # what is wrong, in one sentence that names the setting and its value
+    # The setting to change and to what, such as ``model.ratio_level: token``; empty if nothing has to be done.
     mend: str = ""
 
     def __str__(self) -> str:
         return f"{self.text} Set {self.mend}." if self.mend else self.text
 
 
-def _refused(rule: str, text: str, mend: str) -> Objection:
-    return Objection(rule, "refused", text, mend)
-
-
-def _warning(rule: str, text: str, mend: str) -> Objection:
-    return Objection(rule, "warning", text, mend)
-
-
-def _note(rule: str, text: str, mend: str = "") -> Objection:
-    return Objection(rule, "note", text, mend)
+_refused, _warning, _note = (partial(Objection, level) for level in get_args(Level))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The choices of a run that rules are about; the attributes are settings of ``PSPOModule``.
+    """The choices of a run that rules are about; the attributes are settings of ``PSPOModule``."""
 
-    Attributes:
-        objective: Surrogate, ratio level, KL term, entropy bonus and mismatch cap.
-        updates: Optimiser steps per rollout: passes times mini-batches.
-        optimizer: Class name of the optimiser; None while it is not built.
-    """
-
-    objective: Objective
+    objective: Objective  # surrogate, ratio level, KL term, entropy bonus and mismatch cap
     aggregation: Aggregation
     advantage: Advantage
     reward: Reward
@@ -90,10 +70,10 @@ class Choices:
     alpha_controller: AlphaController | None
     sampling: SamplingSettings
     group_size: int
-    updates: int
+    updates: int  # optimiser steps per rollout: passes times mini-batches
     refill_rounds: int
     max_grad_norm: float | None
-    optimizer: str | None = None
+    optimizer: str | None = None  # class name of the optimiser; None while it is not built
 
 
 def objections(choices: Choices) -> Iterator[Objection]:

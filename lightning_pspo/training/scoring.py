@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lightning_pspo.objective.advantages import precise_dtype
 from lightning_pspo.objective.mismatch import MismatchSums, measure_mismatch
 from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.policy.policy import Policy
@@ -18,12 +19,7 @@ from lightning_pspo.types import Completions, Rollout
 
 @dataclass(frozen=True)
 class Scorer:
-    """Log-probs under the distribution that rollouts sample.
-
-    Attributes:
-        policy: The policy.
-        sampling: How rollouts are sampled; its temperature is greater than 0.
-    """
+    """Log-probs under the distribution that rollouts sample."""
 
     policy: Policy
     sampling: SamplingSettings
@@ -35,14 +31,8 @@ class Scorer:
     def inputs(self, rollout: Rollout, micro_batch: MicroBatch, first: bool, with_entropy: bool) -> ObjectiveInputs:
         """Score a micro-batch under the current policy.
 
-        Args:
-            rollout: What the rows belong to.
-            micro_batch: n rows, T' tokens the longest completion.
-            first: Whether this is their first update, whose log-probs are the behaviour policy's own.
-            with_entropy: Compute the entropies too.
-
-        Returns:
-            Tensors of n rows and T' columns, the log-probs and entropies with graph.
+        Returns tensors of n rows and T' columns, the longest completion; log-probs and entropies have a graph. In
+        their first update the rows' log-probs are the behaviour policy's own.
         """
         rows = micro_batch.rows
         logprobs, entropies = self.current(rollout, rows, with_entropy)
@@ -74,11 +64,6 @@ class Scorer:
 
         Those of the behaviour policy are computed for all mini-batches but the first, whose first update supplies its
         own, so that their ratio is exactly 1.
-
-        Args:
-            rollout: What the rows belong to.
-            mini_batches: Of one pass over the rollout.
-            with_reference: Add the reference policy's log-probs too.
         """
 
         def current(rows: Tensor) -> Tensor:
@@ -108,7 +93,7 @@ class Scorer:
         Their quotient estimates the entropy of the policy at a token, since the tokens are samples from it.
         """
         values = -rollout.old_logprobs[_scored(rollout, mini_batches)]  # (M,)
-        values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+        values = values.to(precise_dtype(values.device))
         return torch.stack([values.sum(), torch.tensor(float(len(values))).to(values)])
 
     def _table(

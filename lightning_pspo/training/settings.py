@@ -12,11 +12,7 @@ from lightning_pspo.rewards import Reward
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """The distribution that completions are drawn from.
-
-    Raises:
-        InputError: If a setting is out of range.
-    """
+    """The distribution that completions are drawn from."""
 
     max_new_tokens: int = 256
     """Token limit of a completion, at least 1."""
@@ -36,11 +32,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How the policy is measured by ``validate``, ``test`` and the validations of ``fit``.
-
-    Raises:
-        InputError: If a setting is out of range.
-    """
+    """How the policy is measured by ``validate``, ``test`` and the validations of ``fit``."""
 
     temperatures: Sequence[float] = (0.0,)
     """Different temperatures, each at least 0; 0 is greedy. The first one gives ``val/<source>/accuracy``."""
@@ -95,11 +87,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PassLimits:
-    """What one forward and backward pass may hold. Changes memory and speed, not the gradient.
-
-    Raises:
-        InputError: If a limit is below 1.
-    """
+    """What one forward and backward pass may hold. Changes memory and speed, not the gradient."""
 
     micro_batch_size: int | None = None
     """Largest number of rows, at least 1; None for no limit."""

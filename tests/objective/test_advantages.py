@@ -25,33 +25,13 @@ from lightning_pspo.objective.advantages import (
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.5], [0.25, 0.25, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
 
 
-def group_by_hand(group: list[float], batch: list[float]) -> list[float]:
-    return [(r - statistics.mean(group)) / (statistics.stdev(group) + 1e-4) for r in group]
-
-
-def centred_by_hand(group: list[float], batch: list[float]) -> list[float]:
-    return [r - statistics.mean(group) for r in group]
-
-
-def batch_by_hand(group: list[float], batch: list[float]) -> list[float]:
-    return [(r - statistics.mean(group)) / (statistics.stdev(batch) + 1e-4) for r in group]
-
-
-def loo_by_hand(group: list[float], batch: list[float]) -> list[float]:
-    return [r - (sum(group) - r) / (len(group) - 1) for r in group]
-
-
-def nothing_by_hand(group: list[float], batch: list[float]) -> list[float]:
-    return group
-
-
-ByHand = Callable[[list[float], list[float]], list[float]]
+ByHand = Callable[[float, list[float], list[float]], float]  # of a reward, its group and the batch
 CASES: list[tuple[Advantage, ByHand]] = [
-    (GroupAdvantage(), group_by_hand),
-    (GroupAdvantage(normalize=False), centred_by_hand),
-    (BatchAdvantage(), batch_by_hand),
-    (LeaveOneOut(), loo_by_hand),
-    (NoBaseline(), nothing_by_hand),
+    (GroupAdvantage(), lambda r, group, batch: (r - statistics.mean(group)) / (statistics.stdev(group) + 1e-4)),
+    (GroupAdvantage(normalize=False), lambda r, group, batch: r - statistics.mean(group)),
+    (BatchAdvantage(), lambda r, group, batch: (r - statistics.mean(group)) / (statistics.stdev(batch) + 1e-4)),
+    (LeaveOneOut(), lambda r, group, batch: r - (sum(group) - r) / (len(group) - 1)),
+    (NoBaseline(), lambda r, group, batch: r),
 ]
 IDS = ["group", "centred", "batch", "leave_one_out", "none"]
 
@@ -69,7 +49,7 @@ def test_against_plain_python(advantage: Advantage, by_hand: ByHand, seed: int) 
     rewards = torch.rand(3, 4, generator=generator)
     groups = rewards.double().tolist()
     batch = [r for group in groups for r in group]
-    expected = torch.tensor([by_hand(group, batch) for group in groups])
+    expected = torch.tensor([[by_hand(r, group, batch) for r in group] for group in groups])
     torch.testing.assert_close(advantage(rewards), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -134,14 +114,16 @@ def test_batch_std_is_that_of_all_ranks(cut: int) -> None:
         for rank in range(2):
             run(rank, answers)
         answers.append(seen[0][collective] + seen[1][collective])
-    found = torch.cat([run(rank, answers) for rank in range(2)])
-    torch.testing.assert_close(found, BatchAdvantage()(rewards))
+    advantages = torch.cat([run(rank, answers) for rank in range(2)])
+    torch.testing.assert_close(advantages, BatchAdvantage()(rewards))
 
 
 def test_separate_by_hand() -> None:
     terms = {"a": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "b": torch.tensor([[0.0, 10.0], [0.0, 1.0]])}
-    found = SeparateAdvantage(base=GroupAdvantage(normalize=False), weights={"a": 2.0, "b": 0.1})(terms["a"], terms)
-    torch.testing.assert_close(found, torch.tensor([[1.0 - 0.5, -1.0 + 0.5], [-0.05, 0.05]]))
+    advantages = SeparateAdvantage(base=GroupAdvantage(normalize=False), weights={"a": 2.0, "b": 0.1})(
+        terms["a"], terms
+    )
+    torch.testing.assert_close(advantages, torch.tensor([[1.0 - 0.5, -1.0 + 0.5], [-0.05, 0.05]]))
 
 
 def test_separate_keeps_apart_what_the_total_hides() -> None:
@@ -149,8 +131,8 @@ def test_separate_keeps_apart_what_the_total_hides() -> None:
     terms = {"a": torch.tensor([[1.0, 0.0, 0.0]]), "b": torch.tensor([[0.0, 1.0, 1.0]])}
     total = terms["a"] + terms["b"]
     assert (GroupAdvantage()(total) == 0.0).all()
-    found = SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0, "b": 0.5})(total, terms)
-    torch.testing.assert_close(found, 0.5 * GroupAdvantage()(terms["a"]))
+    advantages = SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0, "b": 0.5})(total, terms)
+    torch.testing.assert_close(advantages, 0.5 * GroupAdvantage()(terms["a"]))
 
 
 @pytest.mark.parametrize("base", [GroupAdvantage(), BatchAdvantage(), NoBaseline()])
@@ -161,10 +143,11 @@ def test_separate_ignores_a_group_that_any_term_leaves_out(base: Advantage) -> N
     }
     total = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [math.nan, 1.0]])
     advantage = SeparateAdvantage(base=base, weights={"a": 1.0, "b": 1.0})
-    found = advantage(total, terms)
-    kept = [0, 2]
-    assert (found[[1, 3]] == 0.0).all()
-    torch.testing.assert_close(found[kept], advantage(total[kept], {name: term[kept] for name, term in terms.items()}))
+    advantages = advantage(total, terms)
+    scored = [0, 2]
+    assert (advantages[[1, 3]] == 0.0).all()
+    of_these = advantage(total[scored], {name: term[scored] for name, term in terms.items()})
+    torch.testing.assert_close(advantages[scored], of_these)
     only_a = SeparateAdvantage(base=base, weights={"a": 1.0, "b": 0.0})(total, terms)
     assert (only_a[1] != 0.0).any()  # a term without weight is not asked
 

@@ -48,12 +48,9 @@ def test_one_observation_by_hand() -> None:
 @pytest.mark.parametrize("gain", [0.1, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("start", [0.0, 0.5, 0.99])
 def test_converges_where_the_divergence_is_the_square_of_the_step(gain: float, start: float) -> None:
-    controller, plant = (
-        started(KLTarget(target=0.01, gain=gain), start),
-        0.04,
-    )  # kl at alpha 0; alpha 0.5 gives the target
+    controller = started(KLTarget(target=0.01, gain=gain), start)
     for update in range(120):
-        controller.observe(plant * (1 - controller.alpha(update, 120)) ** 2)
+        controller.observe(0.04 * (1 - controller.alpha(update, 120)) ** 2)  # alpha 0.5 gives the target
     assert controller.alpha(120, 120) == pytest.approx(0.5, abs=1e-6)
 
 
@@ -93,9 +90,8 @@ def test_state_is_plain_and_exact() -> None:
     controller, other = started(KLTarget(target=0.01), 0.3), started(KLTarget(target=0.01), 0.1)
     controller.observe(0.0173)
     other.load_state_dict(json.loads(json.dumps(controller.state_dict())))
-    controllers: list[AlphaController] = [controller, other]
-    for one in controllers:
-        one.observe(0.008)
+    controller.observe(0.008)
+    other.observe(0.008)
     assert controller.alpha(0, 1) == other.alpha(0, 1)
 
 
@@ -116,9 +112,7 @@ def test_settings_out_of_range(settings: dict[str, float], name: str) -> None:
 def test_alpha_out_of_range() -> None:
     with pytest.raises(InputError, match=r"`surrogate.alpha` must be at most 0.99 with KLTarget, got 0.995"):
         KLTarget(target=0.1).start(0.995)
-    with pytest.raises(
-        InputError, match=r"`alpha_controller.schedule` must keep alpha in \[0, 1\), got 1.5 at update 2"
-    ):
+    with pytest.raises(InputError, match=r"`alpha_controller.schedule` must .* \[0, 1\), got 1.5 at update 2"):
         started(ScheduledAlpha(schedule=Tripled()), 0.5).alpha(2, 4)
 
 

@@ -33,40 +33,9 @@ from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import GenerateEngine, Sampling
 from lightning_pspo.types import Completions, Inputs, PromptBatch, Rollout
-from tests.support.loop import Fit, fit, initial, weights
+from tests.support.loop import Fit, distribution, fit, gradient_of, initial, plain_gradient, rows, weights
 
 __all__ = ["fit"]  # a fixture
-
-LR = 0.05
-
-
-def gradient_of(run: tuple[PSPOModule, Any], start: PSPOModule) -> Tensor:
-    """Return the gradient of the single SGD step that a run took."""
-    return (weights(start) - weights(run[0])) / LR
-
-
-def rows(rollout: Rollout) -> list[tuple[Tensor, Tensor, float, bool]]:
-    """Return prompt ids, completion ids, advantage and truncation of every row, unpadded."""
-    found = []
-    for row in range(len(rollout.samples)):
-        prompt = rollout.prompts.prompt_ids[row // 4][rollout.prompts.prompt_mask[row // 4]]
-        completion = rollout.completions.completion_ids[row][rollout.completions.completion_mask[row]]
-        found.append((prompt, completion, float(rollout.advantages[row]), bool(rollout.completions.truncated[row])))
-    return found
-
-
-def distribution(module: PSPOModule, prompt: Tensor, completion: Tensor) -> Tensor:
-    """Return the (T, V) log-probs that predict the completion."""
-    logits = module.policy.causal_lm(input_ids=torch.cat([prompt, completion])[None]).logits
-    return logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-
-
-def plain_gradient(module: PSPOModule, objective: Tensor) -> Tensor:
-    """Return the gradient of minus ``objective``."""
-    module.policy.zero_grad()
-    (-objective).backward()
-    return torch.cat([p.grad.flatten() for p in module.policy.causal_lm.parameters() if p.grad is not None])
-
 
 ONE_STEP: dict[str, Any] = {"updates_per_rollout": 1, "data": {"num_rollouts": 1}, "surrogate": Unclipped()}
 
@@ -323,41 +292,16 @@ def test_a_step_that_is_not_finite_is_not_taken(fit: Fit, tiny_model: Path, tmp_
 
 @pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(max_tokens=8)])
 def test_all_terms_together_do_not_depend_on_micro_batches(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
-    results = [
-        weights(
-            fit(
-                aggregation=aggregation,
-                kl={"coef": 0.1},
-                entropy_coef=0.01,
-                minibatches_per_rollout=3,
-                limits={"micro_batch_size": size},
-                mask_truncated=True,
-                sampling={"max_new_tokens": 20},
-            )[0]
-        )
-        for size in (1, 4, 16)
-    ]
-    moved = (results[0] - weights(initial(tiny_model))).norm()
-    assert moved > 1e-3
-    for other in results[1:]:
-        assert (other - results[0]).norm() < 3e-5 * moved
-
-
-@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), FixedLength(max_tokens=8)])
-def test_in_double_precision_micro_batches_agree_to_1e_10(fit: Fit, tiny_model: Path, aggregation: Any) -> None:
-    """Whatever differs in float32 is rounding."""
+    """In double precision they agree to 1e-10: whatever differs in float32 is rounding."""
     settings: dict[str, Any] = {
         "aggregation": aggregation,
         "kl": {"coef": 0.1},
         "entropy_coef": 0.01,
-        "double": True,
+        "minibatches_per_rollout": 3,
+        "mask_truncated": True,
+        "sampling": {"max_new_tokens": 20},
     }
-    results = [
-        weights(
-            fit(**settings, mask_truncated=True, sampling={"max_new_tokens": 20}, limits={"micro_batch_size": size})[0]
-        )
-        for size in (1, 4, 16)
-    ]
+    results = [weights(fit(**settings, double=True, limits={"micro_batch_size": size})[0]) for size in (1, 4, 16)]
     moved = (results[0] - weights(initial(tiny_model)).double()).norm()
     assert results[0].dtype == torch.float64
     assert moved > 1e-4

@@ -22,7 +22,6 @@ from lightning_pspo.objective.surrogates import (
     Aggregation,
     Clip,
     FixedLength,
-    RatioLevel,
     SequenceMean,
     Surrogate,
     TokenMean,
@@ -35,47 +34,25 @@ N, P, T = 6, 4, 9
 LENGTHS = [9, 1, 4, 7, 2, 9]
 ADVANTAGES = [1.3, -0.7, 0.4, -1.9, 0.0, 0.9]
 
-CASES: dict[str, tuple[dict[str, Any], Surrogate, Aggregation, RatioLevel]] = {
-    "grpo": ({"loss_type": "grpo", "epsilon": 0.2}, Clip(epsilon_low=0.2, epsilon_high=0.2), SequenceMean(), "token"),
-    "two_sided": (
-        {"loss_type": "grpo", "epsilon": 0.2, "delta": 1.5},
-        Clip(epsilon_low=0.2, epsilon_high=0.2, delta=1.5),
-        SequenceMean(),
-        "token",
-    ),
-    "bnpo": ({"loss_type": "bnpo", "epsilon": 0.1}, Clip(epsilon_low=0.1, epsilon_high=0.1), TokenMean(), "token"),
-    "dapo": (
-        {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28},
-        Clip(epsilon_low=0.2, epsilon_high=0.28),
-        TokenMean(),
-        "token",
-    ),
-    "dr_grpo": (
-        {"loss_type": "dr_grpo", "epsilon": 0.2},
-        Clip(epsilon_low=0.2, epsilon_high=0.2),
-        FixedLength(max_tokens=T),
-        "token",
-    ),
+CASES: dict[str, tuple[dict[str, Any], Surrogate, Aggregation]] = {
+    "grpo": ({"loss_type": "grpo", "epsilon": 0.2}, Clip(), SequenceMean()),
+    "two_sided": ({"loss_type": "grpo", "epsilon": 0.2, "delta": 1.5}, Clip(delta=1.5), SequenceMean()),
+    "bnpo": ({"loss_type": "bnpo", "epsilon": 0.1}, Clip(epsilon_low=0.1, epsilon_high=0.1), TokenMean()),
+    "dapo": ({"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28}, Clip(epsilon_high=0.28), TokenMean()),
+    "dr_grpo": ({"loss_type": "dr_grpo", "epsilon": 0.2}, Clip(), FixedLength(max_tokens=T)),
     "gspo": (
-        {
-            "loss_type": "grpo",
-            "importance_sampling_level": "sequence",
-            "epsilon": 3e-4,
-            "epsilon_high": 4e-4,
-        },
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
         Clip(epsilon_low=3e-4, epsilon_high=4e-4),
         SequenceMean(),
-        "sequence",
     ),
     "gspo_wide": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.05},
         Clip(epsilon_low=0.05, epsilon_high=0.05),
         SequenceMean(),
-        "sequence",
     ),
-    "sapo": ({"loss_type": "sapo"}, SAPO(tau_pos=1.0, tau_neg=1.05), SequenceMean(), "token"),
-    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.5}, CISPO(cap=1.5), TokenMean(), "token"),
-    "gmpo": ({"epsilon": 0.4}, GMPO(log_clip=0.4), SequenceMean(), "token"),
+    "sapo": ({"loss_type": "sapo"}, SAPO(tau_pos=1.0, tau_neg=1.05), SequenceMean()),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.5}, CISPO(cap=1.5), TokenMean()),
+    "gmpo": ({"epsilon": 0.4}, GMPO(log_clip=0.4), SequenceMean()),
 }
 
 
@@ -147,7 +124,8 @@ def gradient(trainer: Any, loss: Tensor) -> Tensor:
 def test_same_loss_and_gradient(name: str, beta: float, corrected: bool, trl_trainer: Callable[..., Any]) -> None:
     if name == "gmpo" and corrected:
         pytest.skip("TRL's GMPO has no such correction")
-    settings, surrogate, aggregation, level = CASES[name]
+    settings, surrogate, aggregation = CASES[name]
+    level = settings.get("importance_sampling_level", "token")
     trainer = trl_trainer(name, use_bias_correction_kl=corrected, **settings)
     trainer.model.eval()  # TRL then divides by no number of accumulation steps; the model has no dropout
     trainer.beta = beta  # set here, because with a beta the trainer would load a second model

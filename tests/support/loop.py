@@ -20,7 +20,7 @@ from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
-from lightning_pspo.types import Sample
+from lightning_pspo.types import Rollout, Sample
 
 
 class Record(pl.Callback):
@@ -52,6 +52,18 @@ class NoSignal(Reward):
         return [0.3] * len(samples)
 
 
+QUIET: dict[str, Any] = {  # settings of a Trainer that only trains
+    "accelerator": "cpu",
+    "max_epochs": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "inference_mode": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+}
+LR = 0.05
 Fit = Callable[..., tuple[PSPOModule, Record]]
 _GROUPS: dict[str, Any] = {
     "sampling": SamplingSettings,
@@ -90,7 +102,7 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
     ) -> tuple[PSPOModule, Record]:
         defaults: dict[str, Any] = {
             "reward": Even(),
-            "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+            "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=LR),
             "group_size": 4,
             "sampling": {"max_new_tokens": 8},
             "max_grad_norm": None,
@@ -106,21 +118,8 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
         prompts: dict[str, Any] = {"prompts_per_rollout": 4, "num_rollouts": 2, "seed": 3}
         datamodule = MathDataModule(module.policy.tokenizer, train=JSONL(str(problem_file)), **(prompts | (data or {})))
         record = Record(save_after)
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            inference_mode=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            callbacks=[*callbacks, record],
-            limit_train_batches=limit,
-            precision=precision,
-            **({"default_root_dir": str(tmp_path)} | (trainer_settings or {})),
-        )
+        usual = QUIET | {"default_root_dir": str(tmp_path), "precision": precision, "limit_train_batches": limit}
+        trainer = pl.Trainer(callbacks=[*callbacks, record], **(usual | (trainer_settings or {})))
         trainer.fit(module, datamodule, ckpt_path=None if ckpt_path is None else str(ckpt_path))
         return module, record
 
@@ -137,3 +136,31 @@ def initial(folder: Path) -> PSPOModule:
     module = PSPOModule(policy=Policy(model_name_or_path=str(folder)))
     module.configure_model()
     return module
+
+
+def gradient_of(run: tuple[PSPOModule, Any], start: PSPOModule) -> Tensor:
+    """Return the gradient of the single SGD step that a run took."""
+    return (weights(start) - weights(run[0])) / LR
+
+
+def rows(rollout: Rollout) -> list[tuple[Tensor, Tensor, float, bool]]:
+    """Return prompt ids, completion ids, advantage and truncation of every row, unpadded."""
+    unpadded = []
+    for row in range(len(rollout.samples)):
+        prompt = rollout.prompts.prompt_ids[row // 4][rollout.prompts.prompt_mask[row // 4]]
+        completion = rollout.completions.completion_ids[row][rollout.completions.completion_mask[row]]
+        unpadded.append((prompt, completion, float(rollout.advantages[row]), bool(rollout.completions.truncated[row])))
+    return unpadded
+
+
+def distribution(module: PSPOModule, prompt: Tensor, completion: Tensor) -> Tensor:
+    """Return the (T, V) log-probs that predict the completion."""
+    logits = module.policy.causal_lm(input_ids=torch.cat([prompt, completion])[None]).logits
+    return logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def plain_gradient(module: PSPOModule, objective: Tensor) -> Tensor:
+    """Return the gradient of minus ``objective``."""
+    module.policy.zero_grad()
+    (-objective).backward()
+    return torch.cat([p.grad.flatten() for p in module.policy.causal_lm.parameters() if p.grad is not None])

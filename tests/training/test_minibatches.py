@@ -114,7 +114,7 @@ def test_shared_prompts_are_charged_once(prompt: int, completions: list[int], gr
         total=len(rows),
         prompt_lengths=torch.full((len(rows),), prompt),
         completion_lengths=lengths,
-        group=groups,
+        group=groups if group_size > 1 else None,
     )
     passes = split_into_passes(rows, whole, PassLimits(micro_batch_tokens=tokens))
     order = [row for chosen in passes for row in chosen.tolist()]

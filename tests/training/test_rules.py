@@ -31,7 +31,13 @@ from lightning_pspo.rollout import SharedPrefixEngine
 from lightning_pspo.training.rules import RULES, objections
 from tests.support.loop import grouped
 
+PSPO_ONCE: dict[str, Any] = {"surrogate": PSPO(), "updates_per_rollout": 1}
 NEUTRAL: dict[str, Any] = {"surrogate": Unclipped(), "group_size": 8, "sampling": {"max_new_tokens": 64}}
+SEPARATE = SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0})
+RIGHT_AND_SHORT = WeightedSum(
+    terms={"right": Correctness(), "short": SoftOverlong(max_tokens=70, buffer=20)},
+    weights={"right": 1.0, "short": 1.0},
+)
 
 
 class OwnSurrogate(SmoothedSurrogate):
@@ -84,19 +90,10 @@ def test_nothing_is_said_of_a_sound_run(tiny_model: Path) -> None:
         ({"surrogate": TOPR(whole_row=True), "ratio_level": "sequence"}, ("ratio_level", "TOPR")),
         ({"surrogate": OwnSurrogate(), "ratio_level": "sequence"}, ("ratio_level", "OwnSurrogate")),
         ({"surrogate": Clip(), "alpha_controller": KLTarget(target=0.1)}, ("alpha_controller", "Clip")),
-        (
-            {"surrogate": PSPO(), "alpha_controller": KLTarget(target=0.1), "updates_per_rollout": 1},
-            ("alpha_controller", "KLTarget", "model.updates_per_rollout: 2"),
-        ),
-        (
-            {"surrogate": PSPO(), "alpha_controller": OwnController(), "updates_per_rollout": 1},
-            ("alpha_controller", "OwnController"),
-        ),
+        ({**PSPO_ONCE, "alpha_controller": KLTarget(target=0.1)}, ("KLTarget", "model.updates_per_rollout: 2")),
+        ({**PSPO_ONCE, "alpha_controller": OwnController()}, ("alpha_controller", "OwnController")),
         ({"advantage": NoBaseline(), "refill_rounds": 1}, ("refill_rounds", "NoBaseline", "got 1")),
-        (
-            {"advantage": SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0}), "refill_rounds": 1},
-            ("refill_rounds", "SeparateAdvantage"),
-        ),
+        ({"advantage": SEPARATE, "refill_rounds": 1}, ("refill_rounds", "SeparateAdvantage")),
         ({"advantage": OwnAdvantage(), "refill_rounds": 1}, ("refill_rounds", "OwnAdvantage")),
         ({"sampling": {"temperature": 0.0}}, ("sampling.temperature", "got 0.0")),
         ({"sampling": {"temperature": 0.4}, "engine": OwnEngine()}, ("sampling.temperature", "OwnEngine", "got 0.4")),
@@ -138,23 +135,13 @@ def test_contradictions_are_refused(tiny_model: Path, settings: dict[str, Any], 
         ({"sampling": {"top_p": 0.4}}, "top_p", "warning"),
         ({"reward": OwnReward()}, "length_reward", "warning"),
         ({"reward": TargetLength(tokens=65)}, "length_reward", "warning"),
-        (
-            {
-                "reward": WeightedSum(
-                    terms={"right": Correctness(), "short": SoftOverlong(max_tokens=70, buffer=20)},
-                    weights={"right": 1.0, "short": 1.0},
-                )
-            },
-            "length_reward",
-            "note",
-        ),
+        ({"reward": RIGHT_AND_SHORT}, "length_reward", "note"),
     ],
 )
 def test_doubtful_choices_are_told(tiny_model: Path, settings: dict[str, Any], rule: str, level: str) -> None:
     run = module(tiny_model, **settings)
-    optimizer = run.optimizer(run.parameters()) if run.configure_model() is None else None
-    assert optimizer is not None
-    (objection,) = (found for found in objections(run.choices(optimizer)) if found.rule == rule)
+    run.configure_model()
+    (objection,) = (o for o in objections(run.choices(run.optimizer(run.parameters()))) if o.rule == rule)
     assert objection.level == level
     assert "\n" not in str(objection)
 

@@ -89,9 +89,6 @@ class FixedLength(Aggregation):
     Args:
         max_tokens: The constant length L_max, at least 1.
 
-    Raises:
-        InputError: If ``max_tokens`` is below 1.
-
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> FixedLength(max_tokens=3)(
     ...     torch.tensor([[1.0, 2.0], [6.0, 9.0]]), mask, FixedLength(max_tokens=3).denominator(mask)

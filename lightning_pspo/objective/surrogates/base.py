@@ -66,9 +66,6 @@ class SmoothedSurrogate(Surrogate):
 
     Args:
         alpha: Smoothing, in [0, 1).
-
-    Raises:
-        InputError: If ``alpha`` is out of range.
     """
 
     def __init__(self, *, alpha: float = 0.1) -> None:

@@ -18,12 +18,6 @@ class LogPSPO(SmoothedSurrogate):
     w = (1 - alpha) r / ((1 - alpha) r + alpha), the share of pi_theta in the mixture: bounded by 1, and 1 - alpha at
     ratio 1. It damps small ratios and never cuts one off. alpha = 0 is A log r, whose w is 1 everywhere.
 
-    Args:
-        alpha: Smoothing, in [0, 1).
-
-    Raises:
-        InputError: If ``alpha`` is out of range.
-
     >>> LogPSPO(alpha=0.5).weight(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[1.0]]))
     tensor([[0.5000, 0.7500]])
     """
@@ -45,12 +39,6 @@ class RelativePSPO(SmoothedSurrogate):
     Here the behaviour policy is smoothed, (1 - alpha) pi_old + alpha pi_theta: the relative density ratio of Yamada et
     al. (2011). It is below 1 / alpha. w = (1 - alpha) r / ((1 - alpha) + alpha r)^2: 1 - alpha at ratio 1, at most
     1 / (4 alpha), and it falls to 0 on both sides. alpha = 0 is ``Unclipped``.
-
-    Args:
-        alpha: Smoothing, in [0, 1).
-
-    Raises:
-        InputError: If ``alpha`` is out of range.
 
     >>> RelativePSPO(alpha=0.5)(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[1.0]]))
     tensor([[1.0000, 1.5000]])
@@ -83,9 +71,6 @@ class PessimisticPSPO(SmoothedSurrogate):
         alpha: Smoothing, in [0, 1).
         epsilon_low: In [0, 1]. From 1 - alpha on there is no lower bound.
         epsilon_high: Finite, at least 0.
-
-    Raises:
-        InputError: If a setting is out of range.
 
     >>> PessimisticPSPO(alpha=0.5)(torch.tensor([[1.3, 1.5]]).log(), torch.tensor([[1.0]]))
     tensor([[1.1500, 1.2000]])

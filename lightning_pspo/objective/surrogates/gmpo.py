@@ -23,9 +23,6 @@ class GMPO(Surrogate):
     Args:
         log_clip: Bound of the log-ratio, greater than 0; the paper's range (e^-0.4, e^0.4) is 0.4.
 
-    Raises:
-        InputError: If ``log_clip`` is not positive and finite.
-
     >>> GMPO(log_clip=0.4)(torch.tensor([[0.1, 0.9]]), torch.tensor([[2.0]])).log()  # log(2) + (0.1 + 0.4) / 2
     tensor([[0.9431, 0.9431]])
     """

@@ -42,9 +42,6 @@ def at_level(log_ratio: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
     Returns:
         (n, T) float32; at ``sequence`` it is 0 outside the mask, and so in all of a row without tokens.
 
-    Raises:
-        InputError: If ``level`` is neither.
-
     >>> import torch
     >>> at_level(torch.tensor([[0.1, 0.3, 9.0]]), torch.tensor([[True, True, False]]), "sequence")
     tensor([[0.2000, 0.2000, 0.0000]])

@@ -17,9 +17,6 @@ class PSPO(SmoothedSurrogate):
     Args:
         alpha: Smoothing, in [0, 1). 0 is ``Unclipped``.
 
-    Raises:
-        InputError: If ``alpha`` is out of range.
-
     >>> import torch
     >>> PSPO(alpha=0.1)(torch.tensor([[0.0, 2.0]]).log(), torch.tensor([[1.0]]))
     tensor([[0.1000, 1.9000]])

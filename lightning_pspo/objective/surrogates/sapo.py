@@ -21,9 +21,6 @@ class SAPO(Surrogate):
         tau_pos: Greater than 0.
         tau_neg: Greater than 0; the paper takes it above ``tau_pos``.
 
-    Raises:
-        InputError: If a tau is not positive and finite.
-
     >>> SAPO().weight(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[1.0]]))
     tensor([[1.0000, 1.2599]])
     """
