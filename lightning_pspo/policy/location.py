@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers.utils import CONFIG_NAME
+from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENIZER_CONFIG_FILE
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME
 
 from lightning_pspo.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_JSON = (
+    *(CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
+    *(ADAPTER_CONFIG, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME),
+)
 HUB_SECONDS = 5.0
 """Longest wait for the hub's answer."""
 
@@ -28,11 +34,7 @@ def first_line(error: Exception) -> str:
 
 
 def check_folder(location: str) -> None:
-    """Refuse a path that is not the folder of a model or adapter; anything else may be a hub id.
-
-    Raises:
-        InputError: Naming the path.
-    """
+    """Refuse a path that is not the folder of a model or adapter; anything else may be a hub id."""
     path = Path(location)
     rule = f"`model_name_or_path` must be a hub id or a folder with a config.json, got {location!r}"
     convert = "convert it with `lightning-pspo fetch FILE FOLDER`"
@@ -44,8 +46,22 @@ def check_folder(location: str) -> None:
             raise InputError(f"An adapter must be stored in safetensors, {path} has no {ADAPTER_WEIGHTS}.")
         if not adapter.is_file() and not (path / CONFIG_NAME).is_file():
             raise InputError(f"{rule}, which has {f'a GGUF file: {convert}' if any(path.glob('*.gguf')) else 'none'}.")
+        for name in _JSON:
+            _check_json(path / name)
     elif location.startswith((".", "/", "~", "\\")) or location.count("/") > 1:
         raise InputError(f"{rule}, which does not exist.")
+
+
+def _check_json(path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise InputError(f"{path} must be a JSON object, but it is not JSON: {reason}; copy it again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must be a JSON object, got {content!r:.40}; copy it again.")
 
 
 def hub_answers(repository: str, revision: str | None) -> bool:

@@ -36,6 +36,8 @@ EMBEDDED = "embedded"
 
 _ASSETS = Path(__file__).parents[1] / "assets" / "tiny_policy"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+# What transformers raises about a folder's files, whose content it takes to be of the right types.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError)
 _CHUNK, _CHUNKS = 2**16, 64  # bytes of a chunk, and chunks of a weight file that the fingerprint reads
 _CONTEXT_LIMITS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "seq_length"),
@@ -90,7 +92,12 @@ class Pretrained:
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 self.location, config=self.config, weights_only=True, **self._loading, **options
             )
-        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"Cannot load the weights of {self.name!r}: they hold Python objects, which could run code; convert "
+                "them to safetensors where they were made."
+            ) from error
+        except (*_UNREADABLE, RuntimeError, SafetensorError) as error:
             raise InputError(f"Cannot load the weights of {self.name!r}: {first_line(error)}") from error
         logger.debug("Loaded %s, fingerprint %s.", self.name, self.fingerprint)  # of the files as they are now
         return model
@@ -181,14 +188,17 @@ class Pretrained:
             if single is not None:
                 return [single]
             if index is not None:
-                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+                if not isinstance(files, dict) or not all(isinstance(part, str) for part in files.values()):
+                    raise InputError(f"{index}: `weight_map` must map weights to files, got {files!r:.40}.")
+                parts = sorted(set(files.values()))
                 return [path for part in parts if (path := self.find(part)) is not None]
         return []
 
     def _read_config(self) -> PreTrainedConfig:
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
-        except (OSError, ValueError) as error:
+        except _UNREADABLE as error:
             if not self.trust_remote_code and _names_own_code(self.find(CONFIG_NAME)):
                 raise InputError(
                     f"The model {self.name!r} brings its own Python code: read it, then set `trust_remote_code` if you "
@@ -220,7 +230,7 @@ class Pretrained:
             # AutoTokenizer rebuilds a generic tokenizer as the model type's own class, which may split differently.
             loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = loader.from_pretrained(self.location, **self._loading)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"No usable tokenizer in {self.name!r}: {first_line(error)}") from error
         if tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {self.name!r} must have an EOS token: set `eos_token` in its config.")

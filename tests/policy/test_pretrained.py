@@ -75,12 +75,36 @@ def test_weights_of_a_stranger_run_no_code(tiny_model: Path, tmp_path: Path) -> 
     (folder / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Attack(trace)}, folder / "pytorch_model.bin")
     policy = Policy(model_name_or_path=str(folder))
-    with pytest.raises(InputError, match="Cannot load the weights of"):
+    with pytest.raises(InputError, match=r"Cannot load the weights of .*convert them to safetensors"):
         policy.build(seed=0)
     (folder / "adapter_config.json").write_text("{}")
     torch.save(Attack(trace), folder / "adapter_model.bin")
     assert "safetensors" in refused(str(folder))
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", ["{", "\0", "[1]", "", "null", "[" * 20_000])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+        *("special_tokens_map.json", "model.safetensors.index.json"),
+    ],
+)
+def test_a_damaged_file_is_named(tiny_model: Path, tmp_path: Path, name: str, content: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / name).write_text(content)
+    message = refused(str(folder))
+    assert name == "tokenizer.json" or f"{name} must be a JSON object" in message, message
+
+
+def test_entries_of_a_wrong_type(tiny_model: Path, tmp_path: Path) -> None:
+    assert "must be a hub id or a folder" in refused(str(edited(tiny_model, tmp_path / "config", model_type=7)))
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "index"))
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    with pytest.raises(InputError, match="`weight_map` must map weights to files, got 3"):
+        _ = Pretrained(name=str(folder)).fingerprint
 
 
 def test_code_needs_the_flag(tiny_model: Path, tmp_path: Path) -> None:
