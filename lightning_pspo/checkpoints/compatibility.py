@@ -16,8 +16,7 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
     """Refuse the checkpoint of another policy, before anything is overwritten.
 
     Args:
-        checkpoint: The loaded checkpoint; ``policy`` holds the identity of the policy that was saved. ``state_dict`` is
-            missing where the strategy has loaded the weights already.
+        checkpoint: The loaded checkpoint; without ``state_dict`` where the strategy has loaded the weights already.
         identity: Identity of this run's policy.
         weights: Weights of this run, by name.
 
@@ -45,15 +44,7 @@ def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) ->
 
 
 def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Refuse optimiser settings that differ from the checkpoint's, which would silently replace them.
-
-    Args:
-        checkpoint: The loaded checkpoint.
-        optimizer: The optimiser of this run, not yet stepped.
-
-    Raises:
-        InputError: If a setting differs.
-    """
+    """Refuse settings of a new optimiser that differ from the checkpoint's, which would silently replace them."""
     states = checkpoint.get("optimizer_states")
     group = states[0]["param_groups"][0] if states else checkpoint["optimizer"]
     for name, value in optimizer.param_groups[0].items():
@@ -72,11 +63,7 @@ def save_controller(checkpoint: dict[str, Any], controller: AlphaController | No
 
 
 def restore_controller(checkpoint: Mapping[str, Any], controller: AlphaController | None) -> None:
-    """Restore the alpha controller's state.
-
-    Raises:
-        InputError: If the checkpoint has another controller, or none.
-    """
+    """Restore the alpha controller's state; refuse a checkpoint with another controller, or with none."""
     saved = checkpoint.get("alpha_controller", {})
     name = None if controller is None else type(controller).__name__
     if saved.get("name") != name:

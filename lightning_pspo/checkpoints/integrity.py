@@ -38,10 +38,9 @@ def seal(path: Path) -> None:
         ValueError: ``path`` is sealed already, or not an archive of ``torch.save``.
     """
     if path.is_dir():
-        files = {
-            name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for name, file in _files_in(path).items()
-        }
-        write_atomically(path / MANIFEST, (json.dumps({"files": files}, indent=1) + "\n").encode())
+        files = _files_in(path).items()
+        entries = {name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for name, file in files}
+        write_atomically(path / MANIFEST, (json.dumps({"files": entries}, indent=1) + "\n").encode())
         return
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -100,14 +99,11 @@ def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None
 def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
     """Refuse what is no checkpoint of a run, was cut short, or has changed since it was saved.
 
-    Every byte is read; the tensors are not built, and no code of the checkpoint runs.
-
-    Args:
-        path: The checkpoint.
-        command: What to run instead, with ``{}`` for another checkpoint.
+    Every byte is read; the tensors are not built, and no code of the checkpoint runs. The error says what is wrong,
+    which checkpoint beside it is complete, and what to run with that one: ``command`` with its path for ``{}``.
 
     Raises:
-        InputError: With what is wrong, and which checkpoint beside it is complete.
+        InputError: It is no such checkpoint, or damaged.
     """
     import torch  # only here, so that the rest can be used without it
 

@@ -22,9 +22,6 @@ def read_run_config(path: Path) -> dict[str, Any]:
     """Read the settings of a run that may come from a stranger: plain values, bounded in size.
 
     Reading them is safe; building the classes that they name is not.
-
-    Raises:
-        InputError: It cannot be read, is not such a file, or is not a mapping of settings.
     """
     settings = read_yaml(path)
     if not isinstance(settings, dict):
@@ -46,9 +43,7 @@ def newest_config(checkpoint: Path) -> Path | None:
 def start_date(root: Path, checkpoint: Path | None) -> str:
     """Return the day on which a run started, as in 2026-01-31: the one in its settings, today for a new run.
 
-    Args:
-        root: Folder of the run.
-        checkpoint: Checkpoint that it continues, perhaps from another folder.
+    ``checkpoint`` is what it continues, perhaps from another folder than its own, ``root``.
     """
     for path in (checkpoint, root / "checkpoint"):
         config = None if path is None else newest_config(path)

@@ -21,19 +21,15 @@ def checkpoint_folder(root: Path | str) -> Path:
 
 
 def checkpoint_name(rollout: int) -> str:
-    """Return the file name of the checkpoint after ``rollout`` finished rollouts.
-
-    >>> checkpoint_name(12)
-    'rollout=000012.ckpt'
-    """
+    """Return the file name of the checkpoint after ``rollout`` finished rollouts."""
     return f"rollout={rollout:06d}.ckpt"
 
 
 def rollout_of(path: Path) -> int:
-    """Return the rollout after which a checkpoint found by ``find_checkpoints`` was saved.
+    """Return the rollout after which a checkpoint was saved, from its name.
 
-    >>> rollout_of(Path("rollout=000012.ckpt"))
-    12
+    >>> checkpoint_name(12), rollout_of(Path(checkpoint_name(12)))
+    ('rollout=000012.ckpt', 12)
     """
     match = _NAME.fullmatch(path.name.removesuffix(_DAMAGED))
     if match is None:
@@ -71,10 +67,7 @@ def write_scores(folder: Path, monitor: str, mode: str, scores: Mapping[int, flo
 def read_scores(folder: Path, monitor: str | None = None, mode: str | None = None) -> dict[int, float]:
     """Return rollout -> score of the best checkpoints that still exist, the best one first.
 
-    Args:
-        folder: Folder of the checkpoints.
-        monitor: Metric that the scores must be of; None for any.
-        mode: ``min`` or ``max``, the mode that they must have been chosen in; None for either.
+    There are none if they were chosen by another ``monitor`` or in another ``mode``; None accepts any.
     """
     try:
         content = json.loads((folder / SCORES).read_bytes())

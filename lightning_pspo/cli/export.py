@@ -42,20 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-pspo export",
-        description="Export a checkpoint as a Hugging Face folder.",
-        allow_abbrev=False,
-    )
+    description = "Export a checkpoint as a Hugging Face folder."
+    parser = argparse.ArgumentParser("lightning-pspo export", description=description, allow_abbrev=False)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="a new or empty folder")
     parser.add_argument("--merge", action="store_true", help="merge adapters into the weights")
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        default="float32",
-        help="dtype of the written weights (default: float32, in which they are trained)",
-    )
+    dtypes = ["float32", "bfloat16", "float16"]
+    text = "dtype of the written weights (default: float32, in which they are trained)"
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help=text)
     parser.add_argument("--base", metavar="MODEL", help="folder or hub id of the base model, if it has moved")
     parser.add_argument("--trust-remote-code", action="store_true", help="allow model code from the base to run")
     return parser

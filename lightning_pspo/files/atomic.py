@@ -28,22 +28,14 @@ class DiskFullError(OSError):
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that the name only ever stands for a complete file.
-
-    Raises:
-        OSError: It cannot be written; what ``path`` held before is still there.
-    """
+    """Write ``content`` to ``path`` so that the name only ever stands for a complete file, the old one or this."""
     with replacing(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that replaces ``path`` once it is complete; after an error ``path`` is as it was.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Yield a file that replaces ``path`` once it is complete; after an error ``path`` is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
@@ -61,10 +53,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``path`` that becomes ``path`` at the end; after an error nothing is left of it.
 
-    What a killed process left of its own beside ``path`` is removed.
-
-    Args:
-        path: Must not exist, or be an empty folder.
+    What a killed process left of its own beside ``path`` is removed; ``path`` must not exist, or be an empty folder.
 
     Raises:
         InputError: The folder cannot be made.
@@ -109,11 +98,7 @@ def _locked_folder(path: Path) -> int | None:
 
 
 def partial_name(path: Path) -> Path:
-    """Return the name under which ``path`` is written.
-
-    >>> partial_name(Path("a/b.json")).name
-    'b.json.partial'
-    """
+    """Return the name under which ``path`` is written: ``b.json.partial`` for ``b.json``."""
     return path.with_name(path.name + PARTIAL)
 
 

@@ -41,22 +41,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    r"""Parse a YAML document of plain values that may come from a stranger.
+    """Parse a YAML document of plain values that may come from a stranger.
 
-    Nothing in it can run code or make objects, and its aliases cannot blow it up.
-
-    Args:
-        text: The document.
-        name: Name of the document in messages.
+    Nothing in it can run code or make objects, and its aliases cannot blow it up. Messages begin with ``name``.
 
     Raises:
         InputError: It is not YAML, has a tag or a repeated key, is nested too deeply, or holds too many values.
-
-    >>> parse_yaml("{a: [1, x], b: null}", "x.yaml")
-    {'a': [1, 'x'], 'b': None}
-    >>> parse_yaml("a: 1\na: 2", "x.yaml")
-    Traceback (most recent call last):
-    lightning_pspo.errors.InputError: x.yaml, line 2, column 1: the key `a` is repeated, it is first set in line 1.
     """
     try:
         check_yaml(text, name)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 from lightning_pspo.cli.main import main
+from lightning_pspo.files import partial_name
+from tests.support.processes import ended, start, wait_for
 
 ROLLOUTS = 6
-REPOSITORY = Path(__file__).parents[2]
 Command = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to run in, with a home and a place for temporary files of its own."""
+    """A folder to run in, with a home and temporary files of its own."""
     folder = tmp_path_factory.mktemp("workplace")
     for name in ("cwd", "home", "tmp"):
         (folder / name).mkdir()
@@ -34,69 +33,29 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(tiny_run: Callable[..., list[str]]) -> Command:
-    """Return a function that gives the command of a run with every kind of state: Adam's moments, warm-up and decay."""
-
-    def build(root: Path, *more: str) -> list[str]:
-        arguments = tiny_run(
-            root,
-            f"--data.num_rollouts={ROLLOUTS}",
-            "--model.optimizer.lr=0.01",
-            "--model.lr_schedule=Linear",
-            "--model.lr_schedule.warmup_updates=5",
-            "--model.updates_per_rollout=2",
-            "--model.minibatches_per_rollout=2",
-            "--trainer.logger=CSVLogger",
-            "--trainer.logger.save_dir=logs",
-            "--trainer.logger.flush_logs_every_n_steps=1",
-            "--trainer.callbacks+=RewardLogger",
-            "--trainer.callbacks+=CompletionTable",
-            "--trainer.callbacks.every_n_rollouts=1",
-            "--ckpt_path=last",
-            *more,
-        )
-        return [sys.executable, "-m", "lightning_pspo", "fit", *arguments]
-
-    return build
+    """Return a function that gives a run with every kind of state: Adam's moments, warm-up and decay."""
+    settings = [f"--data.num_rollouts={ROLLOUTS}", "--model.optimizer.lr=0.01", "--ckpt_path=last"]
+    settings += ["--model.lr_schedule=Linear", "--model.lr_schedule.warmup_updates=5"]
+    settings += ["--model.updates_per_rollout=2", "--model.minibatches_per_rollout=2"]
+    settings += ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
+    settings += ["--trainer.logger.flush_logs_every_n_steps=1", "--trainer.callbacks+=RewardLogger"]
+    settings += ["--trainer.callbacks+=CompletionTable", "--trainer.callbacks.every_n_rollouts=1"]
+    return lambda root, *more: ["fit", *tiny_run(root, *settings, *more)]
 
 
-def start(arguments: list[str], workplace: Path) -> subprocess.Popen[str]:
+def start_in(workplace: Path, arguments: list[str]) -> subprocess.Popen[str]:
     """Start the command somewhere else than in the repository."""
-    environment = os.environ | {
-        "HOME": str(workplace / "home"),
-        "TMPDIR": str(workplace / "tmp"),
-        "MPLCONFIGDIR": str(workplace / "matplotlib"),  # a cache of the library, whoever uses it
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    return subprocess.Popen(
-        arguments,
-        cwd=workplace / "cwd",
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(arguments: list[str], workplace: Path) -> str:
-    """Run the command to its end; return what it printed."""
-    with start(arguments, workplace) as process:
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    return output
+    folders = {"HOME": workplace / "home", "TMPDIR": workplace / "tmp"}
+    folders["MPLCONFIGDIR"] = workplace / "matplotlib"  # a cache of the library, whoever uses it
+    return start(arguments, workplace / "cwd", **{name: str(folder) for name, folder in folders.items()})
 
 
 def kill_when(arguments: list[str], workplace: Path, condition: Callable[[], bool]) -> None:
     """Start the command and kill it, without warning, as soon as ``condition`` holds."""
-    with start(arguments, workplace) as process:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    process = start_in(workplace, arguments)
+    wait_for(condition, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
@@ -104,26 +63,14 @@ def checkpoint(root: Path, rollout: int) -> Path:
     return root / "checkpoints" / f"rollout={rollout:06d}.ckpt"
 
 
-def tensors(value: Any, place: str = "") -> dict[str, Any]:
-    """Flatten a part of a checkpoint: place -> tensor or number."""
-    if isinstance(value, dict):
-        parts = [tensors(part, f"{place}/{name}") for name, part in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [tensors(part, f"{place}/{index}") for index, part in enumerate(value)]
-    else:
-        return {place: value}
-    return {name: leaf for part in parts for name, leaf in part.items()}
-
-
 def assert_same_end(root: Path, whole: Path) -> None:
     """Compare weights, optimiser and schedule in the last checkpoints, bit by bit, and what was written down."""
-    here, there = (torch.load(checkpoint(run, ROLLOUTS), weights_only=True) for run in (root, whole))
+    states = [torch.load(checkpoint(run, ROLLOUTS), weights_only=True) for run in (root, whole)]
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        one, other = tensors(here[part]), tensors(there[part])
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            equal = torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
-            assert equal, f"{part}{name}"
+        (values, structure), (others, expected) = (tree_flatten(state[part]) for state in states)
+        assert structure == expected
+        for value, other in zip(values, others, strict=True):
+            assert torch.equal(value, other) if torch.is_tensor(value) else value == other, part
     assert (root / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
 
 
@@ -146,14 +93,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undisturbed(whole: Path, command: Command, workplace: Path) -> Path:
     if not checkpoint(whole, ROLLOUTS).exists():
-        finish(command(whole), workplace)
+        status, output = ended(start_in(workplace, command(whole)))
+        assert status == 0, output
     return whole
 
 
 def test_an_undisturbed_run_writes_below_its_root_only(undisturbed: Path, workplace: Path) -> None:
-    assert [
-        path for folder in ("cwd", "home", "tmp") for path in (workplace / folder).rglob("*") if path.is_file()
-    ] == []
+    for folder in ("cwd", "home", "tmp"):
+        assert not any(path.is_file() for path in (workplace / folder).rglob("*"))
     rows = [json.loads(line) for line in (undisturbed / "completions.jsonl").read_text().splitlines()]
     assert sorted({row["rollout"] for row in rows}) == list(range(1, ROLLOUTS + 1))
     assert logged_rollouts(undisturbed) == [[4 * rollout for rollout in range(1, ROLLOUTS + 1)]]
@@ -167,7 +114,7 @@ def test_killed_at_any_moment(
     undisturbed: Path, command: Command, workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "run"
-    partial = checkpoint(root, 2).with_name(checkpoint(root, 2).name + ".partial")
+    partial = partial_name(checkpoint(root, 2))
     # While the second checkpoint is written, or right after it.
     kill_when(command(root), workplace, lambda: partial.exists() or checkpoint(root, 2).exists())
     # In the middle of an iteration: some time after a checkpoint, before the next one.
@@ -180,7 +127,7 @@ def test_killed_at_any_moment(
 
     kill_when(command(root), workplace, midway)
     caplog.set_level("INFO")
-    main(command(root)[3:])
+    main(command(root))
     assert f"Using {root / 'checkpoints'}" in caplog.text
     assert_same_end(root, undisturbed)
     assert list((root / "checkpoints").glob("*.partial")) == []
@@ -194,14 +141,14 @@ def test_killed_at_any_moment(
 def test_a_leftover_of_a_crashed_save_is_no_checkpoint(undisturbed: Path, command: Command, tmp_path: Path) -> None:
     """Cut short by ``limit_train_batches``, with half a checkpoint and half a line left behind.
 
-    In this process, so that a run is also held against one of another process.
+    In this process, so that a run is also compared with one of another process.
     """
     root = tmp_path / "run"
-    main(command(root, "--trainer.limit_train_batches=2")[3:])
+    main(command(root, "--trainer.limit_train_batches=2"))
     data = checkpoint(root, 2).read_bytes()
-    checkpoint(root, 3).with_name(checkpoint(root, 3).name + ".partial").write_bytes(data[: len(data) // 2])
+    partial_name(checkpoint(root, 3)).write_bytes(data[: len(data) // 2])
     with (root / "completions.jsonl").open("a") as file:
         file.write('{"rollout": 3, "id": "problems-1", "comple')
-    main(command(root)[3:])
+    main(command(root))
     assert_same_end(root, undisturbed)
     assert logged_rollouts(root) == [[4, 8], [12, 16, 20, 24]]

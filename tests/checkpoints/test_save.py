@@ -1,25 +1,21 @@
-"""A disk that fills up costs nothing but the time since the last checkpoint, and is told in one line."""
+"""A disk that fills up costs nothing but the time since the last checkpoint, and is reported in one line."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightning_pspo.checkpoints.integrity import check_whole
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.cli import export as script
 from lightning_pspo.cli.main import main
-from lightning_pspo.module import PSPOModule
-from lightning_pspo.policy.policy import Policy
-from lightning_pspo.training.settings import SamplingSettings
-from tests.support.checkpoints import saved
+from tests.support.checkpoints import module_of, same_weights, saved
+from tests.support.processes import ended, start
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 SIZE = 4 << 20
@@ -40,21 +36,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def command(tiny_run: Callable[..., list[str]]) -> Callable[..., list[str]]:
     """Return a function that gives the arguments of four rollouts."""
-
-    def build(root: Path, *more: str) -> list[str]:
-        return [
-            "fit",
-            *tiny_run(
-                root,
-                "--data.num_rollouts=4",
-                "--model.optimizer.lr=0.01",
-                "--trainer.callbacks+=CompletionTable",
-                "--trainer.callbacks.every_n_rollouts=1",
-                *more,
-            ),
-        ]
-
-    return build
+    settings = ["--data.num_rollouts=4", "--model.optimizer.lr=0.01"]
+    settings += ["--trainer.callbacks+=CompletionTable", "--trainer.callbacks.every_n_rollouts=1"]
+    return lambda root, *more: ["fit", *tiny_run(root, *settings, *more)]
 
 
 def fill(disk: Path, left: int) -> Path:
@@ -65,57 +49,55 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-def same_weights(root: Path, whole: Path) -> None:
-    here, there = (torch.load(one / "checkpoints/rollout=000004.ckpt", weights_only=True) for one in (root, whole))
-    for name, value in there["state_dict"].items():
-        assert torch.equal(here["state_dict"][name], value)
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
+    """Return the one line in which the command says what is wrong."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == status
+    (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    return message
+
+
+def check_resumed(command: Callable[..., list[str]], root: Path, undisturbed: Path) -> None:
+    """Once there is room again, the run ends as one that nobody disturbed."""
+    main(command(root, "--ckpt_path=last"))
+    main(command(undisturbed))
+    assert same_weights(root, undisturbed, 4)
+    assert (root / "completions.jsonl").read_bytes() == (undisturbed / "completions.jsonl").read_bytes()
 
 
 def test_while_a_checkpoint_is_written(
     disk: Path, command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, whole = disk / "run", tmp_path / "whole"
+    root = disk / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
     before = {path: path.read_bytes() for path in find_checkpoints(root / "checkpoints")}
     ballast = fill(disk, 316_000)  # half a checkpoint, and something for the settings and the rows of the resumed run
-    with pytest.raises(SystemExit) as stop:
-        main(command(root, "--ckpt_path=last"))
-    assert stop.value.code == 1
-    errors = capsys.readouterr().err
-    assert errors.count("error: ") == 1
-    (message,) = (line for line in errors.splitlines() if line.startswith("error: "))
+    message = error_of(command(root, "--ckpt_path=last"), capsys)
     newest = root / "checkpoints" / "rollout=000002.ckpt"
     pattern = (
         rf"error: The disk is full: .*rollout=000003\.ckpt could .* needs about (\d+) kB; (.*) free\. .* is {newest}\."
     )
-    found = re.match(pattern, message)
-    assert found, message
-    assert abs(int(found[1]) * 1000 - newest.stat().st_size) < 0.2 * newest.stat().st_size
+    match = re.match(pattern, message)
+    assert match, message
+    assert abs(int(match[1]) * 1000 - newest.stat().st_size) < 0.2 * newest.stat().st_size
     assert {path: path.read_bytes() for path in (root / "checkpoints").iterdir()} == before
     ballast.unlink()
-    main(command(root, "--ckpt_path=last"))
-    main(command(whole))
-    same_weights(root, whole)
-    assert (root / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+    check_resumed(command, root, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
-def test_while_several_ranks_write_a_folder(disk: Path, command: Callable[..., list[str]]) -> None:
+def test_while_several_ranks_write_a_folder(disk: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
     """Ranks tell each other only what torch made of the system's error."""
     root = disk / "run"
     strategy = Path(__file__).parents[2] / "configs/strategy/fsdp.yaml"
     larger = ["--model.policy.model_name_or_path=embedded", "--data.num_rollouts=1", "--trainer.devices=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_pspo", *command(root, *larger), f"--config={strategy}"],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert re.search(r"^error: The disk is full: .*000001\.ckpt could not .* no earlier checkpoint", done.stderr, re.M)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("error: ") == 1
+    arguments = command(root, *larger, f"--config={strategy}")
+    status, output = ended(start(arguments, tmp_path, CUDA_VISIBLE_DEVICES=""), seconds=300)
+    assert status == 1
+    assert re.search(r"^error: The disk is full: .*000001\.ckpt could not .* no earlier checkpoint", output, re.M)
+    assert "Traceback" not in output
+    assert output.count("error: ") == 1
     assert not list((root / "checkpoints").iterdir())
 
 
@@ -123,24 +105,17 @@ def test_while_something_else_is_written(
     disk: Path, command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The rows of the third rollout are cut off; those of the first two are still there."""
-    root, whole = disk / "run", tmp_path / "whole"
+    root = disk / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
     rows = (root / "completions.jsonl").read_bytes()
     ballast = fill(disk, 0)
-    with pytest.raises(SystemExit) as stop:
-        main(command(root, "--ckpt_path=last", "--trainer.limit_train_batches=4"))
-    assert stop.value.code == 1
-    errors = capsys.readouterr().err
-    assert re.search(r"error: The disk is full: .*--ckpt_path last goes on from .*rollout=000002\.ckpt", errors)
-    assert errors.count("error: ") == 1
+    message = error_of(command(root, "--ckpt_path=last", "--trainer.limit_train_batches=4"), capsys)
+    assert re.match(r"error: The disk is full: .*--ckpt_path last goes on from .*rollout=000002\.ckpt", message)
     assert (root / "completions.jsonl").read_bytes().startswith(rows)
     for path in find_checkpoints(root / "checkpoints"):
         check_whole(path)
     ballast.unlink()
-    main(command(root, "--ckpt_path=last"))
-    main(command(whole))
-    same_weights(root, whole)
-    assert (root / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+    check_resumed(command, root, tmp_path / "undisturbed")
 
 
 def test_a_disk_that_cannot_be_written_to(
@@ -149,25 +124,23 @@ def test_a_disk_that_cannot_be_written_to(
     main(command(disk / "run", "--trainer.limit_train_batches=1"))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for root, more in ((disk / "other", []), (disk / "run", ["--ckpt_path=last"])):
-        with pytest.raises(SystemExit) as stop:
-            main(command(root, *more))
-        assert stop.value.code == 2
-        assert f"must be a folder to write to, got {root}" in capsys.readouterr().err
+        assert f"must be a folder to write to, got {root}" in error_of(command(root, *more), capsys, status=2)
 
 
 def test_an_export_that_finds_no_room(
     disk: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It leaves nothing, and says so in one line; a mounted file system itself is refused before any work."""
-    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), sampling=SamplingSettings(max_new_tokens=8))
-    module.configure_model()
-    path = saved(module, tmp_path / "one.ckpt")
+    path = saved(module_of(tiny_model), tmp_path / "one.ckpt")
     assert script.main([str(path), str(disk)]) == 2
     assert f"`output` must not be a mounted file system, got {disk}" in capsys.readouterr().err
     ballast = fill(disk, 64 << 10)
     assert script.main([str(path), str(disk / "out")]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith(f"error: The disk is full: {disk / 'out'} could not be written; ")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"error: The disk is full: {disk / 'out'} could not be written; ")
+    )
     assert sorted(disk.iterdir()) == [ballast]
     ballast.unlink()
     assert script.main([str(path), str(disk / "out")]) == 0

@@ -23,7 +23,7 @@ def test_scores_are_of_existing_checkpoints(tmp_path: Path) -> None:
         '{"mode": "max", "scores": {"x": 1}}',
         '{"mode": "max", "scores": 3}',
         '{"scores": {}}',
-        '{"mode": "max", "scores": {"3": 1' + "0" * 400 + "}}",
+        HUGE,
     ):
         (tmp_path / "best.json").write_text(content)
         assert read_scores(tmp_path) == {}

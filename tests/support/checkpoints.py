@@ -1,4 +1,4 @@
-"""Checkpoints of policies that were moved as training would, in both layouts."""
+"""Checkpoints of policies that were moved as training would, in both layouts; damage and comparison."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lightning.fabric.utilities.load import _METADATA_FILENAME
 from torch.distributed.checkpoint import save
 
 from lightning_pspo.checkpoints.integrity import seal
+from lightning_pspo.checkpoints.store import checkpoint_name
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training.settings import SamplingSettings
@@ -37,9 +38,26 @@ def saved(module: PSPOModule, path: Path) -> Path:
     return path
 
 
-def sharded(module: PSPOModule, path: Path) -> Path:
-    """Write the same as the folder of a sharded strategy."""
-    save({"state_dict": module.state_dict(), "optimizer_0": {"state": torch.ones(3)}}, checkpoint_id=path, no_dist=True)
-    torch.save({"policy": module.policy.description()}, path / _METADATA_FILENAME)
-    seal(path)
-    return path
+def sharded(path: Path, folder: Path) -> Path:
+    """Lay a checkpoint out as a sharded strategy does."""
+    rest = torch.load(path, weights_only=True)
+    optimizer = rest.pop("optimizer_states")
+    save({"state_dict": rest.pop("state_dict"), "optimizer_0": optimizer[0]}, checkpoint_id=folder, no_dist=True)
+    torch.save(rest, folder / _METADATA_FILENAME)
+    seal(folder)
+    return folder
+
+
+def flip(path: Path, bit: int | None = None) -> None:
+    """Flip a bit of a file; by default one in its middle."""
+    content = bytearray(path.read_bytes())
+    byte, power = divmod(4 * len(content) if bit is None else bit, 8)
+    content[byte] ^= 1 << power
+    path.write_bytes(content)
+
+
+def same_weights(root: Path, other: Path, rollout: int) -> bool:
+    """Return whether two runs have the same bits of weights after a rollout."""
+    paths = (run / "checkpoints" / checkpoint_name(rollout) for run in (root, other))
+    weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    return all(torch.equal(weights[name], value) for name, value in others.items())

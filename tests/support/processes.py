@@ -42,14 +42,14 @@ class Slow(Reward):
 '''
 
 
-def start(arguments: list[str], folder: Path, torchrun: bool = False) -> subprocess.Popen[str]:
+def start(arguments: list[str], folder: Path, torchrun: bool = False, **variables: str) -> subprocess.Popen[str]:
     """Start ``python -m lightning_pspo`` in ``folder``, whose modules it may use, in a session of its own."""
     agent = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if torchrun else []
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, *agent, "-m", "lightning_pspo", *arguments],
         cwd=folder,
-        env=environment,
+        env=environment | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,7 +63,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(0.001)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 90.0) -> tuple[int, str]:

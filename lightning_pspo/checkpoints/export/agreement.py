@@ -54,16 +54,7 @@ def difference(expected: Tensor, actual: Tensor) -> float:
 
 
 def check_merged(live: Tensor, merged: Tensor, dtype: str) -> None:
-    """Refuse merged weights that differ from the policy's.
-
-    Args:
-        live: (M, V), logits of the policy.
-        merged: (M, V), logits of the merged weights in float32.
-        dtype: Dtype in which the policy computes.
-
-    Raises:
-        InputError: With the difference.
-    """
+    """Refuse float32 merged weights whose logits (M, V) differ from the policy's, which computes in ``dtype``."""
     if not (error := difference(live, merged)) <= ROUNDING[dtype]:
         raise InputError(
             f"The merged logits must be the policy's to {ROUNDING[dtype]:g} of their size, they are off by "
@@ -79,9 +70,6 @@ def check_logits(live: Tensor, written: Tensor, loaded: Tensor, dtypes: set[str]
         written: (M, V), logits of the written weights while they were in memory: merged, in their new dtype.
         loaded: (M, V), logits of the weights that were read back.
         dtypes: Dtype in which the policy computes, and that of the written weights.
-
-    Raises:
-        InputError: With both numbers.
     """
     error, allowed = difference(live, loaded), max(ROUNDING[dtype] for dtype in dtypes)
     if difference(written, loaded) > EXACT or error > allowed:
@@ -93,11 +81,7 @@ def check_logits(live: Tensor, written: Tensor, loaded: Tensor, dtypes: set[str]
 
 
 def check_tokens(policy: Policy, folder: Path) -> None:
-    """Refuse an export whose tokenizer or special tokens are not the policy's.
-
-    Raises:
-        InputError: Naming the difference.
-    """
+    """Refuse an export whose tokenizer or special tokens are not the policy's."""
     exported = Policy(model_name_or_path=str(folder), trust_remote_code=policy.pretrained.trust_remote_code)
     ours, theirs = policy.tokenizer, exported.tokenizer
     equal = {

@@ -34,50 +34,30 @@ def model_card(
         "pipeline_tag: text-generation",
         "tags: [lightning-pspo, pspo, reinforcement-learning, math]",
         "---",
-        "",
-        f"# {_title(policy)}, trained with PSPO",
-        "",
+        f"\n# {Path(policy['model_name_or_path']).name}, trained with PSPO\n",
         *_description(kind, policy),
-        "",
-        "## Use",
-        "",
+        "\n## Use\n",
         *_usage(kind, policy),
         "",
         f"When this folder was made, its logits differed from those of the trained policy by {difference:.1e} of their",
         "size (root mean square, on a few prompts).",
         *(_FOUR_BIT if policy["quantization"] and kind != "model" else ()),
-        "",
-        "## Results",
-        "",
+        "\n## Results\n",
         *(_results(results) or ["None were recorded with the run."]),
-        "",
-        "## Licence",
-        "",
+        "\n## Licence\n",
         "Not determined: the licences of the base model and of the training data apply. Name them before you publish.",
-        "",
-        "## Settings",
-        "",
+        "\n## Settings\n",
         *(["Not found beside the checkpoint."] if settings is None else ["```yaml", settings.rstrip(), "```"]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _title(policy: Mapping[str, Any]) -> str:
-    """Return a short name of the base model.
-
-    >>> _title({"model_name_or_path": "Qwen/Qwen2.5-0.5B", "folder": None})
-    'Qwen2.5-0.5B'
-    """
-    return Path(policy["model_name_or_path"]).name
 
 
 def _description(kind: str, policy: Mapping[str, Any]) -> Iterator[str]:
     revision = policy["commit"] or policy["revision"]
     yield (
         "Trained by reinforcement learning on mathematics with lightning_pspo: PSPO "
-        f"([arXiv 2509.21282]({PAPER})), or the surrogate that the settings below name."
+        f"([arXiv 2509.21282]({PAPER})), or the surrogate that the settings below name.\n"
     )
-    yield ""
     yield f"- base model: `{policy['model_name_or_path']}`" + (f", revision `{revision}`" if revision else "")
     if policy["base"] is not None:
         yield f"- fingerprint of its files: `{policy['base']}`"
@@ -101,27 +81,23 @@ def _usage(kind: str, policy: Mapping[str, Any]) -> Iterator[str]:
     dtype = "" if kind == "model" else f", dtype=torch.{policy['dtype']}"
     yield "```python"
     yield from () if kind == "model" else ("import torch",)
-    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    yield ""
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
     yield f'model = AutoModelForCausalLM.from_pretrained("PATH"{dtype})'
     yield 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
     yield "```"
     if kind == "adapter":
-        yield ""
-        yield "This is an adapter: `peft` must be installed, and the base model be where the adapter's config says."
+        yield "\nThis is an adapter: `peft` must be installed, and the base model be where the adapter's config says."
     if kind == "adapter with its base":
-        yield ""
-        yield "This is an adapter with the base model as it was in training: `peft` must be installed" + (
-            ", and `bitsandbytes`." if policy["quantization"] else "."
-        )
+        more = ", and `bitsandbytes`." if policy["quantization"] else "."
+        yield f"\nThis is an adapter with the base model as it was in training: `peft` must be installed{more}"
 
 
 def _results(results: Mapping[str, Any]) -> list[str]:
     """Return a table for each document; a document of another form is left out."""
     lines: list[str] = []
-    for kind in results:
+    for kind, document in results.items():
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            lines += _table(kind, results[kind])
+            lines += _table(kind, document)
     return lines
 
 

@@ -26,27 +26,18 @@ from lightning_pspo.policy.pretrained import EMBEDDED
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-SHARD_SIZE = "5GB"
-"""Largest file of weights."""
-
+_SHARD_SIZE = "5GB"  # largest file of weights
 _MAGNITUDE = "lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
 class Export:
-    """Result of `export`.
-
-    Attributes:
-        folder: Folder that was made.
-        checkpoint: Checkpoint that was read.
-        kind: ``model``, ``adapter``, or ``adapter with its base``.
-        difference: Root mean square of its logits' difference from the policy's, over that of the logits themselves.
-    """
+    """The folder that `export` made, and the checkpoint that it read."""
 
     folder: Path
     checkpoint: Path
-    kind: str
-    difference: float
+    kind: str  # model, adapter, or adapter with its base
+    difference: float  # root mean square of its logits' difference from the policy's, over that of the logits
 
 
 def export(
@@ -96,8 +87,7 @@ def export(
         written = probe_logits(model, policy.tokenizer)
         write_tokenizer(policy, folder)
         write_generation_config(policy, folder)
-        config = newest_config(path)
-        if config is not None:
+        if (config := newest_config(path)) is not None:
             shutil.copyfile(config, folder / CONFIG_COPY)
         policy.model = None  # one copy less while the folder is read back
         del model
@@ -115,22 +105,16 @@ def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: to
     for parameter in model.parameters():  # buffers stay float32, as transformers loads them
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
-    _restore_dropout(model, policy)
-    model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-
-
-def _restore_dropout(model: PreTrainedModel, policy: Policy) -> None:
-    """Give the config the base model's own dropout, which training had set to 0."""
+    pretrained = policy.pretrained
     own = AutoConfig.from_pretrained(
-        policy.pretrained.base,
-        revision=policy.pretrained.revision,
-        trust_remote_code=policy.pretrained.trust_remote_code,
+        pretrained.base, revision=pretrained.revision, trust_remote_code=pretrained.trust_remote_code
     )
     parts = ((model.config, own), (model.config.get_text_config(), own.get_text_config()))
-    for part, original in parts:
+    for part, original in parts:  # the base model's own dropout, which training had set to 0
         for name, value in original.to_dict().items():
             if "drop" in name and isinstance(value, float):
                 setattr(part, name, value)
+    model.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
 
 
 def _write_adapter(policy: Policy, folder: Path, output: Path, dtype: torch.dtype) -> str:
@@ -140,11 +124,11 @@ def _write_adapter(policy: Policy, folder: Path, output: Path, dtype: torch.dtyp
     model: Any = policy.model
     alone = policy.quantization is None and policy.pretrained.name != EMBEDDED
     if not alone:
-        policy.load_base().save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        policy.load_base().save_pretrained(folder, max_shard_size=_SHARD_SIZE)
     config = model.peft_config["default"]
-    config.base_model_name_or_path = policy.pretrained.folder or policy.pretrained.name
-    if policy.pretrained.name == EMBEDDED:
-        config.base_model_name_or_path = str(output.resolve())
+    embedded = policy.pretrained.name == EMBEDDED
+    base = str(output.resolve()) if embedded else policy.pretrained.folder or policy.pretrained.name
+    config.base_model_name_or_path = base
     config.revision = policy.pretrained.revision
     for parameter in policy.trainable_parameters():
         parameter.data = parameter.data.to(dtype)

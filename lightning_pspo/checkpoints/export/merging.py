@@ -18,8 +18,7 @@ from lightning_pspo.policy.policy import Policy
 def merged(policy: Policy) -> PreTrainedModel:
     """Return the policy's model in float32 and without adapters; the policy itself can no longer be used.
 
-    Args:
-        policy: A policy with adapters. Four-bit weights are dequantised to exactly what it computes with.
+    Four-bit weights are dequantised to exactly what it computes with.
 
     Raises:
         InputError: If the weights were stored quantised.

@@ -22,11 +22,7 @@ _PREFIX = "policy."
 
 
 def newest_checkpoint(path: Path) -> Path:
-    """Return a checkpoint itself, or the newest complete one of a run's folder.
-
-    Raises:
-        InputError: If there is none.
-    """
+    """Return a checkpoint itself, or the newest complete one of a run's folder; refuse a path that is neither."""
     if not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be
         raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist.")
     if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
@@ -40,10 +36,7 @@ def newest_checkpoint(path: Path) -> Path:
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a checkpoint's description of its policy, and its weights by name in the ``LightningModule``.
 
-    The optimiser's state is not read.
-
-    Args:
-        path: File, or folder of a sharded strategy.
+    ``path`` is a file, or the folder of a sharded strategy. The optimiser's state is not read.
 
     Raises:
         InputError: If it is damaged, or not from this program.
@@ -62,15 +55,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def read_policy(
     path: Path, *, base: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Policy, dict[str, Any]]:
-    """Build the policy of a checkpoint, on the CPU.
+    """Build the policy of a checkpoint, on the CPU; return it and the checkpoint's description of it.
 
-    Args:
-        path: File, or folder of a sharded strategy.
-        base: Folder or hub id of the base model, if it has moved.
-        trust_remote_code: Allow model code from the base to run.
-
-    Returns:
-        The policy, and the checkpoint's description of it.
+    The arguments are those of `export`.
 
     Raises:
         InputError: If the checkpoint or its base cannot be used, or do not belong together.

@@ -33,8 +33,7 @@ def write_tokenizer(policy: Policy, folder: Path) -> None:
     """
     policy.tokenizer.save_pretrained(folder)
     for name in TOKENIZER_FILES:
-        source = policy.pretrained.find(name)
-        if source is not None:
+        if (source := policy.pretrained.find(name)) is not None:
             shutil.copyfile(source, folder / name)
 
 

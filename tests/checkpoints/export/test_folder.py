@@ -20,7 +20,7 @@ from lightning_pspo.cli import export as script
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.policy.policy import Policy
-from tests.support.checkpoints import module_of, saved, sharded
+from tests.support.checkpoints import flip, module_of, saved, sharded
 from tests.support.models import CHAT_TEMPLATE
 
 pytestmark = [
@@ -42,8 +42,8 @@ def base(model_folder: Callable[..., Path]) -> Path:
 
 @torch.no_grad()
 def logits(model: Any) -> Tensor:
-    found: Tensor = model.train(False)(input_ids=IDS).logits.float()
-    return found
+    result: Tensor = model.train(False)(input_ids=IDS).logits.float()
+    return result
 
 
 def loaded(folder: Path, **settings: Any) -> Any:
@@ -129,7 +129,7 @@ def test_the_embedded_model_comes_with_its_adapter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", [{}, {"lora": LORA}], ids=["whole", "adapter"])
 def test_the_folder_of_a_sharded_strategy(policy: dict[str, Any], base: Path, tmp_path: Path) -> None:
     module = module_of(base, **policy)
-    made = export(sharded(module, tmp_path / "one.ckpt"), tmp_path / "out")
+    made = export(sharded(saved(module, tmp_path / "file.ckpt"), tmp_path / "one.ckpt"), tmp_path / "out")
     assert torch.equal(logits(module.policy.causal_lm), logits(loaded(made.folder)))
     shard = next((tmp_path / "one.ckpt").glob("*.distcp"))
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -203,10 +203,8 @@ def test_bad_arguments(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     full = tmp_path / "full"
     full.mkdir()
     (full / "file").touch()
-    flipped = tmp_path / "flipped.ckpt"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    flipped.write_bytes(content)
+    flipped = Path(shutil.copyfile(path, tmp_path / "flipped.ckpt"))
+    flip(flipped)
     (tmp_path / "cut.ckpt").write_bytes(path.read_bytes()[:5000])
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     for arguments, message in (
@@ -257,7 +255,7 @@ def test_an_export_that_would_be_wrong_is_taken_back(
 
 def test_read_policy_takes_no_code_from_a_checkpoint(base: Path, tmp_path: Path) -> None:
     path = saved(module_of(base), tmp_path / "one.ckpt")
-    policy, said = read_policy(path)
+    policy, description = read_policy(path)
     assert not policy.pretrained.trust_remote_code
-    assert "trust_remote_code" not in said
+    assert "trust_remote_code" not in description
     assert not policy.training

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
+import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.fabric.utilities.load import _METADATA_FILENAME
-from torch.distributed.checkpoint import save
 
-from lightning_pspo.checkpoints.integrity import seal
 from lightning_pspo.cli import evaluate, export
 from lightning_pspo.cli.main import main as command_line
+from tests.support.checkpoints import sharded
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture(autouse=True)
-def arguments_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """LightningCLI warns of pytest's own."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
 
@@ -31,16 +29,6 @@ def completions(model: Path, output: Path, *more: str) -> list[Any]:
     assert evaluate.main([str(model), f"--output={output}", *more, *QUIET]) == 0
     rows = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     return [(row["id"], row["completion"]) for row in rows]
-
-
-def as_folder(path: Path, folder: Path) -> Path:
-    """Lay a checkpoint out as a sharded strategy does."""
-    rest = torch.load(path, weights_only=True)
-    optimizer = rest.pop("optimizer_states")
-    save({"state_dict": rest.pop("state_dict"), "optimizer_0": optimizer[0]}, checkpoint_id=folder, no_dist=True)
-    torch.save(rest, folder / _METADATA_FILENAME)
-    seal(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -53,13 +41,13 @@ def test_the_same_completions(
     model_folder: Callable[..., Path],
     problem_file: Path,
 ) -> None:
-    if any("quantization" in one for one in policy):
+    if "quantization=nf4" in policy:
         pytest.importorskip("bitsandbytes")
     train = tmp_path / "train.jsonl"
     train.write_bytes(problem_file.read_bytes())
     run = tmp_path / "run"
     settings = [
-        *(f"--model.policy.{one}" for one in policy),
+        *(f"--model.policy.{setting}" for setting in policy),
         *("--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.val.held_out.limit=4"),
         *("--data.system_prompt=Say something.", "--data.num_rollouts=2", "--model.optimizer.lr=0.02"),
         *("--model.evaluation.temperatures=[0.0,0.7]", "--model.evaluation.samples=2"),
@@ -67,15 +55,15 @@ def test_the_same_completions(
     command_line(["fit", *tiny_run(run, *settings, model=model_folder(hidden_size=64))])
     train.unlink()
     checkpoint = run / "checkpoints" / "rollout=000002.ckpt"
-    said = completions(run, tmp_path / "by run")
-    assert len(said) == 4 * (1 + 2)
-    folder = as_folder(checkpoint, tmp_path / "run" / "checkpoints" / "as folder.ckpt")
-    assert completions(folder, tmp_path / "by folder") == said
+    by_run = completions(run, tmp_path / "by run")
+    assert len(by_run) == 4 * (1 + 2)
+    folder = sharded(checkpoint, run / "checkpoints" / "as folder.ckpt")
+    assert completions(folder, tmp_path / "by folder") == by_run
     assert export.main([str(folder), str(tmp_path / "out")]) == 0
-    assert completions(tmp_path / "out", tmp_path / "by export") == said
+    assert completions(tmp_path / "out", tmp_path / "by export") == by_run
     if policy:
         assert export.main([str(run), str(tmp_path / "merged"), "--merge"]) == 0
         merged = completions(tmp_path / "merged", tmp_path / "by merged")
-        assert sum(one == other for one, other in zip(merged, said, strict=True)) >= 10  # rounding may tip a token
+        assert sum(map(operator.eq, merged, by_run)) >= 10  # rounding may tip a token
     few = completions(tmp_path / "out", tmp_path / "few", f"--source=mine={problem_file}", "--limit=1")
     assert few == completions(checkpoint, tmp_path / "few 2", f"--source=mine={problem_file}", "--limit=1")
