@@ -70,18 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    made = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         prog="lightning-pspo compare",
         description="Compare evaluated models on the same problems, each arm with the first.",
         epilog="RUN is what `lightning-pspo evaluate` wrote, or a run's folder with one evaluation.",
     )
-    made.add_argument("arms", nargs="+", metavar="[NAME=]RUN[,RUN...]", help="an arm: one run, or several seeds")
-    made.add_argument("--output", type=Path, default=Path(), help="folder for comparison.json and comparison.png")
-    made.add_argument("--intersect", action="store_true", help="leave out problems that are missing from some run")
-    made.add_argument("--any-settings", action="store_true", help="compare runs with different prompts or grading")
-    made.add_argument("--resamples", type=int, default=10_000, help="bootstrap resamples (default 10000)")
-    made.add_argument("--seed", type=int, default=0, help="seed of the resampling (default 0)")
-    return made
+    result.add_argument("arms", nargs="+", metavar="[NAME=]RUN[,RUN...]", help="an arm: one run, or several seeds")
+    result.add_argument("--output", type=Path, default=Path(), help="folder for comparison.json and comparison.png")
+    result.add_argument("--intersect", action="store_true", help="leave out problems that are missing from some run")
+    result.add_argument("--any-settings", action="store_true", help="compare runs with different prompts or grading")
+    result.add_argument("--resamples", type=int, default=10_000, help="bootstrap resamples (default 10000)")
+    result.add_argument("--seed", type=int, default=0, help="seed of the resampling (default 0)")
+    return result
 
 
 def arm_paths(entries: Sequence[str]) -> dict[str, list[Path]]:

@@ -52,21 +52,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    made = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         prog="lightning-pspo doctor",
         description="Examine a run before it starts. All other options are those of `lightning-pspo fit`.",
         epilog="Exit code: 0 at most notes, 3 warnings, 4 errors, 2 settings that cannot be read.",
         allow_abbrev=False,
     )
-    made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
-    made.add_argument(
+    result.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    result.add_argument(
         "--limit-prompts", type=int, default=64, help="approximate number of training prompts to sample (default 64)"
     )
-    made.add_argument("--seconds", type=float, default=60.0, help="approximate time for the probe (default 60)")
-    made.add_argument("--no-probe", action="store_true", help="check settings, data and tokenizer only")
-    made.add_argument("--all", action="store_true", help="also list the checks that passed")
-    made.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    return made
+    result.add_argument("--seconds", type=float, default=60.0, help="approximate time for the probe (default 60)")
+    result.add_argument("--no-probe", action="store_true", help="check settings, data and tokenizer only")
+    result.add_argument("--all", action="store_true", help="also list the checks that passed")
+    result.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    return result
 
 
 def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> tuple[dict[str, Any], str]:

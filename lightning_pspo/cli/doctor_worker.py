@@ -121,11 +121,7 @@ def probe(trainer: Any, subject: Subject, watch: Watch) -> Observed:
 class DoctorCLI(PSPOCLI):
     """Builds what ``fit`` builds, and runs nothing.
 
-    A setting that is refused becomes a finding and is replaced by its default.
-
-    Args:
-        settings: Arguments of ``fit``.
-        scratch: The probe's directory.
+    A setting that is refused becomes a finding and is replaced by its default. The probe writes into ``scratch``.
     """
 
     def __init__(self, settings: list[str], scratch: Path) -> None:

@@ -95,16 +95,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    made = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         prog="lightning-pspo evaluate",
         description="Evaluate a model on named sources, greedily or from several samples.",
         epilog="Other options go to `lightning-pspo validate`, such as --trainer.devices 2.",
         allow_abbrev=False,
     )
-    made.add_argument(
+    result.add_argument(
         "model", help="a run's folder, a checkpoint of a run, a Hugging Face or adapter folder, a hub id, or embedded"
     )
-    made.add_argument(
+    result.add_argument(
         "--source",
         action="append",
         default=[],
@@ -112,28 +112,28 @@ def parser() -> argparse.ArgumentParser:
         help=f"from the hub: {', '.join(SOURCES)}; with PATH from a local file; any other NAME=PATH is JSON Lines "
         "with `question` and `answer`. Repeat for several. Default: the test sources of the run, else those of val",
     )
-    made.add_argument("--output", type=Path, help="folder for the results (default: evaluations/..., or in the run)")
-    made.add_argument("--temperature", type=float, nargs="+", help="0 is greedy; the first one counts as accuracy")
-    made.add_argument("--samples", type=int, help="samples of each problem at temperatures above 0")
-    made.add_argument("--k", type=int, nargs="+", help="k of pass@k and maj@k (default: powers of two)")
-    made.add_argument("--mode", choices=["lenient", "strict"], help="which answers `accuracy` accepts")
-    made.add_argument("--limit", type=int, help="most problems per source, the first ones")
-    made.add_argument("--max-new-tokens", type=int, help="token limit of a completion")
-    made.add_argument("--top-p", type=float, help="nucleus mass at temperatures above 0")
-    made.add_argument("--batch-size", type=int, help="problems per batch")
-    made.add_argument("--system-prompt", help="text of the system turn")
-    made.add_argument("--template", help="prompt with {question}, for a tokenizer without a chat template")
-    made.add_argument("--seed", type=int, help="seed of the sampling noise")
-    made.add_argument(
+    result.add_argument("--output", type=Path, help="folder for the results (default: evaluations/..., or in the run)")
+    result.add_argument("--temperature", type=float, nargs="+", help="0 is greedy; the first one counts as accuracy")
+    result.add_argument("--samples", type=int, help="samples of each problem at temperatures above 0")
+    result.add_argument("--k", type=int, nargs="+", help="k of pass@k and maj@k (default: powers of two)")
+    result.add_argument("--mode", choices=["lenient", "strict"], help="which answers `accuracy` accepts")
+    result.add_argument("--limit", type=int, help="most problems per source, the first ones")
+    result.add_argument("--max-new-tokens", type=int, help="token limit of a completion")
+    result.add_argument("--top-p", type=float, help="nucleus mass at temperatures above 0")
+    result.add_argument("--batch-size", type=int, help="problems per batch")
+    result.add_argument("--system-prompt", help="text of the system turn")
+    result.add_argument("--template", help="prompt with {question}, for a tokenizer without a chat template")
+    result.add_argument("--seed", type=int, help="seed of the sampling noise")
+    result.add_argument(
         "--trust-remote-code", action="store_true", help="run model code from MODEL's folder or repository"
     )
-    made.add_argument(
+    result.add_argument(
         "--trust-config",
         action="store_true",
         help="use all settings of MODEL's run and import the classes that they name; by default only plain values and "
         "this package's own classes are used",
     )
-    return made
+    return result
 
 
 def config_of(options: argparse.Namespace, folder: Path) -> list[str]:

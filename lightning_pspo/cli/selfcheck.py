@@ -106,17 +106,17 @@ def progress() -> Iterator[None]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    made = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         prog="lightning-pspo selfcheck",
         description="Check that a model, an objective and an engine keep what training relies on.",
         epilog="All other options are those of `lightning-pspo fit`, such as --config.",
         allow_abbrev=False,
     )
-    made.add_argument(
+    result.add_argument(
         "--only", nargs="+", choices=CHECKS, metavar="CHECK", help=f"some of {', '.join(CHECKS)} (default: all)"
     )
-    made.add_argument("--prompts", type=int, default=2, help="number of problems in the rollout, even (default: 2)")
-    made.add_argument("--completions", type=int, default=4, help="most completions per problem (default: 4)")
-    made.add_argument("--tokens", type=int, default=24, help="most tokens per completion (default: 24)")
-    made.add_argument("--json", type=Path, help="also write the results to this file")
-    return made
+    result.add_argument("--prompts", type=int, default=2, help="number of problems in the rollout, even (default: 2)")
+    result.add_argument("--completions", type=int, default=4, help="most completions per problem (default: 4)")
+    result.add_argument("--tokens", type=int, default=24, help="most tokens per completion (default: 24)")
+    result.add_argument("--json", type=Path, help="also write the results to this file")
+    return result

@@ -107,15 +107,9 @@ class Measurement:
         return (*_FIXED, *reward, *(f"{name}@{k}" for name in self._votes(per_prompt) for k in self._k(per_prompt)))
 
     def rows(self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int]) -> NDArray[np.float64]:
-        """Measure the samples of some prompts.
+        """Return one row of numbers for each prompt, (B, columns), from B * n samples, prompt-major.
 
-        Args:
-            samples: B * n samples, prompt-major.
-            prompts: The B prompts as text.
-            positions: Their B positions in the source.
-
-        Returns:
-            (B, number of columns).
+        ``prompts`` are the B prompts as text, ``positions`` their positions in the source.
         """
         each = len(samples) // len(prompts)
         groups = [samples[start : start + each] for start in range(0, len(samples), each)]
@@ -198,12 +192,7 @@ class Measurement:
         return tuple(k for k in self.k if k <= each)
 
     def result(self, table: NDArray[np.float64], per_prompt: int) -> EvaluationResult:
-        """Return the estimates of a whole source.
-
-        Args:
-            table: (problems, number of columns), one row for each problem.
-            per_prompt: Samples per prompt.
-        """
+        """Return the estimates of a source from its rows, (problems, columns)."""
         table = table[np.argsort(table[:, 0])]  # sums then round alike however the work was split
         columns = dict(zip(self.columns(per_prompt), table.T, strict=True))
         estimates = {name: share_interval(columns[name]) for name in SHARES}
@@ -246,14 +235,7 @@ class SampleMetrics(Metric):
     def update(
         self, samples: Sequence[Sample], prompts: Sequence[str], positions: Sequence[int], valid: Sequence[bool]
     ) -> None:
-        """Add one batch.
-
-        Args:
-            samples: B * n samples, prompt-major.
-            prompts: The B prompts as text.
-            positions: Their B positions in the source.
-            valid: B flags; the samples of a False row are not counted.
-        """
+        """Add a batch of B * n samples as in ``Measurement.rows``; prompts that are not ``valid`` do not count."""
         chosen = [prompt for prompt, counts in enumerate(valid) if counts]
         each = self.per_prompt
         rows = np.zeros((0, len(self.measurement.columns(each))))

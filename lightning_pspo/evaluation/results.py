@@ -90,15 +90,7 @@ def _largest_votes(evaluation: Evaluation) -> list[str]:
 
 
 def result_document(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all estimates as plain numbers.
-
-    Args:
-        evaluation: The results.
-        settings: Settings of the evaluation, plain values.
-
-    Returns:
-        ``settings``, and ``results`` with one entry for each source and temperature. An infinite bound is None.
-    """
+    """Return settings, versions and all estimates as plain values, an infinite bound as None."""
     return {
         "interval": "95 %, clustered by problem",
         "settings": dict(settings),

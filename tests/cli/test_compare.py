@@ -16,16 +16,9 @@ from lightning_pspo.grading import Verdict
 def write(folder: Path, verdicts: list[str], source: str = "toy", temperature: float = 0.0, first: int = 0) -> Path:
     """Write one letter per sample and one string per problem: ``c`` is correct, ``w`` wrong, ``t`` a timeout."""
     names = {"c": "correct", "w": "wrong", "t": "timeout"}
+    shared = {"source": source, "temperature": temperature, "answer": "1"}
     rows = [
-        {
-            "source": source,
-            "temperature": temperature,
-            "id": f"p{number}",
-            "question": f"{number}?",
-            "answer": "1",
-            "sample": sample,
-            "verdict": names[letter],
-        }
+        shared | {"id": f"p{number}", "question": f"{number}?", "sample": sample, "verdict": names[letter]}
         for number, letters in enumerate(verdicts, first)
         for sample, letter in enumerate(letters)
     ]
@@ -171,9 +164,7 @@ def test_a_run_counts_as_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert "must be given once, got it in arm 'x' and in 'x'" in errors
     assert "must be given once, got it in arm 'x' and in 'y'" in refusal(f"x={a}", f"y={b},{a}", capsys=capsys)
     errors = refusal(f"x={a},{copy}", b, capsys=capsys)
-    assert (
-        f"arm 'x' must have different runs, but {copy / 'samples.jsonl'} is a copy of {a / 'samples.jsonl'}" in errors
-    )
+    assert f"'x' must have different runs, but {copy / 'samples.jsonl'} is a copy of {a / 'samples.jsonl'}" in errors
     (comparison,) = compared(a, copy, output=tmp_path)  # two arms may give the same answers
     assert comparison["difference"]["p_value"] == 1.0
 

@@ -1,4 +1,4 @@
-"""The doctor's parent process: progress, patience, and what a lost worker leaves."""
+"""The doctor's parent process: progress, and a worker that takes too long."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
 
 @pytest.fixture(autouse=True)
-def arguments_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LightningCLI warns of pytest's own."""
+def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide pytest's arguments, of which LightningCLI would warn."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
 
 
@@ -45,12 +45,8 @@ def test_a_model_on_two_files(
     document = results(tmp_path / "out")
     sizes = {entry["source"]: (entry["problems"], entry["samples_per_problem"]) for entry in document["results"]}
     assert sizes == {"mine": (3, 4), "svamp": (1, 4)}
-    settings = document["settings"]
-    assert (settings["seed"], settings["grading_mode"], settings["k"], settings["temperatures"]) == (
-        *(7, "strict"),
-        [2, 4],
-        [0.5],
-    )
+    expected = {"seed": 7, "grading_mode": "strict", "k": [2, 4], "temperatures": [0.5]}
+    assert expected.items() <= document["settings"].items()
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 16
     printed = capsys.readouterr().out
     for text in ("Results", "Completions", "pass@4", "maj@4", "3 x 4", "evaluation.json"):
@@ -97,7 +93,7 @@ def test_a_runs_checkpoint_and_its_export(
     assert command.main([str(tmp_path / "exported"), f"--output={tmp_path / 'z'}", *QUIET]) == 2
     assert re.search("data.val.trap must be .*--trust-config", capsys.readouterr().err)
     assert command.main([str(tmp_path / "exported"), *source, *QUIET]) == 0
-    assert not (tmp_path / "sprung").exists()  # with sources of the user's own, the others are not even looked at
+    assert not (tmp_path / "sprung").exists()  # the user's own sources replace those of the run
     assert command.main([str(run), f"--output={tmp_path / 'w'}", *QUIET]) == 0
 
 

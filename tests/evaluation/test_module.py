@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,16 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
-from lightning_pspo.grading import Grader
+from lightning_pspo.grading import Grade, Grader, Verdict
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import NoNumber
-from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
+from lightning_pspo.training.settings import SamplingSettings
 from tests.support.loop import grouped
 
 Evaluate = Callable[..., PSPOModule]
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET["accelerator"] = "cpu"
 
 
 @pytest.fixture
@@ -43,8 +44,7 @@ def evaluate(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Evaluate:
         module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **grouped(defaults, settings))
         source = {name: JSONL(str(problem_file), limit=limit)}
         data = MathDataModule(module.policy.tokenizer, val=source, test=source, eval_batch_size=batch_size)
-        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=list(callbacks), **quiet)
+        trainer = pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **QUIET)
         getattr(trainer, stage)(module, data, verbose=False)
         return module
 
@@ -154,23 +154,6 @@ def test_a_result_never_replaces_that_of_other_sources(
     assert not (tmp_path / "samples.jsonl.lock").exists()
 
 
-class Broken(pl.Callback):
-    """Stops after the first batch."""
-
-    def on_validation_batch_end(self, *arguments: Any, **others: Any) -> None:
-        raise RuntimeError("stopped")
-
-
-def test_an_evaluation_that_was_broken_off_leaves_nothing_for_the_next(tiny_model: Path, problem_file: Path) -> None:
-    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), sampling=SamplingSettings(max_new_tokens=4))
-    data = MathDataModule(module.policy.tokenizer, val={"toy": JSONL(str(problem_file), limit=4)}, eval_batch_size=2)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with pytest.raises(RuntimeError, match="stopped"):
-        pl.Trainer(accelerator="cpu", callbacks=[Broken()], **quiet).validate(module, data, verbose=False)
-    pl.Trainer(accelerator="cpu", **quiet).validate(module, data, verbose=False)
-    assert module.results["toy"][0.0].problems == 4
-
-
 class During(pl.Callback):
     """Does something after the first batch."""
 
@@ -182,6 +165,19 @@ class During(pl.Callback):
             self.action()
 
 
+def stop() -> None:
+    raise RuntimeError("stopped")
+
+
+def test_an_evaluation_that_was_broken_off_leaves_nothing_for_the_next(tiny_model: Path, problem_file: Path) -> None:
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), sampling=SamplingSettings(max_new_tokens=4))
+    data = MathDataModule(module.policy.tokenizer, val={"toy": JSONL(str(problem_file), limit=4)}, eval_batch_size=2)
+    with pytest.raises(RuntimeError, match="stopped"):
+        pl.Trainer(callbacks=[During(stop)], **QUIET).validate(module, data, verbose=False)
+    pl.Trainer(**QUIET).validate(module, data, verbose=False)
+    assert module.results["toy"][0.0].problems == 4
+
+
 def test_two_evaluations_never_write_one_file(evaluate: Evaluate, tmp_path: Path) -> None:
     def another() -> None:
         with pytest.raises(InputError, match=r"must not be in use, but another process is writing .*samples\.jsonl"):
@@ -190,7 +186,7 @@ def test_two_evaluations_never_write_one_file(evaluate: Evaluate, tmp_path: Path
     evaluate(writer(), During(another))
     assert len(rows(tmp_path / "samples.jsonl")) == 7 * (1 + 4)
     with pytest.raises(RuntimeError, match="stopped"):
-        evaluate(writer(), Broken())
+        evaluate(writer(), During(stop))
     evaluate(writer())  # continues from the broken one
     assert len(rows(tmp_path / "samples.jsonl")) == 7 * (1 + 4)
     assert not (tmp_path / "samples.jsonl.lock").exists()
@@ -243,22 +239,11 @@ def test_samples_say_which_prompt_they_answer(evaluate: Evaluate) -> None:
     assert seen == [index for index in range(7) for _ in range(4)]
 
 
-def test_k_needs_as_many_samples(tiny_model: Path) -> None:
-    message = re.escape("`evaluation.k` must be numbers from 1 to `evaluation.samples`, got [8] and 4 samples")
-    with pytest.raises(InputError, match=message):
-        PSPOModule(
-            policy=Policy(model_name_or_path=str(tiny_model)),
-            evaluation=EvaluationSettings(temperatures=[1.0], samples=4, k=[8]),
-        )
-
-
 def test_samples_that_the_grader_cannot_decide_are_counted(evaluate: Evaluate) -> None:
-    """Every pair but the first of a batch runs into its deadline."""
+    """Every pair of a batch except the first runs into its deadline."""
 
     class Stuck(Grader):
         def grade(self, pairs: Any) -> Any:
-            from lightning_pspo.grading import Grade, Verdict
-
             return [Grade(Verdict.TIMEOUT if index else Verdict.CORRECT, "1", "hash") for index in range(len(pairs))]
 
     module = evaluate(grader=Stuck(), batch_size=7, evaluation={"temperatures": [0.0], "samples": 1})

@@ -45,14 +45,7 @@ def before(subject: Subject) -> list[Finding]:
 
 
 def after(subject: Subject, seen: Observed, device: str, free_mib: float) -> tuple[list[Finding], dict[str, Any]]:
-    """Check the probe's observations; return the findings and the numbers of the forecast.
-
-    Args:
-        subject: The run.
-        seen: The probe's observations, with at least one rollout.
-        device: Type of the model's device.
-        free_mib: Memory available to the run.
-    """
+    """Check the probe's observations of at least one rollout; return the findings and the numbers of the forecast."""
     forecast = outlook.look_ahead(subject, seen)
     tokens_per_prompt = sum(step.tokens for step in seen.steps) / sum(step.prompts for step in seen.steps)
     logs = int(_LOG_BYTES_PER_TOKEN * tokens_per_prompt * subject.data.prompts_per_rollout * subject.rollouts)

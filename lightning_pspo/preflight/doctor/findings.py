@@ -87,10 +87,10 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> list[Finding]:
 
 def table(findings: Iterable[Finding]) -> Table:
     """Return the findings as a table; texts of models and files stay text, never markup."""
-    made = Table(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
+    result = Table(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
     for title, ratio in (("", None), ("check", None), ("measured", 3), ("change", 2)):
-        made.add_column(title, overflow="fold", ratio=ratio)
+        result.add_column(title, overflow="fold", ratio=ratio)
     for finding in findings:
         texts = (Text(text) for text in (finding.check, finding.measured, finding.change))
-        made.add_row(Text(finding.severity.value, _COLOURS[finding.severity]), *texts)
-    return made
+        result.add_row(Text(finding.severity.value, _COLOURS[finding.severity]), *texts)
+    return result

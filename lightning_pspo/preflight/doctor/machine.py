@@ -182,13 +182,7 @@ def check_directory(subject: Subject) -> Iterator[Finding]:
 
 
 def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Iterator[Finding]:
-    """Compare the disk space that the run needs with the free space.
-
-    Args:
-        subject: The run.
-        checkpoint_bytes: Size of one checkpoint, with the optimiser's state.
-        log_bytes: Rough size of the ledger and the tables of completions.
-    """
+    """Compare the disk space that checkpoints of a size, ledger and tables of completions need with the free space."""
     saving = subject.callback("RolloutCheckpoint")
     if saving is None:
         text = "no RolloutCheckpoint: a killed run cannot be continued."
@@ -216,11 +210,9 @@ def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Itera
 
 
 def available_mib(device: str, own_mib: float) -> float:
-    """Return the memory available to the run: the GPU's, or the machine's within its control group's limit.
+    """Return the memory available to the run, including ``own_mib`` of this process.
 
-    Args:
-        device: Type of the device.
-        own_mib: Memory that this process holds, which the run could use.
+    It is the GPU's, or the machine's within its control group's limit.
     """
     if device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory) / 2**20

@@ -69,12 +69,7 @@ def check_objective(subject: Subject) -> Iterator[Finding]:
 
 
 def check_optimizer(subject: Subject, parameters: int) -> Iterator[Finding]:
-    """Check the learning rate over the run.
-
-    Args:
-        subject: The run.
-        parameters: Number of parameters of the model.
-    """
+    """Check the learning rate over the run, for a model of that many parameters."""
     module = subject.module
     try:
         optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])

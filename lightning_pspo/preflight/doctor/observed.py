@@ -42,11 +42,7 @@ class Observed:
 
 
 class PeakMemory:
-    """Peaks of a GPU's allocator, or of this process's resident memory.
-
-    Args:
-        device: Type of the device, such as ``cuda``.
-    """
+    """Peaks of a GPU's allocator, or, on another type of device, of this process's resident memory."""
 
     def __init__(self, device: str) -> None:
         self.on_gpu = device == "cuda"

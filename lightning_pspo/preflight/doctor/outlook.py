@@ -93,15 +93,7 @@ def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -
 
 
 def check_memory(subject: Subject, seen: Observed, ahead: Forecast, device: str, free_mib: float) -> Iterator[Finding]:
-    """Compare the memory that the run will need with the memory available.
-
-    Args:
-        subject: The run.
-        seen: The probe's observations.
-        ahead: The forecast.
-        device: Type of the model's device.
-        free_mib: Memory available before the probe, including that of this process.
-    """
+    """Compare the memory that the run will need with ``free_mib``, which was available before the probe."""
     longest = max(sample.length_tokens for sample in seen.samples)
     worst = ahead.peak_mib + cache_mib(subject, subject.max_new_tokens - longest)
     phases = {name: max(step.peaks_mib.get(name, 0.0) for step in seen.steps) for name in seen.steps[-1].peaks_mib}

@@ -69,13 +69,7 @@ class _Validation:
 
 
 class ProbeData(pl.LightningDataModule):
-    """The prompts of the probe.
-
-    Args:
-        data: The run's data module.
-        rows: Source -> its encoded problems.
-        watch: Decides on sizes.
-    """
+    """The prompts of the probe: encoded problems by source, in rollouts of the size that ``watch`` asks for."""
 
     def __init__(self, data: MathDataModule, rows: Mapping[str, Sequence[EncodedProblem]], watch: Watch) -> None:
         super().__init__()

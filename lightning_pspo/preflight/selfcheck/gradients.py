@@ -59,11 +59,7 @@ class FixedReward(Reward):
 
 
 def with_signal(reward: Reward, samples: Sequence[Sample], group_size: int) -> tuple[FixedReward, int]:
-    """Return a reward's values, and the number of groups of equal values, which get made-up ones.
-
-    >>> spread(4)
-    [0.0, 0.5, 1.0, 0.25]
-    """
+    """Return a reward's values, and the number of groups of equal values, which get made-up ones."""
     total, terms = reward.breakdown(samples)
     made_up = 0
     for start in range(0, len(total), group_size):
@@ -76,7 +72,11 @@ def with_signal(reward: Reward, samples: Sequence[Sample], group_size: int) -> t
 
 
 def spread(count: int) -> list[float]:
-    """Return ``count`` numbers in [0, 1] whose neighbours differ."""
+    """Return ``count`` numbers in [0, 1] whose neighbours differ.
+
+    >>> spread(4)
+    [0.0, 0.5, 1.0, 0.25]
+    """
     return [index * 2 % 5 / 4 for index in range(count)]
 
 

@@ -39,12 +39,7 @@ _LAST = 8  # last tokens of these rows, whose logits depend on all tokens before
 
 
 class Instead(pl.Callback):
-    """Replaces the first training step by ``run`` and ends the run after it.
-
-    Args:
-        folder: Folder of the results.
-        checks: Names of the checks to make.
-    """
+    """Replaces the first training step by ``run``, which writes into ``folder``, and ends the run after it."""
 
     def __init__(self, folder: str, checks: Sequence[str]) -> None:
         self.folder = Path(folder)

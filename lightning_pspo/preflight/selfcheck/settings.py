@@ -70,13 +70,7 @@ class OrGenerated(PromptSource):
 
 
 def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run of one rollout on one device.
-
-    Args:
-        config: All settings of the user's run; not changed.
-        size: Size of the rollout.
-        callback: Its only callback, by class path.
-    """
+    """Return a copy of a run's settings with one rollout of ``size`` on one device, and one callback by class path."""
     small: dict[str, Any] = copy.deepcopy(dict(config))
     small["ckpt_path"] = None
     trainer, model, data = (small[name] for name in ("trainer", "model", "data"))
@@ -102,13 +96,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
 
 
 def on_two_ranks(small: Mapping[str, Any], config: Mapping[str, Any], callback: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a small run on two ranks.
-
-    Args:
-        small: Settings from ``small_run``.
-        config: All settings of the user's run, which give the strategy; DDP instead of one for a single device.
-        callback: Its only callback, by class path.
-    """
+    """Return the settings of a small run on two ranks, with the strategy of ``config``, or DDP if it has one device."""
     settings: dict[str, Any] = copy.deepcopy(dict(small))
     strategy = config["trainer"]["strategy"]
     alone = isinstance(strategy, str) and (strategy == "auto" or strategy.startswith("single"))

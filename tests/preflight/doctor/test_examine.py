@@ -1,4 +1,4 @@
-"""The doctor's checks of settings, data and tokenizer, each on a planted fault and on a run without it."""
+"""The doctor's checks of settings, data and tokenizer, each with a planted fault and without it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rows(path: Path, *problems: tuple[str, str]) -> Path:
 
 
 def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
-    """The base configuration with a tiny model of one's own."""
+    """The base configuration with a user's tiny model."""
     findings = examine.before(build())
     assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert {"lr", "eos", "pad", "round_trip", "golds", "directory", "devices", "group_size"} <= {
@@ -87,12 +87,7 @@ def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
     ("arguments", "check", "severity", "words"),
     [
         (["--model.updates_per_rollout=1"], "updates_per_rollout", "warning", "alpha only scales"),
-        (
-            ["--model.updates_per_rollout=1", "--model.surrogate=Clip"],
-            "updates_per_rollout",
-            "warning",
-            "bounds never act",
-        ),
+        (["--model.updates_per_rollout=1", "--model.surrogate=Clip"], "updates_per_rollout", "warning", "never act"),
         (["--model.updates_per_rollout=1", "--model.surrogate=Unclipped"], "updates_per_rollout", "note", "always 1"),
         (["--model.minibatches_per_rollout=33"], "minibatches_per_rollout", "error", "33 mini-batches of a rollout"),
         (["--model.minibatches_per_rollout=8"], "minibatches_per_rollout", "warning", "4.0 rows, less than one group"),
@@ -102,14 +97,8 @@ def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
         (["--model.surrogate=Clip", "--model.surrogate.epsilon_high=9"], "clip", "warning", "never binds above"),
         (["--model.surrogate=Clip", "--model.ratio_level=sequence"], "clip", "warning", "whole row"),
         (
-            [
-                "--model.surrogate=Clip",
-                "--model.surrogate.epsilon_low=3e-4",
-                "--model.surrogate.epsilon_high=4e-4",
-            ],
-            "clip",
-            "warning",
-            "nearly all",
+            ["--model.surrogate=Clip", "--model.surrogate.epsilon_low=3e-4", "--model.surrogate.epsilon_high=4e-4"],
+            *("clip", "warning", "nearly all"),
         ),
         (["--model.surrogate=PSPO", "--model.surrogate.alpha=0.95"], "alpha", "warning", "0.05 of the gradient"),
         (["--model.kl.estimator=K1"], "kl", "warning", "kl.coef is 0"),
@@ -158,9 +147,8 @@ def test_the_trainer(build: Examined, arguments: list[str], check: str, words: s
     assert re.search(words, hits[0].measured)
 
 
-def test_float16_is_not_what_runs(build: Examined) -> None:
-    findings = list(machine.check_trainer_settings(build("--trainer.precision=16-mixed")))
-    assert worst(findings, "precision") is Severity.WARNING
+def test_float16_on_a_cpu_is_replaced(build: Examined) -> None:
+    assert worst(machine.check_trainer_settings(build("--trainer.precision=16-mixed")), "precision") is Severity.WARNING
 
 
 def test_the_directory_and_the_disk(build: Examined, tmp_path: Path) -> None:
@@ -202,23 +190,28 @@ def test_the_data(build: Examined, tmp_path: Path) -> None:
     (seen,) = named(findings, "contamination")
     assert (seen.severity, seen.measured[:16]) == (Severity.WARNING, "1 of 2 questions")
     assert worst(findings, "validation") is Severity.WARNING
-    assert len(subject.rows["train"]) == 10  # what is too long is not sampled
+    assert len(subject.rows["train"]) == 10  # without the prompt that is too long
 
 
-def test_what_the_prompt_asks_for(build: Examined, problem_file: Path) -> None:
-    def judged(*arguments: str) -> list[Finding]:
-        subject = build(*arguments)
-        list(data.load(subject))
-        return list(data.check_instructions(subject))
+BOX = "--data.system_prompt=Put the answer into \\boxed{}."
+HASHES = "--data.system_prompt=End with #### and the number."
 
-    box = "--data.system_prompt=Put the answer into \\boxed{}."
-    assert worst(judged(box), "answer_format") is Severity.OK
-    assert worst(judged(box, "--model.grader.mode=strict"), "answer_format") is Severity.OK
-    assert worst(judged("--model.grader.mode=strict"), "answer_format") is Severity.WARNING
-    assert worst(judged(box, "--model.reward=GSM8KPaperReward"), "answer_format") is Severity.WARNING
-    hashes = "--data.system_prompt=End with #### and the number."
-    assert worst(judged(hashes, "--model.reward=GSM8KPaperReward"), "answer_format") is Severity.OK
-    assert worst(judged("--model.reward=TagCount"), "answer_format") is Severity.WARNING
+
+@pytest.mark.parametrize(
+    ("arguments", "severity"),
+    [
+        ([BOX], "ok"),
+        ([BOX, "--model.grader.mode=strict"], "ok"),
+        (["--model.grader.mode=strict"], "warning"),
+        ([BOX, "--model.reward=GSM8KPaperReward"], "warning"),
+        ([HASHES, "--model.reward=GSM8KPaperReward"], "ok"),
+        (["--model.reward=TagCount"], "warning"),
+    ],
+)
+def test_the_answer_format(build: Examined, arguments: list[str], severity: str) -> None:
+    subject = build(*arguments)
+    list(data.load(subject))
+    assert worst(data.check_instructions(subject), "answer_format") == severity
 
 
 def examined_prompt(subject: Subject) -> list[Finding]:

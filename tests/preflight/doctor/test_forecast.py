@@ -1,4 +1,4 @@
-"""The probe's plan and the forecast's arithmetic, by hand."""
+"""The probe's plan and the forecast, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lightning_pspo.preflight.doctor.forecast import (
     sample=st.integers(1, 200),
 )
 def test_the_plan_ends_in_time(full: int, fixed: float, each: float, budget: float, sample: int) -> None:
-    """After two small rollouts, which are the least, no rollout begins that would take more than what is left."""
+    """After the first two small rollouts, no rollout begins that would take longer than the time left."""
     done: list[Step] = []
     left = budget
     while size := next_size(done, full, sample, left):
@@ -76,5 +76,5 @@ def test_rollouts_of_the_runs_own_size_are_the_forecast() -> None:
     half = 4.302653 / 3**0.5  # Student's t of 2 degrees of freedom, over the root of 3 rollouts
     assert ahead.run_low_s == pytest.approx(max(200.0, 100 * (3.0 - half)))
     assert ahead.run_high_s == pytest.approx(100 * (3.0 + half), rel=1e-5)
-    (once,) = (forecast(steps[:2], run, [], Costs()),)
+    once = forecast(steps[:2], run, [], Costs())
     assert (once.run_s, once.run_low_s, once.run_high_s) == (200.0, 100.0, 400.0)  # measured once: a guess

@@ -1,4 +1,4 @@
-"""Judgements of a probe's completions, made up here, and how certain they are."""
+"""Checks of made-up completions of a probe, and of the forecast's certainty."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBLEM = Problem("p", "What is 20 + 22?", "42")
 
 
 def subject(group_size: int = 4, **more: Any) -> Any:
-    """Return what the checks read of a run."""
+    """Return a stand-in with the attributes of a run that the checks read."""
     policy = SimpleNamespace(tokenizer=make_tokenizer(), eos_ids=(2,))
     module = SimpleNamespace(
         group_size=group_size,
@@ -80,7 +80,7 @@ def test_the_signal(groups: list[str], solve_rate: str, zero_variance: str) -> N
         (["WWWW", "rrww"] * 3, "ok"),
     ],
 )
-def test_text_that_was_cut_should_not_be_paid(groups: list[str], severity: str) -> None:
+def test_text_that_was_cut_should_earn_nothing(groups: list[str], severity: str) -> None:
     size = len(groups[0])
     finding = verdict(measured.check_lengths(subject(size), observed(groups)), "truncated_correct")
     assert finding.severity == severity
@@ -98,18 +98,9 @@ def test_a_reward_that_prefers_cut_text() -> None:
 )
 def test_a_forecast_is_as_certain_as_its_interval(low: float, high: float, severity: str) -> None:
     """A long run that is known is worth a note; one that may be short or long has to be measured."""
-    ahead = Forecast(
-        rollout_s=1.0,
-        phases={},
-        run_s=(low + high) / 2,
-        run_low_s=low,
-        run_high_s=high,
-        validation_s=0.0,
-        peak_mib=1.0,
-        from_smaller_s=None,
-        from_smaller_mib=None,
-        measured=False,
-    )
+    fixed: dict[str, Any] = {"rollout_s": 1.0, "phases": {}, "validation_s": 0.0, "peak_mib": 1.0, "measured": False}
+    smaller = {"from_smaller_s": None, "from_smaller_mib": None}
+    ahead = Forecast(run_s=(low + high) / 2, run_low_s=low, run_high_s=high, **fixed, **smaller)
     seen = Observed(steps=[Step(2, 10, 1.0, cpu_s=1.0)])
     finding = verdict(outlook.check_time(subject(), seen, ahead, "cpu"), "time")
     assert finding.severity == severity

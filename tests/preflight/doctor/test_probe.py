@@ -1,4 +1,4 @@
-"""The doctor's probe: examinations of real runs."""
+"""The doctor's probe on real runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def examined(folder: Path, arguments: list[str], seconds: int) -> tuple[list[Fin
 
 
 def test_no_false_alarm_on_the_quickstart(tmp_path: Path) -> None:
-    """And the forecast's memory and checkpoint are those of the run, whose directory it leaves alone."""
+    """The forecast's checkpoint has the size of the run's, and the run's directory is not touched."""
     root = tmp_path / "run"
     arguments = [
         *(f"--config={CONFIGS / 'quickstart.yaml'}", f"--trainer.default_root_dir={root}"),
@@ -65,7 +65,7 @@ def test_no_false_alarm_on_the_quickstart(tmp_path: Path) -> None:
 
 
 def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path], problem_file: Path) -> None:
-    """What only completions show: a model that knows nothing, is cut short, and ends with an id that nobody named."""
+    """Faults that only completions show: none is right, most are cut, and an unlisted id should end them."""
     template = (
         "{% for m in messages %}<s>{{ m['content'] }}<pad>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
     )
@@ -83,25 +83,23 @@ def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path],
         "--data.system_prompt=Put the answer into a box.",
     ]
     findings, _ = examined(tmp_path / "doctor", arguments, seconds=10)
-    forecast = {(finding.check, finding.severity.value) for finding in findings}
+    severities = {(finding.check, finding.severity.value) for finding in findings}
     assert {
         ("solve_rate", "error"),
         ("zero_variance", "error"),
         ("updates_per_rollout", "warning"),
         ("eos", "warning"),
         ("eos_emitted", "error"),
-    } <= forecast
-    assert forecast & {("truncation", "warning"), ("truncation", "error")}
-    (stray,) = [
-        finding for finding in findings if finding.check == "eos_emitted" and finding.severity is Severity.ERROR
-    ]
-    assert "'<pad>' (0) occurs in" in stray.measured
+    } <= severities
+    assert severities & {("truncation", "warning"), ("truncation", "error")}
+    errors = [finding.measured for finding in findings if finding.severity is Severity.ERROR]
+    assert sum("'<pad>' (0) occurs in" in text for text in errors) == 1
     assert exit_code(findings) == 4
     assert not root.exists()
 
 
 def test_settings_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a process of its own, as a user calls it."""
+    """The whole command, with its worker process."""
     assert command.main([f"--config={CONFIGS / 'base.yaml'}", "--model.groupsize=4"]) == 2
     errors = capsys.readouterr().err
     assert errors.count("error: ") == 1

@@ -1,4 +1,4 @@
-"""scripts/selfcheck.py: all well on whole models, and each deliberately broken part is caught by its own check."""
+"""``lightning-pspo selfcheck`` passes on sound models, and each deliberately broken part fails its own check."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:A constant alpha only rescales"),
 ]
 BROKEN = '''
+from dataclasses import replace
 import torch
 from torch import nn
-from lightning_pspo.objective.advantages import Advantage
-from lightning_pspo.policy.policy import Policy
-from lightning_pspo.rollout import GenerateEngine
-from lightning_pspo.rollout.base import RolloutEngine
 from lightning_pspo.data.sources import PromptSource
-from lightning_pspo.objective.surrogates import Aggregation, PSPO
 from lightning_pspo.errors import InputError
+from lightning_pspo.objective.advantages import Advantage
+from lightning_pspo.objective.surrogates import PSPO
 from lightning_pspo.policy.logprobs import chosen_logprobs
+from lightning_pspo.policy.policy import Policy
 from lightning_pspo.preflight.selfcheck.engines import plain_logits, tokens_of
+from lightning_pspo.rollout import GenerateEngine
 from lightning_pspo.rollout.base import prompt_rows
-from dataclasses import replace
 
 
 def own_noise(uniforms):
@@ -50,18 +49,8 @@ class Warm(GenerateEngine):
         return super().generate(model, prompts, replace(sampling, temperature=1.6 * sampling.temperature), uniforms)
 
 
-class WarmOwnNoise(GenerateEngine):
-    """Samples at another temperature, with its own noise."""
-
-    uses_given_noise = False
-
-    def generate(self, model, prompts, sampling, uniforms):
-        warm = replace(sampling, temperature=1.6 * sampling.temperature)
-        return super().generate(model, prompts, warm, own_noise(uniforms))
-
-
 class OwnNoise(GenerateEngine):
-    """Samples rightly, with its own noise."""
+    """Samples correctly, with its own noise."""
 
     uses_given_noise = False
 
@@ -69,8 +58,15 @@ class OwnNoise(GenerateEngine):
         return super().generate(model, prompts, sampling, own_noise(uniforms))
 
 
+class WarmOwnNoise(OwnNoise):
+    """Samples at another temperature, with its own noise."""
+
+    def generate(self, model, prompts, sampling, uniforms):
+        return super().generate(model, prompts, replace(sampling, temperature=1.6 * sampling.temperature), uniforms)
+
+
 class Says(GenerateEngine):
-    """Gives log-probs that are 0.01 too high."""
+    """Reports log-probs that are 0.01 too high."""
 
     def __init__(self, more: float = 0.01):
         super().__init__()
@@ -87,7 +83,7 @@ class Says(GenerateEngine):
 
 
 class Stops(GenerateEngine):
-    """Forgets the last token that it may draw."""
+    """Stops one token before the limit."""
 
     def generate(self, model, prompts, sampling, uniforms):
         return super().generate(model, prompts, replace(sampling, max_new_tokens=sampling.max_new_tokens - 1), uniforms)
@@ -117,42 +113,45 @@ class PerRank(Advantage):
         return rewards - rewards.mean() + 0.1 * len(rewards)
 
 
-class Dropping(Policy):
-    """Has dropout in its layers."""
+class Hooked(Policy):
+    """Calls ``hook`` with the loaded model."""
 
     def build(self, seed, reference=False):
         super().build(seed, reference)
-        for layer in self.causal_lm.model.layers:
+        self.hook(self.causal_lm.model)
+
+
+class Dropping(Hooked):
+    """Has dropout in its layers."""
+
+    def hook(self, model):
+        for layer in model.layers:
             layer.mlp.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1, part.training))
 
 
-class Random(Policy):
-    """Is random in evaluation mode, too."""
+class Random(Hooked):
+    """Is random in evaluation mode too."""
 
-    def build(self, seed, reference=False):
-        super().build(seed, reference)
-        self.causal_lm.model.norm.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1))
-
-
-class Company(Policy):
-    """Computes other logits for several rows than for result."""
-
-    def build(self, seed, reference=False):
-        super().build(seed, reference)
-        norm = self.causal_lm.model.norm
-        norm.register_forward_hook(lambda part, _, output: output.roll(1, -1) if len(output) > 1 else output)
+    def hook(self, model):
+        model.norm.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1))
 
 
-class Forgetful(Policy):
+class Company(Hooked):
+    """Computes other logits for several rows than for a single row."""
+
+    def hook(self, model):
+        model.norm.register_forward_hook(lambda part, _, output: output.roll(1, -1) if len(output) > 1 else output)
+
+
+class Forgetful(Hooked):
     """Has a state that no checkpoint holds."""
 
     built = 0
 
-    def build(self, seed, reference=False):
-        super().build(seed, reference)
+    def hook(self, model):
         Forgetful.built += 1
         scale = 1.0 + 0.1 * Forgetful.built
-        self.causal_lm.model.norm.register_forward_hook(lambda part, _, output: output * scale)
+        model.norm.register_forward_hook(lambda part, _, output: output * scale)
 
 
 class Unreachable(PromptSource):
@@ -170,7 +169,7 @@ def selfcheck(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Check:
-    """Return a function that checks the tiny model: status, check -> result, what was printed."""
+    """Return a function that checks the tiny model; it returns status, check -> result, and the output."""
     (tmp_path / "broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "argv", ["selfcheck.py"])
@@ -190,7 +189,7 @@ def selfcheck(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
     def run(*more: str) -> tuple[int, dict[str, dict[str, Any]], str]:
-        path = tmp_path / "found.json"
+        path = tmp_path / "results.json"
         status = script.main([f"--config={tmp_path / 'config.yaml'}", "--tokens=12", f"--json={path}", *more])
         results = json.loads(path.read_text())
         assert results["passed"] == (status == 0)
@@ -213,7 +212,7 @@ EVERY_TERM = [
 ]
 
 
-def test_all_is_well(selfcheck: Check) -> None:
+def test_a_sound_model_passes(selfcheck: Check) -> None:
     status, results, printed = selfcheck("--only", "microbatches", "ratio", "engine", "checkpoint", "export")
     assert status == 0, printed
     assert len(results) == 12
@@ -226,7 +225,7 @@ def test_all_is_well(selfcheck: Check) -> None:
 
 
 @pytest.mark.slow
-def test_all_is_well_under_a_sharded_strategy(selfcheck: Check) -> None:
+def test_a_sound_model_passes_under_a_sharded_strategy(selfcheck: Check) -> None:
     status, results, printed = selfcheck(*EVERY_TERM)
     assert status == 0, printed
     assert len(results) == 14
@@ -257,7 +256,7 @@ CAUGHT = {
 
 
 @pytest.mark.parametrize("case", CAUGHT)
-def test_what_is_broken_is_caught(selfcheck: Check, tiny_model: Path, case: str) -> None:
+def test_a_broken_part_fails_its_check(selfcheck: Check, tiny_model: Path, case: str) -> None:
     check, more, expected = CAUGHT[case]
     if "policy" in more[0]:
         more = [*more, f"--model.policy.model_name_or_path={tiny_model}"]
@@ -270,7 +269,7 @@ def test_what_is_broken_is_caught(selfcheck: Check, tiny_model: Path, case: str)
 
 
 @pytest.mark.slow
-def test_an_advantage_of_the_rank_alone_is_caught(selfcheck: Check) -> None:
+def test_an_advantage_over_one_rank_alone_fails(selfcheck: Check) -> None:
     status, results, _ = selfcheck("--only", "ranks", "--model.advantage=broken.PerRank")
     assert status == 1
     assert results["gradient: ranks"]["passed"] is False
