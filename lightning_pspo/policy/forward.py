@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.head import head_logprobs
+from lightning_pspo.policy.location import first_line
 from lightning_pspo.policy.logprobs import logprobs_and_entropies
 from lightning_pspo.policy.packing import PackedInputs, rows, trees
 from lightning_pspo.types import Inputs
@@ -80,23 +81,19 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def check_sharing(model: PreTrainedModel) -> None:
-    """Refuse a model whose outputs differ between trees and rows.
-
-    Raises:
-        InputError: Giving the reason.
-    """
+    """Refuse a model whose outputs differ between trees and rows."""
     config = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if windowed else "full_attention"])
     ids = torch.arange(1, 7, device=model.device).view(2, 3) % config.vocab_size
     every = torch.ones_like(ids, dtype=torch.bool)
-    two = Inputs(ids[:1], every[:1], ids, every, prompt_of=torch.zeros(2, dtype=torch.long, device=model.device))
+    two = Inputs(ids[:1], every[:1], ids, every, prompt_of=torch.zeros_like(ids[:, 0]))
     try:
         apart, shared = (_logits(model, pack(two)) for pack in (rows, trees))
         worst = float((apart - shared).abs().max() / apart.abs().max())
         problem = f"its logits would change by {worst:.1%}" if not worst <= 0.01 else ""
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        problem = str(error).strip().split("\n")[0]
+        problem = first_line(error)
     if kinds != {"full_attention"}:
         problem = f"its layers are {' and '.join(sorted(kinds))}"
     if problem:

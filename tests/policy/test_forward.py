@@ -24,8 +24,10 @@ from transformers import (
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy import packing
 from lightning_pspo.policy.policy import LoRA, Policy
+from lightning_pspo.rollout.base import right_padded
 from lightning_pspo.types import Inputs
 from tests.support.models import make_model
+from tests.support.rollouts import built, prompts_of
 
 SMALL: dict[str, Any] = {
     "vocab_size": 259,
@@ -57,23 +59,13 @@ OWNERS = [0, 1, 0, 1, 0]
 
 def inputs() -> Inputs:
     """Return five completions of two prompts."""
-
-    def table(rows: list[list[int]], left: bool) -> tuple[Tensor, Tensor]:
-        width = max(map(len, rows))
-        ids = [[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows]
-        mask = [
-            [(column >= width - len(row)) if left else column < len(row) for column in range(width)] for row in rows
-        ]
-        return torch.tensor(ids), torch.tensor(mask)
-
-    return Inputs(*table(PROMPTS, left=True), *table(COMPLETIONS, left=False), torch.tensor(OWNERS))
+    prompts, ids = prompts_of(PROMPTS), right_padded(COMPLETIONS, 0, torch.device("cpu"))
+    return Inputs(prompts.prompt_ids, prompts.prompt_mask, ids, ids > 0, torch.tensor(OWNERS))
 
 
 def load(model_folder: Callable[..., Path], name: str, **settings: Any) -> Policy:
     torch.manual_seed(2)
-    policy = Policy(model_name_or_path=str(model_folder(model=MODELS[name]())), **settings)
-    policy.build(seed=0)
-    return policy
+    return built(model_folder(model=MODELS[name]()), **settings)
 
 
 def plain(policy: Policy, temperature: float) -> Tensor:
