@@ -31,13 +31,19 @@ SGD: dict[str, Any] = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=
 ADAMW: dict[str, Any] = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3, eps=1e-4)}
 SCENARIOS: dict[str, dict[str, Any]] = {
     "sgd": SGD,
-    "adamw": ADAMW | {"max_grad_norm": None},
+    "adamw": ADAMW | {"max_grad_norm": None, "engine": GenerateEngine()},
     "lora": ADAMW | {"policy": {"lora": LoRA(rank=4)}},
     "kl": SGD | {"kl": {"coef": 0.1}, "entropy_coef": 0.01},
-    "lora kl": ADAMW | {"policy": {"lora": LoRA(rank=4, target_modules=["q_proj", "down_proj"])}, "kl": {"coef": 0.1}},
+    "lora kl, checkpointing and trees": ADAMW
+    | {
+        "policy": {
+            "lora": LoRA(rank=4, target_modules=["q_proj", "down_proj"]),
+            "gradient_checkpointing": True,
+            "share_prompts": True,
+        },
+        "kl": {"coef": 0.1},
+    },
     "lora bfloat16 base": ADAMW | {"policy": {"lora": LoRA(rank=4), "dtype": "bfloat16"}},
-    "checkpointing and trees": SGD | {"policy": {"gradient_checkpointing": True, "share_prompts": True}},
-    "generate": SGD | {"engine": GenerateEngine()},
     "bfloat16 mixed": SGD | {"precision": "bf16-mixed"},
 }
 
