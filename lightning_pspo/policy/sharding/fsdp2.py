@@ -48,11 +48,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load weights and optimiser state, of any number of ranks; return what else the checkpoint holds.
-
-        Args:
-            checkpoint_path: Written by this strategy, or the file of a single device or DDP.
-            weights_only: Lightning's argument.
+        """Load what this strategy, a single device or DDP saved; return what else the checkpoint holds.
 
         Raises:
             InputError: Naming a weight of another shape than the model's, before any is overwritten.
@@ -111,7 +107,7 @@ class FSDP2(Sharding):
         mesh = self.strategy.device_mesh["data_parallel"]
         for part in (*layers(model), model):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
-        cast(Any, model).run_pass = MethodType(_apply, model)
+        cast(Any, model).run_pass = MethodType(lambda model, function, *arguments: function(model, *arguments), model)
         register_fsdp_forward_method(model, "run_pass")
         return model
 
@@ -140,7 +136,3 @@ class FSDP2(Sharding):
             norm = norm.full_tensor()
         nn.utils.clip_grads_with_norm_(parameters, bound, norm)
         return norm.detach()
-
-
-def _apply(model: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(model, *arguments)

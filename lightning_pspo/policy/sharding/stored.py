@@ -44,11 +44,7 @@ _FORCE_SAFE, _FORCE_UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WE
 
 
 def format_of(path: Path) -> StoredFormat:
-    """Tell how a checkpoint is stored.
-
-    Raises:
-        InputError: If it is a folder of another kind.
-    """
+    """Tell how a checkpoint is stored; refuse a folder of another kind."""
     if not path.is_dir():
         return StoredFormat.FILE
     for stored_format, prefix in PREFIXES.items():
@@ -122,10 +118,8 @@ class SafeFileSystemReader(filesystem.FileSystemReader):
                 index = _MetadataUnpickler(file).load()
             if not isinstance(index, metadata.Metadata) or not isinstance(index.state_dict_metadata, dict):
                 raise TypeError(f"it holds {type(index).__name__}")
-            outside = {entry.relative_path for entry in (index.storage_data or {}).values()} - set(
-                os.listdir(path.parent)
-            )
-            if outside:
+            stored = {entry.relative_path for entry in (index.storage_data or {}).values()}
+            if outside := stored - set(os.listdir(path.parent)):
                 raise OSError(f"it names {min(outside)}, which is not in the folder")
         except Exception as error:  # damaged bytes can raise anything
             raise InputError(
@@ -163,7 +157,7 @@ class _MetadataUnpickler(pickle._Unpickler):
         if (module, name) in self.ADMITTED:
             return self.ADMITTED[module, name]
         if module.partition(".")[0] == "pathlib":
-            return _joined_path
+            return lambda *parts: "/".join(parts)  # the path that it was saved to, which nothing needs
         if (module, name) == ("torch.serialization", "_get_layout"):
             return torch.serialization._get_layout
         value = getattr(torch, name, None) if module == "torch" else None
@@ -178,11 +172,6 @@ class _MetadataUnpickler(pickle._Unpickler):
         super().load_build()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
-
-
-def _joined_path(*parts: str) -> str:
-    """Stand in for the path that a checkpoint was saved to, which nothing needs."""
-    return "/".join(parts)
 
 
 def refuse_code_in_checkpoints(strategy: Strategy) -> None:

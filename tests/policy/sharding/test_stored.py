@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -27,13 +27,9 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import FSDP1, FSDP2, FolderIO, FSDP2Strategy, Sharding, Unsharded, sharding_of
 from lightning_pspo.policy.sharding.stored import format_of, read_folder, stored_shapes
+from tests.support.layouts import CPUFSDPStrategy
 
-REPOSITORY = Path(__file__).parents[3]
 WEIGHT = torch.arange(6.0).view(2, 3)
-
-
-class CPUFSDPStrategy(FSDPStrategy):
-    """Lightning lets FSDP1 run on GPUs only, by exact type."""
 
 
 class Attack:
@@ -87,15 +83,6 @@ def poison_rest(folder: Path, trace: Path) -> None:
     torch.save({"epoch": Attack(trace)}, folder / "meta.pt")
 
 
-ATTACKS: list[Callable[[Path, Path], None]] = [
-    poison_metadata,
-    poison_everything,
-    change_a_class,
-    lead_outside,
-    poison_rest,
-]
-
-
 def test_a_folder_is_read_in_one_process(folder: Path) -> None:
     rest, weights = read_folder(folder)
     assert rest == {"epoch": 1}
@@ -104,7 +91,7 @@ def test_a_folder_is_read_in_one_process(folder: Path) -> None:
     assert stored_shapes(folder) == {"weight": (2, 3)}
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", [poison_metadata, poison_everything, change_a_class, lead_outside, poison_rest])
 def test_reading_runs_no_code(attack: Callable[[Path, Path], None], folder: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     attack(folder, trace)
@@ -158,7 +145,7 @@ def test_what_a_strategy_loads_is_weights_only(monkeypatch: pytest.MonkeyPatch, 
 def test_fit_runs_no_code_of_a_checkpoint(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     """Neither of its index, nor of a setting of the optimiser, which torch reads when all ranks have started."""
     run = tiny_run(tmp_path / "run", "--trainer.strategy=fsdp2")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = dict(os.environ)  # without what a run adds
     main(["fit", *run, "--trainer.limit_train_batches=1"])
     saved, trace = tmp_path / "run/checkpoints/rollout=000001.ckpt", tmp_path / "trace"
     processes = {}
@@ -166,11 +153,9 @@ def test_fit_runs_no_code_of_a_checkpoint(tiny_run: Callable[..., list[str]], tm
         folder = Path(shutil.copytree(saved, tmp_path / f"{poison.__name__}.ckpt"))
         poison(folder, trace)
         seal(folder)
+        command = ["fit", *run, f"--ckpt_path={folder}", f"--trainer.default_root_dir={tmp_path / folder.stem}"]
         processes[folder] = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "lightning_pspo", "fit", *run, f"--ckpt_path={folder}"),
-                f"--trainer.default_root_dir={tmp_path / folder.stem}",
-            ],
+            [sys.executable, "-m", "lightning_pspo", *command],
             cwd=tmp_path,
             env=environment,
             stderr=subprocess.PIPE,
@@ -188,15 +173,9 @@ def poison_optimizer(folder: Path, trace: Path) -> None:
     index = FileSystemReader(folder).read_metadata()
     key = next(key for key in index.storage_data if key.fqn.endswith(".lr"))
     torch.save(Attack(trace), folder / "__0_9.distcp")
-    entry = replace(
-        index.storage_data[key],
-        relative_path="__0_9.distcp",
-        offset=0,
-        length=(folder / "__0_9.distcp").stat().st_size,
-    )
-    (folder / ".metadata").write_bytes(
-        pickle.dumps(replace(index, storage_data=dict(index.storage_data) | {key: entry}))
-    )
+    size = (folder / "__0_9.distcp").stat().st_size
+    entry = replace(index.storage_data[key], relative_path="__0_9.distcp", offset=0, length=size)
+    (folder / ".metadata").write_bytes(pickle.dumps(replace(index, storage_data=index.storage_data | {key: entry})))
 
 
 @pytest.mark.parametrize(
