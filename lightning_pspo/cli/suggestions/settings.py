@@ -169,7 +169,9 @@ class Settings:
         if cls is None:
             self.classes.pop(key, None)
             if not _accepts(hint, name):
-                raise MistakeError(f"`{place}` must be {expected(hint, name)}, got `{name}`.")
+                wrapped = "FunctionReward" in known_classes(bases)
+                end = f"; for a function: `{place} FunctionReward {place}.function {name}`." if wrapped else "."
+                raise MistakeError(f"`{place}` must be {expected(hint, name)}, got `{name}`{end}")
         elif self.classes.get(key) is not cls or key not in self.given:
             self.given[key] = set()
             self.classes[key] = cls

@@ -202,13 +202,18 @@ def test_values_in_files(message, tmp_path: Path, text: str, problem: str) -> No
             "`my_slips` has no Reward `Mine`; did you mean `my_slips.Minne`?",
         ),
         ("x = 3\n", "`my_slips` has no Reward `Mine`."),
+        (
+            "def Mine(completions, **kwargs): ...\n",
+            "must be a Reward, such as `Correctness`, got `my_slips.Mine`; for a function: "
+            "`--model.reward FunctionReward --model.reward.function my_slips.Mine`.",
+        ),
     ],
 )
 def test_a_users_own_module(message, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "my_slips.py").write_text(code)
     monkeypatch.delitem(sys.modules, "my_slips", raising=False)
-    assert message("--model.reward=my_slips.Mine").startswith(f"`--model.reward`: {problem}")
+    assert message("--model.reward=my_slips.Mine").replace("`: ", "` ", 1).startswith(f"`--model.reward` {problem}")
     monkeypatch.delitem(sys.modules, "my_slips", raising=False)
 
 
