@@ -9,6 +9,7 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class PSPOModule(TrainableModule):
             loss = -self.aggregation(outputs.objective, inputs.loss_mask, mini_batch.denominator)  # ()
             with self.policy.sharding.without_sync(number < len(mini_batch.micro_batches)):
                 self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
-            passes.append(Pass.of(micro_batch, inputs.loss_mask, loss, outputs))
+            outputs = replace(outputs, objective=outputs.objective.detach())
+            passes.append(Pass(rows=micro_batch.rows, loss_mask=inputs.loss_mask, loss=loss.detach(), outputs=outputs))
         return self._step(rollout, passes)
 
     # -- parts of an iteration -----------------------------------------------------------------------------------------

@@ -108,10 +108,8 @@ class KLSettings:
 
     coef: float = 0.0
     """Weight (beta) of the KL divergence from the policy as it was before training, at least 0; 0 for no KL term."""
-
     estimator: KLEstimator = field(default_factory=lambda: lazy_instance(K3))
     """Estimator of that divergence."""
-
     on_policy: bool = False
     """Weight the estimate by the ratio, for an unbiased gradient."""
 

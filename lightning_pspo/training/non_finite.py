@@ -16,15 +16,7 @@ from lightning_pspo.types import Rollout
 def refusal_of_step(
     path: Path, *, loss: Tensor, grad_norm: Tensor, rollout: Rollout, passes: Sequence[Pass]
 ) -> FloatingPointError:
-    """Write the step's rows as JSON Lines, those whose objective is not finite first; return the error to raise.
-
-    Args:
-        path: New file; an existing one is replaced.
-        loss: () float32.
-        grad_norm: () float32.
-        rollout: What the rows belong to.
-        passes: Of the failed step.
-    """
+    """Write the step's rows to ``path`` as JSON Lines, those that are not finite first; return the error to raise."""
     rows = [row for one_pass in passes for row in _rows(one_pass, rollout)]
     rows.sort(key=lambda row: bool(row["finite"]))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,8 +28,8 @@ def refusal_of_step(
 
 
 def _rows(one_pass: Pass, rollout: Rollout) -> list[dict[str, object]]:
-    finite = one_pass.objective.masked_fill(~one_pass.loss_mask, 0.0).isfinite().all(dim=1).tolist()
-    largest = pad(one_pass.log_ratio.abs(), (0, 1)).amax(dim=1).tolist()  # a pass may be without a column
+    finite = one_pass.outputs.objective.masked_fill(~one_pass.loss_mask, 0.0).isfinite().all(dim=1).tolist()
+    largest = pad(one_pass.outputs.log_ratio.abs(), (0, 1)).amax(dim=1).tolist()  # a pass may be without a column
     samples = [rollout.samples[row] for row in one_pass.rows.tolist()]
     return [
         {

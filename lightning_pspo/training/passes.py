@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lightning_pspo.objective.objective import ObjectiveOutputs
 from lightning_pspo.objective.trust_region import TrustRegionSums
-from lightning_pspo.training.minibatches import MicroBatch
 from lightning_pspo.types import Rollout
 
 
@@ -24,28 +23,12 @@ class Pass:
     rows: Tensor  # (n,) long
     loss_mask: Tensor  # (n, T') bool, the tokens that counted
     loss: Tensor  # () float32, this pass's part of the loss
-    objective: Tensor  # (n, T') float32
-    log_ratio: Tensor  # (n, T') float32, 0 outside the loss mask
-    weight: Tensor  # (n, T') float32, the gradient weight of each token
-    trust_region: TrustRegionSums  # what the surrogate did to the tokens
-
-    @classmethod
-    def of(cls, micro_batch: MicroBatch, loss_mask: Tensor, loss: Tensor, outputs: ObjectiveOutputs) -> Pass:
-        """Return what is kept of a pass over ``micro_batch``."""
-        return cls(
-            rows=micro_batch.rows,
-            loss_mask=loss_mask,
-            loss=loss.detach(),
-            objective=outputs.objective.detach(),
-            log_ratio=outputs.log_ratio,
-            weight=outputs.weight,
-            trust_region=outputs.trust_region,
-        )
+    outputs: ObjectiveOutputs  # (n, T') each
 
     def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log-ratio, the row and the gradient weight of every token that counted, each (M,)."""
         row, column = self.loss_mask.nonzero(as_tuple=True)  # once: on a GPU it waits for all work before it
-        return self.log_ratio[row, column], self.rows[row], self.weight[row, column]
+        return self.outputs.log_ratio[row, column], self.rows[row], self.outputs.weight[row, column]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +49,7 @@ class Update:
         """Return what a step over ``passes``, at least one, saw."""
         columns = zip(*(one_pass.tokens() for one_pass in passes), strict=True)
         log_ratio, rows, weight = (torch.cat(column) for column in columns)
-        trust_region = reduce(add, (one_pass.trust_region for one_pass in passes))
+        trust_region = reduce(add, (one_pass.outputs.trust_region for one_pass in passes))
         return cls(
             loss=loss, grad_norm=grad_norm, trust_region=trust_region, log_ratio=log_ratio, rows=rows, weight=weight
         )

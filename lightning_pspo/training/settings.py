@@ -16,10 +16,8 @@ class SamplingSettings:
 
     max_new_tokens: int = 256
     """Token limit of a completion, at least 1."""
-
     temperature: float = 1.0
     """Temperature of rollouts, greater than 0."""
-
     top_p: float = 1.0
     """Nucleus mass, in (0, 1]."""
 
@@ -36,19 +34,14 @@ class EvaluationSettings:
 
     temperatures: Sequence[float] = (0.0,)
     """Different temperatures, each at least 0; 0 is greedy. The first one gives ``val/<source>/accuracy``."""
-
     samples: int = 1
     """Samples per problem at temperatures above 0, at least 1."""
-
     top_p: float | None = None
     """Nucleus mass of evaluation, in (0, 1]; None takes that of ``sampling``."""
-
     max_new_tokens: int | None = None
     """Token limit of evaluation, at least 1; None takes that of ``sampling``."""
-
     k: Sequence[int] | None = None
     """The k of pass@k and maj@k, each from 1 to ``samples``; None takes the powers of two up to ``samples``."""
-
     selector: Reward | None = None
     """Reward by which best@k chooses among k samples; None leaves best@k out."""
 
@@ -91,7 +84,6 @@ class PassLimits:
 
     micro_batch_size: int | None = None
     """Largest number of rows, at least 1; None for no limit."""
-
     micro_batch_tokens: int | None = 2048
     """Largest number of tokens, padding included, at least 1; None for no limit. A longer row has its own pass."""
 

@@ -298,6 +298,7 @@ def test_all_terms_together_do_not_depend_on_micro_batches(fit: Fit, tiny_model:
         "kl": {"coef": 0.1},
         "entropy_coef": 0.01,
         "minibatches_per_rollout": 3,
+        "ratio_level": "sequence",
         "mask_truncated": True,
         "sampling": {"max_new_tokens": 20},
     }

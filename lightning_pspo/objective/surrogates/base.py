@@ -92,11 +92,7 @@ class SmoothedSurrogate(Surrogate):
 def clipped_away(ratio: Tensor, advantages: Tensor, epsilon_low: float, epsilon_high: float) -> Tensor:
     """Return (n, T) bool, True where min(r A, clip(r) A) takes the constant side, so that a clip stops the token.
 
-    Args:
-        ratio: (n, T).
-        advantages: (n, 1) or (n, T).
-        epsilon_low: At least 0.
-        epsilon_high: At least 0.
+    ``ratio`` is (n, T), ``advantages`` broadcast to it, and the epsilons are at least 0.
 
     >>> import torch
     >>> clipped_away(torch.tensor([[0.5, 1.0, 2.0]]), torch.tensor([[1.0]]), 0.2, 0.2)
@@ -108,11 +104,7 @@ def clipped_away(ratio: Tensor, advantages: Tensor, epsilon_low: float, epsilon_
 
 
 def check_epsilons(epsilon_low: float, epsilon_high: float) -> None:
-    """Check the bounds of a clipping range.
-
-    Raises:
-        InputError: If ``epsilon_low`` is outside [0, 1], or ``epsilon_high`` is negative or not finite.
-    """
+    """Raise InputError unless ``epsilon_low`` lies in [0, 1] and ``epsilon_high`` is finite and at least 0."""
     if not 0.0 <= epsilon_low <= 1.0:
         raise InputError(f"`epsilon_low` must lie in [0, 1], got {epsilon_low}.")
     if not 0.0 <= epsilon_high < math.inf:

@@ -12,12 +12,7 @@ RatioLevel = Literal["token", "sequence"]
 
 
 def row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over each row's tokens, (n, 1); 0 for a row without one.
-
-    Args:
-        values: (n, T) float.
-        mask: (n, T) bool.
-    """
+    """Return the mean of ``values`` (n, T) over the tokens of ``mask`` (n, T), (n, 1); 0 for a row without one."""
     return values.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -37,7 +32,7 @@ def at_level(log_ratio: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
     Args:
         log_ratio: (n, T) float32.
         mask: (n, T) bool.
-        level: ``token`` or ``sequence``.
+        level: ``token`` or ``sequence``, else InputError.
 
     Returns:
         (n, T) float32; at ``sequence`` it is 0 outside the mask, and so in all of a row without tokens.
