@@ -18,15 +18,12 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.policy.sharding import FSDP1, FSDP2, FSDP2Strategy, Unsharded, sharding_of
+from tests.support.layouts import CPUFSDPStrategy
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 REPOSITORY = Path(__file__).parents[3]
 OVERLAYS = REPOSITORY / "configs" / "strategy"
 Command = Callable[..., list[str]]
-
-
-class CPUFSDPStrategy(FSDPStrategy):
-    """Not refused on a CPU, as only the exact type is."""
 
 
 class HomemadeStrategy(Strategy):
