@@ -128,13 +128,8 @@ def quantized_loading(
     """Return further arguments of ``from_pretrained``, for a model that is or will be quantised.
 
     The weights go to torch's default device, which is the strategy's while Lightning calls ``configure_model``;
-    transformers would take any GPU.
-
-    Args:
-        quantization: None for weights that are stored quantised.
-        double: Quantise the scales too.
-        dtype: Dtype of the computation.
-        skipped: Layers that are not quantised; None for the head.
+    transformers would take any GPU. Weights that are stored quantised have the ``quantization`` None; the layers
+    ``skipped`` are not quantised, or the head if they are None.
     """
     options: dict[str, Any] = {"device_map": {"": torch.get_default_device()}}
     if quantization is not None:

@@ -160,11 +160,9 @@ class Policy(nn.Module):
     # -- the model -----------------------------------------------------------------------------------------------------
 
     def build(self, seed: int, reference: bool = False) -> None:
-        """Load the weights, once.
+        """Load the weights, once, and new adapters of the seed.
 
-        Args:
-            seed: Seed of new adapters.
-            reference: Keep a copy of these weights for ``reference_logprobs``; under LoRA the base serves.
+        A ``reference`` keeps a copy of the weights for ``reference_logprobs``; under LoRA the base serves.
         """
         if self.model is not None:
             return

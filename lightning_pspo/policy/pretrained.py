@@ -82,11 +82,7 @@ class Pretrained:
     def load(self, **options: Any) -> PreTrainedModel:
         """Read the weights, from safetensors or else with torch's weights-only unpickler.
 
-        Args:
-            options: Further arguments of ``from_pretrained``.
-
-        Raises:
-            InputError: If they cannot be read.
+        The options are further arguments of ``from_pretrained``.
         """
         try:
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -276,11 +272,7 @@ def _switch_off_dropout(config: PreTrainedConfig) -> None:
 
 
 def _base_of(folder: Path, location: str, revision: str | None) -> tuple[str, str | None]:
-    """Return hub id or folder of config and weights, and their revision.
-
-    Raises:
-        InputError: If an adapter does not name its base model.
-    """
+    """Return hub id or folder of config and weights, and their revision."""
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or (folder / CONFIG_NAME).is_file():
         return location, revision

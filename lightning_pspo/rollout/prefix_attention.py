@@ -24,18 +24,12 @@ class CannotShareError(RuntimeError):
 
 
 class SharedPrefix:
-    """Prompts, and which of them each row of a decoding batch continues.
-
-    Args:
-        prompts: B prompts' keys and values.
-        own: Cache of the completions.
-        groups: (n,) long, the prompt of each row; every prompt has at least one row.
-    """
+    """Prompts, and which of them each row of a decoding batch continues."""
 
     def __init__(self, *, prompts: PromptCache, own: Cache, groups: Tensor) -> None:
         self.prompts = prompts
-        self.own = own
-        self.groups = groups
+        self.own = own  # cache of the completions
+        self.groups = groups  # (n,) long, the prompt of each row; every prompt has at least one row
         self.attended = 0  # calls, to notice a layer with its own attention
         self._arrange()
 

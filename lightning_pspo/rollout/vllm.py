@@ -151,16 +151,10 @@ def check_lengths(rows: Sequence[Sequence[int]], max_new_tokens: int, limit: int
 
 
 def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) -> list[dict[str, Any]]:
-    """Return the arguments of vLLM's ``SamplingParams``, one set per prompt.
+    """Return the arguments of vLLM's ``SamplingParams``, one set for each of B prompts.
 
-    Args:
-        sampling: How to draw.
-        uniforms: (B * G, steps) float64; None when greedy. A prompt's seed is made of the first number of its first
-            row; vLLM adds g to it for completion g.
-        prompts: Number of prompts, B.
-
-    Raises:
-        InputError: If vLLM would raise the temperature.
+    A prompt's seed is made of the first number of its first row of noise, (B * G, steps) float64 or None when greedy;
+    vLLM adds g to it for completion g. A temperature that vLLM would raise is refused.
     """
     if 0.0 < sampling.temperature < _MIN_TEMPERATURE:
         raise InputError(
@@ -224,10 +218,7 @@ def base_name(name: str) -> str | None:
 def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield name and value of every weight, adapters merged, as the model without adapters would store them.
 
-    One merged weight exists at a time, and the policy's own keep their bits.
-
-    Raises:
-        InputError: If a weight is quantised.
+    One merged weight exists at a time, and the policy's own keep their bits. A quantised weight is refused.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
