@@ -40,15 +40,10 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
     * ``unevaluated`` if it is a calculation where the reference is a number.
 
-    Args:
-        extracted: The answer as read from the completion.
-        answer: The reference answer; the two have the same value.
-        question: The question.
-
     >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
     ('unevaluated', None, 'unevaluated')
-    >>> refusal("36/48", "3/4", "Simplify 36/48."), refusal("6/8", "3/4", "Simplify 36/48."), refusal("12", "12", "12?")
-    ('copied', None, None)
+    >>> refusal("36/48", "3/4", "Simplify 36/48."), refusal("6/8", "3/4", "Simplify 36/48.")
+    ('copied', None)
     """
     if max(len(extracted), len(answer)) > MAX_ANSWER_CHARS:
         return None
@@ -141,11 +136,7 @@ def _contains(tokens: list[str], part: list[str]) -> bool:
 
 
 def without_question(completion: str, question: str) -> str:
-    """Return a completion without the question, where it is repeated word for word.
-
-    >>> without_question("What is 3 + 4 ? It is 7.", "What is 3 + 4?")
-    ' It is 7.'
-    """
+    """Return a completion without the question, where it is repeated word for word."""
     words = re.findall(r"\w+|[^\w\s]", question)
     if len(words) < _MIN_WORDS or words[0] not in completion:
         return completion
@@ -155,11 +146,7 @@ def without_question(completion: str, question: str) -> str:
 
 
 def is_copied_term(completion: str, extracted: str, question: str) -> bool:
-    """Whether the last number of a text is but the last term of a calculation that stands in the question.
-
-    >>> is_copied_term("So we have 9 - 2 + 4", "4", "What is 9 - 2 + 4?"), is_copied_term("9 - 2 = 7", "7", "9 - 2?")
-    (True, False)
-    """
+    """Whether the last number of a text is only the last term of a calculation that stands in the question."""
     start = completion.rfind(extracted)
     before = completion[max(0, start - _MAX_RUN) : start]
     if start < 0 or not _BETWEEN.search(before):

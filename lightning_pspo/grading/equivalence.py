@@ -39,15 +39,12 @@ _MAX_MATCHED = 50
 def quick(extracted: str, answer: str) -> bool | None:
     r"""Compare two answers by rules that take microseconds, whatever the text.
 
-    Returns:
-        The decision; None when only the symbolic comparison can tell.
+    None when only the symbolic comparison can tell.
 
-    >>> quick("$1,234.00", "1234"), quick(r"\dfrac{1}{2}", "0.5"), quick("50%", "0.5"), quick("12345678", "12345679")
-    (True, True, True, False)
-    >>> quick("(1, 0.5]", r"\left(1, \frac12\right]"), quick("2, 1", r"\{1, 2\}"), quick("(2, 1)", "(1, 2)")
+    >>> quick("50%", "0.5"), quick("(1, 0.5]", r"\left(1, \frac12\right]"), quick("(2, 1)", "(1, 2)")
     (True, True, False)
-    >>> quick("evelyn", r"\text{Evelyn}"), quick(r"\sqrt{12}", r"2\sqrt{3}"), quick(r"\log 8", r"3\log 2")
-    (True, True, None)
+    >>> quick(r"\sqrt{12}", r"2\sqrt{3}"), quick(r"\log 8", r"3\log 2")
+    (True, None)
     """
     return _decide_whole(extracted, answer, lambda left, right: None)
 
@@ -58,10 +55,8 @@ def equivalent(extracted: str, answer: str) -> bool:
     Not symmetric: ``x + y = 5`` answers a question whose reference answer is ``5``, but not the other way about. Has no
     deadline of its own; hostile text is for the worker pool.
 
-    >>> equivalent(r"\sqrt{12}", r"2\sqrt{3}"), equivalent(r"\{\sqrt{12}, 1\}", r"1, 2\sqrt{3}")
-    (True, True)
-    >>> equivalent("x + 1", "x - 1")
-    False
+    >>> equivalent(r"\log 8", r"3\log 2"), equivalent("x + 1", "x - 1")
+    (True, False)
     """
     return bool(_decide_whole(extracted, answer, _symbolic))
 
@@ -120,8 +115,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     if a and b:
         return same_number(a, b)
     for decide in (decide_base, decide_clock, decide_ratio, decide_comma_decimal):
-        decided = decide(left, right, a, b)
-        if decided is not None:
+        if (decided := decide(left, right, a, b)) is not None:
             return decided
     parts, others = split_collection(left), split_collection(right)
     if parts or others:
@@ -167,12 +161,13 @@ def _decide_collections(
         if "matrix" in (parts.opening, others.opening) or "cup" in (parts.opening, others.opening):
             return None
         if parts.opening and others.opening:
-            return None if "{" in (parts.opening, others.opening) and _has_signs(parts, others) else False
+            has_signs = any(map(_PLUS_MINUS.search, parts.items + others.items))
+            return None if "{" in (parts.opening, others.opening) and has_signs else False
         if "[" in (parts.opening, others.opening) and len(parts.items) < 3:
             return False  # an interval is no list of its ends
     items, golds = _expand(parts), _expand(others)
     if len(items) != len(golds):
-        return False if not _has_dots(left, right) else None
+        return None if any(dots in left + right for dots in ("dots", "...", "…")) else False
     ordered = parts.ordered or others.ordered
     return _decide_ordered(items, golds, symbolic) if ordered else _decide_unordered(items, golds, symbolic)
 
@@ -218,17 +213,13 @@ def _expand(parts: Collection) -> list[str]:
     r"""Return the items, with ``a \pm b`` as two where the order does not matter."""
     if parts.ordered:
         return list(parts.items)
-    signs = ((r"\\pm(?![A-Za-z])", "+", "-"), (r"\\mp(?![A-Za-z])", "-", "+"))
     items: list[str] = []
     for item in parts.items:
+        for plus_minus, minus_plus in ("+-", "-+") if _PLUS_MINUS.search(item) else ():
+            changed = re.sub(r"\\mp(?![A-Za-z])", minus_plus, re.sub(r"\\pm(?![A-Za-z])", plus_minus, item))
+            items.append(changed.strip().removeprefix("+").strip())
         if not _PLUS_MINUS.search(item):
             items.append(item)
-            continue
-        for sign in (1, 2):
-            changed = item
-            for rule in signs:
-                changed = re.sub(rule[0], rule[sign], changed)
-            items.append(changed.strip().removeprefix("+").strip())
     return items
 
 
@@ -256,14 +247,6 @@ def _all_of(decisions: list[bool | None]) -> bool | None:
     if False in decisions:
         return False
     return None if None in decisions else True
-
-
-def _has_signs(parts: Collection, others: Collection) -> bool:
-    return any(_PLUS_MINUS.search(item) for item in parts.items + others.items)
-
-
-def _has_dots(left: str, right: str) -> bool:
-    return any(dots in text for text in (left, right) for dots in ("dots", "...", "…"))
 
 
 def _are_synonyms(left: str, right: str) -> bool:

@@ -80,12 +80,9 @@ def as_plain_number(text: str) -> str:
 
 
 def last_row(text: str) -> str:
-    r"""Return the last row of a derivation in an environment; another text, such as a system, as it is.
+    """Return the last row of a derivation in an environment; another text, such as a system, as it is.
 
     A derivation begins its rows with an equals sign, or with what its first row has there.
-
-    >>> last_row(r"\begin{aligned} x &= 3 + 4 \\ &= 7 \end{aligned}"), last_row("x = 7")
-    ('= 7', 'x = 7')
     """
     match = _DERIVATION.search(text)
     rows = [_TAG.sub("", row).replace("&", "").strip(" .,") for row in _ROW_END.split(match[1])] if match else []
@@ -114,9 +111,7 @@ def is_equation(text: str) -> bool:
 
 def _is_system(text: str) -> bool:
     """Whether a text is a list of equations: ``x = 2, y = 3`` or ``x = 2 or x = 3``, but not ``x = 2, 3``."""
-    if text.count("=") < 2:
-        return False
-    parts = split_collection(text)
+    parts = split_collection(text) if text.count("=") > 1 else None
     return bool(parts and len(parts.items) > 1 and all("=" in item for item in parts.items))
 
 

@@ -6,9 +6,9 @@ import logging
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, get_args
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.equivalence import quick
 from lightning_pspo.grading.grader import read_answer, settle
 from lightning_pspo.grading.processes import WorkerPool
@@ -16,11 +16,9 @@ from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Verdic
 
 _log = logging.getLogger(__name__)
 
-MIN_MEMORY_MB = 128
-"""A worker could not start with less."""
-MAX_DEADLINE_S = 86_400.0
-"""A day; timers of the system have a limit."""
-
+MIN_MEMORY_MB = 128  # a worker could not start with less
+MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
+_SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
 
 
@@ -66,12 +64,10 @@ class Grader:
         for name, value, choices in (("mode", mode, get_args(Mode)), ("cut_off", cut_off, get_args(CutOff))):
             if value not in choices:
                 raise InputError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
-        if workers < 1:
-            raise InputError(f"`workers` must be at least 1, got {workers}.")
+        check_at_least("workers", workers, 1, 1024)
         if not 0.0 < deadline_s <= MAX_DEADLINE_S:
             raise InputError(f"`deadline_s` must lie in (0, {MAX_DEADLINE_S:.0f}], got {deadline_s}.")
-        if memory_mb < MIN_MEMORY_MB:
-            raise InputError(f"`memory_mb` must be at least {MIN_MEMORY_MB}, got {memory_mb}.")
+        check_at_least("memory_mb", memory_mb, MIN_MEMORY_MB)
         self.mode: Mode = mode
         self.cut_off: CutOff = cut_off
         self.workers, self.deadline_s, self.memory_mb = workers, deadline_s, memory_mb
@@ -79,10 +75,7 @@ class Grader:
         weakref.finalize(self, self._pool.close)
 
     def grade(self, attempts: Sequence[Attempt | tuple[str, str]]) -> list[Grade]:
-        """Return the grade of each attempt, in order.
-
-        Args:
-            attempts: Completions with all that is known of their problems, or pairs of completion and reference answer.
+        """Return the grade of each attempt, or pair of completion and reference answer, in order.
 
         Raises:
             ValueError: A completion, a reference or a question is no text.
@@ -90,25 +83,16 @@ class Grader:
         """
         _check(attempts)
         rows = [Attempt(*attempt) for attempt in attempts]
-        grades: list[Grade | None] = [None] * len(rows)
-        answers: dict[int, tuple[str, str]] = {}  # those that have to be compared, with their rules
-        for index, row in enumerate(rows):
-            read = self._read(row)
-            if isinstance(read, Grade):
-                grades[index] = read
-            else:
-                answers[index] = read
-        verdicts = self._compare([(text, rows[index].answer) for index, (text, _) in answers.items()])
-        for (index, (text, rule)), verdict in zip(answers.items(), verdicts, strict=True):
-            same = _DECIDED.get(verdict)
-            grades[index] = Grade(verdict, text, rule) if same is None else settle(rows[index], text, rule, same)
-        return cast("list[Grade]", grades)
+        read = [self._read(row) for row in rows]
+        pairs = [(answer[0], row.answer) for row, answer in zip(rows, read, strict=True) if isinstance(answer, tuple)]
+        verdicts = iter(self._compare(pairs))
+        return [
+            self._settle(row, *answer, next(verdicts)) if isinstance(answer, tuple) else answer
+            for row, answer in zip(rows, read, strict=True)
+        ]
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Return whether the two answers of each pair are equivalent, in order; None where that was not decided.
-
-        Args:
-            pairs: Extracted answer and reference answer, or two extracted ones.
 
         Raises:
             ValueError: A pair is not two texts.
@@ -133,7 +117,7 @@ class Grader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("mode", "cut_off", "workers", "deadline_s", "memory_mb")}
+        return {name: getattr(self, name) for name in _SETTINGS}
 
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self.__init__(**settings)  # type: ignore[misc]
@@ -145,6 +129,11 @@ class Grader:
         except Exception as error:
             _log.warning("Extraction failed on %.200r: %r", attempt.completion, error)
             return Grade(Verdict.ERROR, None, "none")
+
+    @staticmethod
+    def _settle(attempt: Attempt, text: str, rule: str, verdict: Verdict) -> Grade:
+        same = _DECIDED.get(verdict)
+        return Grade(verdict, text, rule) if same is None else settle(attempt, text, rule, same)
 
     def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return a verdict for each pair."""

@@ -19,14 +19,11 @@ _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "="}
 def same_values(left: str, right: str) -> bool | None:
     r"""Compare two cleaned expressions by their values at several points.
 
-    Returns:
-        False when they surely differ at one of them, True when they agree to the precision of the arithmetic wherever
-        either of them has a value (or to 1e-5 when one holds a rounded decimal), None when that is not certain.
+    False when they surely differ at one of them, True when they agree to the precision of the arithmetic wherever
+    either has a value (or to 1e-5 when one holds a rounded decimal), None when that is not certain.
 
     >>> same_values("(x+1)^2", "x^2+2x+1"), same_values("x+1", "x+2"), same_values(r"\sqrt{x^2}", "x")
     (True, False, None)
-    >>> same_values(r"\frac{x}{3}", "0.333333x"), same_values(r"\sqrt{8}", r"2\sqrt{2}")
-    (True, True)
     """
     decimal = "." in left or "." in right
     rounded = decimal and bool(_LONG_DECIMAL.search(left) or _LONG_DECIMAL.search(right))
@@ -58,22 +55,13 @@ def _same_constants(a: complex, b: complex, largest: float) -> bool | None:
 
 
 def same_relation(left: str, right: str) -> bool | None:
-    r"""Compare two cleaned equations, inequalities or chains of inequalities.
+    """Compare two cleaned equations, inequalities or chains of inequalities.
 
-    Two relations of the same kind are the same when the differences of their sides are proportional, with a positive
-    factor for an inequality.
+    Two of the same kind are the same when the differences of their sides are proportional, with a positive factor for
+    an inequality: True. False when an inequality is turned round, None when neither is certain.
 
-    Returns:
-        True when they are the same, False when an inequality is turned round, None when that is not certain.
-
-    >>> (
-    ...     same_relation("2x + y = 4", r"y = 4 - 2x"),
-    ...     same_relation("2x > 6", "3 < x"),
-    ...     same_relation("1 < x < 3", "3 > x > 1"),
-    ... )
-    (True, True, True)
-    >>> same_relation("x > 3", "x < 3"), same_relation("x = 3", "x = 4")
-    (False, None)
+    >>> same_relation("2x > 6", "3 < x"), same_relation("x > 3", "x < 3"), same_relation("x = 3", "x = 4")
+    (True, False, None)
     """
     a, b = _sides(left), _sides(right)
     if not a or not b or a[1] != b[1]:
@@ -91,9 +79,7 @@ def same_relation(left: str, right: str) -> bool | None:
         factors.append(v / w)
         if abs(factors[-1] - factors[0]) > _EQUAL * abs(factors[0]):
             return None
-    if len(factors) < _MIN_SHARED:
-        return None
-    return a[1] == ["="] or factors[0].real > 0
+    return a[1] == ["="] or factors[0].real > 0 if len(factors) >= _MIN_SHARED else None
 
 
 def _sides(text: str) -> tuple[list[str], list[str]] | None:

@@ -31,20 +31,13 @@ from dataclasses import dataclass, field
 from lightning_pspo.grading import worker as far
 from lightning_pspo.grading.verdicts import Verdict
 
-PATIENCE_S = 0.05
-"""Seconds after which a pair counts as slow; most take a few milliseconds."""
-SPARES = 16
-"""Pairs that can be set aside at once, each with a worker of its own."""
-CHUNK = 16
-"""Pairs that a worker gets at once, at most."""
-PAIRS_PER_WORKER = 10_000
-"""A worker is replaced after about so many, because caches grow."""
-
+PATIENCE_S = 0.05  # after which a pair counts as slow; most take a few milliseconds
+SPARES = 16  # pairs that can be set aside at once, each with a worker of its own
+CHUNK = 16  # pairs that a worker gets at once, at most
+PAIRS_PER_WORKER = 10_000  # a worker is replaced after about so many, because caches grow
 EQUIVALENCE = "lightning_pspo.grading.equivalence:equivalent"
-
-OVERTIME_S = 1.0
-LEAST_SHARE = 0.75
-"""A batch ends so many seconds after its own deadline if that leaves its pairs such a share of theirs."""
+OVERTIME_S = 1.0  # a batch ends so long after its own deadline if that leaves its pairs ...
+LEAST_SHARE = 0.75  # ... such a share of theirs
 
 _START_S = 60.0
 _ATTEMPTS = 3
@@ -52,12 +45,7 @@ _VERDICTS = {far.EQUIVALENT[0]: Verdict.CORRECT, far.DIFFERENT[0]: Verdict.WRONG
 
 
 class Server:
-    """A running `worker.main`.
-
-    Args:
-        compare: ``module:function`` that its workers call for a pair.
-        memory_mb: Address space of each of its workers, in MiB.
-        deadline_s: After this and some seconds more a worker ends by itself.
+    """A running `worker.main`; its workers end by themselves some seconds after ``deadline_s``.
 
     Raises:
         RuntimeError: It did not start; the message has the last line of its output.
@@ -117,36 +105,20 @@ class Server:
 
 @dataclass(eq=False)
 class Worker:
-    """The owner's record of one worker.
-
-    Attributes:
-        server: The process that forked it.
-        number: Its name there.
-        link: Our end of its socket.
-        ready: True once it said so.
-        slow: True once it was set aside.
-        received: Pairs that it was sent so far.
-        since: Monotonic time at which it was started, got its chunk, or last replied.
-        pairs: The pairs that it has not answered, as positions in the batch; it is at the first.
-    """
+    """The owner's record of one worker."""
 
     server: Server
-    number: int
-    link: socket.socket
+    number: int  # its name there
+    link: socket.socket  # our end
     ready: bool = False
-    slow: bool = False
-    received: int = 0
-    since: float = field(default_factory=time.monotonic)
-    pairs: deque[int] = field(default_factory=deque)
+    slow: bool = False  # set aside
+    received: int = 0  # pairs so far
+    since: float = field(default_factory=time.monotonic)  # when it was started, got its chunk, or last replied
+    pairs: deque[int] = field(default_factory=deque)  # positions in the batch, not answered; it is at the first
 
 
 class Batch:
-    """The unfinished part of one call.
-
-    Args:
-        pairs: What to compare.
-        deadline_s: Wall time of one pair.
-    """
+    """The unfinished part of one call."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]], deadline_s: float) -> None:
         self.pairs, self.deadline_s = pairs, deadline_s
@@ -206,11 +178,7 @@ class Batch:
 class WorkerPool:
     """At most ``workers`` processes that compare, and ``SPARES`` more that hold slow pairs.
 
-    Args:
-        workers: At least 1.
-        deadline_s: Wall time of one pair, above 0.
-        memory_mb: Address space of one worker, in MiB.
-        compare: ``module:function`` that decides on one pair; the server imports it.
+    ``compare`` is the ``module:function`` that decides on one pair; ``memory_mb`` is the address space of one, in MiB.
     """
 
     def __init__(self, workers: int, deadline_s: float, memory_mb: int, compare: str = EQUIVALENCE) -> None:

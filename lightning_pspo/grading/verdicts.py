@@ -18,21 +18,13 @@ Scorer = Callable[[str], bool | None]
 
 
 class Attempt(NamedTuple):
-    """A completion with all that its grade depends on.
+    """A completion with all that its grade depends on."""
 
-    Attributes:
-        completion: The model's text; any text, also hostile.
-        answer: The reference answer, without its derivation.
-        question: The question; empty if it is unknown, and then a copy of it is not recognised.
-        truncated: Whether the token limit ended the completion.
-        scorer: The task's own judgement; None compares with ``answer``.
-    """
-
-    completion: str
-    answer: str
-    question: str = ""
-    truncated: bool = False
-    scorer: Scorer | None = None
+    completion: str  # any text, also hostile
+    answer: str  # without its derivation
+    question: str = ""  # empty if it is unknown, and then a copy of it is not recognised
+    truncated: bool = False  # whether the token limit ended the completion
+    scorer: Scorer | None = None  # None compares with the answer
 
 
 class Verdict(StrEnum):
@@ -49,11 +41,8 @@ class Verdict(StrEnum):
 class Grade:
     """A verdict with its reason.
 
-    Attributes:
-        verdict: How the completion was judged; only ``correct`` and ``wrong`` say something about the answer.
-        extracted: The answer as read from the completion; None without one.
-        rule: Name of the extraction rule that found it (see `extraction.extract`), or of the one that refused it:
-            ``copied`` and ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
+    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), or the one that refused it:
+    ``copied`` and ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
     """
 
     verdict: Verdict

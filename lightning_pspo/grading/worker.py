@@ -30,6 +30,7 @@ READY = b"+"
 """First byte of the server and of every worker. A worker then sends one of these for each pair, in order:"""
 EQUIVALENT, DIFFERENT, FAILED = b"1", b"0", b"e"
 
+_Run = Callable[[socket.socket, int], NoReturn]  # what a worker does with its socket and the server's pid
 _OWNER_CHECK_S = 1.0
 _PATIENCE_CPU_S = 0.2  # of processor time: other load on the machine must not make a pair a heavy one
 _HEAVY_NICE = 5  # a third of the weight
@@ -71,14 +72,8 @@ def main() -> None:
         return
 
 
-def serve(control: socket.socket, owner: int, run: Callable[[socket.socket, int], NoReturn]) -> None:
-    """Carry out commands until the owner is gone; then end every worker.
-
-    Args:
-        control: Brings the commands.
-        owner: Process that must be the parent; another parent means that it died.
-        run: What a worker does with its socket and this process's pid.
-    """
+def serve(control: socket.socket, owner: int, run: _Run) -> None:
+    """Carry out commands until the parent is not ``owner`` any more or is gone; then end every worker."""
     workers: dict[int, int] = {}  # number -> pid, until it is reaped: so long its pid cannot be anyone else's
     try:
         while True:
@@ -102,13 +97,7 @@ def serve(control: socket.socket, owner: int, run: Callable[[socket.socket, int]
             os.waitpid(pid, 0)
 
 
-def _fork(
-    workers: dict[int, int],
-    number: int,
-    descriptor: int,
-    control: socket.socket,
-    run: Callable[[socket.socket, int], NoReturn],
-) -> None:
+def _fork(workers: dict[int, int], number: int, descriptor: int, control: socket.socket, run: _Run) -> None:
     """Start a worker on ``descriptor``; after a failed fork the owner sees its socket close without a word."""
     server = os.getpid()
     try:
@@ -140,12 +129,8 @@ def work(
 ) -> NoReturn:
     """Compare pairs until the socket closes: a line is a JSON list of pairs, the reply one byte for each.
 
-    Args:
-        link: The owner's other end.
-        server: Process to die with.
-        compare: Decides on one pair.
-        memory_bytes: Limit of the address space; a lower one that the process already has stays.
-        seconds: The kernel ends a worker that needs this long for one pair, whoever is left to watch it.
+    A lower limit of the address space that the process already has stays. The kernel ends a worker that needs
+    ``seconds`` for one pair, whoever is left to watch it.
     """
     _die_with(server)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
