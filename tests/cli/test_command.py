@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -75,24 +74,6 @@ for name in {[name for name in COMMANDS if name not in LIGHTNING]}:
     assert "torch" not in sys.modules, name
 """
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["fit", "--help"], ["fit", "--config=quickstart", "--model.group_sise=4"]])
-def test_answers_take_no_longer_than_the_imports(tmp_path: Path, arguments: list[str]) -> None:
-    """At most 1.3 times the processor time of importing torch, lightning and transformers."""
-
-    def seconds(*command: str) -> float:
-        used = []
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, *command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(used)
-
-    imports = seconds("-c", "import torch, lightning, transformers")
-    assert seconds("-m", "lightning_pspo", *arguments) < 1.3 * imports
 
 
 def test_files_named_like_those_of_the_library(tmp_path: Path) -> None:
