@@ -14,6 +14,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.location import first_line
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -24,7 +25,7 @@ PROBE = (
 )
 """Text whose perplexity tells a language model from a damaged one."""
 
-_MAX_PERPLEXITY = 100.0  # the models in `fetching` reach 6 to 8; shuffled weights or a wrong tokenizer, thousands
+_MAX_PERPLEXITY = 100.0  # models that work reach 6 to 8; shuffled weights or a wrong tokenizer, thousands
 _END_OF_TURN = re.compile(r"<\|im_end\|>|<end_of_turn>|<\|eot_id\|>|<\|end\|>")
 
 
@@ -32,29 +33,25 @@ def convert(gguf_file: Path, output: Path, *, dtype: Dtype = "float32") -> float
     """Write the model of a GGUF file into a folder: weights, config, tokenizer, chat template, generation settings.
 
     Weights are dequantised. Numbers that GGUF keeps in float32, such as ``rms_norm_eps``, are written as the decimals
-    that they stand for. The folder is loaded back before the function returns.
-
-    Args:
-        gguf_file: A complete GGUF file of a causal language model.
-        output: An existing folder.
-        dtype: Dtype of the written weights.
+    that they stand for. The folder, which must exist, is loaded back before the function returns.
 
     Returns:
-        Perplexity of `PROBE` under the model as it was loaded back, a whole number of the order of ten.
+        Perplexity of `PROBE` under the model as it was loaded back, of the order of ten.
 
     Raises:
         InputError: The package ``gguf`` is missing, or the file is damaged, of an architecture or quantisation that
             transformers cannot read, or holds no working language model.
     """
-    fields = read_header(gguf_file)
+    fields = _read_header(gguf_file)
     folder, name = str(gguf_file.parent), gguf_file.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     _set_pre_tokenizer(tokenizer, fields)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(f"`{gguf_file}` must be a GGUF file that transformers can convert: {reason}") from error
+        raise InputError(
+            f"`{gguf_file}` must be a GGUF file that transformers can convert: {first_line(error)}"
+        ) from error
     model = _rebuilt(loaded)
     del loaded
     model.generation_config = _generation_config(tokenizer, model)
@@ -64,12 +61,8 @@ def convert(gguf_file: Path, output: Path, *, dtype: Dtype = "float32") -> float
     return _perplexity(output, gguf_file)
 
 
-def read_header(gguf_file: Path) -> dict[str, Any]:
-    """Return the metadata of a GGUF file: key -> value.
-
-    Raises:
-        InputError: The package ``gguf`` is missing, or the file cannot be converted.
-    """
+def _read_header(gguf_file: Path) -> dict[str, Any]:
+    """Return the metadata of a GGUF file, key -> value; refuse a file that cannot be converted."""
     if find_spec("gguf") is None:
         raise InputError(
             "Reading GGUF needs the package gguf, which is not installed: pip install 'lightning-pspo[gguf]'."
@@ -111,9 +104,8 @@ def _set_pre_tokenizer(tokenizer: Any, fields: Mapping[str, Any]) -> None:
 def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
     """Return an ordinary model of the same weights; one that was loaded from GGUF refuses to be saved."""
     settings = model.config.to_dict()
-    settings.pop("quantization_config", None)
-    settings.pop("_name_or_path", None)
-    settings.pop("_model_name_or_path", None)
+    for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        settings.pop(name, None)
     config = type(model.config).from_dict(_decimals(settings))
     config.architectures = [type(model).__name__]
     with torch.device("meta"):

@@ -8,27 +8,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.location import first_line
 
 
 def copy_from_hub(model: str, output: Path, *, dtype: str = "float32") -> None:
-    """Write a model of the hub, or of a folder, with its tokenizer and generation settings into ``output``.
-
-    Args:
-        model: Id on the hub, such as ``HuggingFaceTB/SmolLM2-135M-Instruct``, or a folder.
-        output: An existing folder.
-        dtype: ``float32`` or ``bfloat16``.
-
-    Raises:
-        InputError: If the model cannot be loaded.
-    """
+    """Write a model of the hub, or of a folder, with tokenizer and generation settings into an existing folder."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
         weights = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split("\n", maxsplit=1)[0].split())
         raise InputError(
-            f"`{model}` must be a causal language model of the hub or a folder: {reason} Offline, set HF_HUB_OFFLINE=1 "
-            "and have it in the cache (HF_HOME); HF_ENDPOINT names a mirror, HF_TOKEN opens gated models."
+            f"`{model}` must be a causal language model of the hub or a folder: {first_line(error)} "
+            "Offline, set HF_HUB_OFFLINE=1 and have it in the cache (HF_HOME); HF_ENDPOINT names a mirror, HF_TOKEN "
+            "opens gated models."
         ) from error
     weights.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -15,15 +15,11 @@ from lightning_pspo.policy.gguf import convert
 from tests.support.gguf_files import write_llama
 
 
-@pytest.fixture
-def any_perplexity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model cannot speak English."""
-    monkeypatch.setattr(gguf, "_MAX_PERPLEXITY", float("inf"))
-
-
-@pytest.mark.usefixtures("any_perplexity")
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.F16])
-def test_logits_are_those_of_the_dequantised_weights(tmp_path: Path, kind: GGMLQuantizationType) -> None:
+def test_a_folder_holds_the_dequantised_weights(
+    tmp_path: Path, kind: GGMLQuantizationType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_MAX_PERPLEXITY", float("inf"))  # a random model cannot speak English
     original = write_llama(tmp_path / "tiny.gguf", kind)
     (tmp_path / "model").mkdir()
     convert(tmp_path / "tiny.gguf", tmp_path / "model")
@@ -36,14 +32,7 @@ def test_logits_are_those_of_the_dequantised_weights(tmp_path: Path, kind: GGMLQ
     assert not hasattr(model.config, "quantization_config")
     settings = GenerationConfig.from_pretrained(tmp_path / "model")
     assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (1, 2, 0)
-
-
-@pytest.mark.usefixtures("any_perplexity")
-def test_digits_are_tokens_of_their_own(tmp_path: Path) -> None:
-    """SmolLM's tokenizer cuts text at every digit: neither digits nor the space before them are joined to it."""
-    write_llama(tmp_path / "tiny.gguf")
-    (tmp_path / "model").mkdir()
-    convert(tmp_path / "tiny.gguf", tmp_path / "model")
+    # SmolLM's tokenizer cuts text at every digit: neither digits nor the space before them are joined to it.
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.tokenize("a 12") == ["a", "Ġ", "1", "2"]
     assert tokenizer.tokenize("a\n\n3") == ["a", "ĊĊ", "3"]

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, TokenType, dequantize, quantize
+from gguf import (
+    MODEL_ARCH,
+    GGMLQuantizationType,
+    GGUFWriter,
+    TokenType,
+    dequantize,
+    get_tensor_name_map,
+    quantize,
+)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.models import make_tokenizer
@@ -54,29 +62,15 @@ def write_llama(path: Path, kind: GGMLQuantizationType = GGMLQuantizationType.Q8
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
-    names = {
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    }
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, 2)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            parts = name.removeprefix("model.").removesuffix(".weight").split(".")
-            if parts[0] == "layers":
-                ours, target = ".".join(parts[2:]), f"blk.{parts[1]}.{names['.'.join(parts[2:])]}.weight"
-            else:
-                ours, target = parts[0], {"embed_tokens": "token_embd.weight", "norm": "output_norm.weight"}[parts[0]]
+            target = names.get_name(name, try_suffixes=(".weight",))
             values = weight.numpy()
             if values.ndim == 1:
                 writer.add_tensor(target, values)
                 continue
-            heads = {"self_attn.q_proj": HEADS, "self_attn.k_proj": KV_HEADS}.get(ours)
+            heads = {"q_proj": HEADS, "k_proj": KV_HEADS}.get(name.split(".")[-2])
             values = values if heads is None else _interleaved(values, heads)
             packed = quantize(values, kind)
             writer.add_tensor(target, packed, raw_dtype=kind)
