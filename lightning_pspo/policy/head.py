@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from lightning_pspo.policy.logprobs import excluded, logprobs_and_entropies
 
@@ -39,10 +40,10 @@ def head_logprobs(
     hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
     if type(head) is nn.Linear and not hooked:
         logprobs, entropies = _LinearHead.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, head.bias, chosen, temperature, top_p, with_entropy, _autocast_dtype(hidden)
+            hidden, head.weight, head.bias, chosen, temperature, top_p, with_entropy, compute_dtype(hidden)
         )
         return logprobs, entropies if with_entropy else None
-    width = _width(head)
+    width: int = getattr(head, "out_features", None) or len(cast(Tensor, head.weight))
     parts = [
         _through(head, hidden[part], chosen[part], temperature, top_p, with_entropy)
         for part in _slices(len(chosen), width, with_entropy, top_p)
@@ -162,10 +163,10 @@ def _scaled(logits: Tensor, temperature: float, top_p: float, chosen: Tensor) ->
     return scaled
 
 
-def _autocast_dtype(hidden: Tensor) -> torch.dtype:
-    """Return the dtype that a linear layer would compute in."""
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+def compute_dtype(source: Tensor | PreTrainedModel) -> torch.dtype:
+    """Return the dtype that a linear layer computes in: the active autocast's, or else the source's own."""
+    device = source.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else source.dtype
 
 
 def _slices(tokens: int, width: int, with_entropy: bool, top_p: float) -> list[slice]:
@@ -177,8 +178,3 @@ def _slices(tokens: int, width: int, with_entropy: bool, top_p: float) -> list[s
     count = max(1, -(-tokens * width * tables // SLICE_NUMBERS))
     size = max(1, -(-tokens // count))
     return [slice(start, min(start + size, tokens)) for start in range(0, max(1, tokens), size)]
-
-
-def _width(head: nn.Module) -> int:
-    width = getattr(head, "out_features", None)
-    return int(width) if width is not None else int(cast(Tensor, head.weight).shape[0])

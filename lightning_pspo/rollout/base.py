@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from lightning_pspo.types import Completions, PromptBatch
 
@@ -31,6 +31,15 @@ class Sampling:
     max_new_tokens: int
     eos_ids: tuple[int, ...]  # all ids that end a completion
     pad_id: int  # fills a row after its end; may equal an end-of-sequence id
+
+    def generation_config(self) -> GenerationConfig:
+        """Return transformers' settings of greedy decoding; scores decide what is drawn."""
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=list(self.eos_ids),
+            pad_token_id=self.pad_id,
+        )
 
 
 def keyed_uniforms(key: tuple[int, ...], positions: Tensor, samples: int, steps: int) -> Tensor:

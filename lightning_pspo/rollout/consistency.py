@@ -41,14 +41,8 @@ def consistent_engine(policy: Policy, engine: RolloutEngine) -> RolloutEngine:
     """Check that log-probs and greedy tokens do not depend on neighbours, padding, training mode or chance.
 
     A model that is noisy in training mode is kept in evaluation mode from then on, and a model that padding changes is
-    sampled without. Every rank must take part. Random generators keep their state.
-
-    Args:
-        policy: Built, on its device.
-        engine: How completions are sampled.
-
-    Returns:
-        The engine to sample with: the same one, or an ``UnpaddedEngine`` around it.
+    sampled without. Every rank must take part, with a policy that is built and on its device. Random generators keep
+    their state. The engine to sample with is returned: the same one, or an ``UnpaddedEngine`` around it.
 
     Raises:
         InputError: If the model or the engine cannot be made consistent.
@@ -78,11 +72,7 @@ def _check_passes(policy: Policy, probe: _Probe) -> None:
 
 
 def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> RolloutEngine:
-    """Return the first engine that draws right tokens among other prompts: the given one, or one that separates them.
-
-    Raises:
-        InputError: If the given one draws wrong tokens even for a prompt alone, or needs another device.
-    """
+    """Return the first engine that draws right tokens among other prompts: as it is, or with prompts separated."""
     model, kind = policy.model_name_or_path, type(engine).__name__
     if engine.needs_cuda and probe.device.type != "cuda":
         raise InputError(f"{kind} needs the policy on a CUDA device (trainer.accelerator=gpu), got {probe.device}.")
@@ -93,13 +83,11 @@ def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> Rol
         )
     if probe.wrong_tokens(engine, among_others=True) == 0:
         return engine
-    for single_rows, batches in (
-        (False, "prompts of each length are sampled apart"),
-        (True, "rows are sampled singly"),
-    ):
+    remedies = {False: "prompts of each length are sampled apart", True: "rows are sampled singly"}
+    for single_rows, remedy in remedies.items():
         separating = UnpaddedEngine(engine=engine, single_rows=single_rows)
         if probe.wrong_tokens(separating, among_others=True) == 0:
-            logger.warning("Other prompts in a batch change the completions of %s: %s, which is slow.", model, batches)
+            logger.warning("Other prompts in a batch change the completions of %s: %s, which is slow.", model, remedy)
             return separating
     raise InputError(
         f"{kind} cannot sample {model}: its greedy tokens change with the other prompts of a rollout. Use another "
@@ -160,9 +148,7 @@ class _Probe:
     def wrong_tokens(self, engine: RolloutEngine, *, among_others: bool) -> int:
         """Return how many greedy tokens of a prompt are clearly less probable than others in a plain pass.
 
-        Args:
-            engine: Draws them.
-            among_others: Draw two completions of each of three prompts, and not one of one prompt.
+        They are drawn for the prompt alone, or as two completions of each of three prompts.
         """
         members, samples = ([0, 1, 2], 2) if among_others else ([1], 1)
         policy = self.policy

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import ContinuousBatchingConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
@@ -71,20 +71,13 @@ class ContinuousBatchingEngine(RolloutEngine):
     def generate(
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
-        """Return B * G completions, prompt-major, with the log-probs of their tokens (None when greedy).
-
-        Raises:
-            InputError: If the cache cannot hold one prompt with its completion, or the model cannot be batched.
-            RuntimeError: If the generation thread fails.
-        """
+        """Return B * G completions, prompt-major, with the log-probs of their tokens (None when greedy)."""
         rows = prompt_rows(prompts)
         device = prompts.prompt_ids.device
         config, sampler = self._config(rows, sampling), None
         if uniforms is not None:
-            lengths = [len(row) for row in rows]
-            sampler = _KeyedSampler(
-                sampling, on_device(uniforms, device), lengths, cast(int, config.max_requests_per_batch)
-            )
+            room = cast(int, config.max_requests_per_batch)
+            sampler = _KeyedSampler(sampling, on_device(uniforms, device), [len(row) for row in rows], room)
         with _restored(model), _manager(model, sampling, config, sampler) as manager:
             # All requests before the first step: otherwise its batch would depend on the speed of two threads.
             for index, row in enumerate(rows):
@@ -93,8 +86,10 @@ class ContinuousBatchingEngine(RolloutEngine):
             drawn = _collect(manager, len(rows), sampling.samples)
         completion_ids = right_padded(drawn, sampling.pad_id, device)  # (N, T)
         mask, truncated = completion_mask(completion_ids, sampling.eos_ids)
-        logprobs = None if sampler is None else sampler.table()[:, : mask.shape[1]].masked_fill(~mask, 0.0)
-        return Completions(completion_ids, mask, truncated, logprobs)
+        if sampler is None:
+            return Completions(completion_ids, mask, truncated)
+        table = sampler.logprobs[:-1].view(-1, sampler.steps)
+        return Completions(completion_ids, mask, truncated, table[:, : mask.shape[1]].masked_fill(~mask, 0.0))
 
     def _config(self, rows: Sequence[Sequence[int]], sampling: Sampling) -> ContinuousBatchingConfig:
         """Return settings that bound the cache and the batch."""
@@ -107,7 +102,8 @@ class ContinuousBatchingEngine(RolloutEngine):
                     f"{_PAGE}, got {self.cache_tokens}."
                 )
             blocks = min(blocks, self.cache_tokens // _PAGE)
-        at_once = min(len(rows) * sampling.samples, self.max_rows or len(rows) * sampling.samples)
+        total = len(rows) * sampling.samples
+        at_once = min(total, self.max_rows or total)
         return ContinuousBatchingConfig(
             page_size=_PAGE,
             num_blocks=blocks,
@@ -134,17 +130,13 @@ class _KeyedSampler(ContinuousBatchingLogitsProcessor):
         self.uniforms = pad(uniforms.flatten(), (0, 1))  # (N * steps + 1,)
         self.steps = uniforms.shape[1]
         self.prompt_lengths = prompt_lengths
-        self.logprobs = torch.zeros(len(self.uniforms), device=uniforms.device)
+        self.logprobs = torch.zeros(len(self.uniforms), device=uniforms.device)  # (N * steps + 1,), of sampled tokens
 
     def as_list(self) -> ContinuousBatchingLogitsProcessorList:
         """Return the list that the batching expects, with room for one number per request."""
         processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self]))
         processors.tensors_required = 1
         return processors
-
-    def table(self) -> Tensor:
-        """Return the log-probs of all sampled tokens, (N, steps)."""
-        return self.logprobs[:-1].view(-1, self.steps)
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         """Fill the storage of ``prepare_tensor_args``."""
@@ -200,14 +192,8 @@ def _manager(
     model: PreTrainedModel, sampling: Sampling, config: ContinuousBatchingConfig, sampler: _KeyedSampler | None
 ) -> Iterator[Any]:
     """Yield a manager that is not started yet; afterwards end its thread and free its cache."""
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=list(sampling.eos_ids),
-        pad_token_id=sampling.pad_id,
-    )
     try:
-        manager = cast(Any, model).init_continuous_batching(settings, config)
+        manager = cast(Any, model).init_continuous_batching(sampling.generation_config(), config)
     except ValueError as error:  # an attention or a layer that has no paged form
         raise InputError(
             f"ContinuousBatchingEngine cannot batch {model.config.model_type} models ({error}): use another `engine`."

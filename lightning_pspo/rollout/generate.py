@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from torch.nn.functional import pad
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
@@ -34,21 +35,12 @@ class GenerateEngine(RolloutEngine):
         """Return B * G completions, prompt-major."""
         ids = prompts.prompt_ids.repeat_interleave(sampling.samples, dim=0)  # (N, P)
         mask = prompts.prompt_mask.repeat_interleave(sampling.samples, dim=0)
-        rows = self.max_rows or len(ids)
-        parts = [
-            self._decode(
-                model,
-                ids[start : start + rows],
-                mask[start : start + rows],
-                sampling,
-                None if uniforms is None else uniforms[start : start + rows],
-            )
-            for start in range(0, len(ids), rows)
-        ]
+        parts = []
+        for rows in torch.split(torch.arange(len(ids)), self.max_rows or len(ids)):
+            noise = None if uniforms is None else uniforms[rows]
+            parts.append(self._decode(model, ids[rows], mask[rows], sampling, noise))
         longest = max(part.shape[1] for part in parts)
-        completion_ids = torch.cat(
-            [torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=sampling.pad_id) for part in parts]
-        )  # (N, T)
+        completion_ids = torch.cat([pad(part, (0, longest - part.shape[1]), value=sampling.pad_id) for part in parts])
         mask, unfinished = completion_mask(completion_ids, sampling.eos_ids)
         return Completions(completion_ids, mask, truncated=unfinished)
 
@@ -61,12 +53,7 @@ class GenerateEngine(RolloutEngine):
         output: Tensor = cast(Any, model).generate(
             input_ids=ids,
             attention_mask=mask.long(),
-            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
-                do_sample=False,
-                max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=list(sampling.eos_ids),
-                pad_token_id=sampling.pad_id,
-            ),
+            generation_config=sampling.generation_config(),
             logits_processor=processors,
             synced_gpus=False,  # each rank has all weights, so none has to wait for another
         )

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.rollout.generate import GenerateEngine
@@ -112,7 +113,7 @@ class SharedPrefixEngine(RolloutEngine):
                 f"{model.config._attn_implementation} attention, got true."
             )
         if self.share_prompts is None:
-            return is_able and model.device.type == "cpu" and _compute_dtype(model) == torch.float32
+            return is_able and model.device.type == "cpu" and compute_dtype(model) == torch.float32
         return self.share_prompts
 
 
@@ -166,7 +167,7 @@ class _Batch:
         self.seen = self.mask.shape[1] - steps
         plain = layer_types(self.model.config) == {DynamicLayer}
         if self.padded and plain and self.model.config._attn_implementation in ("sdpa", "eager"):
-            dtype = _compute_dtype(self.model)
+            dtype = compute_dtype(self.model)
             bias = torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device)
             self.bias = bias.masked_fill_(~self.mask, torch.finfo(dtype).min)[:, None, None]  # (n, 1, 1, P + T)
 
@@ -270,11 +271,6 @@ def _compacted(finished: Tensor, active: int) -> Tensor:
     rows = torch.arange(active, device=finished.device)
     rows[finished[:active]] = (~finished[active:]).nonzero().squeeze(1) + active
     return rows
-
-
-def _compute_dtype(model: PreTrainedModel) -> torch.dtype:
-    kind = model.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
 
 def _decodes(model: PreTrainedModel) -> bool:

@@ -39,7 +39,10 @@ class UnpaddedEngine(RolloutEngine):
         group = 1 if self.single_rows else sampling.samples
         parts: list[Completions] = []
         order: list[int] = []
-        for indices in self._batches(lengths):
+        batches = [[index] for index in range(len(lengths))]
+        if not self.single_rows:
+            batches = [[i for i, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
+        for indices in batches:
             width = lengths[indices[0]]
             batch = prompts.rows(indices)
             batch = replace(batch, prompt_ids=batch.prompt_ids[:, -width:], prompt_mask=batch.prompt_mask[:, -width:])
@@ -49,15 +52,6 @@ class UnpaddedEngine(RolloutEngine):
                 parts.append(self.engine.generate(model, batch, replace(sampling, samples=group), noise))
                 order += rows
         return _merged(parts, torch.tensor(order).argsort(), sampling.pad_id)
-
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        """Return the indices of the prompts that are sampled together."""
-        if self.single_rows:
-            return [[index] for index in range(len(lengths))]
-        by_length: dict[int, list[int]] = {}
-        for index, length in enumerate(lengths):
-            by_length.setdefault(length, []).append(index)
-        return list(by_length.values())
 
 
 def _merged(parts: list[Completions], order: Tensor, pad_id: int) -> Completions:
