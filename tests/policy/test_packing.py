@@ -44,6 +44,7 @@ def history(packed: PackedInputs, token: int) -> list[int]:
 def test_each_token_is_predicted_from_its_prompt_and_what_came_before(
     prompt_lengths: list[int], completions: list[tuple[int, int]]
 ) -> None:
+    """And nothing is padded that need not be."""
     inputs = make(prompt_lengths, completions)
     row, step = inputs.completion_mask.nonzero(as_tuple=True)
     for packed in (rows(inputs), trees(inputs)):
@@ -52,21 +53,14 @@ def test_each_token_is_predicted_from_its_prompt_and_what_came_before(
             owner = completions[r][0]
             prompt = [100 * owner + index for index in range(prompt_lengths[owner])]
             assert history(packed, token) == prompt + [1000 * (r + 1) + index for index in range(t)]
+    widths = [prompt_lengths[owner] + length for owner, length in completions]
+    assert rows(inputs).input_ids.shape == (len(completions), max(widths))
+    owners = {owner for owner, _ in completions}
+    tree = [prompt_lengths[owner] + sum(n for other, n in completions if other == owner) for owner in owners]
+    assert trees(inputs).input_ids.shape == (len(owners), max(tree))
 
 
 def test_a_long_prompt_runs_once_for_several_completions() -> None:
     """Also beyond the length at which trees stop growing."""
     packed = trees(make([3000], [(0, 500)] * 8))
     assert packed.input_ids.shape == (2, 3000 + 6 * 500)
-
-
-@given(prompt_lengths=st.lists(st.integers(1, 5), min_size=4, max_size=4), completions=lengths)
-def test_nothing_is_padded_that_need_not_be(prompt_lengths: list[int], completions: list[tuple[int, int]]) -> None:
-    inputs = make(prompt_lengths, completions)
-    assert rows(inputs).input_ids.shape == (
-        len(completions),
-        max(prompt_lengths[owner] + length for owner, length in completions),
-    )
-    owners = {owner for owner, _ in completions}
-    tree = {owner: prompt_lengths[owner] + sum(n for other, n in completions if other == owner) for owner in owners}
-    assert trees(inputs).input_ids.shape == (len(owners), max(tree.values()))

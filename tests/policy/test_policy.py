@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightning_pspo.policy.policy import Policy
 from tests.support.models import make_model, make_tokenizer
@@ -54,9 +53,6 @@ def test_a_mode_that_differs_by_module_survives_generation(tiny_model: Path) -> 
     assert not part.training
 
 
-def test_the_context_bounds_a_rollout(model_folder: Callable[..., Path]) -> None:
+def test_what_a_policy_takes_from_its_config(model_folder: Callable[..., Path]) -> None:
     policy = built(model_folder(max_position_embeddings=16))
-    assert policy.context_length == 16
-    assert policy.vocab_size == 259
-    assert policy.pad_id == 0
-    assert torch.equal(torch.tensor(policy.eos_ids), torch.tensor([2]))
+    assert (policy.context_length, policy.vocab_size, policy.pad_id, policy.eos_ids) == (16, 259, 0, (2,))

@@ -17,7 +17,8 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA, quantized_layers, quantized_loading
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import Pretrained
-from tests.support.loop import Fit, fit  # noqa: F401
+from tests.support.loop import Fit, fit, weights  # noqa: F401
+from tests.support.rollouts import built as plainly_built
 
 pytest.importorskip("bitsandbytes")
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,8 +37,7 @@ NF4 = (
 
 
 def built(folder: Path, **settings: Any) -> Policy:
-    policy = Policy(model_name_or_path=str(folder), **({"lora": LoRA(rank=4)} | settings))
-    policy.build(0)
+    policy = plainly_built(folder, **({"lora": LoRA(rank=4)} | settings))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in policy.trainable_parameters():
@@ -128,16 +128,11 @@ def test_a_run_resumes_to_the_same_bits(
     path = tmp_path / "middle.ckpt"
     uninterrupted, record = fit(**settings, save_after={1: path})
     resumed, _ = fit(**settings, ckpt_path=path)
-    trained = [
-        torch.cat([p.detach().flatten() for p in m.policy.trainable_parameters()]) for m in (uninterrupted, resumed)
-    ]
-    assert torch.equal(*trained)
+    assert torch.equal(weights(uninterrupted), weights(resumed))
     saved = torch.load(path, weights_only=True)
     assert all("lora_" in name for name in saved["state_dict"])
-    assert (saved["policy"]["quantization"], saved["policy"]["dtype"]) == (
-        policy["quantization"],
-        policy.get("dtype", "float32"),
-    )
+    assert saved["policy"]["quantization"] == policy["quantization"]
+    assert saved["policy"]["dtype"] == policy.get("dtype", "float32")
     first = record.outputs[0]
     assert float(first["updates"][0].log_ratio.abs().max()) == 0.0  # the rollout's first update is on policy
     assert float(first["updates"][1].log_ratio.abs().max()) > 0.0
@@ -148,8 +143,7 @@ def test_a_run_resumes_to_the_same_bits(
 
 
 def test_the_reference_is_the_four_bit_base(wide: Path) -> None:
-    policy, new = built(wide, quantization="nf4"), Policy(model_name_or_path=str(wide), lora=LoRA(), quantization="nf4")
-    new.build(0)
+    policy, new = built(wide, quantization="nf4"), plainly_built(wide, lora=LoRA(), quantization="nf4")
     with torch.no_grad():
         base, trained = (model.causal_lm(input_ids=IDS).logits for model in (new, policy))
         assert not torch.allclose(base, trained, atol=0.01)

@@ -78,15 +78,10 @@ def test_every_eos_id_ends_a_completion_and_pad_may_be_eos(model_folder: Callabl
 def test_generation_restores_training_mode_and_keeps_tensors_usable(tiny_model: Path) -> None:
     policy = built(tiny_model, gradient_checkpointing=True)
     prompts = prompts_of([[5, 6, 7]])
-    completions = draw(policy, prompts, samples=1)
+    drawn_rows = draw(policy, prompts, samples=1)
     assert policy.causal_lm.training
     assert policy.causal_lm.is_activation_checkpointing
-    inputs = Inputs(
-        prompts.prompt_ids,
-        prompts.prompt_mask,
-        completions.completion_ids,
-        completions.completion_mask,
-        prompt_of=torch.tensor([0]),
-    )
+    rows = drawn_rows.completion_ids, drawn_rows.completion_mask
+    inputs = Inputs(prompts.prompt_ids, prompts.prompt_mask, *rows, prompt_of=torch.tensor([0]))
     policy.logprobs(inputs, temperature=0.7, top_p=1.0)[0].sum().backward()
     assert all(parameter.grad is not None for parameter in policy.trainable_parameters())
