@@ -16,15 +16,10 @@ NGRAM = 13
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Which evaluation questions occur in training.
+    """Which evaluation questions occur in training, by their indices."""
 
-    Attributes:
-        same: Indices of the questions whose text is that of a training question, but for case, spacing and punctuation.
-        near: Index of each question that is nearly a training question, with that question's index.
-    """
-
-    same: tuple[int, ...]
-    near: tuple[tuple[int, int], ...]
+    same: tuple[int, ...]  # whose text is that of a training question, but for case, spacing and punctuation
+    near: tuple[tuple[int, int], ...]  # that are nearly a training question, with that question's index
 
 
 def find_overlap(training: Sequence[str], evaluation: Sequence[str], share: float = 0.5, ngram: int = NGRAM) -> Overlap:
@@ -34,12 +29,7 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], share: floa
     meaning, so that ``1 + 2`` and ``1 - 2`` differ. A question is near a training question if that one alone has at
     least ``share`` of its n-grams; a single shared n-gram, the criterion for long documents, would fire on every
     phrase that a whole data set uses. A question of fewer than ``ngram`` tokens is compared for sameness only.
-
-    Args:
-        training: Questions.
-        evaluation: Questions.
-        share: In (0, 1].
-        ngram: Tokens of an n-gram, at least 1.
+    ``share`` lies in (0, 1].
 
     >>> question = "Ann has 12 apples, eats 3 of them and gives 4 to Bob. How many apples are left?"
     >>> find_overlap([question, "1 + 2 ="], [question.upper(), "1 - 2 =", "Today " + question[:-1] + " for Ann?"])
@@ -71,11 +61,7 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], share: floa
 
 
 def normalise(text: str) -> tuple[str, ...]:
-    r"""Return a question's tokens, without case, spacing and punctuation.
-
-    >>> normalise("What's  $3 \\times 1,000$?")
-    ('what', 's', '3', 'times', '1,000')
-    """
+    """Return a question's tokens, without case, spacing and punctuation."""
     return tuple(token for token in _TOKEN.findall(text.casefold()) if token not in _IDLE)
 
 

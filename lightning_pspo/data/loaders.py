@@ -49,27 +49,18 @@ class RolloutLoader:
 
     It has a length, so that Lightning does not fetch ahead and the cursor is that of the current batch.
 
-    Attributes:
-        rows: The training problems.
-        prompts_per_rollout: Prompts of a rollout over all ranks.
-        num_rollouts: Rollouts of the run.
-        seed: Seed of the prompts' order.
-        pad_id: Token id that pads prompts at the left.
-        rank: This rank.
-        world_size: Number of ranks.
-        cursor: Rollouts served so far.
-        drawn: Further stretches of the stream that were drawn.
+    ``pad_id`` is the token that pads prompts at the left.
     """
 
     rows: Sequence[EncodedProblem]
-    prompts_per_rollout: int
-    num_rollouts: int
-    seed: int
+    prompts_per_rollout: int  # over all ranks
+    num_rollouts: int  # of the run
+    seed: int  # of the prompts' order
     pad_id: int
     rank: int = 0
     world_size: int = 1
-    cursor: int = field(default=0, init=False)
-    drawn: int = field(default=0, init=False)
+    cursor: int = field(default=0, init=False)  # rollouts served so far
+    drawn: int = field(default=0, init=False)  # further stretches of the stream that were drawn
     _pass: int = field(default=-1, init=False)
     _order: np.ndarray[tuple[int], np.dtype[np.int64]] = field(
         default_factory=lambda: np.empty(0, dtype=np.int64), init=False
@@ -143,13 +134,7 @@ class EvaluationLoader:
 
     All ranks serve equally many rows, as sharded strategies need; a row that only fills up the number is not ``valid``.
 
-    Attributes:
-        source: The source's name.
-        rows: Its problems.
-        batch_size: Prompts per batch.
-        pad_id: Token id that pads prompts at the left.
-        rank: This rank.
-        world_size: Number of ranks.
+    ``batch_size`` is that of one rank; ``pad_id`` pads prompts at the left.
     """
 
     source: str

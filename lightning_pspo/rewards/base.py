@@ -64,12 +64,7 @@ class Reward(ABC):
 
 
 def evaluate(name: str, reward: Reward, samples: Sequence[Sample]) -> list[float]:
-    """Return a reward's values, one per sample and all finite.
-
-    Args:
-        name: The reward's name in messages.
-        reward: The reward.
-        samples: The samples of whole groups, in row order.
+    """Return a reward's values, one per sample of whole groups in row order, and all finite.
 
     Raises:
         InputError: The number of values is not that of the samples, or a value is not finite in float32.

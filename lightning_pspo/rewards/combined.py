@@ -57,13 +57,7 @@ class WeightedSum(Reward):
         return self.breakdown(samples)[0]
 
     def breakdown(self, samples: Sequence[Sample]) -> tuple[list[float], dict[str, list[float]]]:
-        """Return the clipped totals, and each term's values before its weight.
-
-        Args:
-            samples: The samples of whole groups, in row order.
-
-        Returns:
-            The totals, and term name -> values.
+        """Return the clipped totals, and term name -> its values before its weight.
 
         Raises:
             InputError: A term's values are not one per sample and finite, or a total is not finite in float32.

@@ -19,18 +19,7 @@ _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
 def stated_answer(row: Row, where: str) -> str:
-    r"""Return the field ``answer`` of a row, or the last ``\boxed{}`` of its ``solution``.
-
-    Args:
-        row: A row of a data file.
-        where: File and row, for the error.
-
-    Raises:
-        InputError: The row has neither.
-
-    >>> stated_answer({"solution": r"Half of 8: \boxed{4}"}, "file.jsonl, row 1")
-    '4'
-    """
+    r"""Return the field ``answer`` of a row, or the last ``\boxed{}`` of its ``solution``, or raise InputError."""
     if "answer" in row:
         return text_field(row, "answer", where)
     answer = last_boxed(text_field(row, "solution", where))

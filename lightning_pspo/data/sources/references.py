@@ -46,10 +46,6 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
     as "So the answer is 5.", the number alone must be right, too: that is what a completion will say. Nearly all are
     decided by the grader's quick rules; worker processes start only for the others.
 
-    Args:
-        origin: Where the problems come from, for the message.
-        problems: At least one.
-
     Returns:
         The problems on which no completion can be graded correct. How many of each kind there are is logged.
     """
