@@ -31,19 +31,10 @@ def completion_logprobs(
     with_entropy: bool,
     plain_head: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the log-probs of completion tokens under the sampled distribution, and its entropies if asked for.
+    """Return the log-probs of the chosen tokens, (M,) long, under the sampled distribution, and its entropies or None.
 
-    Args:
-        model: A causal language model.
-        packed: Its inputs, with M completion tokens.
-        chosen: (M,) long, the completion tokens.
-        temperature: Greater than 0.
-        top_p: In (0, 1].
-        with_entropy: Return the entropies too.
-        plain_head: Result of ``has_plain_head``; if False, the pass holds all M * V logits.
-
-    Returns:
-        (M,) float32, and (M,) float32 in nats or None, with graph where gradients are enabled.
+    Both are (M,) float32 in nats, with graph where gradients are enabled. ``plain_head`` is what ``has_plain_head``
+    returns; if it is False, the pass holds all M * V logits.
     """
     if not plain_head:
         return logprobs_and_entropies(_logits(model, packed), chosen, temperature, top_p, with_entropy)

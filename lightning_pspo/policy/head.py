@@ -23,19 +23,11 @@ SLICE_NUMBERS = 2**25
 def head_logprobs(
     hidden: Tensor, head: nn.Module, chosen: Tensor, temperature: float, top_p: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the log-probs of the chosen tokens under the sampled distribution, and its entropies if asked for.
+    """Return the log-probs of the chosen tokens, (M,) long, under the sampled distribution, and its entropies or None.
 
-    Args:
-        hidden: (M, H), the states that predict the tokens.
-        head: The model's output embedding, tied or not, with adapters or without; maps (m, H) to (m, V).
-        chosen: (M,) long.
-        temperature: Greater than 0.
-        top_p: In (0, 1].
-        with_entropy: Return the entropies too.
-
-    Returns:
-        (M,) float32 log-probs, and (M,) float32 entropies in nats or None, with graph where gradients are enabled
-        (float64 if ``hidden`` is).
+    The states (M, H) predict the tokens through the model's output embedding, tied or not, with adapters or without,
+    which maps (m, H) to (m, V). Both results are (M,) float32 in nats (float64 if the states are), with graph where
+    gradients are enabled.
     """
     hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
     if type(head) is nn.Linear and not hooked:

@@ -65,13 +65,9 @@ def _check_json(path: Path) -> None:
 
 
 def hub_answers(repository: str, revision: str | None) -> bool:
-    """Ask the hub for a model, without the retries that take half a minute.
+    """Tell whether the hub answers for a model, without the retries that take half a minute.
 
-    Returns:
-        Whether the hub answers; False if it does not and the cache has the model.
-
-    Raises:
-        InputError: If the model is neither on the hub nor in the cache.
+    False if it does not and the cache has the model; a model that neither has is refused.
     """
     is_cached = isinstance(try_to_load_from_cache(repository, CONFIG_NAME, revision=revision), str)
     if is_offline_mode():

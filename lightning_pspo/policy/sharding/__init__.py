@@ -23,12 +23,8 @@ StrategyRegistry.register("fsdp2", FSDP2Strategy, override=True)
 def sharding_of(strategy: Strategy, max_norm: float | None = None) -> Sharding:
     """Return how the weights lie under a strategy; from then on the strategy runs no code from a checkpoint.
 
-    Args:
-        strategy: Of the trainer. A subclass counts as the class of Lightning that it comes from.
-        max_norm: Bound of the gradient's norm, greater than 0; None for none.
-
-    Raises:
-        InputError: If the training loop does not support the strategy.
+    A subclass of a strategy counts as the class of Lightning that it comes from; one that the training loop does not
+    support is refused. ``max_norm`` bounds the gradient's norm, with None for no bound.
     """
     # DeepSpeed and XLA are subclasses of DDPStrategy that do not do what it does.
     base = next(kind for kind in type(strategy).__mro__ if kind.__module__.startswith("lightning."))

@@ -25,17 +25,12 @@ class Sharding(ABC):
     Args:
         strategy: Of the trainer; its environment may not be set up yet. None without a trainer.
         max_norm: Bound of the gradient's norm over all ranks, greater than 0; None for none.
-
-    Attributes:
-        strategies: Lightning's strategies that spread weights this way.
-        sharded: Whether the weights are spread over the ranks. All ranks then run every forward pass together, so that
-            each must run equally many.
-        reads: Formats of a checkpoint that the strategies load.
     """
 
-    strategies: ClassVar[tuple[type[Strategy], ...]] = ()
+    strategies: ClassVar[tuple[type[Strategy], ...]] = ()  # Lightning's, which spread weights this way
     sharded: ClassVar[bool] = True
-    reads: ClassVar[tuple[StoredFormat, ...]] = (StoredFormat.FILE,)
+    """Whether the weights are spread over the ranks, which then run every forward pass together: each equally many."""
+    reads: ClassVar[tuple[StoredFormat, ...]] = (StoredFormat.FILE,)  # formats of a checkpoint that they load
 
     def __init__(self, *, strategy: Strategy | None = None, max_norm: float | None = None) -> None:
         self.strategy: Any = strategy
