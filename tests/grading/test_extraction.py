@@ -4,155 +4,94 @@ from hypothesis import strategies as st
 
 from lightning_pspo.grading import extract, grade, last_boxed
 
+EXTRACTED = r"""
+hash: it is #### 1 => 1 | ##### 5 => 5 | \boxed{3} #### \boxed{4} => 4 | #### Answer: 18 eggs => 18 eggs
+boxed: \boxed{1} and 2 and \boxed{3}, 4 => 3 | \fbox{9} is it => 9
+    $\boxed{\left\{1, \frac{a}{b}\right\}}$ => \left\{1, \frac{a}{b}\right\} | \boxed{\boxed{6}} => 6
+    \boxed{8} or \boxed{} => 8 | escaped: \\boxed{-3} => -3 | \boxed{8} or \boxed{1 => 8
+    the answer is 3, so \boxed{4} => 4 | \boxed{-2} \text{ and } \boxed{1} => -2, 1
+    \boxed{3}, \boxed{5}, and \boxed{3} => 5, 3 | so \boxed 4 it is => 4 | <think>so \boxed{1}</think> => 1
+    \boxed{5}. I hope that the final answer is correct. => 5
+last_number: only \boxed{1 => 1 | 16 - 3 = 13 eggs, 1,300.50 grams. => 1,300.50 | the change is -4 => -4
+    that is 20-4 => 4 | about 3/4. => 3/4 | The area is 12 m^2. => 12 | The area is 12 m^{2}. => 12
+    The area is 12 m2. => 12 | so x_1 = 4 and not x_{2} => 4 | __5__ => 5 | 1.5 × 10^3 => 1.5 × 10^3
+    it is 1.5 \times 10^{3}. => 1.5 \times 10^{3} | 16 × 10 => 10 | 1.5e3 => 1.5e3 | 1.5 eggs => 1.5 | 2 1/2 => 2 1/2
+    2 \frac{1}{2} => 2 \frac{1}{2} | from 2 to 1/2 => 1/2 | it is 10^{5} => 10^{5} | 2^{n+1} => 2^{n+1}
+    4, the square of \sqrt[3]{8} => 4 | 3\sqrt{2} => 3\sqrt{2} | an area of 9\pi => 9\pi | 90^\circ => 90
+    90^{\circ} => 90 | x = - 7 => -7 | x: - 7 => -7 | (- 7) => -7 | - 7 => -7 | it is - $7 => -7 | 3 - 7 => 7
+    x - 7 => 7 | 3 apples - 7 => 7 | (3) - 7 => 7 | She pays ₹1,23,456 in all. => 1,23,456
+    That makes CHF 12'345. => 12'345 | In all €1.234,50. => 1.234,50 | So n is 7 (mod 11). => 7 | It is ٤٢. => 42
+    It takes 2½ cups. => 2 1/2 | That is 5. I hope the answer is correct. => 5
+    He keeps $400 000 - $282 000 = $118 000. => 118 000 | It costs $5 + $6 = $11. => 11
+    It costs $5 and 3 days later $6. => 6 | There are 5 divisors of $n$. => 5
+    <think>so \boxed{1}</think>It is 2. => 2 | so it costs $\$15$ => 15 | the ratio is 3:4. => 3:4
+    It ends at 12:50 pm => 12:50 pm | the area is 43 / 48 => 43 / 48
+last_formula: about $\frac{3}{4}$ => \frac{3}{4} | Hence $x = \frac{\sqrt{3}}{2}$. => x = \frac{\sqrt{3}}{2}
+    so it is \frac{\sqrt{3}}{2}. => \frac{\sqrt{3}}{2} | The point is (3, -4). => (3, -4)
+    The maximum of the 5 is $\sqrt{3}.$ => \sqrt{3}. | The roots are $x = 2$ and $x = -3$. => x = 2, x = -3
+    The sum is $12,\!000,\!085$. => 12,\!000,\!085 | The points are $(1, 2)$ and $(3, 4)$. => (1, 2), (3, 4)
+    so $a = 3$ and $b = 4$ => a = 3, b = 4 | The 5th letter is $k$. => k
+stated: The answer is 12. => 12 | So the final answer is: $\frac{2}{7}$. That took 3 steps. => \frac{2}{7}
+    **Answer:** She pays $72 in all. => 72 | <answer>3/4</answer> 5 => 3/4
+    The answer is Tuesday. There are 7 days. => Tuesday | The correct answer is (C) since 5 > 3. => (C)
+    the answer is 18 dollars a day for 3 eggs => 18 | The answer is 2 * 9 = 18 dollars => 18
+    The answer is there are 36 ways to seat 2 of 9 guests and 4 of 5 hosts. => 36
+    Answer: Tom pays $75 for 5 shirts. => 75 | The answer is that he has 5 hens and 4 ducks, so 9. => 9
+    The answer is that she has 5 red and 7 blue ones. => 7 | The answer is the number of pairs is 6 * 5 / 2 = 15. => 15
+    Answer: Tom has 5 shirts. He gives 2 away. That leaves 3. => 3
+    The answer is that if a side is 4 the area of it will grow to 16. => 16 | The answer is $4$ and $-4$. => 4, -4
+    The answer is $20$ percent. => 20% | Answer: Let x be 5. Then 2x = 10. That makes 10 apples. => 10
+    The answer is 3. No: the answer is 4. => 4
+    The answer is no, since every one of the 7 sums that we looked at is odd. => no
+    All 7 sums are odd, so the answer is probably No - none of them is even. => No
+    The answer is false because 7 is odd. => false | The answer is (2, 3). => (2, 3)
+    A: \begin{pmatrix} 2 \\ 9 \end{pmatrix} => \begin{pmatrix} 2 \\ 9 \end{pmatrix} | The answer is $\$-6$. => \$-6
+    The answer is 1,200, which is more than 7. => 1,200 | Therefore, the answer (arabic numerals) is 30%. => 30%
+    \boxed{5} was wrong. The final answer is 6. => 6
+    answer: \begin{align*} 6 &= 2 + 4 \\ &= 3 + 3 \end{align*} => \begin{align*} 6 &= 2 + 4 \\ &= 3 + 3 \end{align*}
+    The answer is: the charge of 2 ions is 3.2 x 10^-19 C. => 3.2 x 10^-19
+"""
+"""A rule, then pairs of a text and its answer; an indented line goes on with the rule before."""
+
+
+def extracted():
+    rule = ""
+    for line in EXTRACTED.strip().splitlines():
+        rule, _, cells = (rule, "", line) if line.startswith(" ") else line.partition(": ")
+        for completion, answer in (cell.strip().split(" => ") for cell in cells.split(" | ")):
+            yield completion, (answer, rule)
+
 
 @pytest.mark.parametrize(
     ("completion", "expected"),
     [
+        *extracted(),
         ("so 5\n#### 72", ("72", "hash")),
         ("#### 1\nno wait\n#### 2\nthanks", ("2", "hash")),
         ("#### 7\n####", ("7", "hash")),  # an empty last line is no answer
-        ("it is #### 1", ("1", "hash")),
-        ("##### 5", ("5", "hash")),
-        (r"\boxed{3} #### \boxed{4}", ("4", "hash")),
         (r"\boxed{3}" + "\n#### 4", ("4", "hash")),
-        (r"\boxed{1} and 2 and \boxed{3}, 4", ("3", "boxed")),
-        (r"\fbox{9} is it", ("9", "boxed")),
-        (r"$\boxed{\left\{1, \frac{a}{b}\right\}}$", (r"\left\{1, \frac{a}{b}\right\}", "boxed")),
-        (r"\boxed{\boxed{6}}", ("6", "boxed")),
-        (r"\boxed{8} or \boxed{}", ("8", "boxed")),
-        (r"escaped: \\boxed{-3}", ("-3", "boxed")),
-        (r"\boxed{8} or \boxed{1", ("8", "boxed")),
-        (r"only \boxed{1", ("1", "last_number")),
-        ("16 - 3 = 13 eggs, 1,300.50 grams.", ("1,300.50", "last_number")),
-        ("the change is -4", ("-4", "last_number")),
-        ("that is 20-4", ("4", "last_number")),
-        ("about 3/4.", ("3/4", "last_number")),
-        (r"about $\frac{3}{4}$", (r"\frac{3}{4}", "last_formula")),
         ("no idea", (None, "none")),
         ("", (None, "none")),
-        ("The area is 12 m^2.", ("12", "last_number")),
-        ("The area is 12 m^{2}.", ("12", "last_number")),
-        ("The area is 12 m2.", ("12", "last_number")),
-        ("so x_1 = 4 and not x_{2}", ("4", "last_number")),
-        ("__5__", ("5", "last_number")),  # Markdown, no index
-        ("1.5 × 10^3", ("1.5 × 10^3", "last_number")),
-        (r"it is 1.5 \times 10^{3}.", (r"1.5 \times 10^{3}", "last_number")),
-        ("16 × 10", ("10", "last_number")),
-        ("1.5e3", ("1.5e3", "last_number")),
-        ("1.5 eggs", ("1.5", "last_number")),
-        ("2 1/2", ("2 1/2", "last_number")),
-        (r"2 \frac{1}{2}", (r"2 \frac{1}{2}", "last_number")),
-        ("from 2 to 1/2", ("1/2", "last_number")),
-        ("it is 10^{5}", ("10^{5}", "last_number")),
         ("x^{5}", (None, "none")),
-        ("2^{n+1}", ("2^{n+1}", "last_number")),
         (r"\sqrt{2}", (None, "none")),
-        (r"4, the square of \sqrt[3]{8}", ("4", "last_number")),
-        (r"3\sqrt{2}", (r"3\sqrt{2}", "last_number")),
-        (r"an area of 9\pi", (r"9\pi", "last_number")),
-        (r"90^\circ", ("90", "last_number")),
-        (r"90^{\circ}", ("90", "last_number")),
-        ("x = - 7", ("-7", "last_number")),
-        ("x: - 7", ("-7", "last_number")),
-        ("(- 7)", ("-7", "last_number")),
-        ("- 7", ("-7", "last_number")),
         ("so\n− 7", ("-7", "last_number")),
-        ("it is - $7", ("-7", "last_number")),
-        ("3 - 7", ("7", "last_number")),
-        ("x - 7", ("7", "last_number")),
-        ("3 apples - 7", ("7", "last_number")),
-        ("(3) - 7", ("7", "last_number")),
         ("y" * 60 + " - 7", ("7", "last_number")),
-        ("She pays ₹1,23,456 in all.", ("1,23,456", "last_number")),
-        ("That makes CHF 12'345.", ("12'345", "last_number")),
-        ("In all €1.234,50.", ("1.234,50", "last_number")),
-        ("So n is 7 (mod 11).", ("7", "last_number")),
-        ("It is ٤٢.", ("42", "last_number")),
-        ("It takes 2½ cups.", ("2 1/2", "last_number")),
-    ],
-)
-def test_extract(completion, expected):
-    assert extract(completion) == expected
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("The answer is 12.", ("12", "stated")),
-        ("So the final answer is: $\\frac{2}{7}$. That took 3 steps.", (r"\frac{2}{7}", "stated")),
-        ("**Answer:** She pays $72 in all.", ("72", "stated")),
         ("Answer: **15**\n", ("15", "stated")),
         ("work\n### Final Answer\n\n(B)\n", ("(B)", "stated")),
         ("5 + 3\nA: 1,080", ("1,080", "stated")),
         ("A: 5 and B: 6\nso 7 it is", ("7", "last_number")),  # A: counts in the last line only
-        ("<answer>3/4</answer> 5", ("3/4", "stated")),
-        ("The answer is Tuesday. There are 7 days.", ("Tuesday", "stated")),
-        ("The correct answer is (C) since 5 > 3.", ("(C)", "stated")),
-        ("the answer is 18 dollars a day for 3 eggs", ("18", "stated")),
-        ("The answer is 2 * 9 = 18 dollars", ("18", "stated")),
-        ("The answer is there are 36 ways to seat 2 of 9 guests and 4 of 5 hosts.", ("36", "stated")),
-        ("Answer: Tom pays $75 for 5 shirts.", ("75", "stated")),
-        ("The answer is that he has 5 hens and 4 ducks, so 9.", ("9", "stated")),
-        ("The answer is that she has 5 red and 7 blue ones.", ("7", "stated")),
-        ("The answer is the number of pairs is 6 * 5 / 2 = 15.", ("15", "stated")),
-        ("Answer: Tom has 5 shirts. He gives 2 away. That leaves 3.", ("3", "stated")),
-        ("The answer is that if a side is 4 the area of it will grow to 16.", ("16", "stated")),
-        ("The answer is $4$ and $-4$.", ("4, -4", "stated")),
-        ("The answer is $20$ percent.", ("20%", "stated")),
-        ("Answer: Let x be 5. Then 2x = 10. That makes 10 apples.", ("10", "stated")),
-        ("The answer is 3. No: the answer is 4.", ("4", "stated")),
-        (r"the answer is 3, so \boxed{4}", ("4", "boxed")),
-        ("That is 5. I hope the answer is correct.", ("5", "last_number")),
         ("answer = 16 - 3\nprint(answer)\n13", ("13", "last_number")),  # code
-        (r"Hence $x = \frac{\sqrt{3}}{2}$.", (r"x = \frac{\sqrt{3}}{2}", "last_formula")),
-        (r"so it is \frac{\sqrt{3}}{2}.", (r"\frac{\sqrt{3}}{2}", "last_formula")),
-        ("The point is (3, -4).", ("(3, -4)", "last_formula")),
-        (r"The maximum of the 5 is $\sqrt{3}.$", (r"\sqrt{3}.", "last_formula")),
-        ("The roots are $x = 2$ and $x = -3$.", ("x = 2, x = -3", "last_formula")),
-        ("He keeps $400 000 - $282 000 = $118 000.", ("118 000", "last_number")),
-        ("It costs $5 + $6 = $11.", ("11", "last_number")),
-        ("It costs $5 and 3 days later $6.", ("6", "last_number")),
-        (r"There are 5 divisors of $n$.", ("5", "last_number")),
-        (r"\boxed{-2} \text{ and } \boxed{1}", ("-2, 1", "boxed")),
-        (r"\boxed{3}, \boxed{5}, and \boxed{3}", ("5, 3", "boxed")),
-        (r"so \boxed 4 it is", ("4", "boxed")),
-        ("<think>so \\boxed{1}</think>It is 2.", ("2", "last_number")),
-        ("<think>so \\boxed{1}</think>", ("1", "boxed")),
         ("#### Step 1: 5\n#### Step 2\nso 8", ("8", "last_number")),
         ("#### 5\n" + r"or \boxed{6}", ("6", "boxed")),  # the later marker
-        ("#### Answer: 18 eggs", ("18 eggs", "hash")),
         ("#### Final Answer\n18 eggs", ("18 eggs", "stated")),
         ("```python\nprint(6 * 7)\n```", (None, "none")),  # what it would print nobody knows
         ("It is 42.\n```python\nprint(6 * 7)", ("42", "last_number")),
         ("<llm-code>\n6 * 7\n</llm-code>\n<llm-code-output>\n42\n</llm-code-output>", ("42", "last_number")),
         ("Final Answer:\n```text\n42\n```", ("42", "stated")),
-        ("The answer is no, since every one of the 7 sums that we looked at is odd.", ("no", "stated")),
-        ("All 7 sums are odd, so the answer is probably No - none of them is even.", ("No", "stated")),
-        ("The answer is false because 7 is odd.", ("false", "stated")),
-        ("The answer is (2, 3).", ("(2, 3)", "stated")),
-        (r"A: \begin{pmatrix} 2 \\ 9 \end{pmatrix}", (r"\begin{pmatrix} 2 \\ 9 \end{pmatrix}", "stated")),
-        (r"The answer is $\$-6$.", (r"\$-6", "stated")),
-        (r"so it costs $\$15$", ("15", "last_number")),
-        (r"The sum is $12,\!000,\!085$.", (r"12,\!000,\!085", "last_formula")),
-        ("The answer is 1,200, which is more than 7.", ("1,200", "stated")),
         ("Answer:\n\nThis is what we get:\n\\[ 12 \\]", ("12", "last_number")),
-        ("Therefore, the answer (arabic numerals) is 30%.", ("30%", "stated")),
-        (r"\boxed{5} was wrong. The final answer is 6.", ("6", "stated")),
-        (r"\boxed{5}. I hope that the final answer is correct.", ("5", "boxed")),
-        (
-            r"answer: \begin{align*} 6 &= 2 + 4 \\ &= 3 + 3 \end{align*}",
-            (r"\begin{align*} 6 &= 2 + 4 \\ &= 3 + 3 \end{align*}", "stated"),
-        ),
-        (r"The points are $(1, 2)$ and $(3, 4)$.", ("(1, 2), (3, 4)", "last_formula")),
-        (r"so $a = 3$ and $b = 4$", ("a = 3, b = 4", "last_formula")),
-        (r"The 5th letter is $k$.", ("k", "last_formula")),
-        ("the ratio is 3:4.", ("3:4", "last_number")),
-        ("It ends at 12:50 pm", ("12:50 pm", "last_number")),
-        ("the area is 43 / 48", ("43 / 48", "last_number")),
-        ("The answer is: the charge of 2 ions is 3.2 x 10^-19 C.", ("3.2 x 10^-19", "stated")),
     ],
 )
-def test_extract_of_statements_and_formulas(completion, expected):
+def test_extract(completion, expected):
     assert extract(completion) == expected
 
 

@@ -167,133 +167,88 @@ def test_changed_golds_are_told_apart(name):
         assert quick(gold + ", 917", gold) is not True
 
 
-ENDINGS = {
-    "printed": [
-        ("18", "18", True),
-        ("[1, 2]", "1,2", True),
-        ("2*sqrt(3)", r"2\sqrt{3}", True),
-        ("sqrt(3)/2", r"\frac{\sqrt{3}}{2}", True),
-        ("3*pi/4", r"\frac{3\pi}{4}", True),
-        ("x**2 + 1", "x^2+1", True),
-        ("(3, 4)", "(3,4)", True),
-        ("{-1, 2}", "-1,2", True),
-        ("True", r"\text{Yes}", True),
-        ("1/3", r"\frac13", True),
-        ("0.333333333333333", r"\frac13", True),
-        ("-oo", r"-\infty", True),
-        ("I", "i", True),
-        ("1 + 2*I", "1+2i", True),
-        ("Tuesday", "Tuesday", True),
-        ("Rational(1, 2)", r"\frac12", True),
-        ("Matrix([[1, 2], [3, 4]])", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", True),
-        ("Interval.open(-1, 2)", "(-1,2)", True),
-        ("[(1, 2), (3, 4)]", "(1,2),(3,4)", True),
-    ],
-    "tool and text": [
-        ("```python\nprint(total)\n```\n```output\n18\n```\nThe farm earns $\\boxed{18.0}$ dollars.", "18", True),
-        (
-            "```python\nprint(x)\n```\n```output\n13.166666666666668\n```\nThe younger one is $\\boxed{13}$.",
-            "13",
-            True,
-        ),
-        ("```python\nprint(x)\n```\n```output\n18\n```\nThe answer is $\\boxed{19}$.", "18", False),
-        ("```python\nprint(x)\n```\n```output\n5\n```\nThey eat 5 cups.", "5", True),
-        (
-            "```python\nx = 16\nprint(x - 9)\n```\n```output\n7\n```\nThe answer is 7.",
-            "7",
-            True,
-        ),
-    ],
-    "few-shot": [
-        (
-            "So the answer is 5.\n\nQuestion: What is 3 + 8?\nAnswer: 3 + 8 = 11. The answer is 11.",
-            "5",
-            True,
-        ),
-        ("The answer is 5.\n\nQ: What is 3 + 8?\nA: 3 + 8 = 11. The answer is 11.", "5", True),
-        ("There remain 5. The answer is 5.\n\nQ: What is 3 + 8?\nA: The answer is 11.", "11", False),
-        ("\nThe total is 42.\n#### 42\n\nQuestion: What is 3 * 2?\nAnswer: 3 * 2 = 6\n#### 6", "42", True),
-        ("Thus \\boxed{7}.\n\nProblem: Find 2+2.\nSolution: \\boxed{4}.", "7", True),
-        (
-            "Final Answer: The final answer is $5$. I hope it is correct.\n\nProblem:\nWhat is $1+1$?\n\n"
-            "Solution:\nFinal Answer: The final answer is $2$.",
-            "5",
-            True,
-        ),
-        ("She has 10 apples.\n\nThe answer is 10.\n\n\nHuman: next?\nAssistant: 12", "10", True),
-    ],
-    "marker": [
-        (r"The farm earns $\boxed{18}$ dollars a day.", "18", True),
-        ("#### 1,800", "1800", True),
-        ("#### $1,800.00", "1800", True),
-        (r"The final answer is: \[ \boxed{\dfrac{3}{4}} \]", "0.75", True),
-        (r"Answer: \boxed{(3, \frac{\pi}{2})}", r"\left( 3, \frac{\pi}{2} \right)", True),
-        ("<think>maybe \\boxed{3}</think>\nThe answer is \\boxed{4}.", "4", True),
-        (r"it seems \boxed{3}, but it is \boxed{4}", "4", True),
-        (r"the answer is \boxed{}. It must be 42", "42", True),
-        (r"\boxed{} 1/2", "0.5", True),
-        (r"\boxed 5", "5", True),
-        ("hence boxed(42).", "42", True),
-    ],
-    "stated": [
-        ("Final Answer: The final answer is $5$. I hope it is correct.", "5", True),
-        (r"Final Answer: The final answer is $\frac{\sqrt{3}}{2}$. I hope it is correct.", r"\frac{\sqrt{3}}{2}", True),
-        ("The answer is: $18", "18", True),
-        ("The answer is $18.00.", "18", True),
-        ("**Answer: 18**", "18", True),
-        (r"The answer is \(18\).", "18", True),
-        ("### Final Answer\n\n**$70,000**", "70000", True),
-        ("The answer is 18 eggs, since 16 - 3 + 5 = 18.", "18", True),
-        ("The answer is (C) 42.", "C", True),
-        ("Answer: B", r"\text{(B)}", True),
-        ("Therefore, the answer is $x = 5$ or $x = -3$.", "-3, 5", True),
-        (r"The answer is $\text{Clara}$.", r"\text{Clara}", True),
-        ("the answer is Clara.", r"\text{Clara}", True),
-        ("The answer is 50%.", "0.5", True),
-        ("The answer is 2:3.", "2:3", True),
-        ("A: 90,000", "90000", True),
-        ("A: 0.04999999999999999", "10", False),
-        ("in all $<<13*2=26>>26\nA: 26", "26", True),
-        ("The answer is 10.\n\nExplanation: 2 * 5 = 10, checked against 7.", "10", True),
-        ("So the answer is 7. I needed 3 lines.", "7", True),
-        (r"The answer is $-\frac{2}{3}$.", "-2/3", True),
-        ("The answer is not clear yet.\nFinal answer: 42", "42", True),
-        ("The answer is:\n\n$$\\frac{7}{8}$$", "7/8", True),
-        ("<answer>4</answer>", "4", True),
-        (r"<answer> \frac{1}{2} </answer>", "0.5", True),
-        ("ANSWER: 7", "7", True),
-    ],
-    "free text": [
-        ("so she uses 3/4 cup.", r"\frac{3}{4}", True),
-        ("Therefore x = 5", "5", True),
-        ("She earns = 18 dollars", "18", True),
-        ("**18**", "18", True),
-        ("The gain is **$70,000**.", "70000", True),
-        ("The chance is **1/4**.", r"\frac14", True),
-        ("The correct option is (C).", "C", True),
-        (
-            "The first pen costs 5 * 1/2 = $<<5*1/2=2.5>>2.5.\nThe next one costs 5 * 1",
-            "64",
-            False,
-        ),
-        ("At first 12.\nIn total 24.", "24", True),
-        ("She saves 50%", "1/2", True),
-        ("It takes 12 days.", "12", True),
-        (r"We find \(r=3\), that is, a radius of 3 units.", "3", True),
-        (r"The value \(a = 41\) fits.", "41", True),
-        (r"All of \([-2, 7]\).", "[-2,7]", True),
-        ("The sum is 3 + 4 = 7 units", "7", True),
-        ("Let me solve.\n\n$$x = \\frac{-1 \\pm \\sqrt{5}}{2}$$", r"\frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}", True),
-    ],
-}
-"""Ends of answers as models write them, with the reference answer and the right verdict."""
+ENDINGS = r"""
+printed: 18 => 18 | [1, 2] => 1,2 | 2*sqrt(3) => 2\sqrt{3} | sqrt(3)/2 => \frac{\sqrt{3}}{2} | 3*pi/4 => \frac{3\pi}{4}
+    x**2 + 1 => x^2+1 | (3, 4) => (3,4) | {-1, 2} => -1,2 | True => \text{Yes} | 1/3 => \frac13
+    0.333333333333333 => \frac13 | -oo => -\infty | I => i | 1 + 2*I => 1+2i | Tuesday => Tuesday
+    Rational(1, 2) => \frac12 | Matrix([[1, 2], [3, 4]]) => \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+    Interval.open(-1, 2) => (-1,2) | [(1, 2), (3, 4)] => (1,2),(3,4)
+marker: The farm earns $\boxed{18}$ dollars a day. => 18 | #### 1,800 => 1800 | #### $1,800.00 => 1800
+    The final answer is: \[ \boxed{\dfrac{3}{4}} \] => 0.75
+    Answer: \boxed{(3, \frac{\pi}{2})} => \left( 3, \frac{\pi}{2} \right)
+    it seems \boxed{3}, but it is \boxed{4} => 4 | the answer is \boxed{}. It must be 42 => 42 | \boxed{} 1/2 => 0.5
+    \boxed 5 => 5 | hence boxed(42). => 42
+stated: Final Answer: The final answer is $5$. I hope it is correct. => 5
+    Final Answer: The final answer is $\frac{\sqrt{3}}{2}$. I hope it is correct. => \frac{\sqrt{3}}{2}
+    The answer is: $18 => 18 | The answer is $18.00. => 18 | **Answer: 18** => 18 | The answer is \(18\). => 18
+    The answer is 18 eggs, since 16 - 3 + 5 = 18. => 18 | The answer is (C) 42. => C | Answer: B => \text{(B)}
+    Therefore, the answer is $x = 5$ or $x = -3$. => -3, 5 | The answer is $\text{Clara}$. => \text{Clara}
+    the answer is Clara. => \text{Clara} | The answer is 50%. => 0.5 | The answer is 2:3. => 2:3 | A: 90,000 => 90000
+    So the answer is 7. I needed 3 lines. => 7 | The answer is $-\frac{2}{3}$. => -2/3 | <answer>4</answer> => 4
+    <answer> \frac{1}{2} </answer> => 0.5 | ANSWER: 7 => 7
+free text: so she uses 3/4 cup. => \frac{3}{4} | Therefore x = 5 => 5 | She earns = 18 dollars => 18 | **18** => 18
+    The gain is **$70,000**. => 70000 | The chance is **1/4**. => \frac14 | The correct option is (C). => C
+    She saves 50% => 1/2 | It takes 12 days. => 12 | We find \(r=3\), that is, a radius of 3 units. => 3
+    The value \(a = 41\) fits. => 41 | All of \([-2, 7]\). => [-2,7] | The sum is 3 + 4 = 7 units => 7
+"""
+"""A kind, then pairs of an end as models write it and a reference that it matches; an indented line goes on."""
+OTHER_ENDINGS = [
+    (
+        "tool and text",
+        "```python\nprint(total)\n```\n```output\n18\n```\nThe farm earns $\\boxed{18.0}$ dollars.",
+        "18",
+        True,
+    ),
+    (
+        "tool and text",
+        "```python\nprint(x)\n```\n```output\n13.166666666666668\n```\nThe younger one is $\\boxed{13}$.",
+        "13",
+        True,
+    ),
+    ("tool and text", "```python\nprint(x)\n```\n```output\n18\n```\nThe answer is $\\boxed{19}$.", "18", False),
+    ("tool and text", "```python\nprint(x)\n```\n```output\n5\n```\nThey eat 5 cups.", "5", True),
+    ("tool and text", "```python\nx = 16\nprint(x - 9)\n```\n```output\n7\n```\nThe answer is 7.", "7", True),
+    ("few-shot", "So the answer is 5.\n\nQuestion: What is 3 + 8?\nAnswer: 3 + 8 = 11. The answer is 11.", "5", True),
+    ("few-shot", "The answer is 5.\n\nQ: What is 3 + 8?\nA: 3 + 8 = 11. The answer is 11.", "5", True),
+    ("few-shot", "There remain 5. The answer is 5.\n\nQ: What is 3 + 8?\nA: The answer is 11.", "11", False),
+    ("few-shot", "\nThe total is 42.\n#### 42\n\nQuestion: What is 3 * 2?\nAnswer: 3 * 2 = 6\n#### 6", "42", True),
+    ("few-shot", "Thus \\boxed{7}.\n\nProblem: Find 2+2.\nSolution: \\boxed{4}.", "7", True),
+    (
+        "few-shot",
+        "Final Answer: The final answer is $5$. I hope it is correct.\n\nProblem:\nWhat is $1+1$?\n\n"
+        "Solution:\nFinal Answer: The final answer is $2$.",
+        "5",
+        True,
+    ),
+    ("few-shot", "She has 10 apples.\n\nThe answer is 10.\n\n\nHuman: next?\nAssistant: 12", "10", True),
+    ("marker", "<think>maybe \\boxed{3}</think>\nThe answer is \\boxed{4}.", "4", True),
+    ("stated", "### Final Answer\n\n**$70,000**", "70000", True),
+    ("stated", "A: 0.04999999999999999", "10", False),
+    ("stated", "in all $<<13*2=26>>26\nA: 26", "26", True),
+    ("stated", "The answer is 10.\n\nExplanation: 2 * 5 = 10, checked against 7.", "10", True),
+    ("stated", "The answer is not clear yet.\nFinal answer: 42", "42", True),
+    ("stated", "The answer is:\n\n$$\\frac{7}{8}$$", "7/8", True),
+    ("free text", "The first pen costs 5 * 1/2 = $<<5*1/2=2.5>>2.5.\nThe next one costs 5 * 1", "64", False),
+    ("free text", "At first 12.\nIn total 24.", "24", True),
+    (
+        "free text",
+        "Let me solve.\n\n$$x = \\frac{-1 \\pm \\sqrt{5}}{2}$$",
+        r"\frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}",
+        True,
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("completion", "answer", "correct"),
-    [pytest.param(*row, id=f"{kind}-{index}") for kind, rows in ENDINGS.items() for index, row in enumerate(rows)],
-)
-def test_endings(completion, answer, correct, request):
-    if "[printed-" in request.node.name:
+def endings():
+    kind = ""
+    for line in ENDINGS.strip().splitlines():
+        kind, _, cells = (kind, "", line) if line.startswith(" ") else line.partition(": ")
+        yield from ((kind, *cell.strip().split(" => "), True) for cell in cells.split(" | "))
+    yield from OTHER_ENDINGS
+
+
+@pytest.mark.parametrize(("kind", "completion", "answer", "correct"), endings())
+def test_endings(kind, completion, answer, correct):
+    if kind == "printed":
         completion = f"```python\nprint(x)\n```\n```output\n{completion}\n```\n"
     assert grade(completion, answer).correct is correct
