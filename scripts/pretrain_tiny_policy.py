@@ -57,6 +57,7 @@ MATHS_TASKS = (
 )
 GUESS_RADIUS = 4  # a guess is off by a uniform draw from -4..4, so it is right about once in nine
 MAX_NEW_TOKENS = 64
+SAMPLED = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 FIRST_WORKED_SHARE = 0.9
 
 
@@ -84,17 +85,17 @@ class Measured:
 
 def make_problems(count: int, seed: int, *, test: bool) -> list[Problem]:
     """Draw `count` distinct problems of one split."""
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     # The dataset keys each item by seed + index: a wide stride keeps neighbouring seeds from sharing items.
     dataset = reasoning_gym.create_dataset(TASK, seed=seed * 100_000_000, size=20 * count + 1000, **TASK_SETTINGS)
     for index in range(len(dataset)):
         item = dataset[index]
         if held_out(item["question"]) == test:
             expression = item["metadata"]["expression"]
-            found.setdefault(item["question"], Problem(item["question"], expression, int(item["answer"])))
-        if len(found) == count:
-            return list(found.values())
-    raise ValueError(f"`count` must not exceed the distinct problems drawn ({len(found)}), got {count}.")
+            problems.setdefault(item["question"], Problem(item["question"], expression, int(item["answer"])))
+        if len(problems) == count:
+            return list(problems.values())
+    raise ValueError(f"`count` must not exceed the distinct problems drawn ({len(problems)}), got {count}.")
 
 
 def worked_completion(problem: Problem) -> str:
@@ -193,14 +194,8 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=True,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(**SAMPLED, **ends)  # type: ignore[no-untyped-call]
     return model
 
 
@@ -268,7 +263,7 @@ def measure(
         chunk = problems[start : start + 256]
         prompts = [prompt_ids(tokenizer, problem.question, system) for problem in chunk]
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-        options = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if sample else {"do_sample": False}
+        options = SAMPLED if sample else {"do_sample": False}
         output = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, **options)  # type: ignore[misc]
         for problem, row in zip(chunk, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             finished = tokenizer.eos_token_id in row
@@ -292,8 +287,9 @@ def measure(
 
 def recipe(args: argparse.Namespace, facts: Sequence[tuple[str, str]], table: dict[str, Measured]) -> str:
     """Return the text of RECIPE.md."""
-    lines = ["# Recipe of the tiny policy", ""]
-    lines += [
+    lines = [
+        "# Recipe of the tiny policy",
+        "",
         "A Qwen2 model trained from random weights by `scripts/pretrain_tiny_policy.py`, on generated problems only.",
         "It knows how to work out a chain of one-digit sums, but most of its rows were bare guesses (the answer plus a",
         f"uniform error in -{GUESS_RADIUS}..{GUESS_RADIUS}), so it mostly guesses. It knows nothing else.",
@@ -306,8 +302,8 @@ def recipe(args: argparse.Namespace, facts: Sequence[tuple[str, str]], table: di
         "one row in five has a system message (half of them random tokens). Loss on",
         "completion tokens, AdamW, warm-up 100 steps, cosine to 0.",
         "",
+        *(f"- {name}: {value}" for name, value in facts),
     ]
-    lines += [f"- {name}: {value}" for name, value in facts]
     head = ("completions", "accuracy", "worked", "accuracy if worked", "if guess", "ended in 64", "tokens mean / max")
     lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [
@@ -364,10 +360,8 @@ def main() -> None:
         "greedy": measure(model, tokenizer, held_out, sample=False),
     }
     lengths = [len(prompt_ids(tokenizer, problem.question)) for problem in held_out]
-    options = {"output": args.output.name, "seed": args.seed, "steps": args.steps, "batch-size": args.batch_size}
-    options |= {"lr": args.lr, "worked-share": args.worked_share, "learn-share": args.learn_share}
-    options |= {"problems": args.problems, "eval-problems": args.eval_problems, "threads": args.threads}
-    command = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
+    options = vars(args) | {"output": args.output.name}
+    command = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items())
     facts = [
         ("task", f"reasoning_gym {version('reasoning-gym')} `{TASK}`, {TASK_SETTINGS}"),
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),

@@ -20,6 +20,7 @@ BASES = sorted(CONFIGS.glob("*.yaml"))
 ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
 EXPERIMENTS = [path for path in sorted(CONFIGS.glob("experiments/*.yaml")) if path not in ARMS]
 OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "experiments"]
+RUNNABLE = ("model", "objective", "callbacks", "engine")
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
     "strategy/fsdp1.yaml": "(?i)gpu",
     "engine/vllm.yaml": "(?i)vllm",
@@ -40,22 +41,22 @@ def printed(capsys: pytest.CaptureFixture[str], *paths: Path) -> dict[str, Any]:
     return config
 
 
-def assert_holds(config: Any, part: Any, place: str = "") -> None:
+def assert_holds(config: Any, part: Any, path: str = "") -> None:
     """Check that ``config`` says all that ``part`` says; class names may have been completed."""
     if isinstance(part, dict):
         for key, value in part.items():
             name = key.removesuffix("+")  # `callbacks+` adds to the end of a list
-            assert name in config, place
-            found = config[name][-len(value) :] if key.endswith("+") else config[name]
-            assert_holds(found, value, f"{place}.{name}")
+            assert name in config, path
+            held = config[name][-len(value) :] if key.endswith("+") else config[name]
+            assert_holds(held, value, f"{path}.{name}")
     elif isinstance(part, list):
-        assert len(config) == len(part), place
+        assert len(config) == len(part), path
         for index, value in enumerate(part):
-            assert_holds(config[index], value, f"{place}[{index}]")
-    elif place.endswith("class_path"):
-        assert config.rsplit(".", 1)[-1] == part.rsplit(".", 1)[-1], place
+            assert_holds(config[index], value, f"{path}[{index}]")
+    elif path.endswith("class_path"):
+        assert config.rsplit(".", 1)[-1] == part.rsplit(".", 1)[-1], path
     else:
-        assert config == part, place
+        assert config == part, path
 
 
 @pytest.fixture
@@ -148,17 +149,11 @@ def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for path in OVERLAYS
-        if path.parent.name in ("model", "objective", "callbacks", "engine") and name(path) not in REFUSED
-    ],
+    [path for path in OVERLAYS if path.parent.name in RUNNABLE and name(path) not in REFUSED],
     ids=name,
 )
 def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
-    (base,) = re.findall(
-        r"^# Command: .*? --config (\S+) --config", path.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
+    (base,) = re.findall(r"(?m)^# Command: .*? --config (\S+) --config", path.read_text(encoding="utf-8"))
     main(["fit", f"--config={CONFIGS / base}.yaml", f"--config={path}", *trial])
 
 

@@ -131,6 +131,21 @@ def weights(module: PSPOModule) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.policy.parameters()])
 
 
+def saved_weights(root: Path, rollout: int) -> dict[str, Tensor]:
+    """Return the weights of a run's checkpoint after ``rollout``."""
+    path = root / "checkpoints" / f"rollout={rollout:06d}.ckpt"
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_course(alone: Path, other: Path, rollouts: int, atol: float) -> None:
+    """Check that two runs end with the same weights, and that these have moved since the first rollout."""
+    first, last, others = saved_weights(alone, 1), saved_weights(alone, rollouts), saved_weights(other, rollouts)
+    assert max(float((last[name] - first[name]).abs().max()) for name in last) > 1e-3
+    for name, tensor in last.items():
+        torch.testing.assert_close(others[name], tensor, atol=atol, rtol=0.0)
+
+
 def initial(folder: Path) -> PSPOModule:
     """Return the module before training."""
     module = PSPOModule(policy=Policy(model_name_or_path=str(folder)))

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from lightning_pspo.cli import main as cli
 from lightning_pspo.training import rank_guard
+from tests.support.loop import assert_same_course
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 REPOSITORY = Path(__file__).parents[2]
@@ -48,7 +47,7 @@ class SignalOnce(Callback):
         mark.write_text("")
         agent = psutil.Process().parent()
         os.kill(os.getpid() if self.to == "rank" else agent.ppid(), signal.SIGUSR1)
-        (preemption,) = (one for one in trainer.callbacks if type(one).__name__ == "Preemption")
+        (preemption,) = (c for c in trainer.callbacks if type(c).__name__ == "Preemption")
         while preemption._received is None:
             time.sleep(0.01)
 '''
@@ -105,9 +104,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def free_port() -> int:
     """Return a port on which nobody listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
         return port
 
 
@@ -169,20 +168,6 @@ def on_two_nodes(arguments: list[str], environment: dict[str, str], folder: Path
         return [(node.returncode, output) for node, output in zip(nodes, outputs, strict=True)]
 
 
-def weights(root: Path, rollout: int = 6) -> dict[str, Tensor]:
-    path = root / "checkpoints" / f"rollout={rollout:06d}.ckpt"
-    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
-
-
-def assert_same(one: Path, two: Path) -> None:
-    """Six rollouts of one process and of two nodes end with the same weights, and have moved them."""
-    first, last, other = weights(one, 1), weights(one), weights(two)
-    assert max(float((last[name] - first[name]).abs().max()) for name in last) > 1e-3
-    for name, tensor in last.items():
-        torch.testing.assert_close(other[name], tensor, atol=2e-5, rtol=0.0)
-
-
 def begun(folder: Path) -> list[list[str]]:
     """Return what each rank noted when it began to train: world size, node, finished rollouts."""
     return [(folder / f"rank{rank}").read_text().splitlines() for rank in range(2)]
@@ -209,7 +194,7 @@ def test_torchrun_on_two_nodes(alone: Path, arguments: Arguments, environment: d
     for status, output in on_two_nodes(run, environment, tmp_path):
         assert status == 0, output
     assert begun(tmp_path) == [["2 0 0", "2 0 3"], ["2 1 0", "2 1 3"]]
-    assert_same(alone, tmp_path / "run")
+    assert_same_course(alone, tmp_path / "run", 6, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -250,7 +235,7 @@ def test_slurm_requeues_what_it_preempted(
     assert status == 0, output
     assert len((tmp_path / "scontrol.log").read_text().splitlines()) == 1
     assert begun(tmp_path) == [["2 0 0", "2 0 3"], ["2 1 0", "2 1 3"]]
-    assert_same(alone, tmp_path / "run")
+    assert_same_course(alone, tmp_path / "run", 6, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -320,10 +305,10 @@ def test_launch_files(file: Path) -> None:
     assert os.access(file, os.X_OK)
     if file.suffix == ".sbatch":
         lines = file.read_text().splitlines()
-        given = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+        directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
         code = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
-        assert given
-        assert max(given) < code  # sbatch reads none after the first command
+        assert directives
+        assert max(directives) < code  # sbatch reads none after the first command
         assert "#SBATCH --signal=USR1@300" in lines
     if shutil.which("shellcheck"):
         done = subprocess.run(["shellcheck", "-f", "json", str(file)], capture_output=True, text=True)
