@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,17 @@ _ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
 _Recorded = tuple[str, bool, int]  # completion, whether it was truncated, length in tokens
 
 
-@dataclass(frozen=True)
 class CompletionFiles:
     """The file of an evaluation and those that exist beside it while it is written."""
 
-    target: Path
-
-    def beside(self, suffix: str) -> Path:
-        return self.target.with_name(self.target.name + suffix)
-
-    @property
-    def lock(self) -> Path:
-        return self.beside(".lock")
-
-    @property
-    def kept(self) -> Path:
-        """Completions of an interrupted evaluation."""
-        return self.beside(".kept")
-
-    @property
-    def settings(self) -> Path:
-        return self.beside(".settings.json")
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.lock = target.with_name(f"{target.name}.lock")
+        self.kept = target.with_name(f"{target.name}.kept")  # completions of an interrupted evaluation
+        self.settings = target.with_name(f"{target.name}.settings.json")
 
     def part(self, rank: int) -> Path:
-        return self.beside(f".rank{rank}.part")
+        return self.target.with_name(f"{self.target.name}.rank{rank}.part")
 
     def parts(self) -> list[Path]:
         return sorted(self.target.parent.glob(f"{self.target.name}.rank*.part"))

@@ -36,7 +36,7 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
 def _sources(data: Any, stage: str | None) -> dict[str, dict[str, Any]]:
     """Return name -> class and plain arguments of the sources that a stage evaluates."""
     by_key = [getattr(data, key, None) for key in _DATA_KEYS.get(stage or "", ())]
-    sources: Mapping[str, Any] = next((named for named in by_key if isinstance(named, Mapping) and named), {})
+    sources: Mapping[str, Any] = next((group for group in by_key if isinstance(group, Mapping) and group), {})
     return {name: {"class": type(source).__name__} | _arguments(source) for name, source in sources.items()}
 
 

@@ -19,13 +19,6 @@ class PhaseClock:
 
     Args:
         window: Iterations to average over, at least 1. Completions grow or shrink during a run.
-
-    >>> clock = PhaseClock()
-    >>> clock.add({"rollout": 2.0, "reward": 0.5, "old_logprobs": 0.25, "update": 1.0}, 4.0)
-    >>> clock.means()
-    {'rollout': 2.0, 'grading': 0.5, 'update': 1.25}
-    >>> clock.left(10)
-    {'rollout': 20.0, 'grading': 5.0, 'update': 12.5, 'all': 40.0}
     """
 
     def __init__(self, window: int = 20) -> None:
@@ -52,12 +45,7 @@ class PhaseClock:
 
 
 def running(phases: Any, means: Mapping[str, float]) -> str:
-    """Return the phase that runs, with the time that it still takes by its mean; empty between phases.
-
-    Args:
-        phases: A module's ``lightning_pspo.training.phases.Phases``; None if it has none.
-        means: Mean seconds of each phase.
-    """
+    """Return the phase of ``Phases`` that runs, with the time that it still takes by its mean; empty between phases."""
     current, since = getattr(phases, "current", None), getattr(phases, "since", 0.0)  # read once: threads go on
     if current is None:
         return ""

@@ -25,9 +25,9 @@ def order_statistics(values: Tensor, size: int) -> Tensor:
     packed[0] = count
     if count == 0:
         return packed
-    kept = min(count, size)
-    indices = torch.linspace(0, count - 1, kept, dtype=torch.float64, device="cpu").round().long()
-    packed[1 : 1 + kept] = values.sort().values[indices.to(values.device)]
+    used = min(count, size)
+    indices = torch.linspace(0, count - 1, used, dtype=torch.float64, device="cpu").round().long()
+    packed[1 : 1 + used] = values.sort().values[indices.to(values.device)]
     return packed
 
 
@@ -42,9 +42,6 @@ def pooled_quantiles(packed: Tensor, levels: list[float]) -> list[float]:
 
     Returns:
         One value for each level; nan when no rank has a value.
-
-    >>> pooled_quantiles(order_statistics(torch.arange(1.0, 101.0), size=200)[None], [0.01, 0.5, 1.0])
-    [1.0, 50.0, 100.0]
     """
     counts, values = packed[:, 0].double().cpu(), packed[:, 1:].double().cpu()
     kept = counts.clamp(max=values.shape[1])

@@ -35,16 +35,9 @@ def smooth(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any]) -> bytes:
-    """Return a PNG of four panels: reward, accuracy with the measurements, length, probability ratio.
-
-    Args:
-        curves: ``rollout``, ``reward``, ``accuracy``, ``length``, ``ratio_p01``, ``ratio_p99``, ``ratio_max``; one
-            number for each rollout.
-        summary: Document of `RunSummary`.
-    """
-    figure = Figure(
-        figsize=(10, 6.4), dpi=140, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12), facecolor="white"
-    )
+    """Return a PNG of four panels: reward, accuracy with the measurements, length, probability ratio."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(10, 6.4), dpi=140, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     (reward, accuracy), (length, ratio) = figure.subplots(2, 2, sharex=True)
     _curve(reward, curves, "reward", "#3565a9", title="Training reward", unit="mean reward per completion")
@@ -67,14 +60,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any
 
 
 def _curve(
-    axes: Axes,
-    curves: Mapping[str, Sequence[float]],
-    name: str,
-    color: str,
-    *,
-    title: str,
-    unit: str,
-    scale: float = 1,
+    axes: Axes, curves: Mapping[str, Sequence[float]], name: str, color: str, *, title: str, unit: str, scale: float = 1
 ) -> None:
     values = np.asarray(curves[name], dtype=np.float64) * scale
     axes.plot(curves["rollout"], values, color=color, alpha=0.25, linewidth=1)
@@ -84,12 +70,10 @@ def _curve(
 
 
 def _ratio(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
-    rollouts, low, high = curves["rollout"], curves["ratio_p01"], curves["ratio_p99"]
+    rollouts, low, high = curves["rollout"], smooth(curves["ratio_p01"]), smooth(curves["ratio_p99"])
     axes.plot(rollouts, curves["ratio_max"], color="#c4572e", alpha=0.25, linewidth=1)
     axes.plot(rollouts, smooth(curves["ratio_max"]), color="#c4572e", linewidth=2, label="maximum")
-    axes.fill_between(
-        rollouts, smooth(low), smooth(high), color="#e0a458", alpha=0.55, linewidth=0, label="1 % to 99 %"
-    )
+    axes.fill_between(rollouts, low, high, color="#e0a458", alpha=0.55, linewidth=0, label="1 % to 99 %")
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_title("Probability ratio of a token", loc="left", fontsize=11, fontweight="bold", color=_INK)
     axes.set_ylabel("new / old probability", color=_INK)
@@ -121,14 +105,13 @@ def before_after_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
     sampled = f"{summary['n']} sampled completions of {summary['problems']} problems"
     table.caption = f"95 % intervals, clustered by problem, over {sampled}"
-    for heading in ("", "before", "after"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row(
-        f"accuracy, sampled (T={summary['temperature']:g})", *(_share(summary, w) for w in ("before", "after"))
-    )
-    if {"greedy_accuracy_before", "greedy_accuracy_after"} <= summary.keys():
-        table.add_row("accuracy, greedy", *(f"{summary[f'greedy_accuracy_{w}']:.1%}" for w in ("before", "after")))
-    table.add_row("length (tokens)", *(f"{summary[f'length_tokens_{w}']:.1f}" for w in ("before", "after")))
+    times = ("before", "after")
+    for heading in ("", *times):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row(f"accuracy, sampled (T={summary['temperature']:g})", *(_share(summary, when) for when in times))
+    if all(f"greedy_accuracy_{when}" in summary for when in times):
+        table.add_row("accuracy, greedy", *(f"{summary[f'greedy_accuracy_{when}']:.1%}" for when in times))
+    table.add_row("length (tokens)", *(f"{summary[f'length_tokens_{when}']:.1f}" for when in times))
     return table
 
 
@@ -139,9 +122,8 @@ def _share(summary: Mapping[str, Any], when: str) -> str:
 
 def examples_table(summary: Mapping[str, Any]) -> Table:
     """Return the same problems' completions before and after, side by side."""
-    table = Table(
-        title="The same problems, before and after", title_justify="left", title_style="bold", show_lines=True
-    )
+    title = "The same problems, before and after"
+    table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
     for heading in ("question", "before", "after"):
         table.add_column(heading, ratio=1, overflow="fold")
     later = {row["id"]: row for row in summary["samples_after"]}

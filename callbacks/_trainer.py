@@ -29,11 +29,7 @@ def is_trial(trainer: Trainer) -> bool:
 
 
 def check_file_name(setting: str, path: str) -> None:
-    """Refuse a path whose file could not be written at the end of a run.
-
-    Raises:
-        InputError: With the setting.
-    """
+    """Refuse a path whose file could not be written at the end of a run."""
     name = Path(path).name
     if not name or "\0" in path or len(name.encode()) > _NAME_BYTES:
         raise InputError(f"`{setting}` must name a file, in at most {_NAME_BYTES} bytes, got {path!r}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -28,7 +27,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
     """
     callbacks = list(callbacks)
     check_lightning_callbacks(callbacks)
-    seen: dict[tuple[Any, ...], int] = defaultdict(int)
+    seen: set[tuple[Any, ...]] = set()
     for callback in callbacks:
         kind = type(callback)
         settings: tuple[str, ...] | None = getattr(kind, "distinct_by", None)
@@ -38,14 +37,13 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
             values: tuple[Any, ...] = (callback.state_key,)
         else:
             values = tuple(getattr(callback, name) for name in settings or ())
-        key = (kind, *values)
-        seen[key] += 1
-        if seen[key] > 1:
+        if (kind, *values) in seen:
             differ = f" with the same `{'`, `'.join(settings)}`" if settings else ""
             raise InputError(
                 f"`trainer.callbacks` must hold {kind.__name__} once, got two{differ}: keep one entry with all "
                 "settings (`--trainer.callbacks+=` adds an entry to those of the configuration)."
             )
+        seen.add((kind, *values))
 
 
 class MonitorCheck(Callback):
@@ -66,37 +64,27 @@ class MonitorCheck(Callback):
 
     def _check(self, trainer: Trainer, prefix: str) -> None:
         untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
-        logged = trainer.callback_metrics
         for callback in untyped.callbacks:
-            monitor = getattr(callback, "monitor", None)
-            if isinstance(monitor, str) and monitor.startswith(prefix) and monitor not in logged:
-                near = "".join(f"did you mean {name}? " for name in get_close_matches(monitor, logged, n=1))
-                raise InputError(
-                    f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; {near}"
-                    f"there are {', '.join(sorted(logged))}."
-                )
+            if str(getattr(callback, "monitor", None)).startswith(prefix):
+                check_logged(callback, trainer.callback_metrics)
 
 
-def check_monitors(callbacks: Iterable[Callback], module: Any, sources: Mapping[str, Any]) -> None:
-    """Refuse a ``monitor`` of any callback that no validation of this run can log.
-
-    Args:
-        callbacks: Callbacks of the run.
-        module: The LightningModule.
-        sources: Validation sources by name.
-
-    Raises:
-        InputError: With the metrics that are logged.
-    """
-    for callback in callbacks:
-        check_monitor(callback, module, sources)
+def check_logged(callback: Callback, logged: Mapping[str, Any]) -> None:
+    """Refuse a callback's ``monitor`` that is none of the ``logged`` metrics."""
+    monitor = getattr(callback, "monitor", None)
+    if isinstance(monitor, str) and monitor not in logged:
+        near = "".join(f"did you mean {name}? " for name in get_close_matches(monitor, logged, n=1))
+        raise InputError(
+            f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; {near}"
+            f"there are {', '.join(sorted(logged)) or 'none'}."
+        )
 
 
 def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -> None:
     """Refuse a callback's ``monitor`` if it is of a validation and its source or metric does not exist.
 
     Raises:
-        InputError: With the metrics that are logged.
+        InputError: With the metrics that ``module`` logs for the validation ``sources``.
     """
     monitor = getattr(callback, "monitor", None)
     if not isinstance(monitor, str) or not monitor.startswith("val/"):

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.files import write_atomically
-from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Rollout
 
 from ._trainer import finished_rollouts, root_folder
@@ -31,17 +30,13 @@ class CompletionTable(Callback):
     Args:
         every_n_rollouts: Rollouts between two entries, at least 1.
         rows: Completions to write each time, at least 1.
-
-    Raises:
-        InputError: A number is below 1.
     """
 
     def __init__(self, *, every_n_rollouts: int = 10, rows: int = 4) -> None:
         super().__init__()
         check_at_least("every_n_rollouts", every_n_rollouts, 1)
         check_at_least("rows", rows, 1)
-        self.every_n_rollouts = every_n_rollouts
-        self.rows = rows
+        self.every_n_rollouts, self.rows = every_n_rollouts, rows
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the rows of rollouts that are still to come."""
@@ -49,15 +44,12 @@ class CompletionTable(Callback):
         if trainer.is_global_zero and path.exists() and (dropped := _drop_rows_after(path, finished_rollouts(trainer))):
             rank_zero_info(f"Dropped {dropped} rows of {path}: their rollouts are done again.")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Write the rows of this rollout, on rank zero."""
         rollout = finished_rollouts(trainer)
         if not trainer.is_global_zero or rollout % self.every_n_rollouts:
             return
-        step: StepOutput = outputs
-        rows = _rows(step["rollout"], rollout, self.rows)
+        rows = _rows(outputs["rollout"], rollout, self.rows)
         path = root_folder(trainer) / _FILENAME
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -91,10 +83,10 @@ def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
 def _drop_rows_after(path: Path, rollout: int) -> int:
     """Drop the rows after ``rollout``, and a line that a crash cut short; return how many."""
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _rollout_of(line) <= rollout]
-    if len(kept) < len(lines):
-        write_atomically(path, b"".join(kept))
-    return len(lines) - len(kept)
+    remaining = [line for line in lines if _rollout_of(line) <= rollout]
+    if len(remaining) < len(lines):
+        write_atomically(path, b"".join(remaining))
+    return len(lines) - len(remaining)
 
 
 def _rollout_of(line: bytes) -> float:

@@ -61,10 +61,8 @@ class CompletionWriter(Callback):
         check_file_name("path", path)
         if restart and not resume:
             raise InputError("`restart` of CompletionWriter needs `resume`, got false.")
-        self.path = path
-        self.stages = tuple(stages)
-        self.resume = resume
-        self.restart = restart
+        self.path, self.stages = path, tuple(stages)
+        self.resume, self.restart = resume, restart
         self._kept: list[dict[str, Any]] = []
         self._written = 0
         self._lock: BinaryIO | None = None
@@ -76,7 +74,12 @@ class CompletionWriter(Callback):
         files = self._files(trainer)
         if stage == "predict":
             trainer.predict_loop.return_predictions = False
-        self._acquire(trainer, files)
+        if trainer.is_global_zero:  # for all ranks, until it is merged
+            self._lock = locked(files.lock)
+        if not trainer.strategy.broadcast(self._lock is not None):
+            raise InputError(
+                f"`path` of CompletionWriter must not be in use, but another process is writing {files.target}."
+            )
         if not self.resume:
             if files.target.exists():
                 raise InputError(f"`path` of CompletionWriter must name a new file, got {files.target}, which exists.")
@@ -93,13 +96,11 @@ class CompletionWriter(Callback):
         module: Any = pl_module
         module.recorded = recordings(self._kept)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def teardown(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
         """Let other processes write the file."""
         self._release(trainer)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let other processes write the file."""
-        self._release(trainer)
+    on_exception = teardown
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start this rank's part; all ranks have read the old ones."""
@@ -151,8 +152,7 @@ class CompletionWriter(Callback):
         if len(entries) != int(written):
             problem = (
                 f"The parts beside {files.target} must hold the {int(written)} samples that were written, got "
-                f"{len(entries)}: something else has changed that folder, or the ranks do not share it. The parts are "
-                "kept."
+                f"{len(entries)}: something else has changed that folder, or the ranks do not share it. They are kept."
             )
             if not self.restart:
                 raise InputError(problem)
@@ -173,15 +173,6 @@ class CompletionWriter(Callback):
 
     def _files(self, trainer: Trainer) -> CompletionFiles:
         return CompletionFiles(root_folder(trainer) / self.path)
-
-    def _acquire(self, trainer: Trainer, files: CompletionFiles) -> None:
-        """Lock the file until it is merged; rank zero does it for all."""
-        if trainer.is_global_zero:
-            self._lock = locked(files.lock)
-        if not trainer.strategy.broadcast(self._lock is not None):
-            raise InputError(
-                f"`path` of CompletionWriter must not be in use, but another process is writing {files.target}."
-            )
 
     def _release(self, trainer: Trainer) -> None:
         if self._lock is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,8 +28,7 @@ class EvaluationReport(Callback):
     def __init__(self, *, path: str = "evaluation.json", overwrite: bool = False) -> None:
         super().__init__()
         check_file_name("path", path)
-        self.path = path
-        self.overwrite = overwrite
+        self.path, self.overwrite = path, overwrite
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of ``validate``; validation during ``fit`` goes to the loggers."""
@@ -46,11 +44,9 @@ class EvaluationReport(Callback):
             return
         document = result_document(pl_module.results, evaluation_settings(trainer, pl_module))
         content = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self._unused_path(root_folder(trainer) / self.path), content.encode())
-
-    def _unused_path(self, path: Path) -> Path:
-        number, unused = 1, path
+        number, path = 1, root_folder(trainer) / self.path
+        unused = path
         while unused.exists() and not self.overwrite:
             number += 1
             unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        return unused
+        write_atomically(unused, content.encode())

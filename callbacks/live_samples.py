@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_pspo.errors import check_at_least
-from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Rollout
 
 from ._trainer import finished_rollouts
@@ -28,27 +27,20 @@ class LiveSamples(Callback):
     Args:
         rows: Completions shown, of as many different prompts as possible, at least 1.
         every_n_rollouts: Rollouts between two tables, at least 1.
-
-    Raises:
-        InputError: A number is below 1.
     """
 
     def __init__(self, *, rows: int = 4, every_n_rollouts: int = 1) -> None:
         super().__init__()
         check_at_least("rows", rows, 1)
         check_at_least("every_n_rollouts", every_n_rollouts, 1)
-        self.rows = rows
-        self.every_n_rollouts = every_n_rollouts
+        self.every_n_rollouts, self.rows = every_n_rollouts, rows
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Put this rollout's completions under the bar."""
         bar, rollout = trainer.progress_bar_callback, finished_rollouts(trainer)
         due = rollout == 1 or rollout % self.every_n_rollouts == 0
         if isinstance(bar, RolloutProgressBar) and bar.is_enabled and due and trainer.is_global_zero:
-            step: StepOutput = outputs
-            bar.below = sample_table(step["rollout"], rollout, self.rows)
+            bar.below = sample_table(outputs["rollout"], rollout, self.rows)
 
 
 def sample_table(rollout: Rollout, number: int, rows: int) -> Table:
@@ -71,14 +63,9 @@ def sample_table(rollout: Rollout, number: int, rows: int) -> Table:
 
 
 def one_line(text: str, width: int) -> str:
-    r"""Return a text as one line of at most ``width`` characters, control characters spelled out.
+    """Return a text as one line of at most ``width`` characters, control characters spelled out.
 
     The middle is left out: the answer is at the end.
-
-    >>> one_line("1+1\n\x1b[2J= 2", 40)
-    '1+1\\n\\x1b[2J= 2'
-    >>> one_line("abcdefghijkl", 7)
-    'ab … kl'
     """
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     if len(shown) <= width:

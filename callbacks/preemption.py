@@ -48,15 +48,11 @@ class Preemption(Checkpoint):
         untyped: Any = trainer
         untyped._signal_connector = _SignalNotes(trainer, self._note)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if a signal came during set-up."""
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
+        """Stop after this rollout, or set-up, if asked to. Every rank takes part."""
         self._stop_if_asked(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop after this rollout if asked to. Every rank takes part."""
-        self._stop_if_asked(trainer)
+    on_train_start = on_train_batch_end
 
     def on_validation_batch_end(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
         """Stop during a validation if asked to. Every rank takes part: all have equally many batches."""

@@ -42,14 +42,12 @@ class RewardLogger(Callback):
         """Start the clock of the iteration."""
         self._started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Sum over ranks and log. Every rank takes part."""
         step: StepOutput = outputs
         seconds = {**step["seconds"], "iteration": time.perf_counter() - self._started}
         log_ratio = _log_ratio(step)
-        sums = _sum_over_ranks(trainer, {**_rollout_sums(step["rollout"]), **_ratio_sums(log_ratio), **seconds})
+        sums = _sum_over_ranks(trainer, {**_sums(step["rollout"], log_ratio), **seconds})
         extremes = _gather_extremes(trainer, pl_module, step["rollout"], log_ratio)
         metrics = _means(sums, step["rollout"], list(seconds)) | extremes
         shown = {name: metrics.pop(name) for name in ("train/reward", "train/accuracy")}
@@ -69,12 +67,15 @@ def _log_ratio(step: StepOutput) -> Tensor:
     return torch.cat(parts).to(_precise(rewards.device))
 
 
-def _rollout_sums(rollout: Rollout) -> dict[str, Tensor | float]:
+def _sums(rollout: Rollout, log_ratio: Tensor) -> dict[str, Tensor | float]:
     """Return this rank's sums and counts; the keys with ``/`` are those of the log."""
     rewards = rollout.rewards.to(_precise(rollout.rewards.device))  # (B, G)
-    samples = rollout.samples
+    samples, ratio = rollout.samples, log_ratio.exp()
     sums: dict[str, Tensor | float] = {
         "ranks": 1.0,
+        "tokens": float(ratio.numel()),
+        "ratio/mean": ratio.sum(),
+        f"ratio/outside_{_FAR}": ((ratio - 1).abs() > _FAR).sum(),
         "train/refill_rounds": float(rollout.refill_rounds),
         "groups": float(rewards.shape[0]),
         "samples": float(len(samples)),
@@ -91,22 +92,12 @@ def _rollout_sums(rollout: Rollout) -> dict[str, Tensor | float]:
     return sums | {f"train/reward/{name}": term.sum() for name, term in rollout.reward_terms.items()}
 
 
-def _ratio_sums(log_ratio: Tensor) -> dict[str, Tensor | float]:
-    ratio = log_ratio.exp()
-    return {
-        "tokens": float(ratio.numel()),
-        "ratio/mean": ratio.sum(),
-        f"ratio/outside_{_FAR}": ((ratio - 1).abs() > _FAR).sum(),
-    }
-
-
 def _sum_over_ranks(trainer: Trainer, sums: dict[str, Tensor | float]) -> dict[str, float]:
     device = trainer.strategy.root_device
     values = [torch.as_tensor(value, dtype=_precise(device), device=device) for value in sums.values()]
     vector = torch.stack(values)
     if trainer.world_size > 1:
-        reduced = trainer.strategy.reduce(vector, reduce_op="sum")
-        vector = reduced if isinstance(reduced, Tensor) else vector
+        vector = torch.as_tensor(trainer.strategy.reduce(vector, reduce_op="sum"))
     return dict(zip(sums, vector.tolist(), strict=True))
 
 
@@ -116,17 +107,11 @@ def _gather_extremes(
     """Return what a sum cannot give: the longest completion and the ratio's tails."""
     longest = max(sample.length_tokens for sample in rollout.samples)
     packed = torch.cat([log_ratio.new_tensor([longest]), order_statistics(log_ratio, _SKETCH_SIZE)])
-    gathered = pl_module.all_gather(packed) if trainer.world_size > 1 else packed
-    if not isinstance(gathered, Tensor):
-        raise TypeError(f"`all_gather` of a tensor must give a tensor, got {type(gathered).__name__}.")
+    gathered: Any = pl_module.all_gather(packed) if trainer.world_size > 1 else packed
     by_rank = gathered.reshape(-1, packed.numel())  # (R, 2 + K)
     low, high, top = (math.exp(value) for value in pooled_quantiles(by_rank[:, 1:], [0.01, 0.99, 1.0]))
-    return {
-        "completion/length_max": float(by_rank[:, 0].max()),
-        "ratio/p01": low,
-        "ratio/p99": high,
-        "ratio/max": top,
-    }
+    longest_of_all = float(by_rank[:, 0].max())
+    return {"completion/length_max": longest_of_all, "ratio/p01": low, "ratio/p99": high, "ratio/max": top}
 
 
 def _means(sums: dict[str, float], rollout: Rollout, phases: list[str]) -> dict[str, float]:

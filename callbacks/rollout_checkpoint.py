@@ -27,7 +27,7 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.files import remove
 
 from ._trainer import finished_rollouts, is_trial, root_folder
-from .combinations import check_monitor
+from .combinations import check_logged
 
 
 class RolloutCheckpoint(Checkpoint):
@@ -53,8 +53,8 @@ class RolloutCheckpoint(Checkpoint):
         keep_best: Number of best checkpoints to keep if there is a ``monitor``, at least 1.
 
     Raises:
-        InputError: A number is out of range; or (when training starts) the folder has a later rollout or the metric
-            cannot occur; or (after the first validation or rollout) the metric was not logged.
+        InputError: A number is out of range; or (when training starts) the folder has a later rollout; or (after the
+            first validation or rollout) the metric was not logged.
     """
 
     def __init__(
@@ -75,12 +75,9 @@ class RolloutCheckpoint(Checkpoint):
             raise InputError(f"`every_n_minutes` must be finite and greater than 0, got {every_n_minutes}.")
         if mode not in ("min", "max"):
             raise InputError(f"`mode` must be min or max, got {mode}.")
-        self.every_n_rollouts = every_n_rollouts
-        self.keep_last = keep_last
-        self.every_n_minutes = every_n_minutes
-        self.monitor = monitor
-        self.mode = mode
-        self.keep_best = keep_best
+        self.every_n_rollouts, self.every_n_minutes = every_n_rollouts, every_n_minutes
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.monitor, self.mode = monitor, mode
         self.seconds = 0.0
         self._saved_at = 0.0
         self._best: dict[int, float] = {}
@@ -96,18 +93,14 @@ class RolloutCheckpoint(Checkpoint):
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self._best = dict(state_dict["best"])
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse the folder of another run before time goes into the first measurement."""
-        self._check(trainer, pl_module)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse the folder of another run; start the clock."""
-        self._check(trainer, pl_module)
+        """Refuse the folder of another run, before time goes into the first measurement; start the clock."""
+        self._check(trainer)
         self._saved_at = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    on_sanity_check_start = on_train_start
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Save when it is time. Every rank takes part."""
         rollout = finished_rollouts(trainer)
         due = self.every_n_rollouts is not None and rollout % self.every_n_rollouts == 0
@@ -139,8 +132,7 @@ class RolloutCheckpoint(Checkpoint):
         return bool(trainer.strategy.broadcast(passed))
 
     def _save(self, trainer: Trainer) -> None:
-        rollout = finished_rollouts(trainer)
-        start = time.perf_counter()
+        rollout, start = finished_rollouts(trainer), time.perf_counter()
         save_atomically(trainer, self._folder(trainer) / checkpoint_name(rollout))
         self.seconds += time.perf_counter() - start
         self._saved_at = time.monotonic()
@@ -153,9 +145,8 @@ class RolloutCheckpoint(Checkpoint):
 
     def _update_best(self, trainer: Trainer, monitor: str) -> None:
         """Add this rollout to the best if it is one of them, and save it then."""
-        self._check_logged(trainer, monitor)
-        rollout, folder = finished_rollouts(trainer), self._folder(trainer)
-        score = float(trainer.callback_metrics[monitor])
+        check_logged(self, trainer.callback_metrics)
+        rollout, score = finished_rollouts(trainer), float(trainer.callback_metrics[monitor])
         score = float(trainer.strategy.broadcast(score))  # the ranks must agree, whatever each of them logged
         scores = self._best if math.isnan(score) else {**self._best, rollout: score}
         sign = -1.0 if self.mode == "max" else 1.0
@@ -164,7 +155,7 @@ class RolloutCheckpoint(Checkpoint):
         if rollout in self._best:
             self._save_missing(trainer)
         if trainer.is_global_zero:
-            write_scores(folder, monitor, self.mode, self._best)
+            write_scores(self._folder(trainer), monitor, self.mode, self._best)
 
     def _clean(self, trainer: Trainer) -> None:
         """Delete checkpoints that are neither new nor best, and damaged ones that are older than all that are kept."""
@@ -184,7 +175,7 @@ class RolloutCheckpoint(Checkpoint):
             for path in find_damaged(folder, before=newest[-1]):
                 remove(path)
 
-    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _check(self, trainer: Trainer) -> None:
         """Refuse the folder of another run and set its damaged checkpoints aside; find the best that still exist."""
         if is_trial(trainer):
             return
@@ -208,12 +199,3 @@ class RolloutCheckpoint(Checkpoint):
             for candidate, score in scores.items()
             if candidate <= rollout and (folder / checkpoint_name(candidate)).exists()
         }
-        check_monitor(self, pl_module, getattr(trainer.datamodule, "val", {}))  # type: ignore[attr-defined]
-
-    def _check_logged(self, trainer: Trainer, monitor: str) -> None:
-        logged = trainer.callback_metrics
-        if monitor not in logged:
-            raise InputError(
-                f"`monitor` of RolloutCheckpoint must be a metric that is logged, got {monitor}; there are "
-                f"{', '.join(sorted(logged)) or 'none'}."
-            )

@@ -21,11 +21,7 @@ _SHOWN = {"reward": "train/reward", "accuracy": "train/accuracy", "loss": "train
 
 
 class PhaseColumn(ProgressColumn):
-    """Shows which phase of the iteration runs and how long it still takes.
-
-    Args:
-        bar: Callback that measures the phases.
-    """
+    """Shows which phase of the iteration runs and how long it still takes, as ``bar`` measures them."""
 
     max_refresh = 0.2
 
@@ -50,12 +46,6 @@ class RolloutProgressBar(RichProgressBar):
         refresh_rate: Redraws of the bar per second.
         line_every_n_rollouts: Rollouts between two plain lines, at least 1.
         phase_lines_s: Seconds of an iteration from which each of its phases gets a plain line, at least 0.
-
-    Attributes:
-        below: Drawn under the bar; None for nothing.
-
-    Raises:
-        InputError: A number is out of range.
     """
 
     def __init__(self, *, refresh_rate: int = 10, line_every_n_rollouts: int = 10, phase_lines_s: float = 60.0) -> None:
@@ -63,9 +53,8 @@ class RolloutProgressBar(RichProgressBar):
         check_at_least("line_every_n_rollouts", line_every_n_rollouts, 1)
         if not phase_lines_s >= 0.0:
             raise InputError(f"`phase_lines_s` must be at least 0, got {phase_lines_s}.")
-        self.line_every_n_rollouts = line_every_n_rollouts
-        self.phase_lines_s = phase_lines_s
-        self.below: RenderableType | None = None
+        self.line_every_n_rollouts, self.phase_lines_s = line_every_n_rollouts, phase_lines_s
+        self.below: RenderableType | None = None  # drawn under the bar
         self._plain: Console | None = None
         self._extended: Progress | None = None
         self._module: Any = None
@@ -176,5 +165,4 @@ class RolloutProgressBar(RichProgressBar):
 
 
 def _by_phase(left: dict[str, float]) -> str:
-    """Return the time left for each phase."""
     return ", ".join(f"{name} {clock(left[name])}" for name in SHOWN)

@@ -48,7 +48,7 @@ class RunSummary(Callback):
         examples: Number of problems, the first of the source, whose completions are shown side by side, at least 0.
 
     Raises:
-        InputError: ``examples`` is negative, `RewardLogger` is missing, or the source is not evaluated.
+        InputError: `RewardLogger` is missing, or the source is not evaluated.
     """
 
     def __init__(
@@ -63,10 +63,8 @@ class RunSummary(Callback):
         check_at_least("examples", examples, 0)
         check_file_name("filename", filename)
         check_file_name("figure", figure)
-        self.source = source
-        self.filename = filename
-        self.figure = figure
-        self.examples = examples
+        self.source, self.examples = source, examples
+        self.filename, self.figure = filename, figure
         self._before: _Measurement | None = None
         self._after: _Measurement | None = None
         self._curves: dict[str, list[float]] = {name: [] for name in ("rollout", *CURVES)}
@@ -112,9 +110,7 @@ class RunSummary(Callback):
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep this rollout's point of every curve."""
         self._curves["rollout"].append(finished_rollouts(trainer))
         for name, key in CURVES.items():
@@ -124,13 +120,10 @@ class RunSummary(Callback):
         """Forget the examples of the last validation."""
         self._seen = []
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *arguments: Any, **options: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Remember the first problems' first samples."""
-        output: EvaluationOutput = outputs
-        if self.source in (None, output.batch.source) and len(self._seen) < self.examples:
-            self._seen += _example_rows(output)[: self.examples - len(self._seen)]
+        if self.source in (None, outputs.batch.source) and len(self._seen) < self.examples:
+            self._seen += _example_rows(outputs)[: self.examples - len(self._seen)]
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the measurement before training, if it covered every problem."""
@@ -158,11 +151,9 @@ class RunSummary(Callback):
             for name in ("accuracy", "interval", "greedy_accuracy", "length_tokens"):
                 if name in measurement:
                     summary[f"{name}_{when}"] = measurement[name]
+        summary |= {name: after[name] for name in ("problems", "source", "temperature")}
         summary |= {
             "n": after["samples"],
-            "problems": after["problems"],
-            "source": after["source"],
-            "temperature": after["temperature"],
             "seconds": self._seconds(),
             "seed": pl_module.seed,
             "rollouts": after["rollout"],
@@ -203,9 +194,8 @@ class RunSummary(Callback):
 def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
     """Return the first sample of every problem of the batch, at the first temperature above 0, or else greedy."""
     batch, by_temperature = output.batch, output.samples
-    samples = next(
-        (samples for temperature, samples in by_temperature.items() if temperature > 0), by_temperature.get(0.0, [])
-    )
+    sampled = (samples for temperature, samples in by_temperature.items() if temperature > 0)
+    samples = next(sampled, by_temperature.get(0.0, []))
     each = max(len(samples) // len(batch), 1)
     return [
         {

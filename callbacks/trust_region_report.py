@@ -51,9 +51,7 @@ class TrustRegionReport(Callback):
         """Restore the sums of the interrupted run."""
         self._run = dict(state_dict)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Sum over ranks, log, and add to the run. Every rank takes part."""
         step: StepOutput = outputs
         module: Any = pl_module
@@ -63,19 +61,13 @@ class TrustRegionReport(Callback):
         by_update, divergences = _over_ranks(trainer, step["updates"])
         rollout = sum(by_update[1:], start=by_update[0])
         region = TrustRegion.report(rollout)
-        metrics = {
-            "trust/ratio_p01": region.ratio_p01,
-            "trust/ratio_p99": region.ratio_p99,
-            "trust/ratio_max": region.ratio_max,
-            "trust/would_clip": region.would_clip,
-            "trust/retained": region.retained,
-            "trust/effective_share": region.effective_share,
-            "trust/grad_norm_max": max(norms),
-            "trust/clip_bound_share": bound / len(norms),
-        }
+        names = ("ratio_p01", "ratio_p99", "ratio_max", "would_clip", "retained", "effective_share")
+        metrics = {f"trust/{name}": getattr(region, name) for name in names}
+        metrics |= {"trust/grad_norm_max": max(norms), "trust/clip_bound_share": bound / len(norms)}
         metrics |= {f"trust/kl_update_{index}": kl for index, kl in enumerate(divergences, start=1)}
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
-        self._add(rollout, len(norms), bound, _weight_at_one(module.surrogate))
+        weight_at_one = float(module.surrogate.weight(torch.zeros(1, 1), torch.ones(1, 1)))  # importance sampling: 1
+        self._add(rollout, len(norms), bound, weight_at_one)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line, on rank zero."""
@@ -110,11 +102,6 @@ def _over_ranks(trainer: Trainer, updates: Sequence[Update]) -> tuple[list[Trust
     totals, histogram, pairs = torch.split(added, [column[0].numel() for column in columns], dim=1)
     sums = [TrustRegionSums(*update) for update in zip(totals, histogram, extremes, strict=True)]
     return sums, [total / tokens if tokens else math.nan for total, tokens in pairs.tolist()]
-
-
-def _weight_at_one(surrogate: Any) -> float:
-    """Return the surrogate's weight w at ratio 1, where plain importance sampling's is 1."""
-    return float(surrogate.weight(torch.zeros(1, 1), torch.ones(1, 1)))
 
 
 def _verdict(run: dict[str, float], name: str) -> str:

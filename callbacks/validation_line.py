@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from lightning_pspo.evaluation.results import EvaluationResult
@@ -45,7 +44,7 @@ class ValidationLine(Callback):
         """Print the line, on rank zero."""
         untyped: Any = pl_module  # any module with results will do
         results = {source: next(iter(by_t.values())) for source, by_t in untyped.results.items() if by_t}
-        if trainer.state.fn != TrainerFn.FITTING or not results:
+        if trainer.state.fn != "fit" or not results:
             return
         rollout = 0 if trainer.sanity_checking else finished_rollouts(trainer)
         path = root_folder(trainer) / _FILENAME
@@ -72,17 +71,7 @@ def _read(path: Path) -> _History:
 
 
 def summary(rollout: int, results: Mapping[str, EvaluationResult], before: Mapping[str, float]) -> str:
-    """Return the line.
-
-    Args:
-        rollout: Finished rollouts.
-        results: Source -> its result.
-        before: Source -> accuracy of the previous validation, if there was one.
-
-    >>> result = EvaluationResult(0.75, 4, 4, 3, 31.4, 0.0)
-    >>> summary(10, {"held_out": result}, {"held_out": 0.5})
-    'val rollout 10: held_out accuracy 75.0 % (+25.0), length 31 tokens'
-    """
+    """Return the line: each source's result, and its difference to the accuracy ``before``, if there was one."""
     return f"val rollout {rollout}: {'; '.join(_source(name, result, before) for name, result in results.items())}"
 
 

@@ -33,17 +33,13 @@ class Watchdog(Callback):
         timeout_minutes: Minutes without a finished rollout, greater than 0; at least twice what a rollout, or the start
             of a run, may take.
         abort: End the process then, with status 1; the other ranks follow it.
-
-    Raises:
-        InputError: ``timeout_minutes`` is out of range.
     """
 
     def __init__(self, *, timeout_minutes: float = 60.0, abort: bool = False) -> None:
         super().__init__()
         if not 0.0 < timeout_minutes < math.inf:
             raise InputError(f"`timeout_minutes` must be finite and greater than 0, got {timeout_minutes}.")
-        self.timeout_minutes = timeout_minutes
-        self.abort = abort
+        self.timeout_minutes, self.abort = timeout_minutes, abort
         self._file: TextIO | None = None
         self._due = math.inf
         self._rank = 0
@@ -59,23 +55,16 @@ class Watchdog(Callback):
         self._restart()
         threading.Thread(target=self._watch, args=(self._file,), name="watchdog", daemon=True).start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *arguments: Any, **options: Any) -> None:
         """Restart the timeout."""
         self._restart()
 
-    def on_validation_batch_end(self, *arguments: Any, **options: Any) -> None:
-        """Restart the timeout."""
-        self._restart()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_fit_end(self, *arguments: Any, **options: Any) -> None:
         """Stop watching."""
         self._stop()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop watching."""
-        self._stop()
+    on_validation_batch_end = on_train_batch_end
+    on_exception = on_fit_end
 
     def _restart(self) -> None:
         if self._file is not None:
@@ -104,9 +93,8 @@ class Watchdog(Callback):
 
     def _dump(self, file: TextIO) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        problem = f"no rollout finished on rank {self._rank} for {self.timeout_minutes:g} minutes"
         for target in (file, sys.stderr):
-            target.write(
-                f"\n{now}: no rollout finished on rank {self._rank} for {self.timeout_minutes:g} minutes. Stacks:\n"
-            )
+            target.write(f"\n{now}: {problem}. Stacks:\n")
             target.flush()
             faulthandler.dump_traceback(file=target, all_threads=True)

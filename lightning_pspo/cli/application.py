@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
-from lightning_pspo.callbacks.combinations import MonitorCheck, check_callbacks, check_monitors
+from lightning_pspo.callbacks.combinations import MonitorCheck, check_callbacks, check_monitor
 from lightning_pspo.callbacks.completion_writer import keep_completions
 from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
@@ -180,7 +180,8 @@ class PSPOCLI(LightningCLI):
         self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
         if subcommand == "fit":  # before Lightning opens the loggers, whose files would be left behind
             check_fit(self.trainer)
-            check_monitors(self.trainer.callbacks, self.model, self.datamodule.val)  # type: ignore[attr-defined]
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                check_monitor(callback, self.model, self.datamodule.val)
         quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 

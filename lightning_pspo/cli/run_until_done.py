@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -42,11 +43,12 @@ class RestartLoop:
         """Return the exit status of the last run."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.pass_on)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the run as well
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the run, which must not ignore it
+        interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
         failures = 0
         while True:
             before = self.progress()
-            self.process = subprocess.Popen(self.command, preexec_fn=default_interrupt)
+            self.process = subprocess.Popen(self.command, preexec_fn=interruptible)
             status = self.process.wait()
             status = status if status >= 0 else 128 - status
             failures = 0 if self.progress() > before else failures + 1
@@ -69,11 +71,6 @@ class RestartLoop:
             self.process.send_signal(number)
 
 
-def default_interrupt() -> None:
-    """Let Ctrl-C stop the run, although this process ignores it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def report(message: str) -> None:
     """Print a line to stderr."""
     print(f"run-until-done: {message}", file=sys.stderr, flush=True)
@@ -81,11 +78,9 @@ def report(message: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the loop's own options."""
+    description, epilog = "Restart a run until it is done.", "All other options go to `lightning-pspo fit`."
     result = argparse.ArgumentParser(
-        prog="lightning-pspo run-until-done",
-        description="Restart a run until it is done.",
-        epilog="All other options go to `lightning-pspo fit`.",
-        allow_abbrev=False,
+        "lightning-pspo run-until-done", description=description, epilog=epilog, allow_abbrev=False
     )
     result.add_argument("--tries", type=int, default=3, help="give up after so many runs without progress (default: 3)")
     result.add_argument("--pause", type=float, default=5.0, help="seconds before each restart (default: 5)")

@@ -29,14 +29,14 @@ def read_objects(
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 fields = parse(text) if text else None
             except UnicodeDecodeError as error:
-                kind = _other_format(line)
-                raise ValueError(f"{where}: not UTF-8 (byte {error.start + 1} of the line){kind or '.'}") from None
+                problem = f"not UTF-8 (byte {error.start + 1} of the line)"
+                raise ValueError(f"{where}: {problem}{_other_format(line)}") from None
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: malformed JSON: {error}{_other_format(line) or '.'}") from None
+                raise ValueError(f"{where}: malformed JSON: {error}{_other_format(line)}") from None
             if not text:
                 continue
             if not isinstance(fields, dict):
-                raise ValueError(f"{where}: must be a JSON object, got {text[:40]!r}{_other_format(line) or '.'}")
+                raise ValueError(f"{where}: must be a JSON object, got {text[:40]!r}{_other_format(line)}")
             yield number, len(line), fields
 
 
@@ -54,7 +54,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _other_format(line: bytes) -> str:
-    """Return what a line shows of a file that is not JSON Lines, and what to do; empty if nothing."""
+    """Return what a line shows of a file that is not JSON Lines, and what to do; a full stop if nothing."""
     start = line.removeprefix(b"\xef\xbb\xbf").lstrip()
     if line.startswith(b"\x1f\x8b"):
         return ": the file is compressed with gzip; unpack it with `gunzip`."
@@ -66,4 +66,4 @@ def _other_format(line: bytes) -> str:
         return ": the file is a JSON array; write one object a line, as `jq -c '.[]'` does."
     if start.rstrip() == b"{":
         return ": an object must not go over several lines; write one object a line, as `jq -c .` does."
-    return ""
+    return "."

@@ -23,10 +23,7 @@ os.register_at_fork(after_in_child=_drop_locks)
 def locked(path: Path) -> BinaryIO | None:
     """Open a file for reading and writing, exclusively until it is unlocked or this process ends; its content stays.
 
-    Processes forked from this one do not share the lock.
-
-    Returns:
-        The file; None if another process has locked it.
+    The result is None if another process has locked it. Processes forked from this one do not share the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightning_pspo.checkpoints.store import find_checkpoints, rollout_of
 from lightning_pspo.cli.main import main
+from tests.support.checkpoints import same_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 Command = Callable[..., list[str]]
@@ -19,12 +19,9 @@ Command = Callable[..., list[str]]
 @pytest.fixture
 def command(tiny_run: Command, problem_file: Path) -> Command:
     """Return a function that gives the arguments of three rollouts, each validated."""
-
-    def build(root: Path, *more: str) -> list[str]:
-        source = ["--data.val.few=JSONL", f"--data.val.few.path={problem_file}", "--data.val.few.limit=2"]
-        return ["fit", *tiny_run(root, *source, "--data.overlap=warn", "--trainer.val_check_interval=1", *more)]
-
-    return build
+    settings = ["--data.val.few=JSONL", f"--data.val.few.path={problem_file}", "--data.val.few.limit=2"]
+    settings += ["--data.overlap=warn", "--trainer.val_check_interval=1"]
+    return lambda root, *more: ["fit", *tiny_run(root, *settings, *more)]
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -47,11 +44,7 @@ def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_pat
     saved = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
     assert [re.search(r"step=(\d)", path.name)[1] for path in saved] == ["2", "4", "6"]  # type: ignore[index]
     main(command(tmp_path / "again", f"--ckpt_path={saved[0]}"))
-    last, again = (
-        torch.load(path / "checkpoints/rollout=000003.ckpt", weights_only=True)["state_dict"]
-        for path in (root, tmp_path / "again")
-    )
-    assert all(torch.equal(value, again[name]) for name, value in last.items())
+    assert same_weights(tmp_path / "again", root, 3)
 
 
 def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
@@ -67,16 +60,12 @@ def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
     ("callbacks", "message"),
     [
         (["EMAWeightAveraging"], r"must not hold EMAWeightAveraging: .*RolloutCheckpoint\(monitor="),
-        (
-            ["StochasticWeightAveraging", "swa_lrs=0.1"],
-            "must not hold Stochastic.*: .*`model.lr_schedule`",
-        ),
+        (["StochasticWeightAveraging", "swa_lrs=0.1"], "must not hold Stochastic.*: .*`model.lr_schedule`"),
         (["ModelPruning", "pruning_fn=l1_unstructured"], "must not hold ModelPruning: .*remove it"),
         (["BackboneFinetuning"], "must not hold BackboneFinetuning: .*`model.policy.lora`"),
         (["GradientAccumulationScheduler", "scheduling={0: 2}"], "must not hold .*`model.minibatches_per_rollout`"),
         (["LearningRateFinder"], "must not hold LearningRateFinder: .*`model.optimizer.lr`"),
         (["RolloutCheckpoint"], "must hold RolloutCheckpoint once, got two: keep one entry"),
-        (["RewardLogger", "+RewardLogger"], "must hold RewardLogger once, got two: keep one entry"),
         (["ModelCheckpoint", "+ModelCheckpoint"], "must hold ModelCheckpoint once, got two: keep one entry"),
         (["CompletionWriter", "+CompletionWriter"], "must hold CompletionWriter once, got two with the same `path`"),
         (["EarlyStopping", "monitor=val/few/acuracy"], r"`monitor` of EarlyStopping .*mean val/few/accuracy\?"),

@@ -16,7 +16,7 @@ from lightning_pspo.types import EvaluationOutput, Problem, PromptBatch, Sample
 
 def prompts(source: str, positions: list[int], valid: list[bool]) -> PromptBatch:
     ids = torch.zeros(len(positions), 3, dtype=torch.long)
-    problems = tuple(Problem(f"{source}/{place}", f"{place}?\u2028", "2") for place in positions)
+    problems = tuple(Problem(f"{source}/{position}", f"{position}?\u2028", "2") for position in positions)
     return PromptBatch(source, problems, ids, ids == 0, torch.tensor(positions), torch.tensor(valid))
 
 
@@ -57,7 +57,7 @@ def test_every_sample_is_written_once_and_in_order(tmp_path):
     predict(tmp_path, CompletionWriter(path="out/predictions.jsonl"), Predicting())
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
     kinds = [(0.0, 0), (1.0, 0), (1.0, 1)]
-    problems = [*(f"svamp/{place}" for place in range(4)), "gsm8k/0"]
+    problems = [*(f"svamp/{position}" for position in range(4)), "gsm8k/0"]
     assert [(row["id"], row["temperature"], row["sample"]) for row in rows] == [
         (p, *kind) for p in problems for kind in kinds
     ]
@@ -90,13 +90,13 @@ def test_an_existing_file_is_refused_before_anything_is_generated(tmp_path):
 def test_the_parts_of_two_ranks_are_merged_in_order(tmp_path):
     class HalfEach(Predicting):
         def predict_dataloader(self):
-            places = [[0, 3], [1, 2]][self.global_rank]
-            return DataLoader([prompts("svamp", places, [True, self.global_rank == 0])], batch_size=None)
+            positions = [[0, 3], [1, 2]][self.global_rank]
+            return DataLoader([prompts("svamp", positions, [True, self.global_rank == 0])], batch_size=None)
 
     settings = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
     trainer_for(tmp_path, CompletionWriter(), **settings).predict(HalfEach())
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
-    assert [row["id"] for row in rows] == [f"svamp/{place}" for place in (0, 1, 3) for _ in range(3)]
+    assert [row["id"] for row in rows] == [f"svamp/{position}" for position in (0, 1, 3) for _ in range(3)]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 
@@ -10,22 +11,20 @@ from lightning_pspo.callbacks.live_samples import one_line, sample_table
 from rich.console import Console
 
 from lightning_pspo.grading import Grade, Verdict
-from lightning_pspo.types import Completions, Problem, PromptBatch, Rollout, Sample
+from lightning_pspo.types import Problem, Rollout, Sample
+from tests.support import hand_made
+
+VERDICTS = [Verdict.CORRECT, Verdict.WRONG]
 
 
 def rollout(texts: list[str]) -> Rollout:
     """Completions of as many prompts, one each; every other one is right."""
-    problems = tuple(Problem(f"p{place}", f"question {place}", "2") for place in range(len(texts)))
-    ids = torch.zeros(len(texts), 1, dtype=torch.long)
-    verdicts = [Verdict.WRONG if place % 2 else Verdict.CORRECT for place in range(len(texts))]
     samples = [
-        Sample(problem, text, Grade(verdict, "2", "hash"), False, 7)
-        for problem, text, verdict in zip(problems, texts, verdicts, strict=True)
+        Sample(Problem(f"p{row}", f"question {row}", "2"), text, Grade(VERDICTS[row % 2], "2", "hash"), False, 7)
+        for row, text in enumerate(texts)
     ]
-    rewards = torch.tensor([[float(verdict is Verdict.CORRECT)] for verdict in verdicts])
-    prompts = PromptBatch("train", problems, ids, ids == 0, torch.arange(len(texts)), ids[:, 0] == 0)
-    completions = Completions(ids, ids == 0, ids[:, 0] == 1)
-    return Rollout(prompts, completions, samples, rewards, {}, rewards, torch.zeros(len(texts), 1))
+    rewards = torch.tensor([[float(sample.grade.correct)] for sample in samples])
+    return dataclasses.replace(hand_made.rollout(hand_made.prompts(), 1), samples=samples, rewards=rewards)
 
 
 def drawn(table: object, width: int = 120) -> str:
@@ -52,9 +51,9 @@ def test_the_table_shows_completions_as_they_are() -> None:
 
 
 def test_the_rows_are_spread_over_the_prompts() -> None:
-    shown = drawn(sample_table(rollout([f"said {place}." for place in range(8)]), 1, 3))
-    assert re.findall(r"said (\d)\.", shown) == ["0", "2", "5"]
-    assert len(re.findall(r"said", drawn(sample_table(rollout(["said"] * 2), 1, 5)))) == 2
+    shown = drawn(sample_table(rollout([f"text {row}." for row in range(8)]), 1, 3))
+    assert re.findall(r"text (\d)\.", shown) == ["0", "2", "5"]
+    assert drawn(sample_table(rollout(["text"] * 2), 1, 5)).count("text") == 2
 
 
 def test_a_long_text_keeps_its_end() -> None:

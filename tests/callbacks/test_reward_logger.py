@@ -52,9 +52,8 @@ def test_values_are_those_of_all_ranks(tmp_path):
             step = super().training_step(batch, batch_idx)
             if self.global_rank:
                 step["rollout"].rewards.fill_(0.0)
-                step["rollout"].samples[0] = Sample(
-                    prompts().problems[0], "", Grade(Verdict.WRONG, "9", "hash"), True, 44
-                )
+                grade = Grade(Verdict.WRONG, "9", "hash")
+                step["rollout"].samples[0] = Sample(prompts().problems[0], "", grade, True, 44)
             return step
 
     # Two forked processes: "ddp" would start this test again, "ddp_spawn" could not find the class.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -32,16 +33,6 @@ def test_the_progress_bar_prints_plain_lines_into_a_file(tmp_path, capsys):
     assert "Validate held_out" in printed
 
 
-def test_the_progress_bar_draws_in_a_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm")
-    fit(tmp_path, [RewardLogger(), RolloutProgressBar()], rollouts=5)
-    printed = capsys.readouterr().out
-    assert "Rollout" in printed
-    assert "reward: 0.750 accuracy: 0.750" in printed
-
-
 def command(tiny_run, problem_file: Path, root: Path, *more: str) -> list[str]:
     """Return a run with everything on the screen, and a validation after every second rollout."""
     callbacks = ["RewardLogger", "RolloutProgressBar", "LiveSamples", "ValidationLine"]
@@ -52,18 +43,17 @@ def command(tiny_run, problem_file: Path, root: Path, *more: str) -> list[str]:
 
 
 def test_a_run_in_a_pipe_says_it_in_plain_lines(tmp_path, tiny_run, problem_file, capfd) -> None:
-    slow = ["--trainer.callbacks+=RolloutProgressBar", "--trainer.callbacks.phase_lines_s=0"]
-    arguments = [one for one in command(tiny_run, problem_file, tmp_path / "run") if "RolloutProgressBar" not in one]
-    main(["fit", *arguments, *slow])
+    arguments = command(tiny_run, problem_file, tmp_path / "run")
+    bar = arguments.index("--trainer.callbacks+=RolloutProgressBar")
+    arguments.insert(bar + 1, "--trainer.callbacks.phase_lines_s=0")
+    main(["fit", *arguments])
     printed = capfd.readouterr().out
     assert not re.search(r"[\x1b\r]", printed)
     lines = [line for line in printed.splitlines() if line.startswith("val rollout")]
-    pattern = (
-        r"val rollout (\d): held_out accuracy \d+\.\d % \[\d+\.\d, \d+\.\d\](| \([+-]\d+\.\d\)), length \d+ tokens"
-    )
-    found = [re.fullmatch(pattern, line) for line in lines]
-    assert [one and one[1] for one in found] == ["0", "2", "4"]
-    assert [bool(one and one[2]) for one in found] == [False, True, True]
+    number = r"\d+\.\d"
+    accuracy = rf"accuracy {number} % \[{number}, {number}\](| \([+-]{number}\))"
+    matches = [re.fullmatch(rf"val rollout (\d): held_out {accuracy}, length \d+ tokens", line) for line in lines]
+    assert [match and (match[1], match[2] != "") for match in matches] == [("0", False), ("2", True), ("4", True)]
     begins = re.findall(r"^rollout (\d): (\w+) begins, about \d:\d\d:\d\d$", printed, flags=re.MULTILINE)
     assert begins == [(number, name) for number in "234" for name in ("rollout", "grading", "update")]
     assert re.search(r"rollout 4/4 .* left 0:00:00 \(rollout 0:00:00, grading 0:00:00, update 0:00:00\)", printed)
@@ -73,28 +63,23 @@ def test_a_run_in_a_pipe_says_it_in_plain_lines(tmp_path, tiny_run, problem_file
 @pytest.mark.slow
 def test_a_run_in_a_terminal_draws_phases_and_completions(tmp_path, tiny_run, problem_file) -> None:
     """In a process with a terminal of its own, whose bytes are read back."""
+    more = ["--data.num_rollouts=8", "--model.sampling.max_new_tokens=24"]
     words = [sys.executable, "-W", "ignore", "-m", "lightning_pspo", "fit"]
-    words += command(
-        tiny_run, problem_file, tmp_path / "run", "--data.num_rollouts=8", "--model.sampling.max_new_tokens=24"
-    )
+    words += command(tiny_run, problem_file, tmp_path / "run", *more)
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "40", "PYTHONPATH": str(ROOT)}
     leader, follower = pty.openpty()
     process = subprocess.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
     os.close(follower)
     parts = []
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        parts.append(part)
+    with contextlib.suppress(OSError):  # at the end, when the other side is closed
+        while part := os.read(leader, 65536):
+            parts.append(part)
     os.close(leader)
     text = b"".join(parts).decode(errors="replace")
     assert process.wait(timeout=60) == 0, text[-3000:]
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     assert "Rollout" in plain
+    assert re.search(r"reward: \d\.\d{3} accuracy: \d\.\d{3}", plain)
     assert re.search(r"Left: rollout \d:\d\d:\d\d, grading \d:\d\d:\d\d, update \d:\d\d:\d\d", plain)
     assert re.search(r"(rollout|grading|update): \d:\d\d:\d\d", plain)
     assert re.search(r"verdict.*reward.*tokens.*question.*completion", plain)

@@ -94,12 +94,12 @@ def test_a_run_without_a_first_measurement_says_so_and_gets_no_summary(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("parts", "settings", "message"),
+    ("parts", "message"),
     [
-        ([RewardLogger(), RunSummary(source="other")], {}, r"one of \['held_out'\], got 'other'"),
-        ([RunSummary(source="held_out"), RewardLogger()], {}, "RewardLogger before it"),
+        ([RewardLogger(), RunSummary(source="other")], r"one of \['held_out'\], got 'other'"),
+        ([RunSummary(source="held_out"), RewardLogger()], "RewardLogger before it"),
     ],
 )
-def test_a_summary_that_could_not_be_made_is_refused_at_once(tmp_path, parts, settings, message):
+def test_a_summary_that_could_not_be_made_is_refused_at_once(tmp_path, parts, message):
     with pytest.raises(InputError, match=message):
-        fit(tmp_path, parts, **settings)
+        fit(tmp_path, parts)

@@ -1,21 +1,16 @@
 """The trust-region callback, in a real Trainer around a module whose updates are made by hand."""
 
-import csv
 import dataclasses
 import math
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from lightning_pspo.callbacks import TrustRegionReport
-from torch.utils.data import DataLoader
+from lightning_pspo.callbacks import RolloutCheckpoint, TrustRegionReport
 
-from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate, Unclipped
-from lightning_pspo.objective.trust_region import measure
-from lightning_pspo.training.passes import Update
+from tests.support import hand_made
 
 Made = tuple[float, tuple[float, ...], float]  # gradient norm, ratios, their advantage
 
@@ -23,66 +18,25 @@ FIRST: Made = (0.5, (1.0, 1.0), 2.0)
 SECOND: Made = (3.0, (1.5, 0.5), 1.0)
 
 
-def update(surrogate: Surrogate, made: Made) -> Update:
-    norm, ratios, advantage = made
-    log_ratio = torch.tensor([ratios]).log()
-    advantages, mask = torch.tensor([[advantage]]), torch.ones_like(log_ratio, dtype=torch.bool)
-    weight = surrogate.weight(log_ratio, advantages, mask)
-    return Update(
-        loss=torch.zeros(()),
-        grad_norm=torch.tensor(norm),
-        trust_region=measure(log_ratio, advantages, weight, mask),
-        log_ratio=log_ratio[0],
-        rows=torch.zeros(len(ratios), dtype=torch.long),
-        weight=weight[0],
-    )
-
-
-class HandMade(pl.LightningModule):
+class HandMade(hand_made.HandMade):
     """Returns the updates of ``rollouts[batch_idx]``; the last of them stands for all later ones."""
 
     def __init__(self, rollouts: list[list[Made]], surrogate: Surrogate, max_grad_norm: float | None = 1.0) -> None:
         super().__init__()
-        self.automatic_optimization = False
-        self.weight = torch.nn.Parameter(torch.zeros(1))
         self.rollouts, self.surrogate, self.max_grad_norm = rollouts, surrogate, max_grad_norm
 
     def training_step(self, batch, batch_idx):
-        loss = self.weight.square().sum()
-        self.manual_backward(loss)
-        self.optimizers().step()
         made = self.rollouts[min(batch_idx, len(self.rollouts) - 1)]
-        return {"loss": loss.detach(), "updates": tuple(update(self.surrogate, one) for one in made)}
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
+        updates = (hand_made.update(ratios, advantage, norm, self.surrogate) for norm, ratios, advantage in made)
+        return super().training_step(batch, batch_idx) | {"updates": tuple(updates)}
 
 
-class Save(pl.Callback):
-    def __init__(self, path: Path, after: int) -> None:
-        self.path, self.after = path, after
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if batch_idx + 1 == self.after:
-            save_atomically(trainer, self.path)
-
-
-def fit(root: Path, module: pl.LightningModule, rollouts: int = 1, extra=(), ckpt_path=None, **settings):
+def fit(root: Path, module: HandMade, rollouts: int = 1, extra=(), **settings):
     """Return the rows that were logged."""
-    logger = CSVLogger(root, version=0)
-    defaults = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "log_every_n_steps": 1,
-        "logger": logger,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    trainer = pl.Trainer(default_root_dir=root, callbacks=[TrustRegionReport(), *extra], **(defaults | settings))
-    trainer.fit(module, DataLoader(torch.zeros(rollouts, 1)), ckpt_path=ckpt_path)
-    with open(f"{logger.log_dir}/metrics.csv") as file:
-        return [{name: float(value) for name, value in row.items() if name != "epoch"} for row in csv.DictReader(file)]
+    settings |= {"logger": CSVLogger(root, version=0), "num_sanity_val_steps": 0, "limit_val_batches": 0}
+    trainer = hand_made.fit(root, [TrustRegionReport(), *extra], module=module, rollouts=rollouts, **settings)
+    rows = hand_made.logged(trainer)
+    return [{name: float(value) for name, value in row.items() if name.startswith("trust/")} for row in rows]
 
 
 # Four tokens: r = 1, 1 with |A| = 2 and r = 1.5, 0.5 with A = 1; Clip stops 1.5 only.
@@ -109,7 +63,7 @@ def check(row: dict[str, float], expected: dict[str, float]) -> None:
 def test_every_rollout_is_logged_with_hand_computed_values(tmp_path, capsys):
     (row,) = fit(tmp_path, HandMade([[FIRST, SECOND]], Clip()))
     check(row, EXPECTED)
-    assert {name for name in row if name.startswith("trust/")} == EXPECTED.keys()
+    assert row.keys() == EXPECTED.keys()
     assert capsys.readouterr().out.splitlines()[-1] == (
         "The ratio stayed within 1 ± 0.5; a clip at 1 ± 0.2 would have stopped 25 % of the tokens; Clip kept 75 % of "
         "the unclipped gradient weight; the gradient norm was clipped on 50 % of the steps."
@@ -169,36 +123,30 @@ def test_values_are_those_of_all_ranks(tmp_path):
 
 def test_a_resumed_run_sums_up_all_of_it(tmp_path, capsys):
     rollouts = [[FIRST, SECOND], [FIRST, FIRST], [FIRST, (0.1, (0.2,), 1.0)]]
-    path = tmp_path / "second.ckpt"
-    fit(tmp_path / "whole", HandMade(rollouts, Clip()), 3, [Save(path, after=2)])
-    whole = capsys.readouterr().out.splitlines()[-1]
-    assert whole.startswith("The ratio stayed within 1 ± 0.8; a clip at 1 ± 0.2 would have stopped 9.1 % of the tokens")
-    assert whole.endswith("clipped on 16.7 % of the steps.")
+    fit(tmp_path, HandMade(rollouts, Clip()), 3, [RolloutCheckpoint(every_n_rollouts=2)])
+    path = tmp_path / "checkpoints/rollout=000002.ckpt"
+    expected = capsys.readouterr().out.splitlines()[-1]
+    assert expected.startswith(
+        "The ratio stayed within 1 ± 0.8; a clip at 1 ± 0.2 would have stopped 9.1 % of the tokens"
+    )
+    assert expected.endswith("clipped on 16.7 % of the steps.")
     state = torch.load(path, weights_only=True)["callbacks"]["TrustRegionReport"]
     assert (state["updates"], state["bound"], state["tokens"]) == (4, 1, 8)
-    fit(tmp_path / "resumed", HandMade(rollouts, Clip()), 3, ckpt_path=path)
-    assert capsys.readouterr().out.splitlines()[-1] == whole
+    fit(tmp_path / "resumed", HandMade(rollouts, Clip()), 3, [RolloutCheckpoint()], ckpt_path=path)
+    assert capsys.readouterr().out.splitlines()[-1] == expected
+
+
+NEAR = (1.002, 0.999)
+GSPO_CLIP = Clip(epsilon_low=3e-4, epsilon_high=4e-4)
 
 
 @pytest.mark.parametrize(
     ("surrogate", "ratios", "line"),
     [
-        (
-            Unclipped(),
-            (1.002, 0.999),
-            "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;",
-        ),
-        (
-            PSPO(alpha=0.1),
-            (1.002, 0.999),
-            "within 1 ± 0.002: the surrogate made no difference in this run but a factor of 0.9 on the gradient;",
-        ),
+        (Unclipped(), NEAR, "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;"),
+        (PSPO(alpha=0.1), NEAR, "the surrogate made no difference in this run but a factor of 0.9 on the gradient;"),
         (Clip(), (1.0, 1.0), "The ratio stayed at 1: the surrogate made no difference in this run;"),
-        (
-            Clip(epsilon_low=3e-4, epsilon_high=4e-4),
-            (1.002, 0.999),
-            "Clip kept 49.9 % of the unclipped gradient weight;",
-        ),  # as in GSPO
+        (GSPO_CLIP, NEAR, "Clip kept 49.9 % of the unclipped gradient weight;"),
         (Clip(), (), "No token had a gradient in this run;"),
     ],
     ids=["unclipped", "pspo", "at_one", "narrow_clip", "no_token"],

@@ -61,31 +61,31 @@ def test_a_sealed_file_is_still_what_torch_saved(sealed: Path) -> None:
 @given(share=st.floats(0.0, 1.0, exclude_max=True))
 @in_one_folder
 def test_a_flipped_bit_anywhere_is_found(sealed: Path, share: float) -> None:
-    whole = sealed.read_bytes()
-    flip(sealed, int(share * 8 * len(whole)))
+    original = sealed.read_bytes()
+    flip(sealed, int(share * 8 * len(original)))
     with pytest.raises(DamagedError):
         check_whole(sealed)
-    sealed.write_bytes(whole)
+    sealed.write_bytes(original)
     check_whole(sealed)
 
 
 def test_a_flipped_bit_in_the_last_record_and_the_seal_is_found(sealed: Path) -> None:
-    whole = sealed.read_bytes()
-    for byte in range(len(whole) - 120, len(whole)):
+    original = sealed.read_bytes()
+    for byte in range(len(original) - 120, len(original)):
         flip(sealed, 8 * byte + byte % 8)
         assert not is_whole(sealed), byte
-        sealed.write_bytes(whole)
+        sealed.write_bytes(original)
 
 
 @given(share=st.floats(0.0, 1.0, exclude_max=True))
 @in_one_folder
 def test_a_file_that_is_shorter_or_longer_is_found(sealed: Path, share: float) -> None:
-    whole = sealed.read_bytes()
-    sealed.write_bytes(whole[: int(share * len(whole))])
+    original = sealed.read_bytes()
+    sealed.write_bytes(original[: int(share * len(original))])
     assert not is_whole(sealed)
-    sealed.write_bytes(whole + b"\0")
+    sealed.write_bytes(original + b"\0")
     assert not is_whole(sealed)
-    sealed.write_bytes(whole)
+    sealed.write_bytes(original)
 
 
 def test_a_file_of_torch_without_a_seal_is_compared_with_its_records(tmp_path: Path) -> None:
@@ -139,13 +139,13 @@ def test_a_damaged_folder_is_found(sealed_folder: Path, damage: Callable[[Path],
 
 def test_any_flipped_bit_of_the_manifest_is_found(sealed_folder: Path) -> None:
     manifest = sealed_folder / "manifest.json"
-    whole = manifest.read_bytes()
-    for bit in range(0, len(whole) * 8, 9):
+    original = manifest.read_bytes()
+    for bit in range(0, len(original) * 8, 9):
         flip(manifest, bit)
         changed = manifest.read_bytes()
         if is_whole(sealed_folder):  # white space between the entries
-            assert json.loads(changed) == json.loads(whole), bit
-        manifest.write_bytes(whole)
+            assert json.loads(changed) == json.loads(original), bit
+        manifest.write_bytes(original)
 
 
 def test_the_newest_whole_one_is_offered(sealed: Path, sealed_folder: Path, tmp_path: Path) -> None:

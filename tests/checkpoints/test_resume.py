@@ -63,15 +63,15 @@ def checkpoint(root: Path, rollout: int) -> Path:
     return root / "checkpoints" / f"rollout={rollout:06d}.ckpt"
 
 
-def assert_same_end(root: Path, whole: Path) -> None:
+def assert_same_end(root: Path, undisturbed: Path) -> None:
     """Compare weights, optimiser and schedule in the last checkpoints, bit by bit, and what was written down."""
-    states = [torch.load(checkpoint(run, ROLLOUTS), weights_only=True) for run in (root, whole)]
+    states = [torch.load(checkpoint(run, ROLLOUTS), weights_only=True) for run in (root, undisturbed)]
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         (values, structure), (others, expected) = (tree_flatten(state[part]) for state in states)
         assert structure == expected
         for value, other in zip(values, others, strict=True):
             assert torch.equal(value, other) if torch.is_tensor(value) else value == other, part
-    assert (root / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+    assert (root / "completions.jsonl").read_bytes() == (undisturbed / "completions.jsonl").read_bytes()
 
 
 def logged_rollouts(root: Path) -> list[list[int]]:
@@ -84,18 +84,14 @@ def logged_rollouts(root: Path) -> list[list[int]]:
     return steps
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root of the run that nobody disturbs; made by the first test that needs it."""
-    return tmp_path_factory.mktemp("whole")
-
-
 @pytest.fixture
-def undisturbed(whole: Path, command: Command, workplace: Path) -> Path:
-    if not checkpoint(whole, ROLLOUTS).exists():
-        status, output = ended(start_in(workplace, command(whole)))
+def undisturbed(command: Command, workplace: Path) -> Path:
+    """Root of the run that nobody disturbs; made by the first test that needs it."""
+    root = workplace / "undisturbed"
+    if not checkpoint(root, ROLLOUTS).exists():
+        status, output = ended(start_in(workplace, command(root)))
         assert status == 0, output
-    return whole
+    return root
 
 
 def test_an_undisturbed_run_writes_below_its_root_only(undisturbed: Path, workplace: Path) -> None:

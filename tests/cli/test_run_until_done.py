@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +13,8 @@ import pytest
 
 from lightning_pspo.checkpoints.store import checkpoint_name, find_checkpoints
 from lightning_pspo.cli.run_until_done import RestartLoop
+from tests.support.processes import ended, start
 
-REPOSITORY = Path(__file__).parents[2]
 CRASHING = '''
 import os
 from lightning.pytorch import Callback
@@ -34,9 +32,9 @@ class Crash(Callback):
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Restore the handlers that the loop installs."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     yield
-    for number, handler in kept.items():
+    for number, handler in before.items():
         signal.signal(number, handler)
 
 
@@ -89,19 +87,8 @@ def test_a_signal_is_handed_on(loop: Callable[[str], RestartLoop], tmp_path: Pat
 @pytest.mark.slow
 def test_a_run_that_crashes_gets_done(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text(CRASHING)
-    result = subprocess.run(
-        [
-            sys.executable,
-            str(REPOSITORY / "scripts" / "run_until_done.py"),
-            "--pause=0",
-            *tiny_run(tmp_path / "run", "--trainer.callbacks+=crashing.Crash", "--data.num_rollouts=2"),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stderr
+    arguments = tiny_run(tmp_path / "run", "--trainer.callbacks+=crashing.Crash", "--data.num_rollouts=2")
+    status, output = ended(start(["run-until-done", "--pause=0", *arguments], tmp_path), seconds=200)
+    assert status == 0, output
     assert len(find_checkpoints(tmp_path / "run" / "checkpoints")) == 2
-    assert result.stderr.count("run-until-done: the run ended with status 137; restarting it from rollout 1.") == 1
+    assert output.count("run-until-done: the run ended with status 137; restarting it from rollout 1.") == 1

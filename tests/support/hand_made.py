@@ -11,22 +11,27 @@ from torch.utils.data import DataLoader
 
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.grading import Grade, Verdict
+from lightning_pspo.objective.surrogates import Unclipped
 from lightning_pspo.objective.trust_region import measure
 from lightning_pspo.statistics import share_interval
 from lightning_pspo.training.passes import Update
 from lightning_pspo.types import Completions, EvaluationOutput, Problem, PromptBatch, Rollout, Sample
 
+_UNCLIPPED = Unclipped()
 
-def update(loss: torch.Tensor, log_ratio: torch.Tensor) -> Update:
-    rows = log_ratio[None]
-    sums = measure(rows, torch.ones(1, 1), rows.exp(), torch.ones_like(rows, dtype=torch.bool))
+
+def update(ratios: tuple[float, ...], advantage: float = 1.0, norm: float = 1.0, surrogate=_UNCLIPPED) -> Update:
+    """Return an update with one token for each ratio."""
+    log_ratio, advantages = torch.tensor([ratios]).log(), torch.tensor([[advantage]])
+    mask = torch.ones_like(log_ratio, dtype=torch.bool)
+    weight = surrogate.weight(log_ratio, advantages, mask)
     return Update(
-        loss=loss.detach(),
-        grad_norm=torch.ones(()),
-        trust_region=sums,
-        log_ratio=log_ratio,
-        rows=torch.zeros_like(log_ratio, dtype=torch.long),
-        weight=log_ratio.exp(),
+        loss=torch.zeros(()),
+        grad_norm=torch.tensor(norm),
+        trust_region=measure(log_ratio, advantages, weight, mask),
+        log_ratio=log_ratio[0],
+        rows=torch.zeros(len(ratios), dtype=torch.long),
+        weight=weight[0],
     )
 
 
@@ -77,11 +82,11 @@ class HandMade(pl.LightningModule):
         loss = (self.weight - 1).square().sum()
         self.manual_backward(loss)
         optimizer.step()
-        updates = [update(loss, torch.tensor(ratios).log()) for ratios in self.ratios]
+        updates = tuple(update(ratios) for ratios in self.ratios)
         self.log_dict({"train/loss": loss, "step": float(self.global_step)}, on_step=True, on_epoch=False)
         seconds = {"rollout": 2.0, "reward": 0.5, "old_logprobs": 0.25, "update": 1.0}
         made = rollout(batch, batch_idx + 1)
-        return {"loss": loss.detach(), "rollout": made, "updates": tuple(updates), "seconds": seconds}
+        return {"loss": loss.detach(), "rollout": made, "updates": updates, "seconds": seconds}
 
     def validation_step(self, batch, batch_idx):
         if self.crash_in == "validation" and not self.trainer.sanity_checking:

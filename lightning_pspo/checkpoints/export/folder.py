@@ -143,8 +143,8 @@ def _rename_magnitudes(path: Path) -> None:
     """Name DoRA's magnitudes as their parameters: by the names that peft writes, transformers does not find them."""
     weights = load_file(path)
     if any(name.endswith(_MAGNITUDE) for name in weights):
-        named = {f"{name}.weight" if name.endswith(_MAGNITUDE) else name: value for name, value in weights.items()}
-        save_file(named, path, metadata={"format": "pt"})
+        renamed = {f"{name}.weight" if name.endswith(_MAGNITUDE) else name: value for name, value in weights.items()}
+        save_file(renamed, path, metadata={"format": "pt"})
 
 
 def _load(folder: Path, policy: Policy, kind: str) -> PreTrainedModel:
