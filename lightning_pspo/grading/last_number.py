@@ -57,8 +57,7 @@ _AND = re.compile(r"(?:\s|,|and|or){1,12}")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
-_WINDOW = 300
-"""Characters before and after the last number in which its formula is looked for."""
+_WINDOW = 300  # characters before and after the last number in which its formula is looked for
 
 
 def last_number(text: str) -> str | None:

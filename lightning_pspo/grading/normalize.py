@@ -127,8 +127,7 @@ _CALLS = {
     **dict.fromkeys(("Integer", "Float", "Decimal", "float64", "int64", "float", "int"), "{0}"),
     **dict.fromkeys(("Matrix", "array", "list", "set", "Union"), "{0}"),
 }
-_MAX_CALLS = 20
-"""A text with deeper calls is left as it is."""
+_MAX_CALLS = 20  # a text with deeper calls is left as it is
 
 _MARKS = re.compile(r"\A[\s*_`:,;]+|[\s*_`:;,.]+\Z|(?<!\\)\\\Z")
 _SPACE = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])")
@@ -169,11 +168,7 @@ def clean(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _plain(character: str) -> str:
-    r"""Return the plain spelling of a character; nothing for currency, emoji and what is invisible.
-
-    >>> [_plain(character) for character in "٤½４₹✅é"]
-    ['4', '\\frac{1}{2}', '4', '', '', 'é']
-    """
+    """Return the plain spelling of a character; nothing for currency, emoji and what is invisible."""
     if character.isascii() or character in _SIGNS:
         return _SIGNS.get(character, character)
     if character.isdecimal():
@@ -199,11 +194,7 @@ def _is_one_group(text: str) -> bool:
 
 
 def _from_code(text: str) -> str:
-    r"""Spell what Python programs print in TeX, by a list of the names that have one meaning.
-
-    >>> _from_code("sqrt(2*(x + 1))/3"), _from_code("Interval.open(-1, Rational(1, 2))"), _from_code("f(Matrix([1]))")
-    ('\\sqrt{2*(x + 1)}/3', '(-1,\\frac{1}{2})', 'f([1])')
-    """
+    """Spell what Python programs print in TeX, by a list of the names that have one meaning."""
     if not ("(" in text and ")" in text):
         return text
     opened: list[tuple[str, list[str]]] = [("", [""])]  # for each open call or bracket its name and arguments so far
@@ -236,11 +227,7 @@ def _called(name: str, arguments: list[str]) -> str:
 
 
 def compact(text: str) -> str:
-    r"""Return the form in which two cleaned answers that look alike are the same string.
-
-    >>> compact("x + 1/2") == compact(r"x+\frac{1}{2}"), compact("Yes.") == compact("yes"), compact("1 2")
-    (True, True, '1 2')
-    """
+    """Return the form in which two cleaned answers that look alike are the same string."""
     if _WORDS.fullmatch(text) and len(text) > 1:
         return _MARKS_IN_WORDS.sub("", text).casefold()
     text = _PLAIN_QUOTIENT.sub(r"\\frac{\1}{\2}", _SPACE.sub("", text))

@@ -141,11 +141,7 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def read_number(text: str) -> Number | None:
-    """Read a cleaned text as a number; None when it is none.
-
-    >>> read_number("12.50%")
-    Number(value=Fraction(25, 2), places=2, digits=4, percent=True, unit='')
-    """
+    """Read a cleaned text as a number; None when it is none."""
     original, (text, unit) = text, split_unit(text)
     if text == original and (gloss := _GLOSS.search(text)):
         return _glossed(text[: gloss.start()], gloss[1])
@@ -205,11 +201,7 @@ def in_tex(number: str) -> str:
 
 
 def read_comma_decimal(text: str) -> Number | None:
-    """Read ``2,74`` as the decimal that it is in much of Europe; None for an integer and any other text.
-
-    >>> read_comma_decimal("2,74").value, read_comma_decimal("1,234"), read_comma_decimal("3,0")
-    (Fraction(137, 50), None, None)
-    """
+    """Read ``2,74`` as the decimal that it is in much of Europe; None for an integer and any other text."""
     text, _ = split_unit(text)
     if not _COMMA_DECIMAL.fullmatch(text) or _GROUPED.fullmatch(text):
         return None

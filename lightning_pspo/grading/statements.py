@@ -133,13 +133,9 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
 
 
 def concluded(text: str) -> str | None:
-    r"""Return the number in a text's last sentence that its last calculation ends in, or that its first verb governs.
+    """Return the number in a text's last sentence that its last calculation ends in, or that its first verb governs.
 
     None where that may not be the result, so that the last number is.
-
-    >>> concluded("6 * 2 = 12\nSo she makes $12 in 5 days."), concluded("So he needs 8 / 2 = 4 boxes for 8 hens.")
-    ('12', '4')
-    >>> concluded("So he has 5 hens and 4 ducks.")
     """
     sentence = _SENTENCE.split(text.rstrip()[-_MAX_STATEMENT_CHARS:].rpartition("\n")[2])[-1].strip(" \t*_")
     if _TEX.search(sentence):

@@ -101,11 +101,7 @@ def _as_union(text: str) -> str:
 
 
 def split_top(text: str, separators: tuple[str, ...]) -> list[str]:
-    r"""Split at separators that stand outside all brackets, and strip the parts.
-
-    >>> split_top("a, f(b, c), [d, e)", (",",))
-    ['a', 'f(b, c)', '[d, e)']
-    """
+    """Split at separators that stand outside all brackets, and strip the parts."""
     parts, start = [], 0
     for token, position, depth in _tokens(text):
         if depth == 0 and token in separators:

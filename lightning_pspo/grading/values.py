@@ -13,9 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MAX_CHARS = 300
-"""A longer expression is not read."""
-
+MAX_CHARS = 300  # a longer expression is not read
 _MAX_DEPTH, _MAX_FACTORIAL = 20, 50
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(?P<name>\\?[A-Za-z](?:(?<=\\.)[A-Za-z]+)?)|(?P<sign>[-+*/^_!(){}\[\]|]))"
@@ -31,9 +29,7 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     r"\arctan": cmath.atan,
     r"\ln": lambda x: cmath.log(_positive(x)),
 }
-POINTS, POSITIVE = 7, 4
-"""Number of points at which expressions are evaluated; the variables are positive at the first ``POSITIVE`` of them."""
-
+POINTS, POSITIVE = 7, 4  # points at which expressions are evaluated; variables are positive at the first four
 _FUNCTION_NAMES = "fghFGHP"
 _CALLED = re.compile(r"[fghyA-Z]|\\(?:[A-Z][a-z]+|psi|varphi)")
 """Names of functions where one sign follows in parentheses; another letter may be a factor, as in ``x(2)``."""

@@ -247,7 +247,7 @@ def endings():
     yield from OTHER_ENDINGS
 
 
-@pytest.mark.parametrize(("kind", "completion", "answer", "correct"), endings())
+@pytest.mark.parametrize(("kind", "completion", "answer", "correct"), [*endings()])
 def test_endings(kind, completion, answer, correct):
     if kind == "printed":
         completion = f"```python\nprint(x)\n```\n```output\n{completion}\n```\n"
