@@ -43,7 +43,7 @@ def test_it_knows_the_skill_but_does_not_use_it_reliably() -> None:
     (batch,) = data.val_dataloader()[0]
     assert all(held_out(problem.question) for problem in batch.problems)
     torch.set_num_threads(1)
-    samples = module.verify(batch, module.sample(batch, 1, 1.0, EVALUATION_NOISE))
+    samples = module.verify(batch, module.sample(batch, 1, module.sampling, EVALUATION_NOISE))
     correct = [sample.grade.correct for sample in samples]
     worked = [sample.grade.correct for sample in samples if "=" in sample.completion]
     assert 0.20 < sum(correct) / len(correct) < 0.55
