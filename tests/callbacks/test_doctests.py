@@ -1,0 +1,18 @@
+"""The examples in callbacks' docstrings. Pytest's own collection would import the folder a second time, by its path."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import lightning_pspo.callbacks
+
+MODULES = [module.name for module in pkgutil.iter_modules(lightning_pspo.callbacks.__path__)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_give_what_they_say(name: str) -> None:
+    assert not doctest.testmod(importlib.import_module(f"lightning_pspo.callbacks.{name}")).failed
