@@ -6,9 +6,8 @@ import doctest
 import importlib
 import pkgutil
 
-import pytest
-
 import lightning_pspo.callbacks
+import pytest
 
 MODULES = [module.name for module in pkgutil.iter_modules(lightning_pspo.callbacks.__path__)]
 
