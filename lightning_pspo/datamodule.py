@@ -70,9 +70,9 @@ class MathDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_at_least("prompts_per_rollout", prompts_per_rollout, 1)
-        check_at_least("num_rollouts", num_rollouts, 1)
-        check_at_least("eval_batch_size", eval_batch_size, 1)
+        check_at_least("prompts_per_rollout", prompts_per_rollout, 1, 10**6)
+        check_at_least("num_rollouts", num_rollouts, 1, 10**9)
+        check_at_least("eval_batch_size", eval_batch_size, 1, 10**6)
         try:
             check_template(template)
             check_date(date := date or datetime.now().date().isoformat())

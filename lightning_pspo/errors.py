@@ -11,16 +11,20 @@ class InputError(ValueError):
     """
 
 
-def check_at_least(name: str, value: int | None, minimum: int) -> None:
-    """Raise InputError if ``value`` is below ``minimum``; None is no limit."""
-    if value is not None and value < minimum:
+def check_at_least(name: str, value: int | None, minimum: int, maximum: int = 2**53) -> None:
+    """Raise InputError if ``value`` is below ``minimum`` or above what a machine can hold; None is no limit."""
+    if value is None:
+        return
+    if value < minimum:
         raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
+    check_at_most(name, value, maximum)
 
 
-def check_at_most(name: str, value: int, maximum: int, what: str) -> None:
+def check_at_most(name: str, value: int, maximum: int, what: str = "") -> None:
     """Raise InputError if ``value`` is above ``maximum``, which is the number of ``what``."""
     if value > maximum:
-        raise InputError(f"`{name}` must be at most {maximum} ({what}), got {value}.")
+        reason = f" ({what})" if what else ""
+        raise InputError(f"`{name}` must be at most {maximum}{reason}, got {value}.")
 
 
 def check_coefficient(name: str, value: float) -> None:

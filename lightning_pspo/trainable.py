@@ -124,9 +124,9 @@ class TrainableModule(SamplingModule):
             reward=reward,
         )
         self.automatic_optimization = False
-        check_at_least("group_size", group_size, 2)
-        check_at_least("updates_per_rollout", updates_per_rollout, 1)
-        check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1)
+        check_at_least("group_size", group_size, 2, 10**5)
+        check_at_least("updates_per_rollout", updates_per_rollout, 1, 10**4)
+        check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1, 10**6)
         check_at_least("refill_rounds", refill_rounds, 0)
         if max_grad_norm is not None and not max_grad_norm > 0.0:
             raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")

@@ -87,7 +87,7 @@ class EndpointJudge(Judge):
             raise InputError(f"`model` must name the judge's model, got {model!r}.")
         if not re.fullmatch(r"[A-Za-z_]\w*", api_key_env, re.ASCII):
             raise InputError("`api_key_env` must name an environment variable that holds the key, not be the key.")
-        check_at_least("concurrency", concurrency, 1)
+        check_at_least("concurrency", concurrency, 1, 10**4)
         check_at_least("max_reply_tokens", max_reply_tokens, 1)
         check_at_least("max_retries", max_retries, 0)
         for name, seconds in (("timeout_s", timeout_s), ("backoff_s", backoff_s)):

@@ -78,7 +78,7 @@ class FunctionReward(Reward):
         if on_error not in get_args(OnError):
             raise InputError(f"`on_error` must be one of {', '.join(get_args(OnError))}, got {on_error!r}.")
         check_finite("error_value", error_value)
-        check_at_least("concurrency", concurrency, 1)
+        check_at_least("concurrency", concurrency, 1, 10**4)
         self.timeout_s, self.on_error, self.error_value = timeout_s, on_error, error_value
         self.concurrency = concurrency
         self.errors = 0

@@ -22,7 +22,7 @@ class SamplingSettings:
     """Nucleus mass, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        check_at_least("sampling.max_new_tokens", self.max_new_tokens, 1)
+        check_at_least("sampling.max_new_tokens", self.max_new_tokens, 1, 10**7)
         check_nucleus("sampling.top_p", self.top_p)
         if not 0.0 <= self.temperature < math.inf:
             raise InputError(f"`sampling.temperature` must be finite and at least 0, got {self.temperature}.")
@@ -51,13 +51,13 @@ class EvaluationSettings:
             raise InputError(f"`evaluation.temperatures` must be one or more different numbers, got {temperatures}.")
         if not all(0.0 <= temperature < math.inf for temperature in temperatures):
             raise InputError(f"`evaluation.temperatures` must be finite and at least 0, got {temperatures}.")
-        check_at_least("evaluation.samples", self.samples, 1)
+        check_at_least("evaluation.samples", self.samples, 1, 10**5)
         if self.samples > 1 and max(temperatures) == 0.0:
             raise InputError(
                 f"`evaluation.samples` above 1 needs a temperature above 0 in `evaluation.temperatures`, "
                 f"got {self.samples} samples and temperatures {temperatures}."
             )
-        check_at_least("evaluation.max_new_tokens", self.max_new_tokens, 1)
+        check_at_least("evaluation.max_new_tokens", self.max_new_tokens, 1, 10**7)
         if self.top_p is not None:
             check_nucleus("evaluation.top_p", self.top_p)
 

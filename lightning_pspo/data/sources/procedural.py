@@ -61,7 +61,7 @@ class Procedural(PromptSource):
     split: Literal["train", "test"] | None = None
 
     def __post_init__(self) -> None:
-        check_at_least("size", self.size, 1)
+        check_at_least("size", self.size, 1, 10**7)
         check_at_least("seed", self.seed, 0)
         from reasoning_gym.factory import DATASETS  # a second of imports that the other sources do not need
 
