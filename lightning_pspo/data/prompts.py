@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date as Date
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from jinja2 import Environment, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +42,9 @@ _DIRECTIVES = [
     *(f"%{letter}" for letter in "aAbBcCdDeFGhHIjklmMpRSTuUVwWxXyYzZ"),
 ]
 """What a chat template may ask of the clock."""
+
+RENDER_S = 10.0
+"""Longest time in which a chat template may render one prompt."""
 
 _PLACE = re.compile(r"\{question\}|\{system\}(\s*)")
 
@@ -102,10 +113,11 @@ def encode_prompt(
     if system_prompt is not None:
         messages.insert(0, {"role": "system", "content": system_prompt})
     chat_template = _dated(tokenizer, date)
-    _check_messages(tokenizer, messages, chat_template)
-    ids = tokenizer.apply_chat_template(
-        messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    with time_limit(RENDER_S):
+        _check_messages(tokenizer, messages, chat_template)
+        ids = tokenizer.apply_chat_template(
+            messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
     return list(cast("list[int]", ids))
 
 
@@ -156,6 +168,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], 
             f"the tokenizer has several chat templates ({', '.join(sorted(named))}) and none named `default`: save it "
             "with one of them as its `chat_template`."
         )
+    _refuse_powers(tokenizer)
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -163,13 +176,71 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], 
             )
         )
     except Exception as error:  # a template is a program: it raises whatever its expressions do
-        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(".")
         if len(messages) == 1:
             raise ValueError(f"the tokenizer's chat template cannot be rendered: {reason}.") from error
         raise ValueError(
             f"the tokenizer's chat template refuses the system role ({reason}): set the system prompt to null and put "
             "the instructions into the questions, or use another chat template."
         ) from error
+
+
+def apply_chat_template(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **options: Any
+) -> Any:
+    """Apply a tokenizer's chat template, which may come from a stranger, in a bounded time; ValueError if it fails."""
+    _refuse_powers(tokenizer)
+    with time_limit(RENDER_S):
+        return tokenizer.apply_chat_template(list(messages), **options)
+
+
+class _TooSlow(BaseException):  # so that no handler of a template takes it
+    pass
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise ValueError where Python code that renders a chat template takes longer."""
+    thread, lock, ended, raised = threading.get_ident(), threading.Lock(), False, False
+
+    def stop() -> None:
+        nonlocal raised
+        with lock:
+            if not ended:
+                raised = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooSlow))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        with lock:
+            ended = True
+        while raised:  # on its way
+            time.sleep(0.01)
+    except _TooSlow:
+        raise ValueError(
+            f"the tokenizer's chat template must render a prompt in {seconds:g} seconds, and takes longer: use another "
+            "chat template."
+        ) from None
+    finally:
+        ended = True
+        timer.cancel()
+
+
+def _refuse_powers(tokenizer: PreTrainedTokenizerBase) -> None:
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [str(templates)]:
+        _refuse_powers_in(template)
+
+
+@lru_cache(maxsize=8)
+def _refuse_powers_in(template: str) -> None:
+    """Raise ValueError for a template with `**`: one power can take hours, in which nothing can stop it."""
+    with contextlib.suppress(TemplateError):  # which rendering explains
+        if any(kind == "operator" and text == "**" for _, kind, text in Environment().lex(template)):
+            raise ValueError("the tokenizer's chat template must have no powers (`**`): use another chat template.")
 
 
 def _encode_open(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -6,11 +6,17 @@ import contextlib
 import difflib
 import json
 import re
+import threading
 from collections.abc import Iterator, Sequence
 
 import duckdb
 
 from lightning_pspo.errors import InputError
+
+LIMIT_S = 300.0
+"""Longest time that a filter may need."""
+
+_LONG_LISTS = ("range", "generate_series", "repeat", "query", "query_table")
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -49,7 +55,45 @@ def read_filter(text: str, columns: Sequence[str]) -> str:
         with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
             connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
         raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
+    _refuse_endless(text)
     return text
+
+
+def _refuse_endless(expression: str) -> None:
+    """Refuse what lets an expression work on more than a row: a subquery, or a function that makes a long list."""
+    with connect() as connection:
+        (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{expression}\n)"]).fetchall()[0]
+    nodes = [json.loads(tree)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            name = str(node.get("function_name", "")).lower()
+            if node.get("class") == "SUBQUERY" or name in _LONG_LISTS:
+                kind = f"the function {name}" if name else "a subquery"
+                raise InputError(f"the filter must be an expression about one row, without {kind}, got {expression!r}.")
+        nodes.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+
+
+@contextlib.contextmanager
+def limited(connection: duckdb.DuckDBPyConnection, expression: str) -> Iterator[None]:
+    """Interrupt what a connection executes for a user's expression after `LIMIT_S` seconds, with one line."""
+    expired = threading.Event()
+
+    def interrupt() -> None:
+        expired.set()
+        connection.interrupt()
+
+    timer = threading.Timer(LIMIT_S, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except duckdb.InterruptException:
+        if not expired.is_set():
+            raise
+        raise InputError(f"the filter must need at most {LIMIT_S:g} seconds, got {expression!r}.") from None
+    finally:
+        timer.cancel()
 
 
 def columns_in(expression: str, columns: Sequence[str]) -> list[str]:

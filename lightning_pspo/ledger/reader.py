@@ -14,7 +14,15 @@ from pyarrow import parquet
 from lightning_pspo.errors import InputError
 from lightning_pspo.ledger.columns import FOLDER, find_files, rollout_span
 from lightning_pspo.ledger.columns import schema as ledger_schema
-from lightning_pspo.ledger.query import columns_in, connect, explained_errors, identifier, read_filter, unknown_column
+from lightning_pspo.ledger.query import (
+    columns_in,
+    connect,
+    explained_errors,
+    identifier,
+    limited,
+    read_filter,
+    unknown_column,
+)
 
 Span = tuple[int, int]
 """First and last rollout, both included."""
@@ -112,7 +120,11 @@ class Ledger:
         head = "SELECT file, row FROM rows WHERE (\n"
         expression = read_filter(where, self.schema.names)
         names = [*([sort] if sort else ()), *columns_in(expression, self.schema.names)]
-        with explained_errors(expression, len(head), self.schema.names), connect() as connection:
+        with (
+            explained_errors(expression, len(head), self.schema.names),
+            connect() as connection,
+            limited(connection, expression),
+        ):
             connection.register("rows", self.stream(names, rollouts))
             return pa.table(connection.execute(f"{head}{expression}\n) ORDER BY {', '.join(order)}").fetchnumpy())
 

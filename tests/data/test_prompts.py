@@ -2,6 +2,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lightning_pspo.data import prompts
 from lightning_pspo.data.prompts import (
     BOXED_MARKER,
     GSM8K_SYSTEM_PROMPT,
@@ -32,6 +33,19 @@ def tokenizer(chat_template=None, ends="<s> $A </s>"):
     made = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
     made.chat_template = chat_template
     return made
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "seconds"),
+        ("{{ 9 ** 9 ** 9 }}", "no powers"),
+    ],
+)
+def test_an_endless_chat_template_is_refused(monkeypatch, more, rule):
+    monkeypatch.setattr(prompts, "RENDER_S", 0.3)
+    with pytest.raises(ValueError, match=rule):
+        encode_prompt(tokenizer(CHAT + more), "1 + 1?", system_prompt=None, template=PLAIN_TEMPLATE)
 
 
 def letters(made, text):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.ledger import Ledger, LedgerWriter, schema
+from lightning_pspo.ledger import Ledger, LedgerWriter, query, schema
 
 ROWS: list[dict[str, Any]] = [
     {"rollout": 1, "verdict": "correct", "extracted": "4", "answer": "4", "reward": 1.0, "ratio_max": [1.0, 1.3]},
@@ -74,12 +74,25 @@ def test_a_filter_chooses_what_python_would(ledger: Ledger, where: str, plain: C
         ("ratio_max > 1.2", "list_max(..)"),
         ("0.2 < reward < 0.8", "Chained comparisons"),
         ("reward < 1, rank", "single SQL expression"),
+        ("(select sum(a.range) from range(100000000) a, range(100000000) b) > 0", "a subquery"),
+        ("reward in (select 1)", "a subquery"),
+        ("not exists (from rows)", "a subquery"),
+        ("len(Range(100000000000)) > reward", "the function range"),
     ],
 )
 def test_a_filter_that_cannot_be_used(ledger: Ledger, where: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         ledger.find(where)
     assert "\n" not in str(caught.value)
+
+
+def test_a_filter_that_takes_too_long_is_interrupted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "LIMIT_S", 0.2)
+    square = "1"
+    for depth in range(6):
+        square = f"list_sum(list_transform(string_split(rpad('', 999, 'a'), 'a'), lambda x{depth}: {square}))"
+    with pytest.raises(InputError, match=r"at most 0\.2 seconds"):
+        ledger.find(f"{square} > reward")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from jinja2 import TemplateError
 
-from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
+from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER, apply_chat_template
 from lightning_pspo.grading import extract
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject
@@ -68,8 +68,8 @@ def template_end(tokenizer: Any) -> int | None:
         return None
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _REPLY}]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except TemplateError:
+        text = str(apply_chat_template(tokenizer, turns, tokenize=False))
+    except (TemplateError, ValueError):  # which the checks of the data report
         return None
     ids = tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
     specials = {*tokenizer.all_special_ids, *_known_ends(tokenizer)}
@@ -106,16 +106,16 @@ def check_prompt(subject: Subject) -> Iterator[Finding]:
         return
     try:
         yield from _generation_prompt(tokenizer, subject.data.system_prompt)
-    except TemplateError as refusal:
-        text = f"the chat template cannot be rendered: {refusal}."
+    except (TemplateError, ValueError) as refusal:
+        text = f"the chat template cannot be rendered: {str(refusal).rstrip('.')}."
         yield error("template", text, "data.system_prompt: null, or the model")
 
 
 def _generation_prompt(tokenizer: Any, system: str | None) -> Iterator[Finding]:
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns.append({"role": "user", "content": _QUESTION})
-    opened = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    closed = str(tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=False))
+    opened = str(apply_chat_template(tokenizer, turns, add_generation_prompt=True, tokenize=False))
+    closed = str(apply_chat_template(tokenizer, turns, add_generation_prompt=False, tokenize=False))
     if opened == closed:
         yield error(
             "generation_prompt",
