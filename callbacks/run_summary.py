@@ -100,9 +100,14 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if nothing was measured before; make the last measurement if an interruption prevented it."""
         if self._before is None:
+            limit, steps = trainer.limit_val_batches, trainer.num_sanity_val_steps
+            need = "a source in data.val"
+            if steps != math.inf:
+                need += f" and trainer.num_sanity_val_steps: -1, got {steps}"
+            elif limit == 0:
+                need = "trainer.limit_val_batches above 0, got 0"
             rank_zero_warn(
-                f"RunSummary will write no {self.filename}: nothing was measured before training. It needs a source in"
-                f" data.val and trainer.num_sanity_val_steps: -1 (got {trainer.num_sanity_val_steps})."
+                f"RunSummary will write no {self.filename}: nothing was measured before training. It needs {need}."
             )
             return
         if finished_rollouts(trainer) == trainer.num_training_batches:

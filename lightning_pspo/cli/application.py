@@ -6,6 +6,8 @@ import os
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ from jsonargparse import get_loader, set_loader, set_parsing_settings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
@@ -42,7 +48,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.training.checks import check_fit, check_plugins
+from lightning_pspo.training.checks import check_fit, check_unsupported
 
 _PARSER = {"exit_on_error": False, "allow_abbrev": False}  # else a typo that begins another name sets that
 _TRAINER = {
@@ -53,6 +59,9 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
+_BUILT = {Callback: "callbacks", Logger: "logger", Strategy: "strategy", Profiler: "profiler"}
+"""Class that settings of the trainer name -> the setting."""
+
 _load_yaml = get_loader("yaml")
 
 
@@ -62,6 +71,7 @@ def _load_checked(text: str) -> Any:
 
 
 set_loader("yaml", _load_checked, (yaml.YAMLError,))  # files that a setting names are read as safely as --config
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))  # a default
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of plain settings builds no class
 
 
@@ -91,7 +101,9 @@ class PSPOCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Link what module and data must agree on."""
+        """Link what module and data must agree on; say in one line what a class of the trainer's settings refuses."""
+        for kind, setting in _BUILT.items():
+            parser.add_instantiator(partial(_built_for, setting), kind)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
@@ -115,7 +127,7 @@ class PSPOCLI(LightningCLI):
         port = os.environ.get("MASTER_PORT", "1")
         if not (port.isdecimal() and 0 < int(port) < 1 << 16):
             raise InputError(f"`MASTER_PORT` must be a port, 1 to 65535, at which the ranks meet, got {port!r}.")
-        check_plugins(config.trainer.plugins)
+        check_unsupported(config.trainer)
         given = config.clone()
         given.ckpt_path = None  # where a process began is no setting of the run
         self.save_config_kwargs = {"given": given}
@@ -192,6 +204,17 @@ class PSPOCLI(LightningCLI):
     def after_test(self) -> None:
         """Print the results."""
         _print_results(self.model.results)
+
+
+def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
+    """Build an object of the trainer's settings; what its class refuses is bad input."""
+    try:
+        return kind(*args, **kwargs)
+    except InputError:
+        raise
+    except (TypeError, ValueError, AssertionError, ImportError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(f"`trainer.{setting}`: {kind.__name__} refuses its settings: {reason}.") from error
 
 
 class _ParsersMade(Exception):

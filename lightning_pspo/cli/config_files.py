@@ -33,6 +33,8 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         if not equals:
             value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if flag in CONFIG_FLAGS and not value.strip() and (equals or index + 1 < len(arguments)):
+            raise InputError(f"`{flag}` must be a YAML file or a packaged configuration, got an empty name.")
         if flag in CONFIG_FLAGS and value and not value.startswith(("{", "--")):
             path = str(_config_file(value))
             result[index + (not equals)] = f"{flag}={path}" if equals else path
@@ -55,6 +57,8 @@ def packaged_configs() -> dict[str, Path]:
 def _config_file(name: str) -> Path:
     if os.path.isfile(name):
         return Path(name)
+    if os.path.exists(name) and not os.path.isdir(name):
+        raise InputError(f"`--config` must be a YAML file, got {name}, which is a pipe or a device: save it as a file.")
     packaged = packaged_configs()
     key = name.removeprefix("configs/").removesuffix(".yaml")
     if key in packaged:

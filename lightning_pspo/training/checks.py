@@ -42,13 +42,17 @@ _UNUSABLE: dict[type[Callback], str] = {
 
 _LENGTH = "`data.num_rollouts` sets the length"
 _ACCUMULATES = "an update accumulates over its whole mini-batch: see `model.minibatches_per_rollout` and `model.limits`"
+_CLIPS = "`model.max_grad_norm` bounds the gradient's norm"
 _FIXED: dict[str, tuple[float | None, str]] = {
     "max_epochs": (1, _LENGTH),
     "max_steps": (-1, _LENGTH),
-    "gradient_clip_val": (None, "`model.max_grad_norm` bounds the gradient's norm"),
+    "gradient_clip_val": (None, _CLIPS),
+    "gradient_clip_algorithm": (None, _CLIPS),
     "accumulate_grad_batches": (1, _ACCUMULATES),
     "overfit_batches": (0, "give `data.train` a small `limit`, and `data.val` the same"),
 }
+
+_LEAST = {"num_sanity_val_steps": -1, "log_every_n_steps": 1}
 
 PRECISIONS = ("32-true", "bf16-mixed")
 """bfloat16 weights would lose small updates; float16 needs a loss scale that this loop does not keep."""
@@ -84,6 +88,26 @@ def _check_launched(trainer: Trainer) -> None:
         ) from error
 
 
+def check_unsupported(settings: Any) -> None:
+    """Refuse settings with which no Trainer can be built, before Lightning asks for packages that would not help.
+
+    Args:
+        settings: Settings of the group ``trainer``.
+
+    Raises:
+        InputError: Naming the setting and what to use instead.
+    """
+    check_plugins(settings.plugins)
+    if settings.barebones:
+        raise InputError("`trainer.barebones` must be false: it takes away the callbacks and logs of a run.")
+    strategy = settings.strategy
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", "")
+    if "deepspeed" in str(name).lower():
+        raise InputError(
+            f"`trainer.strategy` must not be {name}, which is not supported: shard with `--config strategy/fsdp`."
+        )
+
+
 def check_plugins(plugins: Any) -> None:
     """Refuse Lightning's own quantisation in the settings: on a CPU no Trainer could be built with it.
 
@@ -107,7 +131,13 @@ def check_fit(trainer: Trainer) -> None:
         value = getattr(trainer, name)
         if value != neutral and not (name == "max_steps" and trainer.fast_dev_run):  # type: ignore[attr-defined]
             shown = "null" if neutral is None else f"{neutral:g}"
-            raise InputError(f"`trainer.{name}` must be {shown} ({mend}), got {value}.")
+            raise InputError(f"`trainer.{name}` must be {shown} ({mend}), got {getattr(value, 'value', value)}.")
+    for name, minimum in _LEAST.items():
+        value = getattr(trainer, name)
+        if isinstance(value, int | float) and value < minimum:
+            raise InputError(f"`trainer.{name}` must be at least {minimum}, got {value}.")
+    if trainer.val_check_interval == 0:
+        raise InputError("`trainer.val_check_interval` must be greater than 0, got 0.")
     check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
 
 

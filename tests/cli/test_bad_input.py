@@ -87,6 +87,14 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         (["--data.near_overlap=no"], r"`--data\.near_overlap` must be one of ignore, warn, refuse, got 'no'\."),
         (["--model.minibatches_per_rollout=9"], r"`minibatches_per_rollout` must be at most 8 .*, got 9\."),
         (["--data.num_rollouts=0"], r"`num_rollouts` must be at least 1, got 0\."),
+        *(
+            ([f"--{name}={10**20}"], rf"`{name.partition('.')[2]}` must be at most \d+, got {10**20}\.")
+            for name in ("data.num_rollouts", "data.prompts_per_rollout", "model.group_size")
+        ),
+        *(
+            ([f"--model.{name}={10**12}"], rf"`{name}` must be at most \d+, got {10**12}\.")
+            for name in ("updates_per_rollout", "minibatches_per_rollout")
+        ),
         (["--data.template=Q:"], r"`template` must contain \{question\}, got 'Q:'\."),
         (["--data.train.path=/no/such.jsonl"], r"`path` must be a file that exists, got '/no/such\.jsonl'"),
         (["--data.val.a=JSONL", "--data.val.a.path=no.jsonl"], r"`path` must be a file that exists, got 'no\.jsonl'"),
@@ -96,7 +104,20 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         (["--trainer.precision=bf16-true"], r"`trainer\.precision` must be one of 32-true, .* got bf16-true\."),
         (["--trainer.max_epochs=2"], r"`trainer\.max_epochs` must be 1 .*, got 2\."),
         (["--trainer.gradient_clip_val=1"], r"[Gg]radient"),
+        (
+            ["--trainer.strategy=deepspeed_stage_2"],
+            r"`trainer\.strategy` must not be deepspeed_stage_2, .*strategy/fsdp",
+        ),
+        (["--trainer.barebones=true"], r"`trainer\.barebones` must be false"),
         (["--trainer.devices=0"], r"devices='0'"),
+        (
+            ["--trainer.callbacks+=lightning.pytorch.callbacks.Timer", "--trainer.callbacks.duration=soon"],
+            r"`trainer\.callbacks`: Timer refuses its settings: .*soon",
+        ),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=a", "--trainer.callbacks.mode=up"],
+            r"`trainer\.callbacks`: EarlyStopping refuses its settings: .*`mode`.* up\.",
+        ),
         (["--trainer.default_root_dir=null"], r"`trainer\.default_root_dir` must name .* got null\."),
         (["--ckpt_path=/no/such.ckpt"], r"`ckpt_path` must be an existing checkpoint, last or best, got /no/such\.ck"),
         (["--config=/no/such.yaml"], r"`--config`: there is no file .* /no/such\.yaml"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,9 @@ def test_files_that_do_not_hold_settings(elsewhere: Path, content: bytes, proble
 def test_a_folder(elsewhere: Path) -> None:
     assert refusal("--config=.") == "`--config` must be a YAML file, got the folder .."
     assert refusal("--config", str(elsewhere)) == f"`--config` must be a YAML file, got the folder {elsewhere}."
+
+
+def test_a_pipe_and_an_empty_name(elsewhere: Path) -> None:
+    os.mkfifo(elsewhere / "pipe")
+    assert "must be a YAML file, got pipe, which is a pipe" in refusal("--config=pipe")
+    assert "got an empty name" in refusal("--config", "")

@@ -51,6 +51,10 @@ def validated(fit: Fit, problem_file: Path) -> Fit:
         ({"inference_mode": True}, "`trainer.inference_mode` must be false", ""),
         ({"precision": "bf16-true"}, "`trainer.precision` must be one of", "32-true"),
         ({"gradient_clip_val": 0.5}, "`trainer.gradient_clip_val` must be null", "model.max_grad_norm"),
+        ({"gradient_clip_algorithm": "value"}, "`trainer.gradient_clip_algorithm` must be null", "model.max_grad_norm"),
+        ({"num_sanity_val_steps": -7}, "`trainer.num_sanity_val_steps` must be at least -1, got -7", ""),
+        ({"log_every_n_steps": 0}, "`trainer.log_every_n_steps` must be at least 1, got 0", ""),
+        ({"val_check_interval": 0}, "`trainer.val_check_interval` must be greater than 0, got 0", ""),
         ({"accumulate_grad_batches": 2}, "`trainer.accumulate_grad_batches` must be 1", "minibatches_per_rollout"),
         ({"overfit_batches": 1}, "`trainer.overfit_batches` must be 0", "`limit`"),
         (
