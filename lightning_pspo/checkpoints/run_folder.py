@@ -26,6 +26,9 @@ def read_run_config(path: Path) -> dict[str, Any]:
     settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise InputError(f"{path} must be a mapping of settings, got {type(settings).__name__}.")
+    for group in ("trainer", "model", "data"):
+        if not isinstance(settings.get(group) or {}, dict):
+            raise InputError(f"{path}: `{group}` must be a mapping of settings, got {settings[group]!r:.80}.")
     return settings
 
 

@@ -13,6 +13,7 @@ import pytest
 from lightning_pspo.checkpoints.run_folder import newest_config, read_run_config, results_of, start_date
 from lightning_pspo.cli.main import main
 from lightning_pspo.data.prompts import PLAIN_TEMPLATE, encode_prompt
+from lightning_pspo.errors import InputError
 from tests.support.models import CHAT_TEMPLATE, make_tokenizer
 
 DATED = "Today is {{ strftime_now('%d %B %Y, %H:%M') }}. " + CHAT_TEMPLATE
@@ -33,6 +34,12 @@ def test_the_summary_is_of_the_last_rollout(tmp_path: Path) -> None:
     assert results_of(tmp_path / "checkpoints" / "rollout=000002.ckpt") == {"summary": {"rollouts": 2}}
     for name in ("rollout=000001.ckpt", "best.ckpt"):
         assert results_of(tmp_path / "checkpoints" / name) == {}
+
+
+def test_a_group_of_settings_is_a_mapping(tmp_path: Path) -> None:
+    (path := tmp_path / "config.yaml").write_text("model: hello\n")
+    with pytest.raises(InputError, match=r"config\.yaml: `model` must be a mapping of settings, got 'hello'\."):
+        read_run_config(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "data: 3", "data: {date: null}", "!!python/name:os.system", "data: ["])

@@ -133,6 +133,14 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     policy, module = subject.module.policy, subject.module
     config = policy.config.get_text_config()
     yield fine("model", f"{policy.config.model_type}, {parameters / 1e6:,.3g} M parameters.")
+    folder = policy.pretrained.folder
+    if (
+        folder is not None
+        and (pickled := sorted(Path(folder).glob("*.bin")))
+        and not any(Path(folder).glob("*.safet*"))
+    ):
+        text = f"the weights ({pickled[0].name}) are pickled: only a probe or a run opens them, and refuses any code."
+        yield note("weights", text, "the model: weights in safetensors")
     if changed := _dropout(policy.config):
         yield note("dropout", f"the model's {', '.join(changed)}: set to 0, so that training and rollout agree.")
     longest = max((len(row.ids) for row in subject.rows.get("train", [])), default=0) + subject.max_new_tokens

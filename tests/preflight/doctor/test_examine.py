@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,3 +268,11 @@ def test_refused_settings_are_findings_and_the_rest_is_examined(build: Examined,
     assert len(refused) == 3
     assert all(any(name in text for text in refused) for name in ("group_size", "alpha", "num_rollouts"))
     assert {("lr", "error"), ("monitor", "error")} <= {(finding["check"], finding["severity"]) for finding in findings}
+
+
+def test_pickled_weights_are_named(build: Examined, tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "pickled"
+    shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("*.safetensors*"))
+    (model / "pytorch_model.bin").write_bytes(b"not opened")
+    findings = [*machine.check_model(build(model=model), 1), *machine.check_model(build(), 1)]
+    assert [finding.severity for finding in findings if "pickled" in str(finding)] == [Severity.NOTE]
