@@ -7,7 +7,7 @@ import ctypes
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import date as Date
 from datetime import datetime
 from functools import lru_cache
@@ -185,13 +185,11 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], 
         ) from error
 
 
-def apply_chat_template(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **options: Any
-) -> Any:
+def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: Any) -> Any:
     """Apply a tokenizer's chat template, which may come from a stranger, in a bounded time; ValueError if it fails."""
     _refuse_powers(tokenizer)
     with time_limit(RENDER_S):
-        return tokenizer.apply_chat_template(list(messages), **options)
+        return tokenizer.apply_chat_template(messages, **options)
 
 
 class _TooSlow(BaseException):  # so that no handler of a template takes it
