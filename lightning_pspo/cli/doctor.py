@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from lightning_pspo.cli.streams import log_level
 
 _BAD_INPUT = 2
 _PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take 3 times --seconds, and 120 seconds more
@@ -38,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.worker is not None:
         from lightning_pspo.cli.doctor_worker import work
 
-        return work(options, settings)
+        with log_level(logging.ERROR, "lightning.pytorch"):
+            return work(options, settings)
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
         result, output = examine(Path(folder), options, settings)
     if "refused" in result:

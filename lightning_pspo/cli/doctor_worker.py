@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import time
 import traceback
 import warnings
@@ -36,7 +35,6 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
 
     ``result.json`` is written after each part, so that a crash loses only the rest.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     start, folder = time.monotonic(), options.worker
     result: dict[str, Any] = {"findings": [], "forecast": None, "done": False, "seconds": 0.0}

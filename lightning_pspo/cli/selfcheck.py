@@ -21,8 +21,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_pspo.cli.streams import log_level
+
 CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
 _SILENCE_S = 20.0
+_LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,13 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     from lightning_pspo.errors import InputError
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     shown = io.StringIO()
     try:
         size = Size(options.prompts, options.completions, options.tokens)
-        with contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stdout(shown), log_level(logging.WARNING, *_LIGHTNING):
             run(["fit", *others, "--print_config"])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as stop:
         if stop.code:
             raise
-    with progress():
+    with progress(), log_level(logging.WARNING, *_LIGHTNING):
         report = check(yaml.safe_load(shown.getvalue()), run, size, options.only or ())
     Console().print(result_table(report.results))
     for line in [*explained(report.results), *(f"note: {note}" for note in report.notes)]:
@@ -92,16 +93,14 @@ class _Lines(logging.Handler):
 @contextlib.contextmanager
 def progress() -> Iterator[None]:
     """Show the steps of the self-check on stderr, at least every 20 seconds."""
-    logger, lines = logging.getLogger("lightning_pspo.preflight.selfcheck"), _Lines()
-    level = logger.level
-    logger.addHandler(lines)
-    logger.setLevel(logging.INFO)
+    name, lines = "lightning_pspo.preflight.selfcheck", _Lines()
+    logging.getLogger(name).addHandler(lines)
     try:
-        yield
+        with log_level(logging.INFO, name):
+            yield
     finally:
         lines.ended.set()
-        logger.removeHandler(lines)
-        logger.setLevel(level)
+        logging.getLogger(name).removeHandler(lines)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,8 @@ MARKERS = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% e
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["doctor.py"])
-    known = logging.getLogger("lightning.pytorch")
-    level = known.level
-    yield
-    known.setLevel(level)
 
 
 Examined = Callable[..., Subject]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", ["doctor.py"])
-    known = logging.getLogger("lightning.pytorch")
-    level, threads = known.level, torch.get_num_threads()
+    threads = torch.get_num_threads()
     yield
-    known.setLevel(level)
     torch.set_num_threads(threads)
 
 
