@@ -2,7 +2,7 @@
 
 CHECKPOINT is a checkpoint of a run, file or sharded folder, or the run's folder (its newest checkpoint). OUTPUT_DIR
 gets weights, tokenizer, generation settings and a model card, and is loaded back: unless its logits are those of the
-trained policy, nothing is left behind. The documentation's page on export has more.
+trained policy, nothing is left behind. docs/use.md has more.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from lightning_pspo.files import DiskFullError
 def main(arguments: list[str] | None = None) -> int:
     """Export and return the exit status."""
     options = parser().parse_args(arguments)
-    from lightning_pspo.checkpoints.export import export  # takes seconds: only when the arguments are known to be good
+    from lightning_pspo.checkpoints.export import check_push, export, push  # takes seconds: only for good arguments
 
+    if options.public and options.push_to_hub is None:
+        print("error: --public needs --push-to-hub OWNER/NAME.", file=sys.stderr)
+        return 2
     try:
+        if options.push_to_hub is not None:
+            check_push(options.push_to_hub)
         result = export(
             options.checkpoint,
             options.output,
@@ -28,15 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
             dtype=options.dtype,
             base=options.base,
             trust_remote_code=options.trust_remote_code,
+            shareable=options.push_to_hub is not None,
         )
+        print(f"{result.folder}: {result.kind} from {result.checkpoint}")
+        print(f"logits off by {result.difference:.1e} of their size")
+        if options.push_to_hub is not None:
+            print(push(result, options.push_to_hub, private=not options.public))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DiskFullError as error:
         print(f"error: {error.strerror}", file=sys.stderr)
         return 1
-    print(f"{result.folder}: {result.kind} from {result.checkpoint}")
-    print(f"logits off by {result.difference:.1e} of their size")
     return 0
 
 
@@ -51,5 +59,8 @@ def parser() -> argparse.ArgumentParser:
     text = "dtype of the written weights (default: float32, in which they are trained)"
     parser.add_argument("--dtype", choices=dtypes, default="float32", help=text)
     parser.add_argument("--base", metavar="MODEL", help="folder or hub id of the base model, if it has moved")
+    text = "also upload it to the hub, with the token of HF_TOKEN or `hf auth login`"
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help=text)
+    parser.add_argument("--public", action="store_true", help="make the hub repository public (default: private)")
     parser.add_argument("--trust-remote-code", action="store_true", help="allow model code from the base to run")
     return parser

@@ -1,6 +1,7 @@
 """A checkpoint of a run as a Hugging Face folder."""
 
 from lightning_pspo.checkpoints.export.folder import Export, export
+from lightning_pspo.checkpoints.export.hub import check_push, push
 from lightning_pspo.checkpoints.export.reading import newest_checkpoint, read_checkpoint, read_policy
 
-__all__ = ["Export", "export", "newest_checkpoint", "read_checkpoint", "read_policy"]
+__all__ = ["Export", "check_push", "export", "newest_checkpoint", "push", "read_checkpoint", "read_policy"]

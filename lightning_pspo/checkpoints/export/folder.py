@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lightning_pspo.checkpoints.export.agreement import check_logits, check_merged, check_tokens, probe_logits
-from lightning_pspo.checkpoints.export.card import model_card
+from lightning_pspo.checkpoints.export.card import licence_of, model_card
 from lightning_pspo.checkpoints.export.merging import merged
 from lightning_pspo.checkpoints.export.reading import newest_checkpoint, read_policy
 from lightning_pspo.checkpoints.export.tokens import write_generation_config, write_tokenizer
-from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, results_of
+from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, read_run_config, results_of
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import new_folder
 from lightning_pspo.policy.adapters import prepare_quantized, quantized_loading
@@ -48,6 +49,7 @@ def export(
     dtype: Dtype = "float32",
     base: str | None = None,
     trust_remote_code: bool = False,
+    shareable: bool = False,
 ) -> Export:
     """Write a checkpoint's policy as a Hugging Face folder, completely or not at all.
 
@@ -60,6 +62,7 @@ def export(
         dtype: Dtype of the written weights.
         base: Folder or hub id of the base model, if it has moved.
         trust_remote_code: Allow model code from the base to run.
+        shareable: Refuse an adapter whose base model only this machine has.
 
     Raises:
         InputError: If the checkpoint, its base or ``output`` cannot be used, or the check fails.
@@ -75,6 +78,11 @@ def export(
         if merge and policy.lora is None:
             raise InputError(
                 f"`merge` needs a checkpoint of adapters, got {path}, which holds all weights: leave it out."
+            )
+        local = description["folder"] is not None or policy.pretrained.name == EMBEDDED
+        if shareable and local and policy.lora is not None and not merge:
+            raise InputError(
+                "the adapter's base model is on this machine only, nobody else could load it: add --merge."
             )
         live = probe_logits(policy.causal_lm, policy.tokenizer)
         if policy.lora is not None and not merge:
@@ -95,10 +103,17 @@ def export(
         exact = kind == "model" or policy.dtype == dtype == "float32"  # else transformers rounds adapters once more
         error = check_logits(live, written if exact else loaded, loaded, {policy.dtype, dtype})
         check_tokens(policy, folder)
-        settings = None if config is None else config.read_text("utf-8")
-        card = model_card(kind, description, results_of(path), settings, error)
+        licence = licence_of(policy.pretrained)
+        card = model_card(kind, description, results_of(path), _settings(config), error, licence)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Export(output, path, kind, error)
+
+
+def _settings(config: Path | None) -> dict[str, Any] | None:
+    """Return the run's settings; None where there are none, or none that can be read."""
+    with contextlib.suppress(InputError):
+        return None if config is None else read_run_config(config)
+    return None
 
 
 def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: torch.dtype) -> None:

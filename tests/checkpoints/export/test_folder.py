@@ -152,7 +152,7 @@ def test_what_stands_beside_the_weights(base: Path, tmp_path: Path) -> None:
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text("seed_everything: 17\n")
     summary = {"source": "mine", "problems": 5, "temperature": 1.0, "accuracy_before": 0.1, "accuracy_after": 0.65}
-    (run / "summary.json").write_text(json.dumps(summary | {"rollouts": 2}))
+    (run / "summary.json").write_text(json.dumps(summary | {"rollouts": 2, "n": 10, "interval_before": [0.05, 0.15]}))
     results = run / "evaluation" / "rollout=000001"
     results.mkdir(parents=True)
     accuracy = {"accuracy": {"value": 0.25, "low": 0.125, "high": None}}
@@ -177,11 +177,12 @@ def test_what_stands_beside_the_weights(base: Path, tmp_path: Path) -> None:
     cards = [(folder / "README.md").read_text() for folder in (first, last)]
     for card in cards:
         assert card.startswith("---\nlibrary_name: transformers\n")
-        for text in ("seed_everything: 17", "2509.21282", "Not determined", "trained: all weights"):
+        for text in ("seed_everything: 17", "2509.21282", "is not known", "trained: all weights", "## Limitations"):
             assert text in card
     assert "| other | 0 | 8 | 1 | 25.0% | 12.5% to ? |" in cards[0]
-    assert "10.0% before training, 65.0% after 2 rollouts" in cards[1]
-    assert "before training" not in cards[0]
+    assert "| mine, before 2 rollouts | 1 | 5 | 2 | 10.0% | 5.0% to 15.0% |" in cards[1]
+    assert "| mine, after 2 rollouts | 1 | 5 | 2 | 65.0% | ? to ? |" in cards[1]
+    assert "2 rollouts" not in cards[0]
 
 
 def test_a_base_that_has_moved_or_changed(base: Path, model_folder: Callable[..., Path], tmp_path: Path) -> None:
