@@ -29,6 +29,7 @@ from lightning_pspo.callbacks.completion_writer import keep_completions
 from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
 from lightning_pspo.checkpoints.store import checkpoint_folder
+from lightning_pspo.cli.callback_list import CallbackList
 from lightning_pspo.cli.failures import environment_rank, refusal_within
 from lightning_pspo.cli.help import describe, program
 from lightning_pspo.cli.loggers import settle_loggers
@@ -102,6 +103,7 @@ class PSPOCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Link what module and data must agree on; say in one line what a class of the trainer's settings refuses."""
+        CallbackList.install(parser)
         for kind, setting in _BUILT.items():
             parser.add_instantiator(partial(_built_for, setting), kind)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)

@@ -113,6 +113,8 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[str]]]
 
 def _settings(subparsers: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the flags of Lightning's subcommands with their values, and those of the classes that they may name."""
+    from lightning.pytorch import Callback
+
     from lightning_pspo.cli.suggestions.classes import classes_of, known_classes, parameters
     from lightning_pspo.cli.suggestions.settings import Settings
 
@@ -126,8 +128,12 @@ def _settings(subparsers: Mapping[str, Any]) -> dict[str, list[str]]:
                 add(f"{flag}.{name}", inner, False)
 
     for subparser in subparsers.values():
-        for name, hint in Settings(subparser).hints.items():
-            add(f"--{name}", hint, not name.startswith("trainer."))
+        settings = Settings(subparser)
+        for name, hint in settings.hints.items():
+            add(f"--{name}", hint, not name.startswith(("trainer.", "callbacks")))
+        for cls in known_classes([Callback]).values():
+            for name, inner in parameters(cls).items() if cls.__module__.startswith("lightning_pspo.") else ():
+                add(f"--callbacks.{cls.__name__}.{name}", inner, False)
     return flags
 
 

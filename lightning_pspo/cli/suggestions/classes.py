@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from lightning_pspo.cli.suggestions.nearest import MistakeError, nearest, suggestion
+from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
+from lightning_pspo.errors import InputError
 
 _SCALARS = (str, int, float, bool, complex, bytes, list, dict, tuple, set, frozenset, type(None))
 
@@ -96,23 +97,23 @@ def find_class(bases: Sequence[type], name: str, place: str) -> type | None:
         place: The setting, for messages.
 
     Raises:
-        MistakeError: There is no such class, or it is not one of these.
+        InputError: There is no such class, or it is not one of these.
     """
     known = known_classes(bases)
     kind = " or ".join(base.__name__ for base in bases)
     if "." not in name:
         by_name = {cls.__name__: cls for cls in [*known.values(), *bases]}
         if name not in by_name:
-            raise MistakeError(f"{place}: unknown {kind} `{name}`{suggestion(name, known)}")
+            raise InputError(f"{place}: unknown {kind} `{name}`{suggestion(name, known)}")
         cls: Any = by_name[name]
     else:
         cls = _imported(bases, name, place, kind, known)
     if not isinstance(cls, type):
         return None
     if not issubclass(cls, tuple(bases)):
-        raise MistakeError(f"{place}: `{name}` is not a {kind}{suggestion(name, known)}")
+        raise InputError(f"{place}: `{name}` is not a {kind}{suggestion(name, known)}")
     if inspect.isabstract(cls):
-        raise MistakeError(f"{place}: `{name}` is abstract and cannot be used itself{suggestion('', known)}")
+        raise InputError(f"{place}: `{name}` is abstract and cannot be used itself{suggestion('', known)}")
     return cls
 
 
@@ -123,12 +124,12 @@ def _imported(bases: Sequence[type], name: str, place: str, kind: str, known: di
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise MistakeError(f"{place}: importing `{module_name}` fails: {error}.") from error
+            raise InputError(f"{place}: importing `{module_name}` fails: {error}.") from error
         close = same or nearest(name, known, 0.8)
         hint = f"did you mean `{close}`?" if close else "its file must be in the working directory, or installed."
-        raise MistakeError(f"{place}: there is no module `{error.name}` for `{name}`; {hint}") from error
+        raise InputError(f"{place}: there is no module `{error.name}` for `{name}`; {hint}") from error
     except Exception as error:  # whatever a user's own file may raise
-        raise MistakeError(f"{place}: importing `{module_name}` fails: {type(error).__name__}: {error}.") from error
+        raise InputError(f"{place}: importing `{module_name}` fails: {type(error).__name__}: {error}.") from error
     if hasattr(module, attribute):
         return getattr(module, attribute)
     own = [
@@ -137,7 +138,7 @@ def _imported(bases: Sequence[type], name: str, place: str, kind: str, known: di
         if isinstance(value, type) and issubclass(value, tuple(bases)) and not inspect.isabstract(value)
     ]
     end = suggestion(name, [same] if same else own)
-    raise MistakeError(f"{place}: `{module_name}` has no {kind} `{attribute}`{end}")
+    raise InputError(f"{place}: `{module_name}` has no {kind} `{attribute}`{end}")
 
 
 @cache

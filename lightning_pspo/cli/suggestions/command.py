@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from lightning_pspo.cli.config_files import CONFIG_FLAGS, GROUPS
-from lightning_pspo.cli.suggestions.nearest import MistakeError
 from lightning_pspo.cli.suggestions.settings import ANY_VALUE, Settings
+from lightning_pspo.errors import InputError
 from lightning_pspo.files import read_yaml
 
 _ALONE = ("--help", "-h", "--print_config")
@@ -29,7 +29,7 @@ def explain(error: Exception, subparsers: Mapping[str, Any], arguments: Sequence
     """
     try:
         _check(subparsers[arguments[0]], arguments[1:])
-    except MistakeError as mistake:
+    except InputError as mistake:
         return " ".join(str(mistake).split())
     message = " ".join(str(error.message if isinstance(error, ArgumentError) else error).split())
     return message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
@@ -42,21 +42,21 @@ def _check(parser: Any, arguments: Sequence[str]) -> None:
         if (not group or group in GROUPS) and os.path.isfile(value):
             try:
                 settings.check_file(read_yaml(Path(value)), group)
-            except MistakeError as mistake:
-                raise MistakeError(f"{value}: {mistake}") from mistake
+            except InputError as mistake:
+                raise InputError(f"{value}: {mistake}") from mistake
         elif not group:
             settings.check_file(parsed(value))
         else:
             settings.check(group, parsed(value), "--")
     if (message := settings.missing()) is not None:
-        raise MistakeError(message)
+        raise InputError(message)
 
 
 def _pairs(arguments: Sequence[str], settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield each flag with its value.
 
     Raises:
-        MistakeError: A word is not a flag, or a flag has no value.
+        InputError: A word is not a flag, or a flag has no value.
     """
     waiting = list(arguments)
     while waiting:
@@ -65,11 +65,11 @@ def _pairs(arguments: Sequence[str], settings: Settings) -> Iterator[tuple[str, 
         if name in _ALONE or name.endswith(".help"):
             continue
         if not name.startswith("--") and name not in CONFIG_FLAGS:
-            raise MistakeError(_unexpected(word, settings))
+            raise InputError(_unexpected(word, settings))
         if not equals:
             if not waiting or waiting[0].startswith("--"):
                 settings.check(name.removeprefix("--"), ANY_VALUE, "--")  # a wrong name is the worse mistake
-                raise MistakeError(f"`{name}` needs a value.")
+                raise InputError(f"`{name}` needs a value.")
             value = waiting.pop(0)
         yield name, value
 

@@ -8,10 +8,6 @@ from collections.abc import Iterable
 _FEW = 16
 
 
-class MistakeError(Exception):
-    """A slip in a command or its files; the message names it and the nearest valid choice."""
-
-
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that is most like ``name``, whatever its case and underscores; None if none is.
 

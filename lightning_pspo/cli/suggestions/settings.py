@@ -24,7 +24,8 @@ from lightning_pspo.cli.suggestions.classes import (
     takes_any,
     takes_null,
 )
-from lightning_pspo.cli.suggestions.nearest import MistakeError, nearest, suggestion
+from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
+from lightning_pspo.errors import InputError
 
 _KINDS = {
     int: "an integer",
@@ -55,11 +56,15 @@ class Settings:
         self.classes: dict[str, type] = {}  # setting -> class that is chosen for it
         self.given: dict[str, set[str]] = {}  # setting -> arguments that were given for its class
         self.factories: set[str] = set()
+        self.changes: dict[str, Any] = {}  # setting -> function that finds changes of its entries by name
         for action in parser._actions:
             if type(action).__name__ == "ActionLink":
                 self.linked[action.dest] = ", ".join(f"`{key}`" for key, _ in getattr(action, "source", []))
             elif hasattr(action, "_typehint") and not action.dest.endswith(".help"):
-                self.hints[action.dest] = action._typehint
+                for name in {option.strip("-+") for option in action.option_strings}:  # sometimes with a short name
+                    self.hints[name] = action._typehint
+                    if hasattr(action, "changes"):
+                        self.changes[name] = action.changes
                 bases, default = classes_of(action._typehint), action.default
                 path = default.get("class_path") if hasattr(default, "get") else None
                 if bases and isinstance(path, str):
@@ -69,10 +74,10 @@ class Settings:
         """Check the settings of a file, or of a group in it or on the command line.
 
         Raises:
-            MistakeError: One cannot be set.
+            InputError: One cannot be set.
         """
         if not isinstance(settings, dict):
-            raise MistakeError(f"{f'`{prefix}`' if prefix else 'it'} must be a mapping of settings, got {settings!r}.")
+            raise InputError(f"{f'`{prefix}`' if prefix else 'it'} must be a mapping of settings, got {settings!r}.")
         for key, value in settings.items():
             name = f"{prefix}.{key}" if prefix else str(key)
             if self._below(name) and name not in self.hints and not isinstance(value, str):
@@ -90,14 +95,14 @@ class Settings:
             dashes: How a flag begins.
 
         Raises:
-            MistakeError: It cannot be set.
+            InputError: It cannot be set.
         """
         plain = name.removesuffix("+")
         parts = plain.split(".")
         for length in range(len(parts), 0, -1):
             known = ".".join(parts[:length])
             if known in self.linked:
-                raise MistakeError(f"`{dashes}{name}` is set by {self.linked[known]} and cannot be given.")
+                raise InputError(f"`{dashes}{name}` is set by {self.linked[known]} and cannot be given.")
             if known in self.hints:
                 for part in reversed(name.split(".")[length:]):
                     value = {part: value}
@@ -105,13 +110,13 @@ class Settings:
                 self._check_value(dashes + known + added, self.hints[known], _listed(value) if added else value)
                 return
         if not self._below(plain) or (plain in RENAMED and not isinstance(value, dict)):
-            raise MistakeError(f"unknown setting `{dashes}{name}`{self._meant(plain, dashes)}")
+            raise InputError(f"unknown setting `{dashes}{name}`{self._meant(plain, dashes)}")
         if isinstance(value, dict):
             self.check_file(value, plain, dashes)
         elif value is not ANY_VALUE:
             first = next(setting for setting in self.hints if setting.startswith(f"{plain}."))
             example = f"`{dashes}{first}`"
-            raise MistakeError(f"`{dashes}{name}` is a group of settings such as {example}, got {shown(value)}.")
+            raise InputError(f"`{dashes}{name}` is a group of settings such as {example}, got {shown(value)}.")
 
     def missing(self) -> str | None:
         """Return the message about a class that lacks an argument; None if all have theirs."""
@@ -129,7 +134,9 @@ class Settings:
             return
         if value is None:
             if not takes_null(hint):
-                raise MistakeError(f"`{place}` must be {expected(hint, value)}, got null.")
+                raise InputError(f"`{place}` must be {expected(hint, value)}, got null.")
+            return
+        if isinstance(value, dict) and self._check_by_name(place, hint, value):
             return
         bases = classes_of(hint)
         items = next((get_args(option) or (Any,) for option in options if _is_list(option)), None)
@@ -146,6 +153,25 @@ class Settings:
         else:
             self._check_plain(place, hint, value)
 
+    def _check_by_name(self, place: str, hint: Any, value: dict[str, Any]) -> bool:
+        """Check changes of a list's entries by the names of their classes; tell whether there are any."""
+        if (find_changes := self.changes.get(place.removeprefix("--"))) is None:
+            return False
+        bases = [cls for option in options_of(hint) if _is_list(option) for cls in classes_of(get_args(option)[0])]
+        changes = find_changes(value)
+        for name, setting, item in changes:
+            cls = find_class(bases, name, f"`{place}.{name}`")
+            first, *rest = setting.split(".")
+            for part in reversed(rest):
+                item = {part: item}
+            if setting:
+                self._check_argument(f"{place}.{name}", cls, first, item)
+        key = next(iter(value), "")
+        names = [known.__name__ for known in known_classes(bases).values()]
+        if not changes and key not in _SPEC and (close := nearest(key, names, 0.9)):
+            raise InputError(f"unknown setting `{place}.{key}`; did you mean `{place}.{close}`?")
+        return bool(changes)
+
     def _check_plain(self, place: str, hint: Any, value: Any) -> None:
         """Check a value that is neither a list nor a mapping, or stands where neither is expected."""
         options, accepted = options_of(hint), _accepts(hint, value)
@@ -155,12 +181,12 @@ class Settings:
             inner = [get_args(option)[-1] for option in options if _is_list(option) or _is_mapping(option)]
             classes = classes_of(hint) or [cls for part in inner for cls in classes_of(part)]
         if not accepted and not classes:
-            raise MistakeError(f"`{place}` must be {expected(hint, value)}, got {shown(value)}.")
+            raise InputError(f"`{place}` must be {expected(hint, value)}, got {shown(value)}.")
         if classes and str not in options:
-            with contextlib.suppress(*[MistakeError] * accepted):  # `true` is not the name of a class
+            with contextlib.suppress(*[InputError] * accepted):  # `true` is not the name of a class
                 self._choose(place, hint, classes, value)
         if not accepted and any(_is_mapping(option) for option in options):
-            raise MistakeError(f"`{place}` maps names to objects; give this one a name: `{place}.NAME {value}`.")
+            raise InputError(f"`{place}` maps names to objects; give this one a name: `{place}.NAME {value}`.")
 
     def _choose(self, place: str, hint: Any, bases: list[type], name: str) -> type | None:
         """Note the class that is chosen for a setting."""
@@ -171,7 +197,7 @@ class Settings:
             if not _accepts(hint, name):
                 wrapped = "FunctionReward" in known_classes(bases)
                 end = f"; for a function: `{place} FunctionReward {place}.function {name}`." if wrapped else "."
-                raise MistakeError(f"`{place}` must be {expected(hint, name)}, got `{name}`{end}")
+                raise InputError(f"`{place}` must be {expected(hint, name)}, got `{name}`{end}")
         elif self.classes.get(key) is not cls or key not in self.given:
             self.given[key] = set()
             self.classes[key] = cls
@@ -182,7 +208,7 @@ class Settings:
     def _check_object(self, place: str, hint: Any, bases: list[type], value: dict[str, Any]) -> None:
         """Check the class and the arguments of an object."""
         if not value and not _accepts(hint, value):
-            raise MistakeError(f"`{place}` must be {expected(hint, value)}, got {{}}.")
+            raise InputError(f"`{place}` must be {expected(hint, value)}, got {{}}.")
         key = _key(place)
         last = next((item for item in reversed(self.classes) if item.startswith(f"{key}[")), key)
         cls = self.classes.get(last)
@@ -193,9 +219,9 @@ class Settings:
         elif cls is None and "class_path" not in value and value:
             first = next(iter(value))
             if nearest(first, _SPEC[:1], 0.75):
-                raise MistakeError(f"unknown setting `{place}.{first}`; did you mean `{place}.class_path`?")
+                raise InputError(f"unknown setting `{place}.{first}`; did you mean `{place}.class_path`?")
             example = next(iter(known_classes(bases)), bases[0].__name__)
-            raise MistakeError(f"`{place}.{first}` needs a class first, such as `{place} {example}`.")
+            raise InputError(f"`{place}.{first}` needs a class first, such as `{place} {example}`.")
         spec = not _SPEC[:2] or "class_path" in value or "init_args" in value
         for name, item in value.items():
             if name == "init_args" and isinstance(item, dict):
@@ -205,7 +231,7 @@ class Settings:
                 continue
             elif spec:
                 end = suggestion(name, [f"{place}.{key}" for key in _SPEC])
-                raise MistakeError(f"unknown setting `{place}.{name}`{end}")
+                raise InputError(f"unknown setting `{place}.{name}`{end}")
             else:
                 self._check_argument(place, cls, name, item)
 
@@ -218,7 +244,7 @@ class Settings:
             self._check_value(f"{place}.{name}", known[plain], value if plain == name else _listed(value))
         elif moved := MOVED.get(f"{_key(place)}.{plain}"):
             dashes = "--" if place.startswith("--") else ""
-            raise MistakeError(f"unknown setting `{place}.{name}` of {cls.__name__}; it is now `{dashes}{moved}`.")
+            raise InputError(f"unknown setting `{place}.{name}` of {cls.__name__}; it is now `{dashes}{moved}`.")
         elif not takes_any(cls):
             other = (
                 "class_path"
@@ -229,7 +255,7 @@ class Settings:
             if other == "class_path" and not place.endswith(".init_args"):
                 choices.append(other)
             end = suggestion(other if other in choices else plain, [f"{place}.{choice}" for choice in choices])
-            raise MistakeError(f"unknown setting `{place}.{name}` of {cls.__name__}{end}")
+            raise InputError(f"unknown setting `{place}.{name}` of {cls.__name__}{end}")
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -277,7 +303,8 @@ def _prefixes(name: str) -> list[str]:
 
 
 def _key(place: str) -> str:
-    return place.replace(".init_args", "").replace("+", "").removeprefix("--")
+    key = place.replace(".init_args", "").replace("+", "").removeprefix("--")
+    return f"trainer.{key}" if key.startswith("callbacks") else key
 
 
 def _is_list(option: Any) -> bool:
