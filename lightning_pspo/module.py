@@ -14,25 +14,120 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_pspo.checkpoints.compatibility import restore_controller, save_controller
+from lightning_pspo.errors import check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
+from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
+from lightning_pspo.objective.alpha import AlphaController
+from lightning_pspo.objective.kl import KLSettings
 from lightning_pspo.objective.mismatch import Mismatch
+from lightning_pspo.objective.objective import Objective
+from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, Surrogate, TokenMean
 from lightning_pspo.objective.trust_region import mean_divergence
+from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.trainable import TrainableModule
+from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.non_finite import refusal_of_step
 from lightning_pspo.training.passes import Pass, StepOutput, Update
-from lightning_pspo.training.phases import Phases
+from lightning_pspo.training.phases import Phases, training_loader
+from lightning_pspo.training.rules import Choices, objections, refuse
+from lightning_pspo.training.scoring import Scorer
+from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.types import PromptBatch, Rollout
 
 
 class PSPOModule(TrainableModule):
     """Fine-tunes a causal language model with PSPO, or any other surrogate (arXiv 2509.21282).
 
-    ``TrainableModule`` documents the settings.
+    Args:
+        surrogate: Per-token objective, such as PSPO or Clip.
+        aggregation: Turns token objectives into one number.
+        advantage: Turns rewards into advantages.
+        reward: What is rewarded.
+        alpha_controller: Moves alpha during the run, starting from the surrogate's; None keeps it.
+        sampling: How rollouts are sampled.
+        kl: The KL term of the loss.
+        ratio_level: ``token``, or ``sequence`` for one ratio per completion (GSPO).
+        entropy_coef: Weight of an entropy bonus, at least 0.
+        mismatch_cap: Largest weight that corrects for an engine with a distribution of its own, at least 1; None for no
+            correction.
+        mismatch_level: Whether that weight is a token's own or its completion's; at any ``ratio_level``.
+        mask_truncated: Leave truncated completions out of the loss and its denominators (DAPO).
+        refill_rounds: At most this many further batches of prompts are sampled to replace groups of equal rewards
+            (DAPO's dynamic sampling); 0 for none.
+        group_size: Completions per prompt (G), at least 2.
+        updates_per_rollout: Passes over each rollout (mu), at least 1.
+        minibatches_per_rollout: Optimiser steps per pass, at least 1.
+        common: Settings of ``TrainableModule``.
+
+    Attributes:
+        objective: Of the current rollout: the surrogate, with the alpha that it has now, and the other terms.
+
+    Raises:
+        InputError: If a setting is out of range, or two contradict each other.
     """
+
+    def __init__(
+        self,
+        *,
+        surrogate: Surrogate = lazy_instance(PSPO),
+        aggregation: Aggregation = lazy_instance(TokenMean),
+        advantage: Advantage = lazy_instance(GroupAdvantage),
+        reward: Reward = lazy_instance(Correctness),
+        alpha_controller: AlphaController | None = None,
+        sampling: SamplingSettings = SamplingSettings(),
+        kl: KLSettings = KLSettings(),
+        ratio_level: RatioLevel = "token",
+        entropy_coef: float = 0.0,
+        mismatch_cap: float | None = 2.0,
+        mismatch_level: RatioLevel = "token",
+        mask_truncated: bool = False,
+        refill_rounds: int = 0,
+        group_size: int = 8,
+        updates_per_rollout: int = 2,
+        minibatches_per_rollout: int = 1,
+        **common: Any,
+    ) -> None:
+        reward = built(reward)
+        super().__init__(sampling=sampling, reward=reward, **common)
+        check_at_least("group_size", group_size, 2, 10**5)
+        check_at_least("updates_per_rollout", updates_per_rollout, 1, 10**4)
+        check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1, 10**6)
+        check_at_least("refill_rounds", refill_rounds, 0)
+        self.objective = Objective(
+            surrogate=built(surrogate),
+            ratio_level=ratio_level,
+            kl=replace(kl, estimator=built(kl.estimator)),
+            entropy_coef=entropy_coef,
+            mismatch_cap=mismatch_cap,
+            mismatch_level=mismatch_level,
+        )
+        self.alpha_controller = alpha_controller
+        self.mask_truncated = mask_truncated
+        self.refill_rounds = refill_rounds
+        self.aggregation = built(aggregation)
+        self.advantage = built(advantage)
+        self.reward = reward
+        self.group_size = group_size
+        self.updates_per_rollout = updates_per_rollout
+        self.minibatches_per_rollout = minibatches_per_rollout
+        self.updates_per_batch = updates_per_rollout * minibatches_per_rollout
+        self.scorer = Scorer(self.policy, sampling)
+        refuse(self.choices())
+        if alpha_controller is not None and self.surrogate.alpha is not None:
+            alpha_controller.start(self.surrogate.alpha)
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate, with the alpha of the current rollout."""
+        return self.objective.surrogate
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
@@ -102,7 +197,13 @@ class PSPOModule(TrainableModule):
                 self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
             outputs = replace(outputs, objective=outputs.objective.detach())
             passes.append(Pass(rows=micro_batch.rows, loss_mask=inputs.loss_mask, loss=loss.detach(), outputs=outputs))
-        return self._step(rollout, passes)
+        loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
+
+        def refusal(norm: Tensor) -> Exception:
+            path = Path(self.trainer.default_root_dir) / f"non_finite-rank{self.global_rank}.jsonl"
+            return refusal_of_step(path, loss=loss, grad_norm=norm, rollout=rollout, passes=passes)
+
+        return Update.of(passes, loss, self._step(loss, refusal))
 
     # -- parts of an iteration -----------------------------------------------------------------------------------------
 
@@ -122,21 +223,6 @@ class PSPOModule(TrainableModule):
             completions = self.sample(prompts, self.group_size, self.sampling, TRAINING_NOISE)
         with self.phases.timed("reward"):
             return Groups.rewarded(prompts, completions, self.verify(prompts, completions), self.reward)
-
-    def _step(self, rollout: Rollout, passes: list[Pass]) -> Update:
-        """Clip, step and advance the schedule, unless the loss or the gradient is not finite."""
-        loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
-
-        def check(norm: Tensor) -> None:
-            if self._any_rank(~(norm.isfinite() & loss.isfinite())):
-                path = Path(self.trainer.default_root_dir) / f"non_finite-rank{self.global_rank}.jsonl"
-                raise refusal_of_step(path, loss=loss, grad_norm=norm, rollout=rollout, passes=passes)
-
-        optimizer, scheduler = self._optimizer(), self.lr_schedulers()
-        grad_norm = self.policy.step(optimizer, check)
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()  # type: ignore[union-attr]
-        return Update.of(passes, loss, grad_norm)
 
     # -- logs ----------------------------------------------------------------------------------------------------------
 
@@ -165,3 +251,51 @@ class PSPOModule(TrainableModule):
             report = vars(Mismatch.report(mismatch.reduced(self._reduce)))
             values |= {f"mismatch/{name}": value for name, value in report.items()}
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+
+    # -- set-up and state ----------------------------------------------------------------------------------------------
+
+    def choices(self, optimizer: torch.optim.Optimizer | None = None) -> Choices:
+        """Return the choices that ``training.rules`` are about."""
+        return Choices(
+            objective=self.objective,
+            aggregation=self.aggregation,
+            advantage=self.advantage,
+            reward=self.reward,
+            engine=self.engine,
+            alpha_controller=self.alpha_controller,
+            sampling=self.sampling,
+            group_size=self.group_size,
+            updates=self.updates_per_batch,
+            refill_rounds=self.refill_rounds,
+            max_grad_norm=self.max_grad_norm,
+            optimizer=None if optimizer is None else type(optimizer).__name__,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Refuse what this loop cannot honour."""
+        super().setup(stage)
+        if stage == "fit":
+            rows = training_loader(self.trainer).prompts_per_rollout * self.group_size
+            check_at_most("minibatches_per_rollout", self.minibatches_per_rollout, rows, "the rollout's rows")
+
+    def configure_model(self) -> None:
+        """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
+        training = self.trainer.state.fn == TrainerFn.FITTING if self._trainer is not None else False
+        self.build_policy(reference=training and self.objective.kl.coef > 0.0, max_norm=self.max_grad_norm)
+
+    def on_train_start(self) -> None:
+        """Warn of doubtful settings; go on where an interruption has stopped the run."""
+        for objection in objections(self.choices(self._optimizer().optimizer)):
+            rank_zero_warn(str(objection))
+        super().on_train_start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the controller's state."""
+        super().on_save_checkpoint(checkpoint)
+        save_controller(checkpoint, self.alpha_controller)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another policy, optimiser or controller, before anything is overwritten."""
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            restore_controller(checkpoint, self.alpha_controller)
