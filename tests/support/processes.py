@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import os
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,22 +49,67 @@ class Slow(Reward):
 '''
 
 
-def start(arguments: list[str], folder: Path, torchrun: bool = False, **variables: str) -> subprocess.Popen[str]:
-    """Start ``python -m lightning_pspo`` in ``folder``, whose modules it may use, in a session of its own."""
-    agent = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if torchrun else []
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, *agent, "-m", "lightning_pspo", *arguments],
-        cwd=folder,
-        env=environment | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@functools.cache
+def _zygote() -> socket.socket:
+    """Start the process that commands are forked from; it ends with this one."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        command = [sys.executable, "-m", "tests.support.zygote"]
+        subprocess.Popen(command, stdin=its, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return ours
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+class Command:
+    """A running ``python -m MODULE ARGUMENTS`` in a session of its own, in ``folder``, whose modules it may import.
+
+    It is what subprocess.Popen is, with output and errors in one, but starts in no time.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path, module: str = "lightning_pspo", **variables: str) -> None:
+        self._output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as this object is there
+        self._status, status = os.pipe()
+        environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1"} | variables
+        request = {"module": module, "arguments": arguments, "folder": str(folder), "environment": environment}
+        socket.send_fds(_zygote(), [json.dumps(request).encode()], [self._output.fileno(), status])
+        os.close(status)
+        (self.pid,) = struct.unpack("i", os.read(self._status, 4))
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the status when it has ended."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            (self.returncode,) = struct.unpack("i", os.read(self._status, 4))
+            os.close(self._status)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return the status, None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(timeout=0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Return what it wrote until its end."""
+        self.wait(timeout)
+        return Path(self._output.name).read_text(encoding="utf-8"), None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def start(arguments: list[str], folder: Path, torchrun: bool = False, **variables: str) -> Command:
+    """Start ``python -m lightning_pspo`` in ``folder``, by itself or by torchrun."""
+    if torchrun:
+        agent = ["--nproc_per_node=2", "--standalone", "-m", "lightning_pspo"]
+        return Command([*agent, *arguments], folder, "torch.distributed.run", **variables)
+    return Command(arguments, folder, **variables)
+
+
+def wait_for(condition: Callable[[], bool], process: Command) -> None:
     """Wait until ``condition`` holds while the process runs."""
     deadline = time.monotonic() + 120
     while not condition():
@@ -66,7 +118,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.001)
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 90.0) -> tuple[int, str]:
+def ended(process: Command, seconds: float = 90.0) -> tuple[int, str]:
     """Return status and output of a process that must end by itself within ``seconds``, with all that it started."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     try:
