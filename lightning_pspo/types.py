@@ -25,12 +25,16 @@ class Problem:
         answer: The reference ("gold") answer, without its derivation.
         scorer: The task's own judgement of an extracted answer, where equality with the reference is not what the task
             asks; None compares with ``answer``.
+        solution: A worked solution, for few-shot examples; None if the data have none.
+        system: The problem's own system turn, which takes the place of a missing ``data.system_prompt``; None for none.
     """
 
     id: str
     question: str
     answer: str
     scorer: Scorer | None = field(default=None, compare=False, repr=False)
+    solution: str | None = field(default=None, compare=False, repr=False)
+    system: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,21 @@ class Inputs:
     prompt_of: Tensor
 
 
+def inputs_of(prompts: PromptBatch, completions: Completions, rows: Tensor, completions_per_prompt: int) -> Inputs:
+    """Return what a forward pass of ``rows`` (n,) takes, without the columns that pad all of them."""
+    chosen, prompt_of = (rows // completions_per_prompt).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    prompt_mask, mask = prompts.prompt_mask[chosen], completions.completion_mask[rows]
+    first = int(prompt_mask.any(dim=0).int().argmax())
+    width = int(mask.sum(dim=1).max())
+    return Inputs(
+        prompts.prompt_ids[chosen, first:],
+        prompt_mask[:, first:],
+        completions.completion_ids[rows, :width],
+        mask[:, :width],
+        prompt_of,
+    )
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One rank's part of a rollout: sampled, verified, rewarded, with its advantages.
@@ -177,17 +196,7 @@ class Rollout:
 
     def inputs(self, rows: Tensor) -> Inputs:
         """Return what a forward pass of ``rows`` (n,) takes, without the columns that pad all of them."""
-        prompts, prompt_of = (rows // self.rewards.shape[1]).unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        prompt_mask, mask = self.prompts.prompt_mask[prompts], self.completions.completion_mask[rows]
-        first = int(prompt_mask.any(dim=0).int().argmax())
-        width = int(mask.sum(dim=1).max())
-        return Inputs(
-            self.prompts.prompt_ids[prompts, first:],
-            prompt_mask[:, first:],
-            self.completions.completion_ids[rows, :width],
-            mask[:, :width],
-            prompt_of,
-        )
+        return inputs_of(self.prompts, self.completions, rows, self.rewards.shape[1])
 
 
 @dataclass(frozen=True)

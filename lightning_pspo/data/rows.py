@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import glob
+import io
 import json
-import math
+import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_objects, unique_keys
+from lightning_pspo.files import COMPRESSED, open_bytes, read_objects, unique_keys
 
 Row = Mapping[str, Any]
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
 class Decimal(float):
@@ -36,12 +40,75 @@ class Decimal(float):
 _parse = partial(json.loads, parse_float=Decimal, object_pairs_hook=unique_keys)
 
 
-def read_rows(file: Path, *, lines: bool = False) -> Iterator[tuple[int, Row]]:
-    """Read a local file's rows as they are asked for, without the hub's libraries, whose cache would be written to.
+def one_line(error: BaseException) -> str:
+    """Return the beginning of an error's message, on one line and without a full stop."""
+    return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
+
+
+def format_of(path: str | Path) -> tuple[str, str]:
+    """Return the stem and the format of a file by its name; the format is empty for one that cannot be read.
+
+    >>> format_of("a/problems.CSV"), format_of("b.train.jsonl.gz"), format_of("c.txt")
+    (('problems', '.csv'), ('b.train', '.jsonl'), ('c', ''))
+    """
+    name = Path(Path(path).name)
+    if name.suffix.lower() in COMPRESSED:
+        name = name.with_suffix("")
+    return name.stem, name.suffix.lower() if name.suffix.lower() in SUFFIXES else ""
+
+
+def find_files(path: str | Path, split: str | None = None) -> list[Path]:
+    """Return the files of a path: itself, those that a pattern such as ``data/train-*.parquet`` matches, or a folder's.
+
+    In a folder the files of ``split`` are found as on the hub: by their names or folders, or by the list in README.md.
+
+    Raises:
+        InputError: There is no such file, the split does not exist, or a file's ending is not known.
+    """
+    text, files = str(path), [Path(path).expanduser()]
+    if files[0].is_dir():
+        if (files[0] / "state.json").is_file():  # by `Dataset.save_to_disk`
+            return sorted(files[0].glob("*.arrow"))
+        return _files_of_split(files[0], split or "train")
+    if not files[0].is_file() and glob.has_magic(text):
+        files = sorted(map(Path, glob.glob(str(files[0]), recursive=True)))
+    if not files or not files[0].is_file():
+        raise InputError(f"`path` must be a file that exists, got {text!r} (from {Path.cwd()}).")
+    if split is not None:
+        raise InputError(f"`split` is for a folder of files, got {split!r} with the file {text!r}.")
+    for file in files:
+        if not format_of(file)[1]:
+            raise InputError(
+                f"`path` must end in one of {', '.join(SUFFIXES)}, compressed or not ({', '.join(COMPRESSED)}), "
+                f"got {str(file)!r}."
+            )
+    return files
+
+
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    import datasets
+
+    try:
+        files_of = datasets.load_dataset_builder(str(folder)).config.data_files or {}
+    except Exception as error:  # the library raises a dozen unrelated types
+        raise InputError(f"the folder {folder} cannot be read: {one_line(error)}.") from error
+    if split not in files_of:
+        raise InputError(
+            f"the folder {folder} has no split {split!r}; set `split` to one of {', '.join(map(str, files_of))}."
+        )
+    return [Path(file) for file in files_of[split]]
+
+
+def read_rows(file: Path, *, lines: bool = False, delimiter: str | None = None) -> Iterator[tuple[int, Row]]:
+    """Read a local file's rows as they are asked for, compressed or not.
+
+    Text is read by Python's own strict readers: unlike the library ``datasets`` they keep ``007``, ``NA`` and every
+    digit of a number, and refuse a table whose rows differ in length.
 
     Args:
         file: Its suffix decides how it is read; a ``.json`` file holds one array of objects, or JSON Lines.
         lines: Read JSON Lines whatever the suffix.
+        delimiter: What separates the fields of CSV; None for a comma, and a tab in ``.tsv``.
 
     Yields:
         The row's number from 1 (in JSON Lines: the line's, blank ones counted) and its fields.
@@ -49,22 +116,22 @@ def read_rows(file: Path, *, lines: bool = False) -> Iterator[tuple[int, Row]]:
     Raises:
         InputError: The file cannot be read, is not in its format, or is not UTF-8.
     """
-    suffix = ".jsonl" if lines else file.suffix.lower()
+    suffix = ".jsonl" if lines else format_of(file)[1]
     try:
-        if suffix == ".csv":
-            yield from _read_csv(file)
-        elif suffix == ".parquet":
-            yield from _read_parquet(file)
+        if suffix in (".csv", ".tsv"):
+            yield from _read_csv(file, delimiter or ("\t" if suffix == ".tsv" else ","))
+        elif suffix in (".parquet", ".arrow"):
+            yield from _read_columnar(file, suffix)
         elif suffix == ".json" and _begins_with_bracket(file):
             yield from _read_array(file)
         else:
             yield from _read_lines(file)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error}.") from error
+    except (OSError, EOFError, zlib.error, LZMAError) as error:
+        raise InputError(f"{file} cannot be read: {one_line(error)}.") from error
 
 
 def _begins_with_bracket(file: Path) -> bool:
-    with file.open("rb") as stream:
+    with open_bytes(file) as stream:
         return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
@@ -77,7 +144,8 @@ def _read_lines(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_array(file: Path) -> Iterator[tuple[int, Row]]:
-    data = file.read_bytes()
+    with open_bytes(file) as stream:
+        data = stream.read()
     try:
         rows = _parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -91,93 +159,54 @@ def _read_array(file: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def _read_csv(file: Path) -> Iterator[tuple[int, Row]]:
+def _read_csv(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(sys.maxsize)  # a derivation may be long
     number = 0
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    with open_bytes(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         try:
-            for number, row in enumerate(csv.DictReader(stream, strict=True), start=1):
+            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            header = list(reader.fieldnames or ())
+            if len(set(header)) < len(header):
+                raise InputError(f"{file}: every column must have another name, got {header}.")
+            for number, row in enumerate(reader, start=1):
+                if None in row:  # type: ignore[comparison-overlap]
+                    raise InputError(
+                        f"{file}, row {number}: must have {len(header)} fields as the header has, got more: put a text "
+                        f"with a {delimiter!r} in it in double quotes."
+                    )
                 yield number, {key: value for key, value in row.items() if value is not None}
         except UnicodeDecodeError:
-            raise InputError(f"{file}: not UTF-8 (somewhere after row {number}).") from None
+            raise InputError(
+                f"{file}: not UTF-8 (somewhere after row {number}); convert it with `iconv -t UTF-8`."
+            ) from None
         except csv.Error as error:
             raise InputError(f"{file}, row {number + 1}: malformed CSV: {error}.") from None
 
 
-def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
+def _read_columnar(file: Path, suffix: str) -> Iterator[tuple[int, Row]]:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ipc, parquet
 
     number = 0
     try:
-        for batch in parquet.ParquetFile(file).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        with open_bytes(file) as stream:
+            if suffix == ".parquet":
+                batches = parquet.ParquetFile(stream).iter_batches()
+            else:
+                batches = _arrow_batches(ipc, stream)
+            for batch in batches:
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
     except pyarrow.ArrowException as error:
-        raise InputError(f"{file}: malformed Parquet: {str(error)[:200]}.") from None
+        raise InputError(f"{file}: malformed {suffix[1:].capitalize()}: {one_line(error)}.") from None
 
 
-def text_field(row: Row, field: str, where: str) -> str:
-    """Return a field as stripped text.
-
-    A number is written in full (12345678901234567890.5), without a fraction of zeros (27.0 is "27"). A list of one
-    value is that value, and a conversation of one user's message is its content, as data sets for RL tools have them.
-
-    Args:
-        row: A row of a data file.
-        field: Its name; ``reward_model.ground_truth`` is ``ground_truth`` in the object ``reward_model``.
-        where: File and row, for the error.
-
-    Raises:
-        InputError: The field is missing, empty, or neither text nor a finite number.
-
-    >>> text_field({"answer": 27.0}, "answer", "data.jsonl, row 1"), text_field({"a": {"b": ["5"]}}, "a.b", "row 1")
-    ('27', '5')
-    """
-    value = _content(_find(row, field, where))
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not isinstance(value, str) and not is_number:
-        hint = _conversation_hint(value)
-        raise InputError(f"{where}: field {field!r} must be text or a finite number, got {str(value)[:40]!r}{hint}.")
-    text = str(value).strip()
-    if is_number and text.partition(".")[2].strip("0") == "":
-        text = text.partition(".")[0]
-    if not text:
-        raise InputError(f"{where}: field {field!r} must not be empty.")
-    if any("\ud800" <= character <= "\udfff" for character in text):  # JSON's escapes can spell them, no tokenizer can
-        raise InputError(f"{where}: field {field!r} must be valid Unicode, got half of a surrogate pair.")
-    return text
-
-
-def _find(row: Row, field: str, where: str) -> Any:
-    if field in row:
-        return row[field]
-    outer, _, inner = field.partition(".")
-    if inner and isinstance(row.get(outer), Mapping):
-        return _find(row[outer], inner, where)
-    nested = [
-        f"{name}.{key}"
-        for name, value in row.items()
-        if isinstance(value, Mapping)
-        for key in value
-        if key in (field, "ground_truth")
-    ]
-    hint = f"; set the field's name to {nested[0]!r}?" if nested else "."
-    raise InputError(f"{where}: must have the field {field!r}, got {sorted(map(str, row))}{hint}")
-
-
-def _content(value: Any) -> Any:
-    """Return the only value of a list, and the text of a conversation's only message."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, Mapping) and value.get("role") == "user" and isinstance(value.get("content"), str):
-        return value["content"]
-    return value
-
-
-def _conversation_hint(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(turn, Mapping) and "role" in turn for turn in value):
-        return " (a conversation of several messages: keep the user's question, and set `data.system_prompt`)"
-    if isinstance(value, list) and value:
-        return f" (a list of {len(value)} values: join them into one text, as '1, 2')"
-    return ""
+def _arrow_batches(ipc: Any, stream: Any) -> Iterator[Any]:
+    """Yield the batches of Arrow's file format, or of its stream format, which ``datasets`` writes."""
+    if stream.read(6) == b"ARROW1":
+        reader = ipc.open_file(stream)
+        yield from map(reader.get_batch, range(reader.num_record_batches))
+    else:
+        stream.seek(0)
+        yield from ipc.open_stream(stream)

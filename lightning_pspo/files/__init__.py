@@ -14,11 +14,12 @@ from lightning_pspo.files.atomic import (
     sync_to_disk,
     write_atomically,
 )
-from lightning_pspo.files.json_lines import read_objects, unique_keys
+from lightning_pspo.files.json_lines import COMPRESSED, open_bytes, read_objects, unique_keys
 from lightning_pspo.files.locks import locked, unlock
 from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml
 
 __all__ = [
+    "COMPRESSED",
     "PARTIAL",
     "DiskFullError",
     "as_size",
@@ -27,6 +28,7 @@ __all__ = [
     "is_full",
     "locked",
     "new_folder",
+    "open_bytes",
     "parse_yaml",
     "partial_name",
     "read_objects",

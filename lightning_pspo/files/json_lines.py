@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED = tuple(_OPENERS)
+"""Endings of compressed files that can be read."""
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file to be read; one whose name says that it is compressed is unpacked on the way."""
+    return cast("IO[bytes]", _OPENERS.get(path.suffix.lower(), open)(path, "rb"))
 
 
 def read_objects(
@@ -14,7 +26,7 @@ def read_objects(
     """Yield the number of each line that is not blank, from 1, its size in bytes, and the object in it.
 
     Args:
-        path: A file in UTF-8, with or without a byte order mark.
+        path: A file in UTF-8, with or without a byte order mark, compressed or not.
         unit: Word for a line in messages.
         parse: Parser of a line, which raises ValueError on malformed text.
 
@@ -22,7 +34,7 @@ def read_objects(
         ValueError: A line is not UTF-8, not JSON, or not an object; the message names a file of another format.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as stream:
+    with open_bytes(path) as stream:
         for number, line in enumerate(stream, start=1):
             where = f"{path}, {unit} {number}"
             try:

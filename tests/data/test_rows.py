@@ -7,7 +7,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lightning_pspo.data.rows import read_rows, text_field
+from lightning_pspo.data.columns import text_field
+from lightning_pspo.data.rows import read_rows
 from lightning_pspo.data.sources import GSM8K, JSONL
 from lightning_pspo.errors import InputError
 from lightning_pspo.types import Problem
@@ -43,10 +44,13 @@ ROW = {"question": "a", "answer": 1}
         (json.dumps(ROW).encode("utf-16"), "the file is UTF-16"),
         (json.dumps(ROW).encode("utf-16-le"), "the file is UTF-16"),
         (gzip.compress(json.dumps(ROW).encode(), mtime=0), "the file is compressed with gzip"),
-        (b'{"question": "a", "reward_model": {"ground_truth": 1}}', "name to 'reward_model.ground_truth'"),
         (
-            b'{"question": [{"role": "system", "content": "b"}, {"role": "user", "content": "c"}], "answer": 1}',
-            "a conversation of several messages: keep the user's question, and set `data.system_prompt`",
+            b'{"question": "a", "reward_model": {"ground_truth": 1}}',
+            "did you mean 'reward_model.ground_truth'",
+        ),
+        (
+            b'{"question": [{"role": "user", "content": "b"}, {"role": "user", "content": "c"}], "answer": 1}',
+            "must be a conversation with one question, got 2 user turns and 0 system turns",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sources of problems: benchmarks from the hub or from local files, JSON Lines files, and generated tasks."""
+"""Sources of problems: tables and data sets of any columns, published benchmarks, and generated tasks."""
 
 from lightning_pspo.data.sources.base import PromptSource, RowSource
 from lightning_pspo.data.sources.benchmarks import (
@@ -15,8 +15,8 @@ from lightning_pspo.data.sources.benchmarks import (
     OlympiadBench,
     SplitBenchmark,
 )
-from lightning_pspo.data.sources.jsonl import JSONL
 from lightning_pspo.data.sources.procedural import Procedural, held_out
+from lightning_pspo.data.sources.tables import JSONL, ColumnSource, HubDataset, Table
 
 __all__ = [
     "AIME24",
@@ -28,12 +28,15 @@ __all__ = [
     "SVAMP",
     "ASDiv",
     "Benchmark",
+    "ColumnSource",
     "Competition",
+    "HubDataset",
     "MinervaMath",
     "OlympiadBench",
     "Procedural",
     "PromptSource",
     "RowSource",
     "SplitBenchmark",
+    "Table",
     "held_out",
 ]

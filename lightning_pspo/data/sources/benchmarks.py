@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from lightning_pspo.data.rows import SUFFIXES, Row, read_rows, text_field
-from lightning_pspo.data.sources.base import RowSource, check_file
+from lightning_pspo.data.columns import Columns, text_field
+from lightning_pspo.data.hub import hub_rows
+from lightning_pspo.data.rows import SUFFIXES, Row, read_rows
+from lightning_pspo.data.sources.base import NumberedRow, RowSource, check_file
 from lightning_pspo.errors import InputError
-from lightning_pspo.grading import last_boxed
 from lightning_pspo.types import Problem
 
 _BRACKETED_UNIT = re.compile(r"\s*\([^()]*\)\s*$")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-
-
-def stated_answer(row: Row, where: str) -> str:
-    r"""Return the field ``answer`` of a row, or the last ``\boxed{}`` of its ``solution``, or raise InputError."""
-    if "answer" in row:
-        return text_field(row, "answer", where)
-    answer = last_boxed(text_field(row, "solution", where))
-    if answer is None:
-        raise InputError(f"{where}: must have the field 'answer', or a \\boxed{{}} answer in 'solution'.")
-    return answer
 
 
 @dataclass(eq=False)
@@ -33,7 +24,7 @@ class Benchmark(RowSource):
     """Rows from the hub or from a local file with the hub's field names.
 
     Args:
-        path: Local ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; None reads the hub.
+        path: Local ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet`` or ``.arrow`` file; None reads the hub.
         revision: Commit, tag or branch of the hub's data set; None for the newest.
 
     Raises:
@@ -47,6 +38,7 @@ class Benchmark(RowSource):
     hub_id: ClassVar[str]
     hub_config: ClassVar[str | None] = None
     hub_split: ClassVar[str] = "test"
+    columns: ClassVar[Columns]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,26 +54,21 @@ class Benchmark(RowSource):
         return str(self.path) if self.path else f"{self.hub_id}, split {self._split}"
 
     @property
+    def _columns(self) -> Columns:
+        return self.columns
+
+    @property
     def _split(self) -> str:
         return self.hub_split
 
-    def _id(self, number: int) -> str:
-        return f"{type(self).__name__.lower()}-{self._split}-{number}"
-
-    def _rows(self) -> Iterator[tuple[int, Row]]:
-        return read_rows(Path(self.path)) if self.path else self._hub_rows()
-
-    def _hub_rows(self) -> Iterator[tuple[int, Row]]:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(self.hub_id, self.hub_config, split=self._split, revision=self.revision)
-        except Exception as error:  # the hub's libraries raise a dozen unrelated types
-            raise InputError(
-                f"{self.hub_id} (split {self._split}) cannot be read from the hub: {str(error)[:200]}. Set `path` of "
-                f"{type(self).__name__} to a local {', '.join(SUFFIXES)} file with the same fields."
-            ) from error
-        yield from enumerate(rows, start=1)
+    def _rows(self) -> Iterator[NumberedRow]:
+        if self.path:
+            rows = read_rows(Path(self.path))
+        else:
+            hub = hub_rows(self.hub_id, self.hub_config, self._split, self.revision, instead=type(self).__name__)
+            rows = enumerate(hub, start=1)
+        for number, row in rows:
+            yield f"{self.origin}, row {number}", f"{type(self).__name__.lower()}-{self._split}-{number}", row
 
 
 @dataclass(eq=False, kw_only=True)
@@ -105,14 +92,7 @@ class GSM8K(SplitBenchmark):
 
     hub_id = "openai/gsm8k"
     hub_config = "main"
-
-    def _problem(self, row: Row, number: int, where: str) -> Problem:
-        _, marker, answer = text_field(row, "answer", where).rpartition("####")
-        if not marker or not answer.strip():
-            raise InputError(
-                f"{where}: field 'answer' must have the final answer after ####, got {marker + answer!r:.60}."
-            )
-        return Problem(self._id(number), text_field(row, "question", where), answer.strip())
+    columns = Columns(question=("question",), answer=("answer",), rule="hash")
 
 
 @dataclass(eq=False)
@@ -123,9 +103,7 @@ class MATH(SplitBenchmark):
     """
 
     hub_id = "nlile/hendrycks-MATH-benchmark"
-
-    def _problem(self, row: Row, number: int, where: str) -> Problem:
-        return Problem(self._id(number), text_field(row, "problem", where), stated_answer(row, where))
+    columns = Columns(question=("problem",), answer=("answer", "solution"), rule="plain")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -136,14 +114,8 @@ class SVAMP(SplitBenchmark):
     """
 
     hub_id = "ChilleD/SVAMP"
+    columns = Columns(question=("question_concat", "{Body} {Question}"), answer=("Answer",), rule="plain")
     split: Literal["train", "test"] = "test"
-
-    def _problem(self, row: Row, number: int, where: str) -> Problem:
-        if "question_concat" in row:
-            question = text_field(row, "question_concat", where)
-        else:
-            question = f"{text_field(row, 'Body', where)} {text_field(row, 'Question', where)}"
-        return Problem(self._id(number), question, text_field(row, "Answer", where))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -159,16 +131,16 @@ class ASDiv(Benchmark):
 
     hub_id = "EleutherAI/asdiv"
     hub_split = "validation"
+    columns = Columns(question=("{body} {question}",), answer=("answer",), rule="plain")
     numeric_only: bool = True
 
-    def _problem(self, row: Row, number: int, where: str) -> Problem | None:
-        question = f"{text_field(row, 'body', where)} {text_field(row, 'question', where)}"
-        answer = text_field(row, "answer", where)
-        bare = _BRACKETED_UNIT.sub("", answer)
+    def _problem(self, row: Row, identity: str, where: str) -> Problem | None:
+        problem = super()._problem(row, identity, where)
+        bare = _BRACKETED_UNIT.sub("", problem.answer)
         if _PLAIN_NUMBER.fullmatch(bare):
-            return Problem(self._id(number), question, bare)
+            return replace(problem, answer=bare)
         # "-(1/3)" and "5 (cm); 6 (cm)" end in a bracket that is not a unit of the whole answer.
-        return None if self.numeric_only else Problem(self._id(number), question, answer)
+        return None if self.numeric_only else problem
 
 
 @dataclass(eq=False)
@@ -179,17 +151,16 @@ class Competition(Benchmark):
     ``\boxed{}`` of ``solution``.
     """
 
-    def _problem(self, row: Row, number: int, where: str) -> Problem:
-        question = text_field(row, "problem" if "problem" in row else "question", where)
-        return Problem(self._id(number), question, self._answer(row, where))
+    columns = Columns(question=("problem", "question"), answer=("answer", "final_answer", "solution"), rule="plain")
 
-    def _answer(self, row: Row, where: str) -> str:
-        if "answer" in row or "final_answer" not in row:
-            return stated_answer(row, where)
-        answers = row["final_answer"]
-        if not isinstance(answers, list) or not answers:
-            raise InputError(f"{where}: field 'final_answer' must be a list of answers, got {str(answers)[:40]!r}.")
-        return ", ".join(text_field({"final_answer": answer}, "final_answer", where) for answer in answers)
+    def _problem(self, row: Row, identity: str, where: str) -> Problem | None:
+        answers = row.get("final_answer")
+        if answers is not None and "answer" not in row:
+            if not isinstance(answers, list) or not answers:
+                raise InputError(f"{where}: field 'final_answer' must be a list of answers, got {str(answers)[:40]!r}.")
+            texts = (text_field({"final_answer": answer}, "final_answer", where) for answer in answers)
+            row = {**row, "final_answer": ", ".join(texts)}
+        return super()._problem(row, identity, where)
 
 
 @dataclass(eq=False)
@@ -206,9 +177,11 @@ class AIME24(Competition):
     hub_id = "HuggingFaceH4/aime_2024"
     hub_split = "train"
 
-    def _answer(self, row: Row, where: str) -> str:
-        answer = super()._answer(row, where)
-        return str(int(answer)) if answer.isdecimal() else answer  # the contest writes 025
+    def _problem(self, row: Row, identity: str, where: str) -> Problem | None:
+        problem = super()._problem(row, identity, where)
+        if problem is None or not problem.answer.isdecimal():
+            return problem
+        return replace(problem, answer=str(int(problem.answer)))  # the contest writes 025
 
 
 @dataclass(eq=False)

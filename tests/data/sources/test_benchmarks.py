@@ -76,7 +76,7 @@ def test_asdiv_strips_the_unit_and_says_how_many_rows_it_leaves_out(tmp_path, ca
         ("asdiv-validation-7", "7"),
     ]
     assert numeric[0].question == "A. B0?"
-    assert "left out 4 rows" in caplog.text
+    assert "kept 3 rows, 4 left out, the first: its answer is not one number" in caplog.text
     everything = [problem.answer for problem in ASDiv(file, numeric_only=False).load()]
     assert everything == ["9", "Mrs. Hilt", "5 (cm); 6 (cm)", "-(1/3)", "5:6", "14.2", "7"]
 
@@ -120,7 +120,7 @@ def test_settings_are_checked_before_any_work(tmp_path):
             source(tmp_path / "none.jsonl")
         with pytest.raises(InputError, match="`limit` must be at least 1, got 0"):
             source(path=write_rows(tmp_path, {}), limit=0)
-    with pytest.raises(InputError, match=r"`path` must end in one of .jsonl, .json, .csv, .parquet, got '.*data.txt'"):
+    with pytest.raises(InputError, match=r"`path` must end in one of .jsonl, .*, .arrow, got '.*data.txt'"):
         GSM8K(file)
     with pytest.raises(InputError, match="`path` must be a file"):
         JSONL(tmp_path)
@@ -133,7 +133,7 @@ def test_a_hub_failure_names_the_data_set_and_the_way_out(tmp_path, monkeypatch)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(
-        InputError, match=r"openai/gsm8k \(split test\) cannot be read from the hub.*Set `path` of GSM8K"
+        InputError, match=r"openai/gsm8k \(split test\) cannot be read from the hub.*set `path` of GSM8K"
     ):
         GSM8K(split="test").load()
 
