@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/settings.md, run as they stand on small data, in the order of the page."""
+"""The commands of the README, docs/settings.md and docs/use.md, run as they stand on small data, page by page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.hub_server import HubServer
+from tests.support.processes import ended, start
 
 ROOT = Path(__file__).resolve().parents[2]
 # What makes a command short; everything else is the page's.
@@ -51,21 +54,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return folder
 
 
-def run(folder: Path, words: list[str]) -> str:
-    """Run a command of the page, shortened; return what it printed."""
+def run(folder: Path, words: list[str], **variables: str) -> str:
+    """Run a command of the page, shortened, with more variables in the environment; return what it printed."""
     assert words[0] == "lightning-pspo"
     shorter = [] if {"--print_config", "--model.surrogate.help"} & set(words) else SHORTER.get(words[1], [])
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_pspo", *words[1:], *shorter],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    arguments = [*words[1:], *shorter]
+    if variables:  # some are read while libraries are imported
+        command = [sys.executable, "-m", "lightning_pspo", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=400, check=False
+        )
+        status, output, errors = done.returncode, done.stdout, done.stderr
+    else:
+        status, output = ended(start(arguments, folder), seconds=400)
+        errors = ""
+    assert status == 0, f"{shlex.join(words)}\n{output[-5000:]}\n{errors[-3000:]}"
+    return output
 
 
 @pytest.mark.slow
@@ -95,3 +99,25 @@ def test_the_settings_page(folder: Path) -> None:
     assert "num_rollouts: 30" in printed[0]
     assert "alpha" in printed[1]
     assert all(source in printed[2] for source in ("gsm8k", "svamp", "asdiv", "math500"))
+
+
+@pytest.mark.slow
+def test_the_page_on_using_the_result(folder: Path) -> None:
+    if not (folder / "runs/quickstart").exists():
+        run(folder, ["lightning-pspo", "fit", "--config", "quickstart"])
+    shutil.rmtree(folder / "my-export", ignore_errors=True)
+    export, serve, push, *adapters = commands("docs/use.md")
+    run(folder, export)
+    assert serve[:3] == ["transformers", "serve", "my-export"]
+    serving = subprocess.check_output([Path(sys.executable).with_name("transformers"), "serve", "--help"], text=True)
+    assert "Requires FastAPI" in serving
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/use.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=folder, text=True).strip()
+    for words in adapters:
+        run(folder, words)
+    assert (folder / "my-merged/model.safetensors").exists()
+    with HubServer() as hub:
+        plain = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_writer", "HF_ENDPOINT": hub.url}
+        assert run(folder, push, **plain).splitlines()[-1] == f"{hub.url}/me/my-model"
+        hub.shutdown()
+    assert len(hub.repos["me/my-model"]["files"]["model.safetensors"]) > 1_000_000

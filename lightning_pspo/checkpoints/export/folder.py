@@ -24,6 +24,7 @@ from lightning_pspo.files import new_folder
 from lightning_pspo.policy.adapters import prepare_quantized, quantized_loading
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import EMBEDDED
+from lightning_pspo.progress import begin
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -74,6 +75,7 @@ def export(
         raise InputError(f"`output` must not be a mounted file system, got {output}: name a new folder in it.")
     path = newest_checkpoint(checkpoint)
     with new_folder(output) as folder:  # made first: reading a large model takes minutes
+        begin("reading the checkpoint")
         policy, description = read_policy(path, base=base, trust_remote_code=trust_remote_code)
         if merge and policy.lora is None:
             raise InputError(
@@ -84,6 +86,7 @@ def export(
             raise InputError(
                 "the adapter's base model is on this machine only, nobody else could load it: add --merge."
             )
+        begin("writing the folder")
         live = probe_logits(policy.causal_lm, policy.tokenizer)
         if policy.lora is not None and not merge:
             kind, model = _write_adapter(policy, folder, output, getattr(torch, dtype)), policy.causal_lm
@@ -97,6 +100,7 @@ def export(
         write_generation_config(policy, folder)
         if (config := newest_config(path)) is not None:
             shutil.copyfile(config, folder / CONFIG_COPY)
+        begin("reading the folder back")
         policy.model = None  # one copy less while the folder is read back
         del model
         loaded = probe_logits(_load(folder, policy, kind), policy.tokenizer)

@@ -74,7 +74,8 @@ def push(made: Export, repo_id: str, *, private: bool = True) -> str:
         for path in made.folder.rglob("*")
         if path.is_file() and path.name != CONFIG_COPY
     }
-    by_hand = f"hf upload {repo_id} {made.folder} --exclude {CONFIG_COPY}"
+    visible = "--private " if private else ""
+    by_hand = f"hf upload {repo_id} {made.folder} {visible}--exclude {CONFIG_COPY}"
     with _explained(repo_id, f" The export itself is complete; go on with `{by_hand}`."):
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(

@@ -126,7 +126,10 @@ def test_a_push_that_fails_is_not_called_done(
     line = printed.err.splitlines()[-1]
     assert f"{name} was not pushed: " in line
     assert reason in line
-    assert f"The export itself is complete; go on with `hf upload {name} {output} --exclude {CONFIG_COPY}`" in line
+    assert (
+        f"The export itself is complete; go on with `hf upload {name} {output} --private --exclude {CONFIG_COPY}`"
+        in line
+    )
     assert (output / "model.safetensors").is_file()
     assert lose or not hub.repos.get(name, {}).get("files")
 
