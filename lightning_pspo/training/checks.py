@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -125,28 +125,49 @@ def check_plugins(plugins: Any) -> None:
 
 def check_fit(trainer: Trainer) -> None:
     """Refuse settings that would cut or repeat a run, that the loop cannot honour, or that forbid a backward pass."""
-    if trainer.validate_loop.inference_mode:
-        raise InputError("`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.")
-    for name, (neutral, mend) in _FIXED.items():
-        value = getattr(trainer, name)
-        if value != neutral and not (name == "max_steps" and trainer.fast_dev_run):  # type: ignore[attr-defined]
-            shown = "null" if neutral is None else f"{neutral:g}"
-            raise InputError(f"`trainer.{name}` must be {shown} ({mend}), got {getattr(value, 'value', value)}.")
-    for name, minimum in _LEAST.items():
-        value = getattr(trainer, name)
-        if isinstance(value, int | float) and value < minimum:
-            raise InputError(f"`trainer.{name}` must be at least {minimum}, got {value}.")
-    if trainer.val_check_interval == 0:
-        raise InputError("`trainer.val_check_interval` must be greater than 0, got 0.")
+    values: dict[str, Any] = {name: getattr(trainer, name, None) for name in (*_FIXED, *_LEAST, "val_check_interval")}
+    values["inference_mode"] = trainer.validate_loop.inference_mode
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        values["max_steps"] = -1  # its own
+    for _, message in refusals(values):
+        raise InputError(message)
     check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def refusals(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each setting of the Trainer that no run can have, with the reason; None stands for a default.
+
+    >>> next(refusals({"max_epochs": 3}))
+    ('max_epochs', '`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got 3.')
+    """
+    if trainer.get("inference_mode"):
+        yield (
+            "inference_mode",
+            "`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.",
+        )
+    for name, (neutral, mend) in _FIXED.items():
+        value = trainer.get(name)
+        if value != neutral and (value is not None or name == "max_epochs"):
+            shown = "null" if neutral is None else f"{neutral:g}"
+            yield name, f"`trainer.{name}` must be {shown} ({mend}), got {getattr(value, 'value', value)}."
+    for name, minimum in _LEAST.items():
+        if isinstance(value := trainer.get(name), int | float) and value < minimum:
+            yield name, f"`trainer.{name}` must be at least {minimum}, got {value}."
+    if trainer.get("val_check_interval") == 0:
+        yield "val_check_interval", "`trainer.val_check_interval` must be greater than 0, got 0."
 
 
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
     """Refuse callbacks of Lightning that change training in ways that this loop cannot honour."""
     for callback in callbacks:
-        for unusable, reason in _UNUSABLE.items():
-            if isinstance(callback, unusable):
-                raise InputError(f"`trainer.callbacks` must not hold {type(callback).__name__}: {reason}.")
+        if (reason := unusable(type(callback))) is not None:
+            raise InputError(reason)
+
+
+def unusable(kind: type) -> str | None:
+    """Return why a class of callbacks cannot be used; None if it can."""
+    reason = next((reason for base, reason in _UNUSABLE.items() if issubclass(kind, base)), None)
+    return None if reason is None else f"`trainer.callbacks` must not hold {kind.__name__}: {reason}."
 
 
 def run_every_rollout_of_a_trial(trainer: Trainer) -> None:

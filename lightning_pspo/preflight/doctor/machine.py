@@ -19,19 +19,10 @@ from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.errors import InputError
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject, size
-from lightning_pspo.training.checks import PRECISIONS, check_trainer
+from lightning_pspo.training.checks import PRECISIONS, check_trainer, refusals, unusable
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 _LARGE_FOR_A_CPU = 300_000_000
-_LENGTH = "data.num_rollouts sets the length"
-_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
-    "max_epochs": ((1,), f"1; {_LENGTH}"),
-    "max_steps": ((-1, None), f"-1; {_LENGTH}"),
-    "inference_mode": ((False, None), "false"),
-    "accumulate_grad_batches": ((1, None), "1"),
-    "gradient_clip_val": ((None, 0), "null; the bound is model.max_grad_norm"),
-}
-"""Setting of the trainer -> values that a run accepts, and the recommended one."""
 
 
 def count_parameters(subject: Subject) -> int:
@@ -66,10 +57,12 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     if subject.data.prompts_per_rollout % world:
         text = f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused."
         yield error("prompts_per_rollout", text, f"data.prompts_per_rollout: a multiple of {world}")
-    for name, (accepted, change) in _RULES.items():
-        if trainer.get(name) not in accepted:
-            yield error(name, f"trainer.{name} is {trainer[name]}: the run is refused.", f"trainer.{name}: {change}")
-    for name in ("fast_dev_run", "overfit_batches", "detect_anomaly"):
+    for name, refusal in refusals(trainer):
+        yield error(name, f"the run is refused: {refusal}", f"trainer.{name}")
+    for path, _ in subject.callback_paths:
+        if (refusal := unusable(_imported(path))) is not None:
+            yield error("callbacks", f"the run is refused: {refusal}", f"trainer.callbacks: without {path}")
+    for name in ("fast_dev_run", "detect_anomaly"):
         if trainer.get(name):
             yield warning(name, f"trainer.{name} is {trainer[name]}: a trial, not a run.", f"trainer.{name}: false")
     if not subject.module.policy.lora and subject.module.policy.dtype == "bfloat16":
@@ -80,8 +73,12 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
 def _strategy(setting: Any) -> Any:
     if not isinstance(setting, Mapping):
         return setting or "auto"
-    module, _, name = str(setting["class_path"]).rpartition(".")
-    return getattr(importlib.import_module(module), name)(**(setting.get("init_args") or {}))
+    return _imported(setting["class_path"])(**(setting.get("init_args") or {}))
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _device(trainer: Trainer) -> str:

@@ -70,13 +70,18 @@ class Subject:
         return max(1, self.data.prompts_per_rollout // self.world_size)
 
     @property
-    def callbacks(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """Class name and arguments of each callback."""
+    def callback_paths(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Class path and arguments of each callback."""
         entries = self.trainer.get("callbacks") or []
         return [
-            (str(entry.get("class_path", "")).rpartition(".")[2], entry.get("init_args") or {})
+            (str(entry.get("class_path", "")), entry.get("init_args") or {})
             for entry in (entries if isinstance(entries, list) else [entries])
         ]
+
+    @property
+    def callbacks(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Class name and arguments of each callback."""
+        return [(path.rpartition(".")[2], arguments) for path, arguments in self.callback_paths]
 
     def callback(self, name: str) -> Mapping[str, Any] | None:
         """Return the arguments of the callback of class ``name``; None if the run has no such callback."""

@@ -132,7 +132,9 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
         (["--trainer.strategy=fsdp"], "strategy", "(?i)strategy"),
         (["--trainer.devices=3", "--trainer.strategy=ddp"], "prompts_per_rollout", "4 prompts per rollout on 3 ranks"),
         (["--trainer.accelerator=cuda"], "accelerator", "(?i)accelerator|cuda"),
-        (["--trainer.max_epochs=3"], "max_epochs", "max_epochs is 3"),
+        (["--trainer.max_epochs=3"], "max_epochs", "`trainer.max_epochs` must be 1"),
+        (["--trainer.overfit_batches=2"], "overfit_batches", "`trainer.overfit_batches` must be 0"),
+        (["--trainer.callbacks+=EMAWeightAveraging"], "callbacks", "must not hold EMAWeightAveraging"),
         (["--trainer.gradient_clip_val=1.0"], "gradient_clip_val", "gradient_clip_val"),
     ],
 )
