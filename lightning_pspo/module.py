@@ -33,6 +33,7 @@ from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
+from lightning_pspo.training.memory import check_rollout_fits
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.non_finite import refusal_of_step
 from lightning_pspo.training.passes import Pass, StepOutput, Update
@@ -275,8 +276,21 @@ class PSPOModule(TrainableModule):
         """Refuse what this loop cannot honour."""
         super().setup(stage)
         if stage == "fit":
-            rows = training_loader(self.trainer).prompts_per_rollout * self.group_size
+            prompts = training_loader(self.trainer).prompts_per_rollout
+            rows = prompts * self.group_size
             check_at_most("minibatches_per_rollout", self.minibatches_per_rollout, rows, "the rollout's rows")
+            self.check_memory(prompts // self.trainer.world_size, self.trainer.strategy.root_device.type)
+
+    def check_memory(self, prompts: int, device: str) -> None:
+        """Refuse a rollout of ``prompts`` on one rank that could not fit; see `check_rollout_fits`."""
+        check_rollout_fits(
+            prompts=prompts,
+            group_size=self.group_size,
+            tokens=self.sampling.max_new_tokens,
+            max_rows=getattr(self.engine, "max_rows", 0),
+            vocabulary=self.policy.vocab_size,
+            device=device,
+        )
 
     def configure_model(self) -> None:
         """Load the policy's weights, once, and keep them as the reference if there is a KL term."""

@@ -20,6 +20,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject, size
 from lightning_pspo.training.checks import PRECISIONS, check_trainer, refusals, unusable
+from lightning_pspo.training.memory import machine_bytes
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 _LARGE_FOR_A_CPU = 300_000_000
@@ -54,6 +55,7 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     else:
         yield fine("devices", f"{type(built.strategy).__name__} on {built.num_devices} x {_device(built)}.")
         yield from _precision(built, str(options.get("precision", "")))
+        yield from _memory(subject, _device(built))
     if subject.data.prompts_per_rollout % world:
         text = f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused."
         yield error("prompts_per_rollout", text, f"data.prompts_per_rollout: a multiple of {world}")
@@ -83,6 +85,13 @@ def _imported(path: str) -> Any:
 
 def _device(trainer: Trainer) -> str:
     return str(trainer.strategy.root_device.type)
+
+
+def _memory(subject: Subject, device: str) -> Iterator[Finding]:
+    try:
+        subject.module.check_memory(subject.prompts, device)
+    except InputError as refusal:
+        yield error("memory", f"the run is refused: {refusal}", "data.prompts_per_rollout, model.group_size: fewer")
 
 
 def _precision(trainer: Trainer, setting: str) -> Iterator[Finding]:
@@ -220,12 +229,8 @@ def available_mib(device: str, own_mib: float) -> float:
     It is the GPU's, or the machine's within its control group's limit.
     """
     if device == "cuda":
-        return float(torch.cuda.get_device_properties(0).total_memory) / 2**20
-    free = psutil.virtual_memory().available
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(name).is_file() and (text := Path(name).read_text().strip()).isdecimal():
-            free = min(free, int(text))
-    return free / 2**20 + own_mib
+        return machine_bytes(device) / 2**20
+    return min(psutil.virtual_memory().available, machine_bytes(device)) / 2**20 + own_mib
 
 
 def _existing(path: Path) -> Path:

@@ -135,6 +135,11 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
         (["--trainer.max_epochs=3"], "max_epochs", "`trainer.max_epochs` must be 1"),
         (["--trainer.overfit_batches=2"], "overfit_batches", "`trainer.overfit_batches` must be 0"),
         (["--trainer.callbacks+=EMAWeightAveraging"], "callbacks", "must not hold EMAWeightAveraging"),
+        (
+            ["--model.group_size=100000", "--data.prompts_per_rollout=99999"],
+            "memory",
+            "99999 prompts x 100000 completions",
+        ),
         (["--trainer.gradient_clip_val=1.0"], "gradient_clip_val", "gradient_clip_val"),
     ],
 )
