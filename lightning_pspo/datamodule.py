@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,9 +26,9 @@ class MathDataModule(pl.LightningDataModule):
     """Serves maths problems as tokenised prompts.
 
     Args:
-        tokenizer: The policy's tokenizer; linked by the command line.
+        tokenizer: The policy's tokenizer; None takes that of the module when a Trainer connects the two.
         max_prompt_tokens: Longest prompt that leaves room for a completion in the model's context; None for no limit.
-            Linked by the command line.
+            Taken from the module together with the tokenizer; linked by the command line.
         train: Source of training problems.
         val: Name -> source, for ``validate`` and for validation during ``fit``.
         test: Name -> source, for ``test``.
@@ -52,7 +52,7 @@ class MathDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         max_prompt_tokens: int | None = None,
         train: PromptSource | None = None,
@@ -78,7 +78,7 @@ class MathDataModule(pl.LightningDataModule):
             check_date(date := date or datetime.now().date().isoformat())
         except ValueError as error:
             raise InputError(str(error)) from error
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.max_prompt_tokens = max_prompt_tokens
         self.train = train
         self.val = dict(val or {})
@@ -94,6 +94,25 @@ class MathDataModule(pl.LightningDataModule):
         self.date = date
         self.seed = seed
         self._encoded: dict[str, list[EncodedProblem]] = {}
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the prompts.
+
+        Raises:
+            InputError: None was given, and no Trainer has connected the data with a module.
+        """
+        if self._tokenizer is None:
+            module: Any = None if self.trainer is None else self.trainer.lightning_module
+            if module is None:
+                raise InputError(
+                    "`tokenizer` of MathDataModule is taken from the module once a Trainer connects the two: give "
+                    "`tokenizer=module.policy.tokenizer` to use the data without a Trainer."
+                )
+            self._tokenizer = module.policy.tokenizer
+            if self.max_prompt_tokens is None:
+                self.max_prompt_tokens = module.max_prompt_tokens
+        return self._tokenizer
 
     def setup(self, stage: str) -> None:
         """Load, encode and check every source of the stage, before any model is touched.

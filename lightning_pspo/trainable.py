@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,18 +17,26 @@ from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_optimizer, check_policy, save_optimizer_settings
 from lightning_pspo.checkpoints.export.reading import read_policy
+from lightning_pspo.data.loaders import EncodedProblem, collate
+from lightning_pspo.data.prompts import PLAIN_TEMPLATE, encode_prompt
 from lightning_pspo.errors import InputError
-from lightning_pspo.evaluation.module import SamplingModule
+from lightning_pspo.evaluation.module import EVALUATION_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
 from lightning_pspo.objective.schedules import Constant, Schedule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
-from lightning_pspo.training.checks import act_after_validations, check_fit, run_every_rollout_of_a_trial
+from lightning_pspo.training.checks import (
+    act_after_validations,
+    check_fit,
+    run_every_rollout_of_a_trial,
+    take_defaults,
+)
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
+from lightning_pspo.types import Problem
 
 
 class TrainableModule(SamplingModule):
@@ -109,8 +119,59 @@ class TrainableModule(SamplingModule):
         module.configure_model()
         return module
 
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Longest prompt that leaves room for a completion in the model's context; None for no limit."""
+        context = self.policy.context_length
+        return None if context is None else context - self.longest_completion
+
+    def complete(
+        self,
+        questions: Sequence[str],
+        *,
+        temperature: float | None = None,
+        max_new_tokens: int | None = None,
+        system_prompt: str | None = None,
+        template: str = PLAIN_TEMPLATE,
+    ) -> list[str]:
+        """Return the policy's completion of each question, with or without a Trainer.
+
+        A question is put into the tokenizer's chat template, or into ``template`` if there is none. A completion is
+        keyed by the module's seed and its place in the list: the same call gives the same texts, and a question that
+        occurs twice gets two samples.
+
+        Args:
+            questions: Texts of the user's turn.
+            temperature: At least 0, which is greedy; None for that of ``sampling``.
+            max_new_tokens: Token limit, at least 1; None for that of ``sampling``.
+            system_prompt: Text of the system turn; None for none. A checkpoint does not know that of its run.
+            template: Prompt for tokenizers without a chat template.
+
+        Raises:
+            InputError: A setting is out of range, a prompt cannot be made, or it is too long.
+        """
+        if isinstance(questions, str):
+            raise InputError("`questions` must be a list of texts, got one text: put it into brackets.")
+        if not questions:
+            return []
+        changes = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+        settings = replace(self.sampling, **{name: value for name, value in changes.items() if value is not None})
+        encode = partial(encode_prompt, self.policy.tokenizer, system_prompt=system_prompt, template=template)
+        try:
+            rows = [EncodedProblem(Problem(str(i), text, ""), encode(text)) for i, text in enumerate(questions)]
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if self.policy.model is None:
+            self.configure_model()
+        prompts = collate("complete", rows, range(len(rows)), [True] * len(rows), self.policy.pad_id).to(self.device)
+        completions = self.sample(prompts, 1, settings, EVALUATION_NOISE)
+        lengths = completions.completion_mask.sum(dim=1).tolist()
+        ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
+        return list(self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True))
+
     def configure_callbacks(self) -> list[Callback]:
         """Refuse settings of the trainer that the loop cannot honour, before Lightning does without the way out."""
+        take_defaults(self.trainer)
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_fit(self.trainer)
         return []

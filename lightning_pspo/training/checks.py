@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import Sharding, sharding_of
@@ -51,6 +53,9 @@ _FIXED: dict[str, tuple[float | None, str]] = {
     "accumulate_grad_batches": (1, _ACCUMULATES),
     "overfit_batches": (0, "give `data.train` a small `limit`, and `data.val` the same"),
 }
+
+_EPOCHS, _LOG_EVERY = 1000, 50  # what Lightning takes for `max_epochs` and `log_every_n_steps` that are not given
+warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # it is 1 then: see take_defaults
 
 _LEAST = {"num_sanity_val_steps": -1, "log_every_n_steps": 1}
 
@@ -121,6 +126,27 @@ def check_plugins(plugins: Any) -> None:
         name = entry if isinstance(entry, str) else getattr(entry, "class_path", "")
         if str(name).rpartition(".")[2] == BitsandbytesPrecision.__name__:
             raise InputError(_NOT_LIGHTNINGS)
+
+
+def take_defaults(trainer: Trainer) -> None:
+    """Replace what Lightning takes for settings that were not given by what the loop needs.
+
+    ``max_epochs`` 1000 becomes 1, since an epoch is the run; ``log_every_n_steps`` 50 becomes 1, since a batch is a
+    rollout; evaluation runs without gradients, but not in ``inference_mode``, whose tensors no update could use.
+
+    Raises:
+        InputError: The trainer has finished a run, which it would not repeat.
+    """
+    for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+        loop.inference_mode = False
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    if trainer.max_epochs == _EPOCHS:
+        trainer.fit_loop.max_epochs = 1
+    if trainer.log_every_n_steps == _LOG_EVERY:  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
+    if trainer.fit_loop.epoch_progress.current.processed and trainer.ckpt_path is None:
+        raise InputError("This Trainer has finished its run: make a new one, which goes on from the module's weights.")
 
 
 def check_fit(trainer: Trainer) -> None:
