@@ -1,0 +1,38 @@
+"""The program of docs/python.md runs as it stands and goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+
+from lightning_pspo.errors import InputError
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_program_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len([line for line in program.splitlines() if line]) <= 12
+    names: dict[str, Any] = {}
+    exec(program, names)
+    trainer, module, data = (names[name] for name in ("trainer", "module", "data"))
+    assert trainer.global_step == 4
+    assert trainer.log_every_n_steps == 1
+    assert len(module.complete(["What is 1 + 1?", "What is 2 + 2?"])) == 2
+    with pytest.raises(InputError, match="put it into brackets"):
+        module.complete("What is 1 + 1?")
+    with pytest.raises(InputError, match="has finished its run"):
+        trainer.fit(module, data)
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    loaded = names["PSPOModule"].load_from_checkpoint(checkpoint)
+    question = ["What is 3 + 4 + 5?"]
+    assert loaded.complete(question, temperature=0) == module.to("cpu").complete(question, temperature=0)
+    with pytest.raises(InputError, match="once a Trainer connects"):
+        _ = names["MathDataModule"]().tokenizer
+    assert L.Trainer(logger=False, enable_checkpointing=False).validate(module, data)
