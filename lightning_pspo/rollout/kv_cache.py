@@ -1,5 +1,6 @@
 """The key-value cache of a decoding batch: written in place, grown by chunks, narrowed as rows finish.
 
+It holds what attention multiplies: under autocast the states in its dtype, which would else be cast at every token.
 ``transformers.DynamicCache`` copies its content at each token. Here a token is written into a buffer, and a full buffer
 is replaced by one that is a chunk longer and as wide as the remaining rows, so that the cache is never both long and
 wide if most rows end early.
@@ -11,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+
+from lightning_pspo.policy.head import compute_dtype
 
 CHUNK = 64
 """Tokens by which a buffer grows: few copies, little unused memory, few different shapes for the allocator."""
@@ -21,19 +24,20 @@ CHUNK = 64
 class GrowingLayer(CacheLayerMixin):
     """Keys and values of one full-attention layer, with the interface of transformers' cache layers.
 
-    ``keys`` and ``values`` are buffers (rows, heads, capacity, head dimension), used up to ``length``.
+    ``keys`` and ``values`` are buffers (rows, heads, capacity, head dimension) of a dtype, used up to ``length``.
     """
 
     is_sliding = False
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.length = 0
+        self.dtype = dtype
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make empty buffers that fit the first states."""
-        self.keys: Any = key_states[:, :, :0]
-        self.values: Any = value_states[:, :, :0]
+        self.keys: Any = key_states[:, :, :0].to(self.dtype)
+        self.values: Any = value_states[:, :, :0].to(self.dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -84,22 +88,43 @@ class GrowingLayer(CacheLayerMixin):
         self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
 
 
+class SlidingLayer(DynamicSlidingWindowLayer):
+    """Keys and values of one sliding-window layer, kept in a dtype."""
+
+    def __init__(self, window: int, dtype: torch.dtype) -> None:
+        super().__init__(sliding_window=window)  # type: ignore[no-untyped-call]
+        self.kept = dtype
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (rows, heads, new, head dimension) states; return all that the new tokens may see."""
+        states: tuple[Tensor, Tensor] = super().update(
+            key_states.to(self.kept), value_states.to(self.kept), *args, **kwargs
+        )
+        return states
+
+
 def layer_types(config: PreTrainedConfig) -> set[type]:
     """Return the classes of cache layer that transformers uses for a model."""
     return {type(layer) for layer in DynamicCache(config=config).layers}
 
 
-def growing_cache(config: PreTrainedConfig) -> Cache:
-    """Return an empty cache for a model: transformers' layers for sliding windows, growing ones for full attention."""
-    layers = DynamicCache(config=config).layers
-    return Cache(layers=[GrowingLayer() if type(layer) is DynamicLayer else layer for layer in layers])
+def growing_cache(model: PreTrainedModel) -> Cache:
+    """Return an empty cache for a model, in the dtype that its attention computes in."""
+    dtype = compute_dtype(model)
+
+    def kept(layer: Any) -> Any:
+        sliding = type(layer) is DynamicSlidingWindowLayer
+        return SlidingLayer(layer.sliding_window, dtype) if sliding else GrowingLayer(dtype)
+
+    return Cache(layers=[kept(layer) for layer in DynamicCache(config=model.config).layers])
 
 
 class PromptCache:
     """Keys and values of B prompts at full-attention layers, stored once for all completions of a prompt."""
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self.mask = mask  # (B, P) bool, left-padded
+        self.dtype = dtype
         self.keys: list[Tensor] = []  # (B, heads, P, head dimension) for each layer, zeros where ``mask`` is False
         self.values: list[Tensor] = []
 
@@ -110,7 +135,8 @@ class PromptCache:
             for stored, states in ((self.keys, layer.keys), (self.values, layer.values)):
                 rows, heads, length, width = states.shape
                 if len(stored) == index:  # zeros, because masked states must be finite too
-                    stored.append(states.new_zeros(len(self.mask), heads, self.mask.shape[1], width))
+                    shape = len(self.mask), heads, self.mask.shape[1], width
+                    stored.append(states.new_zeros(shape, dtype=self.dtype))
                 stored[index][start : start + rows, :, self.mask.shape[1] - length :] = states
 
     def select(self, indices: Tensor) -> None:

@@ -78,6 +78,8 @@ class SharedPrefix:
         Scaled queries and the result are (n, key heads, r, width), with r query heads per key head; keys and values of
         the completions so far are (n, key heads, t, width).
         """
+        if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
+            return self._merged(layer, query.to(keys.dtype), keys, values)
         heads, prompt_length = keys.shape[1], self.prompts.mask.shape[1]
         prompt_keys, prompt_values = self.prompts.keys[layer].flatten(0, 1), self.prompts.values[layer].flatten(0, 1)
         scores = torch.bmm(self.grouped(query), prompt_keys.transpose(1, 2))  # (B * heads, slots * r, P)
@@ -87,6 +89,20 @@ class SharedPrefix:
         weights = torch.cat([self.ungrouped(scores, heads), own_scores], dim=-1).softmax(dim=-1)  # (n, heads, r, P + t)
         from_prompt = torch.bmm(self.grouped(weights[..., :prompt_length]), prompt_values)
         return self.ungrouped(from_prompt, heads) + weights[..., prompt_length:] @ values
+
+    def _merged(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Do the same with one fused kernel over prompts and one over completions, weighed by their softmax's sums.
+
+        In bfloat16 the plain products are slow on a CPU, and would round every score.
+        """
+        fused, heads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, keys.shape[1]
+        grouped = self.grouped(query).unflatten(0, (-1, heads))  # (B, heads, slots * r, width)
+        bias = None if self.bias is None else self.bias.to(query.dtype)
+        outs = fused(grouped, self.prompts.keys[layer], self.prompts.values[layer], attn_mask=bias, scale=1.0)
+        prompt, prompt_sum = (self.ungrouped(t.flatten(0, 1), heads) for t in (outs[0], outs[1].unsqueeze(3)))
+        own, own_sum = fused(query, keys, values, scale=1.0)
+        share = torch.sigmoid(prompt_sum - own_sum.unsqueeze(3))  # (n, heads, r, 1) float32
+        return torch.lerp(own.float(), prompt.float(), share).to(query.dtype)
 
 
 def _attention(

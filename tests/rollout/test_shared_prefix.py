@@ -209,7 +209,7 @@ def test_every_layer_must_attend_to_the_prefix() -> None:
     model = model_of("llama")
     prompts = PromptCache(torch.ones(1, 2, dtype=torch.bool))
     prompts.keys = prompts.values = [torch.zeros(1, 2, 2, 8)] * 3
-    prefix = SharedPrefix(prompts=prompts, own=growing_cache(model.config), groups=torch.tensor([0]))
+    prefix = SharedPrefix(prompts=prompts, own=growing_cache(model), groups=torch.tensor([0]))
     with pytest.raises(CannotShareError, match="LlamaForCausalLM uses its own attention"), attending_to(prefix, model):
         prefix.attended = 2
 
@@ -259,7 +259,7 @@ def test_max_rows_bounds_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_growing_layer_holds_what_the_layer_of_transformers_holds() -> None:
     torch.manual_seed(0)
-    ours, theirs = GrowingLayer(), DynamicLayer()
+    ours, theirs = GrowingLayer(torch.float32), DynamicLayer()
 
     def append(rows: int, length: int) -> None:
         states = torch.randn(2, rows, 3, length, 6)
