@@ -133,9 +133,6 @@ def take_defaults(trainer: Trainer) -> None:
 
     ``max_epochs`` 1000 becomes 1, since an epoch is the run; ``log_every_n_steps`` 50 becomes 1, since a batch is a
     rollout; evaluation runs without gradients, but not in ``inference_mode``, whose tensors no update could use.
-
-    Raises:
-        InputError: The trainer has finished a run, which it would not repeat.
     """
     for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
         loop.inference_mode = False
@@ -145,8 +142,6 @@ def take_defaults(trainer: Trainer) -> None:
         trainer.fit_loop.max_epochs = 1
     if trainer.log_every_n_steps == _LOG_EVERY:  # type: ignore[attr-defined]
         trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
-    if trainer.fit_loop.epoch_progress.current.processed and trainer.ckpt_path is None:
-        raise InputError("This Trainer has finished its run: make a new one, which goes on from the module's weights.")
 
 
 def check_fit(trainer: Trainer) -> None:
@@ -158,6 +153,8 @@ def check_fit(trainer: Trainer) -> None:
     for _, message in refusals(values):
         raise InputError(message)
     check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+    if trainer.fit_loop.epoch_progress.current.processed and trainer.ckpt_path is None:
+        raise InputError("This Trainer has finished its run: make a new one, which goes on from the module's weights.")
 
 
 def refusals(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
