@@ -20,6 +20,7 @@ from typing import Any
 
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.cli.source_names import source_settings
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
 
@@ -109,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[=PATH]",
-        help=f"from the hub: {', '.join(SOURCES)}; with PATH from a local file; any other NAME=PATH is JSON Lines "
-        "with `question` and `answer`. Repeat for several. Default: the test sources of the run, else those of val",
+        help=f"from the hub: {', '.join(SOURCES)}; with PATH from a local file; any other NAME=PATH is a table "
+        "(CSV, Parquet, JSON Lines) or a hub id, as in `data.val`. Repeat for several. Default: the test sources of the run, else those of val",
     )
     result.add_argument("--output", type=Path, help="folder for the results (default: evaluations/..., or in the run)")
     result.add_argument("--temperature", type=float, nargs="+", help="0 is greedy; the first one counts as accuracy")
@@ -281,7 +282,7 @@ def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, An
     >>> sources(["gsm8k", "mine=a/problems.jsonl"], 10)["gsm8k"]
     {'class_path': 'GSM8K', 'init_args': {'split': 'test', 'limit': 10}}
     >>> sources(["mine=a/problems.jsonl"], None)
-    {'mine': {'class_path': 'JSONL', 'init_args': {'path': 'a/problems.jsonl'}}}
+    {'mine': {'class_path': 'Table', 'init_args': {'path': 'a/problems.jsonl'}}}
     """
     chosen: dict[str, dict[str, Any]] = {}
     for entry in entries:
@@ -290,9 +291,15 @@ def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, An
             raise InputError(f"--source must be one of {', '.join(SOURCES)}, or NAME=PATH, got {entry!r}.")
         if name in chosen:
             raise InputError(f"--source must have different names, got {name!r} twice.")
-        class_path, fixed = SOURCES.get(name, ("JSONL", {}))
-        arguments = fixed | ({"path": path} if path else {}) | ({} if limit is None else {"limit": limit})
-        chosen[name] = {"class_path": class_path, "init_args": arguments}
+        if name in SOURCES:
+            class_path, fixed = SOURCES[name]
+            entry_settings = {"class_path": class_path, "init_args": fixed | ({"path": path} if path else {})}
+        else:
+            written_out = source_settings(path, "test")
+            json_lines = {"class_path": "JSONL", "init_args": {"path": path}}
+            entry_settings = json_lines if isinstance(written_out, str) else written_out
+        entry_settings["init_args"] = entry_settings["init_args"] | ({} if limit is None else {"limit": limit})
+        chosen[name] = entry_settings
     return chosen
 
 

@@ -41,7 +41,7 @@ _EARLIER = {
     "model.evaluation.selector": "model.eval_selector",
 }
 """Name of a setting -> its name in runs of earlier versions."""
-_SOURCES = "GSM8K MATH MATH500 SVAMP ASDiv AIME24 AMC23 MinervaMath OlympiadBench JSONL Procedural"
+_SOURCES = "GSM8K MATH MATH500 SVAMP ASDiv AIME24 AMC23 MinervaMath OlympiadBench JSONL Table HubDataset Procedural"
 _REWARDS = (
     "lightning_pspo.rewards",
     "Correctness FormatMatch GSM8KPaperReward GroupLength NoNumber Repetition SoftOverlong TagCount TargetLength "

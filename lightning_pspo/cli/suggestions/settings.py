@@ -57,6 +57,7 @@ class Settings:
         self.given: dict[str, set[str]] = {}  # setting -> arguments that were given for its class
         self.factories: set[str] = set()
         self.changes: dict[str, Any] = {}  # setting -> function that finds changes of its entries by name
+        self.in_full: dict[str, Any] = {}  # setting -> function that writes out the short forms in its value
         for action in parser._actions:
             if type(action).__name__ == "ActionLink":
                 self.linked[action.dest] = ", ".join(f"`{key}`" for key, _ in getattr(action, "source", []))
@@ -65,6 +66,8 @@ class Settings:
                     self.hints[name] = action._typehint
                     if hasattr(action, "changes"):
                         self.changes[name] = action.changes
+                    if hasattr(action, "in_full"):
+                        self.in_full[name] = action.in_full
                 bases, default = classes_of(action._typehint), action.default
                 path = default.get("class_path") if hasattr(default, "get") else None
                 if bases and isinstance(path, str):
@@ -138,6 +141,7 @@ class Settings:
             return
         if isinstance(value, dict) and self._check_by_name(place, hint, value):
             return
+        value = self.in_full.get(place.removeprefix("--"), lambda text: text)(value)
         bases = classes_of(hint)
         items = next((get_args(option) or (Any,) for option in options if _is_list(option)), None)
         entries = next((get_args(option) or (Any, Any) for option in options if _is_mapping(option)), None)
