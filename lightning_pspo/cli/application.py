@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
@@ -26,7 +26,6 @@ from rich.console import Console
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
 from lightning_pspo.callbacks.combinations import MonitorCheck, check_callbacks, check_monitor
 from lightning_pspo.callbacks.completion_writer import keep_completions
-from lightning_pspo.callbacks.rollout_progress_bar import RolloutProgressBar
 from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
 from lightning_pspo.checkpoints.store import checkpoint_folder
@@ -34,7 +33,6 @@ from lightning_pspo.cli.callback_list import CallbackList
 from lightning_pspo.cli.failures import environment_rank, refusal_within
 from lightning_pspo.cli.help import describe, program
 from lightning_pspo.cli.loggers import settle_loggers
-from lightning_pspo.cli.modules import MODULES, SETTING, chosen_module
 from lightning_pspo.cli.run_config import RunConfig
 from lightning_pspo.cli.run_directory import (
     check_writable,
@@ -51,8 +49,7 @@ from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
-from lightning_pspo.progress import begin, start
-from lightning_pspo.trainable import TrainableModule
+from lightning_pspo.module import PSPOModule
 from lightning_pspo.training.checks import check_fit, check_unsupported
 
 _PARSER = {"exit_on_error": False, "allow_abbrev": False}  # else a typo that begins another name sets that
@@ -89,14 +86,13 @@ class PSPOCLI(LightningCLI):
     """
 
     def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
-        self.module_name, arguments = chosen_module(arguments)
         self.arguments = arguments
         helps = any(word.partition("=")[0].endswith(("--help", "-h", ".help")) for word in arguments)
         set_parsing_settings(docstring_parse_attribute_docstrings=helps)  # texts of grouped settings
         subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
         with ExitStack() as self._held:  # until the command has ended
             super().__init__(
-                MODULES[self.module_name],
+                PSPOModule,
                 MathDataModule,
                 args=list(arguments),
                 seed_everything_default=0,
@@ -112,9 +108,6 @@ class PSPOCLI(LightningCLI):
         SourceSetting.install(parser)
         for kind, setting in _BUILT.items():
             parser.add_instantiator(partial(_built_for, setting), kind)
-        text = "Algorithm; `--model NAME` for short. Not a setting of the class."
-        parser.add_argument(f"--{SETTING}", type=Literal[tuple(MODULES)], default=self.module_name, help=text)
-        parser.add_instantiator(_module, TrainableModule)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
@@ -188,19 +181,16 @@ class PSPOCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what it refuses to be built with is bad input."""
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        check_callbacks(callbacks)
+        check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks])
         try:
-            trainer: Any = super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
-        if (bar := trainer.progress_bar_callback) is not None and bar not in callbacks:  # Lightning's own
-            trainer.callbacks[trainer.callbacks.index(bar)] = RolloutProgressBar()
         if self.subcommand in ("validate", "test"):
             keep_completions(trainer, self.subcommand)
         elif self.subcommand == "fit":
-            trainer.callbacks.insert(0, MonitorCheck())
-        return trainer  # type: ignore[no-any-return]
+            trainer.callbacks.insert(0, MonitorCheck())  # type: ignore[attr-defined]
+        return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
@@ -208,9 +198,6 @@ class PSPOCLI(LightningCLI):
             check_fit(self.trainer)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 check_monitor(callback, self.model, self.datamodule.val)
-        if isinstance(self.trainer.progress_bar_callback, RolloutProgressBar) and environment_rank() == 0:
-            start(subcommand)
-            begin("reading the problems")
         quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
@@ -232,10 +219,6 @@ def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
     except (TypeError, ValueError, AssertionError, ImportError, MisconfigurationException) as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"`trainer.{setting}`: {kind.__name__} refuses its settings: {reason}.") from error
-
-
-def _module(kind: type[TrainableModule], *, class_path: str, **settings: Any) -> TrainableModule:
-    return kind(**settings)
 
 
 class _ParsersMade(Exception):
@@ -269,11 +252,11 @@ def _seed(value: bool | int | None) -> int:
     return value
 
 
-def _tokenizer(module: TrainableModule) -> Any:
+def _tokenizer(module: PSPOModule) -> Any:
     return module.policy.tokenizer
 
 
-def _max_prompt_tokens(module: TrainableModule) -> int | None:
+def _max_prompt_tokens(module: PSPOModule) -> int | None:
     context = module.policy.context_length
     return None if context is None else context - module.longest_completion
 
