@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -36,7 +35,7 @@ class MathDataModule(pl.LightningDataModule):
         prompts_per_rollout: Prompts of a rollout over all ranks (B), at least 1; a multiple of the number of ranks.
         num_rollouts: Rollouts of the run, at least 1.
         eval_batch_size: Prompts per rank and evaluation batch, at least 1.
-        system_prompt: Text of the system turn; None for none.
+        system_prompt: Text of the system turn; None for that of the data's own conversations, if they have one.
         template: Prompt for tokenizers without a chat template, with ``{question}`` and optionally ``{system}``.
         overlap: What to do when a question of ``val`` or ``test`` occurs in training, case and punctuation aside:
             ``warn`` or ``refuse``.
@@ -137,6 +136,13 @@ class MathDataModule(pl.LightningDataModule):
         """Day that the prompts contain; None for a chat template that prints no date."""
         return self.date if prints_date(self.tokenizer) else None
 
+    def encode(self, problem: Problem) -> list[int]:
+        """Return the ids of a problem's prompt; ValueError if the template cannot be filled with it."""
+        system_prompt = problem.system if self.system_prompt is None else self.system_prompt
+        return encode_prompt(
+            self.tokenizer, problem.question, system_prompt=system_prompt, template=self.template, date=self.date
+        )
+
     def train_dataloader(self) -> RolloutLoader:
         """Return this rank's rollouts."""
         rank, world_size = self._ranks()
@@ -186,11 +192,8 @@ class MathDataModule(pl.LightningDataModule):
         if key in self._encoded:
             return
         problems = source.load()
-        encode = partial(
-            encode_prompt, self.tokenizer, system_prompt=self.system_prompt, template=self.template, date=self.date
-        )
         try:
-            rows = [EncodedProblem(problem, encode(problem.question)) for problem in problems]
+            rows = [EncodedProblem(problem, self.encode(problem)) for problem in problems]
         except ValueError as error:
             raise InputError(f"data.{key}: {error}") from error
         longest = max(rows, key=lambda row: len(row.ids))

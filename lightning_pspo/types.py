@@ -25,7 +25,7 @@ class Problem:
         answer: The reference ("gold") answer, without its derivation.
         scorer: The task's own judgement of an extracted answer, where equality with the reference is not what the task
             asks; None compares with ``answer``.
-        solution: A worked solution, for few-shot examples; None if the data have none.
+        solution: A worked solution, for rewards and callbacks of your own; None if the data have none.
         system: The problem's own system turn, which takes the place of a missing ``data.system_prompt``; None for none.
     """
 

@@ -111,7 +111,8 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME[=PATH]",
         help=f"from the hub: {', '.join(SOURCES)}; with PATH from a local file; any other NAME=PATH is a table "
-        "(CSV, Parquet, JSON Lines) or a hub id, as in `data.val`. Repeat for several. Default: the test sources of the run, else those of val",
+        "(CSV, Parquet, JSON Lines) or a hub id, as in `data.val`. Repeat for several. "
+        "Default: the test sources of the run, else those of val",
     )
     result.add_argument("--output", type=Path, help="folder for the results (default: evaluations/..., or in the run)")
     result.add_argument("--temperature", type=float, nargs="+", help="0 is greedy; the first one counts as accuracy")
@@ -291,15 +292,12 @@ def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, An
             raise InputError(f"--source must be one of {', '.join(SOURCES)}, or NAME=PATH, got {entry!r}.")
         if name in chosen:
             raise InputError(f"--source must have different names, got {name!r} twice.")
-        if name in SOURCES:
-            class_path, fixed = SOURCES[name]
-            entry_settings = {"class_path": class_path, "init_args": fixed | ({"path": path} if path else {})}
-        else:
-            written_out = source_settings(path, "test")
-            json_lines = {"class_path": "JSONL", "init_args": {"path": path}}
-            entry_settings = json_lines if isinstance(written_out, str) else written_out
-        entry_settings["init_args"] = entry_settings["init_args"] | ({} if limit is None else {"limit": limit})
-        chosen[name] = entry_settings
+        class_path, arguments = SOURCES.get(name, ("JSONL", {}))
+        arguments = arguments | ({"path": path} if path else {})
+        if name not in SOURCES and isinstance(written_out := source_settings(path, "test"), dict):
+            class_path, arguments = written_out["class_path"], written_out["init_args"]
+        arguments = arguments | ({} if limit is None else {"limit": limit})
+        chosen[name] = {"class_path": class_path, "init_args": arguments}
     return chosen
 
 

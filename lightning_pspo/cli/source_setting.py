@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import yaml
 from jsonargparse._typehints import ActionTypeHint
-from jsonargparse._util import NestedArg
+from jsonargparse._util import NestedArg, parse_value_or_config
 
 from lightning_pspo.cli.source_names import source_settings
+from lightning_pspo.errors import InputError
 
 _SETTINGS = ("train", "val", "test", "predict")
 
@@ -23,18 +26,14 @@ class SourceSetting(ActionTypeHint):
 
     def in_full(self, value: Any) -> Any:
         """Return a value with class and arguments in the place of short forms."""
-        kind = self.dest.rpartition(".")[2]
-        if kind == "train":
+        if self.dest == "data.train":
             return source_settings(value, "train")
-        split, names = ("train", ["source"]) if kind == "few_shot" else ("test", None)
         if isinstance(value, NestedArg):
-            is_source = "." not in value.key and (names is None or value.key in names)
-            return NestedArg(value.key, source_settings(value.val, split)) if is_source else value
-        if not isinstance(value, dict):
-            return value
-        return {
-            key: source_settings(item, split) if names is None or key in names else item for key, item in value.items()
-        }
+            return value if "." in value.key else NestedArg(value.key, source_settings(value.val, "test"))
+        if isinstance(value, str):
+            with contextlib.suppress(yaml.YAMLError, InputError):  # which the parser reports
+                value, _ = parse_value_or_config(value, enable_path=False)
+        return {key: source_settings(item, "test") for key, item in value.items()} if isinstance(value, dict) else value
 
     def _check_type(self, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
-        return super()._check_type(self.in_full(value), append=append, cfg=cfg, mode=mode)
+        return super()._check_type(self.in_full(value), append, cfg, mode)  # type: ignore[no-untyped-call]

@@ -169,7 +169,7 @@ def _read_csv(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
             if len(set(header)) < len(header):
                 raise InputError(f"{file}: every column must have another name, got {header}.")
             for number, row in enumerate(reader, start=1):
-                if None in row:  # type: ignore[comparison-overlap]
+                if None in row:
                     raise InputError(
                         f"{file}, row {number}: must have {len(header)} fields as the header has, got more: put a text "
                         f"with a {delimiter!r} in it in double quotes."

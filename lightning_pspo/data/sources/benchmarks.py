@@ -122,8 +122,8 @@ class SVAMP(SplitBenchmark):
 class ASDiv(Benchmark):
     """Elementary word problems (EleutherAI/asdiv, split validation): 2,305, of which 2,084 have one plain number.
 
-    The question is ``body`` and ``question``; a unit in brackets after the answer is removed. The data's licence is
-    CC BY-NC 4.0.
+    The question is ``body`` and ``question``; a unit in brackets after the answer is removed. The solution is the
+    ``formula``, then ``####`` and the answer. The data's licence is CC BY-NC 4.0.
 
     Args:
         numeric_only: Leave out the rows whose answer is not one integer or decimal, and log how many there are.
@@ -136,9 +136,12 @@ class ASDiv(Benchmark):
 
     def _problem(self, row: Row, identity: str, where: str) -> Problem | None:
         problem = super()._problem(row, identity, where)
+        if problem is None:
+            return None
         bare = _BRACKETED_UNIT.sub("", problem.answer)
         if _PLAIN_NUMBER.fullmatch(bare):
-            return replace(problem, answer=bare)
+            formula = row.get("formula")
+            return replace(problem, answer=bare, solution=f"{formula}\n#### {bare}" if formula else None)
         # "-(1/3)" and "5 (cm); 6 (cm)" end in a bracket that is not a unit of the whole answer.
         return None if self.numeric_only else problem
 

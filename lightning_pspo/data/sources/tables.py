@@ -32,8 +32,8 @@ class ColumnSource(RowSource, ABC):
             mark its answer.
         answer_rule: How the answer is read: ``plain`` as it stands, ``hash`` after the last ``####``, ``boxed`` in the
             last ``\boxed{}``; ``auto`` as one of the latter two where the text has such a marker, else as it stands.
-        solution: Column with a worked solution, for few-shot examples; None takes the text that the answer was cut
-            from, or the column ``solution``.
+        solution: Column with a worked solution, which becomes ``Problem.solution``; None takes the text that the answer
+            was cut from, or the column ``solution``.
         id: Column with an id, distinct in every row; None takes the file's or data set's name and the row.
         unusable: What to do with a row that has no usable question or answer: ``refuse`` it, or ``skip`` it and say how
             many were skipped.

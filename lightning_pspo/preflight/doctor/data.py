@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from lightning_pspo.data.contamination import find_overlap, normalise
 from lightning_pspo.data.loaders import EncodedProblem
-from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER, encode_prompt
+from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
 from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.errors import InputError
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
@@ -51,11 +50,8 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Finding:
     data, limit = subject.data, subject.data.max_prompt_tokens
     longest = sorted(problems, key=lambda problem: -len(problem.question))[:_LONGEST]
     sample = list(dict.fromkeys([*problems[:ENCODED], *longest])) if len(problems) > ENCODED else problems
-    encode = partial(
-        encode_prompt, data.tokenizer, system_prompt=data.system_prompt, template=data.template, date=data.date
-    )
     try:
-        rows = [EncodedProblem(problem, encode(problem.question)) for problem in sample]
+        rows = [EncodedProblem(problem, data.encode(problem)) for problem in sample]
     except ValueError as refusal:
         return error("template", f"data.{key}: {refusal}", "data.system_prompt, data.template or the model")
     subject.rows[key] = [row for row in rows if limit is None or len(row.ids) <= limit]

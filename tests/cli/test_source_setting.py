@@ -1,0 +1,46 @@
+"""Sources by file, folder or hub id on the command line and in YAML."""
+
+import pytest
+
+from lightning_pspo.cli.application import subcommand_parsers
+from lightning_pspo.cli.source_names import BENCHMARKS, source_settings
+from lightning_pspo.data import sources
+
+
+def test_benchmarks_have_their_own_ids_configurations_and_splits():
+    for hub_id, (name, config, split) in BENCHMARKS.items():
+        cls = getattr(sources, name)
+        assert (cls.hub_id, cls.hub_config) == (hub_id, config)
+        assert split == (None if issubclass(cls, sources.SplitBenchmark) else cls.hub_split)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "arguments"),
+    [
+        ("problems.csv", "Table", {"path": "problems.csv"}),
+        ("data/train-*.parquet", "Table", {"path": "data/train-*.parquet"}),
+        ("me/sums", "HubDataset", {"dataset": "me/sums", "split": "test"}),
+        ("me/sums:hard@dev", "HubDataset", {"dataset": "me/sums", "split": "dev", "config": "hard"}),
+        ("openai/gsm8k:main@train", "GSM8K", {"split": "train"}),
+        ("HuggingFaceH4/MATH-500", "MATH500", {}),
+    ],
+    ids=["file", "pattern", "hub", "hub_config_split", "benchmark", "benchmark_of_one_split"],
+)
+def test_short_forms_are_written_out(text, name, arguments):
+    assert source_settings(text, "test") == {"class_path": name, "init_args": arguments}
+
+
+def test_a_folder_has_splits(tmp_path):
+    folder = str(tmp_path)
+    assert source_settings(folder, "test")["init_args"] == {"path": folder, "split": "test"}
+    assert source_settings(f"{folder}@dev", "test")["init_args"] == {"path": folder, "split": "dev"}
+
+
+def test_the_command_line_takes_them_and_further_settings_of_the_class():
+    parser = subcommand_parsers()["fit"]
+    arguments = ["--data.train=openai/gsm8k", "--data.train.limit=5", "--data.val.mine=problems.csv"]
+    data = parser.parse_args([*arguments, "--data.test={b: me/sums}"]).data
+    train = data.train.init_args
+    assert (data.train.class_path.rpartition(".")[2], train.split, train.limit) == ("GSM8K", "train", 5)
+    assert data.val["mine"].init_args.path == "problems.csv"
+    assert (data.test["b"].init_args.dataset, data.test["b"].init_args.split) == ("me/sums", "test")
