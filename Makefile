@@ -14,7 +14,7 @@ VENV_USABLE = $(VENV_PYTHON) -c 'import pip' 2>/dev/null && grep -qF "$(CURDIR)/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test lint format docs clean distclean force
+.PHONY: help install quickstart real-model test lint format docs clean distclean force
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,10 @@ install: $(STAMP) ## Create .venv and install the pinned dependencies into it
 
 quickstart: $(STAMP) ## Train the embedded tiny policy, as a first look (SEED=n)
 	@$(VENV_PYTHON) -m lightning_pspo quickstart --seed "$(SEED)"
+
+real-model: $(STAMP) ## Fetch SmolLM2-135M-Instruct and train it on sums (docs/real_model.md)
+	@test -d models/smollm2-135m-instruct || $(VENV_PYTHON) -m lightning_pspo fetch smollm2-135m-instruct models/smollm2-135m-instruct
+	@$(VENV_PYTHON) -m lightning_pspo fit --config experiments/smollm2_135m_sums
 
 test: $(STAMP) ## Run the tests, on two cores
 	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile

@@ -32,6 +32,8 @@ class CompletionTable(Callback):
         rows: Completions to write each time, at least 1.
     """
 
+    reads_rollouts = True
+
     def __init__(self, *, every_n_rollouts: int = 10, rows: int = 4) -> None:
         super().__init__()
         check_at_least("every_n_rollouts", every_n_rollouts, 1)

@@ -58,6 +58,8 @@ class JudgeEval(Callback):
         InputError: A number is out of range.
     """
 
+    reads_rollouts = True
+
     def __init__(
         self,
         *,

@@ -29,6 +29,8 @@ class LiveSamples(Callback):
         every_n_rollouts: Rollouts between two tables, at least 1.
     """
 
+    reads_rollouts = True
+
     def __init__(self, *, rows: int = 4, every_n_rollouts: int = 1) -> None:
         super().__init__()
         check_at_least("rows", rows, 1)

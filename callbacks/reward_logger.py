@@ -34,6 +34,8 @@ class RewardLogger(Callback):
     all ranks per second of the iteration.
     """
 
+    reads_rollouts = True
+
     def __init__(self) -> None:
         super().__init__()
         self._started = 0.0

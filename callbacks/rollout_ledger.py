@@ -38,6 +38,8 @@ class RolloutLedger(Callback):
         InputError: A number is out of range.
     """
 
+    reads_rollouts = True
+
     def __init__(self, *, rows_per_file: int = 4096, megabytes_per_file: float = 8.0) -> None:
         super().__init__()
         check_at_least("rows_per_file", rows_per_file, 1)

@@ -29,6 +29,8 @@ class TrustRegionReport(Callback):
     Tokens are those that entered a backward pass, counted in each update. The sums of the run are kept over restarts.
     """
 
+    reads_rollouts = True
+
     def __init__(self) -> None:
         super().__init__()
         self._run = {

@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_pspo.checkpoints.compatibility import restore_controller, save_controller
+from lightning_pspo.checkpoints.compatibility import check_solutions, restore_controller, save_controller
 from lightning_pspo.errors import check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
@@ -312,4 +312,5 @@ class PSPOModule(TrainableModule):
         """Refuse the checkpoint of another policy, optimiser or controller, before anything is overwritten."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            check_solutions(checkpoint, None)
             restore_controller(checkpoint, self.alpha_controller)

@@ -74,5 +74,18 @@ def restore_controller(checkpoint: Mapping[str, Any], controller: AlphaControlle
         controller.load_state_dict(saved["state"])
 
 
+def check_solutions(checkpoint: Mapping[str, Any], checksum: int | None) -> None:
+    """Refuse a checkpoint of training on other solutions; ``checksum`` is this run's, None if it has no solutions."""
+    saved = checkpoint.get("solutions")
+    if saved is not None and checksum is not None and saved != checksum:
+        raise InputError("The checkpoint was made with other solutions: a resumed run must learn from the same ones.")
+    if (saved is None) != (checksum is None):
+        kind = "SupervisedModule" if checksum is None else "PSPOModule"
+        raise InputError(
+            f"The checkpoint is of {kind}, and another module cannot resume it: start a new run from its exported "
+            "folder (`lightning-pspo export`, then `--model.policy.model_name_or_path`)."
+        )
+
+
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
@@ -33,6 +33,7 @@ from lightning_pspo.cli.callback_list import CallbackList
 from lightning_pspo.cli.failures import environment_rank, refusal_within
 from lightning_pspo.cli.help import describe, program
 from lightning_pspo.cli.loggers import settle_loggers
+from lightning_pspo.cli.modules import MODULES, SETTING, chosen_module
 from lightning_pspo.cli.run_config import RunConfig
 from lightning_pspo.cli.run_directory import (
     check_writable,
@@ -50,6 +51,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
 from lightning_pspo.module import PSPOModule
+from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.checks import check_fit, check_unsupported
 
 _PARSER = {"exit_on_error": False, "allow_abbrev": False}  # else a typo that begins another name sets that
@@ -86,13 +88,14 @@ class PSPOCLI(LightningCLI):
     """
 
     def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+        self.module_name, arguments = chosen_module(arguments)
         self.arguments = arguments
         helps = any(word.partition("=")[0].endswith(("--help", "-h", ".help")) for word in arguments)
         set_parsing_settings(docstring_parse_attribute_docstrings=helps)  # texts of grouped settings
         subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
         with ExitStack() as self._held:  # until the command has ended
             super().__init__(
-                PSPOModule,
+                MODULES[self.module_name],
                 MathDataModule,
                 args=list(arguments),
                 seed_everything_default=0,
@@ -108,6 +111,9 @@ class PSPOCLI(LightningCLI):
         SourceSetting.install(parser)
         for kind, setting in _BUILT.items():
             parser.add_instantiator(partial(_built_for, setting), kind)
+        text = "Algorithm; `--model NAME` for short. Not a setting of the class."
+        parser.add_argument(f"--{SETTING}", type=Literal[tuple(MODULES)], default=self.module_name, help=text)
+        parser.add_instantiator(_module, TrainableModule)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
         parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
@@ -221,6 +227,10 @@ def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
         raise InputError(f"`trainer.{setting}`: {kind.__name__} refuses its settings: {reason}.") from error
 
 
+def _module(kind: type[TrainableModule], *, class_path: str, **settings: Any) -> TrainableModule:
+    return kind(**settings)
+
+
 class _ParsersMade(Exception):
     """Carries the parsers out of LightningCLI, which would go on to parse and run."""
 
@@ -252,11 +262,11 @@ def _seed(value: bool | int | None) -> int:
     return value
 
 
-def _tokenizer(module: PSPOModule) -> Any:
+def _tokenizer(module: TrainableModule) -> Any:
     return module.policy.tokenizer
 
 
-def _max_prompt_tokens(module: PSPOModule) -> int | None:
+def _max_prompt_tokens(module: TrainableModule) -> int | None:
     context = module.policy.context_length
     return None if context is None else context - module.longest_completion
 

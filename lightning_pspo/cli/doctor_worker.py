@@ -149,6 +149,11 @@ class DoctorCLI(PSPOCLI):
             self.findings.append(error("settings", f"the run is refused: {message}"))
             if not self._reset(message):
                 return
+        if not isinstance(self.model, PSPOModule):
+            raise InputError(
+                f"doctor and selfcheck examine runs of PSPOModule, got {self.module_name}: try it with "
+                "`fit --trainer.fast_dev_run true`."
+            )
         self.module, self.data = self.model, self.datamodule
 
     def _refusal(self) -> str | None:

