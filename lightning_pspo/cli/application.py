@@ -50,7 +50,6 @@ from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
-from lightning_pspo.module import PSPOModule
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.checks import check_fit, check_unsupported
 
