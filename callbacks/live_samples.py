@@ -1,4 +1,4 @@
-"""Shows the latest completions under the progress bar."""
+"""Shows the latest completions under the line of progress."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_pspo.errors import check_at_least
+from lightning_pspo.progress import WORK
 from lightning_pspo.types import Rollout
 
 from ._trainer import finished_rollouts
-from .rollout_progress_bar import RolloutProgressBar
 
 _STYLES = {"correct": "green", "wrong": "red"}
 
 
 class LiveSamples(Callback):
-    """Shows a table of the latest completions under the progress bar: verdict, reward, tokens, question, completion.
+    """Shows a table of the latest completions below the line of progress.
 
-    `RolloutProgressBar` draws it in a terminal, on rank zero, from that rank's part of the rollout; in a file or a pipe
-    nothing is drawn (`CompletionTable` writes completions to a file). Each text stays on one line: line ends and
-    control characters are spelled out, and nothing is read as markup.
+    It is drawn with the line of `RolloutProgressBar` in a terminal of at least 60 columns, from rank zero's part of the
+    rollout; in a file or a pipe nothing is drawn (`CompletionTable` writes completions to a file). Each text stays on
+    one line: line ends and control characters are spelled out, and nothing is read as markup.
 
     Args:
         rows: Completions shown, of as many different prompts as possible, at least 1.
@@ -38,11 +38,10 @@ class LiveSamples(Callback):
         self.every_n_rollouts, self.rows = every_n_rollouts, rows
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        """Put this rollout's completions under the bar."""
-        bar, rollout = trainer.progress_bar_callback, finished_rollouts(trainer)
-        due = rollout == 1 or rollout % self.every_n_rollouts == 0
-        if isinstance(bar, RolloutProgressBar) and bar.is_enabled and due and trainer.is_global_zero:
-            bar.below = sample_table(outputs["rollout"], rollout, self.rows)
+        """Put this rollout's completions under the line."""
+        rollout = finished_rollouts(trainer)
+        if rollout == 1 or rollout % self.every_n_rollouts == 0:
+            WORK.table = sample_table(outputs["rollout"], rollout, self.rows)
 
 
 def sample_table(rollout: Rollout, number: int, rows: int) -> Table:

@@ -15,6 +15,7 @@ from rich import get_console
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.files import write_atomically
+from lightning_pspo.progress import stop
 from lightning_pspo.types import EvaluationOutput
 
 from ._summary_figures import before_after_table, draw_curves, examples_table
@@ -167,6 +168,7 @@ class RunSummary(Callback):
         }
         write_atomically(root / self.figure, draw_curves(self._curves, summary))
         write_atomically(root / self.filename, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+        stop()
         console = get_console()
         console.print(before_after_table(summary))
         if summary["samples_after"]:

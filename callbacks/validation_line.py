@@ -52,8 +52,8 @@ class ValidationLine(Callback):
         self._history = {earlier: history[earlier] for earlier in sorted(history) if earlier < rollout}
         if trainer.is_global_zero:
             before = next(reversed(self._history.values()), {})
-            console = Console(soft_wrap=True, highlight=False, markup=False)
-            console.print(summary(rollout, results, before))
+            console = Console(highlight=False, markup=False)
+            console.print(summary(rollout, results, before), soft_wrap=not console.is_terminal)
         self._history[rollout] = {source: result.accuracy for source, result in results.items()}
         if trainer.is_global_zero and not is_trial(trainer):
             write_atomically(path, json.dumps(self._history, indent=1).encode() + b"\n")

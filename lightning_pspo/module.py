@@ -29,6 +29,7 @@ from lightning_pspo.objective.mismatch import Mismatch
 from lightning_pspo.objective.objective import Objective
 from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, Surrogate, TokenMean
 from lightning_pspo.objective.trust_region import mean_divergence
+from lightning_pspo.progress import advance, begin
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.defaults import built
@@ -140,6 +141,8 @@ class PSPOModule(TrainableModule):
         self._log_settings()
         rollout, mini_batches = self.collect(batch)
         with self.phases.timed("update"):
+            passes = sum(len(mini_batch.micro_batches) for mini_batch in mini_batches)
+            begin("update", "micro-batches", passes * self.updates_per_rollout)
             updates = [
                 self.update(rollout, mini_batch, first=index == 0)
                 for index, mini_batch in enumerate(mini_batches * self.updates_per_rollout)
@@ -198,6 +201,7 @@ class PSPOModule(TrainableModule):
                 self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
             outputs = replace(outputs, objective=outputs.objective.detach())
             passes.append(Pass(rows=micro_batch.rows, loss_mask=inputs.loss_mask, loss=loss.detach(), outputs=outputs))
+            advance()
         loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
 
         def refusal(norm: Tensor) -> Exception:

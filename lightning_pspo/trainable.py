@@ -154,7 +154,7 @@ class TrainableModule(SamplingModule):
             raise InputError("`questions` must be a list of texts, got one text: put it into brackets.")
         if not questions:
             return []
-        changes = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+        changes: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens}
         settings = replace(self.sampling, **{name: value for name, value in changes.items() if value is not None})
         encode = partial(encode_prompt, self.policy.tokenizer, system_prompt=system_prompt, template=template)
         try:

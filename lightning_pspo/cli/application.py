@@ -26,6 +26,7 @@ from rich.console import Console
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
 from lightning_pspo.callbacks.combinations import MonitorCheck, check_callbacks, check_monitor
 from lightning_pspo.callbacks.completion_writer import keep_completions
+from lightning_pspo.callbacks.rollout_progress_bar import RolloutProgressBar
 from lightning_pspo.checkpoints.run_folder import start_date
 from lightning_pspo.checkpoints.run_lock import owned
 from lightning_pspo.checkpoints.store import checkpoint_folder
@@ -50,6 +51,7 @@ from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
+from lightning_pspo.progress import begin, start
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.checks import check_fit, check_unsupported
 
@@ -186,16 +188,19 @@ class PSPOCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what it refuses to be built with is bad input."""
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
-        check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks])
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        check_callbacks(callbacks)
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            trainer: Any = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
+        if (bar := trainer.progress_bar_callback) is not None and bar not in callbacks:  # Lightning's own
+            trainer.callbacks[trainer.callbacks.index(bar)] = RolloutProgressBar()
         if self.subcommand in ("validate", "test"):
             keep_completions(trainer, self.subcommand)
         elif self.subcommand == "fit":
-            trainer.callbacks.insert(0, MonitorCheck())  # type: ignore[attr-defined]
-        return trainer
+            trainer.callbacks.insert(0, MonitorCheck())
+        return trainer  # type: ignore[no-any-return]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
@@ -203,6 +208,9 @@ class PSPOCLI(LightningCLI):
             check_fit(self.trainer)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 check_monitor(callback, self.model, self.datamodule.val)
+        if isinstance(self.trainer.progress_bar_callback, RolloutProgressBar) and environment_rank() == 0:
+            start(subcommand)
+            begin("reading the problems")
         quiet = {"verbose": False} if subcommand in ("validate", "test") else {}
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.cli.streams import log_level
+from lightning_pspo.progress import WORK, shown
 
 _BAD_INPUT = 2
 _PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take 3 times --seconds, and 120 seconds more
-_SILENCE_S = 20.0
 _ALWAYS = ("solve_rate", "zero_variance", "truncation", "eos_emitted", "time", "memory", "disk")
 """Checks whose result is shown even if they pass."""
 
@@ -115,24 +115,20 @@ def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> t
 
 
 def _output(process: subprocess.Popen[str], progress: Path, patience_s: float) -> str:
-    """Wait for the process and return its output; show its progress on stderr at least every 20 seconds.
+    """Wait for the process and return its output; show its progress.
 
     Raises:
         subprocess.TimeoutExpired: The process takes longer than ``patience_s``.
     """
-    start = shown_at = time.monotonic()
-    shown = ""
-    while True:
-        try:
-            return process.communicate(timeout=1.0)[0]
-        except subprocess.TimeoutExpired:
-            now = time.monotonic()
-            if now - start > patience_s:
-                raise
-            line = progress.read_text(encoding="utf-8") if progress.is_file() else "reading the settings"
-            if line != shown or now - shown_at > _SILENCE_S:
-                print(f"doctor, {now - start:.0f} s: {line}", file=sys.stderr, flush=True)
-                shown, shown_at = line, now
+    started = time.monotonic()
+    with shown("doctor"):
+        while True:
+            WORK.stage = progress.read_text(encoding="utf-8") if progress.is_file() else "reading the settings"
+            try:
+                return process.communicate(timeout=0.5)[0]
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - started > patience_s:
+                    raise
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError
+from lightning_pspo.progress import shown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,15 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.push_to_hub is not None:
             check_push(options.push_to_hub)
-        result = export(
-            options.checkpoint,
-            options.output,
-            merge=options.merge,
-            dtype=options.dtype,
-            base=options.base,
-            trust_remote_code=options.trust_remote_code,
-            shareable=options.push_to_hub is not None,
-        )
+        with shown("export"):
+            result = export(
+                options.checkpoint,
+                options.output,
+                merge=options.merge,
+                dtype=options.dtype,
+                base=options.base,
+                trust_remote_code=options.trust_remote_code,
+                shareable=options.push_to_hub is not None,
+            )
         print(f"{result.folder}: {result.kind} from {result.checkpoint}")
         print(f"logits off by {result.difference:.1e} of their size")
         if options.push_to_hub is not None:

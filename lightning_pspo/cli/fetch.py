@@ -23,6 +23,7 @@ from typing import Literal
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, new_folder
+from lightning_pspo.progress import begin, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parser().parse_args(arguments)
     try:
-        fetch(options.model, options.output, options.dtype)
+        with shown("fetch"):
+            line = fetch(options.model, options.output, options.dtype)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -125,11 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         free = as_size(free_bytes(options.output.absolute()))
         print(f"error: the disk is full: {options.output} was not written; {free} are free.", file=sys.stderr)
         return 1
+    print(line)
     return 0
 
 
-def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> None:
+def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> str:
     """Make ``output``, a new or empty folder, a Hugging Face folder of ``model``, completely or not at all.
+
+    Returns a line that says what it holds.
 
     The model is a name in `MODELS`, the path of a GGUF file, or the id of a model on the hub.
 
@@ -148,22 +153,22 @@ def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> No
         raise DiskFullError(f"{as_size(needed)} are needed, {as_size(free)} are free")
     with new_folder(output) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         if known is not None:
-            print(f"downloading {known.title}, {as_size(known.download_bytes)}", flush=True)
+            begin(f"downloading {known.title}, {as_size(known.download_bytes)}")
             gguf_file = _download(known, Path(scratch), folder)
         elif model.lower().endswith(".gguf"):
             gguf_file = Path(model)
         else:
             from lightning_pspo.policy.hub import copy_from_hub
 
+            begin(f"downloading {model}")
             copy_from_hub(model, folder, dtype=dtype)
-            print(f"{output}: {model}, {dtype}")
-            return
+            return f"{output}: {model}, {dtype}"
         from lightning_pspo.policy.gguf import convert  # torch and transformers: seconds
 
-        print(f"converting to {dtype}", flush=True)
+        begin(f"converting to {dtype}")
         perplexity = convert(gguf_file, folder, dtype=dtype)
         (folder / "README.md").write_text(_card(model, known), encoding="utf-8")
-    print(f"{output}: {known.title if known else model}; perplexity of plain English {perplexity:.1f}")
+    return f"{output}: {known.title if known else model}; perplexity of plain English {perplexity:.1f}"
 
 
 def _download(model: Model, scratch: Path, folder: Path) -> Path:

@@ -15,16 +15,13 @@ import json
 import logging
 import os
 import sys
-import threading
-import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_pspo.cli.streams import log_level
+from lightning_pspo.progress import shown
 
 CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
-_SILENCE_S = 20.0
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
@@ -45,10 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    shown = io.StringIO()
+    printed = io.StringIO()
     try:
         size = Size(options.prompts, options.completions, options.tokens)
-        with contextlib.redirect_stdout(shown), log_level(logging.WARNING, *_LIGHTNING):
+        with contextlib.redirect_stdout(printed), log_level(logging.WARNING, *_LIGHTNING):
             run(["fit", *others, "--print_config"])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,51 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as stop:
         if stop.code:
             raise
-    with progress(), log_level(logging.WARNING, *_LIGHTNING):
-        report = check(yaml.safe_load(shown.getvalue()), run, size, options.only or ())
+    with shown("selfcheck"), log_level(logging.WARNING, *_LIGHTNING):
+        report = check(yaml.safe_load(printed.getvalue()), run, size, options.only or ())
     Console().print(result_table(report.results))
     for line in [*explained(report.results), *(f"note: {note}" for note in report.notes)]:
         print(line)
     if options.json is not None:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     return 0 if report.passed else 1
-
-
-class _Lines(logging.Handler):
-    """Shows each step on stderr, and repeats it while it lasts."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.start = self.shown = time.monotonic()
-        self.line = "reading the settings"
-        self.ended = threading.Event()
-        threading.Thread(target=self._repeat, daemon=True).start()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.line = record.getMessage()
-        self._show()
-
-    def _show(self) -> None:
-        self.shown = time.monotonic()
-        print(f"selfcheck, {self.shown - self.start:.0f} s: {self.line}", file=sys.stderr, flush=True)
-
-    def _repeat(self) -> None:
-        while not self.ended.wait(1.0):
-            if time.monotonic() - self.shown > _SILENCE_S:
-                self._show()
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[None]:
-    """Show the steps of the self-check on stderr, at least every 20 seconds."""
-    name, lines = "lightning_pspo.preflight.selfcheck", _Lines()
-    logging.getLogger(name).addHandler(lines)
-    try:
-        with log_level(logging.INFO, name):
-            yield
-    finally:
-        lines.ended.set()
-        logging.getLogger(name).removeHandler(lines)
 
 
 def parser() -> argparse.ArgumentParser:

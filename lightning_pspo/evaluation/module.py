@@ -15,6 +15,7 @@ from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.grading import Attempt, Grader
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import Unsharded, sharding_of
+from lightning_pspo.progress import begin
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
 from lightning_pspo.rollout.consistency import consistent_engine
@@ -166,6 +167,7 @@ class SamplingModule(pl.LightningModule):
         uniforms = None
         if settings.temperature > 0.0:
             uniforms = keyed_uniforms((self.seed, stream), prompts.positions, samples, settings.max_new_tokens)
+        begin("sampling", "tokens")
         with self.policy.generating() as model:
             return self.engine.generate(model, prompts, sampling, uniforms)
 
@@ -187,6 +189,7 @@ class SamplingModule(pl.LightningModule):
     ) -> list[Sample]:
         """Grade ``group`` completions of each prompt: text, truncated or not, tokens."""
         problems = [problem for problem in prompts for _ in range(group)]
+        begin("grading")
         grades = self.grader.grade(
             [
                 Attempt(text, problem.answer, problem.question, truncated, problem.scorer)

@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
+from lightning_pspo.progress import advance
 from lightning_pspo.rollout.base import (
     RolloutEngine,
     Sampling,
@@ -233,4 +234,5 @@ def _collect(manager: Any, prompts: int, samples: int) -> list[list[int]]:
             cause = manager.background_thread_status.fatal_error
             raise RuntimeError(f"Continuous batching failed: {result.error}") from cause
         drawn[_prompt_and_row(result.request_id, samples)[1]] = result.generated_tokens
+        advance(len(result.generated_tokens))
     return [drawn[row] for row in range(prompts * samples)]

@@ -11,6 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
+from lightning_pspo.progress import advance
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.types import Completions, PromptBatch
 
@@ -47,7 +48,7 @@ class GenerateEngine(RolloutEngine):
     def _decode(
         self, model: PreTrainedModel, ids: Tensor, mask: Tensor, sampling: Sampling, uniforms: Tensor | None
     ) -> Tensor:
-        processors = LogitsProcessorList()
+        processors = LogitsProcessorList([_Counter()])
         if uniforms is not None:
             processors.append(_KeyedSampler(sampling, uniforms, ids.shape[1], ids.device))
         output: Tensor = cast(Any, model).generate(
@@ -58,6 +59,14 @@ class GenerateEngine(RolloutEngine):
             synced_gpus=False,  # each rank has all weights, so none has to wait for another
         )
         return output[:, ids.shape[1] :]
+
+
+class _Counter(LogitsProcessor):
+    """Reports the tokens that are drawn; a finished row counts until all are finished."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        advance(len(scores))
+        return scores
 
 
 class _KeyedSampler(LogitsProcessor):

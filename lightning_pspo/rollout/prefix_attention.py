@@ -96,7 +96,7 @@ class SharedPrefix:
         In bfloat16 the plain products are slow on a CPU, and would round every score.
         """
         fused, heads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, keys.shape[1]
-        grouped = self.grouped(query).unflatten(0, (-1, heads))  # (B, heads, slots * r, width)
+        grouped = torch.unflatten(self.grouped(query), 0, (-1, heads))  # (B, heads, slots * r, width)
         bias = None if self.bias is None else self.bias.to(query.dtype)
         outs = fused(grouped, self.prompts.keys[layer], self.prompts.values[layer], attn_mask=bias, scale=1.0)
         prompt, prompt_sum = (self.ungrouped(t.flatten(0, 1), heads) for t in (outs[0], outs[1].unsqueeze(3)))

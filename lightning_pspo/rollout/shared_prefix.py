@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.logprobs import sampling_logits
+from lightning_pspo.progress import advance
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.rollout.generate import GenerateEngine
 from lightning_pspo.rollout.kv_cache import PromptCache, growing_cache, layer_types
@@ -147,6 +148,7 @@ class _Batch:
             tokens = _choose(self.logits, sampling, None if noise is None else noise[rows, step])
             tokens = tokens.masked_fill(finished, sampling.pad_id)
             result[rows, step] = tokens
+            advance(len(rows))
             finished |= torch.isin(tokens, eos_ids)
             if step + 1 == steps:
                 break

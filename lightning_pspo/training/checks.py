@@ -153,7 +153,8 @@ def check_fit(trainer: Trainer) -> None:
     for _, message in refusals(values):
         raise InputError(message)
     check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
-    if trainer.fit_loop.epoch_progress.current.processed and trainer.ckpt_path is None:
+    done: Any = trainer.fit_loop.epoch_progress.current
+    if done.processed and trainer.ckpt_path is None:
         raise InputError("This Trainer has finished its run: make a new one, which goes on from the module's weights.")
 
 

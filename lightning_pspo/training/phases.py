@@ -28,36 +28,30 @@ def planned_rollouts(trainer: Trainer) -> int:
 
 
 class Phases(dict[str, float]):
-    """The seconds that each phase of an iteration took, and the phase that runs.
+    """The seconds that each phase of an iteration took.
 
     Attributes:
-        current: Name of the phase that runs; None between phases.
-        since: When it began, of ``time.perf_counter``.
         listeners: Called with the name of each phase that begins.
 
     >>> phases = Phases([print])
     >>> with phases.timed("rollout"):
-    ...     phases.current
+    ...     pass
     rollout
-    'rollout'
-    >>> phases.current, list(phases)
-    (None, ['rollout'])
+    >>> list(phases)
+    ['rollout']
     """
 
     def __init__(self, listeners: Sequence[Callable[[str], None]] = ()) -> None:
         super().__init__()
-        self.current: str | None = None
-        self.since = 0.0
         self.listeners = list(listeners)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the wall time of the block to ``phase``; a GPU's work counts in the phase that asked for it."""
-        self.current, self.since = phase, time.perf_counter()
+        begun = time.perf_counter()
         for listener in self.listeners:
             listener(phase)
         yield
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
-        self[phase] = self.get(phase, 0.0) + time.perf_counter() - self.since
-        self.current = None
+        self[phase] = self.get(phase, 0.0) + time.perf_counter() - begun

@@ -12,6 +12,7 @@ from lightning_pspo.objective.advantages import precise_dtype
 from lightning_pspo.objective.mismatch import MismatchSums, measure_mismatch
 from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.policy.policy import Policy
+from lightning_pspo.progress import advance, begin
 from lightning_pspo.training.minibatches import MicroBatch, MiniBatch
 from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.types import Completions, Rollout
@@ -99,8 +100,10 @@ class Scorer:
     def _table(
         self, rollout: Rollout, mini_batches: Sequence[MiniBatch], logprobs_of: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        table = self.zeros(rollout.completions)
-        for micro_batch in _micro_batches(mini_batches):
+        table, micro_batches = self.zeros(rollout.completions), list(_micro_batches(mini_batches))
+        begin("scoring", "micro-batches", len(micro_batches))
+        for micro_batch in micro_batches:
+            advance()
             if micro_batch.idle and not self.policy.sharding.sharded:
                 continue
             logprobs = logprobs_of(micro_batch.rows)  # where weights are sharded, as often as on the other ranks

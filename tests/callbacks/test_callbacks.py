@@ -28,8 +28,6 @@ from lightning_pspo.errors import InputError
         ("RolloutLedger", "megabytes_per_file", 0.0),
         ("RolloutLedger", "megabytes_per_file", math.inf),
         ("RolloutLedger", "rows_per_file", 0),
-        ("RolloutProgressBar", "line_every_n_rollouts", 0),
-        ("RolloutProgressBar", "phase_lines_s", -1),
         ("RunReport", "filename", ""),
         ("RunReport", "others", ["/no/such/folder"]),
         ("RunSummary", "examples", -1),

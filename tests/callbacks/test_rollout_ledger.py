@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +20,9 @@ from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.training.passes import Update
 from tests.support.loop import Fit, NoSignal, fit
+from tests.support.processes import ended, start, wait_for
 
 __all__ = ["fit"]
-ROOT = Path(__file__).parents[2]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -134,12 +131,7 @@ def command(tiny_run: Callable[..., list[str]], root: Path, *more: str) -> list[
     arguments = tiny_run(root, *settings, "--ckpt_path=last", "--data.num_rollouts=24", *more)
     every = ("callbacks.every_n_rollouts=1", "callbacks.every_n_rollouts=3")
     arguments = [argument.replace(*every) for argument in arguments]
-    return [sys.executable, "-m", "lightning_pspo", "fit", *arguments]
-
-
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return ["fit", *arguments]
 
 
 def keys(root: Path) -> list[tuple[int, int, int]]:
@@ -153,23 +145,19 @@ def test_killed_and_resumed(tiny_run: Callable[..., list[str]], tmp_path: Path) 
     root = tmp_path / "run"
     done = 0
     for _ in range(2):
-        with start(command(tiny_run, root), tmp_path) as process:
-            aim = done + generator.randint(1, 8)
-            deadline = time.monotonic() + 120
-            while not any((root / "ledger").glob("*.parquet")) or max(key[0] for key in keys(root)) < aim:
-                assert process.poll() is None, process.communicate()[0].decode()
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
-            time.sleep(0.05 * generator.random())
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+        aim = done + generator.randint(1, 8)
+        process = start(command(tiny_run, root), tmp_path)
+        wait_for(lambda aim=aim: any((root / "ledger").glob("*.parquet")) and keys(root)[-1][0] >= aim, process)
+        time.sleep(0.05 * generator.random())
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
         rows = keys(root)
         newest = max(rollout for rollout, _, _ in rows)
         assert newest >= aim
         assert len(rows) == len(set(rows)) == 8 * newest  # two prompts, four samples each
         done = newest
     for folder in (root, tmp_path / "whole"):
-        main(command(tiny_run, folder)[3:])
+        main(command(tiny_run, folder))
     assert rows_of(root) == rows_of(tmp_path / "whole")
     assert len(rows_of(root)) == 24 * 8
 
@@ -180,11 +168,10 @@ def test_two_ranks_and_then_one(tiny_run: Callable[..., list[str]], tmp_path: Pa
     two, one = tmp_path / "two", tmp_path / "one"
     ranks = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     short = "--data.num_rollouts=4"
-    with start(command(tiny_run, two, short, *ranks, "--trainer.limit_train_batches=2"), tmp_path) as process:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output.decode()
+    status, output = ended(start(command(tiny_run, two, short, *ranks, "--trainer.limit_train_batches=2"), tmp_path))
+    assert status == 0, output
     for root in (two, one):
-        main(command(tiny_run, root, short)[3:])
+        main(command(tiny_run, root, short))
     rows, alone = rows_of(two), rows_of(one)
     assert [row["world_size"] for row in rows] == [2] * 16 + [1] * 16
     assert [row["rank"] for row in rows[:8]] == [0] * 4 + [1] * 4

@@ -1,52 +1,107 @@
-"""What a run shows while it goes on, in a pipe and in a terminal: bar, phases, completions, a line per validation."""
+"""What a run shows while it goes on: its line in a terminal, plain lines elsewhere, completions, validations."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import pty
 import re
-import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lightning_pspo.callbacks import RewardLogger, RolloutProgressBar
+from lightning_pspo.callbacks import RolloutProgressBar
 
+from lightning_pspo import progress
 from lightning_pspo.cli.main import main
 from tests.support.hand_made import fit
+from tests.support.terminal import Terminal
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
-def test_the_progress_bar_prints_plain_lines_into_a_file(tmp_path, capsys):
-    fit(tmp_path, [RewardLogger(), RolloutProgressBar(line_every_n_rollouts=2)], rollouts=5)
-    printed = capsys.readouterr().out
-    assert "\x1b" not in printed
-    assert "\r" not in printed
-    lines = [line for line in printed.splitlines() if line.startswith("rollout")]
-    assert [line.split("  ")[0] for line in lines] == [f"rollout {n}/5" for n in (1, 2, 4, 5)]
-    assert lines[0].split("  ")[1:4] == ["reward 0.750", "accuracy 0.750", "loss 1.000"]
-    assert lines[-1].endswith("left 0:00:00 (rollout 0:00:00, grading 0:00:00, update 0:00:00)")
-    assert "Before held_out" in printed
-    assert "Validate held_out" in printed
+class Spy(RolloutProgressBar):
+    """Keeps the line at the start and the end of every batch."""
+
+    def setup(self, *arguments):
+        super().setup(*arguments)
+        self.lines = [progress.WORK.line(0.0)]
+
+    def on_train_batch_end(self, *arguments):
+        self.lines.append(progress.WORK.stage)
+        super().on_train_batch_end(*arguments)
+        self.lines.append(progress.WORK.line(self._begun))
+
+    def on_validation_batch_start(self, *arguments):
+        super().on_validation_batch_start(*arguments)
+        self.lines.append(progress.WORK.stage)
 
 
-def command(tiny_run, problem_file: Path, root: Path, *more: str) -> list[str]:
-    """Return a run with everything on the screen, and a validation after every second rollout."""
-    callbacks = ["RewardLogger", "RolloutProgressBar", "LiveSamples", "ValidationLine"]
-    shown = [f"--trainer.callbacks+={name}" for name in callbacks]
-    validation = ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.overlap=warn"]
-    bar = ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
-    return [*tiny_run(root), *shown, *validation, *bar, "--trainer.num_sanity_val_steps=-1", *more]
+def test_the_line_says_what_runs_and_is_gone_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spy = Spy()
+    fit(tmp_path, [spy], rollouts=2)
+    stages = [line for line in spy.lines if "saving" not in line]
+    assert "loading the model" in stages[0]
+    assert stages[1:3] == ["before held_out 1/2", "before held_out 2/2"]
+    assert stages[3:5] == ["rollout 1/2", "rollout 2/2"]
+    assert stages[5:] == ["validate held_out 1/2", "validate held_out 2/2"]
+    assert re.search(r"rollout 1/2  saving .* loss 1\.000  0:0\d left$", next(x for x in spy.lines if "saving" in x))
+    assert progress._shown is None
+    assert "rollout" not in capsys.readouterr().err, "a short run says nothing in a file"
 
 
-def test_a_run_in_a_pipe_says_it_in_plain_lines(tmp_path, tiny_run, problem_file, capfd) -> None:
-    arguments = command(tiny_run, problem_file, tmp_path / "run")
-    bar = arguments.index("--trainer.callbacks+=RolloutProgressBar")
-    arguments.insert(bar + 1, "--trainer.callbacks.phase_lines_s=0")
-    main(["fit", *arguments])
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_a_run_in_a_terminal(
+    tmp_path: Path,
+    tiny_run: Callable[..., list[str]],
+    problem_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+) -> None:
+    """No line is wider than the terminal, none is printed twice, and nothing but the report follows the result."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "TICK_S", 0.01)
+    terminal = Terminal(columns)
+    parts: list[str] = []
+    reader = threading.Thread(target=lambda: parts.extend(iter(terminal.read, "")), daemon=True)
+    reader.start()
+    callbacks = ["RewardLogger", "LiveSamples", "ValidationLine", "RunSummary"]
+    arguments = [*tiny_run(tmp_path / "run"), *(f"--trainer.callbacks+={name}" for name in callbacks)]
+    arguments += ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.overlap=warn"]
+    arguments += ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
+    arguments += ["--trainer.num_sanity_val_steps=-1", "--model.sampling.max_new_tokens=24"]
+    with contextlib.ExitStack() as streams:
+        for name in ("stdout", "stderr"):
+            streams.enter_context(monkeypatch.context()).setattr(sys, name, terminal.stream)
+        main(["fit", *arguments])
+    terminal.close()
+    reader.join(10)
+    text = "".join(parts)
+    frames = re.findall(r"\r([^\r\n]*?)\x1b\[K", text)
+    assert frames
+    assert max(map(len, frames)) < columns
+    for part in (
+        "loading the model|reading the problems",
+        "before held_out|1/",
+        r"rollout \d/4|\d/4",
+        "sampling",
+        "update",
+    ):
+        assert any(re.search(part, frame) for frame in frames), part
+    screen = "\n".join(terminal.screen)
+    assert len(re.findall("val rollout 4: held_out", screen)) == 1
+    assert len(re.findall("held_out: 4 rollouts", screen)) == 1
+    assert "sampling" not in screen, "no line of progress stays"
+    assert ("verdict" in text) == (columns >= 60), "completions, where there is room"
+
+
+def test_a_run_in_a_pipe_has_a_line_for_each_validation(
+    tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*tiny_run(tmp_path / "run"), "--trainer.callbacks+=LiveSamples", "--trainer.callbacks+=ValidationLine"]
+    arguments += ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.overlap=warn"]
+    arguments += ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
+    main(["fit", *arguments, "--trainer.num_sanity_val_steps=-1"])
     printed = capfd.readouterr().out
     assert not re.search(r"[\x1b\r]", printed)
     lines = [line for line in printed.splitlines() if line.startswith("val rollout")]
@@ -54,34 +109,4 @@ def test_a_run_in_a_pipe_says_it_in_plain_lines(tmp_path, tiny_run, problem_file
     accuracy = rf"accuracy {number} % \[{number}, {number}\](| \([+-]{number}\))"
     matches = [re.fullmatch(rf"val rollout (\d): held_out {accuracy}, length \d+ tokens", line) for line in lines]
     assert [match and (match[1], match[2] != "") for match in matches] == [("0", False), ("2", True), ("4", True)]
-    begins = re.findall(r"^rollout (\d): (\w+) begins, about \d:\d\d:\d\d$", printed, flags=re.MULTILINE)
-    assert begins == [(number, name) for number in "234" for name in ("rollout", "grading", "update")]
-    assert re.search(r"rollout 4/4 .* left 0:00:00 \(rollout 0:00:00, grading 0:00:00, update 0:00:00\)", printed)
     assert "verdict" not in printed, "a table is for a terminal"
-
-
-@pytest.mark.slow
-def test_a_run_in_a_terminal_draws_phases_and_completions(tmp_path, tiny_run, problem_file) -> None:
-    """In a process with a terminal of its own, whose bytes are read back."""
-    more = ["--data.num_rollouts=8", "--model.sampling.max_new_tokens=24"]
-    words = [sys.executable, "-W", "ignore", "-m", "lightning_pspo", "fit"]
-    words += command(tiny_run, problem_file, tmp_path / "run", *more)
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "40", "PYTHONPATH": str(ROOT)}
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
-    os.close(follower)
-    parts = []
-    with contextlib.suppress(OSError):  # at the end, when the other side is closed
-        while part := os.read(leader, 65536):
-            parts.append(part)
-    os.close(leader)
-    text = b"".join(parts).decode(errors="replace")
-    assert process.wait(timeout=60) == 0, text[-3000:]
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-    assert "Rollout" in plain
-    assert re.search(r"reward: \d\.\d{3} accuracy: \d\.\d{3}", plain)
-    assert re.search(r"Left: rollout \d:\d\d:\d\d, grading \d:\d\d:\d\d, update \d:\d\d:\d\d", plain)
-    assert re.search(r"(rollout|grading|update): \d:\d\d:\d\d", plain)
-    assert re.search(r"verdict.*reward.*tokens.*question.*completion", plain)
-    assert "What is" in plain
-    assert re.search(r"val rollout 8: held_out accuracy", plain)

@@ -69,6 +69,7 @@ class Command:
         self._output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as this object is there
         self._status, status = os.pipe()
         environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1"} | variables
+        environment.pop("LIGHTNING_PSPO_PARENT", None)  # of a command that a test has run in this process
         request = {"module": module, "arguments": arguments, "folder": str(folder), "environment": environment}
         socket.send_fds(_zygote(), [json.dumps(request).encode()], [self._output.fileno(), status])
         os.close(status)
@@ -107,6 +108,18 @@ def start(arguments: list[str], folder: Path, torchrun: bool = False, **variable
         agent = ["--nproc_per_node=2", "--standalone", "-m", "lightning_pspo"]
         return Command([*agent, *arguments], folder, "torch.distributed.run", **variables)
     return Command(arguments, folder, **variables)
+
+
+def two_ranks(
+    arguments: list[str], folder: Path, module: str = "lightning_pspo", seconds: float = 280.0
+) -> list[tuple[int, str]]:
+    """Run both ranks of a command, which no launcher starts; return status and output of each."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    ranks = [Command(arguments, folder, module, LOCAL_RANK=str(rank), RANK=str(rank), **address) for rank in range(2)]
+    return [ended(rank, seconds) for rank in ranks]
 
 
 def wait_for(condition: Callable[[], bool], process: Command) -> None:

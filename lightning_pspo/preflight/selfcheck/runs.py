@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
@@ -23,12 +22,11 @@ from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logit
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
 from lightning_pspo.preflight.selfcheck.settings import OrGenerated
+from lightning_pspo.progress import WORK
 from lightning_pspo.rollout.base import prompt_rows
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Completions, PromptBatch, Rollout
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.ckpt"
 NUDGE = 0.01
@@ -87,13 +85,13 @@ class Measure(Instead):
         if "engine" not in self.checks:
             results = [result for result in results if not result.passed]
         tolerances = tolerances_of(str(module.trainer.precision), module.policy.dtype)
-        logger.info("sampling")
+        WORK.stage = "sampling"
         completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         rewards, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
         engine, module.engine, module.reward = module.engine, Replay(completions), rewards
         on_policy, mini_batch = gradients.prepared(module, batch, gradients.UNLIMITED)
         rollout = gradients.off_policy(module, on_policy, mini_batch)
-        logger.info("comparing gradients")
+        WORK.stage = "comparing gradients"
         reference = gradients.gradient_of(module, rollout, mini_batch)
         compared = (module, batch, rollout, reference, tolerances)
         if "microbatches" in self.checks:
@@ -105,7 +103,7 @@ class Measure(Instead):
         self._store(rollout, reference, rewards)
         module.engine = engine
         if "engine" in self.checks:
-            logger.info("comparing engines")
+            WORK.stage = "comparing engines"
             engine_checks = EngineChecks(module, batch, completions, tolerances)
             scored = module.scorer.with_old_and_ref_logprobs(on_policy, [mini_batch, mini_batch], with_reference=False)
             has_logprobs = torch.zeros(len(rollout.advantages), dtype=torch.bool, device=module.device)

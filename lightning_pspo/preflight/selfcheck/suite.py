@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -29,8 +28,7 @@ from lightning_pspo.preflight.selfcheck.results import (
     tolerances_of,
 )
 from lightning_pspo.preflight.selfcheck.settings import Size, on_two_ranks, small_run
-
-logger = logging.getLogger(__name__)
+from lightning_pspo.progress import WORK
 
 CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
 SMALL = 200_000_000
@@ -77,7 +75,7 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
     report = Report()
     with tempfile.TemporaryDirectory(prefix="selfcheck-") as name:
         folder = Path(name)
-        logger.info("building the model")
+        WORK.stage = "building the model"
         small = small_run(config, size, _callback(runs.Measure, folder, wanted))
         run(["fit", "--config", _written(small, folder / "measure.yaml", folder / "run")])
         _free_memory()
@@ -86,21 +84,21 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
         report.results += [Result(**result) for result in measured["results"]]
         tolerances = tolerances_of(measured["precision"], measured["dtype"])
         if "ranks" in wanted and measured["two_ranks"]:
-            logger.info("running two ranks")
+            WORK.stage = "running two ranks"
             ranks = on_two_ranks(small, config, _callback(runs.OnRanks, folder, wanted))
             path = _written(ranks, folder / "ranks.yaml", folder / "ranks")
             results = attempt(Check.RANKS, lambda: _ranks_check(path, folder, measured["device"], tolerances))
             index = sum(result.check == Check.MICRO_BATCHES for result in report.results)
             report.results[index:index] = results
         if "checkpoint" in wanted:
-            logger.info("loading the checkpoint")
+            WORK.stage = "loading the checkpoint"
             small["trainer"]["callbacks"] = [_callback(runs.Reload, folder, wanted)]
             small["ckpt_path"] = str(folder / runs.CHECKPOINT)
             path = _written(small, folder / "reload.yaml", folder / "reloaded")
             report.results += attempt(Check.LOADED, lambda: _checkpoint_check(run, path, folder))
             _free_memory()
         if "export" in wanted:
-            logger.info("exporting the checkpoint")
+            WORK.stage = "exporting the checkpoint"
             trust = bool(config["model"]["policy"].get("init_args", {}).get("trust_remote_code"))
             if (parameters := measured["parameters"]) > SMALL and "export" not in checks:
                 reason = f"{parameters / 1e9:.2g} billion parameters: --only export checks it"
