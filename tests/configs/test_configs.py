@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_pspo.cli.config_files import packaged_configs
 from lightning_pspo.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -46,10 +45,8 @@ def assert_holds(config: Any, part: Any, path: str = "") -> None:
     """Check that ``config`` says all that ``part`` says; class names may have been completed."""
     if isinstance(part, dict):
         for key, value in part.items():
-            name = key.removesuffix("+")  # `callbacks+` adds to the end of a list
-            assert name in config, path
-            held = config[name][-len(value) :] if key.endswith("+") else config[name]
-            assert_holds(held, value, f"{path}.{name}")
+            assert key in config, path
+            assert_holds(config[key], value, f"{path}.{key}")
     elif isinstance(part, list):
         assert len(config) == len(part), path
         for index, value in enumerate(part):
@@ -90,7 +87,7 @@ def test_there_are_bases_and_overlays() -> None:
 
 
 @pytest.mark.parametrize("path", BASES + EXPERIMENTS + RECIPES + ARMS + OVERLAYS, ids=name)
-def test_it_says_what_it_is_for(path: Path) -> None:
+def test_it_says_what_it_is_for(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Purpose: ")
     head = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
@@ -99,11 +96,19 @@ def test_it_says_what_it_is_for(path: Path) -> None:
         assert len(rest) > 3
     commands = [line.split() for line in head.splitlines() if "lightning-pspo " in line]
     assert commands, "a command to paste"
-    packaged = packaged_configs()
     for words in commands:
-        chosen = [words[index + 1] for index, word in enumerate(words) if word == "--config"]
-        assert all(config in packaged for config in chosen), "named as the command line finds it"
+        with pytest.raises(SystemExit) as stop:
+            main([*words[words.index("lightning-pspo") + 1 :], "--print_config"])
+        assert stop.value.code == 0, capsys.readouterr().err
     assert any(path.relative_to(CONFIGS).with_suffix("").as_posix() in words for words in commands)
+
+
+@pytest.mark.parametrize("path", BASES + EXPERIMENTS, ids=name)
+def test_a_base_has_summary_ledger_and_report(path: Path) -> None:
+    trainer = yaml.safe_load(path.read_text(encoding="utf-8"))["trainer"]
+    names = {entry["class_path"] for entry in trainer["callbacks"]}
+    assert {"RunSummary", "RolloutLedger", "RunReport", "RolloutCheckpoint", "Preemption"} <= names
+    assert trainer["num_sanity_val_steps"] == -1  # what the summary compares with
 
 
 @pytest.mark.parametrize("path", BASES + EXPERIMENTS + RECIPES, ids=name)
@@ -140,10 +145,13 @@ def test_an_arm_runs(path: Path, trial: list[str]) -> None:
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
 def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = printed(capsys, CONFIGS / "quickstart.yaml", path)
-    assert_holds(config, yaml.safe_load(path.read_text(encoding="utf-8")))
+    config, base = printed(capsys, CONFIGS / "quickstart.yaml", path), printed(capsys, CONFIGS / "quickstart.yaml")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for callback, changed in settings.pop("callbacks", {}).items():  # by its name
+        entries = {entry["class_path"].rpartition(".")[2]: entry for entry in config["trainer"]["callbacks"]}
+        assert_holds(entries[callback]["init_args"], changed)
+    assert_holds(config, settings)
     assert config["model"]["group_size"] == 8  # the base is still there
-    base = printed(capsys, CONFIGS / "quickstart.yaml")
     defaults = {"strategy/single.yaml", "objective/gr_pspo.yaml", "engine/shared_prefix.yaml"}  # they spell them out
     if name(path) not in defaults:
         assert config != base
