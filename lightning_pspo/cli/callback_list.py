@@ -46,13 +46,13 @@ class CallbackList(ActionTypeHint):
             for name, setting, item in changes:
                 self._change(entries, name, setting, item)
             return entries
-        return super()._check_type(value, append=append, cfg=cfg, mode=mode)
+        return super()._check_type(value, append=append, cfg=cfg, mode=mode)  # type: ignore[no-untyped-call]
 
     def _change(self, entries: list[Any], name: str, setting: str, value: Any) -> None:
         """Change the callback ``name``; without a setting, add it, or remove it if the value is null or false."""
         place = f"callbacks.{name}"
         cls = find_class([Callback], name, f"`{place}`")
-        path = name if cls is None else normalize_import_path(path_of(cls), Callback)
+        path = name if cls is None else normalize_import_path(path_of(cls), Callback)  # type: ignore[no-untyped-call]
         positions = [index for index, entry in enumerate(entries) if entry.class_path == path]
         if len(positions) > 1:
             raise InputError(f"`{place}` must be in the list once, not {len(positions)} times: give the whole list.")
@@ -65,9 +65,9 @@ class CallbackList(ActionTypeHint):
         if not setting and value not in (True, "true", {}):
             raise InputError(f"`{place}` must be a mapping of settings, true, or null to remove it, got {value!r:.80}.")
         index = positions[0] if positions else len(entries)
-        entry = entries[index : index + 1] or super()._check_type(path, append=True, cfg=Namespace())
+        entry = entries[index : index + 1] or super()._check_type(path, append=True, cfg=Namespace())  # type: ignore[no-untyped-call]
         if setting:
-            entry = super()._check_type(NestedArg(setting, value), cfg=Namespace({self.dest: entry}))
+            entry = super()._check_type(NestedArg(setting, value), cfg=Namespace({self.dest: entry}))  # type: ignore[no-untyped-call]
         entries[index : index + 1] = entry
 
 

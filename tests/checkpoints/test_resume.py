@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch.utils._pytree import tree_flatten
 
 from lightning_pspo.cli.main import main
 from lightning_pspo.files import partial_name
-from tests.support.processes import ended, start, wait_for
+from tests.support.processes import Command, ended, start, wait_for
 
 ROLLOUTS = 6
-Command = Callable[..., list[str]]
+Arguments = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(tiny_run: Callable[..., list[str]]) -> Command:
+def command(tiny_run: Callable[..., list[str]]) -> Arguments:
     """Return a function that gives a run with every kind of state: Adam's moments, warm-up and decay."""
     settings = [f"--data.num_rollouts={ROLLOUTS}", "--model.optimizer.lr=0.01", "--ckpt_path=last"]
     settings += ["--model.lr_schedule=Linear", "--model.lr_schedule.warmup_updates=5"]
@@ -43,7 +42,7 @@ def command(tiny_run: Callable[..., list[str]]) -> Command:
     return lambda root, *more: ["fit", *tiny_run(root, *settings, *more)]
 
 
-def start_in(workplace: Path, arguments: list[str]) -> subprocess.Popen[str]:
+def start_in(workplace: Path, arguments: list[str]) -> Command:
     """Start the command somewhere else than in the repository."""
     folders = {"HOME": workplace / "home", "TMPDIR": workplace / "tmp"}
     folders["MPLCONFIGDIR"] = workplace / "matplotlib"  # a cache of the library, whoever uses it
@@ -85,7 +84,7 @@ def logged_rollouts(root: Path) -> list[list[int]]:
 
 
 @pytest.fixture
-def undisturbed(command: Command, workplace: Path) -> Path:
+def undisturbed(command: Arguments, workplace: Path) -> Path:
     """Root of the run that nobody disturbs; made by the first test that needs it."""
     root = workplace / "undisturbed"
     if not checkpoint(root, ROLLOUTS).exists():
@@ -107,7 +106,7 @@ def test_an_undisturbed_run_writes_below_its_root_only(undisturbed: Path, workpl
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_killed_at_any_moment(
-    undisturbed: Path, command: Command, workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    undisturbed: Path, command: Arguments, workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "run"
     partial = partial_name(checkpoint(root, 2))
@@ -134,7 +133,7 @@ def test_killed_at_any_moment(
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
-def test_a_leftover_of_a_crashed_save_is_no_checkpoint(undisturbed: Path, command: Command, tmp_path: Path) -> None:
+def test_a_leftover_of_a_crashed_save_is_no_checkpoint(undisturbed: Path, command: Arguments, tmp_path: Path) -> None:
     """Cut short by ``limit_train_batches``, with half a checkpoint and half a line left behind.
 
     In this process, so that a run is also compared with one of another process.

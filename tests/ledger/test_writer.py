@@ -53,7 +53,7 @@ def test_resumed_runs(tmp_path_factory: pytest.TempPathFactory, lives: list[tupl
         for number in range(finished + 1, finished + length + 1):
             writer.write(rollout_rows(number, attempt=attempt))
             held[number] = attempt
-            assert column(folder, "completion") == expected_texts(dict(sorted(held.items())))
+        assert column(folder, "completion") == expected_texts(dict(sorted(held.items())))
     writer.end(finished + length, 1)
     reached = {number: at for number, at in sorted(held.items()) if number <= finished + length}
     assert column(folder, "completion") == expected_texts(reached)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,8 @@ import torch
 
 from lightning_pspo.cli.main import main
 from tests.support.loop import assert_same_course, saved_weights
+from tests.support.processes import ended, start, two_ranks
 
-REPOSITORY = Path(__file__).parents[2]
 RECORDER = '''
 import json
 from pathlib import Path
@@ -78,22 +74,11 @@ def arguments(
     return build
 
 
-def two_processes(arguments: list[str], modules: Path) -> tuple[int, str, str]:
-    """Run the command under DDP; return status, output and errors."""
-    result = subprocess.run(
-        [sys.executable, "-m", "lightning_pspo", *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"],
-        cwd=modules,
-        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{modules}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    return result.returncode, result.stdout, result.stderr
-
-
 def succeed(command: str, arguments: list[str], modules: Path) -> None:
-    status, output, errors = two_processes([command, *arguments], modules)
-    assert status == 0, output + errors
+    """Run both ranks at once, as a launcher of another kind than Lightning's would."""
+    arguments = [command, *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    for status, output in two_ranks(arguments, modules):
+        assert status == 0, output
 
 
 def completions(root: Path) -> list[dict[str, Any]]:
@@ -197,13 +182,12 @@ def test_a_resumed_run_ends_with_the_same_bits(arguments: Callable[..., list[str
 @pytest.mark.slow
 def test_bad_input_ends_both_processes(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     """An odd number of prompts is only found out when there are two processes."""
-    begun = time.monotonic()
     run = arguments(tmp_path / "run", "--data.prompts_per_rollout=3")
-    status, output, errors = two_processes(["fit", *run], tmp_path)
-    assert time.monotonic() - begun < 60
+    process = start(["fit", *run, "--trainer.devices=2", "--trainer.strategy=ddp"], tmp_path)
+    status, output = ended(process, seconds=60)
     assert status == 2
     message = "`data.prompts_per_rollout` must be a multiple of the number of ranks (2), got 3."
-    assert errors.rstrip().endswith(f"error: {message}")
-    assert (output + errors).count(message) == 1
-    assert "Traceback" not in output + errors
+    assert output.rstrip().endswith(f"error: {message}")
+    assert output.count(message) == 1
+    assert "Traceback" not in output
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []

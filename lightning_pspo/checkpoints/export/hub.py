@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from huggingface_hub import HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lightning_pspo.checkpoints.export.folder import Export
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY

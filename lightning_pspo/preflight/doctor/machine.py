@@ -59,11 +59,11 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     if subject.data.prompts_per_rollout % world:
         text = f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused."
         yield error("prompts_per_rollout", text, f"data.prompts_per_rollout: a multiple of {world}")
-    for name, refusal in refusals(trainer):
-        yield error(name, f"the run is refused: {refusal}", f"trainer.{name}")
+    for name, message in refusals(trainer):
+        yield error(name, f"the run is refused: {message}", f"trainer.{name}")
     for path, _ in subject.callback_paths:
-        if (refusal := unusable(_imported(path))) is not None:
-            yield error("callbacks", f"the run is refused: {refusal}", f"trainer.callbacks: without {path}")
+        if (fault := unusable(_imported(path))) is not None:
+            yield error("callbacks", f"the run is refused: {fault}", f"trainer.callbacks: without {path}")
     for name in ("fast_dev_run", "detect_anomaly"):
         if trainer.get(name):
             yield warning(name, f"trainer.{name} is {trainer[name]}: a trial, not a run.", f"trainer.{name}: false")

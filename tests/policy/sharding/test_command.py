@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,9 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.policy.sharding import FSDP1, FSDP2, FSDP2Strategy, Unsharded, sharding_of
 from tests.support.layouts import CPUFSDPStrategy
+from tests.support.processes import REPOSITORY, two_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
-REPOSITORY = Path(__file__).parents[3]
 OVERLAYS = REPOSITORY / "configs" / "strategy"
 Command = Callable[..., list[str]]
 
@@ -52,18 +49,10 @@ def arguments(tiny_run: Command, problem_file: Path) -> Command:
     return build
 
 
-def two_processes(arguments: list[str], folder: Path) -> str:
-    """Run the command with two devices; return what it printed."""
-    process = subprocess.run(
-        [sys.executable, "-m", "lightning_pspo", *arguments, "--trainer.devices=2"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout + process.stderr
+def two_processes(arguments: list[str], folder: Path) -> None:
+    """Run the command with two devices."""
+    for status, output in two_ranks([*arguments, "--trainer.devices=2"], folder):
+        assert status == 0, output
 
 
 @pytest.mark.slow

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.support import layouts
+from tests.support.processes import two_ranks
 
-REPOSITORY = Path(__file__).parents[3]
 SAME = {
     "sgd": ["ddp", "fsdp2"],
     "adamw": ["fsdp2", "fsdp1"],
@@ -69,18 +66,9 @@ def results(model_folder: Callable[..., Path], problem_file: Path, tmp_path_fact
     both += [task(scenario, layout, f"{layout} again", saved=layout) for scenario, layout in RESUMED] + moves(2)
     path = folder / "tasks.json"
     path.write_text(json.dumps(arguments(2, both)), encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with subprocess.Popen(
-        [sys.executable, *launcher, "-m", "tests.support.layouts", str(path)],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as two_ranks:
-        layouts.main(arguments(1, [task(scenario, "single", "single") for scenario in TWO_RANKS]))
-        output, _ = two_ranks.communicate(timeout=280)
-    assert two_ranks.returncode == 0, output
+    layouts.main(arguments(1, [task(scenario, "single", "single") for scenario in TWO_RANKS]))
+    for status, output in two_ranks([str(path)], folder, "tests.support.layouts"):
+        assert status == 0, output
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
             patch.setenv(variable, "0")  # so that it is restored

@@ -6,8 +6,6 @@ import io
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +26,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import FSDP1, FSDP2, FolderIO, FSDP2Strategy, Sharding, Unsharded, sharding_of
 from lightning_pspo.policy.sharding.stored import format_of, read_folder, stored_shapes
 from tests.support.layouts import CPUFSDPStrategy
+from tests.support.processes import ended, start
 
 WEIGHT = torch.arange(6.0).view(2, 3)
 
@@ -145,7 +144,6 @@ def test_what_a_strategy_loads_is_weights_only(monkeypatch: pytest.MonkeyPatch, 
 def test_fit_runs_no_code_of_a_checkpoint(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     """Neither of its index, nor of a setting of the optimiser, which torch reads when all ranks have started."""
     run = tiny_run(tmp_path / "run", "--trainer.strategy=fsdp2")
-    environment = dict(os.environ)  # without what a run adds
     main(["fit", *run, "--trainer.limit_train_batches=1"])
     saved, trace = tmp_path / "run/checkpoints/rollout=000001.ckpt", tmp_path / "trace"
     processes = {}
@@ -154,16 +152,10 @@ def test_fit_runs_no_code_of_a_checkpoint(tiny_run: Callable[..., list[str]], tm
         poison(folder, trace)
         seal(folder)
         command = ["fit", *run, f"--ckpt_path={folder}", f"--trainer.default_root_dir={tmp_path / folder.stem}"]
-        processes[folder] = subprocess.Popen(
-            [sys.executable, "-m", "lightning_pspo", *command],
-            cwd=tmp_path,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        processes[folder] = start(command, tmp_path)
     for folder, process in processes.items():
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 2, errors
+        status, errors = ended(process, seconds=200)
+        assert status == 2, errors
         assert f"error: The checkpoint {folder} cannot be " in errors
     assert not trace.exists()
 
