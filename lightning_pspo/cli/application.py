@@ -188,7 +188,7 @@ class PSPOCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what it refuses to be built with is bad input."""
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]  # Lightning appends to the list itself
         check_callbacks(callbacks)
         try:
             trainer: Any = super().instantiate_trainer(**kwargs)

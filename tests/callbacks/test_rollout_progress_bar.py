@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 class Spy(RolloutProgressBar):
     """Keeps the line at the start and the end of every batch."""
 
-    def setup(self, *arguments):
-        super().setup(*arguments)
+    def setup(self, *arguments, **options):
+        super().setup(*arguments, **options)
         self.lines = [progress.WORK.line(0.0)]
 
     def on_train_batch_end(self, *arguments):

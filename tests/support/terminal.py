@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import fcntl
 import os
 import pty
@@ -32,13 +33,14 @@ class Terminal:
 
     def read(self) -> str:
         """Return what was written since the last call, and bring the screen up to date."""
-        try:
+        data = b""
+        with contextlib.suppress(OSError):  # closed
             data = os.read(self._leader, 1 << 20)
-            while select.select([self._leader], [], [], 0.02)[0]:  # the rest of what was written at once
+            for _ in range(9):  # the rest of what was written at once; who writes on and on is not waited for
+                if not select.select([self._leader], [], [], 0.02)[0]:
+                    break
                 data += os.read(self._leader, 1 << 20)
-            text = self._decoder.decode(data)
-        except OSError:  # closed
-            return ""
+        text = self._decoder.decode(data)
         row, column = len(self.screen) - 1, len(self.screen[-1])
         for part in re.findall(r"\x1b\[\d*[A-Z]|\r|\n|[^\x1b\r\n]+", re.sub(r"\x1b\[[\d;]*m", "", text)):
             if part == "\r":
