@@ -15,6 +15,7 @@ from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment_rank, error_line
 from lightning_pspo.cli.help import check_subcommand
 from lightning_pspo.errors import InputError
+from lightning_pspo.progress import stop
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -41,7 +42,10 @@ def main(args: Sequence[str] | None = None) -> None:
     _leave_out_notes()
     guard = RankGuard()
     try:
-        PSPOCLI(arguments, [guard])
+        try:
+            PSPOCLI(arguments, [guard])
+        finally:
+            stop()  # also after a refusal: nothing may be drawn over its line
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit:

@@ -95,6 +95,12 @@ def test_a_run_in_a_terminal(
     assert ("verdict" in text) == (columns >= 60), "completions, where there is room"
 
 
+def test_a_refused_run_is_shown_no_longer(tmp_path: Path, tiny_run: Callable[..., list[str]]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny_run(tmp_path), "--trainer.enable_progress_bar=true", "--data.train.path=missing.jsonl"])
+    assert progress._shown is None
+
+
 def test_a_run_in_a_pipe_has_a_line_for_each_validation(
     tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
