@@ -73,7 +73,7 @@ class CallbackList(ActionTypeHint):
 
 def _changes(entries: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for key, item in entries.items():
-        parts = key.split(".")
+        parts = str(key).split(".")
         end = next((index for index, part in enumerate(parts, 1) if part[:1].isupper()), 0)  # classes have capitals
         name, setting = ".".join(parts[:end]), ".".join(parts[end:]).removeprefix("init_args.")
         if not name and isinstance(item, dict):  # the key `mine.Diary` became `Diary` within `mine`

@@ -45,8 +45,10 @@ def assert_holds(config: Any, part: Any, path: str = "") -> None:
     """Check that ``config`` says all that ``part`` says; class names may have been completed."""
     if isinstance(part, dict):
         for key, value in part.items():
-            assert key in config, path
-            assert_holds(config[key], value, f"{path}.{key}")
+            name = key.removesuffix("+")
+            assert name in config, path
+            held = config[name][-len(value) :] if name != key else config[name]  # `logger+` appends
+            assert_holds(held, value, f"{path}.{name}")
     elif isinstance(part, list):
         assert len(config) == len(part), path
         for index, value in enumerate(part):
