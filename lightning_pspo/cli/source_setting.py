@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 from jsonargparse._typehints import ActionTypeHint
-from jsonargparse._util import NestedArg, parse_value_or_config
+from jsonargparse._util import NestedArg
 
 from lightning_pspo.cli.source_names import source_settings
-from lightning_pspo.errors import InputError
 
 _SETTINGS = ("train", "val", "test", "predict")
 
@@ -31,8 +30,8 @@ class SourceSetting(ActionTypeHint):
         if isinstance(value, NestedArg):
             return value if "." in value.key else NestedArg(value.key, source_settings(value.val, "test"))
         if isinstance(value, str):
-            with contextlib.suppress(yaml.YAMLError, InputError):  # which the parser reports
-                value, _ = parse_value_or_config(value, enable_path=False)
+            with contextlib.suppress(yaml.YAMLError):  # which the parser reports
+                value = yaml.safe_load(value)
         return {key: source_settings(item, "test") for key, item in value.items()} if isinstance(value, dict) else value
 
     def _check_type(self, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
