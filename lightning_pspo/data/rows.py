@@ -160,7 +160,14 @@ def _read_array(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(sys.maxsize)  # a derivation may be long
+    before = csv.field_size_limit(sys.maxsize)  # a derivation may be long; the limit is that of the whole process
+    try:
+        yield from _csv_rows(file, delimiter)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
     number = 0
     with open_bytes(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         try:

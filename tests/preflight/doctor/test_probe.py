@@ -45,7 +45,7 @@ def test_no_false_alarm_on_the_quickstart(tmp_path: Path) -> None:
         *(f"--config={CONFIGS / 'quickstart.yaml'}", f"--trainer.default_root_dir={root}"),
         *("--data.train.size=64", "--data.val.held_out.size=400", "--data.test=null", "--data.prompts_per_rollout=4"),
     ]
-    findings, forecast = examined(tmp_path / "doctor", arguments, seconds=20)
+    findings, forecast = examined(tmp_path / "doctor", arguments, seconds=60)
     assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert exit_code(findings) == 0
     assert not root.exists()
