@@ -41,7 +41,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
             differ = f" with the same `{'`, `'.join(settings)}`" if settings else ""
             raise InputError(
                 f"`trainer.callbacks` must hold {kind.__name__} once, got two{differ}: keep one entry with all "
-                "settings (`--trainer.callbacks+=` adds an entry to those of the configuration)."
+                f"settings (`--callbacks.{kind.__name__}.SETTING VALUE` changes that of the configuration)."
             )
         seen.add((kind, *values))
 
