@@ -197,8 +197,7 @@ class PSPOModule(TrainableModule):
             inputs = self.scorer.inputs(rollout, micro_batch, first, with_entropy=self.objective.entropy_coef > 0.0)
             outputs = self.objective(inputs)
             loss = -self.aggregation(outputs.objective, inputs.loss_mask, mini_batch.denominator)  # ()
-            with self.policy.sharding.without_sync(number < len(mini_batch.micro_batches)):
-                self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
+            self._accumulate(loss, is_last=number == len(mini_batch.micro_batches))
             outputs = replace(outputs, objective=outputs.objective.detach())
             passes.append(Pass(rows=micro_batch.rows, loss_mask=inputs.loss_mask, loss=loss.detach(), outputs=outputs))
             advance()

@@ -89,8 +89,7 @@ class SupervisedModule(TrainableModule):
             logprobs, _ = self.policy.logprobs(inputs, temperature=1.0, top_p=1.0)  # (n, T')
             mask = micro_batch.loss_mask[:, : logprobs.shape[1]]
             loss = -self.aggregation(logprobs, mask, mini_batch.denominator)  # ()
-            with self.policy.sharding.without_sync(number < len(mini_batch.micro_batches)):
-                self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
+            self._accumulate(loss, is_last=number == len(mini_batch.micro_batches))
             sums += torch.stack([loss.detach(), -logprobs.detach()[mask].sum(), mask.sum()])
         return sums
 

@@ -164,9 +164,7 @@ class TrainableModule(SamplingModule):
         if self.policy.model is None:
             self.configure_model()
         prompts = collate("complete", rows, range(len(rows)), [True] * len(rows), self.policy.pad_id).to(self.device)
-        completions = self.sample(prompts, 1, settings, EVALUATION_NOISE)
-        lengths = completions.completion_mask.sum(dim=1).tolist()
-        ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
+        ids = self.sample(prompts, 1, settings, EVALUATION_NOISE).unpadded()
         return list(self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     def configure_callbacks(self) -> list[Callback]:
@@ -220,6 +218,11 @@ class TrainableModule(SamplingModule):
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 
     # -- a step --------------------------------------------------------------------------------------------------------
+
+    def _accumulate(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradient of a micro-batch's part of the loss, (); ranks wait for each other at the last one."""
+        with self.policy.sharding.without_sync(not is_last):
+            self.manual_backward(loss * self.trainer.world_size)  # ranks' gradients are averaged, ours must add up
 
     def _step(self, loss: Tensor, refusal: Callable[[Tensor], Exception]) -> Tensor:
         """Clip, step and advance the schedule; return the gradient's norm before clipping, ().

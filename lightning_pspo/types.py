@@ -25,7 +25,7 @@ class Problem:
         answer: The reference ("gold") answer, without its derivation.
         scorer: The task's own judgement of an extracted answer, where equality with the reference is not what the task
             asks; None compares with ``answer``.
-        solution: A worked solution, for rewards and callbacks of your own; None if the data have none.
+        solution: A worked solution, which SupervisedModule learns from; None if the data have none.
         system: The problem's own system turn, which takes the place of a missing ``data.system_prompt``; None for none.
     """
 
@@ -131,6 +131,11 @@ class Completions:
     completion_mask: Tensor
     truncated: Tensor
     logprobs: Tensor | None = None
+
+    def unpadded(self) -> list[list[int]]:
+        """Return the ids of each completion, end-of-sequence token included."""
+        lengths = self.completion_mask.sum(dim=1).tolist()
+        return [ids[:length] for ids, length in zip(self.completion_ids.tolist(), lengths, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -274,8 +274,7 @@ def _tokenizer(module: TrainableModule) -> Any:
 
 
 def _max_prompt_tokens(module: TrainableModule) -> int | None:
-    context = module.policy.context_length
-    return None if context is None else context - module.longest_completion
+    return module.max_prompt_tokens
 
 
 def _validate_once_at_least(config: Any) -> None:

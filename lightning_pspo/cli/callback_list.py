@@ -40,7 +40,7 @@ class CallbackList(ActionTypeHint):
             parser._option_string_actions[flag] = action
 
     def _check_type(self, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
-        """Return the list with a setting in it; whatever is no change by name is left to jsonargparse."""
+        """Return the list with the changes by name made in it; jsonargparse checks any other value."""
         if not append and (changes := self.changes(parse_value_or_config(value, enable_path=False)[0])):
             entries = list((cfg and cfg.get(self.dest)) or ())
             for name, setting, item in changes:

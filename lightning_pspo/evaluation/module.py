@@ -173,10 +173,9 @@ class SamplingModule(pl.LightningModule):
 
     def verify(self, prompts: PromptBatch, completions: Completions) -> list[Sample]:
         """Decode and grade each completion."""
-        lengths = completions.completion_mask.sum(dim=1).tolist()
-        ids = [row[:length] for row, length in zip(completions.completion_ids.tolist(), lengths, strict=True)]
+        ids = completions.unpadded()
         texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        decoded = list(zip(texts, completions.truncated.tolist(), lengths, strict=True))
+        decoded = list(zip(texts, completions.truncated.tolist(), map(len, ids), strict=True))
         samples = self._graded(prompts.problems, len(texts) // len(prompts), decoded)
         raw = self.policy.decoded_with_special_tokens(ids)
         return [

@@ -163,8 +163,7 @@ class _Probe:
         with policy.generating() as model:
             sampled = engine.generate(model, self._batch(members), sampling, None)
             first = members.index(1) * samples
-            rows = zip(sampled.completion_ids, sampled.completion_mask, strict=True)
-            drawn = [ids[mask].tolist() for ids, mask in rows][first : first + samples]
+            drawn = sampled.unpadded()[first : first + samples]
             return max(self._improbable(model, tokens) for tokens in drawn)
 
     def _improbable(self, model: PreTrainedModel, tokens: Sequence[int]) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,7 @@ from torch.utils._pytree import tree_flatten
 
 from lightning_pspo.cli.main import main
 from lightning_pspo.files import partial_name
-from tests.support.processes import Command, ended, start, wait_for
+from tests.support.processes import REPOSITORY, Command, ended, start, wait_for
 
 ROLLOUTS = 6
 Arguments = Callable[..., list[str]]
@@ -42,11 +45,15 @@ def command(tiny_run: Callable[..., list[str]]) -> Arguments:
     return lambda root, *more: ["fit", *tiny_run(root, *settings, *more)]
 
 
+def variables(workplace: Path) -> dict[str, str]:
+    """Return what sends a process's home and temporary files into the workplace."""
+    folders = {"HOME": "home", "TMPDIR": "tmp", "MPLCONFIGDIR": "matplotlib"}  # the last for a library's cache
+    return {name: str(workplace / folder) for name, folder in folders.items()}
+
+
 def start_in(workplace: Path, arguments: list[str]) -> Command:
     """Start the command somewhere else than in the repository."""
-    folders = {"HOME": workplace / "home", "TMPDIR": workplace / "tmp"}
-    folders["MPLCONFIGDIR"] = workplace / "matplotlib"  # a cache of the library, whoever uses it
-    return start(arguments, workplace / "cwd", **{name: str(folder) for name, folder in folders.items()})
+    return start(arguments, workplace / "cwd", **variables(workplace))
 
 
 def kill_when(arguments: list[str], workplace: Path, condition: Callable[[], bool]) -> None:
@@ -85,10 +92,24 @@ def logged_rollouts(root: Path) -> list[list[int]]:
 
 @pytest.fixture
 def undisturbed(command: Arguments, workplace: Path) -> Path:
-    """Root of the run that nobody disturbs; made by the first test that needs it."""
+    """Root of the run that nobody disturbs; made by the first test that needs it.
+
+    It is a process of its own, not a forked one, so that its imports, too, see where home is.
+    """
     root = workplace / "undisturbed"
     if not checkpoint(root, ROLLOUTS).exists():
-        status, output = ended(start_in(workplace, command(root)))
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables(workplace)
+        environment.pop("LIGHTNING_PSPO_PARENT", None)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lightning_pspo", *command(root)],
+            cwd=workplace / "cwd",
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        status, output = ended(process)
         assert status == 0, output
     return root
 

@@ -131,7 +131,7 @@ def wait_for(condition: Callable[[], bool], process: Command) -> None:
         time.sleep(0.001)
 
 
-def ended(process: Command, seconds: float = 90.0) -> tuple[int, str]:
+def ended(process: Command | subprocess.Popen[str], seconds: float = 90.0) -> tuple[int, str]:
     """Return status and output of a process that must end by itself within ``seconds``, with all that it started."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     try:

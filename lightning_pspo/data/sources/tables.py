@@ -110,7 +110,7 @@ class HubDataset(ColumnSource):
     """Rows of a data set on the Hugging Face hub.
 
     Args:
-        name: Its id, such as ``openai/gsm8k``.
+        dataset: Its id, such as ``openai/gsm8k``.
         config: Its configuration, such as ``main``; None where it has only one.
         split: Its split.
         revision: Commit, tag or branch; None for the newest.

@@ -23,13 +23,6 @@ from lightning_pspo.types import Completions, PromptBatch, Rollout
 Z_LIMIT = 5.0
 
 
-def tokens_of(completions: Completions) -> list[list[int]]:
-    """Return the tokens of each completion, without padding."""
-    return [
-        ids[mask].tolist() for ids, mask in zip(completions.completion_ids, completions.completion_mask, strict=True)
-    ]
-
-
 @torch.no_grad()
 def plain_logits(model: PreTrainedModel, prompt: list[int], completion: list[int]) -> Tensor:
     """Return the logits of each completion token by a forward pass of one unpadded row, (T, V) float32."""
@@ -58,7 +51,7 @@ class EngineChecks:
     def greedy(self) -> list[Result]:
         """Check that every greedy token has the largest logit, up to ties."""
         settings = replace(self.module.sampling, temperature=0.0)
-        sampled = tokens_of(self.module.sample(self.batch, 1, settings, EVALUATION_NOISE))
+        sampled = self.module.sample(self.batch, 1, settings, EVALUATION_NOISE).unpadded()
         gaps = []
         with self.module.policy.generating() as model:
             for prompt, tokens in zip(self.prompts, sampled, strict=True):
@@ -71,7 +64,7 @@ class EngineChecks:
         """Check that every sampled token is the token that its noise selects, up to the boundary of two tokens."""
         if not self.module.engine.uses_given_noise:
             return [left_out(Check.SAMPLED, f"{self.engine} draws its own noise")]
-        module, sampled = self.module, tokens_of(self.completions)
+        module, sampled = self.module, self.completions.unpadded()
         steps = module.sampling.max_new_tokens
         noise = keyed_uniforms((module.seed, TRAINING_NOISE), self.batch.positions, self.group, steps)
         distances = []
@@ -113,7 +106,7 @@ class EngineChecks:
             rollout: Rollout with the training pass's log-probs as ``old_logprobs``.
             mask: (N,) bool, the rows for which it has them.
         """
-        sampling, sampled = self.module.sampling, tokens_of(self.completions)
+        sampling, sampled = self.module.sampling, self.completions.unpadded()
         surprise = variance = 0.0
         training: list[Tensor] = []
         with self.module.policy.generating() as model:

@@ -18,7 +18,7 @@ from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Constant
 from lightning_pspo.preflight.selfcheck import gradients
-from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits, tokens_of
+from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
 from lightning_pspo.preflight.selfcheck.settings import OrGenerated
@@ -182,7 +182,7 @@ class OnRanks(Instead):
         }
         drawn = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         completions = Completions(own["completion_ids"], own["completion_mask"], own["truncated"], own["logprobs"])
-        share = shared_tokens(tokens_of(drawn), tokens_of(completions))
+        share = shared_tokens(drawn.unpadded(), completions.unpadded())
         terms = {name[5:]: value.tolist() for name, value in own.items() if name.startswith("term ")}
         module.engine, module.reward = Replay(completions), FixedReward(own["total"].tolist(), terms)
         rollout, mini_batch = gradients.prepared(module, batch, module.limits)
@@ -256,7 +256,7 @@ def nudge(module: PSPOModule) -> None:
 
 def fingerprint(module: PSPOModule, batch: PromptBatch, completions: Completions) -> dict[str, Any]:
     """Return the logits of a few completions, and some entries of each weight and of the optimiser's state."""
-    prompts, rows = prompt_rows(batch)[:_PROBED], tokens_of(completions)[:: module.group_size][:_PROBED]
+    prompts, rows = prompt_rows(batch)[:_PROBED], completions.unpadded()[:: module.group_size][:_PROBED]
     logits = probe(module, prompts, rows)
     return {"prompts": prompts, "completions": rows, "logits": logits, "weights": weights_of(module)}
 

@@ -32,7 +32,7 @@ from lightning_pspo.objective.advantages import Advantage
 from lightning_pspo.objective.surrogates import PSPO
 from lightning_pspo.policy.logprobs import chosen_logprobs
 from lightning_pspo.policy.policy import Policy
-from lightning_pspo.preflight.selfcheck.engines import plain_logits, tokens_of
+from lightning_pspo.preflight.selfcheck.engines import plain_logits
 from lightning_pspo.rollout import GenerateEngine
 from lightning_pspo.rollout.base import prompt_rows
 
@@ -75,7 +75,7 @@ class Says(GenerateEngine):
     def generate(self, model, prompts, sampling, uniforms):
         drawn = super().generate(model, prompts, sampling, uniforms)
         rows = []
-        for row, tokens in enumerate(tokens_of(drawn)):
+        for row, tokens in enumerate(drawn.unpadded()):
             logits = plain_logits(model, prompt_rows(prompts)[row // sampling.samples], tokens).unsqueeze(0)
             temperature = max(sampling.temperature, 1e-3)
             rows.append(chosen_logprobs(logits, torch.tensor([tokens]), temperature, sampling.top_p)[0] + self.more)
