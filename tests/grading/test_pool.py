@@ -68,7 +68,7 @@ def test_no_process_before_the_first_hard_pair_and_none_after_the_grader():
     before = set(mine())
     grader = Grader()
     grader.grade(PAIRS[:3])
-    assert set(mine()) == before
+    assert set(mine()) <= before
     grader.grade(PAIRS)
     started = set(mine()) - before
     assert started
