@@ -17,6 +17,7 @@ from .run_report import RunReport
 from .run_summary import RunSummary
 from .trust_region_report import TrustRegionReport
 from .validation_line import ValidationLine
+from .validation_verdicts import ValidationVerdicts
 from .watchdog import Watchdog
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "RunSummary",
     "TrustRegionReport",
     "ValidationLine",
+    "ValidationVerdicts",
     "Watchdog",
 ]

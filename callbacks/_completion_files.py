@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.types import EvaluationOutput
 
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
 _ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
@@ -91,3 +92,32 @@ def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
         return name, old, new
     key = next(key for key in (*old, *new) if (key in old) != (key in new) or old.get(key) != new.get(key))
     return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
+
+
+def sample_rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """Yield each sample with its sorting key: position in the source, index of the temperature, of the sample."""
+    batch = output.batch
+    positions, valid = batch.positions.tolist(), batch.valid.tolist()
+    for rank, (temperature, samples) in enumerate(output.samples.items()):
+        each = len(samples) // len(batch)
+        for index, sample in enumerate(samples):
+            row, number = divmod(index, each)
+            if not valid[row]:
+                continue
+            yield (
+                [positions[row], rank, number],
+                {
+                    "id": sample.problem.id,
+                    "source": batch.source,
+                    "question": sample.problem.question,
+                    "answer": sample.problem.answer,
+                    "completion": sample.completion,
+                    "extracted": sample.grade.extracted,
+                    "verdict": sample.grade.verdict.value,
+                    "rule": sample.grade.rule,
+                    "truncated": sample.truncated,
+                    "length_tokens": sample.length_tokens,
+                    "temperature": temperature,
+                    "sample": number,
+                },
+            )

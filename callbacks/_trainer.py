@@ -28,6 +28,13 @@ def is_trial(trainer: Trainer) -> bool:
     return bool(untyped.fast_dev_run)
 
 
+def validate_now(trainer: Trainer) -> None:
+    """Make the validation after the last rollout; Lightning does nothing more in a run that is resumed there."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+
+
 def check_file_name(setting: str, path: str) -> None:
     """Refuse a path whose file could not be written at the end of a run."""
     name = Path(path).name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO, Literal
 
 import torch
@@ -12,9 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
-from lightning_pspo.types import EvaluationOutput
 
-from ._completion_files import CompletionFiles, changed_setting, lines_of, recordings
+from ._completion_files import CompletionFiles, changed_setting, lines_of, recordings, sample_rows
 from ._evaluation_settings import evaluation_settings
 from ._trainer import check_file_name, is_trial, root_folder
 
@@ -133,7 +132,9 @@ class CompletionWriter(Callback):
         """Append the batch to this rank's part."""
         if not self._is_active(trainer):
             return
-        lines = [json.dumps([[dataloader_idx, *key], row], ensure_ascii=False) + "\n" for key, row in _rows(outputs)]
+        lines = [
+            json.dumps([[dataloader_idx, *key], row], ensure_ascii=False) + "\n" for key, row in sample_rows(outputs)
+        ]
         with self._files(trainer).part(trainer.global_rank).open("a", encoding="utf-8") as file:
             file.writelines(lines)
         self._written += len(lines)
@@ -189,32 +190,3 @@ def keep_completions(trainer: Trainer, stage: Stage) -> None:
     untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
     if not any(isinstance(callback, CompletionWriter) and stage in callback.stages for callback in untyped.callbacks):
         untyped.callbacks.append(CompletionWriter(path=f"{stage}.jsonl", stages=[stage], resume=True, restart=True))
-
-
-def _rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Yield each sample with its sorting key: position in the source, index of the temperature, of the sample."""
-    batch = output.batch
-    positions, valid = batch.positions.tolist(), batch.valid.tolist()
-    for rank, (temperature, samples) in enumerate(output.samples.items()):
-        each = len(samples) // len(batch)
-        for index, sample in enumerate(samples):
-            row, number = divmod(index, each)
-            if not valid[row]:
-                continue
-            yield (
-                [positions[row], rank, number],
-                {
-                    "id": sample.problem.id,
-                    "source": batch.source,
-                    "question": sample.problem.question,
-                    "answer": sample.problem.answer,
-                    "completion": sample.completion,
-                    "extracted": sample.grade.extracted,
-                    "verdict": sample.grade.verdict.value,
-                    "rule": sample.grade.rule,
-                    "truncated": sample.truncated,
-                    "length_tokens": sample.length_tokens,
-                    "temperature": temperature,
-                    "sample": number,
-                },
-            )

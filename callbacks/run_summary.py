@@ -19,7 +19,7 @@ from lightning_pspo.progress import stop
 from lightning_pspo.types import EvaluationOutput
 
 from ._summary_figures import before_after_table, draw_curves, examples_table
-from ._trainer import check_file_name, finished_rollouts, is_trial, root_folder
+from ._trainer import check_file_name, finished_rollouts, is_trial, root_folder, validate_now
 from .reward_logger import RewardLogger
 
 CURVES = {
@@ -112,9 +112,7 @@ class RunSummary(Callback):
             )
             return
         if finished_rollouts(trainer) == trainer.num_training_batches:
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+            validate_now(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep this rollout's point of every curve."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "selfcheck": "Check that this machine and model compute a run's gradients correctly.",
     "run-until-done": "Run fit, and start it again from its last checkpoint until it is done.",
     "evaluate": "Measure a checkpoint, an exported folder or a hub model on benchmarks.",
+    "study": "Train arms over seeds and settings in equal budgets, and compare them.",
     "compare": "Compare evaluations, with confidence intervals.",
     "grade": "Grade a file of completions.",
     "judge": "Let a language model score completions, or compare them in pairs.",

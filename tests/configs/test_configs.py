@@ -19,7 +19,7 @@ BASES = sorted(CONFIGS.glob("*.yaml"))
 ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
 EXPERIMENTS = sorted(CONFIGS.glob("experiments/qwen*.yaml"))
 RECIPES = sorted(CONFIGS.glob("experiments/smollm2*.yaml"))
-OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "experiments"]
+OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in ("experiments", "study")]
 RUNNABLE = ("model", "objective", "callbacks", "engine")
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
     "strategy/fsdp1.yaml": "(?i)gpu",

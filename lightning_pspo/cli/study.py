@@ -1,0 +1,315 @@
+"""Run a study, cell by cell: ``lightning-pspo study STUDY.yaml --output DIR``; see docs/study.md.
+
+A study that was interrupted continues with the same command. ``study report DIR`` makes its numbers, tables and figures
+again from the files of its cells; ``study repeat CELL`` runs one cell again and compares the bits.
+Exit status: 0 if everything is finished, 1 if cells have failed or a repeated one differs, 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_pspo.cli.config_files import packaged_configs
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import as_size, free_bytes, locked, parse_yaml, read_yaml, unlock, write_atomically
+from lightning_pspo.progress import WORK, clock, shown
+from lightning_pspo.study.cells import CELLS, CONFIG, Cell, check_stale, make_cells
+from lightning_pspo.study.design import Study, Variant, read_study
+from lightning_pspo.study.runner import (
+    LOG,
+    Progress,
+    Runner,
+    SlurmRunner,
+    done_file,
+    visible_devices,
+)
+
+STUDY = "study.yaml"
+_PROBE_S = 20  # of the doctor, for the hours of a study of which nothing has run
+KEPT = 2  # checkpoints of a cell that lie on the disk, about
+_CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the same bits
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a study, or what was asked for about one; return the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        if words[:1] == ["report"]:
+            return report(report_parser().parse_args(words[1:]).study)
+        if words[:1] == ["repeat"]:
+            return repeat(repeat_parser().parse_args(words[1:]).cell)
+        return run(parser().parse_args(words))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    result = argparse.ArgumentParser(
+        prog="lightning-pspo study",
+        description="Run a study: arms, axes and seeds of `fit`, in equal budgets; then compare the arms.",
+        epilog="`study report DIR` makes the tables of a study again; `study repeat CELL` runs one cell again and "
+        "compares the bits.",
+    )
+    result.add_argument("study", metavar="STUDY", help="study file, or the name of a packaged one, such as study/smoke")
+    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of cells, tables and figures")
+    result.add_argument("--dry-run", action="store_true", help="check every setting; say cells, hours and disk")
+    result.add_argument("--workers", type=int, help="cells at a time (default: one per GPU, or cores / threads)")
+    result.add_argument("--slurm", action="store_true", help="run every cell as a job of its own, through submitit")
+    return result
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study report``."""
+    result = argparse.ArgumentParser("lightning-pspo study report", description="Make the tables of a study again.")
+    result.add_argument("study", type=Path, metavar="DIR", help="--output of the study")
+    return result
+
+
+def repeat_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study repeat``."""
+    result = argparse.ArgumentParser("lightning-pspo study repeat", description="Run a cell again, compare the bits.")
+    result.add_argument("cell", type=Path, metavar="CELL", help="folder of a finished cell: DIR/cells/ARM/seed=1")
+    return result
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run or continue a study; return the exit status."""
+    path, root = study_file(options.study), options.output
+    study = read_study(path)
+    workers = worker_count(study, options.workers)
+    with shown("study"):
+        WORK.stage = "checking the settings of every arm"
+        cells = make_cells(study, root, resolve)
+    if options.dry_run:
+        return forecast(study, cells, root, workers)
+    root.mkdir(parents=True, exist_ok=True)
+    if (lock := locked(root / "study.lock")) is None:
+        raise InputError(f"--output must not be in use, but another process runs a study in {root}.")
+    try:
+        if study.search is None:
+            check_stale(cells)
+        write_atomically(root / STUDY, path.read_bytes())
+        runner = make_runner(study, cells, root, workers, slurm=options.slurm)
+        failed, cells = finish(study, cells, root, runner)
+    finally:
+        unlock(lock)
+    if any(cell.state == "done" for cell in cells):
+        report(root)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason} ({root / CELLS / name / LOG})", file=sys.stderr)
+    if failed:
+        print("Finished cells are kept; the same command tries the others again.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def study_file(name: str) -> Path:
+    """Return the path of a study file, or of a packaged one."""
+    packaged = packaged_configs()
+    key = name.removeprefix("configs/").removesuffix(".yaml")
+    path = packaged.get(key) or packaged.get(f"study/{key}")
+    if os.path.isfile(name) or path is None:
+        return Path(name)
+    return path
+
+
+def worker_count(study: Study, asked: int | None) -> int:
+    """Return how many cells run at a time."""
+    if asked is not None and asked < 1:
+        raise InputError(f"--workers must be at least 1, got {asked}.")
+    return asked or len(visible_devices()) or max(1, len(os.sched_getaffinity(0)) // study.threads)
+
+
+def resolve(options: Sequence[str]) -> dict[str, Any]:
+    """Return all settings of ``fit`` with these options."""
+    from lightning_pspo.cli.main import main as fit
+
+    output, errors = io.StringIO(), io.StringIO()
+    status: Any = 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            fit(["fit", *options, "--print_config"])
+        except SystemExit as end:
+            status = end.code
+    if status:
+        raise InputError(errors.getvalue().strip().rpartition("\n")[2].removeprefix("error: "))
+    settings: dict[str, Any] = parse_yaml(output.getvalue(), "settings")
+    return settings
+
+
+def make_runner(study: Study, cells: Sequence[Cell], root: Path, workers: int, *, slurm: bool) -> Runner | SlurmRunner:
+    """Return what runs the cells: this machine, its GPUs if the cells may use them, or a cluster."""
+    if slurm:
+        return SlurmRunner(folder=root / "slurm", parameters={"name": "study", **study.slurm})
+    on_cpu = cells[0].config["trainer"].get("accelerator") == "cpu"
+    return Runner(workers=workers, devices=() if on_cpu else visible_devices())
+
+
+def finish(
+    study: Study, cells: Sequence[Cell], root: Path, runner: Runner | SlurmRunner
+) -> tuple[Mapping[str, str], Sequence[Cell]]:
+    """Run the search, if there is one, and the cells; return those that failed, and all cells."""
+    with shown("study"):
+        if study.search is not None:
+            from lightning_pspo.study.search import search_settings, with_chosen
+
+            search = study.search
+            chosen = search_settings(study, search, root, resolve, lambda trials: runner.run(trials, show))
+            write_atomically(root / "chosen.json", json.dumps(chosen, indent=1).encode())
+            settled = [with_chosen(variant, search, chosen[variant.name]) for variant in study.variants()]
+            cells = make_cells(replace(study, search=None), root, resolve, settled)
+            check_stale(cells)
+        return runner.run(cells, show), cells
+
+
+def show(progress: Progress) -> None:
+    """Report to the display what the runner does."""
+    from rich.table import Table
+
+    counts = Counter(cell.state for cell in progress.cells)
+    WORK.stage = f"{counts['done']}/{len(progress.cells)} cells"
+    WORK.figures = (f"{len(progress.failed)} failed",) if progress.failed else ()
+    WORK.left_s = progress.left_s
+    table = Table(box=None, pad_edge=False)
+    for heading in ("cell", "rollout", "running"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, justify="left" if heading == "cell" else "right")
+    now = time.monotonic()
+    for _, attempt in sorted(progress.running.items()):
+        rollouts = sum(1 for _ in attempt.cell.folder.glob("validations/*.jsonl"))
+        table.add_row(attempt.cell.name, f"{rollouts} validations", clock(now - attempt.begun))
+    WORK.table = table
+
+
+def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> int:
+    """Print how many cells, hours and bytes the study needs; return the exit status."""
+    counts = Counter(cell.state for cell in cells)
+    trials = 0
+    if study.search is not None:
+        search = study.search
+        trials = len(study.variants()) * len(search.seeds) * (len(search.values) or search.trials)
+    arms = len({cell.variant.arm for cell in cells})
+    points = len({cell.variant.point for cell in cells})
+    print(f"{len(cells)} cells: {arms} arms x {points} points of the grid x {len(study.seeds)} seeds", end="")
+    print(f", after {trials} of the search." if trials else ".")
+    print(", ".join(f"{count} {state}" for state, count in counts.items()) + f"; {workers} at a time.")
+    done = [cell for cell in cells if cell.state == "done"]
+    left = len(cells) + trials - len(done)
+    seconds = [value for cell in done if (value := done_file(cell).get("seconds")) is not None]
+    if seconds:
+        each, basis = sum(seconds) / len(seconds), f"the mean of {len(seconds)} finished cells"
+        bytes_each = sum(size_of(cell.folder) for cell in done) / len(done)
+    else:
+        each, bytes_each, basis = probed(cells)
+    if each is None:
+        print(f"Hours and disk are not known: {basis}.")
+    else:
+        hours = each * left / workers / 3600
+        disk, free = as_size(bytes_each * left), as_size(free_bytes(root))
+        print(f"About {hours:.2g} hours and {disk} of disk for {left} cells ({free} are free): {basis}.")
+    check_stale(cells)
+    return 0
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def probed(cells: Sequence[Cell]) -> tuple[float | None, float, str]:
+    """Return seconds and bytes of a cell, measured by the doctor on the first of each point, and how that was found."""
+    first = {cell.variant.point: cell for cell in reversed(cells)}
+    forecasts = []
+    for cell in first.values():
+        with tempfile.TemporaryDirectory(prefix="study-") as folder, shown("study"):
+            WORK.stage = f"measuring {cell.variant.name}"
+            command = [sys.executable, "-m", "lightning_pspo", "doctor", "--json", f"--seconds={_PROBE_S}", "--config"]
+            doctor = subprocess.run(
+                [*command, cell.prepare(Path(folder))[1]],
+                env={**os.environ, "OMP_NUM_THREADS": str(cell.threads)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        try:
+            ahead = json.loads(doctor.stdout)["forecast"]
+            forecasts.append((ahead["run_s"], ahead["checkpoint_bytes"]))
+        except (ValueError, KeyError, TypeError):
+            reason = (doctor.stderr or doctor.stdout).strip().rpartition("\n")[2][-200:]
+            return None, 0.0, f"the doctor could not measure {cell.variant.name} ({reason or 'no forecast'})"
+    seconds, size = (sum(column) / len(forecasts) for column in zip(*forecasts, strict=True))
+    basis = f"measured by the doctor on {len(forecasts)} of them, while completions keep their length"
+    return seconds, KEPT * size, basis
+
+
+def report(root: Path) -> int:
+    """Write the results, tables and figures of the cells that are finished; return the exit status."""
+    from lightning_pspo.cli.compare import draw
+    from lightning_pspo.study.analysis import analyse, write_results
+    from lightning_pspo.study.tables import draw_curves, markdown
+
+    results, comparisons = analyse(read_study(root / STUDY), root)
+    if (root / "chosen.json").is_file():
+        results["chosen"] = json.loads((root / "chosen.json").read_bytes())
+    write_atomically(root / "results.json", write_results(results))
+    write_atomically(root / "tables.md", markdown(results).encode())
+    write_atomically(root / "curves.png", draw_curves(results))
+    if comparisons:
+        draw(comparisons, root / "differences.png")
+    print(markdown(results))
+    for name in ("results.json", "tables.md", "curves.png", "differences.png"):
+        print(root / name)
+    return 0
+
+
+def repeat(folder: Path) -> int:
+    """Run a cell again in a folder that is thrown away; return 0 if it did the same to the bit, else 1."""
+    from lightning_pspo.report.curves import read_curves
+
+    config, digest = folder / CONFIG, folder / "done.json"
+    if not config.is_file() or not digest.is_file():
+        raise InputError(f"CELL must be the folder of a finished cell, such as DIR/cells/ARM/seed=1, got {folder}.")
+    before = json.loads(digest.read_bytes())
+    with tempfile.TemporaryDirectory(prefix="repeat-") as name:
+        again = Path(name)
+        settings = read_yaml(config)
+        cell = Cell(
+            variant=Variant(arm="", point="", config=(), settings={}),
+            seed=settings["seed_everything"],
+            folder=again,
+            config=settings,
+            threads=before["threads"],
+        )
+        with shown("study"):
+            WORK.stage = f"repeating {folder}"
+            failed = Runner(workers=1).run([cell])
+        if failed:
+            print(f"error: the repeated cell failed: {next(iter(failed.values()))}", file=sys.stderr)
+            return 1
+        different = [] if done_file(cell)["weights"] == before["weights"] else ["the weights"]
+        names = sorted({path.name for root in (folder, again) for path in root.glob("validations/*")})
+        for file in names:
+            old, new = (root / "validations" / file for root in (folder, again))
+            same = old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes()
+            different += [] if same else [f"validations/{file}"]
+        before_curves, curves = (read_curves(root / "logs") for root in (folder, again))
+        keys = [key for key in sorted(before_curves | curves) if not key.startswith(_CLOCK)]
+        different += [f"curve {key}" for key in keys if repr(before_curves.get(key)) != repr(curves.get(key))]
+    if different:
+        print(f"{folder} differs: {', '.join(different)}")
+        return 1
+    print(f"{folder}: the same bits, of the weights, {len(names)} validations and {len(keys)} curves.")
+    return 0

@@ -1,0 +1,1 @@
+"""Studies: arms, axes and seeds of runs, their execution and their analysis. Imports no torch."""

@@ -1,0 +1,247 @@
+"""Numbers of a study, from the files of its cells and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, compare, read_run
+from lightning_pspo.report.curves import Curves, read_curves
+from lightning_pspo.statistics import Estimate, compare_arms, holm, mean_interval, wilson_interval
+from lightning_pspo.study.cells import CELLS, DONE
+from lightning_pspo.study.design import Study, Variant
+
+MEASURES = {
+    "retained": ("trust/retained", "mean"),
+    "ratio_p01": ("trust/ratio_p01", "min"),
+    "ratio_p99": ("trust/ratio_p99", "max"),
+    "ratio_max": ("trust/ratio_max", "max"),
+    "would_clip": ("trust/would_clip", "mean"),
+    "kl_last_update": ("", "mean"),  # of the rollout's last update, the key depends on their number
+    "grad_norm": ("train/grad_norm", "mean"),
+    "norm_clipped": ("trust/clip_bound_share", "mean"),
+    "entropy": ("train/entropy", "last"),
+    "length_tokens": ("completion/length_tokens", "last"),
+    "truncated": ("completion/truncated", "last"),
+    "train_accuracy": ("train/accuracy", "last"),
+}
+"""Name -> log key, and how the rollouts of a run become one number."""
+
+COLLAPSED = 0.5  # share of its best accuracy below which a run that ends there has collapsed
+DETECTABLE = 1.43  # half-widths of a 95 % interval that a true difference needs to be found in 80 of 100 studies
+_REDUCE = {"mean": np.mean, "min": np.min, "max": np.max, "last": lambda values: values[-1]}
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What the files of one finished cell say."""
+
+    seed: int
+    final: EvaluatedRun  # the last validation, on the source and at the temperature that are compared
+    accuracy: Mapping[int, float]  # rollout -> accuracy, in order
+    measures: Mapping[str, float]
+
+    @property
+    def best(self) -> float:
+        """The best of all validations."""
+        return max(self.accuracy.values())
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether it ended far below its best."""
+        return list(self.accuracy.values())[-1] < COLLAPSED * self.best
+
+
+def read_cell(folder: Path, seed: int, source: str | None) -> RunResult:
+    """Read a finished cell.
+
+    Raises:
+        InputError: Its files are missing or cannot be read.
+    """
+    runs = {int(path.stem.partition("=")[2]): read_run(path) for path in sorted(folder.glob("validations/*.jsonl"))}
+    if len(runs) < 2:
+        raise InputError(f"{folder} must hold validations before and after training, got {len(runs)}.")
+    settings = list(runs[max(runs)].scores)
+    chosen = next((pair for pair in settings if source in (None, pair[0])), None)
+    if chosen is None:
+        raise InputError(f"`source` must be one of {sorted({name for name, _ in settings})}, got {source!r}.")
+    only = {
+        # A name in place of the file's digest: two runs that have both collapsed may have written the same verdicts.
+        rollout: replace(run, scores={chosen: run.scores[chosen]}, digest=f"seed {seed}")
+        for rollout, run in runs.items()
+    }
+    accuracy = {rollout: float(np.mean([*run.scores[chosen].values()])) for rollout, run in sorted(only.items())}
+    return RunResult(
+        seed=seed, final=only[max(only)], accuracy=accuracy, measures=measures(read_curves(folder / "logs"))
+    )
+
+
+def measures(curves: Curves) -> dict[str, float]:
+    """Return one number per measure that the run has logged.
+
+    >>> steps = np.array([4.0, 8.0])
+    >>> measures({"train/entropy": (steps, np.array([0.5, 0.25])), "trust/ratio_max": (steps, np.array([3.0, 2.0]))})
+    {'ratio_max': 3.0, 'entropy': 0.25}
+    """
+    updates = [int(key.rpartition("_")[2]) for key in curves if key.startswith("trust/kl_update_")]
+    keys = {name: key or f"trust/kl_update_{max(updates, default=0)}" for name, (key, _) in MEASURES.items()}
+    judged = {key: (key, "last") for key in curves if key.startswith("judge/")}
+    return {
+        name: float(_REDUCE[how](curves[keys.get(name, name)][1]))
+        for name, (_, how) in (MEASURES | judged).items()
+        if keys.get(name, name) in curves
+    }
+
+
+def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmComparison]]:
+    """Return all results of a study as plain values, and its comparisons.
+
+    Raises:
+        InputError: No cell is finished, or a finished one cannot be read.
+    """
+    variants = study.variants()
+    runs: dict[str, list[RunResult]] = {}
+    missing = []
+    for variant in variants:
+        for seed in study.seeds:
+            folder = root / CELLS / variant.name / f"seed={seed}"
+            if (folder / DONE).is_file():
+                runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
+            else:
+                missing.append(f"{variant.name}/seed={seed}")
+    if not runs:
+        raise InputError(f"{root} has no finished cell: run the study first.")
+    points: dict[str, list[Variant]] = {}
+    for variant in variants:
+        points.setdefault(variant.point, []).append(variant)
+    comparisons = _compared(study, points, runs)
+    source, temperature = next(iter(next(iter(runs.values()))[0].final.scores))
+    results = {
+        "title": study.title,
+        "source": source,
+        "temperature": temperature,
+        "problems": len(next(iter(runs.values()))[0].final.scores[source, temperature]),
+        "control": study.control_arm,
+        "seeds": list(study.seeds),
+        "cells": {"planned": len(variants) * len(study.seeds), "done": sum(map(len, runs.values()))},
+        "missing": missing,
+        "points": [
+            {
+                "point": point,
+                "arms": {variant.arm: _arm(runs[variant.name]) for variant in members if variant.name in runs},
+                "comparisons": [_comparison(comparison) for comparison in comparisons.get(point, [])],
+            }
+            for point, members in points.items()
+        ],
+        "runs": {
+            f"{name}/seed={run.seed}": {
+                "accuracy": {str(rollout): value for rollout, value in run.accuracy.items()},
+                "collapsed": run.has_collapsed,
+                "measures": dict(run.measures),
+            }
+            for name, members in runs.items()
+            for run in members
+        },
+    }
+    labelled = [
+        replace(comparison, second=f"{comparison.second} {point}".strip())
+        for point, members in comparisons.items()
+        for comparison in members
+    ]
+    return _plain(results), labelled
+
+
+def _compared(
+    study: Study, points: Mapping[str, Sequence[Variant]], runs: Mapping[str, Sequence[RunResult]]
+) -> dict[str, list[ArmComparison]]:
+    """Compare each arm with the control at its point; p-values are adjusted for all comparisons of the study."""
+    comparisons: dict[str, list[ArmComparison]] = {}
+    for point, members in points.items():
+        arms = {variant.arm: [run.final for run in runs.get(variant.name, ())] for variant in members}
+        control = arms.pop(study.control_arm)
+        others = {name: finals for name, finals in arms.items() if finals}
+        if control and others:
+            comparisons[point] = compare({study.control_arm: control, **others})
+    flat = [comparison for members in comparisons.values() for comparison in members]
+    adjusted = iter(holm([comparison.difference.p_value for comparison in flat]))
+    return {
+        point: [replace(comparison, adjusted_p=next(adjusted)) for comparison in members]
+        for point, members in comparisons.items()
+    }
+
+
+def _comparison(comparison: ArmComparison) -> dict[str, Any]:
+    difference = comparison.difference
+    estimate = difference.estimate
+    half = max(estimate.value - estimate.low, estimate.high - estimate.value)
+    return {
+        "arm": comparison.second,
+        "runs": list(comparison.runs),
+        "difference": _interval(estimate),
+        "p": difference.p_value,
+        "p_holm": comparison.adjusted_p,
+        "detectable": min(1.0, DETECTABLE * half),
+    }
+
+
+def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
+    """Return what is reported of an arm at a point."""
+    finals = np.array([[*next(iter(run.final.scores.values())).values()] for run in runs])  # (runs, problems)
+    against_nothing = compare_arms(np.zeros((1, finals.shape[1])), finals).estimate  # clustered by problem and run
+    collapsed = sum(run.has_collapsed for run in runs)
+    low, high = wilson_interval(collapsed, len(runs))
+    names = list(dict.fromkeys(name for run in runs for name in run.measures))
+    rollouts = sorted(set.intersection(*(set(run.accuracy) for run in runs)))
+    by_rollout = np.array([[run.accuracy[rollout] for rollout in rollouts] for run in runs])  # (runs, validations)
+    return {
+        "runs": len(runs),
+        "seeds": [run.seed for run in runs],
+        "before": _share(mean_interval(by_rollout[:, 0])),
+        "final": _share(against_nothing),
+        "best": _share(mean_interval([run.best for run in runs])),
+        "collapsed": {"value": collapsed / len(runs), "low": low, "high": high},
+        "measures": {
+            name: _interval(mean_interval(values))
+            for name in names
+            if (values := [run.measures[name] for run in runs if name in run.measures])
+        },
+        "curve": {
+            "rollouts": rollouts,
+            "mean": by_rollout.mean(axis=0).tolist(),
+            "low": by_rollout.min(axis=0).tolist(),
+            "high": by_rollout.max(axis=0).tolist(),
+        },
+    }
+
+
+def _share(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
+
+
+def _interval(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value for JSON, with null for what is not finite and ten digits of what is."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return float(f"{value:.10g}") if isfinite(value) else None
+    return value
+
+
+def write_results(results: Mapping[str, Any]) -> bytes:
+    """Return the file ``results.json``."""
+    return (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,196 @@
+"""Cells of a study: one run each, with its settings, its folder and how far it has come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_yaml, write_atomically
+from lightning_pspo.report.arms import leaves
+from lightning_pspo.study.design import Study, Variant
+
+Resolve = Callable[[Sequence[str]], dict[str, Any]]
+"""Options of ``fit`` -> all its settings; raises InputError for settings that do not exist."""
+
+State = Literal["waiting", "begun", "done", "stale"]
+
+CELLS = "cells"
+CONFIG = "cell.yaml"
+DONE = "done.json"
+_CALLBACKS = "lightning_pspo.callbacks"
+_NEEDED = ("RewardLogger", "TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts")
+_LEFT_OUT = (  # what only a person would look at, or repeats what the cell's files say
+    *("RolloutProgressBar", "LiveSamples", "ValidationLine", "CompletionTable", "RolloutLedger", "CompletionWriter"),
+    *("EvaluationReport", "RunSummary", "RunReport"),
+)
+_BUDGET = (
+    *("data.num_rollouts", "data.prompts_per_rollout", "model.group_size", "model.sampling.max_new_tokens"),
+    *("model.refill_rounds", "data.train", "data.val", "model.policy.init_args.model_name_or_path"),
+    *("trainer.limit_train_batches", "model.updates_per_rollout", "model.minibatches_per_rollout"),
+)
+_ROOT = "trainer.default_root_dir"
+_DATE = "2026-01-01"  # that chat templates see, so that a cell which is run again tomorrow has the same prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a study."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    config: Mapping[str, Any]  # all settings of ``fit`` but the folder
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """Path of its folder below ``cells``."""
+        return f"{self.variant.name}/seed={self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the run depends on."""
+        content = json.dumps([self.config, self.threads], sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def state(self) -> State:
+        """How far the run has come; ``stale`` if its folder holds a run of other settings."""
+        begun = self.folder / "digest"
+        if not begun.is_file():
+            return "waiting"
+        if begun.read_text(encoding="utf-8").strip() != self.digest:
+            return "stale"
+        return "done" if (self.folder / DONE).is_file() else "begun"
+
+    def prepare(self, folder: Path | None = None) -> list[str]:
+        """Write the run's settings; return the options of ``fit`` that begin or continue it, here or in ``folder``."""
+        folder = self.folder if folder is None else folder
+        config = deepcopy(dict(self.config))
+        config["trainer"] |= {"default_root_dir": str(folder)}
+        write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        write_atomically(folder / "digest", f"{self.digest}\n".encode())
+        return ["--config", str(folder / CONFIG), "--ckpt_path", "last"]
+
+
+def make_cells(study: Study, root: Path, resolve: Resolve, variants: Sequence[Variant] | None = None) -> list[Cell]:
+    """Return all cells but those of a search, seed by seed within a variant; ``variants`` are the study's own if None.
+
+    Raises:
+        InputError: A setting does not exist, nothing would be measured at the end, or arms differ in their budget.
+    """
+    cells = [
+        cell
+        for variant in (study.variants() if variants is None else variants)
+        for cell in cells_of(variant, study.seeds, root / CELLS, study.threads, resolve)
+    ]
+    check_budget(study, cells)
+    return cells
+
+
+def cells_of(variant: Variant, seeds: Sequence[int], root: Path, threads: int, resolve: Resolve) -> Iterator[Cell]:
+    """Yield the cells of a variant, one for each seed."""
+    options = [option for config in variant.config for option in ("--config", config)]
+    options += [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.settings.items()
+    ]
+    try:
+        config = as_cell(resolve(options))
+    except InputError as error:
+        raise InputError(f"{variant.name}: {error}") from error
+    for seed in seeds:
+        folder = root / variant.name / f"seed={seed}"
+        yield Cell(
+            variant=variant, seed=seed, folder=folder, config={**config, "seed_everything": seed}, threads=threads
+        )
+
+
+def as_cell(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run whose files the analysis reads, without what only a person would look at.
+
+    Raises:
+        InputError: The last rollout would not be measured.
+    """
+    config = deepcopy(config)
+    config.pop("ckpt_path", None)
+    config["data"]["date"] = config["data"].get("date") or _DATE
+    trainer = config["trainer"]
+    trainer.pop("default_root_dir", None)
+    callbacks = [entry for entry in trainer.get("callbacks") or () if _short(entry) not in _LEFT_OUT]
+    present = [_short(entry) for entry in callbacks]
+    added = [{"class_path": f"{_CALLBACKS}.{name}"} for name in _NEEDED if name not in present]
+    csv = {"save_dir": "logs", "name": "csv", "flush_logs_every_n_steps": 1}
+    logger = [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": csv}]
+    trainer |= {"callbacks": [*added, *callbacks], "logger": logger, "num_sanity_val_steps": -1}
+    trainer |= {"enable_progress_bar": False, "enable_model_summary": False}
+    if not config["data"].get("val"):
+        raise InputError("`data.val` must name the problems on which the arms are compared, got none.")
+    rollouts, interval = config["data"]["num_rollouts"], trainer.get("val_check_interval")
+    every = interval if isinstance(interval, int) else int(rollouts * (1.0 if interval is None else interval))
+    if every < 1 or (every < rollouts and rollouts % every):
+        raise InputError(
+            f"`data.num_rollouts` must be a multiple of trainer.val_check_interval, so that the last rollout is "
+            f"measured, got {rollouts} and {interval}."
+        )
+    return config
+
+
+def _short(entry: Any) -> str:
+    return str(entry.get("class_path") if isinstance(entry, Mapping) else entry).rpartition(".")[2]
+
+
+def check_budget(study: Study, cells: Sequence[Cell]) -> None:
+    """Refuse arms that may sample or train more than others at the same point of the grid.
+
+    Raises:
+        InputError: It names the setting and both arms.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        other = first.setdefault(cell.variant.point, cell)
+        for name in _BUDGET:
+            values = [setting(each.config, name) for each in (other, cell)]
+            if values[0] != values[1] and not any(name.startswith(allowed) for allowed in study.unequal):
+                raise InputError(
+                    f"arms must have equal budgets, but `{name}` is {values[0]!r:.60} in {other.variant.arm} and "
+                    f"{values[1]!r:.60} in {cell.variant.arm}: make them equal, or list it under `unequal`."
+                )
+
+
+def setting(config: Mapping[str, Any], name: str) -> Any:
+    """Return a setting by its dotted name, None where it is not set.
+
+    >>> setting({"model": {"group_size": 8}}, "model.group_size"), setting({}, "data.train")
+    (8, None)
+    """
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def check_stale(cells: Sequence[Cell]) -> None:
+    """Refuse to go on with a study whose cells were run with other settings than it has now.
+
+    Raises:
+        InputError: It names the cells and what has changed in the first.
+    """
+    stale = [cell for cell in cells if cell.state == "stale"]
+    if not stale:
+        return
+    names = ", ".join(cell.name for cell in stale[:12]) + (f" and {len(stale) - 12} more" if stale[12:] else "")
+    before, now = (dict(leaves(config)) for config in (read_yaml(stale[0].folder / CONFIG), stale[0].config))
+    changed = [name for name in now | before if now.get(name) != before.get(name) and name != _ROOT]
+    why = f"`{changed[0]}` was {before.get(changed[0])}, is {now.get(changed[0])}" if changed else "`threads`"
+    raise InputError(
+        f"{len(stale)} of {len(cells)} cells were run with other settings than the study has now ({why}): {names}. "
+        "Undo the change, give another --output, or delete their folders to run them again; nothing was changed."
+    )

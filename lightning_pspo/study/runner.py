@@ -1,0 +1,254 @@
+"""Run the cells of a study, several at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import as_size, free_bytes, write_atomically
+from lightning_pspo.study.cells import DONE, Cell
+
+LOG = "log.txt"
+_BAD_INPUT = 2
+_TRIES = 2  # starts of a cell without a new checkpoint in between
+_LEAST_BYTES = 200 << 20  # that must be free before a cell starts
+_TICK_S = 0.2
+_PATIENCE_S = 60.0  # for a cell that was asked to stop
+_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+@dataclass
+class Attempt:
+    """A cell that is running."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    begun: float  # by the monotonic clock
+    checkpoint: str  # that it started from; empty for none
+    fresh: bool  # whether nothing of it existed before
+    failures: int = 0  # starts before this one that have made no checkpoint
+
+
+@dataclass
+class Progress:
+    """What a runner has done so far; read by whoever shows it."""
+
+    cells: Sequence[Cell]
+    workers: int
+    running: dict[int, Attempt] = field(default_factory=dict)  # slot -> what runs in it
+    failed: dict[str, str] = field(default_factory=dict)  # cell -> last line of its output
+
+    def left_s(self, now: float) -> float | None:
+        """Return the seconds until the end, by the mean of the finished cells; None before the first."""
+        known = [seconds for cell in self.cells if (seconds := done_file(cell).get("seconds")) is not None]
+        if not known:
+            return None
+        each = sum(known) / len(known)
+        left = sum(cell.state != "done" for cell in self.cells) - len(self.failed)
+        gone = sum(min(each, now - attempt.begun) for attempt in self.running.values())
+        return max(0.0, left * each - gone) / max(1, min(self.workers, left))
+
+
+def done_file(cell: Cell) -> dict[str, Any]:
+    """Return what is noted of a finished cell: ``seconds``, ``threads``, ``weights``; nothing if it is not finished."""
+    try:
+        content: dict[str, Any] = json.loads((cell.folder / DONE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+class Runner:
+    """Brings cells to their end.
+
+    Args:
+        workers: Cells at a time, at least 1.
+        devices: GPUs that the workers take in turn; empty for the CPU.
+    """
+
+    def __init__(self, *, workers: int, devices: Sequence[str] = ()) -> None:
+        self.workers, self.devices = workers, devices
+
+    def run(self, cells: Sequence[Cell], show: Callable[[Progress], None] = lambda progress: None) -> dict[str, str]:
+        """Run what is not done; return the cells that failed and why. One that fails leaves the others running.
+
+        Raises:
+            InputError: The disk is full. What has ended is kept.
+        """
+        progress = Progress(cells, self.workers)
+        waiting = deque(cell for cell in cells if cell.state != "done")
+        try:
+            while waiting or progress.running:
+                for slot in range(self.workers):
+                    if waiting and slot not in progress.running:
+                        check_disk(waiting[0].folder)
+                        progress.running[slot] = self._start(waiting.popleft(), slot)
+                for slot, attempt in list(progress.running.items()):
+                    if (status := attempt.process.poll()) is not None:
+                        del progress.running[slot]
+                        if (again := self._ended(attempt, slot, status, progress)) is not None:
+                            progress.running[slot] = again
+                show(progress)
+                time.sleep(_TICK_S)
+        finally:  # by Ctrl-C or a full disk: the running cells save what they have
+            for attempt in progress.running.values():
+                attempt.process.send_signal(signal.SIGTERM)
+            for attempt in progress.running.values():
+                _wait(attempt.process)
+        return progress.failed
+
+    def _start(self, cell: Cell, slot: int, failures: int = 0) -> Attempt:
+        """Start or continue a cell."""
+        fresh, checkpoint = cell.state == "waiting", _newest_checkpoint(cell.folder)
+        variables = {**os.environ, "OMP_NUM_THREADS": str(cell.threads), "MKL_NUM_THREADS": str(cell.threads)}
+        if self.devices:
+            variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        process = start_fit(cell.prepare(), cell.folder / LOG, variables)
+        return Attempt(cell, process, time.monotonic(), checkpoint, fresh, failures)
+
+    def _ended(self, attempt: Attempt, slot: int, status: int, progress: Progress) -> Attempt | None:
+        """Note how a cell has ended; start it again if it died on its way."""
+        cell = attempt.cell
+        if status == 0:
+            seconds = round(time.monotonic() - attempt.begun, 1) if attempt.fresh and not attempt.failures else None
+            content = {"seconds": seconds, "threads": cell.threads, "weights": weights_digest(cell.folder)}
+            write_atomically(cell.folder / DONE, json.dumps(content).encode())
+            return None
+        failures = 0 if _newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
+        if status != _BAD_INPUT and failures < _TRIES:
+            return self._start(cell, slot, failures)
+        progress.failed[cell.name] = f"status {status}: {_last_line(cell.folder / LOG)}"
+        return None
+
+
+def start_fit(options: Sequence[str], log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start ``fit`` in a session of its own; it ends with this process, so that nobody holds its folder afterwards."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lightning_pspo", "fit", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=variables,
+            start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def check_disk(folder: Path) -> None:
+    """Refuse to start a cell on a disk that is nearly full."""
+    if (free := free_bytes(folder)) < _LEAST_BYTES:
+        raise InputError(
+            f"a cell needs {as_size(_LEAST_BYTES)} of free disk, {as_size(free)} are left in {folder}: free some "
+            "space and run the same command again; finished cells are kept."
+        )
+
+
+def weights_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of the weights in a run's newest checkpoint; None for one in several files, or none."""
+    import torch
+
+    paths = find_checkpoints(checkpoint_folder(folder))
+    if not paths or paths[-1].is_dir():
+        return None
+    weights = torch.load(paths[-1], map_location="cpu", weights_only=True)["state_dict"]
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _newest_checkpoint(folder: Path) -> str:
+    paths = find_checkpoints(checkpoint_folder(folder))
+    return paths[-1].name if paths else ""
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no output")
+
+
+def visible_devices(variables: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the GPUs that cells may use, as ``CUDA_VISIBLE_DEVICES`` or the driver's tool names them.
+
+    >>> visible_devices({"CUDA_VISIBLE_DEVICES": "2,3"})
+    ['2', '3']
+    """
+    if (listed := variables.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [device for device in listed.split(",") if device and device != "-1"]
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):  # no driver
+        return []
+    return [str(index) for index, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
+
+
+class SlurmRunner:
+    """Brings every cell to its end as a job of its own, through submitit.
+
+    Args:
+        folder: For submitit's scripts and logs.
+        parameters: Of its executor, such as ``timeout_min``, ``gpus_per_node`` and ``slurm_partition``.
+        cluster: ``local`` for processes of this machine; None for SLURM.
+
+    Raises:
+        InputError: submitit is not installed, there is no SLURM, or it refuses a parameter.
+    """
+
+    def __init__(self, *, folder: Path, parameters: Mapping[str, Any], cluster: str | None = None) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise InputError("--slurm needs submitit: pip install 'lightning-pspo[study]'.") from None
+        try:
+            self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            self.executor.update_parameters(**parameters)
+        except (NameError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"`slurm` must hold parameters of submitit's executor: {error}.") from error
+
+    def run(self, cells: Sequence[Cell], show: Callable[[Progress], None] = lambda progress: None) -> dict[str, str]:
+        """Run what is not done; return the cells that failed and why."""
+        todo = [cell for cell in cells if cell.state != "done"]
+        progress = Progress(cells, max(1, len(todo)))
+        jobs = self.executor.map_array(run_cell, todo) if todo else []
+        while not all(job.done() for job in jobs):
+            show(progress)
+            time.sleep(_TICK_S)
+        failed = {}
+        for cell, job in zip(todo, jobs, strict=True):
+            error = job.exception()  # whatever ended the job, the others go on
+            if message := str(error).strip() if error is not None else job.result():
+                failed[cell.name] = message.splitlines()[-1]
+        return failed
+
+
+def run_cell(cell: Cell) -> str:
+    """Run one cell to its end; return what went wrong, empty if nothing did."""
+    return Runner(workers=1).run([cell]).get(cell.name, "")

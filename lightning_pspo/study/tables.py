@@ -1,0 +1,128 @@
+"""Tables and figures of a study, from its results."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NOTES = """\
+Accuracy of {source} at temperature {temperature:g}, on {problems} problems; every arm is compared with {control}.
+Intervals are of 95 %: those of accuracies and differences are clustered by problem and by run, the others are Student's
+over runs. p (Holm) is adjusted for all comparisons of this study. `detectable`, in points, is the difference that such
+a study would have found in 80 of 100 cases, before that adjustment. `best` is the best of a run's validations, chosen
+on the problems that it is measured on, and so too high. A run that ends below half of its best accuracy collapsed."""
+_COLUMNS = {
+    "retained": "gradient retained",
+    "ratio_p01": "lowest ratio (1 %)",
+    "ratio_p99": "highest ratio (99 %)",
+    "ratio_max": "largest ratio",
+    "kl_last_update": "KL at the last update",
+    "norm_clipped": "norm clipped",
+    "entropy": "entropy at the end",
+    "length_tokens": "length",
+    "truncated": "truncated",
+}
+_SHARES = ("retained", "norm_clipped", "truncated")
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return all tables of a study."""
+    cells = results["cells"]
+    parts = [f"# {results['title']}", f"{cells['done']} of {cells['planned']} cells are finished."]
+    if results["missing"]:
+        parts.append(f"Missing: {', '.join(results['missing'])}.")
+    if chosen := results.get("chosen"):
+        rows = [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in chosen.items()]
+        parts.append(f"Chosen by the search:\n\n{_table(['arm', 'value'], rows)}")
+    for point in results["points"]:
+        parts += [f"## {point['point']}"] if point["point"] else []
+        parts += [_accuracies(point), _trust(point)]
+    parts += ["![Accuracy over the rollouts](curves.png)", "![Differences](differences.png)", _NOTES.format(**results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _accuracies(point: Mapping[str, Any]) -> str:
+    compared = {comparison["arm"]: comparison for comparison in point["comparisons"]}
+    rows = []
+    for name, arm in point["arms"].items():
+        row = [name, str(arm["runs"]), _share(arm["before"], False), _share(arm["final"]), _share(arm["best"])]
+        row.append(f"{round(arm['collapsed']['value'] * arm['runs'])} of {arm['runs']}")
+        if comparison := compared.get(name):
+            row += [_points(comparison["difference"]), f"{comparison['p']:.2g}", f"{comparison['p_holm']:.2g}"]
+            row.append(f"{100 * comparison['detectable']:.1f}")
+        rows.append(row)
+    columns = ["arm", "runs", "before", "final", "best", "collapsed", "difference (points)", "p", "p (Holm)"]
+    return _table([*columns, "detectable"], rows)
+
+
+def _trust(point: Mapping[str, Any]) -> str:
+    shown = [name for name in _COLUMNS if any(name in arm["measures"] for arm in point["arms"].values())]
+    rows = [
+        [name, *(_value(measure, arm["measures"].get(measure)) for measure in shown)]
+        for name, arm in point["arms"].items()
+    ]
+    return _table(["arm", *(_COLUMNS[name] for name in shown)], rows)
+
+
+def _value(name: str, estimate: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return ""
+    if name in _SHARES:
+        return _share(estimate, False)
+    return f"{estimate['value']:.3g}"
+
+
+def _share(estimate: Mapping[str, float | None], with_interval: bool = True) -> str:
+    """Return a share in per cent.
+
+    >>> _share({"value": 0.5, "low": 0.25, "high": None}), _share({"value": 0.5, "low": 0.25, "high": 0.75})
+    ('50.0 %', '50.0 % [25.0, 75.0]')
+    """
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    text = f"{100 * (value or 0.0):.1f} %"
+    bounded = with_interval and low is not None and high is not None
+    return f"{text} [{100 * low:.1f}, {100 * high:.1f}]" if bounded else text  # type: ignore[operator]
+
+
+def _points(estimate: Mapping[str, float]) -> str:
+    return f"{100 * estimate['value']:+.1f} [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of Markdown; short rows are filled up.
+
+    >>> print(_table(["a", "b"], [["1"]]))
+    | a | b |
+    |---|---|
+    | 1 |  |
+    """
+    lines = [columns, *([*row, *[""] * (len(columns) - len(row))] for row in rows)]
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, f"|{'---|' * len(columns)}", *body])
+
+
+def draw_curves(results: Mapping[str, Any]) -> bytes:
+    """Draw the accuracy over the rollouts, a panel for each point; the band is from the worst seed to the best."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = results["points"]
+    columns = min(3, len(points))
+    rows = -(-len(points) // columns)
+    figure = Figure(figsize=(1.5 + 5 * columns, 0.6 + 3.6 * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(name for point in points for name in point["arms"]))
+    for axes, point in zip(figure.subplots(rows, columns, squeeze=False).flat, points, strict=False):
+        for name, arm in point["arms"].items():
+            number, curve = names.index(name), arm["curve"]
+            style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+            axes.plot(curve["rollouts"], curve["mean"], label=f"{name.replace('$', '')} ({arm['runs']})", **style)
+            axes.fill_between(curve["rollouts"], curve["low"], curve["high"], color=style["color"], alpha=0.12)
+        axes.set(title=point["point"].replace("$", ""), xlabel="rollout", ylabel="accuracy", ylim=(-0.02, 1.02))
+        axes.grid(color="#e6e8eb", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content)
+    return content.getvalue()
