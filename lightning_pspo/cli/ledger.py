@@ -79,9 +79,14 @@ def parser() -> argparse.ArgumentParser:
     add_selection(command)
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="rows with old and new verdict")
     command.add_argument("--mode", choices=("lenient", "strict"), help="where an answer may stand (default lenient)")
+    command.add_argument(
+        "--cut-off",
+        choices=("marked", "any", "none"),
+        help="answers that count where the token limit cut (default marked)",
+    )
     command.add_argument("--workers", type=int, help="processes for hard comparisons (default 2)")
     command.add_argument("--deadline", type=float, help="seconds for one comparison (default 5)")
-    command.add_argument("--grader", metavar="CLASS_PATH", help="a class with grade(pairs) -> list of Grade")
+    command.add_argument("--grader", metavar="CLASS_PATH", help="a class with grade(attempts) -> list of Grade")
     command.add_argument("--grader-args", default="{}", metavar="JSON", help="its arguments by name")
     command.add_argument("--limit", type=count, default=10, help="changed rows to show, 0 for all (default 10)")
     command.set_defaults(run=regrade)
@@ -249,8 +254,8 @@ def confusion_lines(confusion: Counter[tuple[str, str]]) -> Iterator[str]:
 
 def make_grader(options: argparse.Namespace) -> Any:
     """Return the grader that the options describe."""
-    values = {"mode": options.mode, "workers": options.workers, "deadline_s": options.deadline}
-    settings = {name: value for name, value in values.items() if value is not None}
+    names = {"mode": "mode", "cut_off": "cut_off", "workers": "workers", "deadline": "deadline_s"}
+    settings = {name: value for option, name in names.items() if (value := getattr(options, option)) is not None}
     if options.grader is None:
         from lightning_pspo.grading.pool import Grader
 

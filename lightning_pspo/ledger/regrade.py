@@ -9,16 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.grading import Grade
+from lightning_pspo.grading import Attempt, Grade
 from lightning_pspo.ledger.reader import Ledger
 
 GRADED = ("verdict", "extracted", "rule")
+_ATTEMPT = ("completion", "answer", "question")
 _ROWS = 4096  # graded in one call
 
 
 def regrade(ledger: Ledger, grader: Any, rows: pa.Table) -> Iterator[pa.Table]:
-    """Yield rows that `Ledger.find` returned, graded again: ``verdict``, and ``old_verdict``, the earlier one, etc."""
-    ledger.check_columns(["completion", "answer", *GRADED])
+    """Yield rows that `Ledger.find` returned, graded again: ``verdict``, and ``old_verdict``, the earlier one, etc.
+
+    The grader gets what the run's had, an `Attempt` for each row, but for a task's own scorer.
+    """
+    ledger.check_columns([*_ATTEMPT, "finish_reason", *GRADED])
     for table in ledger.read(ledger.schema.names, rows):
         for start in range(0, table.num_rows, _ROWS):
             yield _regraded(table.slice(start, _ROWS), grader)
@@ -31,11 +35,14 @@ def regraded_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _regraded(rows: pa.Table, grader: Any) -> pa.Table:
-    completions, answers = (pc.fill_null(rows[name], "").to_pylist() for name in ("completion", "answer"))
-    pairs = list(zip(completions, answers, strict=True))
-    grades: Sequence[Grade] = grader.grade(pairs)
-    if len(grades) != len(pairs) or not all(isinstance(grade, Grade) for grade in grades):
-        raise InputError(f"the grader {type(grader).__name__} must return a Grade for each of {len(pairs)} pairs.")
+    texts = (pc.fill_null(rows[name], "").to_pylist() for name in _ATTEMPT)
+    truncated = pc.fill_null(pc.equal(rows["finish_reason"], "length"), False).to_pylist()
+    attempts = [Attempt(*attempt) for attempt in zip(*texts, truncated, strict=True)]
+    grades: Sequence[Grade] = grader.grade(attempts)
+    if len(grades) != len(attempts) or not all(isinstance(grade, Grade) for grade in grades):
+        raise InputError(
+            f"the grader {type(grader).__name__} must return a Grade for each of {len(attempts)} attempts."
+        )
     new = {
         "verdict": [grade.verdict.value for grade in grades],
         "extracted": [grade.extracted for grade in grades],

@@ -211,8 +211,8 @@ class Says:
     def __init__(self, word="idea", rows=None):
         self.word, self.rows = word, rows
 
-    def grade(self, pairs):
-        verdicts = [Verdict.CORRECT if self.word in text else Verdict.WRONG for text, _ in pairs]
+    def grade(self, attempts):
+        verdicts = [Verdict.CORRECT if self.word in row.completion else Verdict.WRONG for row in attempts]
         return [Grade(verdict, self.word, "word") for verdict in verdicts][: self.rows]
 '''
 
@@ -231,6 +231,26 @@ def test_regrade_by_another_mode(run: Path, tmp_path: Path, capsys: Output) -> N
     assert [" ".join(line.split()) for line in lines[:4]] == table
     assert lines[4].startswith("6 of 12 verdicts changed")
     assert lines[5] == "  p1 (4): correct 4 -> no_answer None"
+
+
+def test_regrade_knows_the_question_and_where_a_text_was_cut_off(tmp_path: Path) -> None:
+    """Its verdicts are those of the run's grader: a copy is wrong, and half a sentence has no answer."""
+    texts = ["#### 1 + 3", "which makes 4", "#### 4", "which makes 4"]
+    columns: dict[str, Any] = {
+        "completion": lambda _: texts,
+        "finish_reason": lambda _: ["eos", "length", "length", "eos"],
+    }
+    run = write(tmp_path / "run", 1, **columns)
+    regrade = ["regrade", str(run), "--output", str(tmp_path / "out.jsonl")]
+    for settings, verdicts in (
+        ([], ["wrong", "no_answer", "correct", "correct"]),
+        (["--cut-off", "any"], ["wrong", "correct", "correct", "correct"]),
+        (["--cut-off", "none"], ["wrong", "no_answer", "no_answer", "correct"]),
+    ):
+        assert main([*regrade, *settings]) == 0
+        rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert [row["verdict"] for row in rows] == verdicts
+        assert rows[0]["rule"] == "unevaluated"
 
 
 def test_regrade_of_rows_without_texts(tmp_path: Path) -> None:
