@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 TOPS = (256, 4096)
 """Numbers of most probable tokens to try before the vocabulary as a whole."""
+
+SUM_BITS = 44
+"""Bits after the point in sums of probabilities: a vocabulary of 2**18 weights up to 1 fits into 62 bits."""
+
+
+def fixed_point(values: Tensor, bits: int = SUM_BITS) -> Tensor:
+    """Return non-negative floats as multiples of 2**-bits, rounded down, int64.
+
+    >>> fixed_point(torch.tensor([0.75, 1e-9]), bits=2)
+    tensor([3, 0])
+    """
+    return (values * 2.0**bits).long()
 
 
 def outside_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
@@ -25,24 +39,29 @@ def outside_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
         if top > rows.shape[1] or not len(open_rows):
             continue
         undecided = rows if len(open_rows) == len(rows) else rows[open_rows]
-        mask, decided = _outside(undecided, top_p, top)
+        mask, decided = outside_top(undecided, top_p, top)
         outside[open_rows[decided]] = mask[decided]
         open_rows = open_rows[~decided]
     return outside.view_as(probabilities)
 
 
-def _outside(rows: Tensor, top_p: float, top: int) -> tuple[Tensor, Tensor]:
-    """Return the mask from the ``top`` most probable tokens, (n, V), and where they sufficed, (n,)."""
-    values = rows.topk(top, dim=-1).values
-    count = (values.cumsum(dim=-1) - values < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (n, 1)
+def outside_top(probabilities: Tensor, top_p: float, top: int) -> tuple[Tensor, Tensor]:
+    """Find the same tokens from the ``top`` most probable ones, without waiting for the device.
+
+    Returns:
+        For (n, V) probabilities, (n, V) bool, True outside, and (n,) bool, True for a row in which ``top`` tokens
+        sufficed; the mask of another row means nothing.
+    """
+    vocabulary = probabilities.shape[1]
+    values, ids = probabilities.topk(top, dim=-1)
+    weights, limit = fixed_point(values), math.ceil(top_p * 2.0**SUM_BITS)
+    count = (weights.cumsum(dim=-1) - weights < limit).sum(dim=-1, keepdim=True).clamp(min=1)  # (n, 1)
     least = values.gather(1, count - 1)
-    outside = rows < least
-    # Several tokens may have the least kept probability, and not all of them fit.
-    following = values.gather(1, count.clamp(max=top - 1))
-    split = ((following == least) & (count < top)).squeeze(1).nonzero().squeeze(1)
-    if len(split):
-        rows, least = rows[split], least[split]
-        tied = rows == least
-        room = count[split] - (rows > least).sum(dim=-1, keepdim=True)
-        outside[split] |= tied & (tied.cumsum(dim=-1) > room)
-    return outside, (count.squeeze(1) < top) | (top == rows.shape[1])
+    # Several tokens may have the least probability inside; those of lower id come first.
+    tied = values == least
+    tied_ids = ids.masked_fill(~tied, vocabulary).sort(dim=-1).values
+    room = count - (values > least).sum(dim=-1, keepdim=True)
+    last_id = tied_ids.gather(1, room - 1)
+    every_id = torch.arange(vocabulary, device=ids.device)
+    outside = (probabilities < least) | ((probabilities == least) & (every_id > last_id))
+    return outside, (values[:, -1:] < least).squeeze(1) | (top == vocabulary)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from lightning_pspo.policy.nucleus import SUM_BITS, fixed_point
 from lightning_pspo.types import Completions, PromptBatch
 
 BLOCK = 256
@@ -87,7 +88,8 @@ def right_padded(rows: Sequence[Sequence[float]], fill: float, device: torch.dev
 def pick(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Sample by inverting the cumulative distribution: first over blocks of tokens, then within a block.
 
-    One level would cost more than the model's head, for its double-precision sums over the vocabulary.
+    One level would cost more than the model's head, for its sums over the vocabulary. They are sums of integers, which
+    do not depend on their order: a GPU adds in parallel and has no other exact prefix sum.
 
     Args:
         logits: (N, V) float32, -inf where a token is excluded, finite somewhere.
@@ -102,20 +104,20 @@ def pick(logits: Tensor, uniforms: Tensor) -> Tensor:
     sums = weights[:, :even].view(len(weights), even // BLOCK, BLOCK).sum(dim=-1)
     if even < vocabulary:
         sums = torch.cat([sums, weights[:, even:].sum(dim=-1, keepdim=True)], dim=1)
-    cumulative = sums.to(uniforms.dtype).cumsum(dim=-1)  # (N, blocks)
-    target = uniforms.to(logits.device).unsqueeze(1) * cumulative[:, -1:]  # (N, 1)
+    cumulative = fixed_point(sums, SUM_BITS).cumsum(dim=-1)  # (N, blocks)
+    target = (uniforms.to(logits.device).unsqueeze(1) * cumulative[:, -1:]).long()  # (N, 1)
     block = _first_above(cumulative, target)
-    before = cumulative.gather(1, (block - 1).clamp_(min=0)).masked_fill_(block == 0, 0.0)
+    before = cumulative.gather(1, (block - 1).clamp_(min=0)).masked_fill_(block == 0, 0)
     columns = block * BLOCK + torch.arange(BLOCK, device=logits.device)  # (N, BLOCK)
     inside = weights.gather(1, columns.clamp(max=vocabulary - 1)).masked_fill_(columns >= vocabulary, 0.0)
-    offset = _first_above(inside.to(uniforms.dtype).cumsum(dim=-1), target - before)
+    # With more bits, as a block of many small weights must not round to nothing.
+    offset = _first_above(fixed_point(inside, SUM_BITS + 8).cumsum(dim=-1), (target - before) << 8)
     return (block * BLOCK + offset).squeeze(1).clamp_(max=vocabulary - 1)
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
     """Return each row's first position whose sum exceeds the target, (N, 1); its summand is above 0."""
-    total = cumulative[:, -1:]
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))  # despite rounding
+    target = torch.minimum(target, cumulative[:, -1:] - 1)  # despite rounding
     return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1)  # the last if nan
 
 

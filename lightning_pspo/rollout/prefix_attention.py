@@ -16,7 +16,7 @@ from transformers import AttentionInterface, Cache, PreTrainedModel
 from lightning_pspo.rollout.kv_cache import PromptCache
 
 NAME = "lightning_pspo_shared_prefix"
-_NOT_HANDLED = ("softcap", "s_aux", "position_bias", "sliding_window")
+NOT_HANDLED = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 
 class CannotShareError(RuntimeError):
@@ -117,7 +117,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Implement transformers' attention interface, from (n, query heads, 1, width) to (n, 1, query heads, width)."""
     layer: Any = module.layer_idx
-    if shared_prefix is None or any(kwargs.get(name) is not None for name in _NOT_HANDLED):
+    if shared_prefix is None or any(kwargs.get(name) is not None for name in NOT_HANDLED):
         raise CannotShareError(type(module).__name__)
     own: Any = shared_prefix.own.layers[layer]
     if (key.data_ptr(), value.data_ptr()) != (own.keys.data_ptr(), own.values.data_ptr()):

@@ -66,7 +66,7 @@ class SharedPrefixEngine(RolloutEngine):
     ) -> Completions:
         """Return B * G completions, prompt-major."""
         if not _decodes(model):
-            _warn_once(f"{type(model).__name__} is sampled by GenerateEngine: its cache cannot be forked.")
+            warn_once(f"{type(model).__name__} is sampled by GenerateEngine: its cache cannot be forked.")
             return GenerateEngine(max_rows=self.max_rows).generate(model, prompts, sampling, uniforms)
         device = prompts.prompt_ids.device
         order = prompts.prompt_mask.sum(dim=1).argsort(stable=True)
@@ -90,7 +90,7 @@ class SharedPrefixEngine(RolloutEngine):
         cache = growing_cache(model)
         prefix, shares = None, self._shares(model)
         if layer_types(model.config) == {DynamicLayer}:
-            prompts, logits = _prefill(model, ids, mask)
+            prompts, logits = prefill(model, ids, mask)
             groups = torch.arange(len(mask), device=mask.device).repeat_interleave(repeats)
             if shares:
                 prefix = SharedPrefix(prompts=prompts, own=cache, groups=groups)
@@ -102,12 +102,7 @@ class SharedPrefixEngine(RolloutEngine):
         return _Batch(model, cache, prefix, mask.repeat_interleave(repeats, 0), logits.repeat_interleave(repeats, 0))
 
     def _shares(self, model: PreTrainedModel) -> bool:
-        is_able = (
-            layer_types(model.config) == {DynamicLayer}
-            and model.config._attn_implementation == "sdpa"
-            and model._supports_attention_backend
-            and model.config.get_text_config() is model.config
-        )
+        is_able = can_share(model)
         if self.share_prompts and not is_able:
             raise InputError(
                 f"`share_prompts` must be false or null for {type(model).__name__} with "
@@ -192,7 +187,7 @@ class _Batch:
                     self.logits = _logits(self.model, ids, None, positions, self.cache, shared_prefix=self.prefix)
                 return
             except CannotShareError as error:  # at the first token only
-                _warn_once(f"Each completion gets a copy of its prompt's cache: {error}.")
+                warn_once(f"Each completion gets a copy of its prompt's cache: {error}.")
                 self.cache = growing_cache(self.model)
                 self.prefix.prompts.fork_into(self.cache, self.prefix.groups)
                 self.prefix = None
@@ -202,8 +197,19 @@ class _Batch:
         self.logits = _logits(self.model, ids, mask, positions, self.cache)
 
 
+def can_share(model: PreTrainedModel) -> bool:
+    """Tell whether an attention of our own can take the place of a model's, as far as its config says."""
+    return (
+        layer_types(model.config) == {DynamicLayer}
+        and model.config._attn_implementation == "sdpa"
+        and model._supports_attention_backend
+        and model.config.get_text_config() is model.config
+    )
+
+
 @functools.cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning the first time only."""
     logger.warning(message)
 
 
@@ -222,7 +228,7 @@ def prefill_batches(lengths: list[int]) -> list[slice]:
     return [*batches, slice(start, len(lengths))]
 
 
-def _prefill(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[PromptCache, Tensor]:
+def prefill(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[PromptCache, Tensor]:
     """Return the cache of (B, P) prompts, sorted by length, and the (B, V) logits of their next tokens."""
     prompts = PromptCache(mask, compute_dtype(model))
     lengths = mask.sum(dim=1).tolist()

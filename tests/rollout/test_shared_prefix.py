@@ -191,7 +191,7 @@ def test_attention_of_the_model_is_restored() -> None:
 
 
 def test_what_cannot_share_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    shared_prefix._warn_once.cache_clear()  # another test may have met such a model
+    shared_prefix.warn_once.cache_clear()  # another test may have met such a model
     with caplog.at_level(logging.WARNING, logger="lightning_pspo"):
         draw(SharedPrefixEngine(), model_of("llama"), prompts_of(PROMPTS))
         draw(SharedPrefixEngine(), model_of("mistral_sliding"), prompts_of(PROMPTS))

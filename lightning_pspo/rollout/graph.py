@@ -1,0 +1,516 @@
+"""Rollouts in tensors of fixed shapes and addresses, so that on a CUDA device a whole step is one captured graph.
+
+A step draws a token for each row from the last logits, writes it and its keys and values into place, and runs the
+model. All that changes from step to step, the step's number included, is on the device. Rows that finish are dropped at
+intervals, by moving the others into fewer rows; each number of rows has its own graph, of which there are few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, Cache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
+
+from lightning_pspo.errors import check_at_least
+from lightning_pspo.policy.head import compute_dtype
+from lightning_pspo.policy.nucleus import TOPS, outside_top
+from lightning_pspo.progress import advance
+from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.kv_cache import PromptCache
+from lightning_pspo.rollout.prefix_attention import NOT_HANDLED, CannotShareError
+from lightning_pspo.rollout.shared_prefix import SharedPrefixEngine, can_share, prefill, warn_once
+from lightning_pspo.types import Completions, PromptBatch
+
+ATTENTION = "lightning_pspo_fixed"
+LENGTH_STEP = 128
+"""Tokens by which the attended part of the cache grows."""
+PROMPT_STEP = 64
+"""Multiple to which the prompts' width is padded."""
+NUCLEUS = TOPS[1]
+"""Most probable tokens in which a nucleus is looked for first."""
+
+
+def _round_up(number: int, step: int) -> int:
+    return math.ceil(number / step) * step
+
+
+def bucket(rows: int) -> int:
+    """Return the number of rows that a graph is made for: 1, 2, 4, 8, then multiples of 16.
+
+    >>> [bucket(rows) for rows in (1, 3, 8, 9, 16, 17, 500)]
+    [1, 4, 8, 16, 16, 32, 512]
+    """
+    return 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 16) * 16
+
+
+class GraphEngine(RolloutEngine):
+    """Decodes on a CUDA device with one graph launch per token; the same steps run one by one on other devices.
+
+    A prompt's keys and values are stored and read once for all its completions. Models with other caches or attention
+    than the full attention of transformers' attention interface are passed to ``SharedPrefixEngine``. The buffers are
+    kept for the next rollout.
+
+    Args:
+        max_rows: Rows decoded at once, at least 1; bounds the KV cache.
+        steps_per_check: Tokens after which finished rows are dropped, at least 1.
+
+    Raises:
+        InputError: If a number is below 1.
+    """
+
+    def __init__(self, *, max_rows: int = 512, steps_per_check: int = 16) -> None:
+        check_at_least("max_rows", max_rows, 1)
+        check_at_least("steps_per_check", steps_per_check, 1)
+        self.max_rows = max_rows
+        self.steps_per_check = steps_per_check
+        self._decoder: Decoder | None = None
+
+    def generate(
+        self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
+    ) -> Completions:
+        """Return B * G completions, prompt-major."""
+        if can_share(model):
+            try:
+                return self._generate(model, prompts, sampling, uniforms)
+            except CannotShareError as error:  # at the first token
+                reason = str(error)
+                self._decoder = None
+        else:
+            reason = f"{type(model).__name__} has no plain full attention"
+        warn_once(f"SharedPrefixEngine samples instead of GraphEngine: {reason}.")
+        return SharedPrefixEngine(max_rows=self.max_rows).generate(model, prompts, sampling, uniforms)
+
+    def _generate(
+        self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
+    ) -> Completions:
+        order = prompts.prompt_mask.sum(dim=1).argsort(stable=True)
+        device = order.device
+        result = torch.full((len(order) * sampling.samples, sampling.max_new_tokens), sampling.pad_id, device=device)
+        for chunk in torch.split(order, max(1, self.max_rows // sampling.samples)):
+            ids, mask = prompts.prompt_ids[chunk], prompts.prompt_mask[chunk]
+            width = int(mask.sum(dim=1).max())
+            cache, logits = prefill(model, ids[:, -width:], mask[:, -width:])
+            for members in torch.split(torch.arange(sampling.samples, device=device), self.max_rows):
+                rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
+                noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
+                decoder = self._fitting(model, cache, len(rows), logits.shape[1], sampling.max_new_tokens)
+                result[rows] = decoder.decode(cache, logits, len(members), sampling, noise, self.steps_per_check)
+        mask, unfinished = completion_mask(result, sampling.eos_ids)
+        longest = int(mask.sum(dim=1).max())
+        return Completions(result[:, :longest], mask[:, :longest], truncated=unfinished)
+
+    def _fitting(self, model: PreTrainedModel, cache: PromptCache, rows: int, vocabulary: int, steps: int) -> Decoder:
+        """Return the decoder of the last rollout if the weights are where they were and its buffers suffice."""
+        needed = Sizes(
+            rows=rows,
+            prompts=len(cache.mask),
+            prompt_tokens=_round_up(cache.mask.shape[1], PROMPT_STEP),
+            tokens=_round_up(steps, LENGTH_STEP),
+            vocabulary=vocabulary,
+        )
+        last = self._decoder
+        if last is None or not last.serves(model, needed):
+            sizes = needed if last is None or last.model is not model else needed.joined(last.sizes)
+            self._decoder = last = None  # frees the buffers first
+            self._decoder = last = Decoder(model, cache, sizes)
+        return last
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the buffers: a copy of the engine makes its own."""
+        return vars(self) | {"_decoder": None}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers that the buffers must hold."""
+
+    rows: int
+    prompts: int
+    prompt_tokens: int
+    tokens: int
+    vocabulary: int
+
+    def joined(self, other: Sizes) -> Sizes:
+        """Return sizes in which either fits."""
+        return Sizes(**{name: max(size, vars(other)[name]) for name, size in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is constant in a graph."""
+
+    sampling: Sampling
+    sampled: bool  # not greedy
+    rows: int  # decoded, finished ones among them
+    prompts: int
+    prompt_tokens: int
+    tokens: int  # places of the cache that are attended
+    per_prompt: int  # slots of a prompt in the attention to prompts
+    whole_vocabulary: bool  # look for the nucleus in all tokens
+
+
+class Decoder:
+    """Buffers of a batch, and the steps over them."""
+
+    def __init__(self, model: PreTrainedModel, cache: PromptCache, sizes: Sizes) -> None:
+        self.model, self.sizes = model, sizes
+        self.device, dtype = cache.mask.device, compute_dtype(model)
+        self.weights = _addresses(model)
+
+        def states(rows: int, tokens: int, like: Tensor) -> Tensor:  # like: (B, heads, P, width)
+            return torch.zeros(rows, like.shape[1], tokens, like.shape[3], dtype=dtype, device=self.device)
+
+        self.layers = [
+            FixedLayer(
+                self,
+                states(sizes.rows, sizes.tokens, keys),
+                states(sizes.rows, sizes.tokens, values),
+                states(sizes.prompts, sizes.prompt_tokens, keys),
+                states(sizes.prompts, sizes.prompt_tokens, values),
+            )
+            for keys, values in zip(cache.keys, cache.values, strict=True)
+        ]
+        self.cache = Cache(layers=list(self.layers))
+
+        def numbers(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        self.step = numbers(1)
+        self.row_of = numbers(sizes.rows)  # place in the result
+        self.slot_of = numbers(sizes.rows)  # place among the slots of the prompts
+        self.prompt_length = numbers(sizes.rows)
+        self.finished = numbers(sizes.rows, dtype=torch.bool)
+        self.undecided = numbers(1, dtype=torch.bool)  # a nucleus did not end among the most probable tokens
+        self.prompt_bias = numbers(sizes.prompts, sizes.prompt_tokens, dtype=dtype)
+        self.logits = numbers(sizes.rows, sizes.vocabulary, dtype=torch.float32)
+        self.noise = on_device(torch.zeros(sizes.rows, sizes.tokens, dtype=torch.float64), self.device)
+        self.result = numbers(sizes.rows, sizes.tokens)
+        self.shape: Shape | None = None
+        self.graphs: dict[Shape, torch.cuda.CUDAGraph | None] = {}
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    def serves(self, model: PreTrainedModel, needed: Sizes) -> bool:
+        """Tell whether the buffers suffice and the graphs would read this model's weights."""
+        same = model is self.model and self.weights == _addresses(model)
+        return same and self.layers[0].keys.dtype == compute_dtype(model) and needed.joined(self.sizes) == self.sizes
+
+    def decode(
+        self,
+        prompts: PromptCache,
+        logits: Tensor,
+        repeats: int,
+        sampling: Sampling,
+        noise: Tensor | None,
+        every: int,
+    ) -> Tensor:
+        """Return ``repeats`` completions of each prompt, (n, max_new_tokens) long, padded after the end.
+
+        ``logits`` (B, V) are those of the prompts' next tokens, ``noise`` is (n, max_new_tokens) float64.
+        """
+        steps, groups = sampling.max_new_tokens, torch.arange(len(logits)).repeat_interleave(repeats)
+        self._start(prompts, logits, groups, sampling, noise)
+        step = 0
+        while step < steps:
+            end = min(step + every, steps)
+            before = self._snapshot(len(groups))
+            self._run(step, end, groups, sampling, noise is not None, whole_vocabulary=False)
+            finished, undecided = self._state(len(groups))
+            if undecided:
+                self._restore(before, step)
+                self._run(step, end, groups, sampling, noise is not None, whole_vocabulary=True)
+                finished, _ = self._state(len(groups))
+            step = end
+            active = int((~finished).sum())
+            if active == 0:
+                break
+            if bucket(active) < len(groups):
+                groups = self._compact(finished, bucket(active), groups)
+        return self.result[: len(logits) * repeats, :steps].clone()
+
+    # -- between the steps ---------------------------------------------------------------------------------------------
+
+    def _start(
+        self, prompts: PromptCache, logits: Tensor, groups: Tensor, sampling: Sampling, noise: Tensor | None
+    ) -> None:
+        rows, (count, width) = len(groups), prompts.mask.shape
+        for layer, keys, values in zip(self.layers, prompts.keys, prompts.values, strict=True):
+            for buffer, states in ((layer.prompt_keys, keys), (layer.prompt_values, values)):
+                buffer[:count, :, :-width] = 0.0
+                buffer[:count, :, -width:] = states
+        self.prompt_bias[:count] = float("-inf")
+        self.prompt_bias[:count, -width:].masked_fill_(prompts.mask, 0.0)
+        self.prompts, self.prompt_tokens = count, _round_up(width, PROMPT_STEP)
+        own = groups.to(self.device)
+        self.logits[:rows, : logits.shape[1]] = logits[own]
+        self.prompt_length[:rows] = prompts.mask.sum(dim=1)[own]
+        self.row_of[:rows] = torch.arange(rows, device=self.device)
+        self.result[:rows] = sampling.pad_id
+        self.step.zero_()
+        self.undecided.zero_()
+        self.finished[:rows] = False
+        if noise is not None:
+            self.noise[:rows, : noise.shape[1]] = on_device(noise, self.device)
+        self._arrange(groups)
+
+    def _arrange(self, groups: Tensor) -> None:
+        """Give each row a slot of its prompt; every prompt has as many as the one with the most rows, or more."""
+        order = groups.argsort(stable=True)
+        counts = torch.bincount(groups, minlength=self.prompts)
+        rank = torch.empty_like(groups)
+        rank[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
+        self.per_prompt = 1 << (int(counts.max()) - 1).bit_length()
+        self.slot_of[: len(groups)] = (groups * self.per_prompt + rank).to(self.device)
+
+    def _compact(self, finished: Tensor, rows: int, groups: Tensor) -> Tensor:
+        """Move the active rows into the first ``rows``, the rest of which stay finished; return their prompts."""
+        holes, movers = finished[:rows].nonzero().squeeze(1), (~finished[rows:]).nonzero().squeeze(1) + rows
+        holes = holes[: len(movers)]
+        to, origin = holes.to(self.device), movers.to(self.device)
+        states = [buffer for layer in self.layers for buffer in (layer.keys, layer.values)]
+        for buffer in [*states, self.logits, self.row_of, self.prompt_length, self.finished]:
+            buffer[to] = buffer[origin]
+        groups = groups.clone()
+        groups[holes] = groups[movers]
+        self._arrange(groups[:rows])
+        return groups[:rows]
+
+    def _snapshot(self, rows: int) -> tuple[Tensor, Tensor]:
+        return self.logits[:rows].clone(), self.finished[:rows].clone()
+
+    def _restore(self, snapshot: tuple[Tensor, Tensor], step: int) -> None:
+        logits, finished = snapshot
+        self.logits[: len(logits)] = logits
+        self.finished[: len(finished)] = finished
+        self.step.fill_(step)
+        self.undecided.zero_()
+
+    def _state(self, rows: int) -> tuple[Tensor, bool]:
+        """Wait for the device; return which rows have finished, and whether a nucleus was not found."""
+        state = torch.cat([self.finished[:rows], self.undecided]).cpu()
+        return state[:rows], bool(state[rows])
+
+    # -- a step --------------------------------------------------------------------------------------------------------
+
+    def _run(
+        self, start: int, end: int, groups: Tensor, sampling: Sampling, sampled: bool, whole_vocabulary: bool
+    ) -> None:
+        """Take the steps from ``start`` to ``end``."""
+        for step in range(start, end):
+            self.shape = Shape(
+                sampling=sampling,
+                sampled=sampled,
+                rows=len(groups),
+                prompts=self.prompts,
+                prompt_tokens=self.prompt_tokens,
+                tokens=_round_up(step + 1, LENGTH_STEP),
+                per_prompt=self.per_prompt,
+                whole_vocabulary=whole_vocabulary,
+            )
+            if step + 1 == sampling.max_new_tokens:
+                self._draw(self.shape)
+            else:
+                self._launch(self.shape)
+            advance(len(groups))
+
+    def _launch(self, shape: Shape) -> None:
+        """Take one step. The first of a shape warms up, the second is captured, and all others are one launch."""
+        if self.device.type != "cuda" or shape not in self.graphs:
+            self.graphs[shape] = None
+            self._step(shape)
+            return
+        graph = self.graphs[shape]
+        if graph is None:
+            graph = torch.cuda.CUDAGraph()
+            # A cast that autocast keeps would be freed with the rollout, and the graph would go on reading it.
+            mixed, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+            with (
+                torch.autocast("cuda", dtype, enabled=mixed, cache_enabled=False),
+                torch.cuda.graph(graph, pool=self.pool),
+            ):
+                self._step(shape)
+            self.graphs[shape] = graph
+        graph.replay()
+
+    def _step(self, shape: Shape) -> None:
+        tokens = self._draw(shape)
+        self.attended = 0
+        positions = (self.prompt_length[: shape.rows] + self.step).unsqueeze(1)
+        with _attending(self.model):
+            output: Any = self.model(
+                input_ids=tokens.unsqueeze(1),
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                decoder=self,
+            )
+        if self.attended != len(self.layers):
+            raise CannotShareError(f"{type(self.model).__name__} uses its own attention")
+        logits = output.logits[:, -1]
+        self.logits[: shape.rows, : logits.shape[1]] = logits
+        self.step += 1
+
+    def _draw(self, shape: Shape) -> Tensor:
+        """Draw a token for each row and write it into the result."""
+        sampling, rows = shape.sampling, self.row_of[: shape.rows]
+        finished = self.finished[: shape.rows]
+        scores = self.logits[: shape.rows]
+        if shape.sampled:
+            scores = scores / sampling.temperature
+            if sampling.top_p < 1.0:
+                top = scores.shape[1] if shape.whole_vocabulary else min(NUCLEUS, scores.shape[1])
+                outside, decided = outside_top(scores.softmax(dim=-1), sampling.top_p, top)
+                scores = scores.masked_fill(outside, float("-inf"))
+                self.undecided |= (~decided & ~finished).any()
+            tokens = pick(scores, self.noise[rows, self.step])
+        else:
+            tokens = scores.argmax(dim=-1)
+        tokens = tokens.masked_fill(finished, sampling.pad_id)
+        self.result[rows, self.step] = tokens
+        for eos in sampling.eos_ids:
+            finished |= tokens == eos
+        return tokens
+
+    def attend(self, layer: FixedLayer, query: Tensor) -> Tensor:
+        """Return the attention of one scaled query per row and head: one softmax over the prompt and the completion.
+
+        Queries and result are (n, key heads, r, width), with r query heads per key head.
+        """
+        shape = self.shape
+        assert shape is not None
+        rows, heads, repeats, width = query.shape
+        slots = query.new_zeros(shape.prompts * shape.per_prompt, heads, repeats, width)
+        slots[self.slot_of[:rows]] = query
+        grouped = slots.view(shape.prompts, shape.per_prompt, heads, repeats, width).transpose(1, 2).flatten(2, 3)
+        prompt_part = (slice(shape.prompts), slice(None), slice(-shape.prompt_tokens, None))
+        bias = self.prompt_bias[: shape.prompts, None, None, -shape.prompt_tokens :]
+        prompt, prompt_sum = attention_and_sum(
+            grouped, layer.prompt_keys[prompt_part], layer.prompt_values[prompt_part], bias
+        )
+
+        def by_row(values: Tensor) -> Tensor:  # (B, heads, slots * r, ...) to (n, heads, r, ...)
+            values = torch.unflatten(values, 2, (shape.per_prompt, repeats)).transpose(1, 2).flatten(0, 1)
+            return values[self.slot_of[:rows]]
+
+        seen = torch.arange(shape.tokens, device=self.device) <= self.step
+        bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, float("-inf")).expand(1, 1, 1, -1)
+        own, own_sum = attention_and_sum(
+            query, layer.keys[:rows, :, : shape.tokens], layer.values[:rows, :, : shape.tokens], bias
+        )
+        share = torch.sigmoid(by_row(prompt_sum) - own_sum).unsqueeze(3)  # (n, heads, r, 1) float32
+        return torch.lerp(own.float(), by_row(prompt).float(), share).to(query.dtype)
+
+
+def attention_and_sum(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return attention and the log of its softmax's sum, by the device's fused kernel.
+
+    Args:
+        query: (b, heads, q, width), scaled.
+        keys: (b, heads, k, width).
+        values: (b, heads, k, value width).
+        bias: (b or 1, 1, 1, k), added to the scores; a query must see a key.
+
+    Returns:
+        (b, heads, q, value width), and (b, heads, q) float32.
+    """
+    device = query.device.type
+    if device == "cpu":
+        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, attn_mask=bias, scale=1.0
+        )
+        return out, total
+    if device == "cuda":
+        bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], -1)
+        out, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, keys, values, bias, True, scale=1.0
+        )
+        return out, total[:, :, : query.shape[2]]  # padded to a multiple of 32
+    scores = (query @ keys.transpose(2, 3)).float() + bias
+    return scores.softmax(dim=-1).to(values.dtype) @ values, scores.logsumexp(dim=-1)
+
+
+class FixedLayer(CacheLayerMixin):
+    """Keys and values of one layer in buffers that stay where they are: (rows or prompts, heads, tokens, width)."""
+
+    is_sliding = False
+
+    def __init__(
+        self, decoder: Decoder, keys: Tensor, values: Tensor, prompt_keys: Tensor, prompt_values: Tensor
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.decoder = decoder
+        self.keys: Any = keys
+        self.values: Any = values
+        self.prompt_keys, self.prompt_values = prompt_keys, prompt_values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the buffers exist."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write (rows, heads, 1, width) states at the step's place, and return them: attention reads the buffers."""
+        rows = len(key_states)
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            buffer[:rows].index_copy_(2, self.decoder.step, states.to(buffer.dtype))
+        self.last_states = key_states, value_states
+        return self.last_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the number of positions that the next queries see, and the first of them."""
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> int:
+        """Return 0: positions are given."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Return the number of places."""
+        return int(self.keys.shape[2])
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    decoder: Decoder | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Implement transformers' attention interface, from (n, query heads, 1, width) to (n, 1, query heads, width)."""
+    if decoder is None or any(kwargs.get(name) is not None for name in NOT_HANDLED):
+        raise CannotShareError(f"{type(module).__name__} is more than plain attention")
+    index: Any = module.layer_idx
+    rows, query_heads, _, width = query.shape
+    layer = decoder.layers[index]
+    if key is not layer.last_states[0] or value is not layer.last_states[1]:
+        raise CannotShareError(f"{type(module).__name__} changes the states from the cache")
+    decoder.attended += 1
+    scaled = (query * (width**-0.5 if scaling is None else scaling)).to(layer.keys.dtype)
+    out = decoder.attend(layer, scaled.reshape(rows, key.shape[1], -1, width))
+    return out.reshape(rows, 1, query_heads, value.shape[3]), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+@contextlib.contextmanager
+def _attending(model: PreTrainedModel) -> Iterator[None]:
+    config: Any = model.config
+    before = config._attn_implementation
+    config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
+    return tuple(weight.data_ptr() for weight in model.parameters())

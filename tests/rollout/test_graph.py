@@ -1,0 +1,207 @@
+"""The graph engine against the shared-prefix engine, token for token, and without a wait for the device in a step."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, graph
+from lightning_pspo.rollout.graph import attention_and_sum, bucket
+from lightning_pspo.rollout.shared_prefix import warn_once
+from tests.support.rollouts import assert_equal, draw, prompts_of
+
+USUAL: dict[str, Any] = {
+    "vocab_size": 259,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+PLAIN: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**USUAL),
+    "qwen2": Qwen2Config(**USUAL),
+    "qwen3": Qwen3Config(**USUAL, head_dim=16),
+    "gpt2": GPT2Config(vocab_size=259, n_positions=512, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3),
+    "gemma": GemmaConfig(**USUAL, head_dim=16),
+}
+LATENT = {"num_key_value_heads": 4, "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+LATENT |= {"first_k_dense_replace": 2, "n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16}
+LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+OTHER: dict[str, PreTrainedConfig] = {
+    "sliding": Qwen2Config(**USUAL, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "softcap": Gemma2Config(**USUAL, head_dim=16, sliding_window=8),
+    "latent": DeepseekV3Config(**(USUAL | LATENT)),
+    "eager": LlamaConfig(**(USUAL | {"attn_implementation": "eager"})),
+}
+PROMPTS = [[*range(5, 25)], [8, 9], [10, 11, 12, 13, 14], [15], [*range(30, 43)]]
+MANY_EOS = (2, *range(200, 240))
+
+
+def model_of(config: PreTrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return model.eval()  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def llama() -> PreTrainedModel:
+    return model_of(PLAIN["llama"])
+
+
+def assert_same_tokens(engine: GraphEngine, model: PreTrainedModel, rows: list[list[int]], **changes: Any) -> None:
+    prompts = prompts_of(rows)
+    assert_equal(draw(engine, model, prompts, **changes), draw(SharedPrefixEngine(), model, prompts, **changes))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_draws_the_tokens_of_the_shared_prefix_engine(name: str) -> None:
+    model, engine = model_of(PLAIN[name]), GraphEngine(steps_per_check=5)
+    for changes in ({"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9}, {"eos_ids": MANY_EOS, "samples": 7}):
+        assert_same_tokens(engine, model, PROMPTS, **changes)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_attention_goes_to_the_shared_prefix_engine(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of(OTHER[name])
+    attention = model.config._attn_implementation
+    warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert_same_tokens(GraphEngine(), model, PROMPTS)
+    assert "GraphEngine" in caplog.text
+    assert model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize(
+    ("rows", "engine", "changes"),
+    [
+        ([[7]], {}, {"samples": 1, "max_new_tokens": 1}),
+        ([[7, 8]], {"steps_per_check": 1}, {"samples": 33, "max_new_tokens": 9, "eos_ids": MANY_EOS}),
+        (PROMPTS, {"max_rows": 4, "steps_per_check": 3}, {"samples": 5, "eos_ids": MANY_EOS}),
+        (PROMPTS, {"max_rows": 1}, {"samples": 2}),
+        (PROMPTS * 4, {"steps_per_check": 2}, {"samples": 3, "max_new_tokens": 40, "eos_ids": MANY_EOS}),
+        (PROMPTS[:2], {"steps_per_check": 7}, {"samples": 2, "max_new_tokens": 140, "eos_ids": (2,)}),
+        ([[*range(3, 70)], [4]], {}, {"samples": 2}),
+    ],
+)
+def test_odd_shapes(
+    llama: PreTrainedModel, rows: list[list[int]], engine: dict[str, int], changes: dict[str, Any]
+) -> None:
+    assert_same_tokens(GraphEngine(**engine), llama, rows, **changes)
+
+
+def test_buffers_serve_the_next_rollout_and_follow_the_weights() -> None:
+    """Long after short, wide after narrow, and after an update in place or new weights."""
+    model, engine = model_of(PLAIN["llama"]), GraphEngine()
+    assert_same_tokens(engine, model, PROMPTS, max_new_tokens=30)
+    kept = engine._decoder
+    assert_same_tokens(engine, model, PROMPTS[:2], max_new_tokens=5, temperature=0.5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.9)
+    assert_same_tokens(engine, model, PROMPTS[1:])
+    assert engine._decoder is kept
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0))
+    assert_same_tokens(engine, model, PROMPTS)
+    assert engine._decoder is not kept
+    assert_same_tokens(engine, model_of(PLAIN["gemma"]), PROMPTS)
+    assert copy.deepcopy(engine)._decoder is None
+
+
+def test_a_nucleus_beyond_the_most_probable_tokens(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "NUCLEUS", 3)
+    engine = GraphEngine(steps_per_check=4)
+    assert_same_tokens(engine, llama, PROMPTS, top_p=0.7, eos_ids=MANY_EOS, max_new_tokens=30)
+    assert engine._decoder is not None
+    assert {shape.whole_vocabulary for shape in engine._decoder.graphs} == {True, False}
+
+
+def test_few_shapes_need_a_graph(llama: PreTrainedModel) -> None:
+    engine = GraphEngine(steps_per_check=2)
+    assert_same_tokens(engine, llama, PROMPTS * 4, samples=8, max_new_tokens=60, eos_ids=MANY_EOS)
+    assert engine._decoder is not None
+    rows = {shape.rows for shape in engine._decoder.graphs}
+    assert rows <= {160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 8, 4, 2, 1}
+    assert len(rows) > 4
+    assert len(engine._decoder.graphs) < 30  # a launch of 59 steps
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collect the operations that copy to the host or whose result has a size that only the device knows."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal", "_to_copy_to_host")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else []
+        by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
+        self.operations += 1
+        if by_mask or name.startswith(self.NAMES):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_p": 0.9, "temperature": 0.7}, {"temperature": 0.0}])
+def test_a_step_never_waits_for_the_device(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    steps: list[list[str]] = []
+    original = graph.Decoder._step
+
+    def watched(self: graph.Decoder, shape: graph.Shape) -> None:
+        with Waits() as waits:
+            original(self, shape)
+        assert waits.operations > 50
+        steps.append(waits.names)
+
+    monkeypatch.setattr(graph.Decoder, "_step", watched)
+    draw(GraphEngine(), llama, prompts_of(PROMPTS), **changes)
+    assert steps == [[]] * 11
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_attention_and_its_sum_by_hand(repeats: int) -> None:
+    torch.manual_seed(0)
+    query, keys, values = (torch.randn(2, 2, count, 8) for count in (repeats, 5, 5))
+    bias = torch.tensor([[0.0, 0, 0, float("-inf"), 0], [float("-inf"), 0, 0, 0, 0]])[:, None, None]
+    out, total = attention_and_sum(query, keys, values, bias)
+    scores = query @ keys.transpose(2, 3) + bias
+    torch.testing.assert_close(out, scores.softmax(-1) @ values)
+    torch.testing.assert_close(total, scores.exp().sum(-1).log())
+
+
+def test_buckets_hold_their_rows() -> None:
+    assert all(rows <= bucket(rows) <= max(2 * rows, rows + 15) for rows in range(1, 600))
+    assert len({bucket(rows) for rows in range(1, 513)}) == 36
+
+
+@pytest.mark.parametrize("name", ["max_rows", "steps_per_check"])
+def test_numbers_below_one_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"`?{name}`?.*0"):
+        GraphEngine(**{name: 0})
