@@ -82,16 +82,20 @@ class Cell:
 
 
 def make_cells(study: Study, root: Path, resolve: Resolve, variants: Sequence[Variant] | None = None) -> list[Cell]:
-    """Return all cells but those of a search, seed by seed within a variant; ``variants`` are the study's own if None.
+    """Return all cells but those of a search, all variants with the first seed first.
+
+    Args:
+        study: The study.
+        root: Its folder.
+        resolve: Completes and checks settings.
+        variants: Those to run in place of the study's own, such as with settings that a search has chosen.
 
     Raises:
         InputError: A setting does not exist, nothing would be measured at the end, or arms differ in their budget.
     """
-    cells = [
-        cell
-        for variant in (study.variants() if variants is None else variants)
-        for cell in cells_of(variant, study.seeds, root / CELLS, study.threads, resolve)
-    ]
+    variants = study.variants() if variants is None else variants
+    by_variant = [[*cells_of(variant, study.seeds, root / CELLS, study.threads, resolve)] for variant in variants]
+    cells = [cell for same_seed in zip(*by_variant, strict=True) for cell in same_seed]  # what is done is balanced
     check_budget(study, cells)
     return cells
 

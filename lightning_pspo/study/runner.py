@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, write_atomically
 from lightning_pspo.study.cells import DONE, Cell
 
+FIT = (sys.executable, "-m", "lightning_pspo", "fit")
 LOG = "log.txt"
 _BAD_INPUT = 2
 _TRIES = 2  # starts of a cell without a new checkpoint in between
@@ -78,10 +81,11 @@ class Runner:
     Args:
         workers: Cells at a time, at least 1.
         devices: GPUs that the workers take in turn; empty for the CPU.
+        command: Program that runs a cell with the options of ``fit``.
     """
 
-    def __init__(self, *, workers: int, devices: Sequence[str] = ()) -> None:
-        self.workers, self.devices = workers, devices
+    def __init__(self, *, workers: int, devices: Sequence[str] = (), command: Sequence[str] = FIT) -> None:
+        self.workers, self.devices, self.command = workers, devices, command
 
     def run(self, cells: Sequence[Cell], show: Callable[[Progress], None] = lambda progress: None) -> dict[str, str]:
         """Run what is not done; return the cells that failed and why. One that fails leaves the others running.
@@ -117,7 +121,17 @@ class Runner:
         variables = {**os.environ, "OMP_NUM_THREADS": str(cell.threads), "MKL_NUM_THREADS": str(cell.threads)}
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
-        process = start_fit(cell.prepare(), cell.folder / LOG, variables)
+        options = cell.prepare()
+        with (cell.folder / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                [*self.command, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
         return Attempt(cell, process, time.monotonic(), checkpoint, fresh, failures)
 
     def _ended(self, attempt: Attempt, slot: int, status: int, progress: Progress) -> Attempt | None:
@@ -135,21 +149,8 @@ class Runner:
         return None
 
 
-def start_fit(options: Sequence[str], log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start ``fit`` in a session of its own; it ends with this process, so that nobody holds its folder afterwards."""
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lightning_pspo", "fit", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=variables,
-            start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-        )
-
-
 def _end_with_parent() -> None:
+    """End when the study does, however it ends: a cell that went on would hold its folder."""
     _LIBC.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -216,17 +217,23 @@ class SlurmRunner:
     Args:
         folder: For submitit's scripts and logs.
         parameters: Of its executor, such as ``timeout_min``, ``gpus_per_node`` and ``slurm_partition``.
-        cluster: ``local`` for processes of this machine; None for SLURM.
+        cluster: ``slurm``, or ``local`` for processes of this machine.
+        command: Program that runs a cell with the options of ``fit``.
 
     Raises:
         InputError: submitit is not installed, there is no SLURM, or it refuses a parameter.
     """
 
-    def __init__(self, *, folder: Path, parameters: Mapping[str, Any], cluster: str | None = None) -> None:
+    def __init__(
+        self, *, folder: Path, parameters: Mapping[str, Any], cluster: str = "slurm", command: Sequence[str] = FIT
+    ) -> None:
         try:
             import submitit
         except ImportError:
             raise InputError("--slurm needs submitit: pip install 'lightning-pspo[study]'.") from None
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise InputError("--slurm needs SLURM's `sbatch` on the path: run it where jobs can be submitted.")
+        self.command = tuple(command)
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(**parameters)
@@ -237,7 +244,7 @@ class SlurmRunner:
         """Run what is not done; return the cells that failed and why."""
         todo = [cell for cell in cells if cell.state != "done"]
         progress = Progress(cells, max(1, len(todo)))
-        jobs = self.executor.map_array(run_cell, todo) if todo else []
+        jobs = self.executor.map_array(partial(run_cell, command=self.command), todo) if todo else []
         while not all(job.done() for job in jobs):
             show(progress)
             time.sleep(_TICK_S)
@@ -249,6 +256,6 @@ class SlurmRunner:
         return failed
 
 
-def run_cell(cell: Cell) -> str:
+def run_cell(cell: Cell, command: Sequence[str] = FIT) -> str:
     """Run one cell to its end; return what went wrong, empty if nothing did."""
-    return Runner(workers=1).run([cell]).get(cell.name, "")
+    return Runner(workers=1, command=command).run([cell]).get(cell.name, "")

@@ -1,0 +1,110 @@
+"""Numbers of a study, by hand, from files of cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.statistics import holm
+from lightning_pspo.study.analysis import DETECTABLE, analyse, write_results
+from lightning_pspo.study.cells import DONE
+from lightning_pspo.study.design import Arm, Study
+from lightning_pspo.study.tables import draw_curves, markdown
+from tests.support.study_cells import write_cell
+
+FINALS = {"plain": (0.5, 0.6, 0.7), "same": (0.5, 0.6, 0.7), "good": (0.9, 0.95, 1.0), "falls": (0.1, 0.2, 0.15)}
+STUDY = Study(
+    title="A study",
+    config=(),
+    settings={},
+    arms=[Arm(name=name) for name in FINALS],
+    grid={},
+    seeds=(1, 2, 3),
+    control="plain",
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for arm, finals in FINALS.items():
+        for seed, final in zip(STUDY.seeds, finals, strict=True):
+            folder = tmp_path / "cells" / arm / f"seed={seed}"
+            curves = {"trust/ratio_max": [9.0, 4.0], "trust/kl_update_1": [0, 0], "trust/kl_update_2": [0.25, 0.75]}
+            write_cell(folder, seed, {0: 0.2, 2: 0.8, 4: final}, curves)
+            (folder / DONE).write_text("{}", encoding="utf-8")
+    return tmp_path
+
+
+def test_the_numbers(root: Path) -> None:
+    results, comparisons = analyse(STUDY, root)
+    (point,) = results["points"]
+    plain, good, falls = (point["arms"][name] for name in ("plain", "good", "falls"))
+    assert (results["source"], results["temperature"], results["problems"]) == ("held_out", 0.0, 20)
+    assert results["cells"] == {"planned": 12, "done": 12}
+    assert results["missing"] == []
+    assert plain["final"]["value"] == pytest.approx(0.6)
+    assert plain["final"]["low"] < 0.5 < 0.7 < plain["final"]["high"], "with the spread of the problems"
+    assert plain["best"]["value"] == pytest.approx(0.8)
+    assert good["best"]["value"] == pytest.approx(0.95)
+    assert (plain["collapsed"]["value"], falls["collapsed"]["value"]) == (0.0, 1.0)
+    assert falls["collapsed"]["low"] == pytest.approx(0.4385, abs=1e-4)  # Wilson, 3 of 3
+    assert plain["curve"] == {
+        "rollouts": [0, 2, 4],
+        "mean": pytest.approx([0.2, 0.8, 0.6]),
+        "low": pytest.approx([0.2, 0.8, 0.5]),
+        "high": pytest.approx([0.2, 0.8, 0.7]),
+    }
+    measures = {name: measure["value"] for name, measure in plain["measures"].items()}
+    assert measures == {"ratio_max": 9.0, "kl_last_update": 0.5, "entropy": 0.25}
+    same, better, worse = point["comparisons"]
+    assert [comparison.second for comparison in comparisons] == ["same", "good", "falls"]
+    assert same["difference"]["value"] == 0.0
+    assert same["p"] == pytest.approx(1.0)
+    assert better["difference"]["value"] == pytest.approx(0.35)
+    assert worse["difference"]["value"] == pytest.approx(-0.45)
+    assert better["runs"] == [3, 3]
+    width = better["difference"]["high"] - better["difference"]["low"]
+    assert better["detectable"] == pytest.approx(DETECTABLE * width / 2)
+    assert [row["p_holm"] for row in point["comparisons"]] == pytest.approx(
+        holm([row["p"] for row in point["comparisons"]])
+    )
+
+
+def test_altered_missing_and_broken_cells(root: Path) -> None:
+    before, _ = analyse(STUDY, root)
+    assert write_results(before) == write_results(analyse(STUDY, root)[0]), "the same files, the same bytes"
+    write_cell(root / "cells/good/seed=1", 1, {0: 0.2, 2: 0.8, 4: 0.0})
+    (root / "cells/same/seed=2" / DONE).unlink()
+    after, _ = analyse(STUDY, root)
+    arms = after["points"][0]["arms"]
+    assert arms["good"]["final"]["value"] == pytest.approx(0.65)
+    assert after["runs"]["good/seed=1"]["collapsed"] is True
+    assert arms["same"]["seeds"] == [1, 3]
+    assert after["missing"] == ["same/seed=2"]
+    (root / "cells/same/seed=1/validations/rollout=000004.jsonl").write_text("{}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"seed=1/validations/rollout=000004.jsonl, row 1: must have the field"):
+        analyse(STUDY, root)
+    with pytest.raises(InputError, match="has no finished cell"):
+        analyse(STUDY, root / "cells")
+
+
+def test_runs_that_collapsed_alike_are_runs_all_the_same(root: Path) -> None:
+    for seed in STUDY.seeds:
+        write_cell(root / f"cells/falls/seed={seed}", 0, {0: 0.2, 2: 0.8, 4: 0.0})
+    (row,) = (row for row in analyse(STUDY, root)[0]["points"][0]["comparisons"] if row["arm"] == "falls")
+    assert row["difference"]["value"] == pytest.approx(-0.6)
+
+
+def test_tables_and_figure(root: Path) -> None:
+    (root / "cells/same/seed=2" / DONE).unlink()
+    results = json.loads(write_results(analyse(STUDY, root)[0]))
+    text = markdown({**results, "chosen": {"plain": 1e-4}})
+    assert "11 of 12 cells are finished.\n\nMissing: same/seed=2." in text
+    assert "| good | 3 | 20.0 % | 95.0 % [" in text
+    assert "| 3 of 3 | -45.0 [" in text
+    assert "| plain | 0.0001 |" in text
+    assert "on 20 problems; every arm is compared with plain" in text
+    assert draw_curves(results).startswith(b"\x89PNG")

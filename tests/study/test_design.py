@@ -1,0 +1,78 @@
+"""What a study file may say, and what it spans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.study.design import read_study
+
+GOOD = """
+config: [quickstart]
+settings: {data.num_rollouts: 4}
+arms:
+  plain:
+  soft: {settings: {surrogate: PSPO}, grid: {surrogate.alpha: [0.1, 0.4]}}
+grid: {updates_per_rollout: [1, 4]}
+seeds: [1, 2]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_arms_at_every_point_of_the_grid(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, GOOD))
+    assert [variant.name for variant in study.variants()] == [
+        f"{arm}/updates_per_rollout={mu}" for mu in (1, 4) for arm in ("plain", "soft@alpha=0.1", "soft@alpha=0.4")
+    ]
+    last = study.variants()[-1]
+    assert last.settings == {
+        "data.num_rollouts": 4,
+        "model.updates_per_rollout": 4,
+        "model.surrogate": "PSPO",
+        "model.surrogate.alpha": 0.4,
+    }
+    assert study.control_arm == "plain"
+    assert study.title == "study"
+
+
+def test_the_settings_of_an_arm_win(tmp_path: Path) -> None:
+    text = GOOD.replace("plain:", "plain: {settings: {data.num_rollouts: 9}}")
+    assert read_study(write(tmp_path, text)).variants()[0].settings["data.num_rollouts"] == 9
+
+
+def test_configurations_beside_the_file_come_first(tmp_path: Path) -> None:
+    (tmp_path / "quickstart").write_text("{}", encoding="utf-8")
+    assert read_study(write(tmp_path, GOOD)).config == (str(tmp_path / "quickstart"),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [1, 2]", "seeds: [1, 1]", "`seeds` must be a list of different integers"),
+        ("seeds: [1, 2]", "", "`seeds` must be a list of different integers"),
+        ("seeds: [1, 2]", "sead: [1]", "unknown key `sead`"),
+        ("  plain:", "  a/b:", "`arms` must be names"),
+        ("  plain:", "  plain: {confg: x}", "unknown key `arms.plain.confg`"),
+        ("updates_per_rollout: [1, 4]", "updates_per_rollout: 4", "`grid.model.updates_per_rollout` must be a list"),
+        ("[0.1, 0.4]", "[0.1, 0.1]", "a name of its own, got soft@alpha=0.1/"),
+        ("seeds:", "control: pspo\nseeds:", "`control` must be one of the arms plain, soft"),
+        ("seeds:", "threads: 0\nseeds:", "`threads` must be an integer from 1"),
+        ("seeds:", "search: {setting: x, seeds: [2]}\nseeds:", "other seeds than those reported"),
+        ("seeds:", "search: {setting: x, seeds: [3], low: 2, high: 1}\nseeds:", "0 < low < high"),
+        ("seeds:", "search: {setting: x, seeds: [3], low: 1, high: 2}\nseeds:", "`search.trials` must be an integer"),
+        ("seeds:", "search: {setting: x, seeds: [3], values: [1], low: 1}\nseeds:", "`search.values` must be a list"),
+        ("data.num_rollouts: 4", "seed_everything: 4", "list the seeds under `seeds`"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_what_a_file_must_not_say(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        read_study(write(tmp_path, GOOD.replace(old, new))).variants()
+    assert message in str(refusal.value)

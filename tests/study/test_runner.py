@@ -1,0 +1,86 @@
+"""Cells in processes of their own: ends, deaths, a full disk."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.study import runner
+from lightning_pspo.study.runner import Progress, Runner, SlurmRunner, done_file
+from tests.support.study_cells import COMMAND, cells
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def modules_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+def test_a_dead_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    all_cells = cells(tmp_path, "Dies", "Once")
+    seen: list[int] = []
+
+    def show(progress: Progress) -> None:
+        seen.append(len(progress.running))
+        progress.left_s(time.monotonic())
+
+    failed = Runner(workers=2, command=COMMAND).run(all_cells, show)
+    assert failed == {"Dies/seed=2": "status -9: about to die"}
+    assert [cell.state for cell in all_cells] == ["done", "done", "begun", "done"]
+    assert max(seen) == 2
+    assert all(done_file(cell)["threads"] == 1 for cell in all_cells if cell.state == "done")
+    assert done_file(all_cells[0])["seconds"] > 0.0
+    assert done_file(all_cells[1])["seconds"] is None, "it was started twice"
+    before = {cell.name: (cell.folder / "log.txt").stat().st_mtime_ns for cell in all_cells}
+    assert list(Runner(workers=2, command=COMMAND).run(all_cells)) == ["Dies/seed=2"]
+    after = {cell.name: (cell.folder / "log.txt").stat().st_mtime_ns for cell in all_cells}
+    assert [name for name in before if before[name] != after[name]] == ["Dies/seed=2"]
+
+
+def test_a_full_disk_ends_the_study_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_cells = cells(tmp_path, "Plain")
+    Runner(workers=1, command=COMMAND).run(all_cells[:1])
+    monkeypatch.setattr(runner, "free_bytes", lambda folder: 1000)
+    with pytest.raises(InputError, match="free disk, 1 kB are left"):
+        Runner(workers=1, command=COMMAND).run(all_cells)
+    assert [cell.state for cell in all_cells] == ["done", "waiting"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_cells_end_with_a_killed_study(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
+    program = (
+        "import sys; from pathlib import Path; from lightning_pspo.study.runner import Runner\n"
+        "from tests.support.study_cells import cells\n"
+        f"Runner(workers=1, command=(sys.executable, '-c', {code!r})).run(cells(Path({str(tmp_path)!r}), 'Plain'))"
+    )
+    study = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY)
+    while not (pid.is_file() and pid.read_text()):
+        assert study.poll() is None
+        time.sleep(0.05)
+    study.kill()
+    study.wait()
+    while Path(f"/proc/{pid.read_text()}").exists():  # the test's own limit ends it if it lives on
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_jobs_of_a_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with pytest.raises(InputError, match="parameters of submitit"):
+        SlurmRunner(folder=tmp_path / "slurm", parameters={"colour": "red"}, cluster="local")
+    if shutil.which("sbatch") is None:
+        with pytest.raises(InputError, match="needs SLURM's `sbatch`"):
+            SlurmRunner(folder=tmp_path / "slurm", parameters={})
+    all_cells = cells(tmp_path, "Dies")
+    jobs = SlurmRunner(folder=tmp_path / "slurm", parameters={"timeout_min": 5}, cluster="local", command=COMMAND)
+    assert jobs.run(all_cells) == {"Dies/seed=2": "status -9: about to die"}
+    assert [cell.state for cell in all_cells] == ["done", "begun"]

@@ -1,0 +1,70 @@
+"""The search of a setting: equal trials, on its own seeds and problems, the same again after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.study.cells import DONE, Cell
+from lightning_pspo.study.design import Arm, Search, Study
+from lightning_pspo.study.search import search_settings, with_chosen
+from tests.support.study_cells import resolve, write_cell
+
+SEARCH = Search(
+    setting="model.optimizer.lr", seeds=(7, 8), low=1e-5, high=1e-1, trials=6, settings={"data.train": "others"}
+)
+STUDY = Study(
+    title="t",
+    config=(),
+    settings={},
+    arms=[Arm(name="a"), Arm(name="b", settings={"model.surrogate": "Clip"})],
+    grid={},
+    seeds=(1,),
+    control="a",
+)
+
+
+class Runs:
+    """Runs cells: the best learning rate is 1e-3 for Clip and 1e-4 for others; above 1e-2 a run fails."""
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+
+    def __call__(self, cells: Sequence[Cell]) -> dict[str, str]:
+        todo = [cell for cell in cells if cell.state != "done"]
+        self.cells += todo
+        for cell in todo:
+            cell.prepare()
+            rate = cell.config["model"]["optimizer"]["lr"]
+            best = 1e-3 if cell.config["model"]["surrogate"] == "Clip" else 1e-4
+            if rate < 1e-2:
+                write_cell(cell.folder, cell.seed, {0: 0.0, 4: min(rate / best, best / rate)}, problems=100)
+                (cell.folder / DONE).write_text("{}", encoding="utf-8")
+        return {}
+
+
+def test_values_are_each_tried_once(tmp_path: Path) -> None:
+    search = replace(SEARCH, values=(1e-1, 1e-3, 1e-4), low=None, high=None, trials=0)
+    runs = Runs()
+    assert search_settings(STUDY, search, tmp_path, resolve, runs) == {"a": 1e-4, "b": 1e-3}
+    assert len(runs.cells) == 2 * 3 * 2, "arms, trials, seeds"
+    assert {cell.config["seed_everything"] for cell in runs.cells} == {7, 8}
+    assert {cell.config["data"]["train"] for cell in runs.cells} == {"others"}
+    settled = with_chosen(STUDY.variants()[1], search, 1e-3)
+    assert settled.settings == {"model.surrogate": "Clip", "model.optimizer.lr": 1e-3}, "the problems are the study's"
+
+
+def test_a_range_is_searched_and_taken_up_where_it_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    runs = Runs()
+    chosen = search_settings(STUDY, SEARCH, tmp_path, resolve, runs)
+    rates = {cell.config["model"]["optimizer"]["lr"] for cell in runs.cells}
+    assert len(rates) >= 6
+    assert all(1e-5 <= rate <= 1e-1 for rate in rates)
+    assert abs(chosen["b"] - 1e-3) < abs(chosen["b"] - 1e-4)
+    again = Runs()
+    assert search_settings(STUDY, SEARCH, tmp_path, resolve, again) == chosen
+    assert all(cell.config["model"]["optimizer"]["lr"] >= 1e-2 for cell in again.cells), "only what had failed"
