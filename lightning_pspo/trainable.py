@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +16,11 @@ from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_optimizer, check_policy, save_optimizer_settings
 from lightning_pspo.checkpoints.export.reading import read_policy
-from lightning_pspo.data.loaders import EncodedProblem, collate
-from lightning_pspo.data.prompts import PLAIN_TEMPLATE, encode_prompt
+from lightning_pspo.data.loaders import collate
+from lightning_pspo.data.prompt_encoder import PromptEncoder
+from lightning_pspo.data.prompt_format import PromptFormat, prompt_format_of
 from lightning_pspo.errors import InputError
+from lightning_pspo.evaluation.answers import decoded_answers
 from lightning_pspo.evaluation.module import EVALUATION_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
 from lightning_pspo.objective.schedules import Constant, Schedule
@@ -36,6 +37,7 @@ from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
+from lightning_pspo.training.threads import choose_threads, restore_threads, save_threads
 from lightning_pspo.types import Problem
 
 
@@ -57,7 +59,9 @@ class TrainableModule(SamplingModule):
 
     Attributes:
         phases: Seconds of each phase of the current iteration, and the phase that runs.
+        prompt_format: How ``complete`` makes prompts: as the run of a loaded checkpoint, else by default.
         updates_per_batch: Optimiser steps that a batch of problems is good for.
+        threads_are_chosen: Whether the number of threads is settled; set it to leave that number alone.
 
     Raises:
         InputError: If a setting is out of range.
@@ -97,6 +101,8 @@ class TrainableModule(SamplingModule):
         self.limits = limits
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
+        self.prompt_format = PromptFormat()
+        self.threads_are_chosen = False
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
 
@@ -114,8 +120,10 @@ class TrainableModule(SamplingModule):
         Raises:
             InputError: If the checkpoint or its base model cannot be used, or a setting is out of range.
         """
-        policy, _ = read_policy(Path(checkpoint_path), base=base)
+        policy, description = read_policy(Path(checkpoint_path), base=base)
         module = cls(policy=policy, **settings)
+        if description["prompt"] is not None:
+            module.prompt_format = prompt_format_of(description["prompt"])
         module.configure_model()
         return module
 
@@ -131,21 +139,18 @@ class TrainableModule(SamplingModule):
         *,
         temperature: float | None = None,
         max_new_tokens: int | None = None,
-        system_prompt: str | None = None,
-        template: str = PLAIN_TEMPLATE,
+        prompt: PromptFormat | None = None,
     ) -> list[str]:
-        """Return the policy's completion of each question, with or without a Trainer.
+        """Return the policy's answer to each question, with or without a Trainer.
 
-        A question is put into the tokenizer's chat template, or into ``template`` if there is none. A completion is
-        keyed by the module's seed and its place in the list: the same call gives the same texts, and a question that
-        occurs twice gets two samples.
+        An answer begins with the prompt's ``answer_prefix``. It is keyed by the module's seed and its place in the
+        list: the same call gives the same texts, and a question that occurs twice gets two samples.
 
         Args:
             questions: Texts of the user's turn.
             temperature: At least 0, which is greedy; None for that of ``sampling``.
             max_new_tokens: Token limit, at least 1; None for that of ``sampling``.
-            system_prompt: Text of the system turn; None for none. A checkpoint does not know that of its run.
-            template: Prompt for tokenizers without a chat template.
+            prompt: How a question becomes a prompt; None for ``prompt_format``.
 
         Raises:
             InputError: A setting is out of range, a prompt cannot be made, or it is too long.
@@ -156,16 +161,16 @@ class TrainableModule(SamplingModule):
             return []
         changes: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens}
         settings = replace(self.sampling, **{name: value for name, value in changes.items() if value is not None})
-        encode = partial(encode_prompt, self.policy.tokenizer, system_prompt=system_prompt, template=template)
         try:
-            rows = [EncodedProblem(Problem(str(i), text, ""), encode(text)) for i, text in enumerate(questions)]
+            encoder = PromptEncoder(self.policy.tokenizer, self.prompt_format if prompt is None else prompt)
+            rows = [encoder.encode(Problem(str(index), text, "")) for index, text in enumerate(questions)]
         except ValueError as error:
             raise InputError(str(error)) from error
         if self.policy.model is None:
             self.configure_model()
         prompts = collate("complete", rows, range(len(rows)), [True] * len(rows), self.policy.pad_id).to(self.device)
         ids = self.sample(prompts, 1, settings, EVALUATION_NOISE).unpadded()
-        return list(self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        return decoded_answers(self.policy, prompts, ids)[0]
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse settings of the trainer that the loop cannot honour, before Lightning does without the way out."""
@@ -185,6 +190,12 @@ class TrainableModule(SamplingModule):
     def configure_model(self) -> None:
         """Load the policy's weights once and shard them as the strategy asks."""
         self.build_policy(max_norm=self.max_grad_norm)
+
+    def on_fit_start(self) -> None:
+        """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
+        if not self.threads_are_chosen:
+            choose_threads(self.trainer, self.policy)
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Go on where an interruption has stopped the run."""
@@ -207,6 +218,7 @@ class TrainableModule(SamplingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's description and the optimiser's settings."""
         checkpoint["policy"] = self.policy.description()
+        save_threads(checkpoint)
         save_optimizer_settings(checkpoint, self.trainer.optimizers[0])
         put_after_rollout(checkpoint, self.trainer)
 
@@ -215,6 +227,7 @@ class TrainableModule(SamplingModule):
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
+            self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 
     # -- a step --------------------------------------------------------------------------------------------------------
