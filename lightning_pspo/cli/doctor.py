@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--limit-prompts", type=int, default=64, help="approximate number of training prompts to sample (default 64)"
     )
-    result.add_argument("--seconds", type=float, default=60.0, help="approximate time for the probe (default 60)")
+    result.add_argument("--seconds", type=float, default=60.0, help="approximate time for all of it (default 60)")
     result.add_argument("--no-probe", action="store_true", help="check settings, data and tokenizer only")
     result.add_argument("--all", action="store_true", help="also list the checks that passed")
     result.add_argument("--worker", type=Path, help=argparse.SUPPRESS)

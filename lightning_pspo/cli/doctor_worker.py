@@ -73,8 +73,8 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     watch = Watch(
         full=subject.prompts,
         sample=options.limit_prompts,
-        deadline=max(time.monotonic() + 0.25 * options.seconds, start + 0.85 * options.seconds),
-        stray_ids=sorted(turn_ends(subject.module.policy.tokenizer).keys() - subject.module.policy.eos_ids),
+        deadline=max(time.monotonic() + 0.2 * options.seconds, start + 0.6 * options.seconds),
+        stray_ids=sorted(turn_ends(subject).keys() - subject.module.policy.eos_ids),
         saves=subject.callback("RolloutCheckpoint") is not None,
         started=start + (time.monotonic() - built),
         say=say,

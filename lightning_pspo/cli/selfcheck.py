@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
     with shown("selfcheck"), log_level(logging.WARNING, *_LIGHTNING):
         report = check(yaml.safe_load(printed.getvalue()), run, size, options.only or ())
-    Console().print(result_table(report.results))
+    Console(width=None if sys.stdout.isatty() else 140).print(result_table(report.results))
     for line in [*explained(report.results), *(f"note: {note}" for note in report.notes)]:
         print(line)
     if options.json is not None:

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from lightning_pspo.data.contamination import find_overlap, normalise
-from lightning_pspo.data.loaders import EncodedProblem
 from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
 from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.errors import InputError
@@ -51,9 +50,9 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Finding:
     longest = sorted(problems, key=lambda problem: -len(problem.question))[:_LONGEST]
     sample = list(dict.fromkeys([*problems[:ENCODED], *longest])) if len(problems) > ENCODED else problems
     try:
-        rows = [EncodedProblem(problem, data.encode(problem)) for problem in sample]
+        rows = [data.prompts.encode(problem) for problem in sample]
     except ValueError as refusal:
-        return error("template", f"data.{key}: {refusal}", "data.system_prompt, data.template or the model")
+        return error("template", f"data.{key}: {refusal}", "data.prompt, or the model")
     subject.rows[key] = [row for row in rows if limit is None or len(row.ids) <= limit]
     lengths = {len(row.ids): row.problem.id for row in rows}
     measured = f"data.{key}: {len(problems)} problems, prompts of {min(lengths)} to {max(lengths)} tokens"
@@ -169,8 +168,7 @@ def check_instructions(subject: Subject) -> Iterator[Finding]:
     """Compare the answer format that the prompt asks for with those that grader and reward read."""
     if not (rows := subject.rows.get("train")):
         return
-    template = subject.data.template if subject.data.tokenizer.chat_template is None else ""
-    prompts = [f"{subject.data.system_prompt or ''}{template}\n{row.problem.question}" for row in rows[:50]]
+    prompts = [subject.data.prompts.text(row.problem) for row in rows[:50]]
     asked = {
         BOXED_MARKER: sum(bool(_BOX.search(prompt)) for prompt in prompts) > len(prompts) / 2,
         HASH_MARKER: sum(HASH_MARKER in prompt for prompt in prompts) > len(prompts) / 2,
@@ -181,7 +179,7 @@ def check_instructions(subject: Subject) -> Iterator[Finding]:
             "answer_format",
             f"the grader is strict and reads answers after {HASH_MARKER} or in {BOXED_MARKER}{{}} only; the prompt "
             "asks for neither.",
-            "data.system_prompt: ask for one of them, or model.grader.mode: lenient",
+            "data.prompt.system_prompt: ask for one of them, or model.grader.mode: lenient",
         )
     for term, weight in weighted_terms(subject.module.reward):
         if isinstance(term, FormatMatch) and weight and formats:
@@ -196,7 +194,7 @@ def check_instructions(subject: Subject) -> Iterator[Finding]:
                     f"the prompt asks for {formats}, but the reward's FormatMatch looks for "
                     f"{next(name for name in reads if reads[name])}: completions that follow the prompt earn no format "
                     "reward.",
-                    "data.system_prompt, or model.reward: the pattern",
+                    "data.prompt.system_prompt, or model.reward: the pattern",
                 )
         if isinstance(term, TagCount) and weight:
             missing = [tag for tag in term.tags if tag.strip("</>") not in prompts[0]]
@@ -204,7 +202,7 @@ def check_instructions(subject: Subject) -> Iterator[Finding]:
                 yield warning(
                     "answer_format",
                     f"the reward counts {', '.join(missing)}, which the prompt does not mention.",
-                    "data.system_prompt: ask for these tags",
+                    "data.prompt.system_prompt: ask for these tags",
                 )
     if formats:
         yield fine("answer_format", f"the prompt asks for {formats}, which both grader modes read.")

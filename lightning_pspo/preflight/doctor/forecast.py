@@ -74,7 +74,8 @@ class Forecast:
 def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> int:
     """Return the number of prompts of the probe's next rollout; 0 to end the probe.
 
-    The first rollouts are small; then the run's own size follows as soon as the time allows.
+    The first rollouts are small; then the run's own size follows as soon as the time allows. Two sizes are aimed at,
+    since an extrapolation needs them.
 
     Args:
         done: The rollouts so far.
@@ -88,6 +89,8 @@ def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> in
     64
     >>> next_size([Step(2, 100, 5.0)], full=64, sample=64, left_s=50.0)
     8
+    >>> next_size([Step(2, 100, 30.0)], full=64, sample=64, left_s=20.0)
+    1
     >>> next_size([Step(2, 100, 30.0), Step(1, 50, 14.0)], full=64, sample=64, left_s=10.0)
     0
     """
@@ -98,7 +101,7 @@ def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> in
     each = done[-1].seconds / done[-1].prompts
     full_steps = sum(step.prompts == full for step in done[1:])
     enough = full_steps >= FULL_STEPS and sum(step.prompts for step in done) >= sample
-    if enough or (len(done) > 1 and left_s <= 0.0):
+    if enough or left_s <= 0.0:
         return 0
     if each * full <= left_s * (0.5 if full_steps == 0 else 1.0):
         return full
@@ -106,7 +109,7 @@ def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> in
         return 0
     size = min(full, int(left_s * 0.4 / each))
     if len(done) == 1:
-        return max(1, size)  # an extrapolation needs two sizes
+        return max(size, int(each <= left_s))
     return size if size >= max(1, done[-1].prompts // 2) else 0
 
 

@@ -85,7 +85,7 @@ def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
     yield from _paid_for_cut_text(subject, seen)
     empty = fmean(float(not sample.completion.strip()) for sample in seen.samples)
     if empty > 0.2:
-        yield warning("empty", f"{percent(empty)} of completions are empty.", "data.template or the chat template")
+        yield warning("empty", f"{percent(empty)} of completions are empty.", "data.prompt: template, chat_template")
     if seen.ends:
         counts = ", ".join(
             f"{tokenizer.convert_ids_to_tokens(id_)!r} ({id_}) ended {count}" for id_, count in seen.ends.most_common()
@@ -93,7 +93,7 @@ def check_lengths(subject: Subject, seen: Observed) -> Iterator[Finding]:
         unused = [str(tokenizer.convert_ids_to_tokens(id_)) for id_ in policy.eos_ids if not seen.ends[id_]]
         never = f"; never {', '.join(unused)}" if unused else ""
         yield fine("eos_emitted", f"of {total} completions {counts}{never}.")
-    names = turn_ends(tokenizer)
+    names = turn_ends(subject)
     for id_, count in seen.strays.items():
         if count:
             yield (error if count > 0.2 * total else warning)(
@@ -140,10 +140,10 @@ def check_answers(subject: Subject, seen: Observed) -> Iterator[Finding]:
             "no_answer",
             f"{measured}; in {percent(lenient / total)} only the lenient mode finds an answer: it is not after #### or "
             "in \\boxed{}, where the strict mode looks.",
-            "data.system_prompt: ask for #### or \\boxed{}, or model.grader.mode: lenient",
+            "data.prompt.system_prompt: ask for #### or \\boxed{}, or model.grader.mode: lenient",
         )
     elif len(missing) > 0.3 * total:
-        yield warning("no_answer", f"{measured}.", "data.system_prompt: say how to give the answer")
+        yield warning("no_answer", f"{measured}.", "data.prompt.system_prompt: say how to give the answer")
     else:
         yield fine("no_answer", f"{measured}.")
     undecided = sum(sample.grade.verdict in (Verdict.ERROR, Verdict.TIMEOUT) for sample in seen.samples)

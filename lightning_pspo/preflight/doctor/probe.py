@@ -22,7 +22,7 @@ from lightning_pspo.preflight.doctor.observed import MIB, Observed, PeakMemory, 
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import PromptBatch
 
-_LARGEST_SAVED = 2 * 2**30
+_LARGEST_SAVED = 2**29
 _DISK_BYTES_PER_S = 300e6
 _SHORTEST = 64  # least number of batches of the probe's epoch, which ends once it has measured enough
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_pspo.data.chat_template import ChatTemplate
 from lightning_pspo.data.loaders import EncodedProblem
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
@@ -27,6 +28,14 @@ class Subject:
     module: PSPOModule
     data: MathDataModule
     rows: dict[str, list[EncodedProblem]] = field(default_factory=dict)
+
+    @property
+    def chat(self) -> ChatTemplate | None:
+        """The chat template of the prompts; None if they have none, or one that the check of the data refuses."""
+        try:
+            return self.data.prompts.chat
+        except ValueError:
+            return None
 
     @property
     def trainer(self) -> Mapping[str, Any]:

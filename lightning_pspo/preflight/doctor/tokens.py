@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from jinja2 import TemplateError
 
-from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER, apply_chat_template
+from lightning_pspo.data.chat_template import ChatTemplate
+from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
 from lightning_pspo.grading import extract
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject
@@ -41,7 +42,7 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
             f"generation config ({configured}); it ends completions here, but perhaps not in other programs.",
             _EOS,
         )
-    end = template_end(tokenizer)
+    end = template_end(subject)
     if end is not None and end not in policy.eos_ids:
         yield warning(
             "eos",
@@ -62,13 +63,14 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
         yield fine("pad", f"padding is {tokenizer.pad_token!r} ({pad}), which ends no completion.")
 
 
-def template_end(tokenizer: Any) -> int | None:
+def template_end(subject: Subject) -> int | None:
     """Return the special token that the chat template puts after the assistant's reply; None if it puts none."""
-    if tokenizer.chat_template is None:
+    tokenizer: Any = subject.module.policy.tokenizer
+    if subject.chat is None:
         return None
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _REPLY}]
     try:
-        text = str(apply_chat_template(tokenizer, turns, tokenize=False))
+        text = subject.chat.render(turns, opened=False)
     except (TemplateError, ValueError):  # which the checks of the data report
         return None
     ids = tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
@@ -76,9 +78,10 @@ def template_end(tokenizer: Any) -> int | None:
     return next((int(id_) for id_ in ids if id_ in specials), None)
 
 
-def turn_ends(tokenizer: Any) -> dict[int, str]:
+def turn_ends(subject: Subject) -> dict[int, str]:
     """Return the ids of the vocabulary that end turns or texts in some model, with their names."""
-    end = template_end(tokenizer)
+    tokenizer: Any = subject.module.policy.tokenizer
+    end = template_end(subject)
     own = {} if end is None else {end: str(tokenizer.convert_ids_to_tokens(end))}
     return _known_ends(tokenizer) | own
 
@@ -93,29 +96,28 @@ def check_prompt(subject: Subject) -> Iterator[Finding]:
     tokenizer: Any = subject.module.policy.tokenizer
     rows = subject.rows.get("train") or next(iter(subject.rows.values()), [])
     if rows:
-        yield _begin(tokenizer, [row.ids for row in rows[:200]])
+        yield _begin(tokenizer, [row.ids for row in rows[:200]], chat=subject.chat is not None)
         yield from _round_trip(tokenizer, [row.problem.question for row in rows[:500]])
-    if tokenizer.chat_template is None:
-        template = subject.data.template
+    if subject.chat is None:
+        template = subject.data.prompt.template + subject.data.prompt.answer_prefix
         if template != template.rstrip(" "):
-            text = "the template ends with a space, so the model cannot begin its answer with a word's usual token."
-            yield warning("template", text, "data.template: without the trailing space")
+            text = "the prompt ends with a space, so the model cannot begin its answer with a word's usual token."
+            yield warning("template", text, "data.prompt: template, answer_prefix without the trailing space")
         if template.rstrip().endswith("{question}"):
             text = "the prompt ends with the question itself: nothing tells the model that the answer begins."
-            yield note("template", text, "data.template: end it with a cue such as 'Answer:'")
+            yield note("template", text, "data.prompt.template: end it with a cue such as 'Answer:'")
         return
     try:
-        yield from _generation_prompt(tokenizer, subject.data.system_prompt)
+        yield from _generation_prompt(subject.chat, subject.data.prompt.system_prompt)
     except (TemplateError, ValueError) as refusal:
         text = f"the chat template cannot be rendered: {str(refusal).rstrip('.')}."
-        yield error("template", text, "data.system_prompt: null, or the model")
+        yield error("template", text, "data.prompt.system_prompt: null, or the model")
 
 
-def _generation_prompt(tokenizer: Any, system: str | None) -> Iterator[Finding]:
+def _generation_prompt(chat: ChatTemplate, system: str | None) -> Iterator[Finding]:
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns.append({"role": "user", "content": _QUESTION})
-    opened = str(apply_chat_template(tokenizer, turns, add_generation_prompt=True, tokenize=False))
-    closed = str(apply_chat_template(tokenizer, turns, add_generation_prompt=False, tokenize=False))
+    opened, closed = chat.render(turns), chat.render(turns, opened=False)
     if opened == closed:
         yield error(
             "generation_prompt",
@@ -131,17 +133,17 @@ def _generation_prompt(tokenizer: Any, system: str | None) -> Iterator[Finding]:
         yield error(
             "system_prompt",
             "the chat template silently leaves the system prompt out.",
-            "data.system_prompt: null, with the instructions in the questions; or another chat template",
+            "data.prompt.system_prompt: null, with the instructions in the questions; or another chat template",
         )
     if system is None and len(added := opened.partition(_QUESTION)[0]) > 60:
         yield note(
             "system_prompt",
-            f"data.system_prompt is null, and the chat template adds its own: {added.strip()[:120]!r}.",
-            "data.system_prompt: the text you want instead",
+            f"data.prompt.system_prompt is null, and the chat template adds its own: {added.strip()[:120]!r}.",
+            "data.prompt.system_prompt: the text you want instead",
         )
 
 
-def _begin(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> Finding:
+def _begin(tokenizer: Any, prompts: Sequence[Sequence[int]], *, chat: bool) -> Finding:
     bos, token = tokenizer.bos_token_id, tokenizer.bos_token
     if bos is None:
         return fine("bos", "the tokenizer has no BOS token.")
@@ -153,12 +155,12 @@ def _begin(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> Finding:
             "bos",
             f"{twice} of {len(prompts)} prompts begin with two BOS tokens ({token!r} twice): the template's text "
             "contains one, and the template or the tokenizer adds another.",
-            f"data.template, data.system_prompt or the chat template: without {token!r}",
+            f"data.prompt.template, data.prompt.system_prompt or the chat template: without {token!r}",
         )
     if added and begin < len(prompts):
         text = f"the tokenizer begins texts with {token!r}, as in the model's training; the chat template does not."
         return warning("bos", text, "the chat template: begin with {{ bos_token }}")
-    if added and tokenizer.chat_template is not None:
+    if added and chat:
         return note(
             "bos",
             f"tokenizer and chat template both add {token!r} (double BOS for programs that encode the rendered "

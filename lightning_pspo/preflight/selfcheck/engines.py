@@ -60,25 +60,6 @@ class EngineChecks:
                 gaps.append((logits.amax(dim=-1) - chosen).cpu())  # (T,)
         return self._agreement(Check.GREEDY, sampled, gaps, self.tolerances.gap, "below the largest logit")
 
-    def sampled(self) -> list[Result]:
-        """Check that every sampled token is the token that its noise selects, up to the boundary of two tokens."""
-        if not self.module.engine.uses_given_noise:
-            return [left_out(Check.SAMPLED, f"{self.engine} draws its own noise")]
-        module, sampled = self.module, self.completions.unpadded()
-        steps = module.sampling.max_new_tokens
-        noise = keyed_uniforms((module.seed, TRAINING_NOISE), self.batch.positions, self.group, steps)
-        distances = []
-        with module.policy.generating() as model:
-            for row, tokens in enumerate(sampled):
-                logits = plain_logits(model, self.prompts[row // self.group], tokens)
-                scaled = sampling_logits(logits, module.sampling.temperature, module.sampling.top_p)
-                masses = scaled.double().softmax(-1).cpu()
-                ids, drawn = torch.tensor(tokens).unsqueeze(1), noise[row, : len(tokens)]
-                above = masses.cumsum(-1).gather(1, ids).squeeze(1)  # (T,)
-                below = above - masses.gather(1, ids).squeeze(1)
-                distances.append(torch.maximum(below - drawn, drawn - above).clamp(min=0.0))
-        return self._agreement(Check.SAMPLED, sampled, distances, self.tolerances.mass, "of probability off the noise")
-
     def _agreement(
         self, check: Check, sampled: list[list[int]], off_by: list[Tensor], limit: float, unit: str
     ) -> list[Result]:
@@ -99,31 +80,42 @@ class EngineChecks:
         return [Result(check, measured, allowed, float(off.max()) <= limit, "against a plain forward pass")]
 
     @torch.no_grad()
-    def distribution(self, rollout: Rollout, mask: Tensor) -> list[Result]:
-        """Compare the sampled tokens and all log-probs with the distribution of a plain forward pass.
+    def sampled(self, rollout: Rollout, mask: Tensor) -> list[Result]:
+        """Compare the sampled tokens, and all log-probs, with one plain forward pass of each row.
+
+        A sampled token must be the one that its noise selects, up to the boundary of two tokens.
 
         Args:
             rollout: Rollout with the training pass's log-probs as ``old_logprobs``.
             mask: (N,) bool, the rows for which it has them.
         """
-        sampling, sampled = self.module.sampling, self.completions.unpadded()
+        module, sampling, sampled = self.module, self.module.sampling, self.completions.unpadded()
+        keys = (module.seed, TRAINING_NOISE)
+        noise = keyed_uniforms(keys, self.batch.positions, self.group, sampling.max_new_tokens)
         surprise = variance = 0.0
+        distances: list[Tensor] = []
         training: list[Tensor] = []
-        with self.module.policy.generating() as model:
+        with module.policy.generating() as model:
             for row, tokens in enumerate(sampled):
                 logits = plain_logits(model, self.prompts[row // self.group], tokens)
                 logprobs = sampling_logits(logits, sampling.temperature, sampling.top_p).log_softmax(-1)
                 masses, finite = logprobs.exp(), logprobs.masked_fill(logprobs.isneginf(), 0.0)
                 entropy = -(masses * finite).sum(-1)  # (T,)
-                own = logprobs[torch.arange(len(tokens)), torch.tensor(tokens)]
+                ids = torch.tensor(tokens, device=logprobs.device).unsqueeze(1)
+                own = logprobs.gather(1, ids).squeeze(1)
                 surprise += float((-own - entropy).sum())
                 variance += float(((masses * finite.square()).sum(-1) - entropy.square()).clamp(min=0.0).sum())
+                distances.append(_off_the_noise(logprobs, ids, noise[row, : len(tokens)]))
                 if bool(mask[row]):
                     training.append((rollout.old_logprobs[row, : len(tokens)].float() - own).abs())
         z = surprise / math.sqrt(variance) if variance > 0.0 else (0.0 if abs(surprise) < 1e-3 else math.inf)
         drawn = at_most(Check.DRAWN, abs(z), Z_LIMIT, f"z of the tokens' surprise, {sum(map(len, sampled))} tokens")
         in_training = self._off(Check.TRAINING, training, "against a plain forward pass")
-        return [drawn, self._reported(rollout, mask), in_training]
+        same_noise = [left_out(Check.SAMPLED, f"{self.engine} draws its own noise")]
+        if module.engine.uses_given_noise:
+            unit = "of probability off the noise"
+            same_noise = self._agreement(Check.SAMPLED, sampled, distances, self.tolerances.mass, unit)
+        return [*same_noise, drawn, self._reported(rollout, mask), in_training]
 
     def _reported(self, rollout: Rollout, mask: Tensor) -> Result:
         reported = self.completions.logprobs
@@ -141,3 +133,17 @@ class EngineChecks:
         good = largest <= tolerances.logprob and mean <= tolerances.mean_logprob
         limit = f"max <= {tolerances.logprob:g}, mean <= {tolerances.mean_logprob:g}"
         return Result(check, f"max {largest:.2g}, mean {mean:.2g} nats", limit, good, against)
+
+
+def _off_the_noise(logprobs: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
+    """Return how far each token's interval of the cumulative distribution is from its uniform number, (T,).
+
+    Args:
+        logprobs: (T, V).
+        ids: (T, 1) long, the tokens.
+        noise: (T,).
+    """
+    masses = logprobs.double().softmax(-1)
+    above = masses.cumsum(-1).gather(1, ids).squeeze(1).cpu()
+    below = above - masses.gather(1, ids).squeeze(1).cpu()
+    return torch.maximum(below - noise, noise - above).clamp(min=0.0)

@@ -164,70 +164,81 @@ def gradient_of(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> 
     return Gradient(gradients[0], float(update.grad_norm))
 
 
-def off_policy(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch) -> Rollout:
+def off_policy(module: PSPOModule, scored: Rollout) -> Rollout:
     """Return the rollout with behaviour and reference log-probs that differ from the policy's.
 
     At ratio 1 all surrogates have the same gradient, and that of the KL term is 0. Every second completion keeps its
     own behaviour log-probs, so that clipping cannot remove all of the gradient.
     """
-    with_reference = module.objective.kl.coef > 0.0
-    rollout = module.scorer.with_old_and_ref_logprobs(rollout, [mini_batch, mini_batch], with_reference=with_reference)
-    old, reference = rollout.old_logprobs, rollout.ref_logprobs
+    old, reference = scored.old_logprobs, scored.ref_logprobs
     steps = 2 * module.sampling.max_new_tokens
-    uniforms = keyed_uniforms((module.seed, _NOISE), rollout.prompts.positions, module.group_size, steps).to(old)
+    uniforms = keyed_uniforms((module.seed, _NOISE), scored.prompts.positions, module.group_size, steps).to(old)
     moves = ((uniforms - 0.5) * 2.0 * DISTANCE).view(len(old), 2, -1)[:, :, : old.shape[1]]
     own = (torch.arange(len(old), device=old.device) % module.group_size % 2 == 0).unsqueeze(1)
     return replace(
-        rollout,
+        scored,
         old_logprobs=old + moves[:, 0].masked_fill(own, 0.0),
         ref_logprobs=None if reference is None else reference + moves[:, 1],
     )
 
 
+def parted(mini_batch: MiniBatch, part_of: Tensor) -> MiniBatch:
+    """Return a mini-batch of one pass in several.
+
+    Args:
+        mini_batch: Of n rows in one pass.
+        part_of: (n,) long, the pass of each row.
+    """
+    (full,) = mini_batch.micro_batches
+    parts = [MicroBatch(full.rows[part_of == part], full.loss_mask[part_of == part]) for part in part_of.unique()]
+    return MiniBatch(parts, mini_batch.denominator)
+
+
 def micro_batch_check(
-    module: PSPOModule, batch: PromptBatch, rollout: Rollout, reference: Gradient, tolerances: Tolerances
+    module: PSPOModule, batch: PromptBatch, rollout: Rollout, mini_batch: MiniBatch, gradient: Gradient, limit: float
 ) -> list[Result]:
-    """Compare the gradient in passes of 1 and 3 rows, and as configured, with that of one pass."""
-    worst, where = 0.0, "none"
-    limits = {f"passes of {rows}": PassLimits(micro_batch_size=rows, micro_batch_tokens=None) for rows in (1, 3)}
-    for name, passes in (limits | {"as configured": module.limits}).items():
-        _, mini_batch = prepared(module, batch, passes)
-        if len(mini_batch.micro_batches) == 1:
-            continue  # the reference itself
-        off = reference.off_by(gradient_of(module, rollout, mini_batch))
-        if not off <= worst:
-            worst, where = off, name
-    count = len(rollout.advantages)
-    detail = f"{count} rows in one pass, in passes of 1 and 3 rows and as configured; furthest off: {where}"
-    return [at_most(Check.MICRO_BATCHES, worst, tolerances.gradient, detail)]
+    """Compare the gradient in passes of 1, 3 and the other rows, and as configured, with ``gradient`` of one pass."""
+    rows = len(mini_batch.micro_batches[0].rows)
+    uneven = torch.bucketize(torch.arange(rows), torch.tensor([1, 4]), right=True).to(module.device)
+    _, configured = prepared(module, batch, module.limits)
+    ways = {"passes of 1 and 3 rows": parted(mini_batch, uneven), "as configured": configured}
+    off = {
+        way: gradient.off_by(gradient_of(module, rollout, parts))
+        for way, parts in ways.items()
+        if len(parts.micro_batches) > 1  # else the reference itself
+    }
+    where = next((way for way, value in off.items() if value != value), max(off, key=lambda way: off[way], default=""))
+    detail = f"{rows} rows in one pass, in passes of 1, 3 and the others, and as configured; furthest off: {where}"
+    return [at_most(Check.MICRO_BATCHES, off.get(where, 0.0), limit, detail)]
 
 
 def split_check(
-    module: PSPOModule, batch: PromptBatch, rollout: Rollout, reference: Gradient, tolerances: Tolerances
+    module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch, gradient: Gradient, limit: float
 ) -> list[Result]:
-    """Compare the gradient of two halves of the prompts, added up in this process, with that of one pass."""
-    _, mini_batch = prepared(module, batch, UNLIMITED)
-    (full,) = mini_batch.micro_batches
-    half = full.rows // module.group_size % 2
-    parts = [MicroBatch(full.rows[half == rank], full.loss_mask[half == rank]) for rank in set(half.tolist())]
-    gradient = gradient_of(module, rollout, MiniBatch(parts, mini_batch.denominator))
+    """Compare the gradient of two halves of the prompts, added up in this process, with ``gradient`` of one pass."""
+    half = mini_batch.micro_batches[0].rows // module.group_size % 2
+    off = gradient.off_by(gradient_of(module, rollout, parted(mini_batch, half)))
     detail = "two halves of the prompts in one process, as there is one GPU; neither processes nor strategy were tested"
-    return [at_most(Check.RANKS, reference.off_by(gradient), tolerances.gradient, detail)]
+    return [at_most(Check.RANKS, off, limit, detail)]
 
 
-def ratio_check(module: PSPOModule, batch: PromptBatch, tolerances: Tolerances) -> list[Result]:
-    """Run the first update of every mini-batch without its step, and compare its log-probs with earlier passes."""
+def ratio_check(module: PSPOModule, batch: PromptBatch, scored: Rollout, tolerances: Tolerances) -> list[Result]:
+    """Run the first update of every mini-batch without its step, and compare its log-probs with an earlier pass.
+
+    Args:
+        module: Module that is checked.
+        batch: Prompts.
+        scored: The same rollout with the log-probs of an earlier pass, without gradient.
+        tolerances: Tolerances of the run's dtype.
+    """
     rollout, mini_batches = module.collect(batch)
-    passes = [mini_batches[0], *mini_batches]
-    scored = module.scorer.with_old_and_ref_logprobs(rollout, passes, with_reference=False).old_logprobs
     first = again = 0.0
     with no_steps(module):
         for mini_batch in mini_batches:
             first = max(first, _largest(module.update(rollout, mini_batch, first=True).log_ratio))
-            again = max(again, _largest(module.update(rollout, mini_batch, first=False).log_ratio))
             for part in mini_batch.micro_batches:
-                off = (rollout.old_logprobs[part.rows] - scored[part.rows]).masked_fill(~part.loss_mask, 0.0)
-                again = max(again, _largest(off))
+                off = rollout.old_logprobs[part.rows] - scored.old_logprobs[part.rows]
+                again = max(again, _largest(off.masked_fill(~part.loss_mask, 0.0)))
     return [
         at_most(Check.FIRST, first, 0.0, "largest |log ratio| on the training path"),
         at_most(Check.AGAIN, again, tolerances.logprob, "largest |log ratio| with unchanged weights, in nats"),

@@ -32,21 +32,31 @@ CHECKPOINT = "checkpoint.ckpt"
 NUDGE = 0.01
 """Relative change of the trained weights before they are saved, so that a lost adapter would show."""
 
+ALIKE = "the same alone and among other rows"
+
 _PROBED = 4  # rows whose logits are compared after loading
 _LAST = 8  # last tokens of these rows, whose logits depend on all tokens before
 
 
 class Instead(pl.Callback):
-    """Replaces the first training step by ``run``, which writes into ``folder``, and ends the run after it."""
+    """Replaces the first training step by ``run``, which writes into ``folder``, and ends the run after it.
 
-    def __init__(self, folder: str, checks: Sequence[str]) -> None:
+    Args:
+        folder: Where the runs leave results for each other.
+        checks: Names of the checks to make.
+        is_consistent: Whether the check at the start of ``fit`` would change nothing, and need not be made.
+    """
+
+    def __init__(self, folder: str, checks: Sequence[str], is_consistent: bool = False) -> None:
         self.folder = Path(folder)
         self.checks = tuple(checks)
+        self.is_consistent = is_consistent
         self.done = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Replace the training step; leave the gradient unclipped."""
         module: Any = pl_module
+        module.consistency_is_checked = self.is_consistent
         module.max_grad_norm = None
         module.lr_schedule = Constant()
         module.training_step = lambda batch, batch_idx: self._step(module, batch)
@@ -72,45 +82,50 @@ class Instead(pl.Callback):
 
 
 class Measure(Instead):
-    """Makes the checks of one process; writes ``measured.json`` and the data that the other runs compare with."""
+    """Makes the checks of one process; writes ``measured.json`` and the data that the other runs compare with.
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Replace the training step, and the check at the start of ``fit``: its result is a line of the table."""
-        super().setup(trainer, pl_module, stage)
-        pl_module.consistency_is_checked = True  # type: ignore[assignment]
+    The check at the start of ``fit`` is made here: its result is a line of the table.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check as ``fit`` does at its start: in the precision of the weights, outside of a training step."""
+        module: Any = pl_module
+        self.results = attempt(Check.CONSISTENT, lambda: [consistency_check(module)])
+        self.is_consistent = self.results[0].measured == ALIKE
 
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
         """Sample, then check; a failed check does not prevent the others."""
-        results = attempt(Check.CONSISTENT, lambda: [consistency_check(module)])
-        if "engine" not in self.checks:
-            results = [result for result in results if not result.passed]
+        results = self.results if "engine" in self.checks else [r for r in self.results if not r.passed]
         tolerances = tolerances_of(str(module.trainer.precision), module.policy.dtype)
         WORK.stage = "sampling"
         completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         rewards, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
         engine, module.engine, module.reward = module.engine, Replay(completions), rewards
         on_policy, mini_batch = gradients.prepared(module, batch, gradients.UNLIMITED)
-        rollout = gradients.off_policy(module, on_policy, mini_batch)
+        scored = module.scorer.with_old_and_ref_logprobs(
+            on_policy, [mini_batch, mini_batch], with_reference=module.objective.kl.coef > 0.0
+        )
+        rollout = gradients.off_policy(module, scored)
         WORK.stage = "comparing gradients"
         reference = gradients.gradient_of(module, rollout, mini_batch)
-        compared = (module, batch, rollout, reference, tolerances)
+        compared, limit = (rollout, mini_batch, reference), tolerances.gradient
         if "microbatches" in self.checks:
-            results += attempt(Check.MICRO_BATCHES, lambda: gradients.micro_batch_check(*compared))
+            results += attempt(
+                Check.MICRO_BATCHES, lambda: gradients.micro_batch_check(module, batch, *compared, limit)
+            )
         if "ranks" in self.checks and not can_have_two_ranks(module):
-            results += attempt(Check.RANKS, lambda: gradients.split_check(*compared))
+            results += attempt(Check.RANKS, lambda: gradients.split_check(module, *compared, limit))
         if "ratio" in self.checks:
-            results += attempt(Check.FIRST, lambda: gradients.ratio_check(module, batch, tolerances))
+            results += attempt(Check.FIRST, lambda: gradients.ratio_check(module, batch, scored, tolerances))
         self._store(rollout, reference, rewards)
         module.engine = engine
         if "engine" in self.checks:
             WORK.stage = "comparing engines"
             engine_checks = EngineChecks(module, batch, completions, tolerances)
-            scored = module.scorer.with_old_and_ref_logprobs(on_policy, [mini_batch, mini_batch], with_reference=False)
             has_logprobs = torch.zeros(len(rollout.advantages), dtype=torch.bool, device=module.device)
             has_logprobs[torch.cat([part.rows for part in mini_batch.micro_batches])] = True
             results += attempt(Check.GREEDY, engine_checks.greedy)
-            results += attempt(Check.SAMPLED, engine_checks.sampled)
-            results += attempt(Check.DRAWN, lambda: engine_checks.distribution(scored, has_logprobs))
+            results += attempt(Check.SAMPLED, lambda: engine_checks.sampled(scored, has_logprobs))
         if {"checkpoint", "export"} & set(self.checks):
             module.update(on_policy, mini_batch, first=True)  # gives the optimiser a state
             nudge(module)
@@ -155,6 +170,7 @@ class Measure(Instead):
             {
                 "results": [asdict(result) for result in results],
                 "notes": notes,
+                "is_consistent": self.is_consistent,
                 "two_ranks": can_have_two_ranks(module),
                 "parameters": sum(parameter.numel() for parameter in module.policy.parameters()),
                 "device": str(module.device),
@@ -221,7 +237,7 @@ def consistency_check(module: PSPOModule) -> Result:
     module.policy.train()
     mended = [] if module.policy.causal_lm.training else ["trained in evaluation mode"]
     mended += [] if module.engine is engine else [f"sampled by {type(module.engine).__name__}"]
-    measured = f"as `fit` mends it: {', '.join(mended)}" if mended else "the same alone and among other rows"
+    measured = f"as `fit` mends it: {', '.join(mended)}" if mended else ALIKE
     return Result(Check.CONSISTENT, measured, "alone as among others", True)
 
 

@@ -85,14 +85,14 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
         tolerances = tolerances_of(measured["precision"], measured["dtype"])
         if "ranks" in wanted and measured["two_ranks"]:
             WORK.stage = "running two ranks"
-            ranks = on_two_ranks(small, config, _callback(runs.OnRanks, folder, wanted))
+            ranks = on_two_ranks(small, config, _callback(runs.OnRanks, folder, wanted, measured["is_consistent"]))
             path = _written(ranks, folder / "ranks.yaml", folder / "ranks")
             results = attempt(Check.RANKS, lambda: _ranks_check(path, folder, measured["device"], tolerances))
             index = sum(result.check == Check.MICRO_BATCHES for result in report.results)
             report.results[index:index] = results
         if "checkpoint" in wanted:
             WORK.stage = "loading the checkpoint"
-            small["trainer"]["callbacks"] = [_callback(runs.Reload, folder, wanted)]
+            small["trainer"]["callbacks"] = [_callback(runs.Reload, folder, wanted, measured["is_consistent"])]
             small["ckpt_path"] = str(folder / runs.CHECKPOINT)
             path = _written(small, folder / "reload.yaml", folder / "reloaded")
             report.results += attempt(Check.LOADED, lambda: _checkpoint_check(run, path, folder))
@@ -108,9 +108,11 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
     return report
 
 
-def _callback(kind: type[runs.Instead], folder: Path, checks: Sequence[str]) -> dict[str, Any]:
-    path = f"{kind.__module__}.{kind.__name__}"
-    return {"class_path": path, "init_args": {"folder": str(folder), "checks": list(checks)}}
+def _callback(
+    kind: type[runs.Instead], folder: Path, checks: Sequence[str], is_consistent: bool = True
+) -> dict[str, Any]:
+    arguments = {"folder": str(folder), "checks": list(checks), "is_consistent": is_consistent}
+    return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments}
 
 
 def _written(settings: dict[str, Any], path: Path, root: Path) -> str:

@@ -196,8 +196,8 @@ def test_the_data(build: Examined, tmp_path: Path) -> None:
     assert len(subject.rows["train"]) == 10  # without the prompt that is too long
 
 
-BOX = "--data.system_prompt=Put the answer into \\boxed{}."
-HASHES = "--data.system_prompt=End with #### and the number."
+BOX = "--data.prompt.system_prompt=Put the answer into \\boxed{}."
+HASHES = "--data.prompt.system_prompt=End with #### and the number."
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_chat_template(build: Examined, model_folder: Callable[..., Path]) -
     end = named(examined_prompt(build(model=model_folder(chat_template=other))), "eos")[1]
     assert (end.severity, "'<pad>' (0)" in end.measured) == (Severity.WARNING, True)
     deaf = MARKERS.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}") + opens
-    findings = list(data.load(build("--data.system_prompt=Be brief.", model=model_folder(chat_template=deaf))))
+    findings = list(data.load(build("--data.prompt.system_prompt=Be brief.", model=model_folder(chat_template=deaf))))
     assert worst(findings, "template") is Severity.ERROR
 
 
@@ -246,7 +246,7 @@ def test_padding_and_the_beginning(build: Examined, tmp_path: Path, model_folder
     assert worst(once, "bos") is Severity.OK
     (pad,) = named(once, "pad")
     assert (pad.severity, "pad equal to EOS" in pad.measured) == (Severity.NOTE, True)
-    twice = examined_prompt(build("--data.template=<s>{question}\nAnswer:", model=folder))
+    twice = examined_prompt(build("--data.prompt.template=<s>{question}\nAnswer:", model=folder))
     (bos,) = named(twice, "bos")
     assert (bos.severity, "two BOS tokens" in bos.measured) == (Severity.WARNING, True)
 

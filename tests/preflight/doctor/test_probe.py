@@ -77,7 +77,7 @@ def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path],
         *(f"--model.policy.model_name_or_path={folder}", "--model.group_size=4"),
         *("--model.sampling.max_new_tokens=12", "--model.grader.mode=strict", "--data.prompts_per_rollout=4"),
         *("--data.train=JSONL", f"--data.train.path={problem_file}", "--model.updates_per_rollout=1"),
-        "--data.system_prompt=Put the answer into a box.",
+        "--data.prompt.system_prompt=Put the answer into a box.",
     ]
     findings, _ = examined(tmp_path / "doctor", arguments, seconds=10)
     severities = {(finding.check, finding.severity.value) for finding in findings}
