@@ -17,6 +17,7 @@ from recorder import Recorder, start
 from workload import WARM_UP, Workload
 
 from lightning_pspo import rollout as engines
+from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
@@ -80,7 +81,7 @@ def main(folder: str, result: str) -> None:
         train=JSONL(path / "problems.jsonl"),
         prompts_per_rollout=workload.prompts,
         num_rollouts=WARM_UP + workload.iterations,
-        template="{question}",
+        prompt=PromptFormat(template="{question}"),
         seed=workload.seed,
     )
     trainer = pl.Trainer(

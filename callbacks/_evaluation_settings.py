@@ -18,6 +18,7 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     """Return what the results of this evaluation depend on."""
     untyped: Any = trainer  # connectors set the attributes; mypy does not know them
     data = untyped.datamodule
+    prompts = getattr(data, "prompts", None)
     settings = pl_module.evaluation_settings()
     stage = None if trainer.state.fn is None else str(trainer.state.fn.value)
     return {
@@ -25,8 +26,7 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         "checkpoint": None if untyped.ckpt_path is None else str(untyped.ckpt_path),
         "weights_of": _last_change(Path(str(untyped.ckpt_path or settings["model"]))),
         **settings,
-        "system_prompt": getattr(data, "system_prompt", None),
-        "template": getattr(data, "template", None),
+        **({} if prompts is None else prompts.format.settings()),
         "date": getattr(data, "printed_date", None),
         "precision": str(trainer.precision),
         "sources": _sources(data, stage),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
+from lightning_pspo.data.chat_template import check_date
 from lightning_pspo.data.contamination import find_overlap
 from lightning_pspo.data.loaders import EncodedProblem, EvaluationLoader, RolloutLoader
-from lightning_pspo.data.prompts import PLAIN_TEMPLATE, check_date, check_template, encode_prompt, prints_date
+from lightning_pspo.data.prompt_encoder import PromptEncoder
+from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem
@@ -35,8 +40,7 @@ class MathDataModule(pl.LightningDataModule):
         prompts_per_rollout: Prompts of a rollout over all ranks (B), at least 1; a multiple of the number of ranks.
         num_rollouts: Rollouts of the run, at least 1.
         eval_batch_size: Prompts per rank and evaluation batch, at least 1.
-        system_prompt: Text of the system turn; None for that of the data's own conversations, if they have one.
-        template: Prompt for tokenizers without a chat template, with ``{question}`` and optionally ``{system}``.
+        prompt: How a question becomes a prompt.
         overlap: What to do when a question of ``val`` or ``test`` occurs in training, case and punctuation aside:
             ``warn`` or ``refuse``.
         near_overlap: The same for a question that shares at least half of its 13-grams with one training question;
@@ -61,8 +65,7 @@ class MathDataModule(pl.LightningDataModule):
         prompts_per_rollout: int = 16,
         num_rollouts: int = 100,
         eval_batch_size: int = 64,
-        system_prompt: str | None = None,
-        template: str = PLAIN_TEMPLATE,
+        prompt: PromptFormat = PromptFormat(),
         overlap: Literal["warn", "refuse"] = "warn",
         near_overlap: Literal["ignore", "warn", "refuse"] = "warn",
         date: str | None = None,
@@ -73,7 +76,6 @@ class MathDataModule(pl.LightningDataModule):
         check_at_least("num_rollouts", num_rollouts, 1, 10**9)
         check_at_least("eval_batch_size", eval_batch_size, 1, 10**6)
         try:
-            check_template(template)
             check_date(date := date or datetime.now().date().isoformat())
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -86,12 +88,12 @@ class MathDataModule(pl.LightningDataModule):
         self.prompts_per_rollout = prompts_per_rollout
         self.num_rollouts = num_rollouts
         self.eval_batch_size = eval_batch_size
-        self.system_prompt = system_prompt
-        self.template = template
+        self.prompt = prompt
         self.overlap = overlap
         self.near_overlap = near_overlap
         self.date = date
         self.seed = seed
+        self._problems: dict[str, list[Problem]] = {}
         self._encoded: dict[str, list[EncodedProblem]] = {}
 
     @property
@@ -125,23 +127,62 @@ class MathDataModule(pl.LightningDataModule):
             if self.train is None:
                 raise InputError("`data.train` must name a source of training problems, got none.")
             self._share("data.prompts_per_rollout", self.prompts_per_rollout)
-            self._load("train", self.train)
+            self._encode("train", self.train)
         for key, source in self._evaluation_sources(stage).items():
-            self._load(key, source)
+            self._encode(key, source)
         if stage == "fit":
             self._check_overlap()
 
     @property
     def printed_date(self) -> str | None:
         """Day that the prompts contain; None for a chat template that prints no date."""
-        return self.date if prints_date(self.tokenizer) else None
+        return self.date if self.prompts.prints_date else None
+
+    @cached_property
+    def prompts(self) -> PromptEncoder:
+        """Makes the prompts; solved examples are chosen first, from ``train`` if no other source is named.
+
+        Raises:
+            InputError: There are too few examples, or the format does not fit the tokenizer.
+        """
+        few_shot = self.prompt.few_shot
+        if few_shot.must_choose:
+            key = "train" if few_shot.source is None else "prompt.few_shot.source"
+            source = few_shot.source or self.train
+            if source is None:
+                raise InputError("`data.prompt.few_shot.source` must name a source where `data.train` names none.")
+            held_out = [problem for problems in self._held_out.values() for problem in problems]
+            few_shot = few_shot.chosen(self._load(key, source), held_out, f"data.{key}")
+        try:
+            return PromptEncoder(self.tokenizer, replace(self.prompt, few_shot=few_shot), date=self.date)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"data.prompt: {error}") from error
 
     def encode(self, problem: Problem) -> list[int]:
-        """Return the ids of a problem's prompt; ValueError if the template cannot be filled with it."""
-        system_prompt = problem.system if self.system_prompt is None else self.system_prompt
-        return encode_prompt(
-            self.tokenizer, problem.question, system_prompt=system_prompt, template=self.template, date=self.date
-        )
+        """Return the ids of a problem's prompt; ValueError if it cannot be made."""
+        return self.prompts.encode(problem).ids
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how this run makes its prompts, for its checkpoints."""
+        return {"prompt": self.prompts.format.settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on training with prompts of another format.
+
+        Raises:
+            InputError: The checkpoint was made with another one.
+        """
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        saved = state_dict["prompt"]
+        for name, value in self.prompts.format.settings().items():
+            if name != "template" and saved[name] != value:  # which may be idle; the stream of prompts is compared too
+                raise InputError(
+                    f"The checkpoint was made with data.prompt.{name}={saved[name]!r:.60}, this run has {value!r:.60}: "
+                    "a resumed run must ask in the same way."
+                )
 
     def train_dataloader(self) -> RolloutLoader:
         """Return this rank's rollouts."""
@@ -188,12 +229,17 @@ class MathDataModule(pl.LightningDataModule):
     def _named(self, setting: str) -> dict[str, PromptSource]:
         return {f"{setting}.{name}": source for name, source in getattr(self, setting).items()}
 
-    def _load(self, key: str, source: PromptSource) -> None:
+    def _load(self, key: str, source: PromptSource) -> list[Problem]:
+        if key not in self._problems:
+            self._problems[key] = source.load()
+        return self._problems[key]
+
+    def _encode(self, key: str, source: PromptSource) -> None:
         if key in self._encoded:
             return
-        problems = source.load()
+        encoder, problems = self.prompts, self._load(key, source)
         try:
-            rows = [EncodedProblem(problem, self.encode(problem)) for problem in problems]
+            rows = [encoder.encode(problem) for problem in problems]
         except ValueError as error:
             raise InputError(f"data.{key}: {error}") from error
         longest = max(rows, key=lambda row: len(row.ids))
@@ -201,7 +247,8 @@ class MathDataModule(pl.LightningDataModule):
             raise InputError(
                 f"data.{key}: the prompt of problem {longest.problem.id!r} must have at most "
                 f"{self.max_prompt_tokens} tokens (the model's context less `max_new_tokens`), "
-                f"it has {len(longest.ids)}."
+                f"it has {len(longest.ids)}"
+                f"{f' with {k} solved examples' if (k := encoder.format.few_shot.k) else ''}."
             )
         self._encoded[key] = rows
 
@@ -209,8 +256,7 @@ class MathDataModule(pl.LightningDataModule):
         """Compare the questions of ``val`` and ``test`` with those of training."""
         training = [row.problem for row in self._encoded["train"]]
         questions = [problem.question for problem in training]
-        for key, source in {**self._named("val"), **self._named("test")}.items():
-            problems = self._problems(key, source)
+        for key, problems in self._held_out.items():
             overlap = find_overlap(questions, [problem.question for problem in problems])
             if overlap.same:
                 self._report_overlap(
@@ -226,14 +272,16 @@ class MathDataModule(pl.LightningDataModule):
                     "near_overlap",
                 )
 
-    def _problems(self, key: str, source: PromptSource) -> list[Problem]:
-        if key in self._encoded:
-            return [row.problem for row in self._encoded[key]]
-        try:
-            return source.load()
-        except InputError as error:  # nothing but this check needs the test sources in training
-            logger.warning("data.%s is not compared with data.train: %s", key, error)
-            return []
+    @cached_property
+    def _held_out(self) -> dict[str, list[Problem]]:
+        """Problems of ``val`` and ``test``, by key."""
+        held_out = {}
+        for key, source in {**self._named("val"), **self._named("test")}.items():
+            try:
+                held_out[key] = self._load(key, source)
+            except InputError as error:  # training needs the test sources for nothing else
+                logger.warning("data.%s is not compared with data.train: %s", key, error)
+        return held_out
 
     def _report_overlap(self, message: str, setting: str) -> None:
         if getattr(self, setting) == "refuse":

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_solutions
+from lightning_pspo.data.prompt_format import answer_after
 from lightning_pspo.errors import InputError
 from lightning_pspo.objective.surrogates import Aggregation, TokenMean
 from lightning_pspo.trainable import TrainableModule
@@ -48,7 +49,7 @@ class SupervisedModule(TrainableModule):
     def __init__(self, *, aggregation: Aggregation = lazy_instance(TokenMean), **common: Any) -> None:
         super().__init__(**common)
         self.aggregation = built(aggregation)
-        self._gap = ""  # stands between a prompt and its solution
+        self._opening, self._prefix = "", ""  # the end of a prompt, and the beginning of an answer in it
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> SupervisedOutput:
         """Take one optimiser step on the solutions of ``batch``."""
@@ -105,7 +106,7 @@ class SupervisedModule(TrainableModule):
     def _encoded(self, problem: Problem) -> list[int]:
         tokenizer, ends = self.policy.tokenizer, self.policy.eos_ids
         end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
-        text = self._gap + str(problem.solution).strip()
+        text = answer_after(self._opening, str(problem.solution), self._prefix)
         return [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
@@ -127,8 +128,7 @@ class SupervisedModule(TrainableModule):
             return
         self.check_run(self.trainer, None)
         rows = training_loader(self.trainer).rows
-        prompt = str(self.policy.tokenizer.decode(rows[0].ids))
-        self._gap = "" if prompt[-1:].isspace() else " "
+        self._opening, self._prefix = str(self.policy.tokenizer.decode(rows[0].ids)), rows[0].answer_prefix
         limit = self.policy.context_length or math.inf
         for row in rows:
             problem = row.problem

@@ -37,7 +37,6 @@ from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
-from lightning_pspo.training.threads import choose_threads, restore_threads, save_threads
 from lightning_pspo.types import Problem
 
 
@@ -61,7 +60,6 @@ class TrainableModule(SamplingModule):
         phases: Seconds of each phase of the current iteration, and the phase that runs.
         prompt_format: How ``complete`` makes prompts: as the run of a loaded checkpoint, else by default.
         updates_per_batch: Optimiser steps that a batch of problems is good for.
-        threads_are_chosen: Whether the number of threads is settled; set it to leave that number alone.
 
     Raises:
         InputError: If a setting is out of range.
@@ -102,7 +100,6 @@ class TrainableModule(SamplingModule):
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
         self.prompt_format = PromptFormat()
-        self.threads_are_chosen = False
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
 
@@ -191,12 +188,6 @@ class TrainableModule(SamplingModule):
         """Load the policy's weights once and shard them as the strategy asks."""
         self.build_policy(max_norm=self.max_grad_norm)
 
-    def on_fit_start(self) -> None:
-        """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
-        if not self.threads_are_chosen:
-            choose_threads(self.trainer, self.policy)
-        super().on_fit_start()
-
     def on_train_start(self) -> None:
         """Go on where an interruption has stopped the run."""
         make_up_for_validation(self.trainer)
@@ -218,7 +209,6 @@ class TrainableModule(SamplingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's description and the optimiser's settings."""
         checkpoint["policy"] = self.policy.description()
-        save_threads(checkpoint)
         save_optimizer_settings(checkpoint, self.trainer.optimizers[0])
         put_after_rollout(checkpoint, self.trainer)
 
@@ -227,7 +217,6 @@ class TrainableModule(SamplingModule):
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
-            self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 
     # -- a step --------------------------------------------------------------------------------------------------------

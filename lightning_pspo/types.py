@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lightning_pspo.grading import Attempt, Grade, Scorer
 
+_PROMPT_TENSORS = ("prompt_ids", "prompt_mask", "positions", "valid")
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -26,7 +28,7 @@ class Problem:
         scorer: The task's own judgement of an extracted answer, where equality with the reference is not what the task
             asks; None compares with ``answer``.
         solution: A worked solution, which SupervisedModule learns from; None if the data have none.
-        system: The problem's own system turn, which takes the place of a missing ``data.system_prompt``; None for none.
+        system: The problem's own system turn, which takes the place of a missing system prompt; None for none.
     """
 
     id: str
@@ -43,7 +45,7 @@ class Sample:
 
     Attributes:
         problem: What was asked.
-        completion: The decoded completion without special tokens.
+        completion: The decoded completion without special tokens, from the prompt's beginning of an answer on.
         grade: The verifier's verdict, with the extracted answer and the rule that decided.
         truncated: True when the token limit ended the completion, not an end-of-sequence token.
         length_tokens: Completion tokens, the end-of-sequence token included.
@@ -85,6 +87,8 @@ class PromptBatch:
             (evaluation). Sampling noise is keyed by them, so that a prompt's completions do not depend on how the work
             is split or on when the run was interrupted.
         valid: (B,) bool; False for a repeated row that only makes every rank's number of batches equal.
+        answer_prefix: Beginning of every answer, at the end of the prompts.
+        stop_ids: Ids that end a completion, beside the policy's own.
     """
 
     source: str
@@ -93,6 +97,8 @@ class PromptBatch:
     prompt_mask: Tensor
     positions: Tensor
     valid: Tensor
+    answer_prefix: str = ""
+    stop_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return B."""
@@ -100,18 +106,12 @@ class PromptBatch:
 
     def rows(self, indices: Sequence[int]) -> PromptBatch:
         """Return the batch of the prompts at ``indices``, at least one."""
-        return PromptBatch(
-            self.source,
-            tuple(self.problems[index] for index in indices),
-            *(tensor[list(indices)] for tensor in (self.prompt_ids, self.prompt_mask, self.positions, self.valid)),
-        )
+        tensors = {name: getattr(self, name)[list(indices)] for name in _PROMPT_TENSORS}
+        return replace(self, problems=tuple(self.problems[index] for index in indices), **tensors)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PromptBatch:
         """Return the batch with its tensors on ``device``; Lightning's batch transfer calls this."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("prompt_ids", "prompt_mask", "positions", "valid")
-        }
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _PROMPT_TENSORS}
         return replace(self, **moved)
 
 

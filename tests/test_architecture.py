@@ -19,6 +19,7 @@ WITHOUT_TORCH = (
     "lightning_pspo.ledger",
     "lightning_pspo.report",
     "lightning_pspo.data.prompts",
+    "lightning_pspo.data.chat_template",
     "lightning_pspo.data.contamination",
     "lightning_pspo.evaluation.comparison",
     "lightning_pspo.cli.grade",

@@ -43,8 +43,8 @@ OPTIONS = {
     "max_new_tokens": "model.evaluation.max_new_tokens",
     "top_p": "model.evaluation.top_p",
     "batch_size": "data.eval_batch_size",
-    "system_prompt": "data.system_prompt",
-    "template": "data.template",
+    "system_prompt": "data.prompt.system_prompt",
+    "template": "data.prompt.template",
     "seed": "seed_everything",
     "trust_remote_code": "model.policy.trust_remote_code",
 }

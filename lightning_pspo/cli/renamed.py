@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 RENAMED: dict[str, str] = {
+    "data.system_prompt": "data.prompt.system_prompt",
+    "data.template": "data.prompt.template",
     "model.max_new_tokens": "model.sampling.max_new_tokens",
     "model.temperature": "model.sampling.temperature",
     "model.top_p": "model.sampling.top_p",

@@ -48,6 +48,7 @@ class RunConfig(SaveConfigCallback):
         """Write ``config.yaml``; a resumed run with other settings adds ``config-2.yaml`` and so on."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._keep_prompts(trainer)
         text = self.parser.dump(self.given, skip_none=False)
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,13 @@ class RunConfig(SaveConfigCallback):
             rank_zero_warn(f"This run goes on with other settings than before: {changes}.")
         write_atomically(path, text.encode())
         _list_unverified(trainer)
+
+    def _keep_prompts(self, trainer: Trainer) -> None:
+        """Put the chat template's text and the chosen examples in the place of the files that they come from."""
+        settings = trainer.datamodule.prompts.format.settings()  # type: ignore[attr-defined]
+        self.given.data.prompt.chat_template = settings["chat_template"]
+        for name, value in settings["few_shot"].items():
+            self.given.data.prompt.few_shot[name] = value
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:

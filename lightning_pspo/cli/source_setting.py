@@ -1,4 +1,4 @@
-"""The settings ``data.train``, ``data.val``, ``data.test`` and ``data.predict``: sources by their short forms, too."""
+"""Settings that name sources, such as ``data.train`` and ``data.val``: by their short forms, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from jsonargparse._util import NestedArg
 
 from lightning_pspo.cli.source_names import source_settings
 
-_SETTINGS = ("train", "val", "test", "predict")
+_ONE = ("data.train", "data.prompt.few_shot.source")
+_SETTINGS = (*_ONE, "data.val", "data.test", "data.predict")
 
 
 class SourceSetting(ActionTypeHint):
@@ -21,11 +22,11 @@ class SourceSetting(ActionTypeHint):
     def install(cls, parser: Any) -> None:
         """Let a parser accept short forms."""
         for name in _SETTINGS:
-            parser._option_string_actions[f"--data.{name}"].__class__ = cls
+            parser._option_string_actions[f"--{name}"].__class__ = cls
 
     def in_full(self, value: Any) -> Any:
         """Return a value with class and arguments in the place of short forms."""
-        if self.dest == "data.train":
+        if self.dest in _ONE:
             return source_settings(value, "train")
         if isinstance(value, NestedArg):
             return value if "." in value.key else NestedArg(value.key, source_settings(value.val, "test"))

@@ -23,16 +23,18 @@ _ORDER = 2
 
 @dataclass(frozen=True, slots=True)
 class EncodedProblem:
-    """A problem with its prompt's token ids."""
+    """A problem with its prompt's token ids, the beginning of the answer in them, and further ids that end one."""
 
     problem: Problem
     ids: list[int]
+    answer_prefix: str = ""
+    stop_ids: tuple[int, ...] = ()
 
 
 def collate(
     source: str, rows: Sequence[EncodedProblem], positions: Sequence[int], valid: Sequence[bool], pad_id: int
 ) -> PromptBatch:
-    """Left-pad ``rows`` into one batch of B = len(rows) prompts."""
+    """Left-pad ``rows``, of one format, into one batch of B = len(rows) prompts."""
     width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.bool)
@@ -40,7 +42,8 @@ def collate(
         ids[index, width - len(row.ids) :] = torch.tensor(row.ids, dtype=torch.long)
         mask[index, width - len(row.ids) :] = True
     problems = tuple(row.problem for row in rows)
-    return PromptBatch(source, problems, ids, mask, torch.tensor(positions), torch.tensor(valid))
+    prefix, stop_ids = rows[0].answer_prefix, rows[0].stop_ids
+    return PromptBatch(source, problems, ids, mask, torch.tensor(positions), torch.tensor(valid), prefix, stop_ids)
 
 
 @dataclass(eq=False, kw_only=True)

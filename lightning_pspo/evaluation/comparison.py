@@ -21,7 +21,8 @@ from lightning_pspo.statistics import Difference, compare_arms, holm
 
 SAMPLES = "samples.jsonl"
 _FIELDS = ("source", "temperature", "id", "question", "answer", "verdict")
-_CONDITIONS = ("system_prompt", "template", "max_new_tokens", "top_p", "grading_mode")
+_PROMPT = ("system_prompt", "template", "chat_template", "template_arguments", "few_shot", "answer_prefix")
+_CONDITIONS = (*_PROMPT, "max_new_tokens", "top_p", "grading_mode")
 
 Setting = tuple[str, float]
 """Source and temperature."""

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.evaluation.answers import decoded_answers
 from lightning_pspo.evaluation.metrics import Measurement, SampleMetrics, report_k
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.grading import Attempt, Grader
@@ -161,7 +162,7 @@ class SamplingModule(pl.LightningModule):
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_new_tokens=settings.max_new_tokens,
-            eos_ids=self.policy.eos_ids,
+            eos_ids=(*self.policy.eos_ids, *prompts.stop_ids),
             pad_id=self.policy.pad_id,
         )
         uniforms = None
@@ -172,12 +173,11 @@ class SamplingModule(pl.LightningModule):
             return self.engine.generate(model, prompts, sampling, uniforms)
 
     def verify(self, prompts: PromptBatch, completions: Completions) -> list[Sample]:
-        """Decode and grade each completion."""
+        """Decode and grade each completion, with the beginning that its prompt has."""
         ids = completions.unpadded()
-        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts, raw = decoded_answers(self.policy, prompts, ids)
         decoded = list(zip(texts, completions.truncated.tolist(), map(len, ids), strict=True))
         samples = self._graded(prompts.problems, len(texts) // len(prompts), decoded)
-        raw = self.policy.decoded_with_special_tokens(ids)
         return [
             sample if text is None else replace(sample, raw_completion=text)
             for sample, text in zip(samples, raw, strict=True)

@@ -20,8 +20,13 @@ _VALUES = (
     "seed_everything",
     "trainer.accelerator",
     "trainer.precision",
-    "data.system_prompt",
-    "data.template",
+    "data.prompt.system_prompt",
+    "data.prompt.template",
+    "data.prompt.chat_template",
+    "data.prompt.template_arguments",
+    "data.prompt.few_shot.k",
+    "data.prompt.few_shot.examples",
+    "data.prompt.answer_prefix",
     "data.date",
     "data.eval_batch_size",
     "model.sampling.max_new_tokens",
@@ -33,6 +38,8 @@ _VALUES = (
     "model.evaluation.k",
 )
 _EARLIER = {
+    "data.prompt.system_prompt": "data.system_prompt",
+    "data.prompt.template": "data.template",
     "model.sampling.max_new_tokens": "model.max_new_tokens",
     "model.sampling.top_p": "model.top_p",
     "model.evaluation.temperatures": "model.eval_temperatures",
@@ -49,7 +56,10 @@ _REWARDS = (
 )
 _CLASSES = {
     "model.policy": ("lightning_pspo.policy.policy", "Policy"),
-    "model.engine": ("lightning_pspo.rollout", "ContinuousBatchingEngine GenerateEngine SharedPrefixEngine VLLMEngine"),
+    "model.engine": (
+        "lightning_pspo.rollout",
+        "ContinuousBatchingEngine GenerateEngine GraphEngine SharedPrefixEngine VLLMEngine",
+    ),
     "model.grader": ("lightning_pspo.grading", "Grader"),
     "model.evaluation.selector": _REWARDS,
     "model.reward": _REWARDS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,13 +83,13 @@ def _joined(first: Groups, second: Groups) -> Groups:
         return torch.cat([pad(table, (0, width - table.shape[1])) for table in tables])
 
     return Groups(
-        PromptBatch(
-            a.source,
-            a.problems + b.problems,
-            left(a.prompt_ids, b.prompt_ids),
-            left(a.prompt_mask, b.prompt_mask),
-            torch.cat([a.positions, b.positions]),
-            torch.cat([a.valid, b.valid]),
+        replace(
+            a,
+            problems=a.problems + b.problems,
+            prompt_ids=left(a.prompt_ids, b.prompt_ids),
+            prompt_mask=left(a.prompt_mask, b.prompt_mask),
+            positions=torch.cat([a.positions, b.positions]),
+            valid=torch.cat([a.valid, b.valid]),
         ),
         Completions(
             right(x.completion_ids, y.completion_ids),

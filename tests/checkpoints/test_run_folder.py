@@ -12,8 +12,9 @@ import pytest
 
 from lightning_pspo.checkpoints.run_folder import newest_config, read_run_config, results_of, start_date
 from lightning_pspo.cli.main import main
-from lightning_pspo.data.prompts import PLAIN_TEMPLATE, encode_prompt
+from lightning_pspo.data.prompt_encoder import PromptEncoder
 from lightning_pspo.errors import InputError
+from lightning_pspo.types import Problem
 from tests.support.models import CHAT_TEMPLATE, make_tokenizer
 
 DATED = "Today is {{ strftime_now('%d %B %Y, %H:%M') }}. " + CHAT_TEMPLATE
@@ -50,8 +51,8 @@ def test_a_run_without_a_date_starts_today(tmp_path: Path, content: str) -> None
 
 def test_a_chat_template_prints_the_date_that_it_is_given() -> None:
     tokenizer = make_tokenizer(DATED)
-    ids = encode_prompt(tokenizer, "1 + 1?", system_prompt=None, template=PLAIN_TEMPLATE, date="2020-02-29")
-    assert "Today is 29 February 2020, 00:00." in tokenizer.decode(ids)
+    text = PromptEncoder(tokenizer, date="2020-02-29").text(Problem("1", "1 + 1?", "2"))
+    assert "Today is 29 February 2020, 00:00." in text
 
 
 @pytest.mark.parametrize("start", ["", "\n  ", "  {% if true %}\n  {% endif %}\n", "{%- set a = 1 %}"])
@@ -60,10 +61,7 @@ def test_stopping_the_clock_changes_nothing_else(start: str) -> None:
     text = start + "{% set day = strftime_now('%a %A %b %B %-d %d %e %j %m %-m %y %Y %F %D %u %V') %}{{ day }}\n"
     tokenizer = make_tokenizer(text + CHAT_TEMPLATE)
     today = datetime.now().date().isoformat()
-    stopped, running = (
-        encode_prompt(tokenizer, "1 + 1?", system_prompt=None, template=PLAIN_TEMPLATE, date=date)
-        for date in (today, None)
-    )
+    stopped, running = (PromptEncoder(tokenizer, date=date).text(Problem("1", "1 + 1?", "2")) for date in (today, None))
     assert stopped == running or datetime.now().date().isoformat() != today
 
 

@@ -95,7 +95,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
             ([f"--model.{name}={10**12}"], rf"`{name}` must be at most \d+, got {10**12}\.")
             for name in ("updates_per_rollout", "minibatches_per_rollout")
         ),
-        (["--data.template=Q:"], r"`template` must contain \{question\}, got 'Q:'\."),
+        (["--data.prompt.template=Q:"], r"`prompt.template` must contain \{question\}, got 'Q:'\."),
         (["--data.train.path=/no/such.jsonl"], r"`path` must be a file that exists, got '/no/such\.jsonl'"),
         (["--data.val.a=JSONL", "--data.val.a.path=no.jsonl"], r"`path` must be a file that exists, got 'no\.jsonl'"),
         (["--data.val.a=JSONL"], r"`data\.val\.a` \(JSONL\) needs `path`\."),

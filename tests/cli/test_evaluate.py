@@ -65,7 +65,7 @@ def test_a_runs_checkpoint_and_its_export(
     run = tmp_path / "run"
     settings = [
         f"--data.val.held_out=JSONL --data.val.held_out.path={problem_file} --data.val.held_out.limit=5",
-        "--data.system_prompt=Answer. --data.num_rollouts=2 --model.optimizer.lr=0.01",
+        "--data.prompt.system_prompt=Answer. --data.num_rollouts=2 --model.optimizer.lr=0.01",
     ]
     arguments = tiny_run(run, *" ".join(settings).split(), train=train)
     command_line(["fit", *arguments])

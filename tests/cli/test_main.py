@@ -357,7 +357,7 @@ def test_chat_template_and_system_prompt(
     arguments = tiny_run(
         tmp_path / "run",
         "--data.num_rollouts=1",
-        "--data.system_prompt=Be brief.",
+        "--data.prompt.system_prompt=Be brief.",
         f"--trainer.callbacks+={own_module}.Prompts",
         model=model_folder(chat_template=CHAT_TEMPLATE),
         train=problems,

@@ -30,7 +30,7 @@ def test_values_and_own_classes_are_taken_and_nothing_else(tmp_path: Path) -> No
     assert evaluation_settings_of(written(tmp_path, settings)) == {
         "seed_everything": 3,
         "trainer.precision": "bf16-mixed",
-        "data.system_prompt": "Think.",
+        "data.prompt.system_prompt": "Think.",
         "model.policy": {
             "class_path": "lightning_pspo.policy.policy.Policy",
             "init_args": {"dtype": "bfloat16", "lora": {"rank": 4}},

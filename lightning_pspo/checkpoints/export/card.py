@@ -159,8 +159,7 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
             if value is not None
         ),
         "optimiser": _class(model.get("optimizer")),
-        "system prompt": data.get("system_prompt"),
-        "template without a chat template": data.get("template"),
+        **{name.replace("_", " "): value for name, value in _prompt(data).items()},
         "seed": settings.get("seed_everything"),
     }
     yield "| | |\n|---|---|"
@@ -169,6 +168,15 @@ def _training(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {name} | {' '.join(str(value).replace('|', chr(92) + '|').split())} |"
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=120).rstrip()
     yield f"\n<details><summary>All settings</summary>\n\n```yaml\n{text}\n```\n\n</details>"
+
+
+def _prompt(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how questions were asked; few examples by their number."""
+    prompt = data.get("prompt")
+    if not isinstance(prompt, dict):
+        return {}
+    few_shot = prompt.get("few_shot")
+    return prompt | {"few_shot": few_shot.get("k") if isinstance(few_shot, dict) else None, "chat_template": None}
 
 
 def _objective(entry: Any) -> str:

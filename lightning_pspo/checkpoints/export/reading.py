@@ -34,7 +34,7 @@ def newest_checkpoint(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a checkpoint's description of its policy, and its weights by name in the ``LightningModule``.
+    """Return what a checkpoint says of its policy and prompts, and its weights by name in the ``LightningModule``.
 
     ``path`` is a file, or the folder of a sharded strategy. The optimiser's state is not read.
 
@@ -49,7 +49,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         weights = checkpoint["state_dict"]
     if "policy" not in checkpoint:
         raise InputError(f"`checkpoint` must come from PSPOModule, {path} does not say which policy it holds.")
-    return checkpoint["policy"], weights
+    data = checkpoint.get("MathDataModule") or {}
+    return checkpoint["policy"] | {"prompt": data.get("prompt")}, weights
 
 
 def read_policy(

@@ -23,7 +23,7 @@ class ColumnSource(RowSource, ABC):
     A column is named by its name, by a path into nested ones (``reward_model.ground_truth``), or by a template over
     several (``{body} {question}``). A column may hold a conversation, a list of messages with ``role`` and ``content``
     (or ``from`` and ``value``): its user turn is the question, its last assistant turn the answer, and its system turn
-    takes the place of ``data.system_prompt`` where that is null.
+    takes the place of ``data.prompt.system_prompt`` where that is null.
 
     Args:
         question: Column with the question; None takes the first of ``question``, ``problem`` and ``prompt``.

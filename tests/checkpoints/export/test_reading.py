@@ -49,7 +49,7 @@ def test_the_same_completions(
     settings = [
         *(f"--model.policy.{setting}" for setting in policy),
         *("--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.val.held_out.limit=4"),
-        *("--data.system_prompt=Say something.", "--data.num_rollouts=2", "--model.optimizer.lr=0.02"),
+        *("--data.prompt.system_prompt=Say something.", "--data.num_rollouts=2", "--model.optimizer.lr=0.02"),
         *("--model.evaluation.temperatures=[0.0,0.7]", "--model.evaluation.samples=2"),
     ]
     command_line(["fit", *tiny_run(run, *settings, model=model_folder(hidden_size=64))])

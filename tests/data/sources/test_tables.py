@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lightning_pspo.data.prompts import encode_prompt
+from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import JSONL, Table
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
@@ -105,6 +105,5 @@ def test_the_system_turn_of_the_data_is_used_unless_the_run_has_one(tmp_path):
     source = Table(write_rows(tmp_path, {"prompt": turns, "answer": 2}))
     (problem,) = source.load()
     for system, text in ((None, "Be brief."), ("Be kind.", "Be kind.")):
-        data = MathDataModule(make_tokenizer(), train=source, system_prompt=system)
-        expected = encode_prompt(data.tokenizer, "1 + 1?", system_prompt=text, template=data.template)
-        assert data.encode(problem) == expected
+        data = MathDataModule(make_tokenizer(), train=source, prompt=PromptFormat(system_prompt=system))
+        assert data.prompts.text(problem).startswith(f"{text}\n\nQuestion: 1 + 1?")

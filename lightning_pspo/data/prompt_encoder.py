@@ -1,0 +1,194 @@
+"""From a problem to the tokens of its prompt."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import TYPE_CHECKING
+
+from lightning_pspo.data.chat_template import ChatTemplate, Message, own_template, prints_date
+from lightning_pspo.data.contamination import normalise
+from lightning_pspo.data.loaders import EncodedProblem
+from lightning_pspo.data.prompt_format import PLAIN, Example, PromptFormat, answer_after
+from lightning_pspo.data.prompts import fill_template
+from lightning_pspo.errors import InputError
+from lightning_pspo.types import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NEWLINES = ("\u010a", "\n", "<0x0A>")
+"""A line feed in the tokens of byte-level, other, and byte-fallback vocabularies."""
+_LOST = {
+    "system": "leaves the system message out: set the system prompt to null",
+    "example": "leaves the solved examples out: set `prompt.few_shot.k` to 0, or use another chat template",
+    "question": "leaves the question out: use another chat template",
+}
+
+
+class PromptEncoder:
+    """Makes the prompts of one format for one tokenizer.
+
+    With a chat template, that decides: a system message if there is a system prompt, a user's and an assistant's
+    message for each solved example, the question as the user's message, and the opening of the assistant's turn.
+    Without one, the plain template is filled for each example and for the question. In a text with examples an empty
+    line ends an answer, since a base model would go on with another question.
+
+    Args:
+        tokenizer: Its chat template and special tokens are used.
+        prompt_format: The format, with its examples chosen.
+        date: Day, as in 2026-01-31, that a chat template prints as the current one; None for the clock's.
+
+    Attributes:
+        tokenizer: The tokenizer with the format's chat template in place of its own.
+        stop_ids: Ids that end a completion, beside the policy's own.
+        prints_date: Whether the prompts contain the current date.
+
+    Raises:
+        ValueError: The format does not fit the tokenizer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_format: PromptFormat = PromptFormat(),
+        *,
+        date: str | None = None,
+    ) -> None:
+        self.format = prompt_format
+        template = prompt_format.chat_template or own_template(tokenizer)
+        if template == PLAIN:
+            template = None
+        self.tokenizer = tokenizer
+        if template != tokenizer.chat_template:
+            self.tokenizer = copy.copy(tokenizer)
+            self.tokenizer.chat_template = template
+        self.prints_date = prints_date(template)
+        self.stop_ids: tuple[int, ...] = ()
+        arguments, few_shot = prompt_format.template_arguments, prompt_format.few_shot
+        if few_shot.must_choose:
+            raise InputError("`prompt.few_shot.examples` must hold the examples where no data module has chosen them.")
+        self._examples = [(normalise(example.question), example) for example in few_shot.examples or ()]
+        self.chat: ChatTemplate | None = None
+        if template is not None:
+            self.chat = ChatTemplate(tokenizer, template, arguments, date)
+        elif arguments:
+            raise InputError(
+                f"`prompt.template_arguments` must be empty without a chat template to read them, got {arguments}."
+            )
+        elif few_shot.k:
+            self._break, self.stop_ids = _stop(tokenizer)
+
+    def encode(self, problem: Problem) -> EncodedProblem:
+        """Return a problem with its prompt's ids.
+
+        These begin with the special tokens that the tokenizer or its chat template puts in front, once, and end with
+        the answer's prefix, which is encoded together with what stands before it.
+
+        Raises:
+            ValueError: The chat template cannot be rendered, or leaves out a message, or the plain template lacks
+                ``{system}`` although there is a system prompt.
+        """
+        text = self.text(problem)
+        if self.chat is None:
+            ids = _encode_open(self.tokenizer, text)
+        else:
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return EncodedProblem(problem, ids, self.format.answer_prefix, self.stop_ids)
+
+    def text(self, problem: Problem) -> str:
+        """Return the text of a problem's prompt; raises what ``encode`` does."""
+        given = self.format.system_prompt
+        system = problem.system if given is None else given
+        examples = self._examples_for(problem.question)
+        if self.chat is None:
+            return self._plain(problem.question, system, examples) + self.format.answer_prefix
+        return self._turns(self.chat, problem.question, system, examples) + self.format.answer_prefix
+
+    def _examples_for(self, question: str) -> list[Example]:
+        """Return the examples for a question, which is none of them."""
+        if not self._examples:
+            return []
+        asked, k = normalise(question), self.format.few_shot.k
+        others = [example for key, example in self._examples if key != asked]
+        if len(others) < k:
+            raise ValueError(
+                f"the question {question[:40]!r} is one of the {k} solved examples, and no other stands in for it: "
+                "lower `prompt.few_shot.k`, or give one example more."
+            )
+        return others[:k]
+
+    def _plain(self, question: str, system: str | None, examples: list[Example]) -> str:
+        template, prefix, parts = self.format.template, self.format.answer_prefix, []
+        for example in examples:
+            opening = fill_template(template, example.question, system_prompt=system) + prefix
+            answer = answer_after(opening, example.solution, prefix)
+            parts.append(opening + re.sub(r"\n\s*\n" if self._break == "\n" else r"\s*\n\s*", self._break, answer))
+            system = None  # once, in front
+        return "\n\n".join([*parts, fill_template(template, question, system_prompt=system)])
+
+    def _turns(self, chat: ChatTemplate, question: str, system: str | None, examples: list[Example]) -> str:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        prefix = self.format.answer_prefix
+        for example in examples:
+            messages.append({"role": "user", "content": example.question})
+            answer = prefix + answer_after(prefix, example.solution, prefix)
+            messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": question})
+        text = _render(chat, messages)
+        for index, message in enumerate(messages):
+            if message["content"].strip() not in text:  # left out, or spelt in another way
+                other = message | {"content": f"{message['content']}?"}
+                if text == _render(chat, [*messages[:index], other, *messages[index + 1 :]]):
+                    is_last, is_system = index == len(messages) - 1, message["role"] == "system"
+                    lost = "question" if is_last else "system" if is_system else "example"
+                    raise ValueError(f"the chat template {_LOST[lost]}.")
+        if prefix and text == _render(chat, messages, opened=False):
+            raise ValueError(
+                f"`prompt.answer_prefix` must be empty with a chat template that does not open the assistant's turn "
+                f"(it ignores add_generation_prompt), got {prefix!r}: the user would say it."
+            )
+        return text
+
+
+def _render(chat: ChatTemplate, messages: list[Message], *, opened: bool = True) -> str:
+    try:
+        return chat.render(messages, opened=opened)
+    except Exception as error:  # a template is a program: it raises whatever its expressions do
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(".")
+        if messages[0]["role"] == "system":
+            raise ValueError(
+                f"the chat template refuses the system role ({reason}): set the system prompt to null and put the "
+                "instructions into the questions, or use another chat template."
+            ) from error
+        if len(messages) > 1:
+            raise ValueError(
+                f"the chat template refuses the turns of solved examples ({reason}): set `prompt.few_shot.k` to 0, or "
+                "use another chat template."
+            ) from error
+        raise ValueError(f"the chat template cannot be rendered: {reason}.") from error
+
+
+def _stop(tokenizer: PreTrainedTokenizerBase) -> tuple[str, tuple[int, ...]]:
+    """Return what parts the lines of an example's answer, and the ids of all tokens that end an answer.
+
+    An empty line ends it, or the end of its only line where the vocabulary has no token for an empty line.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for lines, between in ((2, "\n"), (1, " ")):
+        ends = [newline * lines for newline in _NEWLINES]
+        if ids := [id_ for token, id_ in vocabulary.items() if any(end in token for end in ends)]:
+            return between, tuple(sorted(ids))
+    return "\n", ()
+
+
+def _encode_open(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode with the tokenizer's special tokens in front, and without those that it would append."""
+    full = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    bare = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[: start + len(bare)]
+    raise ValueError(
+        "the tokenizer encodes a prompt differently with its special tokens: such a tokenizer cannot be used."
+    )

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.data import chat_template
+from lightning_pspo.data.chat_template import ChatTemplate, read_chat_template, with_arguments
+from lightning_pspo.errors import InputError
+from tests.support.models import CHAT_TEMPLATE, make_tokenizer
+
+TURN = [{"role": "user", "content": "1 + 1?"}]
+THINKING = CHAT_TEMPLATE + "{% if thinking is defined and thinking is false %}<none>{% endif %}"
+
+
+def test_a_template_is_read_from_a_file_or_taken_as_it_is(tmp_path: Path) -> None:
+    (path := tmp_path / "chat.jinja").write_text(THINKING, encoding="utf-8")
+    assert read_chat_template(str(path)) == read_chat_template(THINKING) == THINKING
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"`prompt\.chat_template` must be a file .*chat\.jinja' \(from .*\): No such file or directory\."),
+        (b"\xff{{", "not UTF-8"),
+        (b"{{ a }}\n{% if %}\n", r"`prompt\.chat_template` \(.*chat\.jinja\): line 2: Expected an expression"),
+        (b"{{ a ** b }}", r"chat\.jinja\): a chat template must have no powers"),
+        (b"{{ " + b"(" * 5000 + b"1" + b")" * 5000 + b" }}", "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_template_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "chat.jinja").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_chat_template(str(tmp_path / "chat.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "seconds"),
+        ("{{ 9 ** 9 ** 9 }}", "no powers"),
+    ],
+)
+def test_an_endless_template_is_refused(monkeypatch: pytest.MonkeyPatch, more: str, rule: str) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_S", 0.3)
+    with pytest.raises(ValueError, match=rule):
+        ChatTemplate(make_tokenizer(), CHAT_TEMPLATE + more).render(TURN)
+
+
+def test_arguments_reach_the_template() -> None:
+    plain, off = (ChatTemplate(make_tokenizer(), THINKING, arguments) for arguments in ({}, {"thinking": False}))
+    assert off.render(TURN) == f"{plain.render(TURN)}<none>"
+    exported = ChatTemplate(make_tokenizer(), with_arguments(THINKING, {"thinking": False}))
+    assert exported.render(TURN) == off.render(TURN)
+    on = ChatTemplate(make_tokenizer(), exported.text, {"thinking": True})
+    assert on.render(TURN) == plain.render(TURN)
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "messages", "add_generation_prompt", "tokenize"])
+def test_an_argument_that_the_template_does_not_read_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=rf"names that the chat template reads, got '{name}'; it reads thinking\."):
+        ChatTemplate(make_tokenizer(), THINKING, {name: False})
+
+
+def test_tags_of_transformers_are_known() -> None:
+    text = CHAT_TEMPLATE + "{%- generation %}{% for a in [1, 2] %}{{ a }}{% break %}{% endfor %}{% endgeneration -%}"
+    assert ChatTemplate(make_tokenizer(), text).render(TURN).endswith("1")
