@@ -26,22 +26,10 @@ from lightning_pspo.policy import packing
 from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.rollout.base import right_padded
 from lightning_pspo.types import Inputs
-from tests.support.models import make_model
+from tests.support.models import SIZES, make_model
 from tests.support.rollouts import built, prompts_of
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.3,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SMALL: dict[str, Any] = SIZES | {"head_dim": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen2, tied": make_model,
     "qwen2, untied": lambda: make_model(tie_word_embeddings=False),

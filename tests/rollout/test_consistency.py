@@ -30,25 +30,15 @@ from lightning_pspo.rollout import ContinuousBatchingEngine, GenerateEngine, Rol
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.rollout.unpadded import UnpaddedEngine
 from lightning_pspo.types import Completions, PromptBatch
+from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, built, draw, prompts_of
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "num_local_experts": 4,
-}
 STATE: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2}
 MODELS: dict[str, Callable[[], PreTrainedModel | None]] = {
     "attention": lambda: None,
-    "experts": lambda: MixtralForCausalLM(MixtralConfig(**SIZES)),
-    "jitter": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, router_jitter_noise=0.1)),
-    "jitter that is a threshold too": lambda: PhimoeForCausalLM(PhimoeConfig(**SIZES)),
+    "experts": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4)),
+    "jitter": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4, router_jitter_noise=0.1)),
+    "jitter that is a threshold too": lambda: PhimoeForCausalLM(PhimoeConfig(**SIZES, num_local_experts=4)),
     "state": lambda: MambaForCausalLM(MambaConfig(**STATE, state_size=8, initializer_range=0.3)),
     "state that mixes rows": lambda: RwkvForCausalLM(RwkvConfig(**STATE, context_length=128)),
 }

@@ -27,33 +27,24 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, graph
 from lightning_pspo.rollout.graph import attention_and_sum, bucket
 from lightning_pspo.rollout.shared_prefix import warn_once
+from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, draw, prompts_of
 
-USUAL: dict[str, Any] = {
-    "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.3,
-}
 PLAIN: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**USUAL),
-    "qwen2": Qwen2Config(**USUAL),
-    "qwen3": Qwen3Config(**USUAL, head_dim=16),
+    "llama": LlamaConfig(**SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
     "gpt2": GPT2Config(vocab_size=259, n_positions=512, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3),
-    "gemma": GemmaConfig(**USUAL, head_dim=16),
+    "gemma": GemmaConfig(**SIZES, head_dim=16),
 }
 LATENT = {"num_key_value_heads": 4, "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
 LATENT |= {"first_k_dense_replace": 2, "n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16}
 LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
 OTHER: dict[str, PreTrainedConfig] = {
-    "sliding": Qwen2Config(**USUAL, use_sliding_window=True, sliding_window=8, max_window_layers=1),
-    "softcap": Gemma2Config(**USUAL, head_dim=16, sliding_window=8),
-    "latent": DeepseekV3Config(**(USUAL | LATENT)),
-    "eager": LlamaConfig(**(USUAL | {"attn_implementation": "eager"})),
+    "sliding": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "softcap": Gemma2Config(**SIZES, head_dim=16, sliding_window=8),
+    "latent": DeepseekV3Config(**(SIZES | LATENT)),
+    "eager": LlamaConfig(**(SIZES | {"attn_implementation": "eager"})),
 }
 PROMPTS = [[*range(5, 25)], [8, 9], [10, 11, 12, 13, 14], [15], [*range(30, 43)]]
 MANY_EOS = (2, *range(200, 240))

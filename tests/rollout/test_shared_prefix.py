@@ -30,19 +30,10 @@ from lightning_pspo.policy.policy import LoRA
 from lightning_pspo.rollout import ContinuousBatchingEngine, GenerateEngine, SharedPrefixEngine, shared_prefix
 from lightning_pspo.rollout.kv_cache import CHUNK, GrowingLayer, PromptCache, growing_cache
 from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
-from tests.support.models import make_model
+from tests.support.models import SIZES, make_model
 from tests.support.rollouts import assert_equal, built, draw, prompts_of, rows_of, statistic_and_bound
 
-USUAL: dict[str, Any] = {
-    "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-}
+USUAL: dict[str, Any] = SIZES | {"num_hidden_layers": 3}
 LATENT: dict[str, Any] = {
     "num_key_value_heads": 4,
     "n_routed_experts": 2,

@@ -14,6 +14,19 @@ CHAT_TEMPLATE = (
 )
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 259,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,  # far from uniform, so that a wrong distribution shows
+}
+"""Sizes of a random model of some ten thousand parameters, for most kinds of config."""
+
+
 def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer of 256 bytes and <pad>, <s>, </s>."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -29,18 +42,5 @@ def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
 def make_model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
     """Return a random Qwen2 model of some ten thousand parameters."""
     torch.manual_seed(seed)
-    defaults: dict[str, Any] = {
-        "vocab_size": 259,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.3,  # far from uniform, so that a wrong distribution shows
-    }
-    return Qwen2ForCausalLM(Qwen2Config(**(defaults | settings)))
+    special = {"tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    return Qwen2ForCausalLM(Qwen2Config(**(SIZES | special | settings)))
