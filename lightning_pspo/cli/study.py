@@ -22,12 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_pspo.cli.config_files import packaged_configs
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, locked, parse_yaml, read_yaml, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import CELLS, CONFIG, Cell, check_stale, make_cells
-from lightning_pspo.study.design import Study, Variant, read_study
+from lightning_pspo.study.design import Study, Variant, read_document, read_study
 from lightning_pspo.study.runner import (
     LOG,
     Progress,
@@ -103,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         if study.search is None:
             check_stale(cells)
-        write_atomically(root / STUDY, path.read_bytes())
+        write_atomically(root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode())
         runner = make_runner(study, cells, root, workers, slurm=options.slurm)
         failed, cells = finish(study, cells, root, runner)
     finally:

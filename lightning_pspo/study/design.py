@@ -155,9 +155,7 @@ def read_study(path: Path) -> Study:
     Raises:
         InputError: The file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
-    document = read_yaml(path)
-    reader = _Reader(path)
-    reader.check_keys("", document, [*Study.__dataclass_fields__])
+    document, reader = read_document(path), _Reader(path)
     arms = reader.arms(document.get("arms"))
     names = [arm.name for arm in arms]
     control = document.get("control", names[0])
@@ -181,6 +179,25 @@ def read_study(path: Path) -> Study:
         search=None if search is None else reader.search(search, seeds),
         slurm=reader.mapping("slurm", document.get("slurm")),
     )
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read the keys of a study file; those of its ``base``, a study file beside it, hold where it has none itself.
+
+    ``settings`` are added to those of the base, which must have no base of its own.
+
+    Raises:
+        InputError: A file cannot be read, or a key is unknown.
+    """
+    document, reader, keys = read_yaml(path), _Reader(path), [*Study.__dataclass_fields__]
+    reader.check_keys("", document, [*keys, "base"])
+    if "base" not in document:
+        return dict(document)
+    below = path.parent / f"{reader.text('base', document.pop('base'))}.yaml"
+    inherited = read_yaml(below)
+    _Reader(below).check_keys("", inherited, keys)
+    both = reader.mapping("settings", inherited.get("settings")) | reader.mapping("settings", document.get("settings"))
+    return {**inherited, **document, "settings": both}
 
 
 def setting_name(name: str) -> str:
