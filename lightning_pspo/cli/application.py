@@ -44,6 +44,7 @@ from lightning_pspo.cli.run_directory import (
     resolve_checkpoint,
     usable_root,
 )
+from lightning_pspo.cli.short_help import EVERYTHING, short_help
 from lightning_pspo.cli.short_names import ours_first
 from lightning_pspo.cli.source_setting import SourceSetting
 from lightning_pspo.cli.suggestions import explain, refuse_nulls
@@ -90,7 +91,8 @@ class PSPOCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.module_name, arguments = chosen_module(arguments)
-        self.arguments = arguments
+        self.helps_in_full = EVERYTHING in arguments
+        self.arguments = arguments = ["--help" if word == EVERYTHING else word for word in arguments]
         helps = any(word.partition("=")[0].endswith(("--help", "-h", ".help")) for word in arguments)
         set_parsing_settings(docstring_parse_attribute_docstrings=helps)  # texts of grouped settings
         subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
@@ -123,6 +125,8 @@ class PSPOCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; say what is wrong in one line that names the nearest valid setting."""
         describe(parser, self._subcommand_parsers)
+        for name, subparser in self._subcommand_parsers.items() if not self.helps_in_full else ():
+            subparser.format_help = partial(short_help, subparser, name)
         try:
             with ours_first():
                 super().parse_arguments(parser, args)

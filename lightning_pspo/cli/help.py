@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "Write the answers of a policy to the problems of data.predict, or data.val.",
     "quickstart": "Train the embedded tiny policy on a laptop, in minutes.",
     "doctor": "Examine a run before it begins, with a few real rollouts.",
+    "prompts": "Show the first prompts of a run, as text and as tokens.",
     "selfcheck": "Check that this machine and model compute a run's gradients correctly.",
     "run-until-done": "Run fit, and start it again from its last checkpoint until it is done.",
     "evaluate": "Measure a checkpoint, an exported folder or a hub model on benchmarks.",
@@ -39,7 +40,7 @@ COMMANDS = {
 LIGHTNING = ("fit", "validate", "test", "predict")
 """Subcommands of LightningCLI; every other one is a module of ``lightning_pspo.cli``."""
 
-WITH_FIT_SETTINGS = ("quickstart", "doctor", "selfcheck", "run-until-done")
+WITH_FIT_SETTINGS = ("quickstart", "doctor", "prompts", "selfcheck", "run-until-done")
 """Subcommands that take the settings of ``fit`` beside their own."""
 
 _PURPOSE = "Fine-tune a language model on mathematics by reinforcement learning."
@@ -48,7 +49,23 @@ _HINTS = (
     "fit --config FILE --print_config shows every setting with its value; fit --model.surrogate.help PSPO explains a "
     "class."
 )
-_SEED = "Seed of everything that is random, at least 0: sampling, the order of the prompts, new weights."
+_WORDS = {
+    "config": "File of settings, or the name of a packaged one; later ones win.",
+    "seed_everything": "Seed of all that is random, at least 0: sampling, the order of the prompts, new weights.",
+    "ckpt_path": "Checkpoint to load and go on from: last, best, or a path.",
+    "trainer.default_root_dir": "The run's directory, below which everything is written.",
+    "trainer.accelerator": "One of cpu, gpu and auto.",
+    "trainer.devices": "Number of devices of each machine, or a list of them.",
+    "trainer.strategy": "How several devices share the work; see --config strategy/ddp and strategy/fsdp.",
+    "trainer.precision": "One of 32-true and bf16-mixed.",
+    "trainer.val_check_interval": "Rollouts between two validations, or a share of the run.",
+    "trainer.num_sanity_val_steps": "Batches of each source to validate before the first rollout; -1 for all.",
+    "trainer.limit_val_batches": "Validation batches of each source: a number, or a share as in 0.5.",
+    "trainer.fast_dev_run": "Make that many rollouts as a trial, of which nothing is kept.",
+    "trainer.callbacks": "What watches, saves and writes; --callbacks.NAME.SETTING changes one of them.",
+    "trainer.logger": "Where metrics are logged; see --config logger/wandb.",
+}
+"""Setting -> what it is, where Lightning's own words are long or of another loop."""
 
 
 def program() -> str:
@@ -112,5 +129,4 @@ def describe(parser: Any, subparsers: Mapping[str, Any]) -> None:
         subparser.description, subparser.epilog = COMMANDS[name], _HINTS
         subparser.usage = f"{parser.prog} {name} [--config FILE]... [--SETTING VALUE]..."
         for action in subparser._actions:
-            if action.dest == "seed_everything":
-                action.help = _SEED
+            action.help = _WORDS.get(action.dest, action.help)

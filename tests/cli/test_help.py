@@ -14,6 +14,7 @@ import pytest
 from lightning_pspo.cli.bash_completion import completion
 from lightning_pspo.cli.help import COMMANDS, LIGHTNING, WITH_FIT_SETTINGS, overview
 from lightning_pspo.cli.main import main
+from lightning_pspo.cli.short_help import FIRST
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_projects_own_subcommands(name: str, capsys: pytest.CaptureFixture[s
 
 
 def test_every_setting_of_fit_has_a_sentence(printed) -> None:
-    text = printed("fit", "--help")
+    text = printed("fit", "--help.all")
     assert "usage: lightning-pspo fit [--config FILE]... [--SETTING VALUE]..." in text.splitlines()[0]
     entries = re.split(r"^  (?=-)", text, flags=re.MULTILINE)[1:]
     explained = {}
@@ -64,6 +65,18 @@ def test_every_setting_of_fit_has_a_sentence(printed) -> None:
     assert len(explained) > 90
     assert not [name for name, words in explained.items() if len(words.split()) < 4]
     assert "at least 0" in explained["--seed_everything"]
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate"])
+def test_a_screen_for_each_group(printed, subcommand: str) -> None:
+    usage, purpose, *groups, hints = printed(subcommand, "--help").split("\n\n")
+    assert (subcommand in usage, purpose, "--print_config" in hints) == (True, COMMANDS[subcommand], True)
+    assert all(1 < group.count("\n") < 24 for group in groups)
+    shown = re.findall(r"^  --(\S+)", "\n".join(groups), re.MULTILINE)
+    named = " ".join(names for title, names in FIRST.items() if f"{title}:" in "\n".join(groups)).split()
+    assert shown == ["help", *named]
+    assert ("model.surrogate" in shown) == (subcommand == "fit")
+    assert re.search(r"--model.group_size 8 +Completions per prompt", "\n".join(groups))
 
 
 def test_a_class_is_explained(printed) -> None:
