@@ -143,7 +143,6 @@ class RolloutEngine(ABC):
     uses_own_kernels: bool = False
     """Whether it computes with other kernels or another dtype than training: it must then return its log-probs, and the
     mismatch correction applies."""
-    needs_cuda: bool = False
     min_temperature: float = 0.0
     """Lowest temperature above 0 that it samples at."""
 

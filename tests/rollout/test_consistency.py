@@ -163,13 +163,6 @@ def test_an_engine_that_padding_misleads_samples_without(load: Callable[..., Pol
     assert not engine.single_rows
 
 
-def test_an_engine_for_other_devices(load: Callable[..., Policy]) -> None:
-    engine = Faulty(lambda prompts: torch.zeros(len(prompts), dtype=torch.bool))
-    engine.needs_cuda = True
-    with pytest.raises(InputError, match=r"Faulty needs the policy on a CUDA device .*, got cpu"):
-        consistent_engine(load("attention"), engine)
-
-
 def test_an_engine_that_is_wrong_for_a_prompt_alone(load: Callable[..., Policy]) -> None:
     with pytest.raises(InputError, match=r"Faulty cannot sample .* 5 of 5 greedy tokens"):
         consistent_engine(load("attention"), Faulty(lambda prompts: torch.ones(len(prompts), dtype=torch.bool)))

@@ -1,32 +1,34 @@
-"""What surrounds vLLM: requests, results, weights and their names. vLLM itself needs a GPU and is not run here."""
+"""Requests, results, weights and their names; and, where vLLM is installed, vLLM itself (``make test-vllm``)."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.policy import LoRA
-from lightning_pspo.rollout import Sampling, keyed_uniforms
+from lightning_pspo.policy.logprobs import sampling_logits
+from lightning_pspo.policy.policy import LoRA, Policy
+from lightning_pspo.rollout import GenerateEngine, Sampling, keyed_uniforms
 from lightning_pspo.rollout.vllm import (
     VLLMEngine,
-    check_environment,
     check_lengths,
     completions_of,
     launcher_variables,
-    load_policy,
     policy_weights,
     request_settings,
 )
-from tests.support.rollouts import built
+from tests.support.loop import Fit, fit, weights
+from tests.support.rollouts import assert_equal, built, draw, prompts_of, rows_of
+
+__all__ = ["fit"]
 
 CPU = torch.device("cpu")
 SAMPLING = Sampling(samples=2, temperature=0.7, top_p=0.9, max_new_tokens=4, eos_ids=(2, 9), pad_id=2)
@@ -44,15 +46,13 @@ def result(*outputs: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(outputs=list(outputs))
 
 
+REAL = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
     with pytest.raises(InputError, match=r"VLLMEngine needs vLLM, .*pip install 'lightning-pspo\[vllm\]'"):
         VLLMEngine()
-
-
-def test_without_a_gpu_the_engine_is_refused() -> None:
-    with pytest.raises(InputError, match="VLLMEngine needs a CUDA device"):
-        check_environment(installed=True, cuda=False)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,7 @@ def test_without_a_gpu_the_engine_is_refused() -> None:
         ({"gpu_memory_utilization": 1.1}, r"`gpu_memory_utilization` must lie in \(0, 1\], got 1\.1"),
         ({"max_model_len": 1}, "`max_model_len` must be at least 2, got 1"),
         ({"sleep_level": 3}, "`sleep_level` must be 0, 1 or 2, got 3"),
+        ({"cache_gib": 0.0}, "`cache_gib` must be above 0, got 0"),
     ],
 )
 def test_settings_out_of_range(setting: dict[str, Any], message: str) -> None:
@@ -87,9 +88,9 @@ def test_requests_ask_for_what_sampling_says() -> None:
 
 
 def test_a_greedy_request_has_neither_seed_nor_logprobs() -> None:
-    greedy = Sampling(1, 0.0, 1.0, 4, (2,), 0)
+    greedy = Sampling(2, 0.0, 1.0, 4, (2,), 0)
     for request in request_settings(greedy, None, prompts=3):
-        assert request["temperature"] == 0.0
+        assert (request["temperature"], request["n"]) == (0.0, 1)
         assert not {"seed", "logprobs"} & request.keys()
 
 
@@ -113,8 +114,9 @@ def test_results_by_hand() -> None:
 
 
 def test_greedy_results_have_no_logprobs() -> None:
-    completions = completions_of([result(drawn(0, [5, 2]))], Sampling(1, 0.0, 1.0, 4, (2,), 0), CPU)
-    assert completions.completion_ids.tolist() == [[5, 2]]
+    results = [result(drawn(0, [5, 2])), result(drawn(0, [2]))]
+    completions = completions_of(results, Sampling(2, 0.0, 1.0, 4, (2,), 0), CPU)
+    assert completions.completion_ids.tolist() == [[5, 2], [5, 2], [2, 0], [2, 0]]  # copies of one draw
     assert completions.logprobs is None
 
 
@@ -143,35 +145,6 @@ def test_weights_are_those_of_a_plain_model(tiny_model: Path, lora: LoRA | None)
     assert all(not value.requires_grad for value in received.values())
 
 
-class Target(nn.Module):
-    """A model with vLLM's way of loading: one weight has another name, and what got a value is returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fused = nn.Parameter(torch.zeros(2, 2))
-        self.other = nn.Parameter(torch.zeros(2))
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        loaded = set()
-        for name, value in weights:
-            mine = "fused" if name == "linear.weight" else name
-            if mine in dict(self.named_parameters()):
-                self.get_parameter(mine).data.copy_(value)
-                loaded.add(mine)
-        return loaded
-
-
-def test_a_weight_without_a_value_is_an_error() -> None:
-    target = Target()
-    policy = nn.ModuleDict({"linear": nn.Linear(2, 2, bias=False)})
-    with pytest.raises(RuntimeError, match="no value for 1 weights, such as other"):
-        load_policy(target, policy)
-    policy.register_parameter("other", nn.Parameter(torch.tensor([3.0, 4.0])))
-    load_policy(target, policy)
-    assert torch.equal(target.fused, policy["linear"].weight)
-    assert target.other.tolist() == [3.0, 4.0]
-
-
 def test_quantized_weights_are_refused() -> None:
     policy = nn.Module()
     policy.register_parameter("packed", nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False))
@@ -190,3 +163,81 @@ def test_launcher_variables(tmp_path: Path) -> None:
         assert launcher_variables(local_rank=3) == {"RANK": "0", "LOCAL_RANK": "3", "WORLD_SIZE": "1"}
     finally:
         torch.distributed.destroy_process_group()
+
+
+ROWS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], list(range(20, 70)), [7]]
+EOS = (2, *range(30, 60))  # ends a random model's completions within a few tokens
+
+
+@pytest.fixture(scope="module")
+def wide_model(model_folder: Callable[..., Path]) -> Path:
+    """A model with heads of 32, the smallest that vLLM has kernels for."""
+    return model_folder(hidden_size=128, num_attention_heads=4)
+
+
+@pytest.fixture(scope="module")
+def engine() -> VLLMEngine:
+    """vLLM itself in float32; it takes the weights of any policy of one shape."""
+    return VLLMEngine(dtype="float32", enforce_eager=True, max_model_len=128, cache_gib=0.1)
+
+
+def moved(policy: Policy) -> Policy:
+    """Change all that is trained, as a large step would."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return policy
+
+
+@REAL
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)], ids=["full", "lora"])
+def test_greedy_tokens_are_those_of_plain_generation(engine: VLLMEngine, wide_model: Path, lora: LoRA | None) -> None:
+    """Also after the weights have changed, and with adapters merged; rows end at their own times."""
+    policy = built(wide_model, lora=lora)
+    settings: dict[str, Any] = {"temperature": 0.0, "samples": 1, "max_new_tokens": 16, "eos_ids": EOS}
+    drawn_rows = []
+    for _ in range(2):
+        with policy.generating() as model:
+            result, expected = (draw(each, model, prompts_of(ROWS), **settings) for each in (engine, GenerateEngine()))
+        assert_equal(result, expected)
+        assert len(result.completion_mask.sum(dim=1).unique()) > 2
+        drawn_rows.append(rows_of(result))
+        moved(policy)
+    assert drawn_rows[0] != drawn_rows[1]
+
+
+@REAL
+def test_logprobs_are_those_of_the_sampled_distribution(engine: VLLMEngine, wide_model: Path) -> None:
+    """And the noise decides what is drawn; the model's own end-of-sequence id ends nothing unless it is asked for."""
+    policy = moved(built(wide_model))
+    settings: dict[str, Any] = {"temperature": 0.7, "top_p": 0.8, "eos_ids": EOS[1:]}
+    with policy.generating() as model:
+        result, again = (draw(engine, model, prompts_of(ROWS), **settings) for _ in range(2))
+        other = draw(engine, model, prompts_of(ROWS, positions=[9, 8, 7, 6, 5]), **settings)
+    assert_equal(result, again)
+    assert rows_of(result) != rows_of(other)
+    assert result.logprobs is not None
+    for index, (ids, mask) in enumerate(zip(result.completion_ids, result.completion_mask, strict=True)):
+        prompt, completion = ROWS[index // 3], ids[mask]
+        with torch.no_grad():
+            logits = policy.causal_lm(input_ids=torch.tensor([prompt + completion.tolist()])).logits[0]
+        table = sampling_logits(logits[len(prompt) - 1 : -1], 0.7, 0.8).log_softmax(-1)
+        expected = table.gather(1, completion.unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(result.logprobs[index, : len(completion)], expected, atol=1e-4, rtol=1e-4)
+
+
+@REAL
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_it_trains_and_resumes_to_the_same_bits(
+    fit: Fit, engine: VLLMEngine, wide_model: Path, tmp_path: Path, precision: str
+) -> None:
+    """The engine computes in float32, so that it differs from the passes of a run in mixed precision only."""
+    settings: dict[str, Any] = {"engine": engine, "folder": wide_model, "precision": precision}
+    checkpoint = tmp_path / "one.ckpt"
+    whole, _ = fit(**settings, save_after={1: checkpoint})
+    difference = float(whole.trainer.callback_metrics["mismatch/difference"])
+    assert (difference > 1e-3) == (precision == "bf16-mixed"), difference
+    assert difference < 0.3
+    resumed, _ = fit(**settings, ckpt_path=checkpoint)
+    assert torch.equal(weights(resumed), weights(whole))
