@@ -1,7 +1,8 @@
-"""The program of docs/python.md runs as it stands and goes on."""
+"""The program of docs/python.md runs as it stands and goes on; so does the notebook."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from lightning_pspo.errors import InputError
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "python.md"
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_program_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -36,3 +38,15 @@ def test_the_program_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match="once a Trainer connects"):
         _ = names["MathDataModule"]().tokenizer
     assert L.Trainer(logger=False, enable_checkpointing=False).validate(module, data)
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells run in order, with fewer rollouts, and print where the stored outputs do."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "examples" / "train.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {"__name__": "notebook"}
+    for cell in (cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        exec("".join(cell["source"]).replace('"num_rollouts": 15', '"num_rollouts": 2'), names)
+        stored = "".join(text for output in cell["outputs"] for text in output["text"])
+        assert bool(capsys.readouterr().out) == bool(stored)
+    assert len(names["rewards"].means) == 2
