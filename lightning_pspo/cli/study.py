@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     workers = worker_count(study, options.workers)
     with shown("study"):
         WORK.stage = "checking the settings of every arm"
-        cells = make_cells(study, root, resolve)
+        cells: Sequence[Cell] = make_cells(study, root, resolve)
     if options.dry_run:
         return forecast(study, cells, root, workers)
     root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         if study.search is None:
             check_stale(cells)
-        write_atomically(root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode())
+        write_atomically(
+            root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode()
+        )
         runner = make_runner(study, cells, root, workers, slurm=options.slurm)
         failed, cells = finish(study, cells, root, runner)
     finally:
@@ -182,17 +184,16 @@ def show(progress: Progress) -> None:
     """Report to the display what the runner does."""
     from rich.table import Table
 
-    counts = Counter(cell.state for cell in progress.cells)
-    WORK.stage = f"{counts['done']}/{len(progress.cells)} cells"
+    WORK.stage = f"{len(progress.done)}/{len(progress.cells)} cells"
     WORK.figures = (f"{len(progress.failed)} failed",) if progress.failed else ()
     WORK.left_s = progress.left_s
     table = Table(box=None, pad_edge=False)
-    for heading in ("cell", "rollout", "running"):
+    for heading in ("cell", "measured", "running"):
         table.add_column(heading, overflow="ellipsis", no_wrap=True, justify="left" if heading == "cell" else "right")
     now = time.monotonic()
     for _, attempt in sorted(progress.running.items()):
-        rollouts = sum(1 for _ in attempt.cell.folder.glob("validations/*.jsonl"))
-        table.add_row(attempt.cell.name, f"{rollouts} validations", clock(now - attempt.begun))
+        measured = sum(1 for _ in attempt.cell.folder.glob("validations/*.jsonl"))
+        table.add_row(attempt.cell.name, f"{measured} times", clock(now - attempt.begun))
     WORK.table = table
 
 
@@ -272,7 +273,7 @@ def report(root: Path) -> int:
     if comparisons:
         draw(comparisons, root / "differences.png")
     print(markdown(results))
-    for name in ("results.json", "tables.md", "curves.png", "differences.png"):
+    for name in ("results.json", "tables.md", "curves.png", *["differences.png"][: len(comparisons)]):
         print(root / name)
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -37,8 +37,13 @@ MEASURES = {
 
 COLLAPSED = 0.5  # share of its best accuracy below which a run that ends there has collapsed
 DETECTABLE = 1.43  # half-widths of a 95 % interval that a true difference needs to be found in 80 of 100 studies
-_REDUCE = {"mean": np.mean, "min": np.min, "max": np.max, "last": lambda values: values[-1]}
 _Floats = NDArray[np.float64]
+_REDUCE: Mapping[str, Callable[[_Floats], Any]] = {
+    "mean": np.mean,
+    "min": np.min,
+    "max": np.max,
+    "last": lambda values: values[-1],
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class Cell:
         """Path of its folder below ``cells``."""
         return f"{self.variant.name}/seed={self.seed}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what the run depends on."""
         content = json.dumps([self.config, self.threads], sort_keys=True, default=str)

@@ -38,8 +38,8 @@ class Search:
     setting: str
     seeds: Sequence[int]
     values: Sequence[Any] = ()  # either these, each tried once,
-    low: float | None = None  # or a range, searched on a logarithmic scale,
-    high: float | None = None
+    low: float = 0.0  # or a range, searched on a logarithmic scale,
+    high: float = 0.0
     trials: int = 0  # so many times
     settings: Settings = field(default_factory=dict)  # of the search alone, such as other problems
 
@@ -290,8 +290,8 @@ class _Reader:
             setting=setting_name(self.text("search.setting", value.get("setting"))),
             seeds=self.seeds("search.seeds", value.get("seeds")),
             values=values,
-            low=value.get("low"),
-            high=value.get("high"),
+            low=value.get("low", 0.0),
+            high=value.get("high", 0.0),
             trials=value.get("trials", 0),
             settings=self.settings("search.settings", value.get("settings")),
         )

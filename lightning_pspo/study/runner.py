@@ -29,6 +29,7 @@ _BAD_INPUT = 2
 _TRIES = 2  # starts of a cell without a new checkpoint in between
 _LEAST_BYTES = 200 << 20  # that must be free before a cell starts
 _TICK_S = 0.2
+_POLL_S = 2.0  # between two looks at the jobs of a cluster
 _PATIENCE_S = 60.0  # for a cell that was asked to stop
 _SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -54,15 +55,21 @@ class Progress:
     workers: int
     running: dict[int, Attempt] = field(default_factory=dict)  # slot -> what runs in it
     failed: dict[str, str] = field(default_factory=dict)  # cell -> last line of its output
+    done: dict[str, float | None] = field(default_factory=dict)  # finished cell -> its seconds, if it ran in one go
+
+    def look(self) -> None:
+        """Look which cells are finished."""
+        for cell in self.cells:
+            if cell.name not in self.done and cell.state == "done":
+                self.done[cell.name] = done_file(cell).get("seconds")
 
     def left_s(self, now: float) -> float | None:
         """Return the seconds until the end, by the mean of the finished cells; None before the first."""
-        known = [seconds for cell in self.cells if (seconds := done_file(cell).get("seconds")) is not None]
+        known = [seconds for seconds in list(self.done.values()) if seconds is not None]
         if not known:
             return None
-        each = sum(known) / len(known)
-        left = sum(cell.state != "done" for cell in self.cells) - len(self.failed)
-        gone = sum(min(each, now - attempt.begun) for attempt in self.running.values())
+        each, left = sum(known) / len(known), len(self.cells) - len(self.done) - len(self.failed)
+        gone = sum(min(each, now - attempt.begun) for attempt in list(self.running.values()))
         return max(0.0, left * each - gone) / max(1, min(self.workers, left))
 
 
@@ -94,7 +101,8 @@ class Runner:
             InputError: The disk is full. What has ended is kept.
         """
         progress = Progress(cells, self.workers)
-        waiting = deque(cell for cell in cells if cell.state != "done")
+        progress.look()
+        waiting = deque(cell for cell in cells if cell.name not in progress.done)
         try:
             while waiting or progress.running:
                 for slot in range(self.workers):
@@ -106,6 +114,7 @@ class Runner:
                         del progress.running[slot]
                         if (again := self._ended(attempt, slot, status, progress)) is not None:
                             progress.running[slot] = again
+                        progress.look()
                 show(progress)
                 time.sleep(_TICK_S)
         finally:  # by Ctrl-C or a full disk: the running cells save what they have
@@ -246,8 +255,9 @@ class SlurmRunner:
         progress = Progress(cells, max(1, len(todo)))
         jobs = self.executor.map_array(partial(run_cell, command=self.command), todo) if todo else []
         while not all(job.done() for job in jobs):
+            progress.look()
             show(progress)
-            time.sleep(_TICK_S)
+            time.sleep(_POLL_S)
         failed = {}
         for cell, job in zip(todo, jobs, strict=True):
             error = job.exception()  # whatever ended the job, the others go on

@@ -38,7 +38,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     for point in results["points"]:
         parts += [f"## {point['point']}"] if point["point"] else []
         parts += [_accuracies(point), _trust(point)]
-    parts += ["![Accuracy over the rollouts](curves.png)", "![Differences](differences.png)", _NOTES.format(**results)]
+    figures = ["![Accuracy over the rollouts](curves.png)", "![Differences](differences.png)"]
+    parts += figures if any(point["comparisons"] for point in results["points"]) else figures[:1]
+    parts.append(_NOTES.format(**results))
     return "\n\n".join(parts) + "\n"
 
 

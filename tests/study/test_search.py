@@ -47,7 +47,7 @@ class Runs:
 
 
 def test_values_are_each_tried_once(tmp_path: Path) -> None:
-    search = replace(SEARCH, values=(1e-1, 1e-3, 1e-4), low=None, high=None, trials=0)
+    search = replace(SEARCH, values=(1e-1, 1e-3, 1e-4), low=0.0, high=0.0, trials=0)
     runs = Runs()
     assert search_settings(STUDY, search, tmp_path, resolve, runs) == {"a": 1e-4, "b": 1e-3}
     assert len(runs.cells) == 2 * 3 * 2, "arms, trials, seeds"

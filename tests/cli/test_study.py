@@ -1,0 +1,107 @@
+"""``lightning-pspo study``: refusals before anything runs; a study from its first cell to one that is repeated."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.cli.study import main
+
+STUDY = """
+config: [quickstart]
+settings:
+  group_size: 2
+  sampling.max_new_tokens: 8
+  data.val.held_out.init_args.size: 8
+  data.prompts_per_rollout: 2
+  data.num_rollouts: 2
+arms:
+  unclipped: {config: [objective/unclipped]}
+  clip: {config: [objective/grpo]}
+seeds: [1]
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds:", "grid: {surogate.alpha: [0.1]}\nseeds:", "unclipped/alpha=0.1: unknown setting `--model.surogate"),
+        ("seeds:", "grid: {group_size: [two]}\nseeds:", "unclipped/group_size=two: `--model.group_size"),
+        ("[objective/grpo]", "[objective/grp]", "clip: `--config`: there is no file and no packaged configuration"),
+        ("{config: [objective/grpo]}", "{settings: {data.num_rollouts: 3}}", "`data.num_rollouts` is 2 in unclipped"),
+        ("seeds: [1]", "seeds: []", "`seeds` must be a list"),
+    ],
+    ids=["unknown setting", "wrong value", "unknown configuration", "unequal budgets", "no seed"],
+)
+def test_a_study_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    study = write(tmp_path, STUDY.replace(old, new))
+    assert main([study, "--output", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 1
+    assert message in errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-study", "--output", "out"], "no-such-study cannot be read"),
+        (["smoke", "--output", "out", "--workers", "0"], "--workers must be at least 1"),
+        (["report", "."], "study.yaml cannot be read"),
+        (["repeat", "."], "must be the folder of a finished cell"),
+    ],
+    ids=["no file", "no worker", "no study", "no cell"],
+)
+def test_wrong_arguments(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_study_and_its_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = STUDY.replace("  clip: {config: [objective/grpo]}\n", "")
+    study, root = write(tmp_path, text), tmp_path / "out"
+    assert main([study, "--output", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 1 cells are finished." in printed
+    assert str(root / "tables.md") in printed
+    results = (root / "results.json").read_bytes()
+    assert set(json.loads(results)["runs"]) == {"unclipped/seed=1"}
+
+    assert main([study, "--output", str(root), "--dry-run"]) == 0
+    assert "for 0 cells" in capsys.readouterr().out
+    cell = root / "cells" / "unclipped" / "seed=1"
+    assert main(["repeat", str(cell)]) == 0
+    assert "the same bits" in capsys.readouterr().out
+
+    write(tmp_path, text.replace("group_size: 2", "group_size: 4"))
+    assert main([study, "--output", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 1 cells were run with other settings" in error
+    assert "`model.group_size` was 2, is 4" in error
+    assert (root / "results.json").read_bytes() == results
+
+    last = cell / "validations" / "rollout=000002.jsonl"
+    last.write_text(re.sub(r'"verdict": "\w+"', '"verdict": "correct"', last.read_text()), encoding="utf-8")
+    assert main(["report", str(root)]) == 0
+    altered = json.loads((root / "results.json").read_bytes())
+    assert altered["runs"]["unclipped/seed=1"]["accuracy"]["2"] == 1.0
