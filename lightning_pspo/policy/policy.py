@@ -36,6 +36,12 @@ from lightning_pspo.policy.sharding.base import Check
 from lightning_pspo.types import Inputs
 
 
+def set_recomputing(model: Any, on: bool) -> None:
+    """Switch the recomputation of a model's activations, which older releases of transformers name by the gradient."""
+    name = "activation_checkpointing" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing"
+    getattr(model, f"{name}_{'enable' if on else 'disable'}")()
+
+
 class Policy(nn.Module):
     """A causal language model from the hub or a folder. Only its config and tokenizer are read before ``build``.
 
@@ -175,7 +181,7 @@ class Policy(nn.Module):
             check_sharing(model)
         if self.gradient_checkpointing:
             try:
-                model.activation_checkpointing_enable()
+                set_recomputing(model, True)
             except ValueError as error:
                 raise InputError(f"`gradient_checkpointing` must be false: {first_line(error)}") from error
         if reference and self.lora is None:
@@ -288,7 +294,7 @@ class Policy(nn.Module):
             return
         modes, self._is_generating = [(module, module.training) for module in model.modules()], True
         if self.gradient_checkpointing:  # else generation silently drops the KV cache
-            model.activation_checkpointing_disable()
+            set_recomputing(model, False)
         model.eval()
         try:
             with torch.no_grad(), self.sharding.gathered(self._root), cast_once(model):
@@ -298,7 +304,7 @@ class Policy(nn.Module):
             for module, mode in modes:
                 module.training = mode
             if self.gradient_checkpointing:
-                model.activation_checkpointing_enable()
+                set_recomputing(model, True)
 
     def logprobs(
         self, inputs: Inputs, temperature: float, top_p: float, with_entropy: bool = False

@@ -80,7 +80,7 @@ def test_generation_restores_training_mode_and_keeps_tensors_usable(tiny_model: 
     prompts = prompts_of([[5, 6, 7]])
     drawn_rows = draw(policy, prompts, samples=1)
     assert policy.causal_lm.training
-    assert policy.causal_lm.is_activation_checkpointing
+    assert any(getattr(layer, "gradient_checkpointing", False) for layer in policy.modules())
     rows = drawn_rows.completion_ids, drawn_rows.completion_mask
     inputs = Inputs(prompts.prompt_ids, prompts.prompt_mask, *rows, prompt_of=torch.tensor([0]))
     policy.logprobs(inputs, temperature=0.7, top_p=1.0)[0].sum().backward()
