@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_solutions, restore_controller, save_controller
-from lightning_pspo.errors import check_at_least, check_at_most
+from lightning_pspo.errors import InputError, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
 from lightning_pspo.objective.alpha import AlphaController
@@ -38,6 +38,7 @@ from lightning_pspo.training.memory import check_rollout_fits
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.non_finite import refusal_of_step
 from lightning_pspo.training.passes import Pass, StepOutput, Update
+from lightning_pspo.training.past_weights import PastWeights
 from lightning_pspo.training.phases import Phases, training_loader
 from lightning_pspo.training.rules import Choices, objections, refuse
 from lightning_pspo.training.scoring import Scorer
@@ -67,6 +68,8 @@ class PSPOModule(TrainableModule):
         group_size: Completions per prompt (G), at least 2.
         updates_per_rollout: Passes over each rollout (mu), at least 1.
         minibatches_per_rollout: Optimiser steps per pass, at least 1.
+        staleness: Rollouts are sampled with the weights of so many rollouts ago, at least 0, as where sampling and
+            training run side by side. Ratios are to those weights. Needs whole weights on every rank.
         common: Settings of ``TrainableModule``.
 
     Attributes:
@@ -95,6 +98,7 @@ class PSPOModule(TrainableModule):
         group_size: int = 8,
         updates_per_rollout: int = 2,
         minibatches_per_rollout: int = 1,
+        staleness: int = 0,
         **common: Any,
     ) -> None:
         reward = built(reward)
@@ -121,6 +125,7 @@ class PSPOModule(TrainableModule):
         self.updates_per_rollout = updates_per_rollout
         self.minibatches_per_rollout = minibatches_per_rollout
         self.updates_per_batch = updates_per_rollout * minibatches_per_rollout
+        self.past_weights = PastWeights(staleness)
         self.scorer = Scorer(self.policy, sampling)
         refuse(self.choices())
         if alpha_controller is not None and self.surrogate.alpha is not None:
@@ -139,12 +144,13 @@ class PSPOModule(TrainableModule):
         self._optimizer().zero_grad(set_to_none=True)  # no gradient is held while sampling
         self._set_alpha()
         self._log_settings()
-        rollout, mini_batches = self.collect(batch)
+        with self.past_weights.used(self.policy.trainable_parameters()):
+            rollout, mini_batches = self.collect(batch)
         with self.phases.timed("update"):
             passes = sum(len(mini_batch.micro_batches) for mini_batch in mini_batches)
             begin("update", "micro-batches", passes * self.updates_per_rollout)
             updates = [
-                self.update(rollout, mini_batch, first=index == 0)
+                self.update(rollout, mini_batch, first=index == 0 and not self.past_weights.staleness)
                 for index, mini_batch in enumerate(mini_batches * self.updates_per_rollout)
             ]
         if self.alpha_controller is not None:
@@ -183,7 +189,10 @@ class PSPOModule(TrainableModule):
         )
         with self.phases.timed("old_logprobs"):
             rollout = self.scorer.with_old_and_ref_logprobs(
-                rollout, mini_batches, with_reference=self.objective.kl.coef > 0.0
+                rollout,
+                mini_batches,
+                with_reference=self.objective.kl.coef > 0.0,
+                with_first=self.past_weights.staleness > 0,
             )
         return rollout, mini_batches
 
@@ -269,7 +278,7 @@ class PSPOModule(TrainableModule):
             alpha_controller=self.alpha_controller,
             sampling=self.sampling,
             group_size=self.group_size,
-            updates=self.updates_per_batch,
+            updates=self.updates_per_batch + min(1, self.past_weights.staleness),  # no step is at ratio 1 then
             refill_rounds=self.refill_rounds,
             max_grad_norm=self.max_grad_norm,
             optimizer=None if optimizer is None else type(optimizer).__name__,
@@ -299,6 +308,8 @@ class PSPOModule(TrainableModule):
         """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
         training = self.trainer.state.fn == TrainerFn.FITTING if self._trainer is not None else False
         self.build_policy(reference=training and self.objective.kl.coef > 0.0, max_norm=self.max_grad_norm)
+        if self.past_weights.staleness and self.policy.sharding.sharded:
+            raise InputError("`staleness` needs whole weights on every rank: set trainer.strategy to auto or ddp.")
 
     def on_train_start(self) -> None:
         """Warn of doubtful settings; go on where an interruption has stopped the run."""
@@ -310,6 +321,7 @@ class PSPOModule(TrainableModule):
         """Add the controller's state."""
         super().on_save_checkpoint(checkpoint)
         save_controller(checkpoint, self.alpha_controller)
+        self.past_weights.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another policy, optimiser or controller, before anything is overwritten."""
@@ -317,3 +329,4 @@ class PSPOModule(TrainableModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_solutions(checkpoint, None)
             restore_controller(checkpoint, self.alpha_controller)
+            self.past_weights.restore(checkpoint)

@@ -59,12 +59,12 @@ class Scorer:
 
     @torch.no_grad()
     def with_old_and_ref_logprobs(
-        self, rollout: Rollout, mini_batches: Sequence[MiniBatch], *, with_reference: bool
+        self, rollout: Rollout, mini_batches: Sequence[MiniBatch], *, with_reference: bool, with_first: bool = False
     ) -> Rollout:
         """Return the rollout with the log-probs that no update changes.
 
         Those of the behaviour policy are computed for all mini-batches but the first, whose first update supplies its
-        own, so that their ratio is exactly 1.
+        own, so that their ratio is exactly 1; ``with_first`` for all, where that update is of other weights.
         """
 
         def current(rows: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Scorer:
             inputs = rollout.inputs(rows)
             return self.policy.reference_logprobs(inputs, self.sampling.temperature, self.sampling.top_p)
 
-        old = self._table(rollout, mini_batches[1:], current)
+        old = self._table(rollout, mini_batches if with_first else mini_batches[1:], current)
         ref = self._table(rollout, mini_batches, reference) if with_reference else None
         return replace(rollout, old_logprobs=old, ref_logprobs=ref)
 
