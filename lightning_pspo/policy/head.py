@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from lightning_pspo.policy.cast_linears import CastLinear
 from lightning_pspo.policy.logprobs import excluded, logprobs_and_entropies
 
 SLICE_NUMBERS = 2**25
@@ -29,10 +30,13 @@ def head_logprobs(
     which maps (m, H) to (m, V). Both results are (M,) float32 in nats (float64 if the states are), with graph where
     gradients are enabled.
     """
-    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    forward = vars(head).get("forward")
+    copy = forward.copies[0] if isinstance(forward, CastLinear) else None
+    hooked = head._forward_hooks or head._forward_pre_hooks or (forward is not None and copy is None)
     if type(head) is nn.Linear and not hooked:
+        weight = head.weight.detach().to(compute_dtype(hidden)) if copy is None else copy
         logprobs, entropies = _LinearHead.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, head.bias, chosen, temperature, top_p, with_entropy, compute_dtype(hidden)
+            hidden, head.weight, weight, head.bias, chosen, temperature, top_p, with_entropy
         )
         return logprobs, entropies if with_entropy else None
     width: int = getattr(head, "out_features", None) or len(cast(Tensor, head.weight))
@@ -72,17 +76,18 @@ class _LinearHead(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        cast_weight: Tensor,
         bias: Tensor | None,
         chosen: Tensor,
         temperature: float,
         top_p: float,
         with_entropy: bool,
-        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        dtype = cast_weight.dtype
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, totals = (torch.empty(len(chosen), dtype=exact, device=hidden.device) for _ in range(2))
         entropies = torch.zeros_like(logprobs)
-        cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        cast_bias = None if bias is None else bias.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _slices(len(chosen), len(weight), with_entropy, top_p):
                 logits = nn.functional.linear(hidden[part].to(dtype), cast_weight, cast_bias)
@@ -98,20 +103,21 @@ class _LinearHead(torch.autograd.Function):
                 if with_entropy:
                     below.masked_fill_(below.isneginf(), 0.0)  # 0 * -inf would be nan
                     entropies[part] = mass.log() - below.mul_(weights).sum(dim=1) / mass
-        ctx.save_for_backward(hidden, weight, bias, chosen, totals, entropies)
-        ctx.settings = temperature, top_p, with_entropy, dtype
+        ctx.save_for_backward(hidden, weight, cast_weight, bias, chosen, totals, entropies)
+        ctx.settings = temperature, top_p, with_entropy
         ctx.last = None if with_entropy or not any(ctx.needs_input_grad) else (weights, mass)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, chosen, totals, entropies = ctx.saved_tensors
-        temperature, top_p, with_entropy, dtype = ctx.settings
+        hidden, weight, cast_weight, bias, chosen, totals, entropies = ctx.saved_tensors
+        temperature, top_p, with_entropy = ctx.settings
+        dtype = cast_weight.dtype
         of_logprobs, of_entropies = gradients
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        by_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        by_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[3] else None
+        cast_bias = None if bias is None else bias.to(dtype)
         for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p)):
             states = hidden[part].to(dtype)
             last, ctx.last = ctx.last, None  # changed in place, so used once
@@ -142,7 +148,7 @@ class _LinearHead(torch.autograd.Function):
                     by_weight += by_logits.T @ states
             if by_bias is not None:
                 by_bias += by_logits.sum(dim=0)
-        return by_hidden, by_weight, by_bias, None, None, None, None, None
+        return by_hidden, by_weight, None, by_bias, None, None, None, None
 
 
 def _scaled(logits: Tensor, temperature: float, top_p: float, chosen: Tensor) -> Tensor:

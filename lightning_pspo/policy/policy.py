@@ -27,6 +27,7 @@ from lightning_pspo.policy.adapters import (
     unfit_layers,
     with_adapters,
 )
+from lightning_pspo.policy.cast_linears import CastLinears
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
 from lightning_pspo.policy.location import first_line
 from lightning_pspo.policy.packing import rows, trees
@@ -99,6 +100,7 @@ class Policy(nn.Module):
         self._plain_head: bool | None = None  # not yet known
         self._reference: list[nn.Module] = []  # a list, so that it is not a submodule: neither saved nor synchronised
         self.sharding: Sharding = Unsharded()
+        self._cast_linears: CastLinears | None = None  # of the model, unless it is sharded
         self._is_generating = False
         self._stays_in_evaluation_mode = False
 
@@ -198,6 +200,7 @@ class Policy(nn.Module):
         before, self.sharding = self.sharding, sharding
         if before.sharded:
             return
+        self._cast_linears = None if sharding.sharded else CastLinears(self._root)
         root = sharding.shard(cast(PreTrainedModel, self._root))
         if self.lora is None:
             self.model = root
@@ -277,7 +280,16 @@ class Policy(nn.Module):
 
     def step(self, optimizer: Any, check: Check) -> Tensor:
         """Clip the gradient and step; return the norm before clipping, (), after ``check`` has passed it."""
-        return self.sharding.step(optimizer, self._root, self.trainable_parameters(), check)
+        norm = self.sharding.step(optimizer, self._root, self.trainable_parameters(), check)
+        if self._cast_linears is not None:
+            self._cast_linears.changed = True
+        return norm
+
+    def _with_copies(self, root: nn.Module, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
+        """Compute with the copies of the policy's own weights within the block, where it has some."""
+        if self._cast_linears is None or root is not self._root:
+            return contextlib.nullcontext()
+        return self._cast_linears.used(self.causal_lm.device.type, sampling=sampling)
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[PreTrainedModel]:
@@ -285,8 +297,7 @@ class Policy(nn.Module):
 
         Every rank must enter, and has all weights in the block, so that each can sample for as long as it needs. Within
         the block one rank alone may enter again. ``torch.inference_mode`` is avoided: its tensors cannot enter the
-        backward pass of the update. Under autocast the weights are cast once, not at every token, and the casts are
-        dropped before the update.
+        backward pass of the update. Under autocast the weights are cast once, not at every token.
         """
         model: Any = self.causal_lm
         if self._is_generating:
@@ -297,7 +308,12 @@ class Policy(nn.Module):
             set_recomputing(model, False)
         model.eval()
         try:
-            with torch.no_grad(), self.sharding.gathered(self._root), cast_once(model):
+            with (
+                torch.no_grad(),
+                self.sharding.gathered(self._root),
+                cast_once(model),
+                self._with_copies(self._root, sampling=True),
+            ):
                 yield model
         finally:
             self._is_generating = False
@@ -344,9 +360,10 @@ class Policy(nn.Module):
                 self._plain_head = has_plain_head(self.sharding.unwrapped(root))
         packed = trees(inputs) if self.share_prompts else rows(inputs)
         chosen = inputs.completion_ids[inputs.completion_mask]  # (M,)
-        logprobs, entropies = self.sharding.run(
-            root, completion_logprobs, packed, chosen, temperature, top_p, with_entropy, self._plain_head
-        )
+        with self._with_copies(root, sampling=False):
+            logprobs, entropies = self.sharding.run(
+                root, completion_logprobs, packed, chosen, temperature, top_p, with_entropy, self._plain_head
+            )
 
         def spread(values: Tensor) -> Tensor:
             table = values.new_zeros(inputs.completion_mask.shape)
