@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_pspo.data.chat_template import check_date
 from lightning_pspo.data.contamination import find_overlap
-from lightning_pspo.data.loaders import EncodedProblem, EvaluationLoader, RolloutLoader
+from lightning_pspo.data.loaders import EncodedProblem, EvaluationLoader, RolloutLoader, order_of_pass
 from lightning_pspo.data.prompt_encoder import PromptEncoder
 from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import PromptSource
@@ -211,13 +211,29 @@ class MathDataModule(pl.LightningDataModule):
 
     def unverified(self) -> list[tuple[str, Problem]]:
         """Return the loaded problems whose reference answer no completion can match, each with its source."""
-        sources = {"train": self.train, **self._named("val"), **self._named("test"), **self._named("predict")}
         return [
             (key, problem)
-            for key, source in sources.items()
-            if source is not None and key in self._encoded
+            for key, source in self._sources.items()
+            if key in self._encoded
             for problem in source.unverified
         ]
+
+    def first_problems(self, key: str, count: int) -> list[Problem]:
+        """Return the problems that come first, of ``train`` in the run's order, or of a source such as ``val.NAME``.
+
+        Raises:
+            InputError: There is no such source, or it cannot be read.
+        """
+        if key not in self._sources:
+            raise InputError(f"`source` must be one of {', '.join(self._sources) or 'none that is set'}, got {key!r}.")
+        problems = self._load(key, self._sources[key])
+        order = order_of_pass(self.seed, 0, len(problems)) if key == "train" else range(len(problems))
+        return [problems[index] for index in order[:count]]
+
+    @property
+    def _sources(self) -> dict[str, PromptSource]:
+        sources = {"train": self.train, **self._named("val"), **self._named("test"), **self._named("predict")}
+        return {key: source for key, source in sources.items() if source is not None}
 
     def _evaluation_sources(self, stage: str) -> dict[str, PromptSource]:
         """Return key -> source; the key names the stage's setting and the source."""

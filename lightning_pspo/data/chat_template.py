@@ -164,7 +164,7 @@ class ChatTemplate:
             )
 
 
-def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
+def with_arguments(template: str, arguments: Mapping[str, Any] | None) -> str:
     """Return a chat template that has arguments as defaults of its variables.
 
     >>> with_arguments("{{ thinking }}", {"thinking": False})
@@ -172,7 +172,7 @@ def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
     """
     defaults = (
         f"{{%- if {name} is not defined %}}{{% set {name} = {value!r} %}}{{% endif -%}}"
-        for name, value in arguments.items()
+        for name, value in (arguments or {}).items()
     )
     return "".join(defaults) + template
 

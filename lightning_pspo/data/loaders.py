@@ -31,6 +31,11 @@ class EncodedProblem:
     stop_ids: tuple[int, ...] = ()
 
 
+def order_of_pass(seed: int, number: int, rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the order of the rows of training in a pass over them, counted from 0."""
+    return np.random.default_rng([seed, _ORDER, number]).permutation(rows)
+
+
 def collate(
     source: str, rows: Sequence[EncodedProblem], positions: Sequence[int], valid: Sequence[bool], pad_id: int
 ) -> PromptBatch:
@@ -95,8 +100,7 @@ class RolloutLoader:
     def _row(self, position: int) -> int:
         number, index = divmod(position, len(self.rows))
         if self._pass != number:
-            generator = np.random.default_rng([self.seed, _ORDER, number])
-            self._pass, self._order = number, generator.permutation(len(self.rows))
+            self._pass, self._order = number, order_of_pass(self.seed, number, len(self.rows))
         return int(self._order[index])
 
     def state_dict(self) -> dict[str, int]:

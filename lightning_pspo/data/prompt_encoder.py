@@ -32,7 +32,8 @@ class PromptEncoder:
     With a chat template, that decides: a system message if there is a system prompt, a user's and an assistant's
     message for each solved example, the question as the user's message, and the opening of the assistant's turn.
     Without one, the plain template is filled for each example and for the question. In a text with examples an empty
-    line ends an answer, since a base model would go on with another question.
+    line ends an answer, since a base model would go on with another question; or the end of the line, where a tokenizer
+    splits an empty line into tokens that occur alone as well.
 
     Args:
         tokenizer: Its chat template and special tokens are used.
@@ -77,7 +78,8 @@ class PromptEncoder:
                 f"`prompt.template_arguments` must be empty without a chat template to read them, got {arguments}."
             )
         elif few_shot.k:
-            self._break, self.stop_ids = _stop(tokenizer)
+            between = fill_template(prompt_format.template, "x", system_prompt=None)
+            self._break, self.stop_ids = _stop(tokenizer, f"#### 1\n\n{between}")
 
     def encode(self, problem: Problem) -> EncodedProblem:
         """Return a problem with its prompt's ids.
@@ -169,17 +171,19 @@ def _render(chat: ChatTemplate, messages: list[Message], *, opened: bool = True)
         raise ValueError(f"the chat template cannot be rendered: {reason}.") from error
 
 
-def _stop(tokenizer: PreTrainedTokenizerBase) -> tuple[str, tuple[int, ...]]:
+def _stop(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, tuple[int, ...]]:
     """Return what parts the lines of an example's answer, and the ids of all tokens that end an answer.
 
-    An empty line ends it, or the end of its only line where the vocabulary has no token for an empty line.
+    ``text`` has the empty line that follows an answer.
     """
-    vocabulary = tokenizer.get_vocab()
-    for lines, between in ((2, "\n"), (1, " ")):
-        ends = [newline * lines for newline in _NEWLINES]
-        if ids := [id_ for token, id_ in vocabulary.items() if any(end in token for end in ends)]:
-            return between, tuple(sorted(ids))
-    return "\n", ()
+
+    def has_break(token: str, lines: int) -> bool:
+        return any(newline * lines in token for newline in _NEWLINES)
+
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+    lines = 2 if any(has_break(token, 2) for token in tokens) else 1
+    ids = (id_ for token, id_ in tokenizer.get_vocab().items() if has_break(token, lines))
+    return "\n" if lines == 2 else " ", tuple(sorted(ids))
 
 
 def _encode_open(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

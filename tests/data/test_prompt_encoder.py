@@ -25,7 +25,7 @@ def tokenizer(chat_template=None, ends="<s> $A </s>", lines=False):
     alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(["ĊĊ"] if lines else [])]
     vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", *alphabet])}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")] if lines else []))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not lines)
     raw.post_processor = processors.TemplateProcessing(single=ends, special_tokens=[("<s>", 0), ("</s>", 1)])
     made = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
     made.chat_template = chat_template

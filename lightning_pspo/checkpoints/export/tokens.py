@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from lightning_pspo.data.chat_template import own_template, with_arguments
+from lightning_pspo.data.prompt_format import PLAIN
 from lightning_pspo.policy.policy import Policy
 
 TOKENIZER_FILES = (
@@ -26,13 +29,24 @@ TOKENIZER_FILES = (
 )
 
 
-def write_tokenizer(policy: Policy, folder: Path) -> None:
+def write_tokenizer(policy: Policy, folder: Path, prompt: Mapping[str, Any] | None) -> None:
     """Write the tokenizer: the base model's own files where it has them, byte for byte.
 
     transformers may rewrite a tokenizer as another class when it saves it, which may split text in another way.
+
+    Args:
+        policy: It takes on the run's chat template, with its arguments as defaults, where the run has one of its own.
+        folder: Where to write.
+        prompt: ``PromptFormat.settings`` of the run; None if it is not known.
     """
+    template, arguments = (prompt or {}).get("chat_template"), (prompt or {}).get("template_arguments")
+    changed = template not in (None, PLAIN) or bool(arguments)
+    if changed:
+        policy.tokenizer.chat_template = with_arguments(template or own_template(policy.tokenizer) or "", arguments)
     policy.tokenizer.save_pretrained(folder)
     for name in TOKENIZER_FILES:
+        if changed and name.startswith("chat_template"):
+            continue
         if (source := policy.pretrained.find(name)) is not None:
             shutil.copyfile(source, folder / name)
 

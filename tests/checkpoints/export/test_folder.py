@@ -247,7 +247,7 @@ def test_an_export_that_would_be_wrong_is_taken_back(
         patch.setattr("lightning_pspo.checkpoints.export.tokens.TOKENIZER_FILES", ())
         patch.setattr(
             "lightning_pspo.checkpoints.export.folder.write_tokenizer",
-            lambda policy, folder: AutoTokenizer.from_pretrained(base, eos_token="a").save_pretrained(folder),
+            lambda policy, folder, prompt: AutoTokenizer.from_pretrained(base, eos_token="a").save_pretrained(folder),
         )
         with pytest.raises(InputError, match=r"exported tokenizer must be the policy's; .*special tokens"):
             export(path, tmp_path / "out")
