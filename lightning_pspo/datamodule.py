@@ -178,7 +178,7 @@ class MathDataModule(pl.LightningDataModule):
             return
         saved = state_dict["prompt"]
         for name, value in self.prompts.format.settings().items():
-            if name != "template" and saved[name] != value:  # which may be idle; the stream of prompts is compared too
+            if name != "template" and saved.get(name, value) != value:  # which may be idle; the stream of prompts is compared too
                 raise InputError(
                     f"The checkpoint was made with data.prompt.{name}={saved[name]!r:.60}, this run has {value!r:.60}: "
                     "a resumed run must ask in the same way."
