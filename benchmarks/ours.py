@@ -26,6 +26,7 @@ from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.training.settings import PassLimits, SamplingSettings
 from lightning_pspo.types import Sample
+from tests.support.quiet import QUIET
 
 
 class Alternating(Reward):
@@ -58,7 +59,7 @@ class Marks(pl.Callback):
 def module(workload: Workload, folder: Path) -> PSPOModule:
     """Return the module with the workload's settings, and otherwise the package's defaults."""
     return PSPOModule(
-        policy=Policy(model_name_or_path=str(folder / "model"), **json.loads(workload.policy_args)),
+        policy=Policy(model_name_or_path=str(workload.model_path(folder)), **json.loads(workload.policy_args)),
         surrogate=Clip(),
         reward=Alternating(workload),
         engine=getattr(engines, workload.engine)(**json.loads(workload.engine_args)),
@@ -76,6 +77,8 @@ def main(folder: str, result: str) -> None:
     """Run the workload of ``folder`` and write what was measured to ``result``, further ranks with their number."""
     path, workload, recorder = start(folder)
     pspo = module(workload, path)
+    if not workload.eos_share:
+        pspo.policy.eos_ids = ()
     data = MathDataModule(
         pspo.policy.tokenizer,
         train=JSONL(path / "problems.jsonl"),
@@ -85,18 +88,10 @@ def main(folder: str, result: str) -> None:
         seed=workload.seed,
     )
     trainer = pl.Trainer(
-        accelerator="gpu" if workload.device == "cuda" else "cpu",
+        **QUIET | {"accelerator": "gpu" if workload.device == "cuda" else "cpu"},
         devices=workload.ranks,
         strategy="ddp" if workload.ranks > 1 else "auto",
         precision=workload.precision,  # type: ignore[arg-type]
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
         callbacks=[Marks(recorder)],
         default_root_dir=str(path),
     )

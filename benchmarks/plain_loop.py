@@ -28,10 +28,12 @@ def sample(model: torch.nn.Module, ids: Tensor, mask: Tensor, workload: Workload
             top_p=1.0,
             top_k=0,
             max_new_tokens=workload.max_new_tokens,
+            min_new_tokens=None if workload.eos_share else workload.max_new_tokens,
         )
     model.train()
     completions = sequences[:, ids.shape[1] :]
-    ended = torch.isin(completions, torch.tensor(workload.eos_ids, device=completions.device))
+    ends = workload.eos_ids if workload.eos_share else []
+    ended = torch.isin(completions, torch.tensor(ends, dtype=torch.long, device=completions.device))
     completion_mask = ended.cumsum(dim=1) - ended.long() == 0
     return sequences, torch.cat([mask.bool().repeat_interleave(workload.group_size, dim=0), completion_mask], dim=1)
 
@@ -49,8 +51,8 @@ def logprobs(model: torch.nn.Module, sequences: Tensor, mask: Tensor, tokens: in
 def main(folder: str, result: str) -> None:
     """Run the workload of ``folder`` and write what was measured to ``result``."""
     path, workload, recorder = start(folder)
-    words = tokenizer(path)
-    model = AutoModelForCausalLM.from_pretrained(path / "model", dtype=torch.float32).to(workload.device)
+    words = tokenizer(workload, path)
+    model = AutoModelForCausalLM.from_pretrained(workload.model_path(path), dtype=torch.float32).to(workload.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=workload.learning_rate, weight_decay=0.0)
     rewards = torch.tensor([workload.reward(row) for row in range(workload.rows)], device=workload.device)
     grouped = rewards.view(-1, workload.group_size)

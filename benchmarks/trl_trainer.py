@@ -78,6 +78,7 @@ def config(workload: Workload, folder: Path) -> GRPOConfig:
         temperature=1.0,
         top_p=1.0,
         top_k=0,
+        generation_kwargs={} if workload.eos_share else {"min_new_tokens": workload.max_new_tokens},
         beta=0.0,
         loss_type="dapo",  # the mean over all tokens, as ours
         learning_rate=workload.learning_rate,
@@ -104,8 +105,8 @@ def main(folder: str, result: str) -> None:
 
     trainer = TimedTrainer(
         recorder,
-        model=AutoModelForCausalLM.from_pretrained(path / "model", dtype=torch.float32),
-        processing_class=tokenizer(path),
+        model=AutoModelForCausalLM.from_pretrained(workload.model_path(path), dtype=torch.float32),
+        processing_class=tokenizer(workload, path),
         reward_funcs=reward,
         args=config(workload, path),
         train_dataset=Dataset.from_dict({"prompt": questions(path) * (WARM_UP + workload.iterations)}),

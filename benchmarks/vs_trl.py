@@ -3,11 +3,14 @@
     python benchmarks/vs_trl.py --output vs_trl.json
 
 The contestants take turns (A B C A B C ...), each in a fresh process that does one iteration to warm up and then the
-measured ones: same random model, prompts, sampling (temperature 1), group size, number of updates, micro-batch, token
-limit, optimiser and objective; rewards of equal variance. Needs TRL: ``pip install -e '.[bench]'``, or ``--no-trl``.
+measured ones: same model (random, or ``--model``), prompts, sampling (temperature 1), group size, number of updates,
+micro-batch, completions of ``--max-new-tokens`` tokens, optimiser and objective; rewards of equal variance. With an
+``--eos-share`` the lengths differ by chance: compare per token then. Needs TRL: ``pip install -e '.[bench]'``, or
+``--no-trl``.
 
-speedup, speedup_plain: seconds per iteration of TRL, or of the plain loop, over ours. rss_ratio: our peak resident
-memory over TRL's. Each is the median over rounds of the ratio of the round's medians.
+speedup, speedup_plain: seconds per iteration of TRL, or of the plain loop, over ours; with ``_per_token`` those per
+sampled token. rss_ratio: our peak resident memory over TRL's. Each is the median over rounds of the ratio of the
+round's medians.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ def report(runs: Runs) -> dict[str, Any]:
     return {
         "speedup": ratio(runs, "trl", "ours", "seconds"),
         "speedup_plain": ratio(runs, "plain", "ours", "seconds"),
+        "speedup_per_token": ratio(runs, "ours", "trl", "tokens_per_second"),
+        "speedup_plain_per_token": ratio(runs, "ours", "plain", "tokens_per_second"),
         "rss_ratio": ratio(runs, "ours", "trl", "peak_rss_mib"),
         "contestants": {name: summary(done) for name, done in runs.items() if done},
     }
@@ -56,7 +61,7 @@ def table(figures: Mapping[str, Any]) -> str:
             f"{name:8}{row['seconds']:9.2f}{row['tokens_per_second']:10.0f}{row['mean_length']:8.1f}"
             f"{row['peak_rss_mib']:10.0f}  {phases}"
         )
-    lines += [f"{name:22}{value:8.2f}" for name, value in figures.items() if isinstance(value, float)]
+    lines += [f"{name:26}{value:8.2f}" for name, value in figures.items() if isinstance(value, float)]
     return "\n".join(lines)
 
 

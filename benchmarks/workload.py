@@ -1,8 +1,9 @@
 """The work that the benchmarks measure: one shape of model, prompts and lengths, the same files for every contestant.
 
-A random Qwen2 model, a vocabulary of made-up words and a problem file are written into a folder; nothing is downloaded.
-Completions end by chance: a share of the vocabulary are end-of-sequence ids, and the random model's next-token
-distribution is nearly uniform, so that lengths are geometric with a mean of about 1 / share, cut at the token limit.
+Either a random Qwen2 model with a vocabulary of made-up words, written into a folder, or a model folder of the user's,
+asked for sums; nothing is downloaded. All completions are as long as the token limit, whatever the contestant: nothing
+ends them. With an ``eos_share`` random models end them by chance: that share of the vocabulary are end-of-sequence ids,
+and the next-token distribution is nearly uniform, so that lengths are geometric with a mean of about 1 / share.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ import argparse
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.utils import logging
 
 PAD_ID = 0
@@ -36,6 +44,7 @@ def cores() -> int:
 class Workload:
     """One shape. Lengths are in tokens; ``threads`` are shared between ``ranks``."""
 
+    model: str = field(default="", metadata={"help": "model folder, whose sizes replace those below; none: random"})
     hidden_size: int = field(default=256, metadata={"help": "width of the model"})
     layers: int = field(default=4, metadata={"help": "decoder layers"})
     heads: int = field(default=0, metadata={"help": "attention heads; 0: one per 64 of the width"})
@@ -48,7 +57,7 @@ class Workload:
     prompt_tokens: int = field(default=64, metadata={"help": "longest prompt; the shortest has half of that"})
     max_new_tokens: int = field(default=128, metadata={"help": "token limit of a completion"})
     mu: int = field(default=2, metadata={"help": "updates per rollout"})
-    eos_share: float = field(default=1 / 64, metadata={"help": "share of the vocabulary that ends a completion"})
+    eos_share: float = field(default=0.0, metadata={"help": "share of the vocabulary that ends a completion"})
     zero_share: float = field(default=0.0, metadata={"help": "share of the groups whose rewards are all equal"})
     iterations: int = field(default=2, metadata={"help": f"measured iterations per process, after {WARM_UP} more"})
     micro_batch: int = field(default=0, metadata={"help": "rows per pass; 0: the largest divisor of all rows up to 16"})
@@ -68,6 +77,15 @@ class Workload:
         positive = ("prompts", "layers", "prompt_tokens", "max_new_tokens", "mu", "iterations", "threads")
         for name, minimum in {**dict.fromkeys(positive, 1), "group_size": 2, "vocab_size": 16}.items():
             _check(getattr(self, name) >= minimum, f"`{name}` must be at least {minimum}, got {getattr(self, name)}.")
+        if self.model:
+            config = AutoConfig.from_pretrained(self.model).get_text_config()
+            names = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
+            for name in ("hidden_size", "intermediate_size", "vocab_size"):
+                object.__setattr__(self, name, getattr(config, name))
+            for name, their_name in names.items():
+                object.__setattr__(self, name, getattr(config, their_name))
+            object.__setattr__(self, "untied", not config.tie_word_embeddings)
+            _check(not self.eos_share, f"`eos_share` must be 0 with a `model`, got {self.eos_share}.")
         heads, rows = self.heads or max(1, self.hidden_size // 64), self.rows
         filled = {
             "heads": heads,
@@ -77,7 +95,10 @@ class Workload:
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
-        _check(self.hidden_size % (2 * heads) == 0, f"`hidden_size` must be an even multiple of `heads`, got {filled}.")
+        _check(
+            bool(self.model) or self.hidden_size % (2 * heads) == 0,
+            f"`hidden_size` must be an even multiple of `heads`, got {filled}.",
+        )
         _check(heads % self.kv_heads == 0, f"`heads` must be a multiple of `kv_heads`, got {filled}.")
         _check(rows % self.micro_batch == 0, f"`micro_batch` must divide the {rows} rows, got {filled}.")
         _check(self.prompts % self.ranks == 0, f"`prompts` must be a multiple of the {self.ranks} ranks.")
@@ -135,9 +156,25 @@ class Workload:
         return {"rollout": forward(0, 0), "update": 3 * self.mu * forward(equal * self.group_size, equal)}
 
     def write(self, folder: Path) -> None:
-        """Write the settings, the model, its tokenizer and the prompts."""
+        """Write the settings, the model unless there is one, its tokenizer and the prompts."""
         logging.disable_progress_bar()
         (folder / "workload.json").write_text(json.dumps(asdict(self)))
+        chance = random.Random(self.seed)
+        if self.model:
+            words = tokenizer(self, folder)
+            texts = [_sum(words, length, chance) for length in self.prompt_lengths]
+        else:
+            self._write_model(folder)
+            tokens = range(1, self.eos_ids[0])
+            texts = [" ".join(map(word, chance.choices(tokens, k=length))) for length in self.prompt_lengths]
+        rows = [json.dumps({"question": text, "answer": "1"}) + "\n" for text in texts]
+        (folder / "problems.jsonl").write_text("".join(rows))
+
+    def model_path(self, folder: Path) -> Path:
+        """Return the folder of the model."""
+        return Path(self.model) if self.model else folder / "model"
+
+    def _write_model(self, folder: Path) -> None:
         self._tokenizer().save_pretrained(folder / "model")
         torch.manual_seed(self.seed)
         model = Qwen2ForCausalLM(
@@ -157,11 +194,6 @@ class Workload:
         )
         model.generation_config = GenerationConfig(eos_token_id=self.eos_ids, pad_token_id=PAD_ID)
         model.save_pretrained(folder / "model")
-        chance = random.Random(self.seed)
-        with (folder / "problems.jsonl").open("w") as file:
-            for length in self.prompt_lengths:
-                question = " ".join(word(chance.randrange(1, self.eos_ids[0])) for _ in range(length))
-                file.write(json.dumps({"question": question, "answer": "1"}) + "\n")
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         """Return one token per word. The first of the model's end-of-sequence ids is the tokenizer's."""
@@ -177,6 +209,14 @@ def _check(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _sum(words: Any, length: int, chance: random.Random) -> str:
+    """Return a question of at least so many tokens."""
+    text = "What is 7"
+    while len(words(text).input_ids) < length:
+        text += f" + {chance.randrange(100)}"
+    return text
+
+
 def word(index: int) -> str:
     """Spell a token id in letters, so that no completion contains a number to grade."""
     return "".join("abcdefghij"[int(digit)] for digit in str(index))
@@ -187,9 +227,10 @@ def read(folder: Path) -> Workload:
     return Workload(**json.loads((folder / "workload.json").read_text()))
 
 
-def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer as written; ``AutoTokenizer`` would make it Qwen2's own class, which splits words."""
-    return PreTrainedTokenizerFast.from_pretrained(folder / "model")
+def tokenizer(workload: Workload, folder: Path) -> Any:
+    """Return the tokenizer, padding at the left; ``AutoTokenizer`` would split made-up words, as Qwen2's own."""
+    kind = AutoTokenizer if workload.model else PreTrainedTokenizerFast
+    return kind.from_pretrained(workload.model_path(folder), padding_side="left")
 
 
 def questions(folder: Path) -> list[str]:
@@ -197,10 +238,10 @@ def questions(folder: Path) -> list[str]:
     return [json.loads(line)["question"] for line in (folder / "problems.jsonl").read_text().splitlines()]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every setting that has a help text."""
+def add_options(parser: argparse.ArgumentParser, but: Collection[str] = ()) -> None:
+    """Add an option for every setting that has a help text, ``but`` for some."""
     for setting in fields(Workload):
-        if setting.metadata:
+        if setting.metadata and setting.name not in but:
             value = setting.default_factory() if callable(setting.default_factory) else setting.default
             kind: dict[str, Any] = {"type": type(value), "default": value} if value is not False else {}
             action = {} if kind else {"action": "store_true"}
@@ -212,7 +253,7 @@ def from_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     names = {setting.name for setting in fields(Workload)}
     try:
         for name in ("engine_args", "policy_args"):
-            text = getattr(options, name)
+            text = getattr(options, name, "{}")
             _check(isinstance(json.loads(text), dict), f"`{name}` must be a JSON object, got {text!r}.")
         return Workload(**{name: value for name, value in vars(options).items() if name in names})
     except ValueError as error:

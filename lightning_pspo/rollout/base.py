@@ -38,7 +38,7 @@ class Sampling:
         return GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=list(self.eos_ids),
+            eos_token_id=list(self.eos_ids) or None,
             pad_token_id=self.pad_id,
         )
 

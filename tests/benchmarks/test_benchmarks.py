@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 REPOSITORY = Path(__file__).parents[2]
 TINY = [
     *("--hidden-size", "32", "--layers", "1", "--vocab-size", "300", "--prompt-tokens", "6", "--max-new-tokens", "6"),
-    *("--prompts", "2", "--group-size", "4", "--mu", "2", "--eos-share", "0.25", "--iterations", "1", "--threads", "1"),
+    *("--prompts", "2", "--group-size", "4", "--threads", "1"),
 ]
 HAS_TRL = importlib.util.find_spec("trl") is not None
 Load = Callable[[str], ModuleType]
@@ -50,7 +50,8 @@ def written(path: Path, result: subprocess.CompletedProcess[str]) -> dict[str, A
 def test_contestants_do_the_same_work(tmp_path: Path) -> None:
     """TRL's row is left out where TRL is not installed."""
     path = tmp_path / "vs.json"
-    result = run("vs_trl.py", *TINY, "--rounds", "1", "--output", str(path), *([] if HAS_TRL else ["--no-trl"]))
+    options = [*TINY, "--iterations", "1", "--rounds", "1", "--output", str(path), *([] if HAS_TRL else ["--no-trl"])]
+    result = run("vs_trl.py", *options)
     figures = written(path, result)
     names = ["trl", "ours", "plain"] if HAS_TRL else ["ours", "plain"]
     assert list(figures["contestants"]) == list(figures["runs"]) == names
@@ -59,8 +60,7 @@ def test_contestants_do_the_same_work(tmp_path: Path) -> None:
         (process,) = figures["runs"][name]
         assert len(process["iterations"]) == 2  # one to warm up, one measured
         for iteration in process["iterations"]:
-            assert len(iteration["lengths"]) == 8
-            assert all(1 <= length <= 6 for length in iteration["lengths"])
+            assert iteration["lengths"] == [6] * 8
             assert sorted(iteration["prompt_lengths"]) == [3] * 4 + [6] * 4
             assert sum(iteration["phases"].values()) == pytest.approx(iteration["seconds"])
         row = figures["contestants"][name]
@@ -70,9 +70,31 @@ def test_contestants_do_the_same_work(tmp_path: Path) -> None:
         assert f"\n{name} " in result.stdout
     seconds = {name: figures["contestants"][name]["seconds"] for name in names}
     assert figures["speedup_plain"] == pytest.approx(seconds["plain"] / seconds["ours"])
+    speeds = {name: figures["contestants"][name]["tokens_per_second"] for name in names}
+    assert figures["speedup_plain_per_token"] == pytest.approx(speeds["ours"] / speeds["plain"])
     assert (figures["speedup"] is None) == (figures["rss_ratio"] is None) == (not HAS_TRL)
     if HAS_TRL:
         assert figures["speedup"] == pytest.approx(seconds["trl"] / seconds["ours"])
+
+
+@pytest.mark.slow
+def test_engines_in_turns(tmp_path: Path, tiny_model: Path) -> None:
+    """A model of the user's; an engine that cannot run is listed with its reason."""
+    path = tmp_path / "engines.json"
+    cannot = {"ContinuousBatchingEngine": {"cache_tokens": 32}}
+    names = ("SharedPrefixEngine", "GenerateEngine", "ContinuousBatchingEngine")
+    options = ["--model", str(tiny_model), "--prompts", "2", "--group-size", "2", "--max-new-tokens", "3"]
+    options += ["--engines", *names, "--rounds", "2", "--threads", "1", "--prompt-tokens", "40"]
+    figures = written(path, run("engines.py", *options, f"--engine-args={json.dumps(cannot)}", f"--output={path}"))
+    first, second = (f"{name} bf16-true" for name in names[:2])
+    assert list(figures["contestants"]) == [first, second]
+    assert "`cache_tokens` must hold one prompt" in figures["refused"][f"{names[2]} bf16-true"]
+    seconds = {name: [one["seconds"] for one in rounds] for name, rounds in figures["rounds"].items()}
+    speed, low, high = figures["contestants"][second]["tokens_per_second"]
+    assert speed == pytest.approx(sum(12 / value for value in seconds[second]) / 2)
+    assert low < speed < high
+    ratios = [a / b for a, b in zip(seconds[first], seconds[second], strict=True)]
+    assert figures["contestants"][second]["ratio"][0] == pytest.approx(sum(ratios) / 2)
 
 
 @pytest.mark.slow
@@ -80,7 +102,7 @@ def test_scaling_over_prompts_and_ranks(tmp_path: Path) -> None:
     others = ("group-size", "max-new-tokens", "vocab-size")
     result = run(
         "scaling.py",
-        *TINY,
+        *(*TINY, "--eos-share=0.25", "--iterations=1"),
         *(f"--vary-{axis}" for axis in others),
         *("--vary-prompts", "2", "--vary-ranks", "2", "--ceiling-seconds", "0.2"),
         *("--output", str(tmp_path / "scaling.json"), "--plot", str(tmp_path / "scaling.png")),
@@ -150,7 +172,7 @@ def test_written_files_agree(load: Load, tmp_path: Path) -> None:
     workload.write(tmp_path)
     assert workload_file.read(tmp_path) == workload
     assert workload.eos_ids == list(range(150, 200))
-    tokenizer = workload_file.tokenizer(tmp_path)
+    tokenizer = workload_file.tokenizer(workload, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert model.generation_config.eos_token_id == model.config.eos_token_id == workload.eos_ids
     assert tokenizer.eos_token_id in workload.eos_ids

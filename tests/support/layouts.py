@@ -17,15 +17,16 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_pspo.checkpoints.save import save_atomically
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import LoRA, Policy
 from lightning_pspo.policy.sharding import FSDP2Strategy
 from lightning_pspo.rollout import GenerateEngine
+from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Inputs
-from tests.support.loop import Even, grouped
+from tests.support.loop import Even, Record, grouped
+from tests.support.quiet import QUIET
 
 SGD: dict[str, Any] = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9)}
 ADAMW: dict[str, Any] = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3, eps=1e-4)}
@@ -52,24 +53,14 @@ class CPUFSDPStrategy(FSDPStrategy):
     """Lightning lets FSDP1 run on GPUs only, by exact type."""
 
 
-class Record(pl.Callback):
-    """Keeps completions and gradient norms, and saves after the rollouts named."""
-
-    def __init__(self, save_after: dict[int, Path]) -> None:
-        self.completions: list[tuple[int, str, list[int]]] = []
-        self.norms: list[float] = []
-        self.save_after = save_after
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        completions, group = outputs["rollout"].completions, pl_module.group_size
-        rows = zip(completions.completion_ids.tolist(), completions.completion_mask.sum(dim=1).tolist(), strict=True)
-        for row, (ids, length) in enumerate(rows):
-            self.completions.append((batch_idx, batch.problems[row // group].id, ids[:length]))
-        self.norms += [float(update.grad_norm) for update in outputs["updates"]]
-        if batch_idx + 1 in self.save_after:
-            save_atomically(trainer, self.save_after[batch_idx + 1])
+def drawn(outputs: list[StepOutput], rollouts: int) -> list[tuple[int, str, list[int]]]:
+    """Return (rollout, problem, ids) of each completion of the last rollouts of ``rollouts``."""
+    rows: list[tuple[int, str, list[int]]] = []
+    for index, output in enumerate(outputs, rollouts - len(outputs)):
+        rollout = output["rollout"]
+        names = [problem.id for problem in rollout.prompts.problems for _ in range(rollout.rewards.shape[1])]
+        rows += [(index, name, ids) for name, ids in zip(names, rollout.completions.unpadded(), strict=True)]
+    return rows
 
 
 class Exchanges(TorchDispatchMode):
@@ -135,20 +126,12 @@ def run(
         num_rollouts=rollouts,
         seed=3,
     )
-    record = Record(save_after or {})
+    record = Record(save_after)
     trainer = pl.Trainer(
-        accelerator="cpu",
+        **QUIET,
         devices=ranks,
         strategy=strategy(layout, ranks),
         precision=precision,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
         callbacks=[record],
         default_root_dir=str(model),
     )
@@ -157,15 +140,15 @@ def run(
     with policy.generating() as model:
         weights = {policy.sharding.name_of(name): w.detach().clone() for name, w in model.named_parameters()}
     estimates = {t: {name: e.value for name, e in r.estimates.items()} for t, r in module.results["held_out"].items()}
-    everything: list[Any] = [record.completions]
+    everything: list[Any] = [drawn(record.outputs, rollouts)]
     if ranks > 1:
         everything = [None] * ranks
-        torch.distributed.all_gather_object(everything, record.completions)
+        torch.distributed.all_gather_object(everything, drawn(record.outputs, rollouts))
     completions = sorted((row for rows in everything for row in rows), key=lambda row: row[:2])
     return {
         "weights": weights,
         "completions": completions,
-        "norms": record.norms,
+        "norms": [float(update.grad_norm) for output in record.outputs for update in output["updates"]],
         "estimates": estimates,
         "held": held(policy),
         "reference held": sum(held(reference) for reference in policy._reference),

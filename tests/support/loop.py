@@ -21,6 +21,7 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
 from lightning_pspo.types import Rollout, Sample
+from tests.support.quiet import QUIET
 
 
 class Record(pl.Callback):
@@ -52,17 +53,6 @@ class NoSignal(Reward):
         return [0.3] * len(samples)
 
 
-QUIET: dict[str, Any] = {  # settings of a Trainer that only trains
-    "accelerator": "cpu",
-    "max_epochs": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "inference_mode": False,
-    "use_distributed_sampler": False,
-    "num_sanity_val_steps": 0,
-}
 LR = 0.05
 Fit = Callable[..., tuple[PSPOModule, Record]]
 _GROUPS: dict[str, Any] = {
