@@ -37,6 +37,7 @@ from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
+from lightning_pspo.training.threads import choose_threads, restore_threads, save_threads
 from lightning_pspo.types import Problem
 
 
@@ -60,6 +61,7 @@ class TrainableModule(SamplingModule):
         phases: Seconds of each phase of the current iteration, and the phase that runs.
         prompt_format: How ``complete`` makes prompts: as the run of a loaded checkpoint, else by default.
         updates_per_batch: Optimiser steps that a batch of problems is good for.
+        threads_are_chosen: Whether the number of threads is settled; set it to leave that number alone.
 
     Raises:
         InputError: If a setting is out of range.
@@ -100,6 +102,7 @@ class TrainableModule(SamplingModule):
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
         self.prompt_format = PromptFormat()
+        self.threads_are_chosen = False
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
 
@@ -182,11 +185,18 @@ class TrainableModule(SamplingModule):
         if stage == "fit":
             run_every_rollout_of_a_trial(self.trainer)
             act_after_validations(self.trainer)
+            self._built_optimizer([torch.nn.Parameter(torch.zeros(1))])  # refuses its settings before weights are read
             self.policy.check_trainable()
 
     def configure_model(self) -> None:
         """Load the policy's weights once and shard them as the strategy asks."""
         self.build_policy(max_norm=self.max_grad_norm)
+
+    def on_fit_start(self) -> None:
+        """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
+        if not self.threads_are_chosen:
+            choose_threads(self.trainer, self.policy)
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Go on where an interruption has stopped the run."""
@@ -194,13 +204,16 @@ class TrainableModule(SamplingModule):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""
-        try:
-            optimizer = self.optimizer(self.policy.trainable_parameters())
-        except ValueError as error:  # torch's optimisers check their own settings
-            raise InputError(f"`model.optimizer` refuses its settings: {error}.") from error
+        optimizer = self._built_optimizer(self.policy.trainable_parameters())
         total = self._total_updates()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: self.lr_schedule(update, total))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def _built_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        try:
+            return self.optimizer(parameters)
+        except (TypeError, ValueError) as error:  # optimisers check their own settings
+            raise InputError(f"`model.optimizer` refuses its settings: {str(error).rstrip('.')}.") from error
 
     def _total_updates(self) -> int:
         """Optimiser steps of the whole run; a run cut short by ``limit_train_batches`` keeps its schedule."""
@@ -209,6 +222,7 @@ class TrainableModule(SamplingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's description and the optimiser's settings."""
         checkpoint["policy"] = self.policy.description()
+        save_threads(checkpoint)
         save_optimizer_settings(checkpoint, self.trainer.optimizers[0])
         put_after_rollout(checkpoint, self.trainer)
 
@@ -216,7 +230,8 @@ class TrainableModule(SamplingModule):
         """Refuse the checkpoint of another policy or optimiser, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            check_optimizer(checkpoint, self.optimizer([torch.nn.Parameter(torch.zeros(1))]))
+            check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1))]))
+            self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 
     # -- a step --------------------------------------------------------------------------------------------------------
