@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lightning_pspo.grading.kinds import decide_base, decide_choice, decide_clock, decide_comma_decimal, decide_ratio
+from lightning_pspo.grading.kinds import (
+    decide_base,
+    decide_choice,
+    decide_clock,
+    decide_comma_decimal,
+    decide_ratio,
+    decide_residue,
+)
 from lightning_pspo.grading.names import RELATION, as_plain_number, is_equation, last_row, without_names
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, same_number, split_unit
 from lightning_pspo.grading.probe import same_relation, same_values
-from lightning_pspo.grading.structure import Collection, split_collection, split_top, without_holes
+from lightning_pspo.grading.structure import Collection, as_intervals, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
 
 _Decide = Callable[[str, str], bool | None]
@@ -99,7 +106,9 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         a = read_number(left)
     if a and b:
         return same_number(a, b)
-    left, right = without_holes(left, right)
+    if "mod" in right and (same := decide_residue(left, right, a, b)) is not None:
+        return same
+    left, right = as_intervals(left, right)
     if (choice := decide_choice(left, right)) is not None:
         return choice
     left, right, names_differ = without_names(left, right)
@@ -163,7 +172,7 @@ def _decide_collections(
         if parts.opening and others.opening:
             has_signs = any(map(_PLUS_MINUS.search, parts.items + others.items))
             return None if "{" in (parts.opening, others.opening) and has_signs else False
-        if "[" in (parts.opening, others.opening) and len(parts.items) < 3:
+        if {"[", "]"} & {parts.opening, parts.closing, others.opening, others.closing} and len(parts.items) < 3:
             return False  # an interval is no list of its ends
     items, golds = _expand(parts), _expand(others)
     if len(items) != len(golds):

@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_pspo.grading.numbers import NUMBER_WORDS
+from lightning_pspo.grading.words import NUMBER_WORDS
 
 _INTEGER = (  # 12,34,567 and 1'234 and 1,234
     r"(?:[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]{1,3}(?:['\u2019][0-9]{3})+(?![0-9])"
     r"|[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])|[0-9]+)"
 )
+_SPACED = (  # 1 234 567, but not in "day 1 234 were sold"
+    r"(?:(?<=\$)|(?<![0-9] )(?<![0-9])(?=[0-9]{1,3}[ \u00a0\u202f][0-9]{3}(?![0-9]))(?i:(?<!day )(?<!row )"
+    r"(?<!(?:week|step|year|part|case|page|room|line) )(?<!(?:month|round|class|stage|level) )))"
+    r"[1-9][0-9]{0,2}(?:[ \u00a0\u202f][0-9]{3})+(?![0-9,/])"
+)
 _WITH_COMMA = r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]{1,2}|(?:\.[0-9]{3}){2,})(?![0-9])"
+_COMMA = r"(?<![0-9,.(\[{])(?:0,[0-9]+|[1-9][0-9]*,(?:[0-9]{1,2}|[0-9]{4,}))(?![0-9,)\]}]|\.[0-9])"  # 7,25
 _DECIMAL = rf"(?:{_WITH_COMMA}|{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)"
 _RATIO = r"[0-9]{1,4}(?::[0-9]{1,4}){1,4}(?![0-9:])(?:\s?[ap]\.?m\b\.?)?"
 _FRACTION = r"\\[dtc]?frac\{-?[0-9]+\}\{[0-9]+\}"
 _GROUP = r"\{[^{}\n]{0,50}\}"
-_TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1,3}(?![0-9]))"
-_TIMES_TEN = rf"(?:\\times|\\cdot|×|·|\*|x(?=\s?10))\s{{0,3}}{_TEN}"
+_TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1,3}(?![0-9]))|10[⁻⁰¹²³⁴-⁹]+"
+_TIMES_TEN = rf"(?:\\times|\\cdot|×|·|\*|x(?=\s?10))\s{{0,3}}(?:{_TEN})"
 _TAIL = rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|[A-Za-z])|[⁰¹²³⁴-⁹]+)"
 _FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)"
 # What the first three lines match is passed over: exponents, indices, radicands, and the 2 of m2.
@@ -26,15 +32,17 @@ _ANY_NUMBER = re.compile(
     rf"(?:\^|(?<=[A-Za-z0-9)\]}}])_)\s{{0,3}}(?:{_GROUP}|[-−]?{_FRACTION}|\{{?\s{{0,3}}[-−+]?\s{{0,3}}{_DECIMAL})"
     rf"|(?:\\sqrt(?:\[[^\[\]{{}}\n]{{0,9}}\])?|√)\s{{0,3}}(?:{_GROUP}|\{{?\s{{0,3}}[-−]?{_DECIMAL})"
     r"|\b(?:[cdkm]?m|ft|in|yd)[23]\b|(?<=[\s(])mod(?:ulo)? [0-9]+"
+    rf"|(?:(?<=\bnot )|(?<=\bhalf of )|(?<=\btwice ))\\?\$?{_DECIMAL}"
     rf"|(?P<number>(?:(?<![\w)\]}}])[-−])?\\?\$?"
-    r"(?:(?<=\$)[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9,/])"
-    rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}[0-9]+/[0-9]+"
+    rf"(?:{_SPACED}|{_COMMA}|(?<=ratio is )[0-9]+ to [0-9]+"
+    rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}(?:and )?[0-9]+/[0-9]+"
     rf"|(?<![\w.$])(?<!(?:Week|Step|Year|Part|Case) )(?<!Day ){_RATIO}"
     rf"|{_DECIMAL}(?: ?/ ?[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)(?:{_FACTOR})?)"
 )
 # A minus with a space behind it is a sign only where no subtraction can stand.
 _SPACED_MINUS = re.compile(
-    r"(?:\n|[=:(≈]|\\approx|\b(?:is|are|was|were|be|becomes|equals?|gives?|gets?|of|to|by))[ \t$*]*[-−][ \t]+\Z"
+    r"(?:\n|[=:(≈]|\\approx|\b(?:is|are|was|were|be|becomes|equals?|gives?|gets?|of|to|by))[ \t$*]*"
+    r"(?:[-−]|minus)[ \t]+\Z"
 )
 _SPACED_MINUS_CHARS = 40
 _PERCENT = re.compile(r"\s?\\?%")

@@ -8,7 +8,7 @@ from lightning_pspo.grading.normalize import compact
 from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.structure import split_collection, split_top
 
-RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset)(?![A-Za-z])")
+RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset|not)(?![A-Za-z])")
 """A sign of order, membership or congruence, not an equals sign."""
 
 _SYMBOL = r"\\?[A-Za-z]+(?:\s?_\s?(?:\{[^{}=]{1,20}\}|\w))?'{0,2}"
@@ -32,11 +32,14 @@ _CONTINUES = re.compile(r"[-+*/]|\\(?:cdot|times|quad|qquad)(?![A-Za-z])")
 _NAMES = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _VALUE = re.compile(r"\s*-?\s*(?:[0-9.,]+|\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\})\s*")
 _TAG = re.compile(r"\\(?:tag|label)\*?\s?\{[^{}]*\}|\\(?:no)?number")
-_MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z]).*")
+_MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\s*\)?\Z")
+_THOUSAND = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)[kK]\Z")
 
-_COPULA = re.compile(  # "the answer is 42", "Total cost = 42"
+_COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
     r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
-    r"[A-Za-z]{2,}(?:,? [A-Za-z]+){0,7}(?: (?:is|are|was|equals|equal to|be)\b:?|\s?[:=])\s*"
+    r"(?:[A-Za-z]{2,}(?:,? [A-Za-z]+){0,7}"
+    r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?)\b:?|\s?[:=])"
+    r"|(?:so|thus|therefore|hence|then|ans|i\.?e|or|(?:an? )?remainder(?: of)?)\b[.,:]?)\s*"
 )
 
 
@@ -57,7 +60,7 @@ def without_names(left: str, right: str) -> tuple[str, str, bool]:
         if name != other and not ("y" in (name, other) and (name + other).endswith(("(x)", "(x)y"))):
             return left, right, True
     left, right = (_last_value(value, bool(name)) for name, value in zip(names, values, strict=True))
-    if r"\equiv" in left and r"\equiv" not in right:
+    if r"\equiv" in left and r"\equiv" not in right and r"\not" not in left:
         left = without_modulus(left.rpartition(r"\equiv")[2]).strip()
     if "=" in left and "=" not in right and not RELATION.search(right) and not split_collection(left):
         sides = split_top(left, ("=",))
@@ -75,8 +78,8 @@ def without_modulus(text: str) -> str:
 def as_plain_number(text: str) -> str:
     """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
     text = _COPULA.sub("", text, count=1)
-    bare = without_modulus(text).rstrip("! ")
-    return bare if read_number(bare) else text
+    bare = _THOUSAND.sub(r"\1e3", without_modulus(text).rstrip("! "))
+    return bare if read_number(bare.rpartition("=")[2].strip()) else text
 
 
 def last_row(text: str) -> str:

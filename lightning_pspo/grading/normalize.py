@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
+from lightning_pspo.grading.words import in_digits
+
 _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
 _SIGNS = {  # sign -> spelling
     **dict.fromkeys("−–\ufe63", "-"),
@@ -14,7 +16,8 @@ _SIGNS = {  # sign -> spelling
     **dict.fromkeys("÷\u2215\u2044", "/"),
     **dict.fromkeys("·⋅", r"\cdot "),
     **dict.fromkeys("\u00c5\u212b", " angstroms"),
-    **{"\u066b": ".", "\u066c": ",", "\u066a": "%", "º": "°", "…": "…", "\u211d": r"\mathbb{R}"},
+    **{"\u066b": ".", "\u066c": ",", "\u066a": "%", "º": "°", "˚": "°", "…": "...", "\u211d": r"\mathbb{R}"},
+    **{"≡": r"\equiv ", "∴": "", "∎": "", "→": "", "•": "", "\u2236": ":", "\u27e8": "(", "\u27e9": ")", "—": "-"},
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
     **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
     **{"θ": r"\theta ", "∅": r"\emptyset "},
@@ -23,19 +26,23 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
 _DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
-    r"(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|(?:\^\s*)?\\degree(?![A-Za-z])|°)"
+    rf"(?:\^\s*\{{\s*(?:\\circ|o|{_TEXT}o\s?\}})\s*\}}|\^\s*(?:\\circ|o)(?![A-Za-z])|(?:\^\s*)?\\degree(?![A-Za-z])|°"
+    r"|(?<=[0-9])\s?deg(?:rees?)?(?=\s?[CFK](?![A-Za-z])))"
     rf"(?:\s?(?:{_TEXT}[CFK]\s?\}}|[CFK])(?=[\s$.\\)\]*]*\Z))?"
 )
 _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_CURRENCIES = "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|NZD|HKD|SGD|KRW|RUB|BRL|MXN|ZAR|SEK|NOK|DKK|PLN|TRY|THB|Rs\\.?"
+_CURRENCIES = (
+    "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|NZD|HKD|SGD|KRW|RUB|BRL|MXN|ZAR|SEK|NOK|DKK|PLN|TRY|THB|MYR|RM"
+    r"|(?:Rs|Fr|kr)\.?|R(?=\s?[0-9]{2})"
+)
 _GROUP = r"\{([^{}]*)\}"
 _CALL = r"\(([^()]*)\)"
 _COMMANDS = {
     **dict.fromkeys(("tfrac", "dfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
-    **dict.fromkeys(("quad", "qquad", "hfill", "newline"), " "),
+    **dict.fromkeys(("quad", "qquad", "hfill", "newline", "pounds", "euro", "yen", "therefore"), " "),
+    **dict.fromkeys(("blacksquare", "square", "Box", "qed", "Huge", "huge", "LARGE", "Large", "large"), " "),
     **dict.fromkeys(("vert", "lvert", "rvert", "Vert", "lVert", "rVert"), "|"),
-    **dict.fromkeys(("lbrack", "langle"), "("),
-    **dict.fromkeys(("rbrack", "rangle"), ")"),
+    **{"lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "langle": "(", "rangle": ")", "ast": "*"},
     **dict.fromkeys(("varnothing", "phi"), r"\emptyset "),
     **dict.fromkeys(("leq", "leqslant"), r"\le"),
     **dict.fromkeys(("geq", "geqslant"), r"\ge"),
@@ -43,67 +50,84 @@ _COMMANDS = {
     **dict.fromkeys(("backslash", "smallsetminus"), r"\setminus"),
 }
 _COMMAND = rf"\\({'|'.join(sorted(_COMMANDS, key=len, reverse=True))})(?![A-Za-z])"
-# In this order. A command's name ends where no letter follows.
-_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    ("[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}"),
-    (r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
-    (r"\\(?:boxed|fbox)(?![A-Za-z])\s?", ""),
-    (r"\\(?:text)?color\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)", ""),
-    (r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
-    (r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
-    (r"\\[!,;:>]|(?<!\\)\\ |~", " "),
-    (r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
-    (rf"(?<![A-Za-z\\])(?:(?:US|CA|AU|HK|NZ)\\?\$|(?:{_CURRENCIES}))\s?(?=[-+]?[0-9.])", ""),
-    (r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
-    (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|rm|bf|it|boldsymbol|mathbf)(?![A-Za-z])\.?", ""),
-    (_COMMAND, lambda command: _COMMANDS[command[1]]),
-    (r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*", r"\\frac{\1}"),
-    (r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*([0-9A-Za-z])\s*\{", r"\\frac{\1}{"),
-    (r"\\frac\s*" + _GROUP + r"\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
-    (r"\\frac\s+\{", r"\\frac{"),
-    (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
-    (r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
-    (r"\\sqrt(\[[^\[\]]{1,9}\])\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
-    (r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
+# In this order: what a text must hold for the rule to apply, a pattern, its spelling. A command's name ends where no
+# letter follows.
+_RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
+    ("", "[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}"),
+    ("\n", r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
+    ("\\", r"\\(?:boxed|fbox)(?![A-Za-z])\s?", ""),
+    ("\\", r"\\(?:text)?color(?:box)?\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)|\\[hv]space\*?\s?\{[^{}]{1,9}\}", ""),
+    ("\\", r"\\(?:SI|qty)\s?\{([^{}]*)\}\s?(?=\{)", r"\1 \\text"),
+    ("\\", r"\\(?:si|unit)(?=\s?\{)", r"\\text"),
+    ("<", r"<(b|i|u|em|strong)>(.*?)</\1>", r"\2"),
+    ("<", r"<sup>([^<]*)</sup>", r"^{\1}"),
+    ("**", r"(?<![\w)\]}*])\*\*(?=[^*]+\*\*(?![\w(]))|(?<=[\w)\]}$])\*\*(?=[\s!.,]|\Z)", ""),
+    ("\\", r"(?<=[\])}RZ])\s*(?:-|\\)\s*(?=\\\{)", r"\\setminus "),
+    ("√", r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
+    (",", r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
+    ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
+    ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
+    ("$", r"(?<![A-Za-z\\])[A-Z]{1,2}\\?\$\s?(?=[-+]?[0-9.])", ""),
+    ("", r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
+    ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|boldsymbol|mathbf|Bbb)(?![A-Za-z])\.?", ""),
+    ("\\", _COMMAND, lambda command: _COMMANDS[command[1]]),
+    (r"\frac", r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*", r"\\frac{\1}"),
+    (r"\frac", r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
+    (r"\frac", r"\\frac\s*([0-9A-Za-z])\s*\{", r"\\frac{\1}{"),
+    (r"\frac", r"\\frac\s*" + _GROUP + r"\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
+    (r"\frac", r"\\frac\s+\{", r"\\frac{"),
+    (r"\sqrt", r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
+    (r"\sqrt", r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
+    (r"\sqrt", r"\\sqrt(\[[^\[\]]{1,9}\])\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
+    ("sqrt", r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
     (
+        "",
         r"(?<![A-Za-z\\])(sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log)(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)",
         r"\\\1 ",
     ),
-    (r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()", r"\\arc\1 "),
+    ("a", r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()", r"\\arc\1 "),
     (
+        "",
         r"(?:(?<=\*)|(?<=\*\s))[IE](?![A-Za-z(])|\A-I\Z|(?<![A-Za-z\\])[IE](?=\s?\*)|(?<=[+-]\s)I\Z|(?<=[0-9}])I\Z",
         lambda unit: unit.group().lower(),
     ),
     # joule, volt; A, C and F may be digits, K and M factors
-    (rf"(?<=[0-9}}])(?:\s?{_TEXT}[HJNSTVW]|(?:\s{_TEXT}|{_TEXT}(?<=\s))[ACFKM])\s?\}}(?=\s*\Z)", ""),
+    ("\\", rf"(?<=[0-9}}])(?:\s?{_TEXT}[HJNSTVW]|(?:\s{_TEXT}|{_TEXT}(?<=\s))[ACFKM])\s?\}}(?=\s*\Z)", ""),
     (
-        r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathit|mbox|operatorname)\*?\s*"
-        r"\{((?:[^{}]|\{[^{}]*\})*)\}",
-        r" \1",
+        "\\",
+        r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|it|sf|tt)|mbox|emph|operatorname|rm|bf|it)\*?\s*"
+        r"\{((?:[^{}]|\{[^{}]*\})*)\}|\{\s?\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\(?:rm|bf|it)(?![A-Za-z])",
+        r" \1\2",
     ),
-    (r"(?<=[0-9]) dollars?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
-    (r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
-    (r"<=|=<", r"\\le "),
-    (r">=", r"\\ge "),
-    (r"(?<![0-9)}])!=", r"\\ne "),
-    (r"\\\{\s*\\\}", r"\\emptyset "),
-    (r"\\\|", "|"),
-    (r"(?<=[A-Za-z0-9)}\]])\s?\*\*\s?(?=[A-Za-z0-9({\\-])", "^"),
-    (r"\^\s*(-?[0-9]{2,}|-[0-9])", r"^{\1}"),
-    (r"\^" + _CALL, r"^{\1}"),
-    (r"_\s*([0-9]{2,})", r"_{\1}"),
-    (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
-    (r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),
-    (r"(?<![A-Za-z])(?:percent(?:age)?|per cent|pct)(?![A-Za-z])", "%"),
-    (r"\s*\\?%", "%"),
+    ("", rf"(?<![A-Za-z\\])(?=[A-Zk])(?:{_CURRENCIES})\s?(?=[-+]?[0-9.])", ""),
+    ("-", r"(?<=[0-9])(?:\s?/-|[.,]-+)(?=\s|\Z)", ""),  # Rs. 500/- and 500,-
+    ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
+    ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
+    ("o'clock", r"(?<=[0-9])\s?o'clock\b", ""),
+    ("=", r"<=|=<", r"\\le "),
+    (">=", r">=", r"\\ge "),
+    ("!=", r"(?<![0-9)}])!=", r"\\ne "),
+    ("\\", r"\\\{\s*\\\}", r"\\emptyset "),
+    (r"\infty", r"(?<=[,;(\[])\s*\+\s*(?=\\infty)", " "),
+    ("]", r"(\A|\\cup|\\in|=)\s*\](?=[^\[\]]+[,;])", r"\1 ("),  # ]1, 2[
+    ("[", r"(?<=[\[(])([^\[\](){}]+[,;][^\[\](){}]+)\[(?=\s*(?:\Z|\\cup))", r"\1)"),
+    (r"\|", r"\\\|", "|"),
+    ("**", r"(?<=[A-Za-z0-9)}\]])\s?\*\*\s?(?=[A-Za-z0-9({\\-])", "^"),
+    ("^", r"\^\s*(-?[0-9]{2,}|-[0-9])", r"^{\1}"),
+    ("^", r"\^" + _CALL, r"^{\1}"),
+    ("_", r"_\s*([0-9]{2,})", r"_{\1}"),
+    ("pi", r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+    ("", r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),
+    ("p", r"(?<![A-Za-z])(?:percent(?:age)?|per cent|pct)(?![A-Za-z])", "%"),
+    ("%", r"\s*\\?%", "%"),
     (  # a transposed tuple is a column
+        "^",
         r"\A\s*(\([^()]*,[^()]*\))\s?\^[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}\Z",
         r"\1",
     ),
-    (r"\s+", " "),
+    ("", r"\s+", " "),
 )
-_COMPILED = [(re.compile(pattern), spelling) for pattern, spelling in _RULES]
+_COMPILED = [(needed, re.compile(pattern).sub, spelling) for needed, pattern, spelling in _RULES]
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _QUOTED = re.compile(r"(?<![A-Za-z0-9])'([^']*)'(?![A-Za-z0-9])")
 _CODE = re.compile(
@@ -129,7 +153,8 @@ _CALLS = {
 }
 _MAX_CALLS = 20  # a text with deeper calls is left as it is
 
-_MARKS = re.compile(r"\A[\s*_`:,;]+|[\s*_`:;,.]+\Z|(?<!\\)\\\Z")
+_MARKS = re.compile(r"\A[\s*_`:,;\"#]+|(?:[\s*_`:;,.\"]|\s[:;]-?[)D]|(?<=[A-Za-z]{2})!)+\Z|\\{1,2}\Z")
+_GOES_ON = re.compile(r"[.,][^.]*\.\.\.\s*\Z")
 _SPACE = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])")
 _PRODUCT = re.compile(r"\\(?:cdot|times)(?![A-Za-z])\s*|\*")
 _ONE_CHARACTER = re.compile(r"([\^_])\{(\w)\}")
@@ -155,12 +180,16 @@ def clean(text: str) -> str:
     text = _from_code(text if text.isascii() else "".join(map(_plain, text)))
     text = re.sub(r"(?<=[0-9])\s{0,3}[cdkm]?m[²³](?![A-Za-z])", "", text)
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _ANGLE_FUNCTION.search(text) else "", text)
-    for pattern, spelling in _COMPILED:
-        text = pattern.sub(spelling, text)
-    text = _MARKS.sub("", _MARKS.sub("", text)) if not text.rstrip().endswith("...") else text.strip()
+    for needed, replace, spelling in _COMPILED:
+        if needed in text:
+            text = replace(spelling, text)
+    text = in_digits(text)
+    text = text.strip() if _GOES_ON.search(text) else _MARKS.sub("", _MARKS.sub("", text))
     text = _QUOTED.sub(r"\1", text)
-    while text.endswith("}") and text.count("}") > text.count("{"):
-        text = text[:-1].rstrip()
+    if text.count("}") != text.count("{"):
+        while text.endswith("}") and text.count("}") > text.count("{"):
+            text = text[:-1].rstrip()
+        text += "}" * min(2, text.count("{") - text.count("}"))
     while text.startswith("{") and text.endswith("}") and _is_one_group(text):
         text = text[1:-1].strip()
     return text
@@ -179,7 +208,10 @@ def _plain(character: str) -> str:
         return rf"\frac{{{top}}}{{{bottom}}}"
     if kind.startswith("<") and kind not in ("<super>", "<sub>"):
         return "".join(_SIGNS.get(chr(int(code, 16)), chr(int(code, 16))) for code in codes)
-    gone = unicodedata.category(character) in ("Cf", "Sc", "So", "Sk") or "\ufe00" <= character <= "\ufe0f"
+    gone = (
+        unicodedata.category(character) in ("Cf", "Sc", "So", "Sk", "Pi", "Pf", "Me")
+        or "\ufe00" <= character <= "\ufe0f"
+    )
     return "" if gone and character != "°" else character
 
 

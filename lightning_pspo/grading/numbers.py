@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
+from lightning_pspo.grading.values import evaluate
 
 TOLERANCE = Fraction(1, 10**6)  # of two equal numbers, one no integer; relative for numbers below 1
 MIN_ROUNDED_DIGITS = 4  # a decimal of so many significant digits equals each number that it is the rounding of
@@ -20,49 +21,45 @@ _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _WHOLE_NUMBER = re.compile(
     rf"{_SIGN}(?P<value>{_PLAIN})(?:[eE](?P<power>[-+]?[0-9]{{1,3}}))?"
-    r"(?:\s*(?P<scale>hundred|thousand|million|billion|trillion))?"
+    r"(?:\s*(?P<scale>dozen|hundred|thousand|million|billion|trillion))?"
 )
 _WHOLE_QUOTIENT = re.compile(
-    rf"{_SIGN}(?:(?P<units>[0-9]+|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+)\s+|(?P<glued>[0-9]+)(?=\\))?"
+    rf"{_SIGN}(?:(?P<units>[0-9]+|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+)\s+(?:and )?|(?P<glued>[0-9]+)(?=\\))?"
     rf"(?:\\frac\{{\s*(?P<inner>-?)\s*(?P<a>{_PLAIN})\s*\}}\{{\s*(?P<b>{_PLAIN})\s*\}}"
     rf"|\(?(?P<c>{_PLAIN})\)?\s*/\s*\(?(?P<d>{_PLAIN})\)?)"
 )
-_REPEATING = re.compile(
-    rf"{_SIGN}(?P<whole>[0-9]*)\.(?P<fixed>[0-9]*)\\(?:overline|bar|dot)\s*(?:\{{(?P<cycle>[0-9]+)\}}|(?P<digit>[0-9]))"
+_REPEATING = re.compile(  # 0.\overline{3}, 0.(3), 0.333...
+    rf"{_SIGN}(?P<whole>[0-9]*)\.(?:(?P<fixed>[0-9]*)(?:\\(?:overline|bar|dot)\s*)?"
+    r"(?:[{(](?P<cycle>[0-9]+)[})]|(?P<digit>(?<=[a-z ])[0-9]))"
+    r"|(?P<start>[0-9]{0,20}?)(?P<seen>[0-9]{1,6}?)(?P=seen){2,20}(?:\.\.\.|\\[lc]?dots))"
 )
 _GROUPS = r"[1-9][0-9]{0,2}(?:(?P<mark>[MARKS])[0-9]{3})(?:(?P=mark)[0-9]{3})*"
 _GROUPED = re.compile(  # 1,234 and 1'234 and 1 234; 12,34,567
-    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', ', ' + chr(39))}|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}))"
+    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', '_, ' + chr(39))}|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}))"
     r"(?P<rest>(?:\.[0-9]*)?(?:e-?[0-9]+|\s?[a-z]{7,8})?)"
 )
 _GROUPED_WITH_COMMA = re.compile(  # 1.234,50 and 1.234.567: a single point is that of a decimal
     rf"(?P<whole>[-+]?(?:{_GROUPS.replace('MARKS', '. ' + chr(39))}(?=,)|[1-9][0-9]{{0,2}}(?:\.[0-9]{{3}}){{2,}}))"
     r"(?:,(?P<places>[0-9]+))?"
 )
-_COMMA_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*),[0-9]+")
+_COMMA_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*),[0-9]+(?![0-9.,])")
 _TEN = re.compile(
     r"\s*(?:\\times|\\cdot|\*|(?<=[0-9])\s?[xX](?=\s?10))\s*10\s*\^\s*(?:\{\s*)?(-?[0-9]{1,3})(?:\s*\})?(?![0-9])"
 )
-_POWER_OF_TEN = re.compile(r"\A([-+]?)10\s*\^\s*(?:\{\s*)?([0-9]{1,3})(?:\s*\})?\Z")
-_TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
-NUMBER_WORDS = ["zero", *(_ONES := "one|two|three|four|five|six|seven|eight|nine").split("|"), *_TEENS.split("|")]
-_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-_BELOW_100 = rf"(?:(?:{_TENS})(?:[- ](?:{_ONES}))?|{_TEENS}|{_ONES}|zero)"
-_BELOW_1000 = rf"(?:(?:{_ONES}) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100})"
-_SPELLED = re.compile(rf"{_BELOW_1000}(?: (?:thousand|million|billion)(?:,?(?: and)? {_BELOW_1000})?)*", re.IGNORECASE)
+_POWER_OF_TEN = re.compile(r"\A([-+]?)10\s*\^\s*(?:\{\s*)?(-?[0-9]{1,3})(?:\s*\})?\Z")
 _GLOSS = re.compile(r"\s+\(([^()]{1,80})\)\Z")
 _THAT_IS = re.compile(r"\A(?:(?:or|i\.?e\.?,?|that is,?|which is|equals|exactly|in words:?|\\approx)\s+)+")
 _E_NOTATION = re.compile(r"(?<=[0-9.])[eE]\+?(-?[0-9]{1,3})\Z")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_WORD = r"[A-Za-z][A-Za-z'’-]*"
-_PART = rf"(?:(?:\\mu\s?|μ)?{_WORD}|\\Omega)(?:\s?\^\s?\{{?-?[0-9]\}}?)?"
-_JOIN = r"(?:\s*(?:[/*]|\\cdot(?![A-Za-z]))\s*|\s+)"
+_WORD = r"[A-Za-z](?:[A-Za-z'’-]|\.(?=\s?[A-Za-z]))*"
+_PART = rf"(?:(?:\\mu\s?|μ)?{_WORD}|[kM]?(?:\\Omega|Ω))(?:\s?\^\s?\{{?-?[0-9]\}}?)?"
+_JOIN = r"(?:\s*(?:[/*]|\\cdot(?![A-Za-z]))\s*\(?|\s+)"
 _UNIT = re.compile(
     rf"(?<=[0-9}}.)i%])(?:\s*/\s*|\s+|\s*\\cdot\s+)\(?({_PART}(?:{_JOIN}{_PART}){{0,3}})\)?\Z"
     rf"|(?<=[0-9}}.)i%])\s*\\frac\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\Z"
 )
-_UNIT_AFTER_SCALE = re.compile(rf"(?<=illion|undred|ousand)\s+({_WORD})\Z")
+_UNIT_AFTER_SCALE = re.compile(rf"(?<=illion|undred|ousand|.dozen)\s+({_WORD})\Z")
 _GLUED_UNIT = re.compile(
     r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s)(?:\^\{?[23]\}?)?)\Z"
 )
@@ -84,15 +81,15 @@ _NO_UNITS = frozenset(
         "instead rather and or but if unless except without either maybe perhaps possibly versus vs then "
         "else because however though is was are were be been being has have had do does did will would could should "
         "might may must "
-        "equals means makes gives becomes to out another in cup cap infty"
+        "equals means makes gives becomes to out another in infty"
     )
 ) - {"in"}
 # Other words of one or two letters are variables.
 _SHORT = (
-    "a an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm mu nm of on oz pt qt s sq t yd yo yr"
+    "a an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nm of on oz pt qt s sq t yd yo yr"
 )
 _SHORT_WORDS = frozenset(_LETTERS.findall(_SHORT))
-_SYMBOLS = frozenset(["L", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
+_SYMBOLS = frozenset(["L", "Rs", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
 _SI = frozenset(["m", "s", "kg", "g", "mol", "rad", "cm", *"ACFHJKNSTVW"])
 """Symbols that a letter may be a variable beside, except in a product with another of them."""
 _UNITS_OF_ONE_KIND = (
@@ -149,8 +146,6 @@ def read_number(text: str) -> Number | None:
     text = _POWER_OF_TEN.sub(r"\g<1>1e\2", _TEN.sub(r"e\1", text.rstrip("% ")))
     if len(text) > MAX_NUMBER_CHARS:
         return None
-    if (spelled := _spelled(text)) is not None:
-        return Number(Fraction(spelled), unit=unit)
     text = _ungrouped(text)
     if match := _WHOLE_NUMBER.fullmatch(text):
         return _decimal(match, percent, unit)
@@ -165,25 +160,10 @@ def read_number(text: str) -> Number | None:
 def _ungrouped(text: str) -> str:
     """Take the marks between groups of digits away: ``1,234``, ``1,23,456``, ``1'234``, ``1 234``, ``1.234,50``."""
     if match := _GROUPED.fullmatch(text):
-        return re.sub("[', ]", "", match["whole"]) + match["rest"]
+        return re.sub("[', _]", "", match["whole"]) + match["rest"]
     if match := _GROUPED_WITH_COMMA.fullmatch(text):
         return re.sub("['. ]", "", match["whole"]) + "." + (match["places"] or "")
     return text
-
-
-def _spelled(text: str) -> int | None:
-    """Return the value of a number in words, below a trillion."""
-    if not _SPELLED.fullmatch(text):
-        return None
-    total = current = 0
-    for word in _LETTERS.findall(text.casefold()):
-        if word in _SCALES and word != "hundred":
-            total, current = total + current * 10 ** _SCALES[word], 0
-        elif word == "hundred":
-            current *= 100
-        elif word != "and":
-            current += NUMBER_WORDS.index(word) if word in NUMBER_WORDS else 20 + 10 * _TENS.split("|").index(word)
-    return total + current
 
 
 def _glossed(text: str, gloss: str) -> Number | None:
@@ -192,6 +172,8 @@ def _glossed(text: str, gloss: str) -> Number | None:
     if number and (again := read_number(remark)):
         return number if same_number(number, again) else None
     plain = not any(character.isdigit() for character in gloss)
+    if number and not plain and (value := evaluate(remark)) is not None:
+        return number if abs(value - number.value) < TOLERANCE else None
     return number if plain and _NO_UNITS.isdisjoint(_LETTERS.findall(gloss.lower())) else None
 
 
@@ -203,9 +185,10 @@ def in_tex(number: str) -> str:
 def read_comma_decimal(text: str) -> Number | None:
     """Read ``2,74`` as the decimal that it is in much of Europe; None for an integer and any other text."""
     text, _ = split_unit(text)
-    if not _COMMA_DECIMAL.fullmatch(text) or _GROUPED.fullmatch(text):
+    digits = _COMMA_DECIMAL.match(text)
+    if not digits or _GROUPED.fullmatch(digits.group()):
         return None
-    number = read_number(text.replace(",", "."))
+    number = read_number(text.replace(",", ".", 1))
     return number if number and number.value.denominator > 1 else None
 
 
@@ -218,7 +201,7 @@ def split_unit(text: str) -> tuple[str, str]:
     match = _UNIT.search(text) or _GLUED_UNIT.search(text)
     if not match:
         return text, ""
-    unit = " ".join(filter(None, match.groups())).replace(r"\cdot", "*")
+    unit = " ".join(filter(None, match.groups())).replace(r"\cdot", "*").replace(".", "")
     if _LETTERS.findall(unit.lower())[0] in _SCALES and (after := _UNIT_AFTER_SCALE.search(text)):
         match, unit = after, after[1]
     words, spellings = _LETTERS.findall(unit.lower()), _ANY_LETTERS.findall(unit)
@@ -273,17 +256,26 @@ def _is_rounded(rounded: Number, exact: Number, difference: Fraction) -> bool:
 
 
 def _decimal(match: re.Match[str], percent: bool, unit: str) -> Number | None:
-    power = int(match["power"] or 0) + _SCALES.get(match["scale"] or "", 0)
+    power = int(match["power"] or 0)
     if abs(power) > MAX_EXPONENT:
         return None
-    value = Fraction(match["value"]) * Fraction(10) ** power
+    scale = _SCALES.get(match["scale"] or "", 1)
+    value = Fraction(match["value"])
+    if power or scale > 1:
+        value *= Fraction(10) ** power * scale
     whole, _, behind = match["value"].partition(".")
     digits = len((whole + behind).lstrip("0"))
-    return Number(-value if match["sign"] == "-" else value, max(0, len(behind) - power), digits, percent, unit)
+    return Number(
+        -value if match["sign"] == "-" else value,
+        max(0, len(behind) - power - len(str(scale)) + 1),
+        digits,
+        percent,
+        unit,
+    )
 
 
 def _repeating(match: re.Match[str]) -> Fraction:
-    fixed, cycle = match["fixed"], match["cycle"] or match["digit"]
+    fixed, cycle = match["fixed"] or match["start"] or "", match["cycle"] or match["digit"] or match["seen"]
     shift = Fraction(10) ** len(fixed)
     value: Fraction = Fraction(int((match["whole"] or "0") + fixed)) + Fraction(int(cycle), 10 ** len(cycle) - 1)
     return -value / shift if match["sign"] == "-" else value / shift

@@ -7,7 +7,9 @@ from collections import deque
 
 from lightning_pspo.grading.last_number import last_formula, last_match, last_number, numbers
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
+from lightning_pspo.grading.structure import is_without_points
+from lightning_pspo.grading.words import in_digits
 
 _MARK = r"(?:\*\*|__|[#*_]){0,4}"
 _STATED = re.compile(
@@ -33,7 +35,9 @@ _MATHS = re.compile(
 )
 _JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
 _PERCENT = re.compile(r"\s{0,3}(?:\\?%|percent)")
-_SENTENCE_END = re.compile(r"(?<=[^.])[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*")
+_SENTENCE_END = re.compile(
+    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|i\.e|e\.g))[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
+)
 _LEADING = re.compile(
     r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
 )
@@ -79,7 +83,10 @@ _NO_ANSWER = re.compile(
     r"we|then|since|because|by|let|if|to|what|how)\b"
 )
 _MAX_WORDS = 4
-_LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b[A-Za-z]{3,}")
+_LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b(?!(?:and|mod)\b)[A-Za-z]{3,}")
+_HAS_DIGIT = re.compile("[0-9]")
+_CONCLUDES = re.compile(r"\W*(?:So|Thus|Therefore|Hence|Finally|Altogether|In (?:total|all))\b")
+_DENIES = re.compile(r"\b(?:no|not|never|nobody|neither|nor|none|cannot)\b|n't\b", re.IGNORECASE)
 
 
 def stated(text: str, *, cut: bool = False) -> str | None:
@@ -102,12 +109,19 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     if maths := _MATHS.match(text):
         return _joined_maths(text, maths)
     end = _SENTENCE_END.search(text)
+    if not _HAS_DIGIT.search(text, 0, end.start() if end else len(text)):
+        text = in_digits(text[: end.start()]) + text[end.start() :] if end else in_digits(text)
+        end = _SENTENCE_END.search(text)
     raw = (text[: end.start()] if end else text).strip(" \t*_")
     sentence = raw.strip(" :")
     if not any(character.isalnum() for character in sentence):
         return None
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
-    words = _LONG_WORDS.findall(cleaned)
+    words = (
+        []
+        if is_without_points(cleaned)
+        else _LONG_WORDS.findall(cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0])
+    )
     if word := _YES_OR_NO.match(sentence):
         return word[1]
     if read_number(cleaned) or not words:
@@ -115,7 +129,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
             "=" in sentence and _EQUATIONS_FOLLOW.match(text) and not read_number(cleaned.rpartition("=")[2].strip())
         )
         return last_number(text.partition("\n\n")[0]) if derived else sentence
-    if not re.search("[0-9]", cleaned):
+    if not _HAS_DIGIT.search(cleaned):
         return sentence if len(words) <= _MAX_WORDS and raw[-1] != ":" and not _NO_ANSWER.match(sentence) else None
     if sentence.lower().startswith("not "):
         return None
@@ -140,6 +154,10 @@ def concluded(text: str) -> str | None:
     sentence = _SENTENCE.split(text.rstrip()[-_MAX_STATEMENT_CHARS:].rpartition("\n")[2])[-1].strip(" \t*_")
     if _TEX.search(sentence):
         return None
+    if not _HAS_DIGIT.search(sentence) and (_CONCLUDES.match(sentence) or not _HAS_DIGIT.search(text)):
+        sentence = in_digits(sentence)
+        is_said = len(numbers(sentence)) == 1 and not _DENIES.search(sentence) and _CLAUSE.match(sentence)
+        return last_number(sentence) if is_said else None
     equals = last_match(_EQUALS, sentence)
     if not equals:
         number = _behind_verb(sentence, "")
@@ -147,7 +165,7 @@ def concluded(text: str) -> str | None:
         return _plain(number) if number and _ENDS.match(rest) and not _RESULT_IN_TAIL.search(rest) else None
     number = _LEADING.match(sentence, equals.end())
     left = sentence[: equals.start()].rpartition("=")[2]
-    if not number or not re.search("[0-9]", left) or not _OPERATOR.search(left):
+    if not number or not _HAS_DIGIT.search(left) or not _OPERATOR.search(left):
         return None
     rest = sentence[number.end() :]
     return None if _RESULT.search(rest) or _NO_RESULT.search(rest) else _plain(number)
@@ -186,7 +204,7 @@ def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:
     verb = _CLAUSE.match(sentence, step.end() if step else 0)
     number = _LEADING.match(sentence, verb.end()) if verb else None
     rest = sentence[number.end() :] if number else ""
-    if not number or re.search("[0-9]", following) or _RESULT.search(rest):
+    if not number or _HAS_DIGIT.search(following) or _RESULT.search(rest):
         return None
     return None if _GOES_ON.search(_SUBORDINATE.split(rest)[0]) else number
 

@@ -26,12 +26,18 @@ _CASES = re.compile(
 )
 _DIAGONAL = re.compile(r"\\?diag\s?\(([^()]*)\)")
 _IF = re.compile(r"\A(?:,|if|for|when|\s)+(?![A-Za-z])")
-_REALS = r"(?:\\mathbb\s?\{?\s?R\s?\}?|R|(?:all )?real numbers)"
+_REALS = r"(?:\\mathbb\s?\{?\s?R\s?\}?|\{?R\}?|(?:all )?real(?:s| numbers)|\(-\s?\\infty\s?,\s?\+?\s?\\infty\s?\))"
 _HOLES = re.compile(
     rf"(?:x\s?\\in\s*)?{_REALS}\s*(?:\\setminus(?![A-Za-z])|[\\-](?=\s*\\\{{)|except(?: for)?)"
     rf"|(?:\\\{{\s*)?(?:x(?:\s?\\in\s*{_REALS})?\s*(?:\||:|,|\\mid(?![A-Za-z])))?\s*x\s?\\ne(?![A-Za-z])"
 )
-_UNEQUAL = re.compile(r"x\s?\\ne(?![A-Za-z])")
+_UNEQUAL = re.compile(r"x\s?(?:\\ne(?![A-Za-z])|=)")
+_INTERVAL = re.compile(r"(?:x\s?\\in\s*)?[(\[][^()\[\]]+,[^()\[\]]+[)\]]\s*(?:\Z|\\cup|U)")
+_BUILDER = re.compile(rf"\\?\{{\s*[a-z](?:\s?\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![A-Za-z]))\s*(.*?)\s*\\?\}}")
+_ORDER = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
+_TURNED = {">": "<", r"\ge": r"\le"}
+_OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee)(?![A-Za-z])")
+_ALSO = re.compile(r",\s*|\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge)(?![A-Za-z])")
 _ROW_ENDS = re.compile(r"\\\\|\\cr(?![A-Za-z])")
 _MAX_DEPTH = 20  # a text whose brackets are nested deeper is one answer
 
@@ -80,24 +86,60 @@ def split_collection(text: str) -> Collection | None:
     return Collection(opening, items, closing) if opening or len(items) > 1 else None
 
 
-def without_holes(left: str, right: str) -> tuple[str, str]:
-    """Spell the real numbers without some as a union of intervals where the other text is one."""
-    if r"\cup" in right:
-        return _as_union(left), right
-    return (left, _as_union(right)) if r"\cup" in left else (left, right)
+def as_intervals(left: str, right: str) -> tuple[str, str]:
+    r"""Spell inequalities, and the real numbers without some, as intervals where the other text is one, or such, too.
+
+    >>> as_intervals(r"x \le 2", r"(-\infty, 2]")[0], as_intervals(r"x \ne 1", r"(-\infty,1)\cup(1,\infty)")[0]
+    ('(-\\infty,2]', '(-\\infty,1)\\cup (1,\\infty)')
+    """
+    holes = _HOLES.match(left) and _HOLES.match(right)
+    if holes or _INTERVAL.match(right):
+        left = _as_union(left)
+    return left, _as_union(right) if holes or _INTERVAL.match(left) else right
+
+
+def is_without_points(text: str) -> bool:
+    """Whether a text is the real numbers without some."""
+    return bool(_HOLES.match(text))
 
 
 def _as_union(text: str) -> str:
+    if match := _BUILDER.fullmatch(text):
+        text = match[1]
     if not (match := _HOLES.match(text)):
-        return text
+        return text if _INTERVAL.match(text) else _from_inequalities(text) or text
     points = text[match.end() :].strip().removeprefix(r"\{").removesuffix(r"\}").strip()
     items = [_UNEQUAL.sub("", item).strip() for item in split_top(_AND.sub(", ", points), (",",))]
+    items = [sign + item.removeprefix(r"\pm").strip() for item in items for sign in ("", "-")[: 1 + (r"\pm" in item)]]
     values = [evaluate(item) for item in items]
     if None in values or any(value.imag for value in values if value):
         return text
     ordered = sorted(range(len(items)), key=lambda index: (values[index] or 0j).real)
     ends = [r"-\infty", *(items[index] for index in ordered), r"\infty"]
     return r"\cup ".join(f"({low},{high})" for low, high in pairwise(ends))
+
+
+def _from_inequalities(text: str) -> str:
+    """Return the union of intervals that inequalities of one letter describe, such as ``x < 1 or 2 <= x < 3``."""
+    intervals: list[str] = []
+    for part in _OR.split(text):
+        low, high = r"(-\infty", r"\infty)"
+        for relation in _ALSO.split(part):
+            sides = [side.strip() for side in _ORDER.split(relation)]
+            if sides[1:2] in ([">"], [r"\ge"]):
+                sides = [_TURNED.get(side, side) for side in sides[::-1]]
+            names = [index for index in range(0, len(sides), 2) if len(sides[index]) == 1 and sides[index].isalpha()]
+            ends = [side for index, side in enumerate(sides[::2]) if 2 * index not in names]
+            if len(names) != 1 or len(sides) not in (3, 5) or not {*sides[1::2]} <= {"<", r"\le"}:
+                return ""
+            if not all(evaluate(end) is not None or end.endswith(r"\infty") for end in ends):
+                return ""
+            if names[0] >= 2:
+                low = ("(" if sides[names[0] - 1] == "<" else "[") + sides[names[0] - 2]
+            if names[0] + 2 < len(sides):
+                high = sides[names[0] + 2] + (")" if sides[names[0] + 1] == "<" else "]")
+        intervals.append(f"{low},{high}")
+    return r"\cup ".join(intervals)
 
 
 def split_top(text: str, separators: tuple[str, ...]) -> list[str]:

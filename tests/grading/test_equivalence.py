@@ -35,8 +35,18 @@ matrix: \begin{pmatrix} 1 & 1/2 \\ 0 & 3 \end{pmatrix} ~ \begin{bmatrix}1&0.5\\0
 base: 1101_2 ~ 1101_{2} | 1101 ~ 1101_2
 choice: (D) ~ D | \text{(D)} ~ D | D. 17 ~ D | Option D ~ D
 text: monday ~ \text{Monday} | Yes. ~ yes | 3:15 p.m. ~ 3:15 PM | 15:40 ~ 3:40 pm | 3:40 ~ 3:40:00
-    T-shirt ~ t shirt
-modulus: n \equiv 5 \pmod{7} ~ 5
+    T-shirt ~ t shirt | Monday! ~ Monday | "Monday" ~ Monday | 03:40 ~ 3:40 | 3:40 o'clock ~ 3:40
+interval of inequalities: 1 < x \le 2 ~ (1, 2] | x < -1 or x > 3 ~ (-\infty, -1) \cup (3, \infty)
+    \{x \mid x \ge 2\} ~ [2, \infty) | x > 1 \text{ and } x \le 2 ~ (1, 2]
+    ]1, 2] ~ (1, 2] | [0, +\infty[ ~ [0, \infty)
+all but some: \mathbb{R} - \{0\} ~ (-\infty, 0) \cup (0, \infty) | x \ne \pm 1 ~ \mathbb{R}\setminus\{-1, 1\}
+    \text{all reals except } x = 0 ~ x \ne 0 | (-\infty, \infty) \setminus \{0\} ~ x \ne 0
+sentence: \text{She has } 42 \text{ apples left.} ~ 42 | \text{Therefore, } 42 ~ 42 | \text{She has twelve apples} ~ 12
+    a remainder of 7 ~ 7 | $10k ~ 10000 | 12, i.e. twelve ~ 12 | 42 (6*7) ~ 42 | 42 (=6*7) ~ 42
+decoration: **42** apples ~ 42 | <b>42</b> ~ 42 | \Large 42 ~ 42 | \SI{42}{m} ~ 42 | 42 {\rm m} ~ 42
+    42\;\blacksquare ~ 42 | 42 :) ~ 42 | 42... ~ 42 | \texttt{42} ~ 42 | \hspace{1em}42 ~ 42
+    \frac{\sqrt{2}}{2 ~ \frac{\sqrt2}{2}
+modulus: n \equiv 5 \pmod{7} ~ 5 | n = 5 mod 7 ~ 5 | x ≡ -2 (mod 7) ~ n \equiv 5 \pmod{7} | 5 ~ 5 \pmod{7}
 code: [1, 2] ~ 1, 2 | [(3, 4), (1, 2)] ~ (1, 2), (3, 4) | [5] ~ 5 | {-1, 2} ~ \{2, -1\} | 2*sqrt(3) ~ 2\sqrt{3}
     sqrt(2*(x + 1))/3 ~ \frac{\sqrt{2x+2}}{3} | 7*sin(pi*x/5) + 1 ~ 1 + 7\sin\left(\frac{\pi}{5} x\right)
     exp(-2*x)*cos(3*x) ~ e^{-2x}\cos 3x | Rational(1, 2) ~ 0.5 | -oo ~ -\infty | I ~ i | 1 + 2*I ~ 2i + 1
@@ -55,7 +65,7 @@ system: \begin{cases} x = 1 \\ y = 2 \end{cases} ~ y = 2, x = 1
     \begin{cases} x & \text{if } x>0 \\ -x & \text{if } x<0 \end{cases} ~ \begin{cases} x,& x>0 \\ -x,& x<0 \end{cases}
 vector: \begin{pmatrix} 1 \\\frac12 \end{pmatrix} ~ (1, 0.5) | [1, 2] ~ \begin{pmatrix} 1 & 2 \end{pmatrix}
     \operatorname{diag}(2, 3) ~ \begin{pmatrix} 2 & 0 \\ 0 & 3 \end{pmatrix}
-ratio: 2:4:6 ~ 1:2:3 | 6 : 3 ~ 2:1
+ratio: 2:4:6 ~ 1:2:3 | 6 : 3 ~ 2:1 | three to four ~ 3:4 | 3/4 ~ 3:4
 named quantity: \frac{q_0}{\sqrt{2CL}} ~ I_{\max} = \frac{q_{0}}{\sqrt{2 L C}} | 0 ~ a_{-1} = 0
     \Phi(x, y) = \frac{x}{2y} + \frac{1}{2y} ~ \Phi (x,y)=\frac{x+1}{2y} | \boxed{y=\sqrt{2}} ~ \sqrt2
 label: Savings: 550 gallons ~ 550
@@ -75,7 +85,8 @@ derivation: \begin{aligned} 2x &= 18 \\ x &= 9. \end{aligned} ~ 9
 colour: \textcolor{blue}{42} ~ 42 | \color{red}{5} ~ 5 | \underline{5} ~ 5
 box: 5 ~ \fbox{5} | (B) ~ \fbox{(B)} | \boxed 5 ~ 5 | 5 ~ \fbox 5 | x + 1 ~ \fbox{$x+1$}
 name behind: 2 ~ 2 = x | \frac{1}{2} = y ~ 0.5 | 2 = x ~ x = 2
-number word: five ~ 5 | Twelve. ~ 12 | \text{zero} ~ 0
+number word: five ~ 5 | twenty-one apples ~ 21 | two dozen eggs ~ 24 | one half ~ 1/2 | minus five ~ -5
+    one, two ~ 1, 2 | Twelve. ~ 12 | \text{zero} ~ 0
 transposed tuple: (11/10, 1/2)^{\mathsf T} ~ \begin{pmatrix} 1.1 \\ 0.5 \end{pmatrix}
     (1, 2)^T ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
 equal left side: \frac{dN}{dt} = \frac{3N^6}{c^2} ~ \frac{dN}{dt} = \frac{3}{c^{2}} N^{6} | 3x = 6 ~ 3x = 6.0
@@ -92,7 +103,8 @@ power: 2^{10} ~ 20 | 10^{6} ~ 10^5 | 2^{90} ~ 2^{90}+1 | \frac{1}{60!} ~ \frac{1
 polynomial: x+1 ~ x-1 | 2x ~ 2 | x^2 ~ y^2 | (x+1)^2 ~ x^2+1 | 5m ~ 5
 list: 1, 2 ~ 1, 3 | 1, 2 ~ 1 | 1 ~ 1, 2 | 2, 2, 3 ~ 2, 3, 3 | 1, 2, ... ~ 1, 2
 tuple: (1, 2) ~ (2, 1) | (1, 2) ~ (1, 2, 3) | (1, 2) ~ 1 | (1, 234) ~ 1234 | 32, 349 ~ 32349
-interval: [1, 2] ~ (1, 2) | [1, 2) ~ [1, 2] | (1, 2) ~ (1, 3) | 1, 2 ~ [1, 2]
+interval: [1, 2] ~ (1, 2) | 1, 2 ~ (1, 2] | 1 \le x \le 2 ~ (1, 2] | x < 2 ~ [2, \infty) | a ~ (-\infty, \infty)
+    [1, 2) ~ [1, 2] | (1, 2) ~ (1, 3) | 1, 2 ~ [1, 2]
 union: (0,1) \cup (2,3) ~ (0,1) | (0,1) \cup (2,3) ~ (0,1) \cup (2,4)
 set: \{1, 2\} ~ \{1, 3\} | \{1\} ~ \{1, 2\} | \{1, 2\} ~ (1, 2)
 plus or minus: \pm 4 ~ 4 | 4 ~ \pm 4 | 1 \pm \sqrt2 ~ 1 \pm \sqrt3
@@ -110,6 +122,9 @@ vector: (1, 2) ~ \begin{pmatrix} 1 & 2 \end{pmatrix} | (1, 2) ~ \begin{pmatrix} 
 ratio: 1:3 ~ 1:4 | 3:30 ~ 2:20 | 1:2 ~ 1:2:3
 synonyms: True ~ No | label: none ~ 5
 lower-case variable: x ~ X | a + b ~ A + B
+modulus: x \equiv 5 \pmod{8} ~ x \equiv 5 \pmod{7} | 6 \pmod{7} ~ 5 \pmod{7} | x \not\equiv 5 \pmod{7} ~ 5
+    5 \pmod{7} + 1 ~ 5
+number word: twelve ~ 20 | half of 42 ~ 42 | twenty-one ~ 20 | two thirds ~ 2 | twelve hundred ~ 12 | one of them ~ 1
 base: 1101_2 ~ 1101_3 | 1101_2 ~ 1100_2
 choice: A ~ B | (A) ~ (B) | A + B ~ A | A, B ~ A | (c) 42 ~ (b) | (a) 5 ~ b
 yes or no with a reason: No, it is even ~ Yes | True, False ~ True | Yes, it is 5 ~ 5

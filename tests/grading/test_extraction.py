@@ -21,7 +21,11 @@ last_number: only \boxed{1 => 1 | 16 - 3 = 13 eggs, 1,300.50 grams. => 1,300.50 
     90^{\circ} => 90 | x = - 7 => -7 | x: - 7 => -7 | (- 7) => -7 | - 7 => -7 | it is - $7 => -7 | 3 - 7 => 7
     x - 7 => 7 | 3 apples - 7 => 7 | (3) - 7 => 7 | She pays ₹1,23,456 in all. => 1,23,456
     That makes CHF 12'345. => 12'345 | In all €1.234,50. => 1.234,50 | So n is 7 (mod 11). => 7 | It is ٤٢. => 42
-    It takes 2½ cups. => 2 1/2 | That is 5. I hope the answer is correct. => 5
+    She has 1 234 apples. => 1 234 | In week 1 234 apples were sold. => 234 | She pays 7,25. => 7,25 | x = -0,5 => -0,5
+    She has twelve apples. => 12 | Tom has 5 and gets 7. So he has twelve. => 12 | It takes one and a half hours. => 3/2
+    It is 5. There are two ways to see this. => 5 | So 5 is one of them. => 5
+    So x is minus 5. => -5 | It is 3×10⁸. => 3×10⁸
+    It is 4, not 5. => 4 | It takes 2½ cups. => 2 1/2 | That is 5. I hope the answer is correct. => 5
     He keeps $400 000 - $282 000 = $118 000. => 118 000 | It costs $5 + $6 = $11. => 11
     It costs $5 and 3 days later $6. => 6 | There are 5 divisors of $n$. => 5
     <think>so \boxed{1}</think>It is 2. => 2 | so it costs $\$15$ => 15 | the ratio is 3:4. => 3:4
@@ -31,7 +35,10 @@ last_formula: about $\frac{3}{4}$ => \frac{3}{4} | Hence $x = \frac{\sqrt{3}}{2}
     The maximum of the 5 is $\sqrt{3}.$ => \sqrt{3}. | The roots are $x = 2$ and $x = -3$. => x = 2, x = -3
     The sum is $12,\!000,\!085$. => 12,\!000,\!085 | The points are $(1, 2)$ and $(3, 4)$. => (1, 2), (3, 4)
     so $a = 3$ and $b = 4$ => a = 3, b = 4 | The 5th letter is $k$. => k
-stated: The answer is 12. => 12 | So the final answer is: $\frac{2}{7}$. That took 3 steps. => \frac{2}{7}
+stated: The answer is 12. => 12 | The answer is 1, 2, and 3. => 1, 2, and 3 | The answer is Rs. 500. => Rs. 500
+    The answer is that she has twelve apples. => 12 | The answer is \pi/2 rad. => \pi/2 rad
+    The answer is all reals except 0. => all reals except 0
+    So the final answer is: $\frac{2}{7}$. That took 3 steps. => \frac{2}{7}
     **Answer:** She pays $72 in all. => 72 | <answer>3/4</answer> 5 => 3/4
     The answer is Tuesday. There are 7 days. => Tuesday | The correct answer is (C) since 5 > 3. => (C)
     the answer is 18 dollars a day for 3 eggs => 18 | The answer is 2 * 9 = 18 dollars => 18
@@ -71,6 +78,8 @@ def extracted():
         ("#### 7\n####", ("7", "hash")),  # an empty last line is no answer
         (r"\boxed{3}" + "\n#### 4", ("4", "hash")),
         ("no idea", (None, "none")),
+        ("She had twelve apples and gave three away.", (None, "none")),
+        ("The answer is not 42.", (None, "none")),
         ("", (None, "none")),
         ("x^{5}", (None, "none")),
         (r"\sqrt{2}", (None, "none")),

@@ -1,0 +1,63 @@
+"""Number words of English in digits: ``twenty-one``, ``two thirds``, ``one and a half``."""
+
+from __future__ import annotations
+
+import re
+
+NUMBER_WORDS = re.findall(
+    "[a-z]+",
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen",
+)
+_TENS = re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety")
+_PARTS = re.findall("[a-z]+", "half halve third quarter fourth fifth sixth seventh eighth ninth tenth")
+_SIZES = (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+
+_ONES, _SMALL, _SCALE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "|".join(_SCALES)
+_BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL}))"
+_BELOW_1000 = rf"(?:(?:{_ONES}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_SCALE})))"
+_INTEGER = rf"(?:[0-9]{1, 9}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_SCALE})(?:,?(?: and)? {_BELOW_1000})?)*)"
+_NUMBER = re.compile(
+    rf"(?i)(?<![\w\\'’-])(?<!\bno )(?<!\b(?:the|any) )(?<!\b(?:this|that|each|next|last) )"
+    rf"(?:(?P<count>a|{_SMALL})[- ](?P<part>{'|'.join(_PARTS)})s?(?![\w'’-]| to\b| time)"
+    rf"|(?P<integer>{_INTEGER})(?:(?P<half> and (?:a|one)[- ]half)| point(?P<places>(?: (?:{_SMALL}))+))?"
+    r"(?![\w'’]|-[a-z]|(?<=one)\s+(?:of|can|could|must|may|might|should|would|way|more|another|by)\b))"
+)
+_MINUS = re.compile(r"(?i)(?:\A|(?<=\bis )|(?<=\bbe )|(?<=equals ))minus (?=[0-9])|\bnegative (?=[0-9])")
+_ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|half|hundred|dozen|third|quarter|{_SCALE}|{'|'.join(_TENS)}")
+
+
+def in_digits(text: str) -> str:
+    """Write the number words of a text in digits.
+
+    >>> in_digits("twenty-one apples and one and a half pears"), in_digits("two thirds of it, a dozen more")
+    ('21 apples and 3/2 pears', '2/3 of it, 1 dozen more')
+    """
+    return _MINUS.sub("-", _NUMBER.sub(_in_digits, text)) if _ANY.search(text) else text
+
+
+def _in_digits(number: re.Match[str]) -> str:
+    if part := number["part"]:
+        return f"{_value(number['count'])}/{_SIZES[_PARTS.index(part.lower())]}"
+    value = _value(number["integer"])
+    if number["half"]:
+        return f"{2 * value + 1}/2"
+    if number["places"]:
+        return f"{value}.{''.join(str(_value(word)) for word in number['places'].split())}"
+    return str(value)
+
+
+def _value(words: str) -> int:
+    """Return the value of an integer in words, below a trillion."""
+    total = current = 0
+    for word in re.findall("[a-z]+|[0-9]+", words.lower()):
+        if word in _SCALES:
+            total, current = total + current * _SCALES[word], 0
+        elif word == "hundred":
+            current *= 100
+        elif word in _TENS:
+            current += 20 + 10 * _TENS.index(word)
+        elif word != "and":
+            current += 1 if word == "a" else int(word) if word.isdigit() else NUMBER_WORDS.index(word)
+    return total + current
