@@ -131,7 +131,7 @@ class RunSummary(Callback):
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the measurement before training, if it covered every problem."""
-        if trainer.num_sanity_val_steps == math.inf:
+        if trainer.num_sanity_val_steps == math.inf and pl_module.results:
             self._before = self._measurement(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

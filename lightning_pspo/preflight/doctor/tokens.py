@@ -33,7 +33,9 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
         text = f"the end-of-sequence ids {outside} lie outside the vocabulary of {policy.vocab_size}."
         yield error("eos", text, f"{_EOS} and config.json")
     else:
-        yield fine("eos", f"completions end at {names}.")
+        stops = next((len(rows[0].stop_ids) for rows in subject.rows.values() if rows), 0)
+        more = f", and after solved examples at {stops} tokens that end a line or a paragraph" if stops else ""
+        yield fine("eos", f"completions end at {names}{more}.")
     configured = policy.pretrained.generation_config.eos_token_id
     if tokenizer.eos_token_id not in (configured if isinstance(configured, list) else [configured]):
         yield note(
