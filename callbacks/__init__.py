@@ -1,6 +1,6 @@
 """Lightning callbacks of lightning_pspo: what is measured, shown, saved and written while the trainer runs.
 
-Every one is named in YAML by its class path, such as ``RewardLogger``.
+Every one is named in YAML by its class path, such as ``RunSummary``.
 """
 
 from .completion_table import CompletionTable
@@ -9,7 +9,6 @@ from .evaluation_report import EvaluationReport
 from .judge_eval import JudgeEval
 from .live_samples import LiveSamples
 from .preemption import Preemption
-from .reward_logger import RewardLogger
 from .rollout_checkpoint import RolloutCheckpoint
 from .rollout_ledger import RolloutLedger
 from .rollout_progress_bar import RolloutProgressBar
@@ -27,7 +26,6 @@ __all__ = [
     "JudgeEval",
     "LiveSamples",
     "Preemption",
-    "RewardLogger",
     "RolloutCheckpoint",
     "RolloutLedger",
     "RolloutProgressBar",

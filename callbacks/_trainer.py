@@ -8,13 +8,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.training.loop_counters import finished_rollouts as finished_rollouts
 
 _NAME_BYTES = 200  # file systems allow 255, and others are written beside a file under longer names
-
-
-def finished_rollouts(trainer: Trainer) -> int:
-    """Return how many rollouts the run has finished, over restarts; in ``on_train_batch_end`` this one included."""
-    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
 def root_folder(trainer: Trainer) -> Path:

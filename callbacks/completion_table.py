@@ -58,7 +58,7 @@ class CompletionTable(Callback):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("completions", _markdown(rows), trainer.global_step)
+                logger.experiment.add_text("completions", _markdown(rows), rollout)
 
 
 def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:

@@ -229,7 +229,7 @@ class JudgeEval(Callback):
         values = {f"judge/{evaluation.source}/{name}": value for name, value in evaluation.metrics().items()}
         values["judge/rollout"] = float(evaluation.rollout)
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics(values, step=finished_rollouts(trainer))
 
     def _stop(self, trainer: Trainer, why: str | None) -> None:
         """End judging; without a reason, unfinished items stay to be asked again."""

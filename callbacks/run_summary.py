@@ -20,15 +20,14 @@ from lightning_pspo.types import EvaluationOutput
 
 from ._summary_figures import before_after_table, draw_curves, examples_table
 from ._trainer import check_file_name, finished_rollouts, is_trial, root_folder, validate_now
-from .reward_logger import RewardLogger
 
 CURVES = {
     "reward": "train/reward",
     "accuracy": "train/accuracy",
     "length": "completion/length_tokens",
-    "ratio_p01": "ratio/p01",
-    "ratio_p99": "ratio/p99",
-    "ratio_max": "ratio/max",
+    "ratio_p01": "trust/ratio_p01",
+    "ratio_p99": "trust/ratio_p99",
+    "ratio_max": "trust/ratio_max",
 }
 _Measurement = dict[str, Any]
 
@@ -49,7 +48,7 @@ class RunSummary(Callback):
         examples: Number of problems, the first of the source, whose completions are shown side by side, at least 0.
 
     Raises:
-        InputError: `RewardLogger` is missing, or the source is not evaluated.
+        InputError: The source is not evaluated.
     """
 
     def __init__(
@@ -86,13 +85,6 @@ class RunSummary(Callback):
         self._before = state_dict["before"]
         self._curves = state_dict["curves"]
         self._earlier_seconds = state_dict["seconds"]
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that the curves will be there."""
-        untyped: Any = trainer  # a connector sets `callbacks`; mypy does not know it
-        earlier = untyped.callbacks[: untyped.callbacks.index(self)]
-        if stage == "fit" and not any(isinstance(callback, RewardLogger) for callback in earlier):
-            raise InputError("RunSummary needs RewardLogger before it in `trainer.callbacks`: add it, or move it up.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

@@ -1,32 +1,25 @@
-"""Reports how far the updates of a rollout moved the policy, and the effect of the surrogate."""
+"""Sums up how far the updates of a run moved the policy, and the effect of the surrogate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
-from torch import Tensor
 
-from lightning_pspo.objective.trust_region import TrustRegion, TrustRegionSums, divergence
-from lightning_pspo.training.passes import StepOutput, Update
+from lightning_pspo.objective.trust_region import TrustRegionSums
+from lightning_pspo.training.passes import StepOutput
 
 _NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, that no training run would notice
 
 
 class TrustRegionReport(Callback):
-    """Logs the trust region of every rollout, over all updates and ranks, and sums the run up in one line at its end.
-
-    ``trust/``: ``ratio_p01``, ``ratio_p99``, ``ratio_max`` at the surrogate's ratio level; ``would_clip``,
-    ``retained``, ``effective_share`` (see `TrustRegion`); ``kl_update_<i>``, KL(old || new) in nats per token at any
-    ratio level, before the step of the rollout's i-th update: the first is 0; ``grad_norm_max``, over the updates,
-    before clipping; ``clip_bound_share``, share of updates whose gradient norm ``max_grad_norm`` cut. Values measured
-    on tokens are nan without one, because Lightning repeats the last value of a key that is missing.
+    """Says in one line, at the end of a run, how far the updates moved the policy and what the surrogate did to them.
 
     Tokens are those that entered a backward pass, counted in each update. The sums of the run are kept over restarts.
+    ``PSPOModule`` itself logs the numbers of every rollout, as ``trust/`` (docs/metrics.md).
     """
 
     reads_rollouts = True
@@ -54,22 +47,13 @@ class TrustRegionReport(Callback):
         self._run = dict(state_dict)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        """Sum over ranks, log, and add to the run. Every rank takes part."""
+        """Add the rollout to the run."""
         step: StepOutput = outputs
         module: Any = pl_module
-        norms = [float(update.grad_norm) for update in step["updates"]]
         limit = math.inf if module.max_grad_norm is None else module.max_grad_norm
-        bound = sum(norm > limit for norm in norms)
-        by_update, divergences = _over_ranks(trainer, step["updates"])
-        rollout = sum(by_update[1:], start=by_update[0])
-        region = TrustRegion.report(rollout)
-        names = ("ratio_p01", "ratio_p99", "ratio_max", "would_clip", "retained", "effective_share")
-        metrics = {f"trust/{name}": getattr(region, name) for name in names}
-        metrics |= {"trust/grad_norm_max": max(norms), "trust/clip_bound_share": bound / len(norms)}
-        metrics |= {f"trust/kl_update_{index}": kl for index, kl in enumerate(divergences, start=1)}
-        pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+        bound = sum(float(update.grad_norm) > limit for update in step["updates"])
         weight_at_one = float(module.surrogate.weight(torch.zeros(1, 1), torch.ones(1, 1)))  # importance sampling: 1
-        self._add(rollout, len(norms), bound, weight_at_one)
+        self._add(step["trust_region"], len(step["updates"]), bound, weight_at_one)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line, on rank zero."""
@@ -85,25 +69,6 @@ class TrustRegionReport(Callback):
             self._run[name] += value
         self._run["log_high"] = max(self._run["log_high"], high)
         self._run["log_low"] = max(self._run["log_low"], low)
-
-
-def _over_ranks(trainer: Trainer, updates: Sequence[Update]) -> tuple[list[TrustRegionSums], list[float]]:
-    """Return each update's sums and its divergence per token over all ranks, from two collectives for all of them."""
-
-    def reduce(values: Tensor, how: str) -> Tensor:
-        return values if trainer.world_size == 1 else torch.as_tensor(trainer.strategy.reduce(values, reduce_op=how))
-
-    parts = [update.trust_region for update in updates]
-    columns = (
-        [part.totals for part in parts],
-        [part.histogram for part in parts],
-        [divergence(update.log_ratio) for update in updates],  # of tokens: the sums above may be of rows' ratios
-    )
-    added = reduce(torch.cat([torch.stack(column) for column in columns], dim=1), "sum").cpu()  # (U, 7 + K + 2)
-    extremes = reduce(torch.stack([part.extremes for part in parts]), "max").cpu()  # (U, 2)
-    totals, histogram, pairs = torch.split(added, [column[0].numel() for column in columns], dim=1)
-    sums = [TrustRegionSums(*update) for update in zip(totals, histogram, extremes, strict=True)]
-    return sums, [total / tokens if tokens else math.nan for total, tokens in pairs.tolist()]
 
 
 def _verdict(run: dict[str, float], name: str) -> str:

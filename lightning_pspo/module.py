@@ -9,7 +9,9 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +30,24 @@ from lightning_pspo.objective.kl import KLSettings
 from lightning_pspo.objective.mismatch import Mismatch
 from lightning_pspo.objective.objective import Objective
 from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, Surrogate, TokenMean
-from lightning_pspo.objective.trust_region import mean_divergence
+from lightning_pspo.objective.trust_region import TrustRegionSums, mean_divergence
 from lightning_pspo.progress import advance, begin
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
+from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.memory import check_rollout_fits
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.non_finite import refusal_of_step
 from lightning_pspo.training.passes import Pass, StepOutput, Update
 from lightning_pspo.training.past_weights import PastWeights
 from lightning_pspo.training.phases import Phases, training_loader
+from lightning_pspo.training.rollout_metrics import rollout_metrics, trust_metrics
 from lightning_pspo.training.rules import Choices, objections, refuse
 from lightning_pspo.training.scoring import Scorer
 from lightning_pspo.training.settings import SamplingSettings
+from lightning_pspo.training.throughput import ModelSize, peak_tflops
 from lightning_pspo.types import PromptBatch, Rollout
 
 
@@ -140,6 +145,7 @@ class PSPOModule(TrainableModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> StepOutput:
         """Run one iteration: collect a rollout, then update the policy on it."""
+        begun = time.perf_counter()
         self.phases = Phases(self.phases.listeners)
         self._optimizer().zero_grad(set_to_none=True)  # no gradient is held while sampling
         self._set_alpha()
@@ -155,9 +161,15 @@ class PSPOModule(TrainableModule):
             ]
         if self.alpha_controller is not None:
             self.alpha_controller.observe(mean_divergence(updates[-1].log_ratio, self._reduce))
-        loss = self._log_updates(updates)
-        self._log_rollout(rollout, mini_batches)
-        return {"loss": loss, "rollout": rollout, "updates": tuple(updates), "seconds": self.phases}
+        loss, trust_region = self._log_updates(updates)
+        self._log_rollout(rollout, mini_batches, seconds=self.phases | {"iteration": time.perf_counter() - begun})
+        return {
+            "loss": loss,
+            "rollout": rollout,
+            "updates": tuple(updates),
+            "trust_region": trust_region,
+            "seconds": self.phases,
+        }
 
     def collect(self, prompts: PromptBatch) -> tuple[Rollout, list[MiniBatch]]:
         """Sample, verify and reward G completions of each prompt; prepare the updates."""
@@ -244,26 +256,57 @@ class PSPOModule(TrainableModule):
         if self.surrogate.alpha is not None:
             self.log("train/alpha", self.surrogate.alpha)
 
-    def _log_updates(self, updates: list[Update]) -> Tensor:
-        """Log the means over the iteration's updates; return the mean loss over all ranks, ()."""
+    def _log_updates(self, updates: list[Update]) -> tuple[Tensor, TrustRegionSums]:
+        """Log the iteration's updates; return their mean loss, (), and what they did, over all ranks."""
         loss = self._reduce(torch.stack([update.loss for update in updates]), "sum").mean()
+        trust, trust_region = trust_metrics(updates, self.max_grad_norm, self._reduce)
         values: dict[str, Tensor | float] = {
             "train/loss": loss,
             "train/grad_norm": torch.stack([update.grad_norm for update in updates]).mean(),
-            "step": float(self.global_step),  # the loggers' x axis: optimiser steps, not batches
+            "train/optimizer_steps": float(self.global_step),
+            "step": float(finished_rollouts(self.trainer)),  # the loggers' x axis
         }
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
-        return loss
+        self.log_dict(values | trust, on_step=True, on_epoch=False, batch_size=1)
+        return loss, trust_region
 
-    def _log_rollout(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> None:
-        """Log the entropy of the policy that sampled, in nats per token, and an engine's distance from it."""
-        surprise, tokens = self._reduce(self.scorer.entropy(rollout, mini_batches), "sum").tolist()
-        values: dict[str, float] = {"train/entropy": surprise / tokens if tokens else float("nan")}
+    def _log_rollout(self, rollout: Rollout, mini_batches: list[MiniBatch], seconds: dict[str, float]) -> None:
+        """Log the rollout, and an engine's distance from the policy that is trained."""
+        surprise, tokens = self.scorer.entropy(rollout, mini_batches).tolist()
+        values = rollout_metrics(
+            rollout,
+            seconds=seconds,
+            tokens_and_surprise=(tokens, surprise),
+            flops=self._flops(rollout, mini_batches),
+            reduce=self._reduce,
+        )
+        peak = peak_tflops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
+        if peak is not None and "throughput/tflops" in values:
+            values["throughput/mfu"] = values["throughput/tflops"] / peak
         mismatch = self.scorer.mismatch(rollout, mini_batches, self.objective)
         if mismatch is not None:
             report = vars(Mismatch.report(mismatch.reduced(self._reduce)))
             values |= {f"mismatch/{name}": value for name, value in report.items()}
+        shown = {name: values.pop(name) for name in ("train/reward", "train/accuracy")}
+        self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+
+    @cached_property
+    def _model_size(self) -> ModelSize | None:
+        return ModelSize.of(self.policy.pretrained.skeleton())
+
+    def _flops(self, rollout: Rollout, mini_batches: list[MiniBatch]) -> float:
+        """Return the floating-point operations of this rank's part of an iteration, 0 if they are not known."""
+        if self._model_size is None:
+            return 0.0
+        scored = 1.0 if self.past_weights.staleness else 1.0 - 1.0 / len(mini_batches)  # for the old log-probs
+        reference = float(self.objective.kl.coef > 0.0)
+        return self._model_size.flops(
+            rollout,
+            mini_batches,
+            forward=self.updates_per_rollout + scored + reference,
+            backward=self.updates_per_rollout * (2.0 if self.policy.lora is None else 1.0),
+            share_prompts=self.policy.share_prompts,
+        )
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.objective.surrogates import Aggregation, TokenMean
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.defaults import built
+from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.phases import Phases, training_loader
 from lightning_pspo.types import Completions, Problem, PromptBatch, inputs_of
@@ -77,7 +78,8 @@ class SupervisedModule(TrainableModule):
             "train/perplexity": (negative_logprobs / tokens).exp(),
             "train/tokens": tokens,
             "train/grad_norm": grad_norm,
-            "step": float(self.global_step),
+            "train/optimizer_steps": float(self.global_step),
+            "step": float(finished_rollouts(self.trainer)),  # the loggers' x axis: batches
         }
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
         return {"loss": loss, "seconds": self.phases}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning_pspo.callbacks import RewardLogger, RolloutCheckpoint
+from lightning_pspo.callbacks import TrustRegionReport, RolloutCheckpoint
 from torch import Tensor
 
 from lightning_pspo.checkpoints.store import checkpoint_folder
@@ -111,8 +111,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_model: Path, tmp_path: Path)
 
 
 def test_what_it_refuses(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="RewardLogger"):
-        fit(tiny_model, write(tmp_path), callbacks=(RewardLogger(),))
+    with pytest.raises(InputError, match="TrustRegionReport"):
+        fit(tiny_model, write(tmp_path), callbacks=(TrustRegionReport(),))
     with pytest.raises(InputError, match="'solutions-2' has none"):
         fit(tiny_model, write(tmp_path, ("1", None, "3", "4")))
     with pytest.raises(InputError, match="must have at most"):

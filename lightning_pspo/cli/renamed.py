@@ -44,3 +44,6 @@ ELSEWHERE: dict[str, str] = {
     "seed": "seed_everything",
 }
 """Last part of a name in TRL or verl -> full name here."""
+
+REMOVED = {"RewardLogger": "the module logs rewards itself; remove this entry"}
+"""Class of an earlier version -> what to do."""

@@ -21,6 +21,7 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, Sampling, keyed_uniforms
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.checks import check_trainer
+from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.settings import EvaluationSettings, SamplingSettings
 from lightning_pspo.types import Completions, EvaluationOutput, Problem, PromptBatch, Sample
 
@@ -269,7 +270,7 @@ class SamplingModule(pl.LightningModule):
             for source, by_temperature in self._metrics.items()
         }
         self._metrics = {}
-        self.log("step", float(self.global_step), sync_dist=True)
+        self.log("step", float(finished_rollouts(self.trainer)), sync_dist=True)  # the loggers' x axis
         for source, results in self.results.items():
             for temperature, result in results.items():
                 suffix = "" if temperature == self.evaluation.temperatures[0] else f"@t{temperature:g}"

@@ -49,6 +49,7 @@ class TrustRegion:
     """How far the policy went and how much of the gradient the surrogate let through. nan without tokens."""
 
     tokens: int  # number of tokens, M
+    ratio_mean: float  # of expectation 1
     ratio_min: float
     # Ratio that a hundredth of the tokens does not exceed; quantiles are exact to half a percent of log r.
     ratio_p01: float
@@ -71,12 +72,13 @@ class TrustRegion:
         """Return the numbers of ``sums``."""
         count, would_clip, weighted, plain, ratios, squares, kl = sums.totals.tolist()
         if count == 0.0:
-            return cls(0, *[math.nan] * 9)
+            return cls(0, *[math.nan] * 10)
         high, low = sums.extremes.tolist()
         middle = [min(max(value, -low), high) for value in _quantiles(sums.histogram, (0.01, 0.5, 0.99))]
         ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max = (math.exp(value) for value in (-low, *middle, high))
         return cls(
             int(count),
+            ratios / count,
             ratio_min,
             ratio_p01,
             ratio_p50,

@@ -10,7 +10,6 @@ from lightning_pspo.report.arms import Arm, seed
 from lightning_pspo.report.charts import number, percent
 from lightning_pspo.report.curves import finite
 from lightning_pspo.report.runs import TrainingRun, pair
-from lightning_pspo.report.series import steps_per_rollout
 
 
 class ArmSummary:
@@ -24,7 +23,7 @@ class ArmSummary:
         self.tokens = " → ".join(number(length) for length in lengths if length is not None)
         self.seconds = self.mean("seconds")
         self.planned = finite(arm.runs[0].setting("data.num_rollouts"))
-        self.seeds = f"{len(arm.runs)} ({', '.join(seed(run) for run in arm.runs)})"
+        self.seeds = f"{len(arm.runs)} seed{'s'[: len(arm.runs) - 1]}: {', '.join(seed(run) for run in arm.runs)}"
 
     def values(self, name: str) -> list[float]:
         """Return a figure of each run that has it."""
@@ -97,9 +96,8 @@ def finished(run: TrainingRun) -> float | None:
     count = finite(run.summary.get("rollouts"))
     if count is not None:
         return count
-    scale = steps_per_rollout([run])
-    ends = [steps[-1] for key, (steps, _) in run.curves.items() if not key.startswith("val/")]
-    return max(ends) / scale[id(run)] if scale and ends else None
+    ends = [rollouts[-1] for key, (rollouts, _) in run.curves.items() if not key.startswith("val/")]
+    return max(ends) if run.steps_per_rollout and ends else None
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from lightning_pspo.report.arms import Arm
 from lightning_pspo.report.charts import FORMATS, Chart, NamedLine, Plan, Whisker
 from lightning_pspo.report.curves import finite
 from lightning_pspo.report.runs import pair
-from lightning_pspo.report.series import BUCKETS, arm_line, steps_per_rollout
+from lightning_pspo.report.series import BUCKETS, arm_line
 
 MAX_OTHERS = 24
 """Charts of log keys that have no place of their own."""
@@ -66,9 +66,10 @@ class Panels:
 
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = arms
-        self.scale = steps_per_rollout([run for arm in arms for run in arm.runs])
-        self.x_name = "optimiser step" if self.scale is None else "rollout"
-        self.keys = sorted({key for arm in arms for run in arm.runs for key in run.curves})
+        runs = [run for arm in arms for run in arm.runs if run.curves]
+        self.by_step = any(run.steps_per_rollout is None for run in runs)
+        self.x_name = "optimiser step" if self.by_step else "rollout"
+        self.keys = sorted({key for run in runs for key in run.curves})
         self._used: set[str] = set()
         self._count = 0
         self._bucket = 1
@@ -138,7 +139,9 @@ class Panels:
             base, _, temperature = name.partition("@")
             if not head.startswith("val/") or base != measure:
                 continue
-            at = f", temperature {temperature[1:]}" if temperature.startswith("t") else ""
+            runs = [run for arm in self.arms for run in arm.runs if key in run.curves]
+            measured = {temperature[1:] or run.validation_temperature for run in runs} - {None}
+            at = f", temperature {' or '.join(sorted(map(str, measured)))}" if measured else ""
             unit = ("share correct" if percent else "mean, tokens") + at
             plans.append(Plan(f"{title}: {head[4:]}", (key,), unit, format="percent" if percent else "number"))
         return self._charts(plans, markers=True, draw_constant=True)
@@ -173,7 +176,7 @@ class Panels:
         self._used |= set(keys)
         for key in keys:
             for arm in self.arms:
-                line = arm_line(arm, key, self.scale)
+                line = arm_line(arm, key, by_step=self.by_step)
                 if line is not None:
                     part = key.rpartition("_")[2] if len(keys) > 1 else ""
                     yield NamedLine(arm.number, f"{arm.name} {part}".strip(), line)
@@ -187,8 +190,7 @@ class Panels:
             measured = finite(run.summary.get("temperature"))
             if others or measured is None or f"{measured:g}" != temperature or run.summary.get("source") != source:
                 continue
-            steps = 1 if self.scale is not None else (steps_per_rollout([run]) or {}).get(id(run), 0)
-            end = (finite(run.summary.get("rollouts")) or 0.0) * steps
+            end = (finite(run.summary.get("rollouts")) or 0.0) * ((run.steps_per_rollout or 0) if self.by_step else 1)
             for x, when in ((0.0, "before"), (end, "after")):
                 value = finite(run.summary.get(f"accuracy_{when}"))
                 low, high = pair(run.summary.get(f"interval_{when}"))

@@ -15,9 +15,10 @@ import numpy as np
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, read_yaml
-from lightning_pspo.report.curves import Curves, finite, read_curves
+from lightning_pspo.report.curves import Curves, by_rollout, finite, read_versions, stitch
 
 SAMPLES_KEPT = 6  # training completions at either end of a run
+_MAX_STEPS = 1_000_000  # of a rollout, to be credible
 _MAX_BYTES = 64 << 20  # of a JSON document
 _MARKS = ("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints")
 _Read = TypeVar("_Read")
@@ -50,6 +51,7 @@ class TrainingRun:
     judge: Sequence[Mapping[str, Any]] = ()  # rows of ``judgements.jsonl``
     judge_summary: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what is missing, damaged or odd, as sentences
+    steps_per_rollout: int | None = None  # optimiser steps; None where the curves are by steps, not by rollouts
 
     def setting(self, name: str, default: Any = None) -> Any:
         """Return a setting by its dotted name, ``default`` if it is not known."""
@@ -79,7 +81,10 @@ def read_run(path: Path) -> TrainingRun:
     _check_is_run(path)
     run = TrainingRun(path)
     run.config = _read_config(run)
-    run.curves = _attempt(run, lambda: read_curves(path), {}, "logs")
+    versions, run.steps_per_rollout = by_rollout(
+        _attempt(run, lambda: read_versions(path), [], "logs"), _steps_per_rollout(run)
+    )
+    run.curves = stitch(versions)
     run.summary = _read_json(run, path / "summary.json")
     run.evaluations = _read_evaluations(run)
     run.training = _read_lines(run, path / "completions.jsonl", SAMPLES_KEPT)
@@ -94,6 +99,13 @@ def read_run(path: Path) -> TrainingRun:
     if not run.summary and not (path / "summary.json").exists():
         run.notes.append("no summary.json: it was stopped, has not ended, or ran without RunSummary.")
     return run
+
+
+def _steps_per_rollout(run: TrainingRun) -> int | None:
+    """Return the optimiser steps of a rollout by the run's settings."""
+    updates, parts = run.setting("model.updates_per_rollout"), run.setting("model.minibatches_per_rollout", 1)
+    known = isinstance(updates, int) and isinstance(parts, int) and 0 < updates * parts <= _MAX_STEPS
+    return updates * parts if known else None
 
 
 def with_measurement_before(run: TrainingRun) -> Curves:

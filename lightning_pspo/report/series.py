@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pspo.report.arms import Arm
-from lightning_pspo.report.runs import TrainingRun
 
 BUCKETS = 200
 """Most points of a line; a longer curve is averaged in as many stretches of equal length."""
 
-_MAX_STEPS = 1_000_000  # of a rollout, to be credible
 _Array = NDArray[np.float64]
 
 
@@ -39,32 +37,16 @@ class Line:
         return list(zip(self.x.tolist(), self.mean.tolist(), strict=True))
 
 
-def steps_per_rollout(runs: Sequence[TrainingRun]) -> dict[int, int] | None:
-    """Return ``id(run)`` -> optimiser steps of a rollout; None if one is unknown, or a step falls between rollouts."""
-    scale: dict[int, int] = {}
-    for run in runs:
-        updates, parts = run.setting("model.updates_per_rollout"), run.setting("model.minibatches_per_rollout", 1)
-        if not run.curves:
-            continue
-        if not isinstance(updates, int) or not isinstance(parts, int) or not 0 < updates * parts <= _MAX_STEPS:
-            return None
-        each = updates * parts
-        if any((steps % each != 0).any() for steps, _ in run.curves.values()):
-            return None
-        scale[id(run)] = each
-    return scale
-
-
-def arm_line(arm: Arm, key: str, scale: dict[int, int] | None) -> Line | None:
-    """Return an arm's curve of a log key, None if no run has it.
+def arm_line(arm: Arm, key: str, *, by_step: bool) -> Line | None:
+    """Return an arm's curve of a log key, by optimiser steps or by rollouts; None if no run has it.
 
     Runs are averaged where at least one has a value; how far each has come may differ.
     """
     curves = []
     for run in arm.runs:
         if key in run.curves:
-            steps, values = run.curves[key]
-            curves.append((steps / (1 if scale is None else scale[id(run)]), values))
+            x, values = run.curves[key]
+            curves.append((x * (run.steps_per_rollout or 1) if by_step else x, values))
     return combine(curves) if curves else None
 
 

@@ -27,7 +27,7 @@ CELLS = "cells"
 CONFIG = "cell.yaml"
 DONE = "done.json"
 _CALLBACKS = "lightning_pspo.callbacks"
-_NEEDED = ("RewardLogger", "TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts")
+_NEEDED = ("TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts")
 _LEFT_OUT = (  # what only a person would look at, or repeats what the cell's files say
     *("RolloutProgressBar", "LiveSamples", "ValidationLine", "CompletionTable", "RolloutLedger", "CompletionWriter"),
     *("EvaluationReport", "RunSummary", "RunReport"),

@@ -10,6 +10,11 @@ _ROLLOUTS = "epoch_loop.batch_progress"
 _VALIDATION = "epoch_loop.val_loop.batch_progress"
 
 
+def finished_rollouts(trainer: Trainer) -> int:
+    """Return how many rollouts the run has finished, over restarts; while one is collected and used, its number."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
 def put_after_rollout(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     """Write the loops' counters as they are right after the last rollout.
 

@@ -58,11 +58,12 @@ class Update:
 class StepOutput(TypedDict):
     """What ``PSPOModule.training_step`` returns; callbacks receive it as ``outputs`` in ``on_train_batch_end``.
 
-    ``loss`` is the mean over the iteration's updates and over all ranks. ``seconds`` has the wall time of each phase:
-    ``rollout``, ``reward``, ``old_logprobs``, ``update``.
+    ``loss`` is the mean over the iteration's updates and over all ranks, ``trust_region`` the sum. ``seconds`` has the
+    wall time of each phase: ``rollout``, ``reward``, ``old_logprobs``, ``update``.
     """
 
     loss: Tensor
     rollout: Rollout
     updates: tuple[Update, ...]
+    trust_region: TrustRegionSums
     seconds: dict[str, float]

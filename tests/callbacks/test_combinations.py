@@ -42,7 +42,7 @@ def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_pat
     main(command(root, *more))
     assert [rollout_of(path) for path in find_checkpoints(root / "checkpoints")] == [1, 2, 3]
     saved = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-    assert [re.search(r"step=(\d)", path.name)[1] for path in saved] == ["2", "4", "6"]  # type: ignore[index]
+    assert [re.search(r"step=(\d)", path.name)[1] for path in saved] == ["1", "2", "3"]  # type: ignore[index]
     main(command(tmp_path / "again", f"--ckpt_path={saved[0]}"))
     assert same_weights(tmp_path / "again", root, 3)
 

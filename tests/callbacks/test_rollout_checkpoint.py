@@ -154,7 +154,7 @@ def test_a_last_measurement_that_is_made_up_for_forgets_no_best(command: TinyRun
     root = tmp_path / "run"
     root.mkdir()
     more = [*flags("monitor=score keep_last=1"), "--trainer.num_sanity_val_steps=-1"]
-    more += ["--trainer.callbacks+=RewardLogger", "--trainer.callbacks+=RunSummary"]
+    more += ["--trainer.callbacks+=RunSummary"]
     for resumed in ((), ("--ckpt_path=last",)):  # the checkpoint of rollout 6 is of before its validation
         main(command(root, *more, *resumed))
         assert rollouts(root) == [4, 6]

@@ -65,7 +65,7 @@ def test_a_run_in_a_terminal(
     parts: list[str] = []
     reader = threading.Thread(target=lambda: parts.extend(iter(terminal.read, "")), daemon=True)
     reader.start()
-    callbacks = ["RewardLogger", "LiveSamples", "ValidationLine", "RunSummary"]
+    callbacks = ["LiveSamples", "ValidationLine", "RunSummary"]
     arguments = [*tiny_run(tmp_path / "run"), *(f"--trainer.callbacks+={name}" for name in callbacks)]
     arguments += ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}", "--data.overlap=warn"]
     arguments += ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]

@@ -22,7 +22,6 @@ def test_the_callback(tiny_run: Callable[..., list[str]], tmp_path: Path) -> Non
         tmp_path / "run",
         "--trainer.callbacks+=RunReport",
         f"--trainer.callbacks.others=[{other}]",
-        "--trainer.callbacks+=RewardLogger",
         "--trainer.callbacks+=CompletionTable",
         "--trainer.callbacks.every_n_rollouts=1",
     )
@@ -31,7 +30,7 @@ def test_the_callback(tiny_run: Callable[..., list[str]], tmp_path: Path) -> Non
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     words = plain(page)
     assert "2 runs" in words
-    assert re.search(r"run 1 \(0\) 3 –", words)  # one seed, which is 0; three rollouts
+    assert re.search(r"run 1 seed: 0 3 –", words)  # one seed, which is 0; three rollouts
     assert "Rollout 3" in words
     assert 'class="line c0 d0" data-arm="0" data-name="run"' in page
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_pspo.callbacks import RewardLogger, RolloutCheckpoint, RunSummary
+from lightning_pspo.callbacks import RolloutCheckpoint, RunSummary
 
 from lightning_pspo.errors import InputError
 from tests.support.hand_made import HandMade, fit
 
 
 def summary_parts() -> list:
-    return [RewardLogger(), RunSummary(source="held_out", examples=3), RolloutCheckpoint(every_n_rollouts=2)]
+    return [RunSummary(source="held_out", examples=3), RolloutCheckpoint(every_n_rollouts=2)]
 
 
 def summary_of(root: Path) -> dict:
@@ -54,7 +54,7 @@ def test_a_resumed_run_still_knows_what_was_before(tmp_path):
     last = torch.load(tmp_path / "checkpoints/rollout=000004.ckpt", weights_only=True)
     curves = last["callbacks"]["RunSummary"]["curves"]
     assert curves["rollout"] == [1, 2, 3, 4]
-    assert curves["ratio_p99"] == pytest.approx([1.5] * 4)
+    assert curves["ratio_p99"] == pytest.approx([1.5] * 4, rel=0.005)
 
 
 def test_a_measurement_lost_after_the_last_rollout_is_made_up_for(tmp_path):
@@ -89,17 +89,10 @@ def test_a_run_without_its_last_measurement_gets_no_summary(tmp_path):
 @pytest.mark.parametrize("settings", [{"num_sanity_val_steps": 2}, {"limit_val_batches": 0}])
 def test_a_run_without_a_first_measurement_says_so_and_gets_no_summary(tmp_path, settings):
     with pytest.warns(UserWarning, match="no summary.json: nothing was measured before training"):
-        fit(tmp_path, [RewardLogger(), RunSummary()], **settings)
+        fit(tmp_path, [RunSummary()], **settings)
     assert not (tmp_path / "summary.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        ([RewardLogger(), RunSummary(source="other")], r"one of \['held_out'\], got 'other'"),
-        ([RunSummary(source="held_out"), RewardLogger()], "RewardLogger before it"),
-    ],
-)
-def test_a_summary_that_could_not_be_made_is_refused_at_once(tmp_path, parts, message):
-    with pytest.raises(InputError, match=message):
-        fit(tmp_path, parts)
+def test_a_source_that_is_not_evaluated_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"one of \['held_out'\], got 'other'"):
+        fit(tmp_path, [RunSummary(source="other")])

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_pspo.callbacks import RolloutCheckpoint, TrustRegionReport
 
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate, Unclipped
+from lightning_pspo.objective.trust_region import measure
 from tests.support import hand_made
 
 Made = tuple[float, tuple[float, ...], float]  # gradient norm, ratios, their advantage
@@ -25,10 +26,9 @@ class HandMade(hand_made.HandMade):
         super().__init__()
         self.rollouts, self.surrogate, self.max_grad_norm = rollouts, surrogate, max_grad_norm
 
-    def training_step(self, batch, batch_idx):
+    def updates(self, batch_idx):
         made = self.rollouts[min(batch_idx, len(self.rollouts) - 1)]
-        updates = (hand_made.update(ratios, advantage, norm, self.surrogate) for norm, ratios, advantage in made)
-        return super().training_step(batch, batch_idx) | {"updates": tuple(updates)}
+        return tuple(hand_made.update(ratios, advantage, norm, self.surrogate) for norm, ratios, advantage in made)
 
 
 def fit(root: Path, module: HandMade, rollouts: int = 1, extra=(), **settings):
@@ -41,6 +41,7 @@ def fit(root: Path, module: HandMade, rollouts: int = 1, extra=(), **settings):
 
 # Four tokens: r = 1, 1 with |A| = 2 and r = 1.5, 0.5 with A = 1; Clip stops 1.5 only.
 EXPECTED = {
+    "trust/ratio_mean": 1.0,
     "trust/ratio_p01": 0.5,
     "trust/ratio_p99": 1.5,
     "trust/ratio_max": 1.5,
@@ -72,10 +73,11 @@ def test_every_rollout_is_logged_with_hand_computed_values(tmp_path, capsys):
 
 def test_the_divergence_is_that_of_tokens_at_the_sequence_level(tmp_path):
     class OfRows(HandMade):
-        def training_step(self, batch, batch_idx):
-            step = super().training_step(batch, batch_idx)
-            tokens = torch.tensor([2.0, 0.5]).log()  # the row's mean is 0
-            return step | {"updates": (dataclasses.replace(step["updates"][0], log_ratio=tokens),)}
+        def updates(self, batch_idx):
+            (update,) = super().updates(batch_idx)
+            rows, mask, tokens = torch.zeros(1, 2), torch.ones(1, 2) > 0, torch.tensor([[2.0, 0.5]]).log()
+            sums = measure(rows, torch.ones(1, 1), torch.ones(1, 2), mask, token_log_ratio=tokens)
+            return (dataclasses.replace(update, trust_region=sums),)
 
     (row,) = fit(tmp_path, OfRows([[FIRST]], Clip()))
     assert row["trust/ratio_max"] == 1.0
@@ -111,6 +113,7 @@ def test_values_are_those_of_all_ranks(tmp_path):
     # Two forked processes: "ddp" would start this test again, "ddp_spawn" could not find the class.
     (row, *_) = fit(tmp_path, OnTwoRanks([[FIRST, SECOND]], Clip()), 2, strategy="ddp_fork", devices=2)
     expected = EXPECTED | {
+        "trust/ratio_mean": 1.5,
         "trust/ratio_p99": 4.0,
         "trust/ratio_max": 4.0,
         "trust/would_clip": 1 / 6,

@@ -146,7 +146,7 @@ def test_a_refused_length_leaves_no_logs(refused: Refused) -> None:
         ),
         ("modell: {group_size: 4}", r"unknown setting `modell`; did you mean `model`\?"),
         ("model: {group_size: [", r"settings\.yaml, line 2, column 1: this is not YAML"),
-        ("trainer: {callbacks: [{class_path: RewardLoger}]}", r"did you mean `RewardLogger`"),
+        ("trainer: {callbacks: [{class_path: RunSumary}]}", r"did you mean `RunSummary`"),
     ],
 )
 def test_settings_in_a_file(refused: Refused, text: str, message: str) -> None:

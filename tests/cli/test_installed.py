@@ -132,13 +132,13 @@ def test_a_users_own_callbacks(run, tmp_path: Path, name: str) -> None:
     run("fit", "--config=quickstart", "--trainer.default_root_dir=run", *SMALL, *own)
     modules = (tmp_path / "out.txt").read_text().split()
     assert module in modules
-    assert "lightning_pspo.callbacks.reward_logger" in modules
+    assert "lightning_pspo.callbacks.run_summary" in modules
     assert (tmp_path / "run" / "config.yaml").is_file()
 
 
 PROGRAM = """
 from lightning.pytorch import Callback
-from lightning_pspo.callbacks import RewardLogger
+from lightning_pspo.callbacks import RunSummary
 from lightning_pspo.cli.main import main
 
 arguments = ["fit", "--config=quickstart", "--trainer.default_root_dir=run", *{settings}]

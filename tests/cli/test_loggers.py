@@ -86,7 +86,7 @@ def logged(root: Path, name: str) -> list[float]:
 def test_weights_and_biases_without_a_network(tmp_path: Path) -> None:
     root = run(tmp_path, "wandb")
     (kept,) = root.glob("logs/wandb/offline-run-*/run-*.wandb")
-    for name in (b"train/reward", b"val/held_out/accuracy", b"ratio/p99"):
+    for name in (b"train/reward", b"val/held_out/accuracy", b"trust/ratio_p99"):
         assert name in kept.read_bytes()
 
 

@@ -53,7 +53,7 @@ def test_against_plain_python(seed: int, scale: float) -> None:
 def test_at_ratio_one() -> None:
     zeros, ones = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     found = TrustRegion.report(sums_of(PSPO(alpha=0.25), zeros, torch.tensor([[1.0], [-2.0]]), ones))
-    expected = TrustRegion(6, 1.0, 1.0, 1.0, 1.0, 1.0, would_clip=0.0, retained=0.75, effective_share=1.0, kl=0.0)
+    expected = TrustRegion(6, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, would_clip=0.0, retained=0.75, effective_share=1.0, kl=0.0)
     assert found == expected
 
 

@@ -31,7 +31,7 @@ def test_all_variants_of_a_seed_come_before_the_next_seed(tmp_path: Path) -> Non
 def test_a_cell_writes_what_the_analysis_reads() -> None:
     trainer = as_cell(CONFIG)["trainer"]
     names = [entry["class_path"].rpartition(".")[2] for entry in trainer["callbacks"]]
-    assert names == ["RewardLogger", "TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts"]
+    assert names == ["TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts"]
     assert trainer["num_sanity_val_steps"] == -1
     assert CONFIG["trainer"]["callbacks"], "the settings given are left alone"
     assert as_cell(CONFIG)["data"]["date"], "a template must not see another day tomorrow"

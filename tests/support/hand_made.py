@@ -14,7 +14,9 @@ from lightning_pspo.grading import Grade, Verdict
 from lightning_pspo.objective.surrogates import Unclipped
 from lightning_pspo.objective.trust_region import measure
 from lightning_pspo.statistics import share_interval
+from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.passes import Update
+from lightning_pspo.training.rollout_metrics import rollout_metrics, trust_metrics
 from lightning_pspo.types import Completions, EvaluationOutput, Problem, PromptBatch, Rollout, Sample
 
 _UNCLIPPED = Unclipped()
@@ -69,6 +71,7 @@ class HandMade(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seed = 7
         self.group_size = 2
+        self.max_grad_norm = 1.0
         self.ratios = ratios
         self.crash_in = crash_in
         self.crash = RuntimeError("crash")
@@ -82,11 +85,30 @@ class HandMade(pl.LightningModule):
         loss = (self.weight - 1).square().sum()
         self.manual_backward(loss)
         optimizer.step()
-        updates = tuple(update(ratios) for ratios in self.ratios)
-        self.log_dict({"train/loss": loss, "step": float(self.global_step)}, on_step=True, on_epoch=False)
+        made, updates = rollout(batch, batch_idx + 1), self.updates(batch_idx)
         seconds = {"rollout": 2.0, "reward": 0.5, "old_logprobs": 0.25, "update": 1.0}
-        made = rollout(batch, batch_idx + 1)
-        return {"loss": loss.detach(), "rollout": made, "updates": updates, "seconds": seconds}
+        trust, trust_region = trust_metrics(updates, self.max_grad_norm, self.reduce)
+        metrics = rollout_metrics(
+            self.changed(made),
+            seconds=seconds | {"iteration": 4.0},
+            tokens_and_surprise=(4.0, 2.0),
+            flops=8e12,
+            reduce=self.reduce,
+        )
+        metrics |= trust | {"train/loss": float(loss.detach()), "step": float(finished_rollouts(self.trainer))}
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+        step = {"loss": loss.detach(), "rollout": made, "updates": updates, "seconds": seconds}
+        return step | {"trust_region": trust_region}
+
+    def updates(self, batch_idx):
+        return tuple(update(ratios) for ratios in self.ratios)
+
+    def changed(self, made):
+        """Return the rollout as a test wants it."""
+        return made
+
+    def reduce(self, values, how):
+        return values if self.trainer.world_size == 1 else self.trainer.strategy.reduce(values, reduce_op=how)
 
     def validation_step(self, batch, batch_idx):
         if self.crash_in == "validation" and not self.trainer.sanity_checking:

@@ -72,7 +72,7 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]], version: in
 
 
 def training_rows(rollouts: int, seed: int = 1, first: int = 1, gain: float = 1.0) -> list[dict[str, float]]:
-    """Return what RewardLogger and TrustRegionReport log, roughly, of rollouts with four optimiser steps each."""
+    """Return what a run of an earlier version logged, roughly, of rollouts with four optimiser steps each."""
     chance = random.Random(seed)
     rows: list[dict[str, float]] = []
     for rollout in range(first, rollouts + 1):

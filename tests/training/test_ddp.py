@@ -56,7 +56,6 @@ def arguments(
             root,
             "--trainer.logger=CSVLogger",
             "--trainer.logger.save_dir=logs",
-            "--trainer.callbacks+=RewardLogger",
             "--trainer.callbacks+=ddp_recorder.Recorder",
             "--model.updates_per_rollout=2",
             "--model.minibatches_per_rollout=2",

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
+from lightning_pspo.cli.renamed import REMOVED
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
 from lightning_pspo.errors import InputError
 
@@ -41,7 +42,7 @@ def classes_of(hint: Any) -> list[type]:
     for option in options_of(hint):
         if is_factory(option):
             classes += classes_of(get_args(option)[-1]) if get_args(option) else []
-        elif isinstance(option, type) and get_origin(option) is None and option not in _SCALARS:
+        elif isinstance(option, type) and get_origin(option) is None and option not in (Any, *_SCALARS):
             plain = issubclass(option, Enum | PurePath) or option.__module__ in ("datetime", "builtins")
             if not (plain or option.__module__.startswith("jsonargparse")):
                 classes.append(option)
@@ -101,6 +102,8 @@ def find_class(bases: Sequence[type], name: str, place: str) -> type | None:
     """
     known = known_classes(bases)
     kind = " or ".join(base.__name__ for base in bases)
+    if (why := REMOVED.get(name.removeprefix("lightning_pspo.").removeprefix("callbacks."))) is not None:
+        raise InputError(f"{place}: `{name}` no longer exists: {why}.")
     if "." not in name:
         by_name = {cls.__name__: cls for cls in [*known.values(), *bases]}
         if name not in by_name:

@@ -77,8 +77,8 @@ def names(text: str) -> list[str]:
         ("--data.val.a=JSOONL", "JSONL"),
         ("--data.val=JSONL", "--data.val.NAME JSONL"),
         ('--data.val={"a": {"class_path": "JSONL", "init_arg": {"path": "x"}}}', "--data.val.a.init_args"),
-        ("--trainer.callbacks+=RewardLoger", "RewardLogger"),
-        ("--trainer.callbacks+=callback.RewardLogger", "RewardLogger"),
+        ("--trainer.callbacks+=RunSumary", "RunSummary"),
+        ("--trainer.callbacks+=callback.RunSummary", "RunSummary"),
     ],
 )
 def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
@@ -129,6 +129,22 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         (["--model.kl={coeff: 1}"], ["unknown setting `--model.kl.coeff`; did you mean `--model.kl.coef`?"]),
         (["--model.kl_estimator=K1"], ["; did you mean `--model.kl.estimator`?"]),
         (["--model.qqqqqqqq=1"], ["unknown setting `--model.qqqqqqqq`; `--help` lists"]),
+        (["--model.evaluation.temperature=1"], ["did you mean `--model.evaluation.temperatures`?"]),
+        (["--model.optimizer=AdamW", "--model.optimizer.betas=0.9"], ["betas` must be a list such as [0, 1], got"]),
+        (["--model.optimizer.lr", "-1e-4"], ["`--model.optimizer.lr -1e-4` needs an equals sign"]),
+        (["--model.limits.micro_batch_tokens=none"], ["must be an integer, got 'none'; did you mean `null`?"]),
+        (["--model.policy.lora=true"], ["is a group of settings such as `--model.policy.lora.rank`, got 'true'."]),
+        (["--data.train.settings=many"], ["`--data.train.settings` must be a mapping, got 'many'."]),
+        (["--seed_everything=x"], ["`--seed_everything` must be an integer, got 'x'."]),
+        (["--trainer.logger=CSVLogger", "--trainer.logger.save_dri=x"], ["did you mean `--trainer.logger.save_dir`?"]),
+        (
+            ["--trainer.logger=TensorBoardLogger", "--trainer.logger.nam=x"],
+            [" of TensorBoardLogger; did you mean `--trainer.logger.name`?"],
+        ),
+        (
+            ["--trainer.logger=WandbLogger", "--trainer.logger.entity=x"],
+            ["what WandbLogger passes on is `--trainer.logger.dict_kwargs.entity`."],
+        ),
         (["--model.optimizer.lr=1e-x"], ["`--model.optimizer.lr` must be a number, got '1e-x'."]),
     ],
 )
@@ -156,8 +172,8 @@ def test_other_mistakes(message, slips: list[str], parts: list[str]) -> None:
             "model: {reward: {class_path: WeightedSum, init_args: {terms: {a: {class_path: Corectness}}}}}",
             "Correctness",
         ),
-        ("trainer: {callbacks: [{class_path: RewardLogger}, {class_path: RewardLoger}]}", "RewardLogger"),
-        ("trainer: {callbacks: [{class_path: callback.RewardLogger}]}", "RewardLogger"),
+        ("trainer: {callbacks: [{class_path: RunSummary}, {class_path: RunSumary}]}", "RunSummary"),
+        ("trainer: {callbacks: [{class_path: callback.RunSummary}]}", "RunSummary"),
         (
             "trainer: {callbacks+: [{class_path: CompletionTable, init_args: {every_n_rolouts: 1}}]}",
             ".every_n_rollouts",
@@ -238,10 +254,14 @@ def test_the_command_says_it(capsys: pytest.CaptureFixture[str], message, slip: 
     assert message(slip) != NOTHING
 
 
+def test_a_class_that_is_gone(message) -> None:
+    assert "`RewardLogger` no longer exists: the module logs" in message("--trainer.callbacks+=RewardLogger")
+
+
 def test_nothing_is_found_in_what_is_right(message) -> None:
     """So that the parser's own words are left where it knows more."""
     right = ["--config", QUICKSTART, "--model.surrogate", "Clip", "--model.surrogate.epsilon_low=0.1", "--print_config"]
-    more = ["--data.val.a=JSONL", "--data.val.a.path=x", "--trainer.callbacks+=RewardLogger", "--seed_everything=3"]
+    more = ["--data.val.a=JSONL", "--data.val.a.path=x", "--trainer.callbacks+=RunSummary", "--seed_everything=3"]
     more += ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--trainer.logger=false", "--trainer.devices=[0]"]
     assert message(*right, *more) == NOTHING
     for path in packaged_configs().values():
@@ -258,6 +278,14 @@ def test_nothing_is_found_in_what_is_right(message) -> None:
         ("trainer: {devices: x}", "`trainer` cannot be built with these settings: `devices`"),
         ("data: {train: {class_path: Procedural, init_args: {size: 1.5}}}", "PATH`data.train.init_args.size` must be "),
         ("model: {surrogate: null}", "`model.surrogate` must be a Surrogate, such as `"),
+        (
+            "model: {optimizer: {class_path: torch.optim.SGD, dict_kwargs: {momentun: 1}}}",
+            "`model.optimizer.dict_kwargs`: SGD takes no further arguments, got `momentun`; did you mean `momentum`?",
+        ),
+        (
+            "trainer: {logger: {class_path: TensorBoardLogger, init_args: {save_dir: x}, dict_kwargs: {flush_sec: 1}}}",
+            "unknown setting `trainer.logger.dict_kwargs.flush_sec` of TensorBoardLogger; did you mean `flush_secs`?",
+        ),
         (
             "model: {surrogate: {class_path: PSPO, init_args: {alpha: null}}}",
             "`model.surrogate.alpha` must be a number",
