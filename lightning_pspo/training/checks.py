@@ -51,6 +51,7 @@ _FIXED: dict[str, tuple[float | None, str]] = {
     "gradient_clip_val": (None, _CLIPS),
     "gradient_clip_algorithm": (None, _CLIPS),
     "accumulate_grad_batches": (1, _ACCUMULATES),
+    "check_val_every_n_epoch": (1, "an epoch is the run: `trainer.val_check_interval` counts rollouts"),
     "overfit_batches": (0, "give `data.train` a small `limit`, and `data.val` the same"),
 }
 
@@ -146,7 +147,8 @@ def take_defaults(trainer: Trainer) -> None:
 
 def check_fit(trainer: Trainer) -> None:
     """Refuse settings that would cut or repeat a run, that the loop cannot honour, or that forbid a backward pass."""
-    values: dict[str, Any] = {name: getattr(trainer, name, None) for name in (*_FIXED, *_LEAST, "val_check_interval")}
+    names = (*_FIXED, *_LEAST, "val_check_interval", "limit_train_batches")
+    values: dict[str, Any] = {name: getattr(trainer, name, None) for name in names}
     values["inference_mode"] = trainer.validate_loop.inference_mode
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         values["max_steps"] = -1  # its own
@@ -177,8 +179,9 @@ def refusals(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, minimum in _LEAST.items():
         if isinstance(value := trainer.get(name), int | float) and value < minimum:
             yield name, f"`trainer.{name}` must be at least {minimum}, got {value}."
-    if trainer.get("val_check_interval") == 0:
-        yield "val_check_interval", "`trainer.val_check_interval` must be greater than 0, got 0."
+    for name in ("val_check_interval", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            yield name, f"`trainer.{name}` must be greater than 0, got 0."
 
 
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:

@@ -54,6 +54,8 @@ def validated(fit: Fit, problem_file: Path) -> Fit:
         ({"num_sanity_val_steps": -7}, "`trainer.num_sanity_val_steps` must be at least -1, got -7", ""),
         ({"log_every_n_steps": 0}, "`trainer.log_every_n_steps` must be at least 1, got 0", ""),
         ({"val_check_interval": 0}, "`trainer.val_check_interval` must be greater than 0, got 0", ""),
+        ({"limit_train_batches": 0}, "`trainer.limit_train_batches` must be greater than 0, got 0", ""),
+        ({"check_val_every_n_epoch": 0}, "`trainer.check_val_every_n_epoch` must be 1", "val_check_interval"),
         ({"accumulate_grad_batches": 2}, "`trainer.accumulate_grad_batches` must be 1", "minibatches_per_rollout"),
         ({"overfit_batches": 1}, "`trainer.overfit_batches` must be 0", "`limit`"),
         (

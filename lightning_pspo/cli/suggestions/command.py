@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,8 @@ def _pairs(arguments: Sequence[str], settings: Settings) -> Iterator[tuple[str, 
                 settings.check(name.removeprefix("--"), ANY_VALUE, "--")  # a wrong name is the worse mistake
                 raise InputError(f"`{name}` needs a value.")
             value = waiting.pop(0)
+            if re.match(r"-(?!\d+$|\d*\.\d+$)", value):  # `-1e-4`, which argparse takes for a flag
+                raise InputError(f"`{name} {value}` needs an equals sign: `{name}={value}`.")
         yield name, value
 
 

@@ -1,14 +1,16 @@
-"""Settings that are null, or no group, although they must not be, which the parser lets pass."""
+"""What the parser lets pass: nulls and lone groups where they must not be, and stray further arguments of a class."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
 
-from lightning_pspo.cli.suggestions.classes import parameters, takes_null
+from lightning_pspo.cli.suggestions.classes import parameters, takes_any, takes_null
+from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
 from lightning_pspo.cli.suggestions.settings import expected, shown
 from lightning_pspo.errors import InputError
 
@@ -39,6 +41,10 @@ def refuse_nulls(config: Namespace, parser: Any) -> None:
     _check_objects(config, "")
 
 
+_PASSED_ON = {"WandbLogger": "wandb.init", "TensorBoardLogger": "torch.utils.tensorboard.SummaryWriter"}
+"""Class -> the function that its further arguments are for."""
+
+
 class _Absent:
     """Stands for a setting that is not in the configuration."""
 
@@ -51,9 +57,12 @@ def _check_objects(config: Any, place: str) -> None:
         return
     settings = vars(config) if isinstance(config, Namespace) else config
     path, arguments = settings.get("class_path"), settings.get("init_args")
+    if isinstance(path, str) and (further := settings.get("dict_kwargs")):
+        _check_further(path, further, f"{place}.dict_kwargs")
     if isinstance(path, str) and isinstance(arguments, Namespace):
         absent = [name for name, value in vars(arguments).items() if value is None]
-        hints = _hints(path) if absent else {}
+        cls = _imported(path) if absent else None
+        hints = parameters(cls) if isinstance(cls, type) else {}
         for name in absent:
             if name in hints and not takes_null(hints[name]):
                 raise InputError(f"`{place}.{name}` must be {expected(hints[name], None)}, got null.")
@@ -61,7 +70,27 @@ def _check_objects(config: Any, place: str) -> None:
         _check_objects(value, place if name == "init_args" else f"{place}.{name}" if place else name)
 
 
-def _hints(path: str) -> dict[str, Any]:
+def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
+    """Refuse arguments that a class neither takes nor passes on, as far as that is known."""
+    cls, names = _imported(path), list(further if isinstance(further, Mapping) else vars(further))
+    if not isinstance(cls, type):
+        return
+    known = [name for name in parameters(cls) if name != "params"]
+    if not takes_any(cls):
+        raise InputError(
+            f"`{place}`: {cls.__name__} takes no further arguments, got `{names[0]}`{suggestion(names[0], known)}"
+        )
+    try:
+        passed_on = inspect.signature(_imported(_PASSED_ON[cls.__name__])).parameters
+    except (KeyError, ImportError):  # unknown, or not installed
+        passed_on = {}
+    for name in names:
+        if name not in passed_on and (passed_on or nearest(name, known, 0.8)):
+            raise InputError(
+                f"unknown setting `{place}.{name}` of {cls.__name__}{suggestion(name, [*passed_on, *known])}"
+            )
+
+
+def _imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
-    cls = getattr(importlib.import_module(module), name)
-    return parameters(cls) if isinstance(cls, type) else {}
+    return getattr(importlib.import_module(module), name)

@@ -34,6 +34,7 @@ _KINDS = {
     str: "text",
     dict: "a mapping",
     list: "a list such as [0, 1]",
+    tuple: "a list such as [0, 1]",
 }
 ANY_VALUE = object()
 """Stands for a value that is not checked."""
@@ -179,6 +180,8 @@ class Settings:
     def _check_plain(self, place: str, hint: Any, value: Any) -> None:
         """Check a value that is neither a list nor a mapping, or stands where neither is expected."""
         options, accepted = options_of(hint), _accepts(hint, value)
+        if not accepted and takes_null(hint) and str(value).lower() == "none":
+            raise InputError(f"`{place}` must be {expected(hint, value)}, got {shown(value)}; did you mean `null`?")
         if not isinstance(value, str) or {int, float}.intersection(options):
             classes: list[type] = []
         else:
@@ -194,8 +197,14 @@ class Settings:
 
     def _choose(self, place: str, hint: Any, bases: list[type], name: str) -> type | None:
         """Note the class that is chosen for a setting."""
+        only = bases[0].__name__ if list(known_classes(bases).values()) == bases else name
+        if "." not in name and name != only:  # a group of settings, such as LoRA's
+            first = next(iter(parameters(bases[0])), "")
+            raise InputError(f"`{place}` is a group of settings such as `{place}.{first}`, got {shown(name)}.")
         cls = find_class(bases, name, f"`{place}`")
         key = _key(place)
+        for entry in [entry for entry in self.classes if entry.startswith(f"{key}[")]:
+            del self.classes[entry]  # it takes the place of the list
         if cls is None:
             self.classes.pop(key, None)
             if not _accepts(hint, name):
@@ -249,7 +258,7 @@ class Settings:
         elif moved := MOVED.get(f"{_key(place)}.{plain}"):
             dashes = "--" if place.startswith("--") else ""
             raise InputError(f"unknown setting `{place}.{name}` of {cls.__name__}; it is now `{dashes}{moved}`.")
-        elif not takes_any(cls):
+        else:
             other = (
                 "class_path"
                 if plain in _CLASS or nearest(plain, _SPEC[:1], 0.75)
@@ -259,6 +268,8 @@ class Settings:
             if other == "class_path" and not place.endswith(".init_args"):
                 choices.append(other)
             end = suggestion(other if other in choices else plain, [f"{place}.{choice}" for choice in choices])
+            if takes_any(cls) and "did you mean" not in end:
+                end = f"; what {cls.__name__} passes on is `{place.removesuffix('.init_args')}.dict_kwargs.{plain}`."
             raise InputError(f"unknown setting `{place}.{name}` of {cls.__name__}{end}")
 
     # -- names ---------------------------------------------------------------------------------------------------------
@@ -277,6 +288,9 @@ class Settings:
         same = [setting for setting in settings if setting.rpartition(".")[2] == parts[-1]]
         if parts[-1] in ELSEWHERE:
             return f"; did you mean `{dashes}{ELSEWHERE[parts[-1]]}`?"
+        siblings = [setting for setting in settings if setting.rpartition(".")[0] == ".".join(parts[:-1])]
+        if len(parts) > 1 and (close := nearest(name, siblings, 0.95)):  # `temperature` for `temperatures`
+            return f"; did you mean `{dashes}{close}`?"
         if same:
             return f"; did you mean `{dashes}{difflib.get_close_matches(name, same, 1, 0.0)[0]}`?"
         names = {part for setting in ["config", *settings] for part in _prefixes(setting)}
@@ -352,6 +366,8 @@ def expected(hint: Any, value: Any) -> str:
             choices += option.__members__
         kind = list if _is_list(option) else dict if _is_mapping(option) else get_origin(option) or option
         kinds += [_KINDS[kind]] if kind in _KINDS else []
+    if int in options_of(hint) and _KINDS[bool] in kinds:
+        kinds.remove(_KINDS[bool])  # a number of something, of which none and all have words of their own
     words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
     close = nearest(str(value), choices)
     for cls in classes_of(hint) if not (kinds or choices) else ():
