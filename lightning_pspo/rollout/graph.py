@@ -19,6 +19,7 @@ from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from lightning_pspo.errors import check_at_least
+from lightning_pspo.policy.cast_linears import CastLinear
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.nucleus import TOPS, outside_top
 from lightning_pspo.progress import advance
@@ -513,4 +514,7 @@ def _attending(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
-    return tuple(weight.data_ptr() for weight in model.parameters())
+    """Return where the weights are, and the copies that linear layers compute with."""
+    forwards = (vars(module).get("forward") for module in model.modules())
+    copies = [copy for forward in forwards if isinstance(forward, CastLinear) for copy in forward.copies]
+    return tuple(weight.data_ptr() for weight in (*model.parameters(), *copies))
