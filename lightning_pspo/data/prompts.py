@@ -7,20 +7,10 @@ import re
 from lightning_pspo.errors import InputError
 
 HASH_MARKER = "####"
-"""Stands before the final answer in GSM8K's solutions, and in what ``GSM8K_SYSTEM_PROMPT`` asks for."""
+"""Stands before the final answer in GSM8K's solutions."""
 
 BOXED_MARKER = r"\boxed"
-"""TeX command around the final answer in MATH's solutions, and in what ``MATH_SYSTEM_PROMPT`` asks for."""
-
-GSM8K_SYSTEM_PROMPT = (
-    "You solve maths word problems. Write down each step of the calculation in a short sentence. "
-    f"Then end with one last line that holds {HASH_MARKER}, a space and the final number only, as in: {HASH_MARKER} 12"
-)
-
-MATH_SYSTEM_PROMPT = (
-    "You solve mathematics problems. Write down the steps that lead to the result. "
-    f"Then end with the final answer in the form {BOXED_MARKER}{{answer}}."
-)
+"""TeX command around the final answer in MATH's solutions."""
 
 PLAIN_TEMPLATE = "{system}\n\nQuestion: {question}\nAnswer:"
 """For a tokenizer without a chat template."""

@@ -1,21 +1,12 @@
 import pytest
 
-from lightning_pspo.data.prompts import (
-    BOXED_MARKER,
-    GSM8K_SYSTEM_PROMPT,
-    HASH_MARKER,
-    MATH_SYSTEM_PROMPT,
-    check_template,
-    fill_template,
-)
+from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER, check_template, fill_template
 from lightning_pspo.grading import extract
 
 
 def test_markers_are_those_that_the_verifier_reads():
     assert extract(f"so\n{HASH_MARKER} 12") == ("12", "hash")
     assert extract(f"so {BOXED_MARKER}{{12}}") == ("12", "boxed")
-    assert f"{HASH_MARKER} 12" in GSM8K_SYSTEM_PROMPT
-    assert f"{BOXED_MARKER}{{answer}}" in MATH_SYSTEM_PROMPT
 
 
 @pytest.mark.parametrize("question", ["{0} {} {system} {question} %s \\1", r"\frac{1}{2}", "{{question}}"])
