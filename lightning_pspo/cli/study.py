@@ -93,10 +93,13 @@ def run(options: argparse.Namespace) -> int:
     """Run or continue a study; return the exit status."""
     path, root = study_file(options.study), options.output
     study = read_study(path)
-    workers = worker_count(study, options.workers)
+    if options.workers is not None and options.workers < 1:
+        raise InputError(f"--workers must be at least 1, got {options.workers}.")
     with shown("study"):
         WORK.stage = "checking the settings of every arm"
         cells: Sequence[Cell] = make_cells(study, root, resolve)
+    devices = [] if cells[0].config["trainer"].get("accelerator") == "cpu" else visible_devices()
+    workers = options.workers or len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
     if options.dry_run:
         return forecast(study, cells, root, workers)
     root.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,9 @@ def run(options: argparse.Namespace) -> int:
         write_atomically(
             root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode()
         )
-        runner = make_runner(study, cells, root, workers, slurm=options.slurm)
+        runner: Runner | SlurmRunner = Runner(workers=workers, devices=devices)
+        if options.slurm:
+            runner = SlurmRunner(folder=root / "slurm", parameters={"name": "study", **study.slurm})
         failed, cells = finish(study, cells, root, runner)
     finally:
         unlock(lock)
@@ -131,13 +136,6 @@ def study_file(name: str) -> Path:
     return path
 
 
-def worker_count(study: Study, asked: int | None) -> int:
-    """Return how many cells run at a time."""
-    if asked is not None and asked < 1:
-        raise InputError(f"--workers must be at least 1, got {asked}.")
-    return asked or len(visible_devices()) or max(1, len(os.sched_getaffinity(0)) // study.threads)
-
-
 def resolve(options: Sequence[str]) -> dict[str, Any]:
     """Return all settings of ``fit`` with these options."""
     from lightning_pspo.cli.main import main as fit
@@ -155,14 +153,6 @@ def resolve(options: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def make_runner(study: Study, cells: Sequence[Cell], root: Path, workers: int, *, slurm: bool) -> Runner | SlurmRunner:
-    """Return what runs the cells: this machine, its GPUs if the cells may use them, or a cluster."""
-    if slurm:
-        return SlurmRunner(folder=root / "slurm", parameters={"name": "study", **study.slurm})
-    on_cpu = cells[0].config["trainer"].get("accelerator") == "cpu"
-    return Runner(workers=workers, devices=() if on_cpu else visible_devices())
-
-
 def finish(
     study: Study, cells: Sequence[Cell], root: Path, runner: Runner | SlurmRunner
 ) -> tuple[Mapping[str, str], Sequence[Cell]]:
@@ -171,7 +161,7 @@ def finish(
         if study.search is not None:
             from lightning_pspo.study.search import search_settings, with_chosen
 
-            search = study.search
+            search, WORK.stage = study.search, f"search of {study.search.setting}"
             chosen = search_settings(study, search, root, resolve, lambda trials: runner.run(trials, show))
             write_atomically(root / "chosen.json", json.dumps(chosen, indent=1).encode())
             settled = [with_chosen(variant, search, chosen[variant.name]) for variant in study.variants()]
