@@ -37,9 +37,9 @@ class RunSummary(Callback):
 
     "Before" is Lightning's sanity check, run in full (``trainer.num_sanity_val_steps: -1``); "after" is the validation
     that follows the last rollout. Both are kept over restarts, as are the curves and the seconds. A run that is stopped
-    before its last measurement gets no summary. Nor does one without a measurement before training, which is warned of
-    at the start. If a run is resumed between its last rollout and the last measurement, where Lightning would do
-    nothing more, the measurement is still made.
+    before its last measurement gets no summary. Nor does one without sources, or without a measurement before training,
+    which is warned of at the start. If a run is resumed between its last rollout and the last measurement, where
+    Lightning would do nothing more, the measurement is still made.
 
     Args:
         source: Key of ``data.val`` whose accuracy is reported; None for the first.
@@ -95,6 +95,8 @@ class RunSummary(Callback):
         if self._before is None:
             limit, steps = trainer.limit_val_batches, trainer.num_sanity_val_steps
             need = "a source in data.val"
+            if not getattr(getattr(trainer, "datamodule", None), "val", True):
+                return  # nothing is to be measured
             if steps != math.inf:
                 need += f" and trainer.num_sanity_val_steps: -1, got {steps}"
             elif limit == 0:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import inspect
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date as Date
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 RENDER_S = 10.0
 """Longest time in which a chat template may render one prompt."""
+
+_PATIENCE = 3  # times as long, until the process ends
 
 _DIRECTIVES = [
     *(f"%-{letter}" for letter in "dHIjmMSy"),
@@ -94,7 +98,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
             f"the tokenizer has several chat templates ({', '.join(sorted(named))}) and none named `default`: set "
             "`prompt.chat_template` to a file with the right one."
         )
-    return named["default"] if isinstance(named, dict) else named
+    return cast("str | None", named["default"] if isinstance(named, dict) else named)
 
 
 def prints_date(template: str | None) -> bool:
@@ -193,7 +197,13 @@ class _TooSlow(BaseException):  # so that no handler of a template takes it
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise ValueError where Python code that renders a chat template takes longer."""
+    """Raise ValueError where Python code that renders a chat template takes longer.
+
+    A single call in C, which no exception reaches, ends the process after ``_PATIENCE`` times as long, with the lines
+    of Python that made it on stderr.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a stderr that is closed, or none
+        faulthandler.dump_traceback_later(_PATIENCE * seconds, exit=True, file=sys.__stderr__)  # type: ignore[arg-type]
     thread, lock, ended, raised = threading.get_ident(), threading.Lock(), False, False
 
     def stop() -> None:
@@ -220,3 +230,4 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         ended = True
         timer.cancel()
+        faulthandler.cancel_dump_traceback_later()

@@ -133,11 +133,12 @@ def take_defaults(trainer: Trainer) -> None:
     """Replace what Lightning takes for settings that were not given by what the loop needs.
 
     ``max_epochs`` 1000 becomes 1, since an epoch is the run; ``log_every_n_steps`` 50 becomes 1, since a batch is a
-    rollout; evaluation runs without gradients, but not in ``inference_mode``, whose tensors no update could use.
+    rollout; evaluation runs without gradients, but not in ``inference_mode``, whose tensors no update could use. The
+    command line has defaults of its own and marks its Trainers by ``defaults_are_ours``: there 50 was asked for.
     """
     for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
         loop.inference_mode = False
-    if trainer.state.fn != TrainerFn.FITTING:
+    if trainer.state.fn != TrainerFn.FITTING or getattr(trainer, "defaults_are_ours", False):
         return
     if trainer.max_epochs == _EPOCHS:
         trainer.fit_loop.max_epochs = 1

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,6 +92,12 @@ def test_a_run_without_a_first_measurement_says_so_and_gets_no_summary(tmp_path,
     with pytest.warns(UserWarning, match="no summary.json: nothing was measured before training"):
         fit(tmp_path, [RunSummary()], **settings)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_without_sources_is_not_told_that_it_needs_some(recwarn):
+    settings = SimpleNamespace(limit_val_batches=1.0, num_sanity_val_steps=-1, datamodule=SimpleNamespace(val={}))
+    RunSummary().on_train_start(settings, None)
+    assert not recwarn.list
 
 
 def test_a_source_that_is_not_evaluated_is_refused(tmp_path):

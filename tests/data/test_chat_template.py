@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,18 @@ from tests.support.models import CHAT_TEMPLATE, make_tokenizer
 
 TURN = [{"role": "user", "content": "1 + 1?"}]
 THINKING = CHAT_TEMPLATE + "{% if thinking is defined and thinking is false %}<none>{% endif %}"
+
+
+def test_a_call_in_c_that_never_returns_ends_the_process() -> None:
+    """No exception reaches it: the process says where it is, and ends."""
+    program = (
+        "import re\nfrom lightning_pspo.data.chat_template import time_limit\n"
+        "with time_limit(0.1):\n    re.match('(a|a)+$', 'a' * 60 + 'b')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.match(r"Timeout \(0:00:00\.3", done.stderr)
+    assert "re/__init__.py" in done.stderr
 
 
 def test_a_template_is_read_from_a_file_or_taken_as_it_is(tmp_path: Path) -> None:

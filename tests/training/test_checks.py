@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -16,11 +16,13 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
 
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.errors import InputError
 from lightning_pspo.module import PSPOModule
+from lightning_pspo.training.checks import take_defaults
 from tests.support.loop import Fit, Record, fit, weights
 
 __all__ = ["fit"]  # a fixture
@@ -105,3 +107,11 @@ def test_a_checkpoint_gives_a_module(validated: Fit, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, strange := tmp_path / "strange.ckpt")
     with pytest.raises(InputError, match="strange"):
         PSPOModule.load_from_checkpoint(strange)
+
+
+@pytest.mark.parametrize(("from_command_line", "expected"), [(False, 1), (True, 50)])
+def test_fifty_is_a_default_only_from_python(from_command_line: bool, expected: int) -> None:
+    trainer: Any = Trainer(accelerator="cpu", log_every_n_steps=50, logger=False, enable_checkpointing=False)
+    trainer.state.fn, trainer.defaults_are_ours = TrainerFn.FITTING, from_command_line
+    take_defaults(trainer)
+    assert trainer.log_every_n_steps == expected
