@@ -104,143 +104,77 @@ def test_extract(completion, expected):
     assert extract(completion) == expected
 
 
-@pytest.mark.parametrize(
-    ("sentence", "number"),
-    [
-        ("It will take the painter 30 hours to do the other 4 walls.", "30"),
-        ("Ann needs to read 9 pages a day for the next 6 days.", "9"),
-        ("They needed 20 spoons of flour to bake 4 cakes.", "20"),
-        ("Ben must buy 14 cards so that he has 20 in all.", "14"),
-        ("The rope will be 7 metres shorter from 2:00 PM on.", "7"),
-        ("There are 33 ounces in those 3 boxes.", "33"),
-        ("Step 4: Therefore, Eve has 25 roses after 15 days.", "25"),
-        ("The total of all 3 boxes is 72.", "72"),
-        ("He drives the other 9 miles at a speed of 3 miles an hour.", "3"),
-        ("She has 5 pens and buys 7 more, so she has 12.", "12"),
-        ("After 5 days he has 10 apples.", "10"),
-        ("Ann has 16 hens, Ben has 8 hens, and Eve has 2 hens.", "2"),
-        ("If he sells 4 there are 6.", "6"),
-        ("They have 8 hens and 9 ducks.", "9"),
-        ("The lengths are 3, 5.", "5"),
-    ],
-)
-def test_the_first_verb_of_a_sentence_says_which_number_it_is(sentence, number):
-    assert extract(f"40 + 1 = 41\n\n{sentence}") == (number, "last_number")
-    assert extract(f"40 + 1 = 41\n\nAnswer: {sentence}") == (number, "stated")
+IN_CONTEXT = r"""
+? 40 + 1 = 41⏎⏎@ => last_number ; 40 + 1 = 41⏎⏎Answer: @ => stated
+It will take the painter 30 hours to do the other 4 walls. => 30
+Ann needs to read 9 pages a day for the next 6 days. => 9 | They needed 20 spoons of flour to bake 4 cakes. => 20
+Ben must buy 14 cards so that he has 20 in all. => 14 | The rope will be 7 metres shorter from 2:00 PM on. => 7
+There are 33 ounces in those 3 boxes. => 33 | Step 4: Therefore, Eve has 25 roses after 15 days. => 25
+The total of all 3 boxes is 72. => 72 | He drives the other 9 miles at a speed of 3 miles an hour. => 3
+She has 5 pens and buys 7 more, so she has 12. => 12 | After 5 days he has 10 apples. => 10
+Ann has 16 hens, Ben has 8 hens, and Eve has 2 hens. => 2 | If he sells 4 there are 6. => 6
+They have 8 hens and 9 ducks. => 9 | The lengths are 3, 5. => 5
+? 2 + 3 = 5⏎@ => last_number
+So he needs 8 / 2 = 4 boxes for 8 hens. => 4
+It takes 30 minutes and she does it 13 times, so 30 * 13 = 390 minutes in 12 months. => 390
+She has $15 left for 5 books so they would cost 15/5 = $3.00 each. => 3.00
+They need 100 / 6 = 16.7 buses, which rounds up to 17. => 17 | That is 30 / 50 = 0.6 or 60%. => 60%
+The price is $80 000 + $16 000 = $96 000. => 96 000 | She pays 4 * 3 = 12 dollars, 1,300 cents more. => 1,300
+The car needs x = 3300/275 = 12 litres for 100 km. => 12 | It takes 900/90 = 10 hours to fill the pool to 3/4. => 10
+With $T=60$, the number of minutes to run is 101. => 101
+The area is $\frac{12}{2} = 6$ for each and all have $18$. => 18
+He fills 4 jars per shelf for 5 shelves, making 20 jars. => 20 | She sold 8 lamps, earning $96. => 96
+Ben earns $12 an hour for a daily wage of $84. => 84 | Eve sells 7 cakes for $35. => 35
+He uses 3 crates → 36 bottles. => 36 | The tip is 20% of $30 and the bill becomes $36. => 36
+Ann reads 6 pages each evening for 5 evenings, totaling 30. => 30 | She has 5 coins worth 50 cents. => 50
+He has 4 bags (each of 9 balls). => 9 | Gain = $90 sales - $40 rent is $50. => 50
+Taking total weight = 60 kg we find the number of sacks to be 4. => 4
+With distance = 80 km the ride takes 2 hours. => 2
+? @ => stated
+Answer:⏎n = k + 30⏎n = 40 + 30⏎n = 70⏎⏎Ann has 70 coins. => 70
+Answer: n = 70⏎m = 4 * 70 => n = 70 | 60 / 6 = 10 hours⏎⏎Answer: Ann paid 80 dollars to rent a boat for 10 hours. => 10
+60 / 6 = 10 hours⏎⏎Answer: Ann paid 80 dollars to rent a boat for 9 hours. => 80
+Ben has 15 - 8 = 7 cakes. The answer is that he sells 7 cakes and makes $21. => 21
+The answer is 7 cakes * $3 = $21. => 21 | The answer is 7 cakes, since 5 + 5 = 10 and 3 were eaten. => 7
+? So it is \boxed{2.75}. @ => boxed
+The final answer is rounded to 3 digits. => 2.75 | Note that the final answer is a decimal. => 2.75
+The final answer is between 2 and 3 => 2.75 | The final answer is 3 less than the 5 of before. => 2.75
+The final answer is $n$ rounded to 3 digits. => 2.75
+? So it is \boxed{2.75}. @ => stated
+The final answer is 6. => 6 | The final answer is: 6 square metres. => 6 square metres
+The final answer is $\frac{5}{2}$. I hope it is right. => \frac{5}{2} | The final answer is \(n + 1\) => n + 1
+The final answer is 6. No, the final answer is **7**. => 7
+? ```python⏎print(n)⏎```⏎```output⏎16.0⏎```⏎@ => printed
+16 people think that horse #12 will win. => 16.0 | Sixteen of them, 16 in fact, sat in 3 rows. => 16.0 |  => 16.0
+? ```python⏎print(n)⏎```⏎```output⏎16.0⏎```⏎@ => last_number
+That makes 16 * 2 = 32 people. => 32 | There are 17 people. => 17
+? ```python⏎print(n)⏎```⏎```output⏎16.0⏎```⏎@ => boxed
+So \boxed{17}. => 17
+? ```output⏎3.0⏎```⏎@ => printed
+Three lorries can take the 80 stones. => 3.0
+? <think>It is \boxed{9}.</think>@ => last_number ; <think>The answer is 9. No, wait.</think>@ => last_number
+8 => 8 | ⏎⏎n = 8 => 8 | ⏎In all she owes 8 dollars => 8
+? <think>It is \boxed{9}.</think>@ => last_formula ; <think>The answer is 9. No, wait.</think>@ => last_formula
+⏎It is $z$. => z
+? @ => last_number
+Answer:⏎Ann has 16 hens, Ben has 8 and Eve has 2.⏎⏎The sum: 16 + 8 + 2 = 26 hens. => 26
+? @ => boxed
+<think>It is \boxed{9}.</think>⏎That was not easy => 9
+"""
+"""Texts around (@) with the rule that they lead to, then pairs of what stands there and its answer; ⏎ ends a line."""
 
 
-@pytest.mark.parametrize(
-    ("sentence", "number"),
-    [
-        ("So he needs 8 / 2 = 4 boxes for 8 hens.", "4"),
-        ("It takes 30 minutes and she does it 13 times, so 30 * 13 = 390 minutes in 12 months.", "390"),
-        ("She has $15 left for 5 books so they would cost 15/5 = $3.00 each.", "3.00"),
-        ("They need 100 / 6 = 16.7 buses, which rounds up to 17.", "17"),
-        ("That is 30 / 50 = 0.6 or 60%.", "60%"),
-        ("The price is $80 000 + $16 000 = $96 000.", "96 000"),
-        ("She pays 4 * 3 = 12 dollars, 1,300 cents more.", "1,300"),
-        ("The car needs x = 3300/275 = 12 litres for 100 km.", "12"),
-        ("It takes 900/90 = 10 hours to fill the pool to 3/4.", "10"),
-        ("With $T=60$, the number of minutes to run is 101.", "101"),
-        (r"The area is $\frac{12}{2} = 6$ for each and all have $18$.", "18"),
-    ],
-)
-def test_an_equation_in_the_last_sentence_says_its_result(sentence, number):
-    assert extract(f"2 + 3 = 5\n{sentence}") == (number, "last_number")
+def in_context():
+    for block in IN_CONTEXT.strip().removeprefix("? ").split("\n? "):
+        contexts, *lines = block.splitlines()
+        for text, rule in (context.split(" => ") for context in contexts.split(" ; ")):
+            for said, answer in (cell.split(" => ") for line in lines for cell in line.split(" | ")):
+                yield text.replace("@", said).replace("⏎", "\n"), (answer, rule)
 
 
-@pytest.mark.parametrize(
-    ("completion", "answer"),
-    [
-        ("Answer:\nn = k + 30\nn = 40 + 30\nn = 70\n\nAnn has 70 coins.", "70"),
-        ("Answer:\nAnn has 16 hens, Ben has 8 and Eve has 2.\n\nThe sum: 16 + 8 + 2 = 26 hens.", "26"),
-        ("Answer: n = 70\nm = 4 * 70", "n = 70"),
-        ("60 / 6 = 10 hours\n\nAnswer: Ann paid 80 dollars to rent a boat for 10 hours.", "10"),
-        ("60 / 6 = 10 hours\n\nAnswer: Ann paid 80 dollars to rent a boat for 9 hours.", "80"),
-        ("Ben has 15 - 8 = 7 cakes. The answer is that he sells 7 cakes and makes $21.", "21"),
-        ("The answer is 7 cakes * $3 = $21.", "21"),
-        ("The answer is 7 cakes, since 5 + 5 = 10 and 3 were eaten.", "7"),
-    ],
-)
-def test_a_solution_may_begin_where_an_answer_was_announced(completion, answer):
-    assert extract(completion)[0] == answer
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        ("16 people think that horse #12 will win.", ("16.0", "printed")),
-        ("Sixteen of them, 16 in fact, sat in 3 rows.", ("16.0", "printed")),
-        ("That makes 16 * 2 = 32 people.", ("32", "last_number")),
-        ("There are 17 people.", ("17", "last_number")),
-        (r"So \boxed{17}.", ("17", "boxed")),
-        ("", ("16.0", "printed")),
-    ],
-)
-def test_a_text_that_says_again_what_a_program_printed(said, expected):
-    assert extract(f"```python\nprint(n)\n```\n```output\n16.0\n```\n{said}") == expected
-
-
-def test_a_number_word_says_what_a_program_printed():
-    assert extract("```output\n3.0\n```\nThree lorries can take the 80 stones.") == ("3.0", "printed")
-
-
-@pytest.mark.parametrize("thoughts", ["So it is 9.", r"It is \boxed{9}.", "The answer is 9. No, wait."])
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        ("8", ("8", "last_number")),
-        ("\n\nn = 8", ("8", "last_number")),
-        ("\nIn all she owes 8 dollars", ("8", "last_number")),
-        ("\nIt is $z$.", ("z", "last_formula")),
-    ],
-)
-def test_what_stands_behind_the_thoughts_counts_with_and_without_a_full_stop(thoughts, said, expected):
-    assert extract(f"<think>{thoughts}</think>{said}") == expected
-
-
-def test_thoughts_count_where_nothing_behind_them_is_a_number_or_a_formula():
-    assert extract(r"<think>It is \boxed{9}.</think>" + "\nThat was not easy") == ("9", "boxed")
-
-
-@pytest.mark.parametrize(
-    ("said", "answer"),
-    [
-        ("The final answer is rounded to 3 digits.", "2.75"),
-        ("Note that the final answer is a decimal.", "2.75"),
-        ("The final answer is between 2 and 3", "2.75"),
-        ("The final answer is 3 less than the 5 of before.", "2.75"),
-        ("The final answer is $n$ rounded to 3 digits.", "2.75"),
-        ("The final answer is 6.", "6"),
-        ("The final answer is: 6 square metres.", "6 square metres"),
-        (r"The final answer is $\frac{5}{2}$. I hope it is right.", r"\frac{5}{2}"),
-        (r"The final answer is \(n + 1\)", "n + 1"),
-        ("The final answer is 6. No, the final answer is **7**.", "7"),
-    ],
-)
-def test_only_a_plain_answer_behind_a_box_replaces_it(said, answer):
-    assert extract(rf"So it is \boxed{{2.75}}. {said}")[0] == answer
-
-
-@pytest.mark.parametrize(
-    ("sentence", "number"),
-    [
-        ("He fills 4 jars per shelf for 5 shelves, making 20 jars.", "20"),
-        ("She sold 8 lamps, earning $96.", "96"),
-        ("Ben earns $12 an hour for a daily wage of $84.", "84"),
-        ("Eve sells 7 cakes for $35.", "35"),
-        ("He uses 3 crates → 36 bottles.", "36"),
-        ("The tip is 20% of $30 and the bill becomes $36.", "36"),
-        ("Ann reads 6 pages each evening for 5 evenings, totaling 30.", "30"),
-        ("She has 5 coins worth 50 cents.", "50"),
-        ("He has 4 bags (each of 9 balls).", "9"),
-        ("Gain = $90 sales - $40 rent is $50.", "50"),
-        ("Taking total weight = 60 kg we find the number of sacks to be 4.", "4"),
-        ("With distance = 80 km the ride takes 2 hours.", "2"),
-    ],
-)
-def test_the_last_number_counts_where_a_sentence_goes_on(sentence, number):
-    assert extract(f"2 + 3 = 5\n{sentence}") == (number, "last_number")
+@pytest.mark.parametrize(("completion", "expected"), [*in_context()])
+def test_what_stands_around_an_answer(completion, expected):
+    assert extract(completion) == expected
 
 
 @pytest.mark.parametrize(

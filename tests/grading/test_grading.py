@@ -10,70 +10,30 @@ from hypothesis import strategies as st
 from lightning_pspo.grading import Attempt, Grader, Verdict, equivalent, extract, grade, last_boxed, parse_number, quick
 from tests.support.rows import real_rows
 
-HOSTILE = {
-    "carets": "^{" * 50_000,
-    "indices": "1_" * 50_000,
-    "roots": r"1\sqrt{" * 14_000,
-    "root indices": r"\sqrt[" * 16_000,
-    "mixed": "1 1/" * 25_000,
-    "powers": "1 × 10 ^ { " * 9_000,
-    "powers of ten": "10^" * 33_000,
-    "signs": "= - " * 25_000,
-    "mixed digits": "9" * 50_000 + " " + "9" * 50_000,
-    "mixed fractions": r"1\frac{1}{1" * 9_000,
-    "superscripts": "1²" * 50_000,
-    "letters": "m" * 100_000,
-    "sign and spaces": "=" + " " * 50_000 + "-" + " " * 50_000 + "1",
-    "digits": "9" * 100_000,
-    "commas": "1," * 50_000,
-    "groups": "1,111" * 20_000,
-    "hashes": "#### " * 20_000,
-    "hash lines": "####\n" * 20_000,
-    "unclosed boxes": r"\boxed{" * 14_000,
-    "nested boxes": r"\boxed{" * 12_000 + "}" * 12_000,
-    "open box": r"\boxed{" + "{" * 99_000,
-    "fractions": r"\frac{1" * 14_000,
-    "spaces": " " * 100_000,
-    "numbers": "1 " * 50_000,
-    "minus": "-" * 100_000,
-    "backslashes": "\\" * 100_000,
-    "long hash answer": "#### " + "5 " * 50_000,
-    "statements": "the answer is " * 7_000,
-    "empty statements": "Answer:\n\n" * 11_000,
-    "statement and numbers": "the answer is " + "5 " * 50_000,
-    "dollars": "$x" * 50_000,
-    "displays": "\\[ " * 33_000,
-    "inline": "\\( x " * 20_000,
-    "bare boxes": "\\boxed 4 " * 11_000,
-    "many boxes": "\\boxed{4}, " * 9_000,
-    "thoughts": "</think>" * 12_000,
-    "tuples": "(1," * 33_000 + "5",
-    "solutions": "$x = 1$ and " * 8_000,
-    "ends of environments": "= 1 \\end{align}" * 6_000,
-    "programs": "```python\n" * 10_000,
-    "tagged programs": "<llm-code>" * 10_000,
-    "clauses": "it has a few more " * 6_000 + "5",
-    "stated clauses": "Answer: it will have 5 in 6 so that " * 3_000,
-    "equations": "5 + = 1 " * 14_000,
-    "environments": r"\begin{align} 1 = " * 6_000,
-    "stated environments": r"answer: \begin{align} 1 = " * 4_000,
-    "ratios": "1:2:3" * 20_000,
-    "escaped dollars": r"$\$" * 33_000,
-    "final answers": r"\boxed{5} final answer is 5 " * 4_000,
-    "outputs": "```output\n5\n```\n5 of 6" * 5_000,
-    "thoughts cut off": "</think> (5" * 10_000,
-    "null bytes": "\x00" * 100_000 + "5",
-    "directions": "\u202e5\u202c" * 33_000,
-}
+HOSTILE = [
+    *("^{", "1_", r"1\sqrt{", r"\sqrt[", "1 1/", "1 \u00d7 10 ^ { ", "10^", "= - ", r"1\frac{1}{1", "1\u00b2", "m"),
+    *("9", "1,", "1,111", "#### ", "####\n", r"\boxed{", r"\frac{1", " ", "1 ", "-", "\\", "the answer is "),
+    *("Answer:\n\n", "$x", r"\[ ", r"\( x ", r"\boxed 4 ", r"\boxed{4}, ", "</think>", "$x = 1$ and "),
+    *(r"= 1 \end{align}", "```python\n", "<llm-code>", "Answer: it will have 5 in 6 so that ", "5 + = 1 "),
+    *(r"\begin{align} 1 = ", r"answer: \begin{align} 1 = ", "1:2:3", r"$\$", r"\boxed{5} final answer is 5 "),
+    *("```output\n5\n```\n5 of 6", "</think> (5", "\u202e5\u202c", "(1,", "it has a few more ", "1 234 ", "2,5"),
+    *("one hundred and ", "not 5 ", "is minus ", "0.333...", "So she has five. "),
+]
+HOSTILE = [(piece * 100_000)[:100_000] for piece in HOSTILE] + [
+    "9" * 50_000 + " " + "9" * 50_000,
+    "=" + " " * 50_000 + "-" + " " * 50_000 + "1",
+    *(r"\boxed{" * 12_000 + "}" * 12_000, r"\boxed{" + "{" * 99_000),
+    *("#### " + "5 " * 50_000, "the answer is " + "5 " * 50_000, "\x00" * 100_000 + "5"),
+]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_time_is_linear_in_hostile_text(name):
+@pytest.mark.parametrize("index", range(len(HOSTILE)))
+def test_time_is_linear_in_hostile_text(index):
     """Quadratic time would be seconds at this length, linear time is milliseconds."""
-    started = time.process_time()
-    extracted, _ = extract(HOSTILE[name])
+    text, started = HOSTILE[index], time.process_time()
+    extracted, _ = extract(text)
     quick(extracted or "", "5")
-    extract(HOSTILE[name], "strict")
+    extract(text, "strict")
     assert time.process_time() - started < 2
 
 
@@ -91,7 +51,22 @@ def test_enormous_numbers_are_not_computed(text):
         *("1,", "5 ab ", r"\text{", "{", " ", "a ", "1 ", r"\frac1", "^\\circ", "(", "- ", "[1,", r"\{", "x=", r"\pm "),
         *("1,2;", r"\begin{pmatrix}", "&", r"\\", r"\cup ", "=", "^", "²", "sqrt(", r"\sqrt[", "%", "**", "A)", "_"),
         *(r"\begin{align}", r"\end{align}", r"\tag{", "f(", "1e", r"\text{V}", r"\color{"),
-        *("=x", r"\equiv ", "(1,", ")^T"),
+        *(
+            "=x",
+            r"\equiv ",
+            "(1,",
+            ")^T",
+            "one ",
+            "a hundred and ",
+            "]1,",
+            "[1[",
+            "x < 1 or ",
+            "x \\ne 1, ",
+            "1 mod ",
+            "1 to ",
+            "0.3",
+            "...",
+        ),
     ],
 )
 def test_quick_is_quick_up_to_the_length_limit(piece):
@@ -190,61 +165,35 @@ free text: so she uses 3/4 cup. => \frac{3}{4} | Therefore x = 5 => 5 | She earn
     The gain is **$70,000**. => 70000 | The chance is **1/4**. => \frac14 | The correct option is (C). => C
     She saves 50% => 1/2 | It takes 12 days. => 12 | We find \(r=3\), that is, a radius of 3 units. => 3
     The value \(a = 41\) fits. => 41 | All of \([-2, 7]\). => [-2,7] | The sum is 3 + 4 = 7 units => 7
+tool and text: ```python⏎print(total)⏎```⏎```output⏎18⏎```⏎The farm earns $\boxed{18.0}$ dollars. => 18
+    ```python⏎print(x)⏎```⏎```output⏎13.166666666666668⏎```⏎The younger one is $\boxed{13}$. => 13
+    ```python⏎print(x)⏎```⏎```output⏎18⏎```⏎The answer is $\boxed{19}$. =/> 18
+    ```python⏎print(x)⏎```⏎```output⏎5⏎```⏎They eat 5 cups. => 5
+    ```python⏎x = 16⏎print(x - 9)⏎```⏎```output⏎7⏎```⏎The answer is 7. => 7
+few-shot: So the answer is 5.⏎⏎Question: What is 3 + 8?⏎Answer: 3 + 8 = 11. The answer is 11. => 5
+    The answer is 5.⏎⏎Q: What is 3 + 8?⏎A: 3 + 8 = 11. The answer is 11. => 5
+    There remain 5. The answer is 5.⏎⏎Q: What is 3 + 8?⏎A: The answer is 11. =/> 11
+    ⏎The total is 42.⏎#### 42⏎⏎Question: What is 3 * 2?⏎Answer: 3 * 2 = 6⏎#### 6 => 42
+    Thus \boxed{7}.⏎⏎Problem: Find 2+2.⏎Solution: \boxed{4}. => 7
+    Final Answer: The final answer is $5$. I hope it is correct.⏎⏎Problem:⏎What is 1 + 1?⏎⏎The final answer is $2$. => 5
+    She has 10 apples.⏎⏎The answer is 10.⏎⏎⏎Human: next?⏎Assistant: 12 => 10
+marker: <think>maybe \boxed{3}</think>⏎The answer is \boxed{4}. => 4
+stated: ### Final Answer⏎⏎**$70,000** => 70000 | A: 0.04999999999999999 =/> 10 | in all $<<13*2=26>>26⏎A: 26 => 26
+    The answer is 10.⏎⏎Explanation: 2 * 5 = 10, checked against 7. => 10
+    The answer is not clear yet.⏎Final answer: 42 => 42 | The answer is:⏎⏎$$\frac{7}{8}$$ => 7/8
+free text: The first pen costs 5 * 1/2 = $<<5*1/2=2.5>>2.5.⏎The next one costs 5 * 1 =/> 64
+    At first 12.⏎In total 24. => 24
+    Let me solve.⏎⏎$$x = \frac{-1 \pm \sqrt{5}}{2}$$ => \frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}
 """
-"""A kind, then pairs of an end as models write it and a reference that it matches; an indented line goes on."""
-OTHER_ENDINGS = [
-    (
-        "tool and text",
-        "```python\nprint(total)\n```\n```output\n18\n```\nThe farm earns $\\boxed{18.0}$ dollars.",
-        "18",
-        True,
-    ),
-    (
-        "tool and text",
-        "```python\nprint(x)\n```\n```output\n13.166666666666668\n```\nThe younger one is $\\boxed{13}$.",
-        "13",
-        True,
-    ),
-    ("tool and text", "```python\nprint(x)\n```\n```output\n18\n```\nThe answer is $\\boxed{19}$.", "18", False),
-    ("tool and text", "```python\nprint(x)\n```\n```output\n5\n```\nThey eat 5 cups.", "5", True),
-    ("tool and text", "```python\nx = 16\nprint(x - 9)\n```\n```output\n7\n```\nThe answer is 7.", "7", True),
-    ("few-shot", "So the answer is 5.\n\nQuestion: What is 3 + 8?\nAnswer: 3 + 8 = 11. The answer is 11.", "5", True),
-    ("few-shot", "The answer is 5.\n\nQ: What is 3 + 8?\nA: 3 + 8 = 11. The answer is 11.", "5", True),
-    ("few-shot", "There remain 5. The answer is 5.\n\nQ: What is 3 + 8?\nA: The answer is 11.", "11", False),
-    ("few-shot", "\nThe total is 42.\n#### 42\n\nQuestion: What is 3 * 2?\nAnswer: 3 * 2 = 6\n#### 6", "42", True),
-    ("few-shot", "Thus \\boxed{7}.\n\nProblem: Find 2+2.\nSolution: \\boxed{4}.", "7", True),
-    (
-        "few-shot",
-        "Final Answer: The final answer is $5$. I hope it is correct.\n\nProblem:\nWhat is $1+1$?\n\n"
-        "Solution:\nFinal Answer: The final answer is $2$.",
-        "5",
-        True,
-    ),
-    ("few-shot", "She has 10 apples.\n\nThe answer is 10.\n\n\nHuman: next?\nAssistant: 12", "10", True),
-    ("marker", "<think>maybe \\boxed{3}</think>\nThe answer is \\boxed{4}.", "4", True),
-    ("stated", "### Final Answer\n\n**$70,000**", "70000", True),
-    ("stated", "A: 0.04999999999999999", "10", False),
-    ("stated", "in all $<<13*2=26>>26\nA: 26", "26", True),
-    ("stated", "The answer is 10.\n\nExplanation: 2 * 5 = 10, checked against 7.", "10", True),
-    ("stated", "The answer is not clear yet.\nFinal answer: 42", "42", True),
-    ("stated", "The answer is:\n\n$$\\frac{7}{8}$$", "7/8", True),
-    ("free text", "The first pen costs 5 * 1/2 = $<<5*1/2=2.5>>2.5.\nThe next one costs 5 * 1", "64", False),
-    ("free text", "At first 12.\nIn total 24.", "24", True),
-    (
-        "free text",
-        "Let me solve.\n\n$$x = \\frac{-1 \\pm \\sqrt{5}}{2}$$",
-        r"\frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}",
-        True,
-    ),
-]
+"""A kind, then pairs of an end as models write it and a reference that it matches (=>) or not; ⏎ ends a line."""
 
 
 def endings():
     kind = ""
-    for line in ENDINGS.strip().splitlines():
+    for line in ENDINGS.strip().replace(" =/> ", " => not ").splitlines():
         kind, _, cells = (kind, "", line) if line.startswith(" ") else line.partition(": ")
-        yield from ((kind, *cell.strip().split(" => "), True) for cell in cells.split(" | "))
-    yield from OTHER_ENDINGS
+        for text, answer in (cell.strip().replace("⏎", "\n").split(" => ") for cell in cells.split(" | ")):
+            yield kind, text, answer.removeprefix("not "), not answer.startswith("not ")
 
 
 @pytest.mark.parametrize(("kind", "completion", "answer", "correct"), [*endings()])
