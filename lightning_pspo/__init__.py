@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_pspo.data.prompt_format import FewShot, PromptFormat
     from lightning_pspo.data.sources import JSONL, Procedural
     from lightning_pspo.datamodule import MathDataModule
     from lightning_pspo.module import PSPOModule
@@ -16,10 +17,12 @@ __version__ = "0.1.0"
 __all__ = [
     "JSONL",
     "EvaluationSettings",
+    "FewShot",
     "MathDataModule",
     "PSPOModule",
     "Policy",
     "Procedural",
+    "PromptFormat",
     "SamplingSettings",
     "__version__",
 ]
@@ -27,10 +30,12 @@ __all__ = [
 _HOMES = {
     "JSONL": "data.sources",
     "EvaluationSettings": "training.settings",
+    "FewShot": "data.prompt_format",
     "MathDataModule": "datamodule",
     "PSPOModule": "module",
     "Policy": "policy.policy",
     "Procedural": "data.sources",
+    "PromptFormat": "data.prompt_format",
     "SamplingSettings": "training.settings",
 }
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning_pspo.callbacks import TrustRegionReport, RolloutCheckpoint
+from lightning_pspo.callbacks import RolloutCheckpoint, TrustRegionReport
 from torch import Tensor
 
 from lightning_pspo.checkpoints.store import checkpoint_folder
 from lightning_pspo.cli.modules import chosen_module
+from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import Table
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
@@ -41,6 +42,7 @@ def fit(
     kind: type[TrainableModule] = SupervisedModule,
     batches: int = 1,
     resume: Path | None = None,
+    prompt: PromptFormat = PromptFormat(),
     callbacks: tuple[Any, ...] = (),
     **settings: Any,
 ) -> TrainableModule:
@@ -49,7 +51,9 @@ def fit(
     sampling = SamplingSettings(max_new_tokens=2)
     settings = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=1.0), "max_grad_norm": None} | settings
     module = kind(policy=policy, sampling=sampling, **settings)
-    data = MathDataModule(policy.tokenizer, train=Table(file), prompts_per_rollout=4, num_rollouts=batches)
+    data = MathDataModule(
+        policy.tokenizer, train=Table(file), prompts_per_rollout=4, num_rollouts=batches, prompt=prompt
+    )
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -70,20 +74,22 @@ def weights(module: TrainableModule) -> Tensor:
     return torch.cat([weight.detach().flatten() for weight in module.policy.parameters()])
 
 
-@pytest.mark.parametrize("by_token", [True, False])
-def test_the_step_is_the_gradient_of_the_mean(tiny_model: Path, tmp_path: Path, by_token: bool) -> None:
+@pytest.mark.parametrize(("by_token", "prefix"), [(True, ""), (False, "so")])
+def test_the_step_is_the_gradient_of_the_mean(tiny_model: Path, tmp_path: Path, by_token: bool, prefix: str) -> None:
+    """Over the tokens behind the beginning of an answer that the prompt has."""
     aggregation: Aggregation = TokenMean() if by_token else SequenceMean()
-    file = write(tmp_path)
-    trained = weights(fit(tiny_model, file, aggregation=aggregation))
+    file, prompt = write(tmp_path), PromptFormat(answer_prefix=prefix)
+    trained = weights(fit(tiny_model, file, aggregation=aggregation, prompt=prompt))
     start = SupervisedModule(policy=Policy(model_name_or_path=str(tiny_model)))
     start.configure_model()
     before, tokenizer = weights(start), start.policy.tokenizer
-    data = MathDataModule(tokenizer, train=Table(file), prompts_per_rollout=4, num_rollouts=1)
+    data = MathDataModule(tokenizer, train=Table(file), prompts_per_rollout=4, num_rollouts=1, prompt=prompt)
     data.setup("fit")
     losses = []  # of each solution, its tokens' negative log-probs, computed without batches
     for row in data.train_dataloader().rows:
         gap = "" if str(tokenizer.decode(row.ids))[-1].isspace() else " "
-        solution = [*tokenizer(gap + str(row.problem.solution), add_special_tokens=False).input_ids]
+        text = gap + str(row.problem.solution).removeprefix(prefix).strip()
+        solution = [*tokenizer(text, add_special_tokens=False).input_ids]
         solution.append(tokenizer.eos_token_id)
         ids = torch.tensor([[*row.ids, *solution]])
         logprobs = start.policy.causal_lm(ids).logits[0, len(row.ids) - 1 : -1].log_softmax(-1)
@@ -92,7 +98,9 @@ def test_the_step_is_the_gradient_of_the_mean(tiny_model: Path, tmp_path: Path, 
     loss.backward()  # type: ignore[no-untyped-call]
     gradient = torch.cat([weight.grad.flatten() for weight in start.policy.parameters() if weight.grad is not None])
     torch.testing.assert_close(before - trained, gradient, atol=2e-5, rtol=1e-3)
-    small = weights(fit(tiny_model, file, aggregation=aggregation, limits=PassLimits(micro_batch_size=1)))
+    small = weights(
+        fit(tiny_model, file, aggregation=aggregation, limits=PassLimits(micro_batch_size=1), prompt=prompt)
+    )
     torch.testing.assert_close(small, trained, atol=1e-5, rtol=1e-4)
 
 

@@ -23,7 +23,7 @@ def decoded_answers(
     """
     tokenizer, prefix = policy.tokenizer, prompts.answer_prefix
     if not prefix:
-        texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        texts: list[str] = tokenizer.batch_decode(list(completions), skip_special_tokens=True)
         raw = policy.decoded_with_special_tokens(completions)
     else:
         own = tokenizer(prefix, add_special_tokens=False)["input_ids"]
