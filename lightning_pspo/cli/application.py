@@ -126,7 +126,8 @@ class PSPOCLI(LightningCLI):
         """Parse; say what is wrong in one line that names the nearest valid setting."""
         describe(parser, self._subcommand_parsers)
         for name, subparser in self._subcommand_parsers.items() if not self.helps_in_full else ():
-            subparser.format_help = partial(short_help, subparser, name)
+            untyped: Any = subparser
+            untyped.format_help = partial(short_help, subparser, name)
         try:
             with ours_first():
                 super().parse_arguments(parser, args)

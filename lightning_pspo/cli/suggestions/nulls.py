@@ -81,9 +81,9 @@ def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
             f"`{place}`: {cls.__name__} takes no further arguments, got `{names[0]}`{suggestion(names[0], known)}"
         )
     try:
-        passed_on = inspect.signature(_imported(_PASSED_ON[cls.__name__])).parameters
+        passed_on = list(inspect.signature(_imported(_PASSED_ON[cls.__name__])).parameters)
     except (KeyError, ImportError):  # unknown, or not installed
-        passed_on = {}
+        passed_on = []
     for name in names:
         if name not in passed_on and (passed_on or nearest(name, known, 0.8)):
             raise InputError(

@@ -190,7 +190,10 @@ def parted(mini_batch: MiniBatch, part_of: Tensor) -> MiniBatch:
         part_of: (n,) long, the pass of each row.
     """
     (full,) = mini_batch.micro_batches
-    parts = [MicroBatch(full.rows[part_of == part], full.loss_mask[part_of == part]) for part in part_of.unique()]
+    parts = [
+        MicroBatch(full.rows[part_of == part], full.loss_mask[part_of == part])
+        for part in sorted(set(part_of.tolist()))
+    ]
     return MiniBatch(parts, mini_batch.denominator)
 
 
