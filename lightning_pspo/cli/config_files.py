@@ -44,14 +44,15 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def packaged_configs() -> dict[str, Path]:
-    """Return the configurations that come with the package: name, such as ``objective/grpo``, -> file.
+def packaged_configs(*, studies: bool = False) -> dict[str, Path]:
+    """Return the configurations that come with the package, or the studies: name, as ``objective/grpo``, -> file.
 
     >>> {"quickstart", "base", "strategy/ddp"} <= packaged_configs().keys()
     True
     """
     root = Path(str(files("lightning_pspo.configs")))
-    return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.glob("**/*.yaml"))}
+    paths = (path for path in sorted(root.glob("**/*.yaml")) if (path.parent.name == "study") == studies)
+    return {str(path.relative_to(root).with_suffix("")): path for path in paths}
 
 
 def _config_file(name: str) -> Path:

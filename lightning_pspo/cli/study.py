@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
 
 def study_file(name: str) -> Path:
     """Return the path of a study file, or of a packaged one."""
-    packaged = packaged_configs()
+    packaged = packaged_configs(studies=True)
     key = name.removeprefix("configs/").removesuffix(".yaml")
     path = packaged.get(key) or packaged.get(f"study/{key}")
     if os.path.isfile(name) or path is None:

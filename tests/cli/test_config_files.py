@@ -28,7 +28,8 @@ def refusal(*arguments: str) -> str:
 
 def test_every_configuration_is_packaged() -> None:
     files = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("**/*.yaml")}
-    assert packaged_configs().keys() == files
+    assert packaged_configs().keys() | packaged_configs(studies=True).keys() == files
+    assert "study/main" not in packaged_configs(), "a study holds no settings of a run"
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml", "experiments/arm_pspo"])
