@@ -35,7 +35,7 @@ def subject(group_size: int = 4, **more: Any) -> Any:
     )
     data = SimpleNamespace(prompts_per_rollout=8, eval_batch_size=8)
     run = SimpleNamespace(module=module, data=data, max_new_tokens=64, prompts=8, rollouts=100, world_size=1, rows={})
-    return SimpleNamespace(**vars(run) | {"trainer": {}, "callback": lambda name: None} | more)
+    return SimpleNamespace(**vars(run) | {"trainer": {}, "callback": lambda name: None, "chat": None} | more)
 
 
 def observed(groups: list[str]) -> Observed:
