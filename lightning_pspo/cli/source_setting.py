@@ -24,6 +24,12 @@ class SourceSetting(ActionTypeHint):
         for name in _SETTINGS:
             parser._option_string_actions[f"--{name}"].__class__ = cls
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a value; a short form is a source of its own, which keeps no argument of an earlier one."""
+        if args and self.dest in _ONE and args[2] != source_settings(args[2], "train") and args[1].get(self.dest):
+            args[1][self.dest] = None
+        return super().__call__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
     def in_full(self, value: Any) -> Any:
         """Return a value with class and arguments in the place of short forms."""
         if self.dest in _ONE:

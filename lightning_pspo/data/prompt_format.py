@@ -53,7 +53,10 @@ class FewShot:
         idle = [name for name, value in choice.items() if value is not None]
         if self.k == 0 and (idle or self.examples is not None):
             name = idle[0] if idle else "examples"
-            raise InputError(f"`prompt.few_shot.k` must be at least 1 where `prompt.few_shot.{name}` is set, got 0.")
+            raise InputError(
+                f"`prompt.few_shot.k` must be at least 1 where `prompt.few_shot.{name}` is set, got 0: raise it, or leave "
+                f"`{name}` out."
+            )
         if self.examples is not None and idle:
             raise InputError(
                 f"`prompt.few_shot.{idle[0]}` must not be set beside `prompt.few_shot.examples`, which are not drawn: "

@@ -43,4 +43,5 @@ def test_the_command_line_takes_them_and_further_settings_of_the_class():
     train = data.train.init_args
     assert (data.train.class_path.rpartition(".")[2], train.split, train.limit) == ("GSM8K", "train", 5)
     assert data.val["mine"].init_args.path == "problems.csv"
+    assert parser.parse_args([*arguments, "--data.train=problems.csv"]).data.train.init_args.limit is None
     assert (data.test["b"].init_args.dataset, data.test["b"].init_args.split) == ("me/sums", "test")
