@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from lightning_pspo.study.runner import (
 )
 
 STUDY = "study.yaml"
+CHOSEN = "chosen.json"
 _PROBE_S = 20  # of the doctor, for the hours of a study of which nothing has run
 KEPT = 2  # checkpoints of a cell that lie on the disk, about
 _CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the same bits
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--workers must be at least 1, got {options.workers}.")
     with shown("study"):
         WORK.stage = "checking the settings of every arm"
-        cells: Sequence[Cell] = make_cells(study, root, resolve)
+        cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
     devices = [] if cells[0].config["trainer"].get("accelerator") == "cpu" else visible_devices()
     workers = options.workers or len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
     if options.dry_run:
@@ -124,6 +124,17 @@ def run(options: argparse.Namespace) -> int:
     if failed:
         print("Finished cells are kept; the same command tries the others again.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def variants_of(study: Study, root: Path) -> list[Variant]:
+    """Return the variants with the settings that a search has chosen for them, as far as it has."""
+    from lightning_pspo.study.search import with_chosen
+
+    chosen = json.loads((root / CHOSEN).read_bytes()) if study.search and (root / CHOSEN).is_file() else {}
+    return [
+        with_chosen(variant, study.search, chosen[variant.name]) if study.search and variant.name in chosen else variant
+        for variant in study.variants()
+    ]
 
 
 def study_file(name: str) -> Path:
@@ -159,13 +170,12 @@ def finish(
     """Run the search, if there is one, and the cells; return those that failed, and all cells."""
     with shown("study"):
         if study.search is not None:
-            from lightning_pspo.study.search import search_settings, with_chosen
+            from lightning_pspo.study.search import search_settings
 
-            search, WORK.stage = study.search, f"search of {study.search.setting}"
-            chosen = search_settings(study, search, root, resolve, lambda trials: runner.run(trials, show))
-            write_atomically(root / "chosen.json", json.dumps(chosen, indent=1).encode())
-            settled = [with_chosen(variant, search, chosen[variant.name]) for variant in study.variants()]
-            cells = make_cells(replace(study, search=None), root, resolve, settled)
+            WORK.stage = f"search of {study.search.setting}"
+            chosen = search_settings(study, study.search, root, resolve, lambda trials: runner.run(trials, show))
+            write_atomically(root / CHOSEN, json.dumps(chosen, indent=1).encode())
+            cells = make_cells(study, root, resolve, variants_of(study, root))
             check_stale(cells)
         return runner.run(cells, show), cells
 
@@ -255,8 +265,8 @@ def report(root: Path) -> int:
     from lightning_pspo.study.tables import draw_curves, markdown
 
     results, comparisons = analyse(read_study(root / STUDY), root)
-    if (root / "chosen.json").is_file():
-        results["chosen"] = json.loads((root / "chosen.json").read_bytes())
+    if (root / CHOSEN).is_file():
+        results["chosen"] = json.loads((root / CHOSEN).read_bytes())
     write_atomically(root / "results.json", write_results(results))
     write_atomically(root / "tables.md", markdown(results).encode())
     write_atomically(root / "curves.png", draw_curves(results))
@@ -298,9 +308,12 @@ def repeat(folder: Path) -> int:
             old, new = (root / "validations" / file for root in (folder, again))
             same = old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes()
             different += [] if same else [f"validations/{file}"]
-        before_curves, curves = (read_curves(root / "logs") for root in (folder, again))
-        keys = [key for key in sorted(before_curves | curves) if not key.startswith(_CLOCK)]
-        different += [f"curve {key}" for key in keys if repr(before_curves.get(key)) != repr(curves.get(key))]
+        curves = [
+            {key: [part.tolist() for part in series] for key, series in read_curves(root / "logs").items()}
+            for root in (folder, again)
+        ]
+        keys = [key for key in sorted(curves[0] | curves[1]) if not key.startswith(_CLOCK)]
+        different += [f"curve {key}" for key in keys if curves[0].get(key) != curves[1].get(key)]
     if different:
         print(f"{folder} differs: {', '.join(different)}")
         return 1
