@@ -54,8 +54,8 @@ class FewShot:
         if self.k == 0 and (idle or self.examples is not None):
             name = idle[0] if idle else "examples"
             raise InputError(
-                f"`prompt.few_shot.k` must be at least 1 where `prompt.few_shot.{name}` is set, got 0: raise it, or leave "
-                f"`{name}` out."
+                f"`prompt.few_shot.k` must be at least 1 where `prompt.few_shot.{name}` is set, got 0: raise it, "
+                f"or leave `{name}` out."
             )
         if self.examples is not None and idle:
             raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
@@ -15,28 +14,9 @@ from lightning_pspo.types import Problem
 
 _log = logging.getLogger(__name__)
 
-_KINDS = (
-    ("several values", re.compile(r".*(?:;|\bor\b|\band\b|,\s).*", re.DOTALL)),
-    ("equation", re.compile(r".*[^<>!]=.*", re.DOTALL)),
-    ("ratio or time", re.compile(r"[\d\s.]+(?::[\d\s.]+)+(?:\s*[ap]\.?m\.?)?", re.IGNORECASE)),
-    ("fraction", re.compile(r"[-−(]*\s*\d+\s*/\s*\d+\)?|-?\\[dt]?frac\{\d+\}\{\d+\}")),
-    ("number", re.compile(r"[-−]?[\d.,]+")),
-    ("number with a unit", re.compile(r"[-−]?\$?[\d.,]+\s*(?:\\?%|[^\W\d]|\\|\().*", re.DOTALL)),
-    ("expression", re.compile(r".*[\\^_+*/{}].*|[a-zA-Z]", re.DOTALL)),
-    ("words", re.compile(r"[^\W\d].*", re.DOTALL)),
-)
 _SENTENCE = re.compile(r"(?=.*(?<!\w)[0-9][0-9.,]*(?!\w))(?!.*[\\=^{(\[])(?:.*\b[A-Za-z]{2,}\b){2}", re.DOTALL)
 _SEVERAL = re.compile(r",? and |, ")
 _CLOCK = re.compile(r"[0-9]+:[0-9]")
-
-
-def kind_of(answer: str) -> str:
-    r"""Return what a reference answer looks like, for a report.
-
-    >>> [kind_of(answer) for answer in ("12", "3 (apples)", "5:6", "They are equal", r"\frac{1}{2}", "2; 3", "x = 1")]
-    ['number', 'number with a unit', 'ratio or time', 'words', 'fraction', 'several values', 'equation']
-    """
-    return next((name for name, pattern in _KINDS if pattern.fullmatch(answer.strip())), "other")
 
 
 def check_references(origin: str, problems: Collection[Problem]) -> list[Problem]:
@@ -47,7 +27,7 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
     decided by the grader's quick rules; worker processes start only for the others.
 
     Returns:
-        The problems on which no completion can be graded correct. How many of each kind there are is logged.
+        The problems on which no completion can be graded correct; how many, and the first, is logged.
     """
     with Grader() as grader:
         failing = _failing(grader, list(problems), f"{HASH_MARKER} {{}}")
@@ -55,14 +35,12 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
         sentences = [row for row in problems if row.scorer is None and _is_sentence(clean(row.answer))]
         failing += [problem for problem in _failing(grader, sentences, None) if problem not in failing]
     if failing:
-        kinds = Counter(kind_of(problem.answer) for problem in failing)
         _log.warning(
-            "%s: %d of %d reference answers cannot be matched by any completion (%s); the first is %r of %r. A "
+            "%s: %d of %d reference answers cannot be matched by any completion; the first is %r of %r. A "
             "reference must be the final answer alone.",
             origin,
             len(failing),
             len(problems),
-            ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common()),
             failing[0].answer[:60],
             failing[0].id,
         )
