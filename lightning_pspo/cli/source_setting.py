@@ -26,8 +26,11 @@ class SourceSetting(ActionTypeHint):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Take a value; a short form is a source of its own, which keeps no argument of an earlier one."""
-        if args and self.dest in _ONE and args[2] != source_settings(args[2], "train") and args[1].get(self.dest):
-            args[1][self.dest] = None
+        if args:
+            _, settings, value, option = args
+            is_short = option == f"--{self.dest}" and value != source_settings(value, "train")
+            if is_short and self.dest in _ONE and settings.get(self.dest):
+                settings[self.dest] = None
         return super().__call__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def in_full(self, value: Any) -> Any:

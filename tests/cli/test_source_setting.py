@@ -36,7 +36,7 @@ def test_a_folder_has_splits(tmp_path):
     assert source_settings(f"{folder}@dev", "test")["init_args"] == {"path": folder, "split": "dev"}
 
 
-def test_the_command_line_takes_them_and_further_settings_of_the_class():
+def test_the_command_line_takes_them_and_further_settings_of_the_class(problem_file):
     parser = subcommand_parsers()["fit"]
     arguments = ["--data.train=openai/gsm8k", "--data.train.limit=5", "--data.val.mine=problems.csv"]
     data = parser.parse_args([*arguments, "--data.test={b: me/sums}"]).data
@@ -44,4 +44,6 @@ def test_the_command_line_takes_them_and_further_settings_of_the_class():
     assert (data.train.class_path.rpartition(".")[2], train.split, train.limit) == ("GSM8K", "train", 5)
     assert data.val["mine"].init_args.path == "problems.csv"
     assert parser.parse_args([*arguments, "--data.train=problems.csv"]).data.train.init_args.limit is None
+    arguments[:2] = ["--data.train=JSONL", "--data.train.limit=5", f"--data.train.path={problem_file}"]
+    assert parser.parse_args(arguments).data.train.init_args.limit == 5
     assert (data.test["b"].init_args.dataset, data.test["b"].init_args.split) == ("me/sums", "test")
