@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     disable_progress_bar()  # type: ignore[no-untyped-call]
     printed = io.StringIO()
     try:
-        size = Size(options.prompts, options.completions, options.tokens)
+        size = Size(options.prompts, options.completions, options.tokens, options.seconds)
         with contextlib.redirect_stdout(printed), log_level(logging.WARNING, *_LIGHTNING):
             run(["fit", *others, "--print_config"])
     except InputError as error:
@@ -77,5 +77,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--prompts", type=int, default=2, help="number of problems in the rollout, even (default: 2)")
     result.add_argument("--completions", type=int, default=4, help="most completions per problem (default: 4)")
     result.add_argument("--tokens", type=int, default=24, help="most tokens per completion (default: 24)")
+    result.add_argument(
+        "--seconds", type=float, default=30.0, help="time for the passes; a slow model gets fewer tokens (default: 30)"
+    )
     result.add_argument("--json", type=Path, help="also write the results to this file")
     return result

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.progress import WORK, begin
 
 
 class Check(StrEnum):
@@ -107,6 +108,12 @@ def tolerances_of(precision: str, dtype: str) -> Tolerances:
     (0.0001, 0.25)
     """
     return BFLOAT16 if "bf16" in precision or dtype == "bfloat16" else FLOAT32
+
+
+def say(stage: str) -> None:
+    """Show which part of the self-check runs."""
+    WORK.stage = stage
+    begin("")
 
 
 def at_most(check: str, value: float, limit: float, detail: str = "") -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
@@ -20,9 +21,8 @@ from lightning_pspo.objective.schedules import Constant
 from lightning_pspo.preflight.selfcheck import gradients
 from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
-from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, tolerances_of
-from lightning_pspo.preflight.selfcheck.settings import OrGenerated
-from lightning_pspo.progress import WORK
+from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, say, tolerances_of
+from lightning_pspo.preflight.selfcheck.settings import OrGenerated, affordable
 from lightning_pspo.rollout.base import prompt_rows
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.passes import StepOutput
@@ -84,8 +84,14 @@ class Instead(pl.Callback):
 class Measure(Instead):
     """Makes the checks of one process; writes ``measured.json`` and the data that the other runs compare with.
 
-    The check at the start of ``fit`` is made here: its result is a line of the table.
+    The check at the start of ``fit`` is made here: its result is a line of the table. A first pass decides how many
+    completions, and how many tokens of each, fit into about ``seconds``.
     """
+
+    def __init__(self, folder: str, checks: Sequence[str], is_consistent: bool = True, seconds: float = 30.0) -> None:
+        super().__init__(folder, checks, is_consistent)
+        self.seconds = seconds
+        self.notes: list[str] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check as ``fit`` does at its start: in the precision of the weights, outside of a training step."""
@@ -97,7 +103,8 @@ class Measure(Instead):
         """Sample, then check; a failed check does not prevent the others."""
         results = self.results if "engine" in self.checks else [r for r in self.results if not r.passed]
         tolerances = tolerances_of(str(module.trainer.precision), module.policy.dtype)
-        WORK.stage = "sampling"
+        self._fit_into_time(module, batch)
+        say("sampling")
         completions = module.sample(batch, module.group_size, module.sampling, TRAINING_NOISE)
         rewards, made_up = gradients.with_signal(module.reward, module.verify(batch, completions), module.group_size)
         engine, module.engine, module.reward = module.engine, Replay(completions), rewards
@@ -106,7 +113,7 @@ class Measure(Instead):
             on_policy, [mini_batch, mini_batch], with_reference=module.objective.kl.coef > 0.0
         )
         rollout = gradients.off_policy(module, scored)
-        WORK.stage = "comparing gradients"
+        say("comparing gradients")
         reference = gradients.gradient_of(module, rollout, mini_batch)
         compared, limit = (rollout, mini_batch, reference), tolerances.gradient
         if "microbatches" in self.checks:
@@ -120,7 +127,7 @@ class Measure(Instead):
         self._store(rollout, reference, rewards)
         module.engine = engine
         if "engine" in self.checks:
-            WORK.stage = "comparing engines"
+            say("comparing engines")
             engine_checks = EngineChecks(module, batch, completions, tolerances)
             has_logprobs = torch.zeros(len(rollout.advantages), dtype=torch.bool, device=module.device)
             has_logprobs[torch.cat([part.rows for part in mini_batch.micro_batches])] = True
@@ -132,10 +139,30 @@ class Measure(Instead):
             torch.save(fingerprint(module, batch, completions), self.folder / "before.pt")
         self._write(module, results, made_up, len(batch))
 
+    def _fit_into_time(self, module: PSPOModule, batch: PromptBatch) -> None:
+        """Take fewer completions and tokens if a pass is slow."""
+        say("timing a pass")
+        prompt, before = prompt_rows(batch)[0], (module.group_size, module.sampling.max_new_tokens)
+        with module.policy.generating() as model:
+            plain_logits(model, prompt, [prompt[-1]])  # warms up
+            start = time.perf_counter()
+            plain_logits(model, prompt, [prompt[-1]] * module.sampling.max_new_tokens)
+            seconds = time.perf_counter() - start
+        completions, tokens = affordable(seconds, len(batch), *before, self.seconds)
+        if (completions, tokens) == before:
+            return
+        module.group_size, module.sampling = completions, replace(module.sampling, max_new_tokens=tokens)
+        module.minibatches_per_rollout = min(module.minibatches_per_rollout, completions * len(batch))
+        self.notes.append(
+            f"a forward pass of one row takes {seconds:.2g} s: {completions} completions of {tokens} tokens per problem"
+            f" were taken, not {before[0]} of {before[1]}; --seconds above {self.seconds:g} takes more"
+        )
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, and end the run."""
+        say("saving a checkpoint")
         if {"checkpoint", "export"} & set(self.checks) and batch_idx == 0:
             save_atomically(trainer, self.folder / CHECKPOINT)
         trainer.should_stop = True
@@ -158,7 +185,7 @@ class Measure(Instead):
 
     def _write(self, module: PSPOModule, results: Sequence[Result], made_up: int, groups: int) -> None:
         source: Any = module.trainer.datamodule.train  # type: ignore[attr-defined]
-        notes = []
+        notes = self.notes
         if isinstance(source, OrGenerated) and source.why is not None:
             notes.append(f"generated problems were used instead of data.train: {source.why}")
         if made_up:
@@ -171,6 +198,9 @@ class Measure(Instead):
                 "results": [asdict(result) for result in results],
                 "notes": notes,
                 "is_consistent": self.is_consistent,
+                "group_size": module.group_size,
+                "minibatches_per_rollout": module.minibatches_per_rollout,
+                "tokens": module.sampling.max_new_tokens,
                 "two_ranks": can_have_two_ranks(module),
                 "parameters": sum(parameter.numel() for parameter in module.policy.parameters()),
                 "device": str(module.device),

@@ -15,6 +15,8 @@ from lightning_pspo.types import Problem
 
 logger = logging.getLogger(__name__)
 
+_PASSES = 12  # over each row in all the checks of one process; a backward pass counts twice
+_FEW_TOKENS = 8
 _BUILT_IN = Procedural(task="basic_arithmetic", size=8)
 
 
@@ -26,6 +28,8 @@ class Size:
         prompts: Number of prompts, at least 2 and even: two ranks share them.
         completions: Completions per prompt, at least 2.
         tokens: Token limit of a completion, at least 1.
+        seconds: Approximate time for the passes over the rollout, above 0. Where a pass is slow, fewer completions and
+            tokens are taken.
 
     Raises:
         InputError: A number is out of range.
@@ -34,12 +38,15 @@ class Size:
     prompts: int = 2
     completions: int = 4
     tokens: int = 24
+    seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if self.prompts < 2 or self.prompts % 2:
             raise InputError(f"`prompts` must be even and at least 2, got {self.prompts}.")
         check_at_least("completions", self.completions, 2)
         check_at_least("tokens", self.tokens, 1)
+        if not self.seconds > 0.0:
+            raise InputError(f"`seconds` must be above 0, got {self.seconds}.")
 
 
 class OrGenerated(PromptSource):
@@ -103,3 +110,22 @@ def on_two_ranks(small: Mapping[str, Any], config: Mapping[str, Any], callback: 
     alone = alone or (isinstance(strategy, Mapping) and "SingleDevice" in strategy["class_path"])
     settings["trainer"] |= {"devices": 2, "strategy": "ddp" if alone else strategy, "callbacks": [dict(callback)]}
     return settings
+
+
+def affordable(pass_s: float, prompts: int, completions: int, tokens: int, seconds: float) -> tuple[int, int]:
+    """Return how many completions per prompt, and tokens of each, can be checked in about ``seconds``.
+
+    Args:
+        pass_s: Seconds of a forward pass of one row.
+        prompts: Number of prompts.
+        completions: Most completions per prompt.
+        tokens: Most tokens of a completion.
+        seconds: Time for all passes.
+
+    >>> affordable(0.2, 2, 4, 24, 30.0), affordable(0.5, 2, 4, 24, 30.0), affordable(4.0, 2, 4, 24, 30.0)
+    ((4, 24), (2, 24), (2, 8))
+    """
+    rows = seconds / (_PASSES * pass_s)
+    fewer = max(2, min(completions, int(rows / prompts)))
+    shorter = max(_FEW_TOKENS, int(tokens * rows / (2 * prompts)))
+    return fewer, tokens if 2 * prompts <= rows else min(tokens, shorter)

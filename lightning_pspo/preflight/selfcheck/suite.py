@@ -25,10 +25,10 @@ from lightning_pspo.preflight.selfcheck.results import (
     at_most,
     attempt,
     left_out,
+    say,
     tolerances_of,
 )
 from lightning_pspo.preflight.selfcheck.settings import Size, on_two_ranks, small_run
-from lightning_pspo.progress import WORK
 
 CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
 SMALL = 200_000_000
@@ -75,30 +75,34 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
     report = Report()
     with tempfile.TemporaryDirectory(prefix="selfcheck-") as name:
         folder = Path(name)
-        WORK.stage = "building the model"
-        small = small_run(config, size, _callback(runs.Measure, folder, wanted))
+        say("building the model")
+        measure = _callback(runs.Measure, folder, wanted)
+        measure["init_args"]["seconds"] = size.seconds
+        small = small_run(config, size, measure)
         run(["fit", "--config", _written(small, folder / "measure.yaml", folder / "run")])
         _free_memory()
         measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
         report.notes += measured["notes"]
+        small["model"]["sampling"]["max_new_tokens"] = measured["tokens"]
+        small["model"] |= {name: measured[name] for name in ("group_size", "minibatches_per_rollout")}
         report.results += [Result(**result) for result in measured["results"]]
         tolerances = tolerances_of(measured["precision"], measured["dtype"])
         if "ranks" in wanted and measured["two_ranks"]:
-            WORK.stage = "running two ranks"
+            say("running two ranks")
             ranks = on_two_ranks(small, config, _callback(runs.OnRanks, folder, wanted, measured["is_consistent"]))
             path = _written(ranks, folder / "ranks.yaml", folder / "ranks")
             results = attempt(Check.RANKS, lambda: _ranks_check(path, folder, measured["device"], tolerances))
             index = sum(result.check == Check.MICRO_BATCHES for result in report.results)
             report.results[index:index] = results
         if "checkpoint" in wanted:
-            WORK.stage = "loading the checkpoint"
+            say("loading the checkpoint")
             small["trainer"]["callbacks"] = [_callback(runs.Reload, folder, wanted, measured["is_consistent"])]
             small["ckpt_path"] = str(folder / runs.CHECKPOINT)
             path = _written(small, folder / "reload.yaml", folder / "reloaded")
             report.results += attempt(Check.LOADED, lambda: _checkpoint_check(run, path, folder))
             _free_memory()
         if "export" in wanted:
-            WORK.stage = "exporting the checkpoint"
+            say("exporting the checkpoint")
             trust = bool(config["model"]["policy"].get("init_args", {}).get("trust_remote_code"))
             if (parameters := measured["parameters"]) > SMALL and "export" not in checks:
                 reason = f"{parameters / 1e9:.2g} billion parameters: --only export checks it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +267,16 @@ def test_a_broken_part_fails_its_check(selfcheck: Check, tiny_model: Path, case:
     assert bool(expected) == bool(failed), printed
     assert status == bool(expected)
     assert all(f"FAIL {name}" in printed for name in failed)
+
+
+def test_a_slow_model_is_checked_on_less(selfcheck: Check) -> None:
+    status, results, printed = selfcheck("--only", "ratio", "engine", "checkpoint", "--seconds", "1e-9")
+    assert status == 0, printed
+    assert "2 completions of 8 tokens per problem were taken, not 4 of 12" in " ".join(printed.split())
+    tokens = re.search(r"(\d+) tokens", results["engine: what it draws"]["detail"])
+    assert tokens is not None
+    assert int(tokens[1]) <= 2 * 2 * 8
+    assert results["checkpoint: logits after loading"]["measured"] == "0"
 
 
 @pytest.mark.slow
