@@ -209,9 +209,9 @@ class SamplingModule(pl.LightningModule):
         """Complete, grade and measure the prompts of one batch at every evaluation temperature."""
         output = self.predict_step(batch, batch_idx, dataloader_idx)
         metrics = self._metrics.setdefault(batch.source, {})
-        prompts = self.policy.tokenizer.batch_decode(
-            [ids[mask] for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)], skip_special_tokens=True
-        )
+        rows = [ids[mask] for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)]
+        texts = self.policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        prompts = [text.removesuffix(batch.answer_prefix) for text in texts]  # an answer does not repeat its own part
         for temperature, samples in output.samples.items():
             if temperature not in metrics:
                 count = self.evaluation.samples_at(temperature)
