@@ -35,6 +35,7 @@ MEASURES = {
 }
 """Name -> log key, and how the rollouts of a run become one number."""
 
+_LEAKAGE = ("/prompt_repeated", "/text_after_answer")  # of a validation
 COLLAPSED = 0.5  # share of its best accuracy below which a run that ends there has collapsed
 DETECTABLE = 1.43  # half-widths of a 95 % interval that a true difference needs to be found in 80 of 100 studies
 _Floats = NDArray[np.float64]
@@ -98,12 +99,12 @@ def measures(curves: Curves) -> dict[str, float]:
     {'ratio_max': 3.0, 'entropy': 0.25}
     """
     updates = [int(key.rpartition("_")[2]) for key in curves if key.startswith("trust/kl_update_")]
-    keys = {name: key or f"trust/kl_update_{max(updates, default=0)}" for name, (key, _) in MEASURES.items()}
-    judged = {key: (key, "last") for key in curves if key.startswith("judge/")}
+    last_update = f"trust/kl_update_{max(updates, default=0)}"
+    more = {key: (key, "last") for key in curves if key.startswith("judge/") or key.endswith(_LEAKAGE)}
     return {
-        name: float(_REDUCE[how](curves[keys.get(name, name)][1]))
-        for name, (_, how) in (MEASURES | judged).items()
-        if keys.get(name, name) in curves
+        name: float(_REDUCE[how](curves[key or last_update][1]))
+        for name, (key, how) in (MEASURES | more).items()
+        if (key or last_update) in curves
     }
 
 

@@ -197,5 +197,6 @@ def check_stale(cells: Sequence[Cell]) -> None:
     why = f"`{changed[0]}` was {before.get(changed[0])}, is {now.get(changed[0])}" if changed else "`threads`"
     raise InputError(
         f"{len(stale)} of {len(cells)} cells were run with other settings than the study has now ({why}): {names}. "
-        "Undo the change, give another --output, or delete their folders to run them again; nothing was changed."
+        "Undo the change (or use the version of this program that ran them), give another --output, or delete their "
+        "folders to run them again; nothing was changed."
     )
