@@ -33,6 +33,7 @@ _SYNONYMS = (
     "no false",
     "undefined doesnotexist dne",
     "nosolution nosolutions norealsolution norealsolutions none emptyset theemptyset",
+    "mathbb{R} R allrealnumbers allreals realnumbers",
     "infinitelymany infinitelymanysolutions infinite",
 )
 _LABEL = re.compile(r"[A-Z][A-Za-z]{2,19}(?: [A-Za-z]{1,19}){0,3}: +(?=[^:]*[0-9][^:]*\Z)")

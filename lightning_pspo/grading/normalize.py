@@ -17,7 +17,18 @@ _SIGNS = {  # sign -> spelling
     **dict.fromkeys("·⋅", r"\cdot "),
     **dict.fromkeys("\u00c5\u212b", " angstroms"),
     **{"\u066b": ".", "\u066c": ",", "\u066a": "%", "º": "°", "˚": "°", "…": "...", "\u211d": r"\mathbb{R}"},
-    **{"≡": r"\equiv ", "∴": "", "∎": "", "→": "", "•": "", "\u2236": ":", "\u27e8": "(", "\u27e9": ")", "—": "-"},
+    **{
+        "≡": r"\equiv ",
+        "∴": "",
+        "∎": "",
+        "→": "",
+        "•": "",
+        "\u2236": ":",
+        "\u2126": "Ω",
+        "\u27e8": "(",
+        "\u27e9": ")",
+        "—": "-",
+    },
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
     **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
     **{"θ": r"\theta ", "∅": r"\emptyset "},
@@ -62,7 +73,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("<", r"<(b|i|u|em|strong)>(.*?)</\1>", r"\2"),
     ("<", r"<sup>([^<]*)</sup>", r"^{\1}"),
     ("**", r"(?<![\w)\]}*])\*\*(?=[^*]+\*\*(?![\w(]))|(?<=[\w)\]}$])\*\*(?=[\s!.,]|\Z)", ""),
-    ("\\", r"(?<=[\])}RZ])\s*(?:-|\\)\s*(?=\\\{)", r"\\setminus "),
+    ("\\", r"(?<=[\])}RZ])\s*(?:-\s*(?=\\\{)|\\\s+(?=\\?\{))", r"\\setminus "),
     ("√", r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
     (",", r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
@@ -154,7 +165,8 @@ _CALLS = {
 _MAX_CALLS = 20  # a text with deeper calls is left as it is
 
 _MARKS = re.compile(r"\A[\s*_`:,;\"#]+|(?:[\s*_`:;,.\"]|\s[:;]-?[)D]|(?<=[A-Za-z]{2})!)+\Z|\\{1,2}\Z")
-_GOES_ON = re.compile(r"[.,][^.]*\.\.\.\s*\Z")
+_GOES_ON = re.compile(r"[.,][^.]+\.{3,4}\s*\Z")
+_TO = re.compile("(?<=[0-9]) to (?=[0-9])")
 _SPACE = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])")
 _PRODUCT = re.compile(r"\\(?:cdot|times)(?![A-Za-z])\s*|\*")
 _ONE_CHARACTER = re.compile(r"([\^_])\{(\w)\}")
@@ -183,7 +195,7 @@ def clean(text: str) -> str:
     for needed, replace, spelling in _COMPILED:
         if needed in text:
             text = replace(spelling, text)
-    text = in_digits(text)
+    text = _TO.sub(":", in_digits(text))
     text = text.strip() if _GOES_ON.search(text) else _MARKS.sub("", _MARKS.sub("", text))
     text = _QUOTED.sub(r"\1", text)
     if text.count("}") != text.count("{"):

@@ -31,11 +31,11 @@ _WHOLE_QUOTIENT = re.compile(
 _REPEATING = re.compile(  # 0.\overline{3}, 0.(3), 0.333...
     rf"{_SIGN}(?P<whole>[0-9]*)\.(?:(?P<fixed>[0-9]*)(?:\\(?:overline|bar|dot)\s*)?"
     r"(?:[{(](?P<cycle>[0-9]+)[})]|(?P<digit>(?<=[a-z ])[0-9]))"
-    r"|(?P<start>[0-9]{0,20}?)(?P<seen>[0-9]{1,6}?)(?P=seen){2,20}(?:\.\.\.|\\[lc]?dots))"
+    r"|(?P<start>[0-9]{0,20}?)(?P<seen>[0-9]{1,6}?)(?P=seen){2,20}(?:\.{3,4}|\\[lc]?dots))"
 )
 _GROUPS = r"[1-9][0-9]{0,2}(?:(?P<mark>[MARKS])[0-9]{3})(?:(?P=mark)[0-9]{3})*"
 _GROUPED = re.compile(  # 1,234 and 1'234 and 1 234; 12,34,567
-    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', '_, ' + chr(39))}|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}))"
+    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', ', ' + chr(39))}|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}))"
     r"(?P<rest>(?:\.[0-9]*)?(?:e-?[0-9]+|\s?[a-z]{7,8})?)"
 )
 _GROUPED_WITH_COMMA = re.compile(  # 1.234,50 and 1.234.567: a single point is that of a decimal
@@ -67,14 +67,12 @@ _LETTERS, _ANY_LETTERS = re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
 # Words after a number that change its value, take it back, or go on to another one, so that they are no unit.
 _NO_UNITS = frozenset(
     _LETTERS.findall(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety ones tens hundred hundreds "
-        "thousand thousands million millions billion billions trillion trillions dozen dozens score gross lakh lakhs "
-        "crore crores bn mil mio fold half halves third thirds fourth fourths quarter fifth fifths sixth sixths "
-        "seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths "
-        "millionth millionths halved double doubled twice thrice triple tripled squared cubed exponent "
-        "root roots sqrt pi sin cos tan log ln mod modulo choose times multiplied plus minus over divided reciprocal "
-        "factorial base binary octal hex hexadecimal remainder negative infinity am pm "
+        "ones twos fives tens hundred hundreds thousand thousands million millions billion billions trillion trillions "
+        "dozen dozens score gross lakh lakhs crore crores bn mil mio fold half halves third thirds fourth fourths "
+        "quarter fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth "
+        "hundredths thousandth thousandths millionth millionths halved double doubled twice thrice triple tripled "
+        "squared cubed exponent root sqrt pi sin cos tan log ln mod modulo choose times multiplied plus minus over "
+        "divided reciprocal factorial base binary octal hex hexadecimal remainder negative infinity am pm "
         "below above under beneath less fewer more than greater larger bigger smaller lower higher least most between "
         "about almost nearly approximately beyond "
         "not no nor never neither cannot isn aren wasn weren doesn didn don wrong incorrect false untrue "
@@ -140,8 +138,9 @@ def parse_number(text: str) -> Fraction | None:
 def read_number(text: str) -> Number | None:
     """Read a cleaned text as a number; None when it is none."""
     original, (text, unit) = text, split_unit(text)
-    if text == original and (gloss := _GLOSS.search(text)):
-        return _glossed(text[: gloss.start()], gloss[1])
+    gloss = _GLOSS.search(original)
+    if gloss and (text == original or any(map(str.isdigit, gloss[1]))):
+        return _glossed(original[: gloss.start()], gloss[1])
     percent = text.endswith("%")
     text = _POWER_OF_TEN.sub(r"\g<1>1e\2", _TEN.sub(r"e\1", text.rstrip("% ")))
     if len(text) > MAX_NUMBER_CHARS:
@@ -160,7 +159,7 @@ def read_number(text: str) -> Number | None:
 def _ungrouped(text: str) -> str:
     """Take the marks between groups of digits away: ``1,234``, ``1,23,456``, ``1'234``, ``1 234``, ``1.234,50``."""
     if match := _GROUPED.fullmatch(text):
-        return re.sub("[', _]", "", match["whole"]) + match["rest"]
+        return re.sub("[', ]", "", match["whole"]) + match["rest"]
     if match := _GROUPED_WITH_COMMA.fullmatch(text):
         return re.sub("['. ]", "", match["whole"]) + "." + (match["places"] or "")
     return text

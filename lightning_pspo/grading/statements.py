@@ -36,7 +36,7 @@ _MATHS = re.compile(
 _JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
 _PERCENT = re.compile(r"\s{0,3}(?:\\?%|percent)")
 _SENTENCE_END = re.compile(
-    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|i\.e|e\.g))[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
+    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
 )
 _LEADING = re.compile(
     r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"

@@ -17,15 +17,15 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _ONES, _SMALL, _SCALE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "|".join(_SCALES)
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL}))"
 _BELOW_1000 = rf"(?:(?:{_ONES}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_SCALE})))"
-_INTEGER = rf"(?:[0-9]{1, 9}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_SCALE})(?:,?(?: and)? {_BELOW_1000})?)*)"
+_INTEGER = rf"(?:[0-9]{{1,9}}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_SCALE})(?:,?(?: and)? {_BELOW_1000})?)*)"
 _NUMBER = re.compile(
     rf"(?i)(?<![\w\\'’-])(?<!\bno )(?<!\b(?:the|any) )(?<!\b(?:this|that|each|next|last) )"
     rf"(?:(?P<count>a|{_SMALL})[- ](?P<part>{'|'.join(_PARTS)})s?(?![\w'’-]| to\b| time)"
     rf"|(?P<integer>{_INTEGER})(?:(?P<half> and (?:a|one)[- ]half)| point(?P<places>(?: (?:{_SMALL}))+))?"
     r"(?![\w'’]|-[a-z]|(?<=one)\s+(?:of|can|could|must|may|might|should|would|way|more|another|by)\b))"
 )
-_MINUS = re.compile(r"(?i)(?:\A|(?<=\bis )|(?<=\bbe )|(?<=equals ))minus (?=[0-9])|\bnegative (?=[0-9])")
-_ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|half|hundred|dozen|third|quarter|{_SCALE}|{'|'.join(_TENS)}")
+_MINUS = re.compile(r"(?i)(?:\A\s*|(?<=\bis )|(?<=\bbe )|(?<=equals ))minus (?=[0-9])|\bnegative (?=[0-9])")
+_ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_SCALE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 
 def in_digits(text: str) -> str:
