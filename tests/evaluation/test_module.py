@@ -13,6 +13,7 @@ import pytest
 from lightning_pspo.callbacks import CompletionWriter, EvaluationReport
 
 from lightning_pspo.cli.main import main
+from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
@@ -38,12 +39,16 @@ def evaluate(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Evaluate:
         stage: str = "validate",
         limit: int = 7,
         name: str = "toy",
+        prefix: str = "",
         **settings: Any,
     ) -> PSPOModule:
         defaults = {"sampling": {"max_new_tokens": 8}, "evaluation": {"temperatures": [0.0, 1.0], "samples": 4}}
         module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **grouped(defaults, settings))
         source = {name: JSONL(str(problem_file), limit=limit)}
-        data = MathDataModule(module.policy.tokenizer, val=source, test=source, eval_batch_size=batch_size)
+        prompt = PromptFormat(answer_prefix=prefix)
+        data = MathDataModule(
+            module.policy.tokenizer, val=source, test=source, eval_batch_size=batch_size, prompt=prompt
+        )
         trainer = pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **QUIET)
         getattr(trainer, stage)(module, data, verbose=False)
         return module
@@ -57,6 +62,13 @@ def writer(**settings: Any) -> CompletionWriter:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def test_the_beginning_of_an_answer_counts_as_one_and_repeats_nothing(evaluate: Evaluate, tmp_path: Path) -> None:
+    prefix = "The answer to this question is, as everyone knows, 7."
+    estimates = evaluate(writer(), prefix=prefix).results["toy"][0.0].estimates
+    assert estimates["prompt_repeated"].value == 0.0
+    assert {row["completion"][: len(prefix)] for row in rows(tmp_path / "samples.jsonl")} == {prefix}
 
 
 class Counting(pl.Callback):
