@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from lightning_pspo.data.chat_template import check_date
-from lightning_pspo.data.contamination import find_overlap
+from lightning_pspo.data.contamination import overlaps
 from lightning_pspo.data.loaders import EncodedProblem, EvaluationLoader, RolloutLoader, order_of_pass
 from lightning_pspo.data.prompt_encoder import PromptEncoder
 from lightning_pspo.data.prompt_format import PromptFormat
@@ -178,7 +178,9 @@ class MathDataModule(pl.LightningDataModule):
             return
         saved = state_dict["prompt"]
         for name, value in self.prompts.format.settings().items():
-            if name != "template" and saved.get(name, value) != value:  # which may be idle; the stream of prompts is compared too
+            if (
+                name != "template" and saved.get(name, value) != value
+            ):  # which may be idle; the stream of prompts is compared too
                 raise InputError(
                     f"The checkpoint was made with data.prompt.{name}={saved[name]!r:.60}, this run has {value!r:.60}: "
                     "a resumed run must ask in the same way."
@@ -270,23 +272,11 @@ class MathDataModule(pl.LightningDataModule):
 
     def _check_overlap(self) -> None:
         """Compare the questions of ``val`` and ``test`` with those of training."""
-        training = [row.problem for row in self._encoded["train"]]
-        questions = [problem.question for problem in training]
-        for key, problems in self._held_out.items():
-            overlap = find_overlap(questions, [problem.question for problem in problems])
-            if overlap.same:
-                self._report_overlap(
-                    f"{len(overlap.same)} of {len(problems)} questions of data.{key} occur in data.train as well "
-                    f"(the first: {problems[overlap.same[0]].id!r}).",
-                    "overlap",
-                )
-            if overlap.near and self.near_overlap != "ignore":
-                index, other = overlap.near[0]
-                self._report_overlap(
-                    f"{len(overlap.near)} of {len(problems)} questions of data.{key} are nearly those of data.train "
-                    f"(the first: {problems[index].id!r} is like {training[other].id!r}).",
-                    "near_overlap",
-                )
+        for setting, message in overlaps(self._problems["train"], self._held_out):
+            if getattr(self, setting) == "refuse":
+                raise InputError(f"{message} Remove them, or set data.{setting}=warn.")
+            if getattr(self, setting) == "warn":
+                logger.warning(message)
 
     @cached_property
     def _held_out(self) -> dict[str, list[Problem]]:
@@ -298,11 +288,6 @@ class MathDataModule(pl.LightningDataModule):
             except InputError as error:  # training needs the test sources for nothing else
                 logger.warning("data.%s is not compared with data.train: %s", key, error)
         return held_out
-
-    def _report_overlap(self, message: str, setting: str) -> None:
-        if getattr(self, setting) == "refuse":
-            raise InputError(f"{message} Remove them, or set data.{setting}=warn.")
-        logger.warning(message)
 
     def _evaluation_loaders(self, stage: str) -> list[EvaluationLoader]:
         rank, world_size = self._ranks()

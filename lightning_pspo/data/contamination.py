@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_pspo.types import Problem
 
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s]")
 _IDLE = frozenset(".,;:!?'\"`$()[]{}\\\u2018\u2019\u201c\u201d")
@@ -58,6 +62,28 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], share: floa
             if count >= share * len(grams):
                 near.append((index, holder))
     return Overlap(tuple(same), tuple(near))
+
+
+def overlaps(training: Sequence[Problem], held_out: Mapping[str, Sequence[Problem]]) -> Iterator[tuple[str, str]]:
+    """Say which held-out questions occur in training; yield the setting that decides on it, and the message.
+
+    Args:
+        training: Problems of training.
+        held_out: Problems of each source, by its key, such as ``val.NAME``.
+    """
+    questions = [problem.question for problem in training]
+    for key, problems in held_out.items():
+        found = find_overlap(questions, [problem.question for problem in problems])
+        begin = f"of {len(problems)} questions of data.{key}"
+        if found.same:
+            first = problems[found.same[0]].id
+            yield "overlap", f"{len(found.same)} {begin} occur in data.train as well (the first: {first!r})."
+        if found.near:
+            first, other = (source[index].id for source, index in zip((problems, training), found.near[0], strict=True))
+            message = (
+                f"{len(found.near)} {begin} are nearly those of data.train (the first: {first!r} is like {other!r})."
+            )
+            yield "near_overlap", message
 
 
 def normalise(text: str) -> tuple[str, ...]:
