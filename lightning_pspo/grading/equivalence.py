@@ -5,14 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lightning_pspo.grading.kinds import (
-    decide_base,
-    decide_choice,
-    decide_clock,
-    decide_comma_decimal,
-    decide_ratio,
-    decide_residue,
-)
+from lightning_pspo.grading.kinds import decide_choice, decide_kind
 from lightning_pspo.grading.names import RELATION, as_plain_number, is_equation, last_row, without_names
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, same_number, split_unit
@@ -36,7 +29,6 @@ _SYNONYMS = (
     "mathbb{R} R allrealnumbers allreals realnumbers",
     "infinitelymany infinitelymanysolutions infinite",
 )
-_LABEL = re.compile(r"[A-Z][A-Za-z]{2,19}(?: [A-Za-z]{1,19}){0,3}: +(?=[^:]*[0-9][^:]*\Z)")
 _YES_NO_WORDS = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)[A-Za-z]{4,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
@@ -95,8 +87,6 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         left = last_row(left)
     if (word := _YES_OR_NO.fullmatch(left)) and (same := _same_word(word[1], right)) is not None:
         return same
-    if ":" not in right:
-        left = _LABEL.sub("", left)
     if bool(_FREE.search(left)) != bool(_FREE.search(right)):
         left, right = _FREE.sub("", left), _FREE.sub("", right)
     if not left or not right:
@@ -107,7 +97,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         a = read_number(left)
     if a and b:
         return same_number(a, b)
-    if "mod" in right and (same := decide_residue(left, right, a, b)) is not None:
+    if "mod" in right and (same := decide_kind(left, right, a, b)) is not None:
         return same
     left, right = as_intervals(left, right)
     if (choice := decide_choice(left, right)) is not None:
@@ -124,9 +114,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     a, b = read_number(left), read_number(right)
     if a and b:
         return same_number(a, b)
-    for decide in (decide_base, decide_clock, decide_ratio, decide_comma_decimal):
-        if (decided := decide(left, right, a, b)) is not None:
-            return decided
+    if (decided := decide_kind(left, right, a, b)) is not None:
+        return decided
     parts, others = split_collection(left), split_collection(right)
     if parts or others:
         decided = _decide_collections(left, right, parts, others, symbolic)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from itertools import islice
 
 from lightning_pspo.grading.last_number import last_formula, last_match, last_number, repeats
+from lightning_pspo.grading.normalize import plain
 from lightning_pspo.grading.statements import concluded, stated
 from lightning_pspo.grading.verdicts import Mode
 
@@ -43,27 +43,18 @@ _FAILED = re.compile(r"Error\b|Exception\b|Traceback")
 def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tuple[str | None, str]:
     r"""Find the answer in a completion; time is linear in its length.
 
-    Strict: only an answer at an agreed marker counts. The marker that stands last decides:
+    Strict: only an answer at an agreed marker counts, and the last one decides: ``hash``, what follows ``####`` in a
+    line that is no heading (``#### Step 2``), or ``boxed``, the last complete ``\boxed{}`` or ``\fbox{}`` with those
+    before it when nothing but commas or "and" stands between. Lenient: without a marker, the first of these rules:
 
-    * ``hash``: what follows ``####`` in the last line that has such a text and is no heading (``#### Step 2``); a
-      ``\boxed{}`` in it is unwrapped.
-    * ``boxed``: the last complete ``\boxed{}`` or ``\fbox{}``; with those before it when nothing but commas or "and"
-      stands between.
+    * ``stated``: what follows the last "answer is", "Answer:", "Final answer" heading, ``<answer>`` or, in the last
+      line, "A:": a formula, a number with its unit, or a few words.
+    * ``printed``: what a program printed last, in an ``output`` block of code that nothing else follows.
+    * ``last_formula``, if no number follows it.
+    * ``last_number``: what the last sentence says (`statements.concluded`), or else the last number.
 
-    Lenient: without a marker, the first of these rules that finds something:
-
-    * ``stated``: what the last "answer is", "Answer:", "Final answer" heading, ``<answer>`` or, in the last line, "A:"
-      is followed by: a formula, a number with its unit, or a few words.
-    * ``printed``: what a program printed last, in an ``output`` block of code, if nothing of the kind follows or the
-      text behind it says the same number.
-    * ``last_formula``: the last formula, if no number follows it.
-    * ``last_number``: the result of a calculation in the last sentence, the number that its first verb governs
-      and no other number can replace, or else the last number: see
-      `statements.concluded`, `last_number.last_number`.
-
-    What stands before the last ``</think>`` counts only if nothing is found behind it. Where a model goes on to another
-    question (a line that begins with ``Question:``, ``Q:``, ``Problem:`` and the like, or a token of a chat template),
-    a marked or stated answer before it is the answer.
+    What stands before the last ``</think>`` counts only if nothing is found behind it, and what stands before a next
+    question (``Question:``, ``Q:``, a token of a chat template) decides if it is marked or stated.
 
     Args:
         completion: The model's text.
@@ -81,7 +72,7 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     (('24', 'last_number'), (None, 'none'), (None, 'none'))
     """
     if not completion.isascii():
-        completion = _DIGIT.sub(_in_ascii, completion)
+        completion = _DIGIT.sub(lambda digit: plain(digit.group()), completion)
     thought, end, reply = completion.rpartition(_THOUGHT_ENDS)
     for text in (reply, thought) if end else (completion,):
         text = without_drawings(text)
@@ -95,13 +86,6 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
         if answer is not None:
             return answer, rule
     return None, "none"
-
-
-def _in_ascii(digit: re.Match[str]) -> str:
-    """Return a digit of any script, or a fraction in one character, in ASCII."""
-    if digit.group().isdecimal():
-        return str(unicodedata.decimal(digit.group()))
-    return " " + unicodedata.normalize("NFKC", digit.group()).replace("\u2044", "/")
 
 
 def without_drawings(text: str) -> str:

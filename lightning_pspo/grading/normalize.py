@@ -189,7 +189,7 @@ def clean(text: str) -> str:
     if _PLAIN_NUMBER.fullmatch(text):
         return text
     text = text.translate(_CONTROL).replace(r"\sqrt(", "sqrt(").replace(r"\sqrt (", "sqrt(")
-    text = _from_code(text if text.isascii() else "".join(map(_plain, text)))
+    text = _from_code(text if text.isascii() else "".join(map(plain, text)))
     text = re.sub(r"(?<=[0-9])\s{0,3}[cdkm]?m[²³](?![A-Za-z])", "", text)
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _ANGLE_FUNCTION.search(text) else "", text)
     for needed, replace, spelling in _COMPILED:
@@ -208,7 +208,7 @@ def clean(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _plain(character: str) -> str:
+def plain(character: str) -> str:
     """Return the plain spelling of a character; nothing for currency, emoji and what is invisible."""
     if character.isascii() or character in _SIGNS:
         return _SIGNS.get(character, character)

@@ -25,7 +25,7 @@ last_number: only \boxed{1 => 1 | 16 - 3 = 13 eggs, 1,300.50 grams. => 1,300.50 
     She has twelve apples. => 12 | Tom has 5 and gets 7. So he has twelve. => 12 | It takes one and a half hours. => 3/2
     It is 5. There are two ways to see this. => 5 | So 5 is one of them. => 5
     So x is minus 5. => -5 | It is 3×10⁸. => 3×10⁸
-    It is 4, not 5. => 4 | It takes 2½ cups. => 2 1/2 | That is 5. I hope the answer is correct. => 5
+    It is 4, not 5. => 4 | It takes 2½ cups. => 2\frac{1}{2} | That is 5. I hope the answer is correct. => 5
     He keeps $400 000 - $282 000 = $118 000. => 118 000 | It costs $5 + $6 = $11. => 11
     It costs $5 and 3 days later $6. => 6 | There are 5 divisors of $n$. => 5
     <think>so \boxed{1}</think>It is 2. => 2 | so it costs $\$15$ => 15 | the ratio is 3:4. => 3:4
