@@ -1,15 +1,15 @@
-"""Writes training completions to a table."""
+"""Writes training completions to a file and, as tables, to TensorBoard and W&B."""
 
 from __future__ import annotations
 
-import html
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pspo.errors import check_at_least
@@ -22,7 +22,9 @@ _FILENAME = "completions.jsonl"
 
 
 class CompletionTable(Callback):
-    """Appends some completions of every n-th rollout to ``<default_root_dir>/completions.jsonl`` and to TensorBoard.
+    """Appends some completions of every n-th rollout to ``<default_root_dir>/completions.jsonl``, and shows them.
+
+    They are tables named ``completions`` in TensorBoard (under *Text*) and in W&B, at the rollout's place.
 
     The rows are drawn from the first rank's part of the rollout, the same ones whenever the run is repeated. A resumed
     run first drops the rows of rollouts that it is about to repeat, so that each occurs once.
@@ -59,6 +61,9 @@ class CompletionTable(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("completions", _markdown(rows), rollout)
+            elif isinstance(logger, WandbLogger):
+                cells = [list(row.values()) for row in rows]
+                logger.log_table("completions", columns=list(rows[0]), data=cells, step=rollout)
 
 
 def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
@@ -99,9 +104,18 @@ def _rollout_of(line: bytes) -> float:
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
-    parts = []
-    for row in rows:
-        head = f"**{row['id']}** {row['verdict']}, reward {row['reward']:.3g}, {row['length_tokens']} tokens"
-        texts = (html.escape(row[name]) for name in ("question", "completion"))
-        parts.append("\n\n".join([head, *(f"<pre>{text}</pre>" for text in texts)]))
-    return "\n\n---\n\n".join(parts)
+    """Return a table of rows; nothing in a model's text is read as markup."""
+    lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    lines += [f"| {' | '.join(_cell(value) for value in row.values())} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    r"""Return a value as the text of a cell: all that Markdown or HTML could read as markup is spelled out.
+
+    >>> _cell("1 < 2\n**#### 3** | $x$"), _cell(0.25)
+    ('1 &#60; 2<br>&#42;&#42;&#35;&#35;&#35;&#35; 3&#42;&#42; &#124; &#36;x&#36;', '0.25')
+    """
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    spelled = re.sub(r"[^\w\s.,:;?'\"=+/%()-]|_", lambda sign: f"&#{ord(sign[0])};", shown)
+    return "<br>".join(spelled.splitlines())

@@ -64,6 +64,7 @@ def run(tmp_path: Path, overlay: str) -> Path:
     """Train for two rollouts with an overlay, in a process without a network; return the run's directory."""
     configs = [f"--config={ROOT}/configs/quickstart.yaml", f"--config={ROOT}/configs/logger/{overlay}.yaml"]
     words = [sys.executable, "-m", "lightning_pspo", "fit", *configs, *SMALL, "--trainer.default_root_dir=run"]
+    words += ["--callbacks.CompletionTable.every_n_rollouts=1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()
     done = subprocess.run(
@@ -88,6 +89,7 @@ def test_weights_and_biases_without_a_network(tmp_path: Path) -> None:
     (kept,) = root.glob("logs/wandb/offline-run-*/run-*.wandb")
     for name in (b"train/reward", b"val/held_out/accuracy", b"trust/ratio_p99"):
         assert name in kept.read_bytes()
+    assert len([*kept.parent.glob("files/media/table/completions_*.json")]) == 2
 
 
 @pytest.mark.slow
