@@ -30,7 +30,7 @@ real-model: $(STAMP) ## Fetch SmolLM2-135M-Instruct and train it on sums (docs/r
 	@$(VENV_PYTHON) -m lightning_pspo fit --config experiments/smollm2_135m_sums
 
 test: $(STAMP) ## Run the tests, on two cores
-	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style, format, imports and types
 	$(VENV_PYTHON) -m ruff check .
