@@ -178,9 +178,8 @@ class MathDataModule(pl.LightningDataModule):
             return
         saved = state_dict["prompt"]
         for name, value in self.prompts.format.settings().items():
-            if (
-                name != "template" and saved.get(name, value) != value
-            ):  # which may be idle; the stream of prompts is compared too
+            # A plain template may be idle; the stream of prompts is compared as well.
+            if name != "template" and saved.get(name, value) != value:
                 raise InputError(
                     f"The checkpoint was made with data.prompt.{name}={saved[name]!r:.60}, this run has {value!r:.60}: "
                     "a resumed run must ask in the same way."

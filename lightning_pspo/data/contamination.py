@@ -76,14 +76,12 @@ def overlaps(training: Sequence[Problem], held_out: Mapping[str, Sequence[Proble
         found = find_overlap(questions, [problem.question for problem in problems])
         begin = f"of {len(problems)} questions of data.{key}"
         if found.same:
-            first = problems[found.same[0]].id
-            yield "overlap", f"{len(found.same)} {begin} occur in data.train as well (the first: {first!r})."
+            first = repr(problems[found.same[0]].id)
+            yield "overlap", f"{len(found.same)} {begin} occur in data.train as well (the first: {first})."
         if found.near:
-            first, other = (source[index].id for source, index in zip((problems, training), found.near[0], strict=True))
-            message = (
-                f"{len(found.near)} {begin} are nearly those of data.train (the first: {first!r} is like {other!r})."
-            )
-            yield "near_overlap", message
+            index, other = found.near[0]
+            first = f"{problems[index].id!r} is like {training[other].id!r}"
+            yield "near_overlap", f"{len(found.near)} {begin} are nearly those of data.train (the first: {first})."
 
 
 def normalise(text: str) -> tuple[str, ...]:
