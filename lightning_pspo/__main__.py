@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from lightning_pspo import __version__
@@ -14,7 +15,7 @@ from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, refusal_within
 from lightning_pspo.cli.help import COMMAND, LIGHTNING, check_subcommand, overview
 from lightning_pspo.cli.main import main
-from lightning_pspo.cli.streams import forgive_output
+from lightning_pspo.cli.streams import forgive_output, show_warning
 from lightning_pspo.errors import InputError
 
 
@@ -25,6 +26,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         arguments: Subcommand and its arguments; those of the process when None.
     """
     forgive_output()
+    warnings.showwarning = show_warning
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _find_modules_here()

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_solutions, restore_controller, save_controller
-from lightning_pspo.errors import InputError, check_at_least, check_at_most
+from lightning_pspo.errors import InputError, Note, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
 from lightning_pspo.objective.alpha import AlphaController
@@ -357,7 +357,7 @@ class PSPOModule(TrainableModule):
     def on_train_start(self) -> None:
         """Warn of doubtful settings; go on where an interruption has stopped the run."""
         for objection in objections(self.choices(self._optimizer().optimizer)):
-            rank_zero_warn(str(objection))
+            rank_zero_warn(str(objection), category=Note if objection.level == "note" else UserWarning)
         super().on_train_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Standard output that no closed pipe, full disk or plain terminal can turn into an error."""
+"""Standard output that no closed pipe, full disk or plain terminal can turn into an error; warnings as plain lines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Iterator
 from typing import TextIO
+
+from lightning_pspo.errors import Note
 
 
 class _Forgiving(io.FileIO):
@@ -44,6 +46,29 @@ def _forgiving(stream: TextIO | None, number: int) -> TextIO:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning as one line; only one that is meant for programmers says where in the code it comes from.
+
+    It stands for ``warnings.showwarning``: Lightning replaces ``warnings.formatwarning`` when it is imported.
+
+    >>> show_warning("Low on memory,   probably.", UserWarning, "x.py", 3, sys.stdout)
+    warning: Low on memory, probably.
+    >>> show_warning("All is well.", Note, "x.py", 3, sys.stdout)
+    note: All is well.
+    """
+    kind = f"{filename}:{lineno}: {category.__name__}"
+    if issubclass(category, UserWarning):
+        kind = "note" if issubclass(category, Note) else "warning"
+    (file or sys.stderr).write(f"{kind}: {' '.join(str(message).split())}\n")
 
 
 @contextlib.contextmanager

@@ -171,12 +171,8 @@ def _alpha_survives_optimizer(choices: Choices) -> Iterator[Objection]:
     surrogate, optimizer = choices.objective.surrogate, str(choices.optimizer)
     constant = choices.alpha_controller is None and not choices.objective.needs_every_row
     if surrogate.alpha and surrogate.alpha_only_scales and constant and optimizer.startswith(_SCALE_FREE):
-        binding = "" if choices.max_grad_norm is None else " and where `max_grad_norm` binds on some steps only"
-        yield _note(
-            "alpha_under_adam",
-            f"A constant alpha only multiplies {_name(surrogate)}'s gradient, and {optimizer} cancels a constant "
-            f"factor (except through its epsilon{binding}): compare with Unclipped at the same learning rate.",
-        )
+        text = f"a constant alpha hardly matters under {optimizer}, which cancels it: compare with Unclipped"
+        yield _note("alpha_under_adam", f"{text} (docs/objective.md).")
 
 
 def _bounds_act(choices: Choices) -> Iterator[Objection]:

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pspo import __version__
+from lightning_pspo.__main__ import command
 from lightning_pspo.cli.help import COMMANDS, LIGHTNING
+from lightning_pspo.errors import Note
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -124,3 +128,12 @@ def test_output_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, check=False)
     assert done.returncode == 0
     assert json.loads((tmp_path / "out.jsonl").read_text())["verdict"] == "correct"
+
+
+def test_warnings_are_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # so that it is restored
+    with pytest.raises(SystemExit):
+        command(["--version"])
+    rank_zero_warn("Low on\nmemory.")
+    rank_zero_warn("All is well.", category=Note)
+    assert capsys.readouterr().err == "warning: Low on memory.\nnote: All is well.\n"
