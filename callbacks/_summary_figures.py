@@ -16,6 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 _INK = "#33363b"
+_PANELS = {  # color, title, unit, factor
+    "accuracy": ("#2b8a63", "Accuracy", "correct completions (%)", 100),
+    "reward": ("#3565a9", "Training reward", "mean of the completions", 1),
+    "length": ("#8a5aa8", "Completion length", "mean length (tokens)", 1),
+    "entropy": ("#3565a9", "Entropy", "nats per token", 1),
+}
 _STYLE = {"correct": "green", "wrong": "red"}  # the other verdicts are yellow
 
 
@@ -35,49 +41,60 @@ def smooth(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any]) -> bytes:
-    """Return a PNG of four panels: reward, accuracy with the measurements, length, probability ratio."""
+    """Return a PNG of accuracy, with the measurements, and of up to three other curves that were logged."""
+    others = [name for name in ("reward", "length", "ratio_p99", "entropy") if _says_more(name, curves)]
+    panels = ["accuracy", *others[:3]]
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(10, 6.4), dpi=140, layout=layout, facecolor="white")
+    figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=140, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    (reward, accuracy), (length, ratio) = figure.subplots(2, 2, sharex=True)
-    _curve(reward, curves, "reward", "#3565a9", title="Training reward", unit="mean reward per completion")
-    _curve(accuracy, curves, "accuracy", "#2b8a63", title="Accuracy", unit="correct completions (%)", scale=100)
-    _curve(length, curves, "length", "#8a5aa8", title="Completion length", unit="mean length (tokens)")
-    _ratio(ratio, curves)
-    _measurements(accuracy, summary)
     last = max(curves["rollout"], default=1)
-    for axes in (reward, accuracy, length, ratio):
+    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
+        if name == "ratio_p99":
+            _ratio(axes, curves)
+        else:
+            _curve(axes, curves, name)
+        if name == "accuracy":
+            _measurements(axes, summary)
         axes.set_xlim(-0.03 * last, 1.03 * last)
         axes.grid(color="#e6e8eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9)
-    for axes in (length, ratio):
         axes.set_xlabel("rollout", color=_INK)
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _curve(
-    axes: Axes, curves: Mapping[str, Sequence[float]], name: str, color: str, *, title: str, unit: str, scale: float = 1
-) -> None:
+def _says_more(name: str, curves: Mapping[str, Sequence[float]]) -> bool:
+    """Tell whether a curve has values, and others than accuracy has, as a reward of 0 and 1 would."""
+    values = np.asarray(curves[name], dtype=np.float64)
+    return bool(np.isfinite(values).any()) and not np.allclose(values, curves["accuracy"], equal_nan=True)
+
+
+def _curve(axes: Axes, curves: Mapping[str, Sequence[float]], name: str) -> None:
+    color, title, unit, scale = _PANELS[name]
     values = np.asarray(curves[name], dtype=np.float64) * scale
     axes.plot(curves["rollout"], values, color=color, alpha=0.25, linewidth=1)
     axes.plot(curves["rollout"], smooth(values.tolist()), color=color, linewidth=2, label="training, smoothed")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_ylabel(unit, color=_INK)
+    _label(axes, title, unit)
 
 
 def _ratio(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
-    rollouts, low, high = curves["rollout"], smooth(curves["ratio_p01"]), smooth(curves["ratio_p99"])
-    axes.plot(rollouts, curves["ratio_max"], color="#c4572e", alpha=0.25, linewidth=1)
-    axes.plot(rollouts, smooth(curves["ratio_max"]), color="#c4572e", linewidth=2, label="maximum")
-    axes.fill_between(rollouts, low, high, color="#e0a458", alpha=0.55, linewidth=0, label="1 % to 99 %")
+    rollouts, low, high = (curves[name] for name in ("rollout", "ratio_p01", "ratio_p99"))
+    axes.plot(rollouts, curves["ratio_max"], "o", color="#c4572e", markersize=3, markeredgewidth=0, label="maximum")
+    axes.fill_between(rollouts, low, high, color="#e0a458", alpha=0.55, linewidth=0, label="1 % to 99 % of the tokens")
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=":")
-    axes.set_title("Probability ratio of a token", loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_ylabel("new / old probability", color=_INK)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _label(axes, "Probability ratio", "new / old probability of a token")
+    axes.legend(frameon=False, fontsize=8, loc="best")
+
+
+def _label(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_ylabel(unit, color=_INK)
 
 
 def _measurements(axes: Axes, summary: Mapping[str, Any]) -> None:

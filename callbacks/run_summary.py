@@ -25,6 +25,7 @@ CURVES = {
     "reward": "train/reward",
     "accuracy": "train/accuracy",
     "length": "completion/length_tokens",
+    "entropy": "train/entropy",
     "ratio_p01": "trust/ratio_p01",
     "ratio_p99": "trust/ratio_p99",
     "ratio_max": "trust/ratio_max",
@@ -83,7 +84,9 @@ class RunSummary(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the measurements of the interrupted run."""
         self._before = state_dict["before"]
-        self._curves = state_dict["curves"]
+        curves = state_dict["curves"]  # of an earlier version without some of them
+        unknown = [math.nan] * len(curves["rollout"])
+        self._curves = {name: list(curves.get(name, unknown)) for name in ("rollout", *CURVES)}
         self._earlier_seconds = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,7 +115,7 @@ class RunSummary(Callback):
         """Keep this rollout's point of every curve."""
         self._curves["rollout"].append(finished_rollouts(trainer))
         for name, key in CURVES.items():
-            self._curves[name].append(float(trainer.callback_metrics[key]))
+            self._curves[name].append(float(trainer.callback_metrics.get(key, math.nan)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the examples of the last validation."""

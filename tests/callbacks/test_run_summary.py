@@ -1,13 +1,14 @@
 """RunSummary over rollouts that are made by hand."""
 
 import json
+import math
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning_pspo.callbacks import RolloutCheckpoint, RunSummary
+from lightning_pspo.callbacks import RolloutCheckpoint, RunSummary, _summary_figures
 
 from lightning_pspo.errors import InputError
 from tests.support.hand_made import HandMade, fit
@@ -39,6 +40,21 @@ def test_the_summary_has_the_numbers_before_and_after(tmp_path, capsys):
     assert "after=False" in printed
 
 
+def test_no_panel_repeats_another_and_none_is_empty(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(_summary_figures, "_label", lambda axes, title, unit: titles.append(title))
+    values, nothing = [0.25, 0.5], [math.nan] * 2
+    curves = {"rollout": [1, 2], "accuracy": values, "reward": values, "length": [3.0, 4.0], "entropy": nothing}
+    curves |= {"ratio_p01": [0.9, 0.8], "ratio_p99": [1.1, 1.2], "ratio_max": [1.5, 3.0]}
+    measured = dict.fromkeys(("accuracy_before", "accuracy_after"), 0.5)
+    measured |= {key: [0.4, 0.6] for key in ("interval_before", "interval_after")}
+    summary = {**measured, "rollouts": 2, "source": "held_out"}
+    assert _summary_figures.draw_curves(curves, summary).startswith(b"\x89PNG")
+    assert titles == ["Accuracy", "Completion length", "Probability ratio"]
+    assert _summary_figures.draw_curves(curves | {"reward": [1.0, 2.0]}, summary)
+    assert titles[3:] == ["Accuracy", "Training reward", "Completion length", "Probability ratio"]
+
+
 def test_a_resumed_run_still_knows_what_was_before(tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         fit(tmp_path, summary_parts(), module=HandMade(crash_in="rollout 4"))
@@ -46,6 +62,7 @@ def test_a_resumed_run_still_knows_what_was_before(tmp_path):
     path = tmp_path / "checkpoints/rollout=000002.ckpt"
     state = torch.load(path, weights_only=True)  # primitives only
     state["callbacks"]["RunSummary"]["seconds"] += 1000.0
+    del state["callbacks"]["RunSummary"]["curves"]["entropy"]  # as of an earlier version
     torch.save(state, path)
     fit(tmp_path, summary_parts(), ckpt_path=path)
     summary = summary_of(tmp_path)
