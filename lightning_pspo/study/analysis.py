@@ -116,12 +116,15 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
     """
     variants = study.variants()
     runs: dict[str, list[RunResult]] = {}
-    missing = []
+    missing: list[str] = []
+    same: dict[str, list[str]] = {}  # digest of weights -> runs that ended with them
     for variant in variants:
         for seed in study.seeds:
             folder = root / CELLS / variant.name / f"seed={seed}"
             if (folder / DONE).is_file():
                 runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
+                if weights := json.loads((folder / DONE).read_bytes()).get("weights"):
+                    same.setdefault(weights, []).append(f"{variant.name}/seed={seed}")
             else:
                 missing.append(f"{variant.name}/seed={seed}")
     if not runs:
@@ -140,6 +143,7 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
         "seeds": list(study.seeds),
         "cells": {"planned": len(variants) * len(study.seeds), "done": sum(map(len, runs.values()))},
         "missing": missing,
+        "same_weights": [names for names in same.values() if len(names) > 1],
         "points": [
             {
                 "point": point,

@@ -38,6 +38,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     for point in results["points"]:
         parts += [f"## {point['point']}"] if point["point"] else []
         parts += [_accuracies(point), _trust(point)]
+    if results["same_weights"]:
+        parts.append("Runs that ended with the same weights, to the bit:")
+        parts.append("\n".join(f"- {', '.join(names)}" for names in results["same_weights"]))
     figures = ["![Accuracy over the rollouts](curves.png)", "![Differences](differences.png)"]
     parts += figures if any(point["comparisons"] for point in results["points"]) else figures[:1]
     parts.append(_NOTES.format(**results))

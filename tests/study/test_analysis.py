@@ -100,11 +100,14 @@ def test_runs_that_collapsed_alike_are_runs_all_the_same(root: Path) -> None:
 
 def test_tables_and_figure(root: Path) -> None:
     (root / "cells/same/seed=2" / DONE).unlink()
+    for arm in ("plain", "same"):
+        (root / f"cells/{arm}/seed=1" / DONE).write_text('{"weights": "ab12"}', encoding="utf-8")
     results = json.loads(write_results(analyse(STUDY, root)[0]))
     text = markdown({**results, "chosen": {"plain": 1e-4}})
     assert "11 of 12 cells are finished.\n\nMissing: same/seed=2." in text
     assert "| good | 3 | 20.0 % | 95.0 % [" in text
     assert "| 3 of 3 | -45.0 [" in text
     assert "| plain | 0.0001 |" in text
+    assert "to the bit:\n\n- plain/seed=1, same/seed=1\n" in text
     assert "on 20 problems; every arm is compared with plain" in text
     assert draw_curves(results).startswith(b"\x89PNG")
