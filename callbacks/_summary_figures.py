@@ -88,6 +88,8 @@ def _ratio(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
     axes.plot(rollouts, curves["ratio_max"], "o", color="#c4572e", markersize=3, markeredgewidth=0, label="maximum")
     axes.fill_between(rollouts, low, high, color="#e0a458", alpha=0.55, linewidth=0, label="1 % to 99 % of the tokens")
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
     _label(axes, "Probability ratio", "new / old probability of a token")
     axes.legend(frameon=False, fontsize=8, loc="best")
 

@@ -90,7 +90,7 @@ TRAINING = (
         "train/entropy",
         "nats per token",
         "of the policy that sampled, estimated as the mean of -log p over tokens with a gradient; nan without one",
-        "falls slowly; 0.05 to 1",
+        "falls slowly; 0.02 to 1",
         "falls to 0 within some rollouts: a lower learning rate, `model.entropy_coef: 0.001`, or Clip with a larger "
         "`epsilon_high`; rises steadily: a lower learning rate or temperature",
     ),

@@ -130,10 +130,10 @@ def test_output_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     assert json.loads((tmp_path / "out.jsonl").read_text())["verdict"] == "correct"
 
 
-def test_warnings_are_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_are_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # so that it is restored
     with pytest.raises(SystemExit):
         command(["--version"])
     rank_zero_warn("Low on\nmemory.")
     rank_zero_warn("All is well.", category=Note)
-    assert capsys.readouterr().err == "warning: Low on memory.\nnote: All is well.\n"
+    assert capfd.readouterr().err == "warning: Low on memory.\nnote: All is well.\n"
