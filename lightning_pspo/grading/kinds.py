@@ -84,6 +84,8 @@ def _same_ratio(
     parts, number = (x, b) if first else (y, a)
     if not number:
         return None
+    if _CLOCK.fullmatch(left) or _CLOCK.fullmatch(right):
+        return False
     return len(parts) == 2 and number.value.denominator > 1 and parts[0] == number.value * parts[1]
 
 

@@ -37,7 +37,7 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
 _DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
-    rf"(?:\^\s*\{{\s*(?:\\circ|o|{_TEXT}o\s?\}})\s*\}}|\^\s*(?:\\circ|o)(?![A-Za-z])|(?:\^\s*)?\\degree(?![A-Za-z])|°"
+    rf"(?:\^\s*\{{\s*(?:\\circ|o|{_TEXT}o\s?\}})\s*\}}|\^\s*\\circ(?![A-Za-z])|(?<=[0-9])\s?\^\s*o(?!\w)|(?:\^\s*)?\\degree(?![A-Za-z])|°"
     r"|(?<=[0-9])\s?deg(?:rees?)?(?=\s?[CFK](?![A-Za-z])))"
     rf"(?:\s?(?:{_TEXT}[CFK]\s?\}}|[CFK])(?=[\s$.\\)\]*]*\Z))?"
 )
@@ -110,7 +110,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\{((?:[^{}]|\{[^{}]*\})*)\}|\{\s?\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\(?:rm|bf|it)(?![A-Za-z])",
         r" \1\2",
     ),
-    ("", rf"(?<![A-Za-z\\])(?=[A-Zk])(?:{_CURRENCIES})\s?(?=[-+]?[0-9.])", ""),
+    ("", rf"(?<![A-Za-z\\])(?=[A-Zk])(?:{_CURRENCIES})\s{{0,2}}(?=[-+]?[0-9.])", ""),
     ("-", r"(?<=[0-9])(?:\s?/-|[.,]-+)(?=\s|\Z)", ""),  # Rs. 500/- and 500,-
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
     ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
@@ -126,6 +126,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("**", r"(?<=[A-Za-z0-9)}\]])\s?\*\*\s?(?=[A-Za-z0-9({\\-])", "^"),
     ("^", r"\^\s*(-?[0-9]{2,}|-[0-9])", r"^{\1}"),
     ("^", r"\^" + _CALL, r"^{\1}"),
+    ("{", r"\A\s*\{\s*([0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+)\s*\}\s*\Z", r"\\{\1\\}"),  # a set, no decimal comma
     ("_", r"_\s*([0-9]{2,})", r"_{\1}"),
     ("pi", r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
     ("", r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),

@@ -86,7 +86,11 @@ _MAX_WORDS = 4
 _LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b(?!(?:and|mod)\b)[A-Za-z]{3,}")
 _HAS_DIGIT = re.compile("[0-9]")
 _CONCLUDES = re.compile(r"\W*(?:So|Thus|Therefore|Hence|Finally|Altogether|In (?:total|all))\b")
-_DENIES = re.compile(r"\b(?:no|not|never|nobody|neither|nor|none|cannot)\b|n't\b", re.IGNORECASE)
+_DENIES = re.compile(
+    r"\b(?:no|not|never|nobody|neither|nor|none|cannot"
+    r"|more|less|fewer|times|almost|about|nearly|\w+er than|older)\b|n't\b",
+    re.IGNORECASE,
+)
 
 
 def stated(text: str, *, cut: bool = False) -> str | None:

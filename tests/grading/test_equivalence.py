@@ -138,7 +138,7 @@ almost equal fractions: \frac{2010012}{2010013} ~ \frac{2010012}{2010012}
     \frac{4036083}{4036081} ~ \frac{4036082}{4036081}
 power of ten: e-5 ~ 1e-5 | 1e-5 ~ e - 5 | 2e3 ~ 2e
 function: -I(0) ~ I(0) | f(x+1) ~ f(x) + f(1) | u(t) ~ u(s) | 3.3e-10 ~ (1 - e^{-2t})u(t)
-part of a ratio: 3:4 ~ 4 | 3:4 ~ 3 | 4 ~ 3:4
+part of a ratio: 8/15 ~ 8:15 | {2,5} ~ 2.5 | 9^o0 ~ 90 | 3:4 ~ 4 | 3:4 ~ 3 | 4 ~ 3:4
 derivation: \begin{aligned} 2x &= 18 \\ x &= 9 \end{aligned} ~ 18
 system: \begin{aligned} n &= 5 \\ n &= 6 \end{aligned} ~ 6 | \begin{aligned} m &= 5 \\ n &= 6 \end{aligned} ~ 6
     \begin{aligned} m + n &= 8 \\ n &= 6 \end{aligned} ~ 6
