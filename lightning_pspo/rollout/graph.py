@@ -7,16 +7,13 @@ intervals, by moving the others into fewer rows; each number of rows has its own
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
 
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.cast_linears import CastLinear
@@ -24,12 +21,12 @@ from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.nucleus import TOPS, outside_top
 from lightning_pspo.progress import advance
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.fixed_attention import FixedAttention, FixedLayer, View
 from lightning_pspo.rollout.kv_cache import PromptCache
-from lightning_pspo.rollout.prefix_attention import NOT_HANDLED, CannotShareError
+from lightning_pspo.rollout.prefix_attention import CannotShareError
 from lightning_pspo.rollout.shared_prefix import SharedPrefixEngine, can_share, prefill, warn_once
 from lightning_pspo.types import Completions, PromptBatch
 
-ATTENTION = "lightning_pspo_fixed"
 LENGTH_STEP = 128
 """Tokens by which the attended part of the cache grows."""
 PROMPT_STEP = 64
@@ -149,12 +146,8 @@ class Shape:
 
     sampling: Sampling
     sampled: bool  # not greedy
-    rows: int  # decoded, finished ones among them
-    prompts: int
-    prompt_tokens: int
-    tokens: int  # places of the cache that are attended
-    per_prompt: int  # slots of a prompt in the attention to prompts
     whole_vocabulary: bool  # look for the nucleus in all tokens
+    view: View
 
 
 class Decoder:
@@ -165,12 +158,17 @@ class Decoder:
         self.device, dtype = cache.mask.device, compute_dtype(model)
         self.weights = _addresses(model)
 
+        def numbers(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        self.step = numbers(1)
+
         def states(rows: int, tokens: int, like: Tensor) -> Tensor:  # like: (B, heads, P, width)
             return torch.zeros(rows, like.shape[1], tokens, like.shape[3], dtype=dtype, device=self.device)
 
         self.layers = [
             FixedLayer(
-                self,
+                self.step,
                 states(sizes.rows, sizes.tokens, keys),
                 states(sizes.rows, sizes.tokens, values),
                 states(sizes.prompts, sizes.prompt_tokens, keys),
@@ -179,21 +177,19 @@ class Decoder:
             for keys, values in zip(cache.keys, cache.values, strict=True)
         ]
         self.cache = Cache(layers=list(self.layers))
-
-        def numbers(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=self.device)
-
-        self.step = numbers(1)
         self.row_of = numbers(sizes.rows)  # place in the result
-        self.slot_of = numbers(sizes.rows)  # place among the slots of the prompts
         self.prompt_length = numbers(sizes.rows)
         self.finished = numbers(sizes.rows, dtype=torch.bool)
         self.undecided = numbers(1, dtype=torch.bool)  # a nucleus did not end among the most probable tokens
-        self.prompt_bias = numbers(sizes.prompts, sizes.prompt_tokens, dtype=dtype)
+        self.attention = FixedAttention(
+            layers=self.layers,
+            step=self.step,
+            slot_of=numbers(sizes.rows),
+            prompt_bias=numbers(sizes.prompts, sizes.prompt_tokens, dtype=dtype),
+        )
         self.logits = numbers(sizes.rows, sizes.vocabulary, dtype=torch.float32)
         self.noise = on_device(torch.zeros(sizes.rows, sizes.tokens, dtype=torch.float64), self.device)
         self.result = numbers(sizes.rows, sizes.tokens)
-        self.shape: Shape | None = None
         self.graphs: dict[Shape, torch.cuda.CUDAGraph | None] = {}
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
@@ -245,8 +241,8 @@ class Decoder:
             for buffer, states in ((layer.prompt_keys, keys), (layer.prompt_values, values)):
                 buffer[:count, :, :-width] = 0.0
                 buffer[:count, :, -width:] = states
-        self.prompt_bias[:count] = float("-inf")
-        self.prompt_bias[:count, -width:].masked_fill_(prompts.mask, 0.0)
+        self.attention.prompt_bias[:count] = float("-inf")
+        self.attention.prompt_bias[:count, -width:].masked_fill_(prompts.mask, 0.0)
         self.prompts, self.prompt_tokens = count, _round_up(width, PROMPT_STEP)
         own = groups.to(self.device)
         self.logits[:rows, : logits.shape[1]] = logits[own]
@@ -267,7 +263,7 @@ class Decoder:
         rank = torch.empty_like(groups)
         rank[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
         self.per_prompt = 1 << (int(counts.max()) - 1).bit_length()
-        self.slot_of[: len(groups)] = (groups * self.per_prompt + rank).to(self.device)
+        self.attention.slot_of[: len(groups)] = (groups * self.per_prompt + rank).to(self.device)
 
     def _compact(self, finished: Tensor, rows: int, groups: Tensor) -> Tensor:
         """Move the active rows into the first ``rows``, the rest of which stay finished; return their prompts."""
@@ -304,20 +300,18 @@ class Decoder:
     ) -> None:
         """Take the steps from ``start`` to ``end``."""
         for step in range(start, end):
-            self.shape = Shape(
-                sampling=sampling,
-                sampled=sampled,
+            view = View(
                 rows=len(groups),
                 prompts=self.prompts,
                 prompt_tokens=self.prompt_tokens,
                 tokens=_round_up(step + 1, LENGTH_STEP),
                 per_prompt=self.per_prompt,
-                whole_vocabulary=whole_vocabulary,
             )
+            shape = Shape(sampling=sampling, sampled=sampled, whole_vocabulary=whole_vocabulary, view=view)
             if step + 1 == sampling.max_new_tokens:
-                self._draw(self.shape)
+                self._draw(shape)
             else:
-                self._launch(self.shape)
+                self._launch(shape)
             advance(len(groups))
 
     def _launch(self, shape: Shape) -> None:
@@ -341,27 +335,24 @@ class Decoder:
 
     def _step(self, shape: Shape) -> None:
         tokens = self._draw(shape)
-        self.attended = 0
-        positions = (self.prompt_length[: shape.rows] + self.step).unsqueeze(1)
-        with _attending(self.model):
+        positions = (self.prompt_length[: shape.view.rows] + self.step).unsqueeze(1)
+        with self.attention.used(self.model, shape.view):
             output: Any = self.model(
                 input_ids=tokens.unsqueeze(1),
                 position_ids=positions,
                 past_key_values=self.cache,
                 use_cache=True,
-                decoder=self,
+                fixed=self.attention,
             )
-        if self.attended != len(self.layers):
-            raise CannotShareError(f"{type(self.model).__name__} uses its own attention")
         logits = output.logits[:, -1]
-        self.logits[: shape.rows, : logits.shape[1]] = logits
+        self.logits[: shape.view.rows, : logits.shape[1]] = logits
         self.step += 1
 
     def _draw(self, shape: Shape) -> Tensor:
         """Draw a token for each row and write it into the result."""
-        sampling, rows = shape.sampling, self.row_of[: shape.rows]
-        finished = self.finished[: shape.rows]
-        scores = self.logits[: shape.rows]
+        sampling, rows = shape.sampling, self.row_of[: shape.view.rows]
+        finished = self.finished[: shape.view.rows]
+        scores = self.logits[: shape.view.rows]
         if shape.sampled:
             scores = scores / sampling.temperature
             if sampling.top_p < 1.0:
@@ -377,140 +368,6 @@ class Decoder:
         for eos in sampling.eos_ids:
             finished |= tokens == eos
         return tokens
-
-    def attend(self, layer: FixedLayer, query: Tensor) -> Tensor:
-        """Return the attention of one scaled query per row and head: one softmax over the prompt and the completion.
-
-        Queries and result are (n, key heads, r, width), with r query heads per key head.
-        """
-        shape = self.shape
-        assert shape is not None
-        rows, heads, repeats, width = query.shape
-        slots = query.new_zeros(shape.prompts * shape.per_prompt, heads, repeats, width)
-        slots[self.slot_of[:rows]] = query
-        grouped = slots.view(shape.prompts, shape.per_prompt, heads, repeats, width).transpose(1, 2).flatten(2, 3)
-        prompt_part = (slice(shape.prompts), slice(None), slice(-shape.prompt_tokens, None))
-        bias = self.prompt_bias[: shape.prompts, None, None, -shape.prompt_tokens :]
-        prompt, prompt_sum = attention_and_sum(
-            grouped, layer.prompt_keys[prompt_part], layer.prompt_values[prompt_part], bias
-        )
-
-        def by_row(values: Tensor) -> Tensor:  # (B, heads, slots * r, ...) to (n, heads, r, ...)
-            values = torch.unflatten(values, 2, (shape.per_prompt, repeats)).transpose(1, 2).flatten(0, 1)
-            return values[self.slot_of[:rows]]
-
-        seen = torch.arange(shape.tokens, device=self.device) <= self.step
-        bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, float("-inf")).expand(1, 1, 1, -1)
-        own, own_sum = attention_and_sum(
-            query, layer.keys[:rows, :, : shape.tokens], layer.values[:rows, :, : shape.tokens], bias
-        )
-        share = torch.sigmoid(by_row(prompt_sum) - own_sum).unsqueeze(3)  # (n, heads, r, 1) float32
-        return torch.lerp(own.float(), by_row(prompt).float(), share).to(query.dtype)
-
-
-def attention_and_sum(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return attention and the log of its softmax's sum, by the device's fused kernel.
-
-    Args:
-        query: (b, heads, q, width), scaled.
-        keys: (b, heads, k, width).
-        values: (b, heads, k, value width).
-        bias: (b or 1, 1, 1, k), added to the scores; a query must see a key.
-
-    Returns:
-        (b, heads, q, value width), and (b, heads, q) float32.
-    """
-    device = query.device.type
-    if device == "cpu":
-        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, keys, values, attn_mask=bias, scale=1.0
-        )
-        return out, total
-    if device == "cuda":
-        bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], -1)
-        out, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            query, keys, values, bias, True, scale=1.0
-        )
-        return out, total[:, :, : query.shape[2]]  # padded to a multiple of 32
-    scores = (query @ keys.transpose(2, 3)).float() + bias
-    return scores.softmax(dim=-1).to(values.dtype) @ values, scores.logsumexp(dim=-1)
-
-
-class FixedLayer(CacheLayerMixin):
-    """Keys and values of one layer in buffers that stay where they are: (rows or prompts, heads, tokens, width)."""
-
-    is_sliding = False
-
-    def __init__(
-        self, decoder: Decoder, keys: Tensor, values: Tensor, prompt_keys: Tensor, prompt_values: Tensor
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.decoder = decoder
-        self.keys: Any = keys
-        self.values: Any = values
-        self.prompt_keys, self.prompt_values = prompt_keys, prompt_values
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the buffers exist."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write (rows, heads, 1, width) states at the step's place, and return them: attention reads the buffers."""
-        rows = len(key_states)
-        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
-            buffer[:rows].index_copy_(2, self.decoder.step, states.to(buffer.dtype))
-        self.last_states = key_states, value_states
-        return self.last_states
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the number of positions that the next queries see, and the first of them."""
-        return self.keys.shape[2], 0
-
-    def get_seq_length(self) -> int:
-        """Return 0: positions are given."""
-        return 0
-
-    def get_max_length(self) -> int:
-        """Return the number of places."""
-        return int(self.keys.shape[2])
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    decoder: Decoder | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Implement transformers' attention interface, from (n, query heads, 1, width) to (n, 1, query heads, width)."""
-    if decoder is None or any(kwargs.get(name) is not None for name in NOT_HANDLED):
-        raise CannotShareError(f"{type(module).__name__} is more than plain attention")
-    index: Any = module.layer_idx
-    rows, query_heads, _, width = query.shape
-    layer = decoder.layers[index]
-    if key is not layer.last_states[0] or value is not layer.last_states[1]:
-        raise CannotShareError(f"{type(module).__name__} changes the states from the cache")
-    decoder.attended += 1
-    scaled = (query * (width**-0.5 if scaling is None else scaling)).to(layer.keys.dtype)
-    out = decoder.attend(layer, scaled.reshape(rows, key.shape[1], -1, width))
-    return out.reshape(rows, 1, query_heads, value.shape[3]), None
-
-
-AttentionInterface.register(ATTENTION, _attention)
-
-
-@contextlib.contextmanager
-def _attending(model: PreTrainedModel) -> Iterator[None]:
-    config: Any = model.config
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 def _addresses(model: PreTrainedModel) -> tuple[int, ...]:

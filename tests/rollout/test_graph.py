@@ -25,7 +25,8 @@ from transformers import (
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, graph
-from lightning_pspo.rollout.graph import attention_and_sum, bucket
+from lightning_pspo.rollout.fixed_attention import attention_and_sum
+from lightning_pspo.rollout.graph import bucket
 from lightning_pspo.rollout.shared_prefix import warn_once
 from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, draw, prompts_of
@@ -132,7 +133,7 @@ def test_few_shapes_need_a_graph(llama: PreTrainedModel) -> None:
     engine = GraphEngine(steps_per_check=2)
     assert_same_tokens(engine, llama, PROMPTS * 4, samples=8, max_new_tokens=60, eos_ids=MANY_EOS)
     assert engine._decoder is not None
-    rows = {shape.rows for shape in engine._decoder.graphs}
+    rows = {shape.view.rows for shape in engine._decoder.graphs}
     assert rows <= {160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 8, 4, 2, 1}
     assert len(rows) > 4
     assert len(engine._decoder.graphs) < 30  # a launch of 59 steps
