@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lightning_pspo.metrics import declared
 from lightning_pspo.report.arms import Arm
 from lightning_pspo.report.charts import FORMATS, Chart, NamedLine, Plan, Whisker
 from lightning_pspo.report.curves import finite
@@ -29,6 +30,7 @@ LEARNING = (
     _share("Cut off", "completion/truncated", "share that reached the token limit"),
     _share("Without an answer", "train/no_answer", "share"),
     _share("Groups without signal", "train/zero_variance", "share whose rewards are all equal"),
+    Plan("Entropy", ("train/entropy",), "nats per token"),
 )
 _LEVEL = "At the level that the surrogate saw, over all updates of a rollout."
 _KEPT = "What the surrogate left of plain importance sampling's weight."
@@ -49,6 +51,7 @@ OPTIMISATION = (
     Plan("Alpha", ("train/alpha",), "PSPO's smoothing"),
     Plan("Time of an iteration", ("time/iteration_s",), "seconds"),
     Plan("Throughput", ("throughput/tokens_per_s",), "completion tokens per second"),
+    _share("Model FLOPs utilisation", "throughput/mfu", "share of what the GPU could do"),
 )
 
 
@@ -99,9 +102,10 @@ class Panels:
         """Return loss, schedule and speed, and what else was logged in a box that is closed at first."""
         charts = self._grid(self._charts(OPTIMISATION))
         self._used |= {key for key in self.keys if key.startswith(("ratio/", "time/", "trust/kl_update_"))}
-        self._used |= {"train/grad_norm", "train/refill_rounds", "train/advantage_abs", "train/reward_std"}
+        self._used |= {f"train/{name}" for name in ("grad_norm", "refill_rounds", "advantage_abs", "reward_std")}
+        self._used |= {"train/optimizer_steps", "trust/ratio_mean", "completion/length_max", "throughput/tflops"}
         others = [key for key in self.keys if key not in self._used]
-        plans = [Plan(key, (key,), "as logged") for key in others[:MAX_OTHERS]]
+        plans = [_as_declared(key) for key in others[:MAX_OTHERS]]
         title = f"Other scalars ({len(plans)}{f' of {len(others)}' if len(others) > MAX_OTHERS else ''})"
         return charts + [Grid(grid.charts, grid.notes, title) for grid in self._grid(self._charts(plans))]
 
@@ -217,6 +221,16 @@ class Panels:
             band = f" ({show(low)} to {show(high)})" if high > low else ""
             values.append(f"{name}{show(float(drawn.line.mean[0]))}{band} at {self.x_name} {drawn.line.x[0]:g}")
         return ", ".join(values)
+
+
+def _as_declared(key: str) -> Plan:
+    """Return the chart of a key that has no place of its own."""
+    metric = declared(key)
+    if metric is None:
+        return Plan(key, (key,), "as logged")
+    return Plan(
+        key, (key,), metric.unit, metric.meaning.replace("`", ""), "percent" if metric.unit == "share" else "number"
+    )
 
 
 def _constant(lines: Sequence[NamedLine]) -> float | None:

@@ -26,6 +26,7 @@ def test_the_program_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     trainer, module, data = (names[name] for name in ("trainer", "module", "data"))
     assert trainer.global_step == 4
     assert trainer.log_every_n_steps == 1
+    assert trainer.progress_bar_metrics.keys() >= {"train/reward", "train/accuracy"}
     assert len(module.complete(["What is 1 + 1?", "What is 2 + 2?"])) == 2
     with pytest.raises(InputError, match="put it into brackets"):
         module.complete("What is 1 + 1?")
