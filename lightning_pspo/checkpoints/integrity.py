@@ -59,7 +59,7 @@ def check_whole(path: Path) -> None:
     A file without our comment is compared with the CRC-32 of each of its records.
 
     Raises:
-        DamagedError: It is cut short, was changed, or is no checkpoint at all.
+        DamagedError: It is cut short, was changed, or is not a checkpoint at all.
     """
     if path.is_dir():
         _check_folder(path)
@@ -78,7 +78,7 @@ def check_whole(path: Path) -> None:
     elif tail[-_END_BYTES:].startswith(_END) and tail[-2:] == b"\0\0":
         _check_records(path)
     else:
-        raise DamagedError(f"it is cut short or is no checkpoint ({size} bytes)")
+        raise DamagedError(f"it is cut short or not a checkpoint ({size} bytes)")
 
 
 def is_whole(path: Path) -> bool:
@@ -97,7 +97,7 @@ def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None
 
 
 def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
-    """Refuse what is no checkpoint of a run, was cut short, or has changed since it was saved.
+    """Refuse what is not a checkpoint of a run, was cut short, or has changed since it was saved.
 
     Every byte is read; the tensors are not built, and no code of the checkpoint runs. The error says what is wrong,
     which checkpoint beside it is complete, and what to run with that one: ``command`` with its path for ``{}``.

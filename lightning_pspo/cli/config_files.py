@@ -69,7 +69,7 @@ def _config_file(name: str) -> Path:
     close = _similar_file(Path(name)) or _similar_name(key, packaged)
     kinds = dict.fromkeys(f"{path.partition('/')[0]}/*" if "/" in path else path for path in packaged)
     end = f"; did you mean `{close}`?" if close else f"; packaged ones are {', '.join(kinds)}."
-    raise InputError(f"`--config`: there is no file and no packaged configuration {name:.200}{end}")
+    raise InputError(f"`--config` names neither a file nor a packaged configuration: {name:.200}{end}")
 
 
 def _check_file(path: Path, is_group: bool = False) -> None:

@@ -206,7 +206,7 @@ def unwrap(solution: str, where: str) -> str:
 
 
 def text_field(fields: dict[str, Any], field: str, where: str, default: str | None = None) -> str:
-    """Return a field; InputError if it is no text, or missing and without a default."""
+    """Return a field; InputError if it is not a text, or missing and without a default."""
     value = fields.get(field, default)
     if field not in fields and default is None:
         raise InputError(f"{where}: must have the field {field!r}, got {sorted(fields)!s:.200}.")

@@ -321,7 +321,7 @@ def test_a_folder_that_holds_a_run(refused: Refused, tiny_run: TinyRun, model_fo
         checkpoint.write_bytes(damaged)
         for path in ("last", str(checkpoint)):
             assert refused(f"--ckpt_path={path}").startswith(
-                f"`ckpt_path` must be a whole checkpoint, got {checkpoint}: it is cut short or is no checkpoint "
+                f"`ckpt_path` must be a whole checkpoint, got {checkpoint}: it is cut short or not a checkpoint "
                 f"({len(damaged)} bytes)."
             )
     assert refused(f"--ckpt_path={foreign}").startswith(f"`ckpt_path` must be a checkpoint of a run, got {foreign}")

@@ -54,11 +54,11 @@ def test_version_and_overview(tmp_path: Path) -> None:
         (["--config", "quickstart", "fit"], "settings follow the subcommand: `fit --config quickstart`."),
         (
             ["fit", "--config", "nowhere.yaml"],
-            "`--config`: there is no file and no packaged configuration nowhere.yaml",
+            "`--config` names neither a file nor a packaged configuration: nowhere.yaml",
         ),
         (
             ["doctor", "--config=nowhere.yaml"],
-            "`--config`: there is no file and no packaged configuration nowhere.yaml",
+            "`--config` names neither a file nor a packaged configuration: nowhere.yaml",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> str:
     [
         ("seeds:", "grid: {surogate.alpha: [0.1]}\nseeds:", "unclipped/alpha=0.1: unknown setting `--model.surogate"),
         ("seeds:", "grid: {group_size: [two]}\nseeds:", "unclipped/group_size=two: `--model.group_size"),
-        ("[objective/grpo]", "[objective/grp]", "clip: `--config`: there is no file and no packaged configuration"),
+        ("[objective/grpo]", "[objective/grp]", "clip: `--config` names neither a file nor a packaged configuration"),
         ("{config: [objective/grpo]}", "{settings: {data.num_rollouts: 3}}", "`data.num_rollouts` is 2 in unclipped"),
         ("seeds: [1]", "seeds: []", "`seeds` must be a list"),
     ],
