@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.ledger import FOLDER, LedgerWriter, schema
+from lightning_pspo.objective.advantages import precise_dtype
 from lightning_pspo.training.passes import StepOutput, Update
 from lightning_pspo.types import Rollout
 
@@ -111,14 +112,10 @@ def _table(rollout: Rollout, updates: Sequence[Update], keys: dict[str, int]) ->
 
 def _update_columns(updates: Sequence[Update], rows: int) -> dict[str, pa.Array]:
     """Return, for each row, a list with one number for every update in which its tokens had a gradient."""
-    numbered = [(number, update) for number, update in enumerate(updates, start=1) if update.rows is not None]
-    if not numbered:
-        empty = pa.array([[]] * rows, pa.list_(pa.float32()))
-        return {name: empty.cast(schema().field(name).type) for name in ("updates", *_UPDATE_COLUMNS)}
-    statistics = torch.stack([_row_statistics(update, rows) for _, update in numbered]).cpu().numpy()  # (U, 6, N)
+    statistics = torch.stack([_row_statistics(update, rows) for update in updates]).cpu().numpy()  # (U, 6, N)
     has_gradient = statistics[:, 0].T > 0  # (N, U)
     offsets = pa.array(np.concatenate([[0], has_gradient.sum(axis=1).cumsum()]), pa.int32())
-    numbers = np.broadcast_to([number for number, _ in numbered], has_gradient.shape)
+    numbers = np.broadcast_to(np.arange(1, len(updates) + 1), has_gradient.shape)
     values = {"updates": numbers} | {name: statistics[:, index].T for index, name in enumerate(_UPDATE_COLUMNS)}
     return {
         name: pa.ListArray.from_arrays(
@@ -133,19 +130,15 @@ def _row_statistics(update: Update, rows: int) -> Tensor:
 
     The other numbers of a row with 0 tokens mean nothing.
     """
-    row_of_token = update.rows
-    assert row_of_token is not None
-    log_ratio = update.log_ratio.detach()
-    precise = log_ratio.to(torch.float32 if log_ratio.device.type == "mps" else torch.float64)
-    weight = torch.full_like(precise, torch.nan) if update.weight is None else update.weight.to(precise)
+    precise = update.log_ratio.to(precise_dtype(update.log_ratio.device))
 
     def total(values: Tensor) -> Tensor:
-        return values.new_zeros(rows).index_add_(0, row_of_token, values)
+        return values.new_zeros(rows).index_add_(0, update.rows, values)
 
     tokens = total(torch.ones_like(precise))
-    low = precise.new_full((rows,), torch.inf).scatter_reduce_(0, row_of_token, precise, "amin")
-    high = precise.new_full((rows,), -torch.inf).scatter_reduce_(0, row_of_token, precise, "amax")
-    ratio, mean, weight = (total(values) / tokens for values in (precise.exp(), precise, weight))
+    low = precise.new_full((rows,), torch.inf).scatter_reduce_(0, update.rows, precise, "amin")
+    high = precise.new_full((rows,), -torch.inf).scatter_reduce_(0, update.rows, precise, "amax")
+    ratio, mean, weight = (total(values) / tokens for values in (precise.exp(), precise, update.weight.to(precise)))
     return torch.stack([tokens, ratio, low.exp(), high.exp(), mean, weight])
 
 
