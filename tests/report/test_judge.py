@@ -48,6 +48,6 @@ def test_what_was_measured_once_is_written_not_drawn(tmp_path: Path) -> None:
     keys = {"judge/train/clarity": 3.5, "judge/train/missing": 0.0, "judge/rollout": 3.0, "val/x/length_tokens": 12.0}
     write_metrics(run, [metrics_row(12, **keys)], version=1)
     page = render_page(read_arms([run]))
-    assert "Measured once: Validation length: x (mean, tokens): 12 at rollout 3." in plain(page)
+    assert "Measured once: Validation length: x (mean, tokens, temperature 0): 12 at rollout 3." in plain(page)
     assert "Clarity: train (mean score, 1 to 5): 3.5 at rollout 3" in plain(page)
     assert "judge/rollout" not in page
