@@ -173,7 +173,7 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
 def _compared(
     study: Study, points: Mapping[str, Sequence[Variant]], runs: Mapping[str, Sequence[RunResult]]
 ) -> dict[str, list[ArmComparison]]:
-    """Compare each arm with the control at its point; p-values are adjusted for all comparisons of the study."""
+    """Compare each arm with the control at its point; p-values are adjusted for all of the study that are tested."""
     comparisons: dict[str, list[ArmComparison]] = {}
     for point, members in points.items():
         arms = {variant.arm: [run.final for run in runs.get(variant.name, ())] for variant in members}
@@ -181,25 +181,32 @@ def _compared(
         others = {name: finals for name, finals in arms.items() if finals}
         if control and others:
             comparisons[point] = compare({study.control_arm: control, **others})
-    flat = [comparison for members in comparisons.values() for comparison in members]
-    adjusted = iter(holm([comparison.difference.p_value for comparison in flat]))
+    tested = [comparison for members in comparisons.values() for comparison in members if _is_tested(comparison)]
+    adjusted = iter(holm([comparison.difference.p_value for comparison in tested]))
     return {
-        point: [replace(comparison, adjusted_p=next(adjusted)) for comparison in members]
+        point: [
+            replace(comparison, adjusted_p=next(adjusted)) if _is_tested(comparison) else comparison
+            for comparison in members
+        ]
         for point, members in comparisons.items()
     }
+
+
+def _is_tested(comparison: ArmComparison) -> bool:
+    """Tell whether both arms have several runs; one alone says nothing of the next."""
+    return min(comparison.runs) > 1
 
 
 def _comparison(comparison: ArmComparison) -> dict[str, Any]:
     difference = comparison.difference
     estimate = difference.estimate
     half = max(estimate.value - estimate.low, estimate.high - estimate.value)
+    tested = {"p": difference.p_value, "p_holm": comparison.adjusted_p, "detectable": min(1.0, DETECTABLE * half)}
     return {
         "arm": comparison.second,
         "runs": list(comparison.runs),
         "difference": _interval(estimate),
-        "p": difference.p_value,
-        "p_holm": comparison.adjusted_p,
-        "detectable": min(1.0, DETECTABLE * half),
+        **(tested if _is_tested(comparison) else dict.fromkeys(tested)),
     }
 
 
@@ -234,6 +241,9 @@ def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
 
 
 def _share(estimate: Estimate) -> dict[str, float]:
+    """Return an interval of a share; that of a single run, which is infinite, stays so."""
+    if not isfinite(estimate.low):
+        return _interval(estimate)
     return {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
 
 

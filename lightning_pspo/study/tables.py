@@ -9,7 +9,8 @@ from typing import Any
 _NOTES = """\
 Accuracy of {source} at temperature {temperature:g}, on {problems} problems; every arm is compared with {control}.
 Intervals are of 95 %: those of accuracies and differences are clustered by problem and by run, the others are Student's
-over runs. p (Holm) is adjusted for all comparisons of this study. `detectable`, in points, is the difference that such
+over runs. Where an arm has a single run, they are over problems alone, about that run, and nothing is tested.
+p (Holm) is adjusted for all tests of this study. `detectable`, in points, is the difference that such
 a study would have found in 80 of 100 cases, before that adjustment. `best` is the best of a run's validations, chosen
 on the problems that it is measured on, and so too high. A run that ends below half of its best accuracy collapsed."""
 _COLUMNS = {
@@ -23,6 +24,7 @@ _COLUMNS = {
     "length_tokens": "length",
     "truncated": "truncated",
 }
+_MOST_NAMES = 12  # of missing cells that are listed; results.json has all
 _SHARES = ("retained", "norm_clipped", "truncated")
 
 
@@ -31,7 +33,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     cells = results["cells"]
     parts = [f"# {results['title']}", f"{cells['done']} of {cells['planned']} cells are finished."]
     if results["missing"]:
-        parts.append(f"Missing: {', '.join(results['missing'])}.")
+        names = results["missing"]
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        parts.append(f"Missing: {', '.join(names[:_MOST_NAMES])}{more}.")
     if chosen := results.get("chosen"):
         rows = [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in chosen.items()]
         parts.append(f"Chosen by the search:\n\n{_table(['arm', 'value'], rows)}")
@@ -54,8 +58,13 @@ def _accuracies(point: Mapping[str, Any]) -> str:
         row = [name, str(arm["runs"]), _share(arm["before"], False), _share(arm["final"]), _share(arm["best"])]
         row.append(f"{round(arm['collapsed']['value'] * arm['runs'])} of {arm['runs']}")
         if comparison := compared.get(name):
-            row += [_points(comparison["difference"]), f"{comparison['p']:.2g}", f"{comparison['p_holm']:.2g}"]
-            row.append(f"{100 * comparison['detectable']:.1f}")
+            row.append(_points(comparison["difference"]))
+            if comparison["p"] is not None:
+                row += [
+                    f"{comparison['p']:.2g}",
+                    f"{comparison['p_holm']:.2g}",
+                    f"{100 * comparison['detectable']:.1f}",
+                ]
         rows.append(row)
     columns = ["arm", "runs", "before", "final", "best", "collapsed", "difference (points)", "p", "p (Holm)"]
     return _table([*columns, "detectable"], rows)

@@ -73,6 +73,19 @@ def test_the_numbers(root: Path) -> None:
     )
 
 
+def test_a_single_run_is_not_tested(root: Path) -> None:
+    for seed in (2, 3):
+        (root / f"cells/good/seed={seed}" / DONE).unlink()
+    results, _ = analyse(STUDY, root)
+    same, good, falls = results["points"][0]["comparisons"]
+    assert (good["p"], good["p_holm"], good["detectable"]) == (None, None, None)
+    assert good["difference"]["value"] == pytest.approx(0.3)
+    assert [same["p_holm"], falls["p_holm"]] == pytest.approx(holm([same["p"], falls["p"]])), "two tests, not three"
+    assert results["points"][0]["arms"]["good"]["best"]["low"] is None
+    assert "| good | 1 | 20.0 % | 90.0 % [" in (text := markdown(results))
+    assert "| 90.0 % | 0 of 1 | +30.0 [" in text
+
+
 def test_altered_missing_and_broken_cells(root: Path) -> None:
     before, _ = analyse(STUDY, root)
     assert write_results(before) == write_results(analyse(STUDY, root)[0]), "the same files, the same bytes"
