@@ -265,8 +265,9 @@ class PSPOModule(TrainableModule):
             "train/grad_norm": torch.stack([update.grad_norm for update in updates]).mean(),
             "train/optimizer_steps": float(self.global_step),
             "step": float(finished_rollouts(self.trainer)),  # the loggers' x axis
+            **trust,
         }
-        self.log_dict(values | trust, on_step=True, on_epoch=False, batch_size=1)
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
         return loss, trust_region
 
     def _log_rollout(self, rollout: Rollout, mini_batches: list[MiniBatch], seconds: dict[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -61,7 +62,8 @@ class ModelSize:
         """Return the size of a model; None for a mixture of experts, of which a token sees a part only."""
         if any(hasattr(model.config.get_text_config(), name) for name in ("num_experts", "num_local_experts")):
             return None
-        embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+        untyped: Any = model
+        embeddings = (untyped.get_input_embeddings(), untyped.get_output_embeddings())
         outside = {id(layer.weight) for layer in embeddings if layer is not None}
         body = sum(
             weights.numel() for weights in model.parameters() if weights.dim() > 1 and id(weights) not in outside
@@ -96,7 +98,7 @@ class ModelSize:
 
         def of_pass(rows: torch.Tensor, shared: bool) -> float:
             groups = rows // group_size
-            prompt = prompts[groups.unique() if shared else groups].sum()
+            prompt = prompts[torch.unique(groups) if shared else groups].sum()
             completion = completions[rows].sum()
             return float(2 * (self.body * (prompt + completion) + self.head * completion))
 
