@@ -8,11 +8,11 @@ from typing import Any
 
 _NOTES = """\
 Accuracy of {source} at temperature {temperature:g}, on {problems} problems; every arm is compared with {control}.
-Intervals are of 95 %: those of accuracies and differences are clustered by problem and by run, the others are Student's
-over runs. Those of an arm with a single run are about that run, and nothing is tested there. p (Holm) is adjusted for
-all tests of this study. `detectable`, in points, is the difference that such a study would have found in 80 of 100 cases,
-before that adjustment. `best` is the best of a run's validations, chosen on the problems that it is measured on, and so
-too high. A run that ends below half of its best accuracy has collapsed."""
+Intervals are of 95 %: those of accuracies and differences are clustered by problem and by run, the others are
+Student's over runs. Those of an arm with a single run are about that run, and nothing is tested there. p (Holm) is
+adjusted for all tests of this study. `detectable`, in points, is the difference that such a study would have found in
+80 of 100 cases, before that adjustment. `best` is the best of a run's validations, chosen on the problems that it is
+measured on, and so too high. A run that ends below half of its best accuracy has collapsed."""
 _COLUMNS = {
     "retained": "gradient retained",
     "ratio_p01": "lowest ratio (1 %)",
