@@ -104,7 +104,6 @@ class Layout:
                 "default_root_dir": str(root),
                 "val_check_interval": 1,
                 "callbacks": [
-                    {"class_path": "RewardLogger"},
                     {"class_path": "CompletionTable", "init_args": {"every_n_rollouts": 1, "rows": 1000}},
                     {"class_path": "RolloutCheckpoint", "init_args": {"every_n_rollouts": self.save_every}},
                     {"class_path": "soak_callbacks.Validating"},
