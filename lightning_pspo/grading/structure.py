@@ -121,9 +121,9 @@ def _as_union(text: str) -> str:
 
 def _from_inequalities(text: str) -> str:
     """Return the union of intervals that inequalities of one letter describe, such as ``x < 1 or 2 <= x < 3``."""
-    intervals: list[str] = []
+    intervals, letters = [], set()
     for part in _OR.split(text):
-        low, high = r"(-\infty", r"\infty)"
+        low = high = ""
         for relation in _ALSO.split(part):
             sides = [side.strip() for side in _ORDER.split(relation)]
             if sides[1:2] in ([">"], [r"\ge"]):
@@ -134,11 +134,14 @@ def _from_inequalities(text: str) -> str:
                 return ""
             if not all(evaluate(end) is not None or end.endswith(r"\infty") for end in ends):
                 return ""
+            letters.add(sides[names[0]])
+            if (low and names[0] >= 2) or (high and names[0] + 2 < len(sides)) or len(letters) > 1:
+                return ""
             if names[0] >= 2:
                 low = ("(" if sides[names[0] - 1] == "<" else "[") + sides[names[0] - 2]
             if names[0] + 2 < len(sides):
                 high = sides[names[0] + 2] + (")" if sides[names[0] + 1] == "<" else "]")
-        intervals.append(f"{low},{high}")
+        intervals.append((low or r"(-\infty") + "," + (high or r"\infty)"))
     return r"\cup ".join(intervals)
 
 

@@ -168,8 +168,8 @@ def in_context():
     for block in IN_CONTEXT.strip().removeprefix("? ").split("\n? "):
         contexts, *lines = block.splitlines()
         for text, rule in (context.split(" => ") for context in contexts.split(" ; ")):
-            for said, answer in (cell.split(" => ") for line in lines for cell in line.split(" | ")):
-                yield text.replace("@", said).replace("⏎", "\n"), (answer, rule)
+            for inner, answer in (cell.split(" => ") for line in lines for cell in line.split(" | ")):
+                yield text.replace("@", inner).replace("⏎", "\n"), (answer, rule)
 
 
 @pytest.mark.parametrize(("completion", "expected"), [*in_context()])
