@@ -47,6 +47,20 @@ def test_the_settings_of_an_arm_win(tmp_path: Path) -> None:
     assert read_study(write(tmp_path, text)).variants()[0].settings["data.num_rollouts"] == 9
 
 
+def test_a_file_may_build_on_another(tmp_path: Path) -> None:
+    (tmp_path / "main.yaml").write_text(GOOD, encoding="utf-8")
+    study = read_study(
+        write(tmp_path, "base: main\ntitle: axis\nsettings: {data.date: x}\ngrid: {kl.coef: [0.0, 0.1]}\n")
+    )
+    assert (study.title, study.seeds, study.grid) == ("axis", (1, 2), {"model.kl.coef": [0.0, 0.1]})
+    assert study.settings == {"data.num_rollouts": 4, "data.date": "x"}
+    (tmp_path / "main.yaml").write_text("base: study\n" + GOOD, encoding="utf-8")
+    with pytest.raises(InputError, match=r"main.yaml: unknown key `base`"):
+        read_study(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=r"gone.yaml cannot be read"):
+        read_study(write(tmp_path, "base: gone\n"))
+
+
 def test_configurations_beside_the_file_come_first(tmp_path: Path) -> None:
     (tmp_path / "quickstart").write_text("{}", encoding="utf-8")
     assert read_study(write(tmp_path, GOOD)).config == (str(tmp_path / "quickstart"),)
