@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.types import EvaluationOutput
+from lightning_pspo.types import EvaluationOutput, Sample
 
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
 _ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
@@ -94,6 +94,21 @@ def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
 
 
+def sample_row(sample: Sample) -> dict[str, Any]:
+    """Return a completion with its problem and its grade, as plain values."""
+    return {
+        "id": sample.problem.id,
+        "question": sample.problem.question,
+        "completion": sample.completion,
+        "answer": sample.problem.answer,
+        "extracted": sample.grade.extracted,
+        "verdict": sample.grade.verdict.value,
+        "rule": sample.grade.rule,
+        "truncated": sample.truncated,
+        "length_tokens": sample.length_tokens,
+    }
+
+
 def sample_rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield each sample with its sorting key: position in the source, index of the temperature, of the sample."""
     batch = output.batch
@@ -104,20 +119,5 @@ def sample_rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str,
             row, number = divmod(index, each)
             if not valid[row]:
                 continue
-            yield (
-                [positions[row], rank, number],
-                {
-                    "id": sample.problem.id,
-                    "source": batch.source,
-                    "question": sample.problem.question,
-                    "answer": sample.problem.answer,
-                    "completion": sample.completion,
-                    "extracted": sample.grade.extracted,
-                    "verdict": sample.grade.verdict.value,
-                    "rule": sample.grade.rule,
-                    "truncated": sample.truncated,
-                    "length_tokens": sample.length_tokens,
-                    "temperature": temperature,
-                    "sample": number,
-                },
-            )
+            place = {"source": batch.source, "temperature": temperature, "sample": number}
+            yield [positions[row], rank, number], sample_row(sample) | place

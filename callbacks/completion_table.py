@@ -16,6 +16,7 @@ from lightning_pspo.errors import check_at_least
 from lightning_pspo.files import write_atomically
 from lightning_pspo.types import Rollout
 
+from ._completion_files import sample_row
 from ._trainer import finished_rollouts, root_folder
 
 _FILENAME = "completions.jsonl"
@@ -70,20 +71,7 @@ def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
     rewards = rollout.rewards.flatten().tolist()
     chosen = random.Random(number).sample(range(len(rewards)), min(count, len(rewards)))
     return [
-        {
-            "rollout": number,
-            "id": sample.problem.id,
-            "question": sample.problem.question,
-            "completion": sample.completion,
-            "answer": sample.problem.answer,
-            "extracted": sample.grade.extracted,
-            "verdict": sample.grade.verdict.value,
-            "reward": rewards[index],
-            "length_tokens": sample.length_tokens,
-            "truncated": sample.truncated,
-        }
-        for index in sorted(chosen)
-        for sample in [rollout.samples[index]]
+        {"rollout": number, "reward": rewards[index], **sample_row(rollout.samples[index])} for index in sorted(chosen)
     ]
 
 

@@ -18,6 +18,7 @@ from lightning_pspo.files import write_atomically
 from lightning_pspo.progress import stop
 from lightning_pspo.types import EvaluationOutput
 
+from ._completion_files import sample_row
 from ._summary_figures import before_after_table, draw_curves, examples_table
 from ._trainer import check_file_name, finished_rollouts, is_trial, root_folder, validate_now
 
@@ -199,14 +200,5 @@ def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
     sampled = (samples for temperature, samples in by_temperature.items() if temperature > 0)
     samples = next(sampled, by_temperature.get(0.0, []))
     each = max(len(samples) // len(batch), 1)
-    return [
-        {
-            "id": sample.problem.id,
-            "question": sample.problem.question,
-            "answer": sample.problem.answer,
-            "completion": sample.completion,
-            "verdict": sample.grade.verdict.value,
-        }
-        for sample, valid in zip(samples[::each], batch.valid.tolist(), strict=False)
-        if valid
-    ]
+    rows = [sample_row(sample) for sample, valid in zip(samples[::each], batch.valid.tolist(), strict=False) if valid]
+    return [{name: row[name] for name in ("id", "question", "answer", "completion", "verdict")} for row in rows]

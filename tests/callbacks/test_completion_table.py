@@ -19,6 +19,7 @@ def test_a_row_of_the_completion_table(tmp_path):
         "answer": "2",
         "extracted": "2",
         "verdict": "no_answer",
+        "rule": "hash",
         "reward": 0.0,
         "length_tokens": 4,
         "truncated": False,
