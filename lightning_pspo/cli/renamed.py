@@ -42,6 +42,12 @@ ELSEWHERE: dict[str, str] = {
     "output_dir": "trainer.default_root_dir",
     "model_name": "model.policy.model_name_or_path",
     "seed": "seed_everything",
+    "ckpt": "ckpt_path",
+    "resume_from_checkpoint": "ckpt_path",
+    "num_train_epochs": "data.num_rollouts",
+    "eval_steps": "trainer.val_check_interval",
+    "logging_steps": "trainer.log_every_n_steps",
+    "bf16": "trainer.precision",
 }
 """Last part of a name in TRL or verl -> full name here."""
 
