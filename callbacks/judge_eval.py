@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.judging import Background, Item, Judge, JudgementCache, Panel
 from lightning_pspo.training.passes import StepOutput
-from lightning_pspo.types import EvaluationOutput, Sample
 
+from ._completion_files import sample_row, sample_rows
 from ._judgements import ITEMS, SUMMARY, Evaluation, Judgements, Question, finish, gather
 from ._trainer import finished_rollouts, is_trial, root_folder
 
@@ -126,17 +126,11 @@ class JudgeEval(Callback):
         """Note the batch's completions."""
         if self._session is None or trainer.sanity_checking:
             return
-        output: EvaluationOutput = outputs
-        source, rollout = output.batch.source, finished_rollouts(trainer)
-        positions, valid = output.batch.positions.tolist(), output.batch.valid.tolist()
-        for temperature, samples in output.samples.items():
-            each = len(samples) // len(output.batch)
-            for index, sample in enumerate(samples):
-                row, number = divmod(index, each)
-                if valid[row]:
-                    name = f"validate/{rollout}/{source}/{positions[row]}/{temperature:g}/{number}"
-                    fields = {"temperature": temperature, "sample": number}
-                    self._evaluated.append(_question(name, rollout, source, sample, fields))
+        rollout = finished_rollouts(trainer)
+        for (position, _, number), row in sample_rows(outputs):
+            name = f"validate/{rollout}/{row['source']}/{position}/{row['temperature']:g}/{number}"
+            fields = {"temperature": row["temperature"], "sample": number}
+            self._evaluated.append(_question(name, rollout, row["source"], row, fields))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Submit the completions of this evaluation."""
@@ -160,7 +154,7 @@ class JudgeEval(Callback):
             for index, sample in enumerate(rollout.samples):
                 row, number = divmod(index, group_size)
                 name = f"train/{finished}/{int(rollout.prompts.positions[row])}/{number}"
-                questions.append(_question(name, finished, "train", sample, {}))
+                questions.append(_question(name, finished, "train", sample_row(sample), {}))
             self._submit(self._chosen(questions))
         self._collect(trainer, self.budget_s)
 
@@ -243,7 +237,7 @@ class JudgeEval(Callback):
         session.cache.close()
 
 
-def _question(name: str, rollout: int, source: str, sample: Sample, fields: Mapping[str, Any]) -> Question:
-    item = Item(name, sample.problem.question, sample.completion, sample.problem.answer)
-    verdict = {"problem": sample.problem.id, "verdict": sample.grade.verdict.value}
+def _question(name: str, rollout: int, source: str, row: Mapping[str, Any], fields: Mapping[str, Any]) -> Question:
+    item = Item(name, row["question"], row["completion"], row["answer"])
+    verdict = {"problem": row["id"], "verdict": row["verdict"]}
     return Question(item, rollout, source, verdict | dict(fields))
