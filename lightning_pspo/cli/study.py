@@ -97,6 +97,9 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--workers must be at least 1, got {options.workers}.")
     with shown("study"):
         WORK.stage = "checking the settings of every arm"
+        from lightning_pspo.cli.run_directory import check_writable  # imports torch
+
+        check_writable("--output", root)
         cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
     devices = [] if cells[0].config["trainer"].get("accelerator") == "cpu" else visible_devices()
     workers = options.workers or len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)

@@ -58,10 +58,11 @@ def test_a_study_is_refused_before_anything_runs(
     [
         (["no-such-study", "--output", "out"], "no-such-study cannot be read"),
         (["smoke", "--output", "out", "--workers", "0"], "--workers must be at least 1"),
+        (["smoke", "--output", "/dev/null/x"], "--output must be a folder to write to"),
         (["report", "."], "study.yaml cannot be read"),
         (["repeat", "."], "must be the folder of a finished cell"),
     ],
-    ids=["no file", "no worker", "no study", "no cell"],
+    ids=["no file", "no worker", "no folder", "no study", "no cell"],
 )
 def test_wrong_arguments(
     tmp_path: Path,
