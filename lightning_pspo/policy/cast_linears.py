@@ -59,7 +59,8 @@ class CastLinear:
             return nn.functional.linear(states, weight, *bias)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(states, self._packed, *(bias or [None]), "none", [], ""))
+        bias_or_none = bias[0] if bias else None
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(states, self._packed, bias_or_none, "none", [], ""))
 
 
 class _Copied(torch.autograd.Function):
@@ -109,4 +110,5 @@ class CastLinears:
 
 
 def _can_pack() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
