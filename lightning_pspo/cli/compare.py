@@ -16,34 +16,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_pspo.cli.failures import reports_bad_input
+from lightning_pspo.errors import InputError
+
 if TYPE_CHECKING:
     from lightning_pspo.evaluation.comparison import ArmComparison
 
 
+@reports_bad_input
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparison; return the exit code."""
     options = parser().parse_args(arguments)
 
     # numpy takes a while to import: only once the arguments are valid
-    from lightning_pspo.errors import InputError
     from lightning_pspo.evaluation.comparison import compare, different_settings, read_run
 
-    try:
-        if options.resamples < 1000:
-            raise InputError(f"--resamples must be at least 1000, got {options.resamples}.")
-        if options.seed < 0:
-            raise InputError(f"--seed must be at least 0, got {options.seed}.")
-        arms = {name: [read_run(path) for path in paths] for name, paths in arm_paths(options.arms).items()}
-        comparisons = compare(
-            arms,
-            intersect=options.intersect,
-            any_settings=options.any_settings,
-            resamples=options.resamples,
-            seed=options.seed,
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.resamples < 1000:
+        raise InputError(f"--resamples must be at least 1000, got {options.resamples}.")
+    if options.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {options.seed}.")
+    arms = {name: [read_run(path) for path in paths] for name, paths in arm_paths(options.arms).items()}
+    comparisons = compare(
+        arms,
+        intersect=options.intersect,
+        any_settings=options.any_settings,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
     show(comparisons)
     runs = [run for members in arms.values() for run in members]
     different = different_settings(runs)

@@ -20,6 +20,7 @@ from typing import Any
 
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.cli.source_names import source_settings
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
@@ -62,17 +63,14 @@ EXPORTED = {
 """Settings of the policy that an export with its own weights no longer needs."""
 
 
+@reports_bad_input
 def main(arguments: list[str] | None = None) -> int:
     """Run the evaluation; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options, others = parser().parse_known_args(arguments)
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
-        try:
-            check_numbers(options)
-            settings = [*config_of(options, Path(folder)), *settings_of(options)]
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        check_numbers(options)
+        settings = [*config_of(options, Path(folder)), *settings_of(options)]
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
 

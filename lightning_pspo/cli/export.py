@@ -11,19 +11,20 @@ import argparse
 import sys
 from pathlib import Path
 
+from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError
 from lightning_pspo.progress import shown
 
 
+@reports_bad_input
 def main(arguments: list[str] | None = None) -> int:
     """Export and return the exit status."""
     options = parser().parse_args(arguments)
     from lightning_pspo.checkpoints.export import check_push, export, push  # takes seconds: only for good arguments
 
     if options.public and options.push_to_hub is None:
-        print("error: --public needs --push-to-hub OWNER/NAME.", file=sys.stderr)
-        return 2
+        raise InputError("--public needs --push-to-hub OWNER/NAME.")
     try:
         if options.push_to_hub is not None:
             check_push(options.push_to_hub)
@@ -41,9 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"logits off by {result.difference:.1e} of their size")
         if options.push_to_hub is not None:
             print(push(result, options.push_to_hub, private=not options.public))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except DiskFullError as error:
         print(f"error: {error.strerror}", file=sys.stderr)
         return 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import sys
 import tempfile
 import time
 from argparse import ArgumentError
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
@@ -19,12 +22,28 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 """Exit status after bad input."""
 
+Arguments = ParamSpec("Arguments")
+
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning finds its rank
 _UNUSABLE = (  # paths that the user gave, or whose rights only the user can change
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
 _PATIENCE_S = 10.0  # for which the other ranks wait for rank zero to report an error that all of them met
+
+
+def reports_bad_input(command: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Decorate a subcommand's function: bad input ends it with one line and the status ``BAD_INPUT``."""
+
+    @functools.wraps(command)
+    def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
+        try:
+            return command(*arguments, **options)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_INPUT
+
+    return run
 
 
 def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, str | None]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, new_folder
 from lightning_pspo.progress import begin, shown
@@ -112,15 +113,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+@reports_bad_input
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parser().parse_args(arguments)
     try:
         with shown("fetch"):
             line = fetch(options.model, options.output, options.dtype)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         if not is_full(error):
             raise

@@ -13,19 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lightning_pspo.cli.config_files import packaged_configs
+from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.cli.help import COMMAND
 from lightning_pspo.errors import InputError
 
 
+@reports_bad_input
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the quickstart and return the exit status."""
     options, others = parser().parse_known_args(arguments)
     root: Path = options.root
-    try:
-        move_earlier_run(root)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    move_earlier_run(root)
     settings = ["--config", str(packaged_configs()["quickstart"]), "--seed_everything", str(options.seed)]
     settings += ["--trainer.default_root_dir", str(root), *others]
     sys.argv = [sys.argv[0], "fit", *settings]  # with which Lightning starts further ranks

@@ -18,6 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.progress import shown
 
@@ -25,6 +26,7 @@ CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
+@reports_bad_input
 def main(arguments: list[str] | None = None) -> int:
     """Run the checks; return the exit code."""
     options, others = parser().parse_known_args(arguments)
@@ -38,7 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
-    from lightning_pspo.errors import InputError
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -47,9 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
         size = Size(options.prompts, options.completions, options.tokens, options.seconds)
         with contextlib.redirect_stdout(printed), log_level(logging.WARNING, *_LIGHTNING):
             run(["fit", *others, "--print_config"])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except SystemExit as stop:
         if stop.code:
             raise

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from lightning_pspo.cli.config_files import packaged_configs
+from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, locked, parse_yaml, read_yaml, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
@@ -45,18 +46,15 @@ KEPT = 2  # checkpoints of a cell that lie on the disk, about
 _CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the same bits
 
 
+@reports_bad_input
 def main(arguments: list[str] | None = None) -> int:
     """Run a study, or what was asked for about one; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        if words[:1] == ["report"]:
-            return report(report_parser().parse_args(words[1:]).study)
-        if words[:1] == ["repeat"]:
-            return repeat(repeat_parser().parse_args(words[1:]).cell)
-        return run(parser().parse_args(words))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if words[:1] == ["report"]:
+        return report(report_parser().parse_args(words[1:]).study)
+    if words[:1] == ["repeat"]:
+        return repeat(repeat_parser().parse_args(words[1:]).cell)
+    return run(parser().parse_args(words))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -120,7 +120,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         ),
         (["--trainer.default_root_dir=null"], r"`trainer\.default_root_dir` must name .* got null\."),
         (["--ckpt_path=/no/such.ckpt"], r"`ckpt_path` must be an existing checkpoint, last or best, got /no/such\.ck"),
-        (["--config=/no/such.yaml"], r"`--config`: there is no file .* /no/such\.yaml"),
+        (["--config=/no/such.yaml"], r"`--config` names neither a file nor a packaged configuration: /no/such\.yaml"),
     ],
 )
 def test_settings(refused: Refused, flags: list[str], message: str) -> None:

@@ -130,7 +130,10 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         (["--model.kl_estimator=K1"], ["; did you mean `--model.kl.estimator`?"]),
         (["--model.qqqqqqqq=1"], ["unknown setting `--model.qqqqqqqq`; `--help` lists"]),
         (["--model.evaluation.temperature=1"], ["did you mean `--model.evaluation.temperatures`?"]),
-        (["--model.optimizer=AdamW", "--model.optimizer.betas=0.9"], ["betas` must be a list such as [0, 1], got"]),
+        (
+            ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.betas=0.9"],
+            ["betas` must be a list such as [0, 1], got"],
+        ),
         (["--model.optimizer.lr", "-1e-4"], ["`--model.optimizer.lr -1e-4` needs an equals sign"]),
         (["--model.limits.micro_batch_tokens=none"], ["must be an integer, got 'none'; did you mean `null`?"]),
         (["--model.policy.lora=true"], ["is a group of settings such as `--model.policy.lora.rank`, got 'true'."]),
