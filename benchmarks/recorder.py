@@ -104,8 +104,11 @@ def memory_mib(field: str, process: int | str = "self") -> float:
 
 def children_mib() -> float:
     """Return the peak resident memory of the running processes that this one has started: graders."""
-    children = psutil.Process().children(recursive=True)
-    return sum(memory_mib("VmHWM", child.pid) for child in children)
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, StopIteration):  # ended, a zombie among them
+            total += memory_mib("VmHWM", child.pid)
+    return total
 
 
 def run_process(script: str, folder: Path, workload: Workload) -> dict[str, Any]:

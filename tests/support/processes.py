@@ -133,7 +133,9 @@ def wait_for(condition: Callable[[], bool], process: Command) -> None:
 
 def ended(process: Command | subprocess.Popen[str], seconds: float = 90.0) -> tuple[int, str]:
     """Return status and output of a process that must end by itself within ``seconds``, with all that it started."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended; its parent may not be this process
+        family = psutil.Process(process.pid).children(recursive=True)
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

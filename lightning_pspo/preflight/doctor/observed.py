@@ -70,3 +70,12 @@ def now_mib(device: str) -> float:
     if device == "cuda":
         return torch.cuda.memory_reserved() / MIB
     return float(psutil.Process().memory_info().rss) / MIB
+
+
+def children_mib() -> float:
+    """Return the memory of the running processes that this one has started, such as graders, in MiB."""
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended in the meantime
+            total += child.memory_info().rss / MIB
+    return total

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import psutil
 import torch
 from lightning.pytorch import Trainer
 
@@ -18,7 +17,7 @@ from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.trust_region import divergence
 from lightning_pspo.preflight.doctor.forecast import Step, next_size
-from lightning_pspo.preflight.doctor.observed import MIB, Observed, PeakMemory, now_mib
+from lightning_pspo.preflight.doctor.observed import MIB, Observed, PeakMemory, children_mib, now_mib
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import PromptBatch
 
@@ -164,8 +163,7 @@ class Watch(pl.Callback):
         )
         self.seen.steps.append(step)
         self._record(output, module)
-        children = sum(child.memory_info().rss for child in psutil.Process().children(recursive=True)) / MIB
-        self.seen.children_mib = max(self.seen.children_mib, children)
+        self.seen.children_mib = max(self.seen.children_mib, children_mib())
         self._peaks, self._since, self._since_cpu = {}, time.monotonic(), time.process_time()
         self.next = next_size(self.seen.steps, self.full, self.sample, self.deadline - self._since)
         trainer.should_stop = not self.next
