@@ -54,7 +54,6 @@ def _run(given: list[str], of_process: bool) -> int | None:
         return 0
     settings = with_config_files(given[1:])
     module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
-    sys.argv[1:] = []  # LightningCLI, which some of them build, warns of arguments that are not its own
     status: int = module.main(settings)
     return status
 

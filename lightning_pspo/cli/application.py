@@ -130,7 +130,7 @@ class PSPOCLI(LightningCLI):
             untyped.format_help = partial(short_help, subparser, name)
         try:
             with ours_first():
-                super().parse_arguments(parser, args)
+                self.config = parser.parse_args(args)
         except (ArgumentError, UnicodeDecodeError) as error:
             if refusal_within(error) is not None:
                 raise

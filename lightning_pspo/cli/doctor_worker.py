@@ -6,7 +6,6 @@ import argparse
 import json
 import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
 
     ``result.json`` is written after each part, so that a crash loses only the rest.
     """
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     start, folder = time.monotonic(), options.worker
     result: dict[str, Any] = {"findings": [], "forecast": None, "done": False, "seconds": 0.0}
 

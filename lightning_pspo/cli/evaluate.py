@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
         check_numbers(options)
         settings = [*config_of(options, Path(folder)), *settings_of(options)]
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
 
-        # Lightning starts further ranks with the arguments of this process.
-        sys.argv[1:] = [*(() if Path(sys.argv[0]).name == "evaluate.py" else ("evaluate",)), *arguments]
         try:
             run(["validate", *settings, *others])
         except SystemExit as stop:

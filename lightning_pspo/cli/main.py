@@ -10,12 +10,16 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment_rank, error_line
 from lightning_pspo.cli.help import check_subcommand
 from lightning_pspo.errors import InputError
 from lightning_pspo.progress import stop
+
+if TYPE_CHECKING:
+    from lightning_pspo.training.rank_guard import RankGuard
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -38,14 +42,14 @@ def main(args: Sequence[str] | None = None) -> None:
         from lightning_pspo.cli.application import PSPOCLI
         from lightning_pspo.training.rank_guard import RankGuard, follow_launcher
 
-    follow_launcher()
-    _leave_out_notes()
     guard = RankGuard()
     try:
-        try:
-            PSPOCLI(arguments, [guard])
-        finally:
-            stop()  # also after a refusal: nothing may be drawn over its line
+        with _process_restored(guard):
+            follow_launcher()
+            try:
+                PSPOCLI(arguments, [guard])
+            finally:
+                stop()  # also after a refusal: nothing may be drawn over its line
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit:
@@ -82,14 +86,30 @@ def fast_imports() -> Iterator[None]:
             gc.enable()
 
 
-def _leave_out_notes() -> None:
-    """Keep notes of Lightning off the screen that say nothing of a run: its adverts and its own use of torch."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "💡 Tip" not in record.getMessage()
-    )
-    for message in (
-        r".*isinstance\(treespec, LeafSpec\)",
-        "Total length of `list` across ranks is zero",  # no validation sources
-        "LightningCLI's args parameter",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+@contextlib.contextmanager
+def _process_restored(guard: RankGuard) -> Iterator[None]:
+    """Keep the run's environment variables and filters of warnings and logs from what this process does afterwards.
+
+    Only the ranks of one run keep their variables: by these they meet again in the next run of the same program.
+    """
+    environment, logger = dict(os.environ), logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(_tells_of_the_run)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                r".*isinstance\(treespec, LeafSpec\)",
+                "Total length of `list` across ranks is zero",  # no validation sources
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.removeFilter(_tells_of_the_run)
+        if guard.alone:
+            for name in os.environ.keys() - environment:
+                del os.environ[name]
+            os.environ.update(environment)
+
+
+def _tells_of_the_run(record: logging.LogRecord) -> bool:
+    """Tell whether a line of Lightning's log is not an advert."""
+    return "💡 Tip" not in record.getMessage()

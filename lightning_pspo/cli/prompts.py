@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +25,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Show the prompts; return the exit code."""
     options, settings = parser().parse_known_args(arguments)
     check_at_least("--count", options.count, 1)
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     from lightning_pspo.cli.application import PSPOCLI  # takes seconds: only once the options are valid
     from lightning_pspo.cli.failures import bad_input
 

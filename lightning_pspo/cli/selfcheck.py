@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 from lightning_pspo.cli.failures import reports_bad_input
@@ -34,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # for the user's own classes
     if "SLURM_NTASKS" in os.environ:
         os.environ["SLURM_JOB_NAME"] = "interactive"  # otherwise Lightning takes this process for one rank of several
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     import yaml
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar

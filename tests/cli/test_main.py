@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -389,6 +392,11 @@ def test_schedule_and_optimizer_by_flags(tmp_path: Path, tiny_run: TinyRun) -> N
         assert "betas" not in group
 
 
-def test_a_trial_run_leaves_nothing(tmp_path: Path, tiny_run: TinyRun) -> None:
+def test_a_trial_run_leaves_nothing(tmp_path: Path, tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither files nor, in the process that runs it, variables and filters."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "17")  # which a run sets
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = dict(os.environ), [*warnings.filters], [*logger.filters]
     main(["fit", *tiny_run(tmp_path / "run", "--trainer.fast_dev_run=true")])
     assert not (tmp_path / "run").exists()
+    assert (dict(os.environ), [*warnings.filters], [*logger.filters]) == before

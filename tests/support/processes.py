@@ -69,7 +69,6 @@ class Command:
         self._output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as this object is there
         self._status, status = os.pipe()
         environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1"} | variables
-        environment.pop("LIGHTNING_PSPO_PARENT", None)  # of a command that a test has run in this process
         request = {"module": module, "arguments": arguments, "folder": str(folder), "environment": environment}
         socket.send_fds(_zygote(), [json.dumps(request).encode()], [self._output.fileno(), status])
         os.close(status)
