@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment_rank, error_line
-from lightning_pspo.cli.help import check_subcommand
+from lightning_pspo.cli.help import LIGHTNING, check_subcommand
 from lightning_pspo.errors import InputError
 from lightning_pspo.progress import stop
 
@@ -32,6 +32,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         arguments = with_config_files(sys.argv[1:] if args is None else args)
         check_subcommand(arguments)
+        if arguments[0] not in LIGHTNING:
+            choices = ", ".join(f"`{name}`" for name in LIGHTNING)
+            own = f"lightning_pspo.cli.{arguments[0].replace('-', '_')}.main"
+            raise InputError(f"`main` runs {choices}, got `{arguments[0]}`: call `{own}` with its arguments.")
     except InputError as error:
         sys.stderr.write(error_line(str(error), environment_rank(), parent))
         raise SystemExit(BAD_INPUT) from None

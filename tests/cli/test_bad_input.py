@@ -155,11 +155,14 @@ def test_settings_in_a_file(refused: Refused, text: str, message: str) -> None:
     assert not refused.root.exists()
 
 
-def test_no_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["run-until-done", "--config", "quickstart"]])
+def test_no_subcommand_of_lightning(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([])
+        main(arguments)
     assert stop.value.code == 2
-    assert re.search(r"error: .*`fit`, `validate`, `test`, `predict`", capsys.readouterr().err)
+    message = capsys.readouterr().err
+    assert re.search(r"error: .*`fit`, `validate`, `test`, `predict`", message)
+    assert not arguments or "call `lightning_pspo.cli.run_until_done.main`" in message
 
 
 @pytest.mark.parametrize(
