@@ -5,17 +5,20 @@ costing the others anything:
 
 - A worker that needs longer than ``PATIENCE_S`` for a pair is set aside. It works on until the pair's deadline, behind
   the others (``nice``) once it has used much processor time; the rest of its chunk goes back to the queue, and a new
-  worker, a fork of some milliseconds, takes its place. ``SPARES`` pairs can be set aside at once, so that together they
-  cost about one deadline.
+  worker, a fork of some milliseconds, takes its place. ``SPARES`` pairs can be set aside at once.
 - A worker that was set aside is ended after its answer, or at the deadline.
-- A pair at which a worker died is tried once more, by itself and within the rest of its deadline: the cause may have
-  been another, such as a machine that was short of memory.
+- A pair at which a worker died is tried once more, by itself: the cause may have been another, such as a machine that
+  was short of memory.
+
+The deadline is processor time of the worker alone, so that no verdict depends on what else the machine does. A pair
+without a verdict after ``BACKSTOP`` deadlines of wall time, because it sleeps, is an error, and a warning says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import socket
@@ -31,31 +34,37 @@ from dataclasses import dataclass, field
 from lightning_pspo.grading import worker as far
 from lightning_pspo.grading.verdicts import Verdict
 
+_log = logging.getLogger(__name__)
+
 PATIENCE_S = 0.05  # after which a pair counts as slow; most take a few milliseconds
 SPARES = 16  # pairs that can be set aside at once, each with a worker of its own
 CHUNK = 16  # pairs that a worker gets at once, at most
 PAIRS_PER_WORKER = 10_000  # a worker is replaced after about so many, because caches grow
 EQUIVALENCE = "lightning_pspo.grading.equivalence:equivalent"
-OVERTIME_S = 1.0  # a batch ends so long after its own deadline if that leaves its pairs ...
-LEAST_SHARE = 0.75  # ... such a share of theirs
+BACKSTOP, LEAST_BACKSTOP_S = 60.0, 60.0  # wall time for one pair: so many deadlines, and at least so many seconds
 
-_START_S = 60.0
+_START_S = 300.0
 _ATTEMPTS = 3
-_VERDICTS = {far.EQUIVALENT[0]: Verdict.CORRECT, far.DIFFERENT[0]: Verdict.WRONG, far.FAILED[0]: Verdict.ERROR}
+_VERDICTS = {
+    far.EQUIVALENT[0]: Verdict.CORRECT,
+    far.DIFFERENT[0]: Verdict.WRONG,
+    far.FAILED[0]: Verdict.ERROR,
+    far.LATE[0]: Verdict.TIMEOUT,
+}
 
 
 class Server:
-    """A running `worker.main`; its workers end by themselves some seconds after ``deadline_s``.
+    """A running `worker.main`; its workers end by themselves some seconds after ``wall_s``.
 
     Raises:
         RuntimeError: It did not start; the message has the last line of its output.
     """
 
-    def __init__(self, compare: str, memory_mb: int, deadline_s: float) -> None:
+    def __init__(self, compare: str, memory_mb: int, deadline_s: float, wall_s: float) -> None:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(_START_S)
         code = "from lightning_pspo.grading.worker import main; main()"
-        arguments = [str(os.getpid()), compare, str(memory_mb << 20), str(deadline_s + 5.0)]
+        arguments = [str(os.getpid()), compare, str(memory_mb << 20), str(deadline_s), str(wall_s + 5.0)]
         with theirs, tempfile.TemporaryFile() as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code, *arguments],  # -P: no module from the working directory
@@ -120,14 +129,13 @@ class Worker:
 class Batch:
     """The unfinished part of one call."""
 
-    def __init__(self, pairs: Sequence[tuple[str, str]], deadline_s: float) -> None:
-        self.pairs, self.deadline_s = pairs, deadline_s
-        self.started = time.monotonic()
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self.pairs = pairs
         self.verdicts = [Verdict.ERROR] * len(pairs)
         self.open = len(pairs)
         self.queue = deque(range(len(pairs)))
         self.suspects: deque[int] = deque()
-        self.spent: dict[int, float] = {}
+        self.blamed: set[int] = set()
 
     @property
     def waiting(self) -> int:
@@ -145,14 +153,12 @@ class Batch:
         self.verdicts[index] = verdict
         self.open -= 1
 
-    def blame(self, index: int, seconds: float) -> None:
+    def blame(self, index: int) -> None:
         """Give a pair at which a worker died a second chance, or settle it."""
-        if index in self.spent:
+        if index in self.blamed:
             self.settle(index, Verdict.ERROR)
-        elif seconds >= self.deadline_s:
-            self.settle(index, Verdict.TIMEOUT)
         else:
-            self.spent[index] = seconds
+            self.blamed.add(index)
             self.suspects.append(index)
 
     def recall(self, worker: Worker, keep: int = 0) -> None:
@@ -160,30 +166,18 @@ class Batch:
         while len(worker.pairs) > keep:
             self.queue.appendleft(worker.pairs.pop())
 
-    def deadline(self, worker: Worker) -> float:
-        """Return the monotonic time at which the pair of a busy worker is over its time."""
-        full = worker.since + self.deadline_s - self.spent.get(worker.pairs[0], 0.0)
-        shared = self.started + self.deadline_s + OVERTIME_S
-        return min(full, shared) if shared - worker.since >= LEAST_SHARE * self.deadline_s else full
-
-    def due(self, worker: Worker) -> float:
-        """Return the monotonic time at which a worker has to be looked at, whatever it sends."""
-        if not worker.ready:
-            return worker.since + _START_S
-        if not worker.pairs:
-            return float("inf")
-        return self.deadline(worker) if worker.slow else min(self.deadline(worker), worker.since + PATIENCE_S)
-
 
 class WorkerPool:
     """At most ``workers`` processes that compare, and ``SPARES`` more that hold slow pairs.
 
-    ``compare`` is the ``module:function`` that decides on one pair; ``memory_mb`` is the address space of one, in MiB.
+    ``deadline_s`` is the processor time for one pair; ``compare`` is the ``module:function`` that decides on one;
+    ``memory_mb`` is the address space of a worker, in MiB.
     """
 
     def __init__(self, workers: int, deadline_s: float, memory_mb: int, compare: str = EQUIVALENCE) -> None:
         self.compare = compare
         self.size, self.deadline_s, self.memory_mb = workers, deadline_s, memory_mb
+        self.wall_s = max(LEAST_BACKSTOP_S, BACKSTOP * deadline_s)
         self._begin()
 
     def _begin(self) -> None:
@@ -207,7 +201,7 @@ class WorkerPool:
         with self._lock:
             if self._busy:
                 raise RuntimeError("`judge` must not be called from a signal handler that interrupted it.")
-            batch = Batch(pairs, self.deadline_s)
+            batch = Batch(pairs)
             try:
                 self._busy = True
                 while batch.open and era is self._era:
@@ -253,7 +247,7 @@ class WorkerPool:
         wanted = min(self.size, batch.waiting + sum(bool(worker.pairs) for worker in prompt)) - len(prompt)
         for _ in range(min(wanted, self.size + SPARES - len(self._workers))):
             if self._server is None or self._server.gone():
-                self._server = Server(self.compare, self.memory_mb, self.deadline_s)
+                self._server = Server(self.compare, self.memory_mb, self.deadline_s, self.wall_s)
             ours, theirs = socket.socketpair()
             ours.settimeout(_START_S)
             self._started += 1
@@ -283,7 +277,7 @@ class WorkerPool:
         poll = select.poll()
         for number in self._workers:
             poll.register(number, select.POLLIN)
-        wait = min((batch.due(worker) for worker in self._workers.values()), default=0.0) - time.monotonic()
+        wait = min(map(self._due, self._workers.values()), default=0.0) - time.monotonic()
         for number, _ in poll.poll(1000.0 * max(0.0, min(wait, 60.0))):
             worker = self._workers[number]
             try:
@@ -293,23 +287,37 @@ class WorkerPool:
             if not replies:
                 self._lost(worker, batch)
                 continue
+            if not (replies := replies.replace(far.HEAVY, b"")):
+                continue
             worker.since = time.monotonic()
             if not worker.ready:
                 worker.ready, self._failed_starts, replies = True, 0, replies[1:]
             for reply in replies[: len(worker.pairs)]:  # a slow one may have gone on to pairs that were taken back
                 batch.settle(worker.pairs.popleft(), _VERDICTS[reply])
-            if worker.slow:
+            if worker.slow or replies.endswith(far.LATE):
+                batch.recall(worker)
                 self._end(worker)
 
+    def _due(self, worker: Worker) -> float:
+        """Return the monotonic time at which a worker has to be looked at, whatever it sends."""
+        if worker.ready and not worker.pairs:
+            return float("inf")
+        return worker.since + (_START_S if not worker.ready else self.wall_s if worker.slow else PATIENCE_S)
+
     def _expire(self, batch: Batch) -> None:
-        """Set aside the workers that are slow, and end those whose pair is over its deadline."""
+        """Set aside the workers that are slow, and end those that do not get on at all."""
         now = time.monotonic()
-        for worker in [worker for worker in self._workers.values() if now >= batch.due(worker)]:
+        for worker in [worker for worker in self._workers.values() if now >= self._due(worker)]:
             if not worker.ready:
                 self._lost(worker, batch)
-            elif now >= batch.deadline(worker):
-                batch.settle(worker.pairs.popleft(), Verdict.TIMEOUT)
-                batch.recall(worker)
+            elif worker.slow:
+                index = worker.pairs.popleft()
+                _log.warning(
+                    "No result after %.0f s of wall time, though below %g s of processor time, for %.80r and %.80r: "
+                    "the comparison sleeps, or the machine is overloaded; the verdict is `error`.",
+                    *(self.wall_s, self.deadline_s, *batch.pairs[index]),
+                )
+                batch.settle(index, Verdict.ERROR)
                 self._end(worker)
             else:
                 worker.slow = True
@@ -320,7 +328,7 @@ class WorkerPool:
         if not worker.ready:
             self._failed_starts += 1
         elif worker.pairs:
-            batch.blame(worker.pairs.popleft(), time.monotonic() - worker.since)
+            batch.blame(worker.pairs.popleft())
         batch.recall(worker)
         self._end(worker)
         if self._failed_starts >= _ATTEMPTS:

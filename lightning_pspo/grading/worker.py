@@ -29,11 +29,15 @@ FORK, KILL = b"f", b"k"
 READY = b"+"
 """First byte of the server and of every worker. A worker then sends one of these for each pair, in order:"""
 EQUIVALENT, DIFFERENT, FAILED = b"1", b"0", b"e"
+LATE, HEAVY = bytes([signal.SIGPROF]), bytes([signal.SIGVTALRM])
+"""What the interpreter sends when a timer of processor time runs out, even in the middle of a call into C: the worker's
+last word on a pair that is over its deadline, and no word on one that only goes on behind the others."""
 
 _Run = Callable[[socket.socket, int], NoReturn]  # what a worker does with its socket and the server's pid
 _OWNER_CHECK_S = 1.0
 _PATIENCE_CPU_S = 0.2  # of processor time: other load on the machine must not make a pair a heavy one
 _HEAVY_NICE = 5  # a third of the weight
+_IDLE_S = 86_400.0  # after which a worker without pairs ends; its socket needs a limit, so as not to block a signal
 _SET_PDEATHSIG = 1
 _WARM_UP = (  # kinds of answers whose first comparison takes long: imports and tables that every worker then shares
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{\frac{3}{4}}"),
@@ -48,9 +52,10 @@ def main() -> None:
     """Serve the socket that stands in for standard input.
 
     Arguments of the command line: the owner's pid, ``module:function`` that compares a pair, the address space of a
-    worker in bytes, and the seconds after which the kernel ends a worker that is still at one pair.
+    worker in bytes, and the seconds of processor time and of wall time for one pair: see `work`.
     """
-    owner, function, memory_bytes, seconds = sys.argv[1:]
+    owner, function, *limits = sys.argv[1:]
+    memory_bytes, cpu_s, wall_s = map(float, limits)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for signum in (signal.SIGCHLD, signal.SIGALRM, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
@@ -67,7 +72,7 @@ def main() -> None:
         os.dup2(null, stream)
     try:
         control.sendall(READY)
-        serve(control, int(owner), lambda link, server: work(link, server, compare, int(memory_bytes), float(seconds)))
+        serve(control, int(owner), lambda link, server: work(link, server, compare, int(memory_bytes), cpu_s, wall_s))
     except ConnectionError:  # the owner is gone
         return
 
@@ -125,34 +130,44 @@ def _reap(workers: dict[int, int]) -> None:
 
 
 def work(
-    link: socket.socket, server: int, compare: Callable[[str, str], bool], memory_bytes: int, seconds: float
+    link: socket.socket,
+    server: int,
+    compare: Callable[[str, str], bool],
+    memory_bytes: int,
+    cpu_s: float,
+    wall_s: float,
 ) -> NoReturn:
     """Compare pairs until the socket closes: a line is a JSON list of pairs, the reply one byte for each.
 
-    A lower limit of the address space that the process already has stays. The kernel ends a worker that needs
-    ``seconds`` for one pair, whoever is left to watch it.
+    A pair that uses ``cpu_s`` seconds of this process's time, user and system, is ``LATE``. The kernel ends a worker
+    that is at one pair for ``wall_s``, whoever is left to watch it. A lower limit of the address space that the process
+    already has stays.
     """
     _die_with(server)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     memory = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    link.settimeout(_IDLE_S)
+    signal.set_wakeup_fd(link.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
     signal.signal(signal.SIGVTALRM, lambda *_: os.nice(_HEAVY_NICE))  # it is replaced after a heavy pair
+    timers = ((signal.ITIMER_PROF, cpu_s), (signal.ITIMER_VIRTUAL, _PATIENCE_CPU_S), (signal.ITIMER_REAL, wall_s))
     link.sendall(READY)
     for line in link.makefile("rb"):
         for extracted, answer in json.loads(line):
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE_CPU_S)
+            for timer, seconds in timers:
+                signal.setitimer(timer, seconds)
+            exhausted = False
             try:
                 reply = EQUIVALENT if compare(extracted, answer) else DIFFERENT
-            except MemoryError:
-                link.sendall(FAILED)
-                os._exit(1)  # what it still holds would be missing for the next pair
-            except Exception:  # whatever model text does to a parser is that text's verdict
-                reply = FAILED
+            except Exception as error:  # whatever model text does to a parser is that text's verdict
+                reply, exhausted = FAILED, isinstance(error, MemoryError)
+            for timer, _ in timers:  # before the reply, after which a signal would be taken for the next pair's
+                signal.setitimer(timer, 0)
             link.sendall(reply)
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL):
-            signal.setitimer(timer, 0)
+            if exhausted:  # what it still holds would be missing for the next pair
+                os._exit(1)
     os._exit(0)
 
 
