@@ -26,6 +26,7 @@ class CastLinear:
         self.copies: list[Tensor] = []  # of weight and bias; the weights themselves if they have the dtype
         self.packs = False
         self._packed: Tensor | None = None
+        self._swapped: dict[str, nn.Parameter | None] = {}
         self._copied: list[tuple[int, int]] = []  # address and version of the weights that were copied
 
     def refresh(self, dtype: torch.dtype, packs: bool, changed: bool) -> None:
@@ -44,6 +45,16 @@ class CastLinear:
 
     def _weights(self) -> list[Tensor]:
         return [self.linear.weight] if self.linear.bias is None else [self.linear.weight, self.linear.bias]
+
+    def swap(self) -> None:
+        """Put the copies in the weights' place."""
+        self._swapped = dict(self.linear._parameters)
+        for name, copy in zip(("weight", "bias"), self.copies, strict=False):
+            self.linear._parameters[name] = nn.Parameter(copy, requires_grad=False)
+
+    def swap_back(self) -> None:
+        """Put the weights back."""
+        self.linear._parameters.update(self._swapped)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -99,13 +110,21 @@ class CastLinears:
             layer.refresh(dtype, packs, self.changed or sampling)
         if layers:  # a callback may swap the weights for those that it has sampled with
             self.changed = sampling
+        # A compiled layer takes its weights as they are, but would be compiled again for a `forward` of each module.
+        swaps = sampling and device == "cuda"
         try:
             for layer in layers:
-                layer.linear.forward = layer  # type: ignore[assignment]
+                if swaps:
+                    layer.swap()
+                else:
+                    layer.linear.forward = layer  # type: ignore[assignment]
             yield
         finally:
             for layer in layers:
-                del layer.linear.forward
+                if swaps:
+                    layer.swap_back()
+                else:
+                    del layer.linear.forward
                 layer._packed = None
 
 

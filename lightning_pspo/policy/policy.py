@@ -28,6 +28,8 @@ from lightning_pspo.policy.adapters import (
     with_adapters,
 )
 from lightning_pspo.policy.cast_linears import CastLinears
+from lightning_pspo.policy.compiled import compile_layers as compiled_layers
+from lightning_pspo.policy.compiled import eager
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
 from lightning_pspo.policy.location import first_line
 from lightning_pspo.policy.packing import rows, trees
@@ -56,6 +58,8 @@ class Policy(nn.Module):
         gradient_checkpointing: Recompute activations in the backward pass.
         share_prompts: In updates, run a prompt's tokens once for all its completions. Faster if prompts are longer than
             completions; needs full attention in all layers.
+        compile_layers: Compile the decoder layers, for updates and for ``GraphEngine``. Faster on a GPU; the first pass
+            of each kind takes up to a minute.
         dtype: Dtype of the loaded weights, and of the computation with four-bit weights. Trained weights must be
             float32 (bfloat16 loses small updates; use ``trainer.precision: bf16-mixed``); bfloat16 is for a frozen base
             under LoRA, whose adapters are float32 anyway.
@@ -76,6 +80,7 @@ class Policy(nn.Module):
         double_quantization: bool = False,
         gradient_checkpointing: bool = False,
         share_prompts: bool = False,
+        compile_layers: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
@@ -87,6 +92,7 @@ class Policy(nn.Module):
         self.double_quantization = double_quantization
         self.gradient_checkpointing = gradient_checkpointing
         self.share_prompts = share_prompts
+        self.compile_layers = compile_layers
         self.dtype = dtype
         self._attn_implementation = attn_implementation
         self.pretrained = Pretrained(name=model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
@@ -190,6 +196,8 @@ class Policy(nn.Module):
             self._reference = [copy.deepcopy(model).requires_grad_(False).eval()]
         if self.lora is not None:
             model = with_adapters(model, self.lora, seed)
+        if self.compile_layers:
+            compiled_layers(model)
         self.model = model
         if self.pretrained.has_jitter:
             self.stay_in_evaluation_mode()
@@ -287,8 +295,8 @@ class Policy(nn.Module):
 
     def _with_copies(self, root: nn.Module, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
         """Compute with the copies of the policy's own weights within the block, where it has some."""
-        if self._cast_linears is None or root is not self._root:
-            return contextlib.nullcontext()
+        if self._cast_linears is None or root is not self._root or (self.compile_layers and not sampling):
+            return contextlib.nullcontext()  # a compiled layer has casts in its own kernels
         return self._cast_linears.used(self.causal_lm.device.type, sampling=sampling)
 
     @contextlib.contextmanager
@@ -313,6 +321,7 @@ class Policy(nn.Module):
                 self.sharding.gathered(self._root),
                 cast_once(model),
                 self._with_copies(self._root, sampling=True),
+                eager() if self.compile_layers else contextlib.nullcontext(),
             ):
                 yield model
         finally:
@@ -356,7 +365,7 @@ class Policy(nn.Module):
         self, root: nn.Module, inputs: Inputs, temperature: float, top_p: float, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         if self._plain_head is None:
-            with self.sharding.gathered(root):
+            with self.sharding.gathered(root), eager() if self.compile_layers else contextlib.nullcontext():
                 self._plain_head = has_plain_head(self.sharding.unwrapped(root))
         packed = trees(inputs) if self.share_prompts else rows(inputs)
         chosen = inputs.completion_ids[inputs.completion_mask]  # (M,)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from lightning_pspo.rollout.prefix_attention import NOT_HANDLED, CannotShareError
@@ -63,6 +63,15 @@ class FixedLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Return the number of places."""
         return int(self.keys.shape[2])
+
+
+class FixedCache(Cache):
+    """A cache of such layers. Compiled code calls it: what the layers hold is not part of that code."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Pass the states to their layer."""
+        return super().update(*args, **kwargs)
 
 
 class FixedAttention:
@@ -177,4 +186,4 @@ def _attention(
     return out.reshape(rows, 1, query_heads, value.shape[3]), None
 
 
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(NAME, torch.compiler.disable(_attention))  # type: ignore[no-untyped-call]

@@ -7,21 +7,23 @@ intervals, by moving the others into fewer rows; each number of rows has its own
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.cast_linears import CastLinear
+from lightning_pspo.policy.compiled import as_compiled, is_compiled
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.nucleus import TOPS, outside_top
 from lightning_pspo.progress import advance
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
-from lightning_pspo.rollout.fixed_attention import FixedAttention, FixedLayer, View
+from lightning_pspo.rollout.fixed_attention import FixedAttention, FixedCache, FixedLayer, View
 from lightning_pspo.rollout.kv_cache import PromptCache
 from lightning_pspo.rollout.prefix_attention import CannotShareError
 from lightning_pspo.rollout.shared_prefix import SharedPrefixEngine, can_share, prefill, warn_once
@@ -33,6 +35,18 @@ PROMPT_STEP = 64
 """Multiple to which the prompts' width is padded."""
 NUCLEUS = TOPS[1]
 """Most probable tokens in which a nucleus is looked for first."""
+
+
+def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float, top: int) -> tuple[Tensor, Tensor | None]:
+    """Return ``pick`` of the sampled distribution, (n,), and the rows in which ``top`` tokens hold the nucleus."""
+    scores, decided = logits / temperature, None
+    if top_p < 1.0:
+        outside, decided = outside_top(scores.softmax(dim=-1), top_p, top)
+        scores = scores.masked_fill(outside, float("-inf"))
+    return pick(scores, noise), decided
+
+
+compiled_sample = torch.compile(sample, dynamic=True)
 
 
 def _round_up(number: int, step: int) -> int:
@@ -157,6 +171,7 @@ class Decoder:
         self.model, self.sizes = model, sizes
         self.device, dtype = cache.mask.device, compute_dtype(model)
         self.weights = _addresses(model)
+        self.compiled = is_compiled(model) and not any(_casts(module) for module in model.modules())
 
         def numbers(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -176,7 +191,7 @@ class Decoder:
             )
             for keys, values in zip(cache.keys, cache.values, strict=True)
         ]
-        self.cache = Cache(layers=list(self.layers))
+        self.cache = FixedCache(layers=list(self.layers))
         self.row_of = numbers(sizes.rows)  # place in the result
         self.prompt_length = numbers(sizes.rows)
         self.finished = numbers(sizes.rows, dtype=torch.bool)
@@ -336,7 +351,7 @@ class Decoder:
     def _step(self, shape: Shape) -> None:
         tokens = self._draw(shape)
         positions = (self.prompt_length[: shape.view.rows] + self.step).unsqueeze(1)
-        with self.attention.used(self.model, shape.view):
+        with self.attention.used(self.model, shape.view), as_compiled() if self.compiled else contextlib.nullcontext():
             output: Any = self.model(
                 input_ids=tokens.unsqueeze(1),
                 position_ids=positions,
@@ -352,22 +367,28 @@ class Decoder:
         """Draw a token for each row and write it into the result."""
         sampling, rows = shape.sampling, self.row_of[: shape.view.rows]
         finished = self.finished[: shape.view.rows]
-        scores = self.logits[: shape.view.rows]
+        logits = self.logits[: shape.view.rows]
         if shape.sampled:
-            scores = scores / sampling.temperature
-            if sampling.top_p < 1.0:
-                top = scores.shape[1] if shape.whole_vocabulary else min(NUCLEUS, scores.shape[1])
-                outside, decided = outside_top(scores.softmax(dim=-1), sampling.top_p, top)
-                scores = scores.masked_fill(outside, float("-inf"))
+            top = logits.shape[1] if shape.whole_vocabulary else min(NUCLEUS, logits.shape[1])
+            noise = self.noise[rows, self.step]
+            if self.compiled:
+                with as_compiled():
+                    tokens, decided = compiled_sample(logits, noise, sampling.temperature, sampling.top_p, top)
+            else:
+                tokens, decided = sample(logits, noise, sampling.temperature, sampling.top_p, top)
+            if decided is not None:
                 self.undecided |= (~decided & ~finished).any()
-            tokens = pick(scores, self.noise[rows, self.step])
         else:
-            tokens = scores.argmax(dim=-1)
+            tokens = logits.argmax(dim=-1)
         tokens = tokens.masked_fill(finished, sampling.pad_id)
         self.result[rows, self.step] = tokens
         for eos in sampling.eos_ids:
             finished |= tokens == eos
         return tokens
+
+
+def _casts(module: nn.Module) -> bool:
+    return isinstance(vars(module).get("forward"), CastLinear)
 
 
 def _addresses(model: PreTrainedModel) -> tuple[int, ...]:

@@ -1,0 +1,52 @@
+"""Decoder layers through ``torch.compile``: fewer kernels on a GPU, each with more work between two matrix products.
+
+Layers are compiled, not the model: they share one graph, so that compiling takes seconds. What is recorded of a run of
+shapes serves all others (``dynamic``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lightning_pspo.errors import InputError
+
+
+def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile a transformers model's layers, by a backend of ``torch.compile``, at their next call.
+
+    Raises:
+        InputError: If it has none that transformers marks as layers.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(
+            f"`compile_layers` must be false for {type(model).__name__}: it has no layers of transformers."
+        )
+    for layer in layers:
+        layer.compile(dynamic=True, backend=backend)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Tell whether ``compile_layers`` has run on a model."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
+def eager() -> contextlib.AbstractContextManager[object]:
+    """Run compiled layers as they are written within the block: for shapes that change with every token."""
+    stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def as_compiled() -> contextlib.AbstractContextManager[object]:
+    """Run compiled layers compiled within the block, in a block of ``eager``.
+
+    A layer's index is an input of its graph, not a constant: all layers share one.
+    """
+    stack = contextlib.ExitStack()
+    stack.enter_context(torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True))
+    stack.enter_context(torch.compiler.set_stance("default"))
+    return stack

@@ -1,0 +1,104 @@
+"""Compiled decoder layers: the same numbers, and one graph for all layers and shapes.
+
+The backend generates no code, which would take a minute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy import policy as policy_module
+from lightning_pspo.policy.compiled import compile_layers, eager, is_compiled
+from lightning_pspo.policy.policy import Policy
+from lightning_pspo.policy.sharding import Unsharded
+from lightning_pspo.rollout import GraphEngine, graph
+from lightning_pspo.types import Inputs
+from tests.support.models import SIZES
+from tests.support.rollouts import assert_equal, draw, prompts_of
+
+PROMPTS = prompts_of([[5, 6, 7], [8, 9, 10, 11], [12, 13]])
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Any:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def inputs(rows: int, tokens: int) -> Inputs:
+    generator = torch.Generator().manual_seed(rows)
+    prompts = torch.randint(5, 60, (rows // 2, 9), generator=generator)
+    completions = torch.randint(5, 60, (rows, tokens), generator=generator)
+    return Inputs(prompts, prompts > 0, completions, completions > 0, prompt_of=torch.arange(rows) // 2)
+
+
+def policy(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Policy:
+    monkeypatch.setattr(policy_module, "compiled_layers", lambda model: compile_layers(model, "aot_eager"))
+    built = Policy(**settings)
+    built.build(0)
+    built.shard(Unsharded())
+    return built
+
+
+def gradient(model: Policy, batch: Inputs) -> tuple[Tensor, Tensor]:
+    model.zero_grad()
+    logprobs, _ = model.logprobs(batch, 1.0, 1.0)
+    logprobs.sum().backward()  # type: ignore[no-untyped-call]
+    return logprobs.detach(), torch.cat(
+        [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+    )
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_updates_have_the_same_gradient_and_shapes_share_a_graph(
+    monkeypatch: pytest.MonkeyPatch, recomputes: bool
+) -> None:
+    plain = policy(monkeypatch, gradient_checkpointing=recomputes)
+    compiled = policy(monkeypatch, gradient_checkpointing=recomputes, compile_layers=True)
+    assert is_compiled(compiled.causal_lm)
+    assert not is_compiled(plain.causal_lm)
+    for rows, tokens in ((4, 11), (6, 17), (2, 5)):
+        batch = inputs(rows, tokens)
+        for result, expected in zip(gradient(compiled, batch), gradient(plain, batch), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def llama(layers: int) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(**(SIZES | {"num_hidden_layers": layers})))  # type: ignore[no-untyped-call]
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "compiled_sample", torch.compile(graph.sample, dynamic=True, backend="aot_eager"))
+    graphs = []
+    for layers in (2, 4):
+        torch._dynamo.reset()
+        counters.clear()
+        expected = draw(GraphEngine(), llama(layers), PROMPTS)
+        model = llama(layers)
+        compile_layers(model, "aot_eager")
+        engine = GraphEngine()
+        with eager():  # as in Policy.generating
+            assert_equal(draw(engine, model, PROMPTS), expected)
+            graphs.append(counters["stats"]["unique_graphs"])
+            assert_equal(
+                draw(engine, model, PROMPTS, samples=5), draw(GraphEngine(), llama(layers), PROMPTS, samples=5)
+            )
+        assert counters["stats"]["unique_graphs"] == graphs[-1]
+    assert graphs[0] == graphs[1] > 0
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="`compile_layers` must be false for Linear"):
+        compile_layers(nn.Linear(2, 2))
