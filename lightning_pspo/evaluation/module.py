@@ -251,7 +251,8 @@ class SamplingModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Refuse or mend a model whose completions depend on their batch, or differ between rollout and update."""
         if not self.consistency_is_checked:
-            self.engine = consistent_engine(self.policy, self.engine)
+            with self.trainer.precision_plugin.forward_context():
+                self.engine = consistent_engine(self.policy, self.engine)
             self.consistency_is_checked = True
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start

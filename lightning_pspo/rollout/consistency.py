@@ -28,7 +28,7 @@ PROMPT_LENGTHS = (16, 3, 3)
 NEW_TOKENS = 5
 
 TOLERANCES = {torch.float32: 5e-3, torch.float64: 5e-3}
-"""Nats by which log-probs may differ because of rounding, by dtype of the weights; measured: 1e-5 in float32."""
+"""Nats by which log-probs may differ because of rounding, by dtype of the products; measured: 1e-5 in float32."""
 
 HALF_PRECISION_TOLERANCE = 0.5
 """The same in bfloat16 and four bits, where the mean over improbable tokens was measured to reach 0.14."""
@@ -39,6 +39,8 @@ SAME_PASS_TOLERANCE = 1e-5
 
 def consistent_engine(policy: Policy, engine: RolloutEngine) -> RolloutEngine:
     """Check that log-probs and greedy tokens do not depend on neighbours, padding, training mode or chance.
+
+    Call it under the autocast of the run, so that its own kernels are checked, and with the tolerance of its precision.
 
     A model that is noisy in training mode is kept in evaluation mode from then on, and a model that padding changes is
     sampled without. Every rank must take part, with a policy that is built and on its device. Random generators keep
@@ -95,14 +97,10 @@ def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> Rol
 
 @contextmanager
 def _undisturbed(policy: Policy) -> Iterator[None]:
-    """Restore the random generators, and what the policy has learned about its head outside the run's autocast."""
+    """Restore the random generators."""
     device = policy.causal_lm.device
-    plain_head, policy._plain_head = policy._plain_head, None
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            yield
-    finally:
-        policy._plain_head = plain_head
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        yield
 
 
 class _Probe:
@@ -113,7 +111,9 @@ class _Probe:
         model = policy.causal_lm
         self.device = model.device
         coarse = engine.uses_own_kernels or policy.pretrained.is_quantized
-        self.tolerance = TOLERANCES.get(model.dtype, HALF_PRECISION_TOLERANCE)
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+        self.tolerance = TOLERANCES.get(dtype, HALF_PRECISION_TOLERANCE)
         self.engine_tolerance = HALF_PRECISION_TOLERANCE if coarse else self.tolerance
         self.noise_tolerance = SAME_PASS_TOLERANCE if self.device.type == "cpu" else self.tolerance
         room = policy.context_length or sum(PROMPT_LENGTHS)

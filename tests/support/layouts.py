@@ -46,6 +46,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     },
     "lora bfloat16 base": ADAMW | {"policy": {"lora": LoRA(rank=4), "dtype": "bfloat16"}},
     "bfloat16 mixed": SGD | {"precision": "bf16-mixed"},
+    "lora bfloat16 mixed": ADAMW | {"policy": {"lora": LoRA(rank=4), "dtype": "bfloat16"}, "precision": "bf16-mixed"},
 }
 
 
@@ -100,8 +101,8 @@ def run(
 
     Returns:
         All weights by name; completions of all ranks as (rollout, problem, ids), sorted; gradient norms; the means of
-        the validation by temperature; numbers that this rank holds of the weights, and of the reference's; exchanges
-        between ranks in a pass, and while sampling.
+        the validation by temperature; dtypes of what is trained; numbers that this rank holds of the weights, and of
+        the reference's; exchanges between ranks in a pass, and while sampling.
     """
     settings: dict[str, Any] = {
         "reward": Even(),
@@ -150,6 +151,7 @@ def run(
         "completions": completions,
         "norms": [float(update.grad_norm) for output in record.outputs for update in output["updates"]],
         "estimates": estimates,
+        "dtypes": sorted({str(weight.dtype) for weight in policy.trainable_parameters()}),
         "held": held(policy),
         "reference held": sum(held(reference) for reference in policy._reference),
         "exchanges": exchanges(module, data.val_dataloader()),

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.constants import default_pg_timeout
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -103,17 +103,26 @@ class FSDP2(Sharding):
             )
 
     def shard(self, model: PreTrainedModel) -> nn.Module:
-        """Shard in place. Every pass frees all that it gathered, so that ranks agree on what must be gathered."""
+        """Shard in place. Every pass frees all that it gathered, so that ranks agree on what must be gathered.
+
+        Under ``bf16-mixed`` layers are gathered in bfloat16 and their gradients reduced in float32. What is in no layer
+        stays in float32, and with it, as under autocast alone, the sum that runs through the layers.
+        """
         mesh = self.strategy.device_mesh["data_parallel"]
-        for part in (*layers(model), model):
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        mixed = self.strategy.precision_plugin.precision == "bf16-mixed"
+        dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if mixed else {}
+        policy = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
+        for layer in layers(model):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
         cast(Any, model).run_pass = MethodType(lambda model, function, *arguments: function(model, *arguments), model)
         register_fsdp_forward_method(model, "run_pass")
         return model
 
     def run(self, root: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run the function between the root's hooks, which gather what is in no layer: embeddings, last norm, head."""
-        return cast(Any, root).run_pass(function, *arguments)
+        with self.strategy.precision_plugin.forward_context():  # weights of two dtypes need autocast
+            return cast(Any, root).run_pass(function, *arguments)
 
     @contextlib.contextmanager
     def gathered(self, root: nn.Module) -> Iterator[None]:
@@ -123,7 +132,8 @@ class FSDP2(Sharding):
             for part in parts:
                 part.set_reshard_after_forward(False, recurse=False)
                 part.unshard()
-            yield
+            with self.strategy.precision_plugin.forward_context():
+                yield
         finally:
             for part in parts:
                 part.set_reshard_after_forward(True, recurse=False)

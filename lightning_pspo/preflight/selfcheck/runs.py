@@ -94,7 +94,7 @@ class Measure(Instead):
         self.notes: list[str] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check as ``fit`` does at its start: in the precision of the weights, outside of a training step."""
+        """Check as ``fit`` does at its start, outside of a training step."""
         module: Any = pl_module
         self.results = attempt(Check.CONSISTENT, lambda: [consistency_check(module)])
         self.is_consistent = self.results[0].measured == ALIKE
@@ -263,7 +263,8 @@ class Reload(Instead):
 def consistency_check(module: PSPOModule) -> Result:
     """Check that rollouts and updates see the same model, and mend the module, as ``fit`` does at its start."""
     engine = module.engine
-    module.engine = consistent_engine(module.policy, engine)
+    with module.trainer.precision_plugin.forward_context():
+        module.engine = consistent_engine(module.policy, engine)
     module.policy.train()
     mended = [] if module.policy.causal_lm.training else ["trained in evaluation mode"]
     mended += [] if module.engine is engine else [f"sampled by {type(module.engine).__name__}"]

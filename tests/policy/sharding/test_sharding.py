@@ -21,7 +21,7 @@ SAME = {
     "kl": ["lightning's fsdp2", "fsdp1"],
     "lora kl, checkpointing and trees": ["fsdp2"],
 }
-ROUNDED = ["bfloat16 mixed", "lora bfloat16 base"]
+ROUNDED = ["bfloat16 mixed", "lora bfloat16 base", "lora bfloat16 mixed"]
 TWO_RANKS = SAME | {scenario: ["fsdp2"] for scenario in ROUNDED}
 RESUMED = [("adamw", "fsdp2"), ("lora", "fsdp2"), ("lora", "fsdp2 in one file"), ("adamw", "fsdp1")]
 MOVED = {  # scenario, layout that saves, layout that goes on -> number of ranks that go on
@@ -136,12 +136,13 @@ def test_generation_of_transformers_waits_for_no_other_rank(results: Results, la
 
 @pytest.mark.parametrize("scenario", ROUNDED)
 def test_bfloat16(results: Results, scenario: str) -> None:
-    """Rounding separates the layouts, but not before the first update."""
+    """Rounding separates the layouts, but not before the first update; what is gathered of a layer has 16 bits."""
     sharded, replicated = results(scenario, "fsdp2"), results(scenario, "single")
     assert sum(a == b for a, b in zip(sharded["completions"], replicated["completions"], strict=True)) >= 14
     assert sharded["norms"][0] == pytest.approx(replicated["norms"][0], rel=0.05)
-    dtypes = {weight.dtype for name, weight in sharded["weights"].items() if "lora" in name or "mixed" in scenario}
-    assert dtypes == {torch.float32}
+    assert sharded["dtypes"] == ["torch.float32"]
+    of_layers = {weight.dtype for name, weight in sharded["weights"].items() if "layers." in name}
+    assert of_layers == {torch.bfloat16} | ({torch.float32} if scenario == "lora bfloat16 base" else set())
 
 
 @pytest.mark.parametrize(("scenario", "layout"), RESUMED)
