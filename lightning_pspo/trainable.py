@@ -14,7 +14,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lightning_pspo.checkpoints.compatibility import check_optimizer, check_policy, save_optimizer_settings
+from lightning_pspo.checkpoints.compatibility import (
+    check_optimizer,
+    check_policy,
+    check_precision,
+    save_optimizer_settings,
+)
 from lightning_pspo.checkpoints.export.reading import read_policy
 from lightning_pspo.data.loaders import collate
 from lightning_pspo.data.prompt_encoder import PromptEncoder
@@ -24,6 +29,7 @@ from lightning_pspo.evaluation.answers import decoded_answers
 from lightning_pspo.evaluation.module import EVALUATION_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
 from lightning_pspo.objective.schedules import Constant, Schedule
+from lightning_pspo.policy.accelerator import fuse
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
@@ -205,6 +211,7 @@ class TrainableModule(SamplingModule):
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""
         optimizer = self._built_optimizer(self.policy.trainable_parameters())
+        fuse(optimizer, self.trainer.strategy.root_device.type)
         total = self._total_updates()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: self.lr_schedule(update, total))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
@@ -222,6 +229,7 @@ class TrainableModule(SamplingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's description and the optimiser's settings."""
         checkpoint["policy"] = self.policy.description()
+        checkpoint["precision"] = str(self.trainer.precision)
         save_threads(checkpoint)
         save_optimizer_settings(checkpoint, self.trainer.optimizers[0])
         put_after_rollout(checkpoint, self.trainer)
@@ -231,6 +239,7 @@ class TrainableModule(SamplingModule):
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1))]))
+            check_precision(checkpoint, str(self.trainer.precision))
             self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 

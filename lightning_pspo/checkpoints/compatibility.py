@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -48,12 +49,24 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
     states = checkpoint.get("optimizer_states")
     group = states[0]["param_groups"][0] if states else checkpoint["optimizer"]
     for name, value in optimizer.param_groups[0].items():
+        if name == "fused" and value is None:  # chosen by the device where the run began, and kept
+            continue
         saved = group.get("initial_lr" if name == "lr" else name)  # the schedule has moved "lr"
         if name != "params" and saved != value:
             raise InputError(
                 f"`model.optimizer` must be that of the run which is resumed, {name}={saved}, got {value}: set it back "
                 "or start a new run."
             )
+
+
+def check_precision(checkpoint: Mapping[str, Any], precision: str) -> None:
+    """Warn of a run that goes on in another precision than before, as on another device."""
+    saved = checkpoint.get("precision", precision)
+    if saved != precision:
+        rank_zero_warn(
+            f"The checkpoint was trained in {saved}, and this run goes on in {precision}: set trainer.precision to "
+            f"{saved} to continue the same run."
+        )
 
 
 def save_controller(checkpoint: dict[str, Any], controller: AlphaController | None) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.accelerator import defaults
 from lightning_pspo.policy.sharding.base import Sharding
 from lightning_pspo.policy.sharding.stored import FolderIO
 
@@ -41,6 +42,10 @@ class Unsharded(Sharding):
 
     def shard(self, model: PreTrainedModel) -> nn.Module:
         """Return the model as it is."""
+        if isinstance(self.strategy, DDPStrategy):
+            name = "gradient_as_bucket_view"
+            default = defaults(self.strategy.root_device.type).get(f"strategy.{name}", False)
+            self.strategy._ddp_kwargs.setdefault(name, default)
         return model
 
     def gathered(self, root: nn.Module) -> contextlib.AbstractContextManager[None]:
