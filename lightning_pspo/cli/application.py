@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from enum import Enum
@@ -47,11 +46,12 @@ from lightning_pspo.cli.run_directory import (
 from lightning_pspo.cli.short_help import EVERYTHING, short_help
 from lightning_pspo.cli.short_names import ours_first
 from lightning_pspo.cli.source_setting import SourceSetting
-from lightning_pspo.cli.suggestions import explain, refuse_nulls
+from lightning_pspo.cli.suggestions import explain, refuse_linked, refuse_nulls
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
+from lightning_pspo.policy.accelerator import capability_of_gpu, settle
 from lightning_pspo.progress import begin, start
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.checks import check_fit, check_unsupported
@@ -128,14 +128,17 @@ class PSPOCLI(LightningCLI):
         for name, subparser in self._subcommand_parsers.items() if not self.helps_in_full else ():
             untyped: Any = subparser
             untyped.format_help = partial(short_help, subparser, name)
+        refuse_linked(self.arguments, self._subcommand_parsers[self.arguments[0]])
         try:
             with ours_first():
                 self.config = parser.parse_args(args)
-        except (ArgumentError, UnicodeDecodeError) as error:
-            if refusal_within(error) is not None:
-                raise
-            raise InputError(explain(error, self._subcommand_parsers, self.arguments)) from error
+        except Exception as error:  # also of a user's own module
+            parser = self._subcommand_parsers[self.arguments[0]]
+            if refusal_within(error) is None and (message := explain(error, parser, self.arguments[1:])):
+                raise InputError(message) from error
+            raise
         refuse_nulls(self.config[self.config.subcommand], self._subcommand_parsers[self.config.subcommand])
+        settle(self.config[self.config.subcommand], os.environ, capability_of_gpu())
 
     def before_instantiate_classes(self) -> None:
         """Settle the run directory and the checkpoint before anything is built."""

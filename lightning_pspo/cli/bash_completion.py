@@ -115,8 +115,7 @@ def _settings(subparsers: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the flags of Lightning's subcommands with their values, and those of the classes that they may name."""
     from lightning.pytorch import Callback
 
-    from lightning_pspo.cli.suggestions.classes import classes_of, known_classes, parameters
-    from lightning_pspo.cli.suggestions.settings import Settings
+    from lightning_pspo.cli.suggestions.classes import classes_of, items_of, known_classes, parameters, settings_of
 
     flags: dict[str, list[str]] = {}
 
@@ -128,9 +127,8 @@ def _settings(subparsers: Mapping[str, Any]) -> dict[str, list[str]]:
                 add(f"{flag}.{name}", inner, False)
 
     for subparser in subparsers.values():
-        settings = Settings(subparser)
-        for name, hint in settings.hints.items():
-            add(f"--{name}", hint, not name.startswith(("trainer.", "callbacks")))
+        for name, hint in ((name, action._typehint) for name, action in settings_of(subparser).items()):
+            add(f"--{name}", hint, not name.startswith(("trainer.", "callbacks")) and items_of(hint) is Any)
         for cls in known_classes([Callback]).values():
             for name, inner in parameters(cls).items() if cls.__module__.startswith("lightning_pspo.") else ():
                 add(f"--callbacks.{cls.__name__}.{name}", inner, False)

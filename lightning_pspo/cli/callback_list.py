@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonargparse import Namespace
-from jsonargparse._typehints import ActionTypeHint, normalize_import_path
-from jsonargparse._util import NestedArg, parse_value_or_config
+from jsonargparse._typehints import ActionTypeHint
+from jsonargparse._util import NestedArg, get_import_path, parse_value_or_config
 from lightning.pytorch import Callback
 
-from lightning_pspo.cli.suggestions.classes import find_class, path_of
+from lightning_pspo.cli.suggestions.classes import find_class
 from lightning_pspo.errors import InputError
 
 
@@ -52,7 +52,7 @@ class CallbackList(ActionTypeHint):
         """Change the callback ``name``; without a setting, add it, or remove it if the value is null or false."""
         place = f"callbacks.{name}"
         cls = find_class([Callback], name, f"`{place}`")
-        path = name if cls is None else normalize_import_path(path_of(cls), Callback)  # type: ignore[no-untyped-call]
+        path = name if cls is None else get_import_path(cls)  # type: ignore[no-untyped-call]
         positions = [index for index, entry in enumerate(entries) if entry.class_path == path]
         if len(positions) > 1:
             raise InputError(f"`{place}` must be in the list once, not {len(positions)} times: give the whole list.")

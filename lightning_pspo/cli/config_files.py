@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import read_yaml
@@ -72,8 +74,19 @@ def _config_file(name: str) -> Path:
     raise InputError(f"`--config` names neither a file nor a packaged configuration: {name:.200}{end}")
 
 
+def settings_in(path: Path) -> Any:
+    """Return the settings in a file, which is read once as long as it does not change."""
+    status = path.stat()
+    return _read(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, *version: int) -> Any:
+    return read_yaml(path)
+
+
 def _check_file(path: Path, is_group: bool = False) -> None:
-    settings = read_yaml(path)
+    settings = settings_in(path)
     if settings is None:
         raise InputError(f"{path} must hold settings, got an empty file.")
     if not isinstance(settings, dict):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from lightning_pspo.cli.config_files import CONFIG_FLAGS
+from lightning_pspo.cli.suggestions.given import written
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_yaml
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.supervised import SupervisedModule
 from lightning_pspo.trainable import TrainableModule
@@ -25,30 +23,21 @@ def chosen_module(arguments: Sequence[str]) -> tuple[str, list[str]]:
         InputError: The name is not that of a module.
 
     >>> chosen_module(["fit", "--model", "SupervisedModule", "--data.seed=1"])
-    ('SupervisedModule', ['fit', '--model.class_path=SupervisedModule', '--data.seed=1'])
+    ('SupervisedModule', ['fit', '--model.class_path', 'SupervisedModule', '--data.seed=1'])
     """
-    name, words = "PSPOModule", []
-    for flag, value, original in _settings(arguments):
-        if flag == "--model" and value.isidentifier() and not os.path.exists(value):
-            flag, original = f"--{SETTING}", [f"--{SETTING}={value}"]
-        words += original
-        if flag == f"--{SETTING}":
-            name = value
-        elif flag in (*CONFIG_FLAGS, "--model") and os.path.isfile(value):
-            settings: Any = read_yaml(Path(value))
-            group = settings if flag == "--model" else settings.get("model")
-            name = group.get("class_path", name) if isinstance(group, dict) else name
-    if name not in MODULES:
+    names = [
+        setting.value
+        for setting in written(arguments)
+        if setting.key == SETTING or (setting.name == "--model" and _is_name(setting.value))
+    ]
+    if (name := next(reversed(names), "PSPOModule")) not in MODULES:
         raise InputError(f"`{SETTING}` must be {' or '.join(MODULES)}, got {name!r:.60}.")
+    words = list(arguments)
+    for index, (flag, equals, value) in enumerate(word.partition("=") for word in arguments):
+        if flag == "--model" and _is_name(value if equals else "".join(arguments[index + 1 : index + 2])):
+            words[index] = f"--{SETTING}{equals}{value}"
     return name, words
 
 
-def _settings(arguments: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield each argument's flag, its value, and the words that it is made of."""
-    words = iter(arguments)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        original = [word]
-        if not equals and flag in (*CONFIG_FLAGS, "--model", f"--{SETTING}"):
-            original += [value] if (value := next(words, "")) else []
-        yield flag, value, original
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isidentifier() and not os.path.exists(value)

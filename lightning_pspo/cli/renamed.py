@@ -13,7 +13,6 @@ RENAMED: dict[str, str] = {
     "model.eval_k": "model.evaluation.k",
     "model.eval_selector": "model.evaluation.selector",
     "model.kl_coef": "model.kl.coef",
-    "model.kl": "model.kl.estimator",
     "model.kl_on_policy": "model.kl.on_policy",
     "model.micro_batch_size": "model.limits.micro_batch_size",
     "model.micro_batch_tokens": "model.limits.micro_batch_tokens",

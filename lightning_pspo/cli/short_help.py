@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from typing import Any, get_args
 
-from lightning_pspo.cli.suggestions.classes import classes_of, is_factory, known_classes, options_of
+from lightning_pspo.cli.suggestions.classes import classes_of, items_of, known_classes, options_of
 
 EVERYTHING = "--help.all"
 """Flag that prints every setting."""
@@ -79,11 +79,10 @@ def _explained(action: Any) -> str:
     text = re.split(r"(?<=\w\w\.)\s+(?=[A-Z])", " ".join((action.help or "").replace("``", "").split()))[0]
     if action.dest.startswith("trainer."):
         return text
-    options = options_of(getattr(action, "_typehint", None))
+    hint = getattr(action, "_typehint", None)
+    options = options_of(hint)
     choices = [value for option in options for value in get_args(option) if isinstance(value, str)]
-    factories = [get_args(option)[-1] for option in options if is_factory(option)]
-    bases = [cls for option in [*options, *factories] for cls in classes_of(option)]
-    classes = known_classes(bases).values() if bases else ()
+    classes = known_classes(classes_of(hint)).values() if items_of(hint) is Any else ()
     choices += [cls.__name__ for cls in classes if cls.__module__.startswith("lightning_pspo")]
     return f"{text} One of {', '.join(sorted(set(choices)))}." if len(choices) > 1 else text
 

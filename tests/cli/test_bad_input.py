@@ -144,7 +144,7 @@ def test_a_refused_length_leaves_no_logs(refused: Refused) -> None:
             "model: {surrogate: {class_path: PSPO, init_args: {alpah: 0.3}}}",
             r"unknown setting `model\.surrogate\.init_args\.alpah` of PSPO",
         ),
-        ("modell: {group_size: 4}", r"unknown setting `modell`; did you mean `model`\?"),
+        ("modell: {group_size: 4}", r"unknown setting `modell.group_size`; did you mean `model.group_size`\?"),
         ("model: {group_size: [", r"settings\.yaml, line 2, column 1: this is not YAML"),
         ("trainer: {callbacks: [{class_path: RunSumary}]}", r"did you mean `RunSummary`"),
     ],

@@ -88,7 +88,7 @@ def test_a_signal_is_handed_on(loop: Callable[[str], RestartLoop], tmp_path: Pat
 def test_a_run_that_crashes_gets_done(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text(CRASHING)
     arguments = tiny_run(tmp_path / "run", "--trainer.callbacks+=crashing.Crash", "--data.num_rollouts=2")
-    status, output = ended(start(["run-until-done", "--pause=0", *arguments], tmp_path), seconds=200)
+    status, output = ended(start(["run-until-done", "--pause=0", *arguments], tmp_path))
     assert status == 0, output
     assert len(find_checkpoints(tmp_path / "run" / "checkpoints")) == 2
     assert output.count("run-until-done: the run ended with status 137; restarting it from rollout 1.") == 1

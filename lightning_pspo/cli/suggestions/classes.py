@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import PurePath
 from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
+from jsonargparse._typehints import get_all_subclass_paths, get_class_types
 
 from lightning_pspo.cli.renamed import REMOVED
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
 from lightning_pspo.errors import InputError
-
-_SCALARS = (str, int, float, bool, complex, bytes, list, dict, tuple, set, frozenset, type(None))
 
 
 def options_of(hint: Any) -> list[Any]:
@@ -32,41 +29,28 @@ def options_of(hint: Any) -> list[Any]:
 
 
 def classes_of(hint: Any) -> list[type]:
-    """Return the classes among the alternatives of a hint whose subclasses a setting may name.
+    """Return the classes whose subclasses a setting may name, also as items of a list or mapping.
 
     >>> from lightning_pspo.objective.schedules import Schedule
-    >>> classes_of(Schedule | float | None), classes_of(Callable[[list], Schedule]) == [Schedule], classes_of(int)
-    ([<class 'lightning_pspo.objective.schedules.Schedule'>], True, [])
+    >>> classes_of(Schedule | float | None), classes_of(int)
+    ([<class 'lightning_pspo.objective.schedules.Schedule'>], [])
     """
-    classes: list[type] = []
-    for option in options_of(hint):
-        if is_factory(option):
-            classes += classes_of(get_args(option)[-1]) if get_args(option) else []
-        elif isinstance(option, type) and get_origin(option) is None and option not in (Any, *_SCALARS):
-            plain = issubclass(option, Enum | PurePath) or option.__module__ in ("datetime", "builtins")
-            if not (plain or option.__module__.startswith("jsonargparse")):
-                classes.append(option)
-    return classes
+    return list(dict.fromkeys(get_class_types(hint)))  # type: ignore[no-untyped-call]
 
 
-def is_factory(option: Any) -> bool:
-    """Tell whether a hint is a callable that returns the object, as for optimizers."""
-    return get_origin(option) is Callable or getattr(get_origin(option), "__name__", "") == "Callable"
+def container_of(option: Any) -> type | None:
+    """Return list or dict for a hint that is some list or mapping.
 
-
-def path_of(cls: type) -> str:
-    """Return the shortest dotted name under which a class can be imported.
-
-    >>> from lightning_pspo.objective.surrogates import PSPO
-    >>> path_of(PSPO)
-    'lightning_pspo.objective.surrogates.PSPO'
+    >>> container_of(Sequence[int]), container_of(dict[str, int]), container_of(int)
+    (<class 'list'>, <class 'dict'>, None)
     """
-    parts = cls.__module__.split(".")
-    for length in range(1, len(parts) + 1):
-        module = sys.modules.get(".".join(parts[:length]))
-        if getattr(module, cls.__name__, None) is cls:
-            return f"{'.'.join(parts[:length])}.{cls.__name__}"
-    return f"{cls.__module__}.{cls.__qualname__}"
+    kind = get_origin(option) or option
+    return list if kind in (list, tuple, Sequence, Iterable) else dict if kind in (dict, Mapping) else None
+
+
+def items_of(hint: Any) -> Any:
+    """Return the hint of the items of a list or mapping; Any for another hint."""
+    return next((get_args(option)[-1] for option in options_of(hint) if container_of(option) and get_args(option)), Any)
 
 
 def known_classes(bases: Sequence[type]) -> dict[str, type]:
@@ -79,13 +63,10 @@ def known_classes(bases: Sequence[type]) -> dict[str, type]:
     ['Constant', 'Cosine', 'Linear']
     """
     known: dict[str, type] = {}
-    waiting = list(bases)
-    while waiting:
-        cls = waiting.pop(0)
-        waiting += cls.__subclasses__()
-        private = cls.__name__.startswith(("_", "LazyInstance_")) or "._" in path_of(cls)
-        if not (private or inspect.isabstract(cls)):
-            known.setdefault(cls.__name__ if cls.__module__.startswith("lightning_pspo.") else path_of(cls), cls)
+    for path in (path for base in bases for path in get_all_subclass_paths(base)):
+        name = path.rpartition(".")[2]
+        with contextlib.suppress(AttributeError, ImportError):  # made in a function, or its module was removed
+            known.setdefault(name if path.startswith("lightning_pspo.") else path, imported(path))
     return known
 
 
@@ -166,36 +147,22 @@ def parameters(cls: type) -> dict[str, Any]:
     return hints
 
 
-def takes_null(hint: Any) -> bool:
-    """Tell whether a hint has None among its alternatives.
-
-    >>> takes_null(int | None), takes_null(Any), takes_null(float)
-    (True, True, False)
-    """
-    if get_origin(hint) in (typing.Union, types.UnionType, typing.Annotated):
-        return any(map(takes_null, get_args(hint)))
-    return hint in (Any, None, type(None))
-
-
 def takes_any(cls: type) -> bool:
     """Tell whether a class takes arguments that its signature does not name."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())
 
 
-def required(cls: type, is_factory: bool) -> list[str]:
-    """Return the arguments of a class that must be set.
+def settings_of(parser: Any) -> dict[str, Any]:
+    """Return the settings of a parser: full name -> its action, whose ``_typehint`` says what it takes."""
+    return {
+        option.strip("-+"): action
+        for action in parser._actions
+        if hasattr(action, "_typehint") and not action.dest.endswith(".help")
+        for option in action.option_strings  # sometimes with a short name
+    }
 
-    Args:
-        cls: The class.
-        is_factory: The program itself gives the first argument, as an optimizer's parameters.
 
-    >>> from lightning_pspo.data.sources import JSONL
-    >>> required(JSONL, False)
-    ['path']
-    """
-    given_here = [
-        parameter
-        for parameter in inspect.signature(cls).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-    return [parameter.name for parameter in given_here[is_factory:] if parameter.default is parameter.empty]
+def imported(path: str) -> Any:
+    """Return what a dotted name stands for."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

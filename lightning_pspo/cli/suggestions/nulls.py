@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
+from jsonargparse._link_arguments import ActionLink
 
-from lightning_pspo.cli.suggestions.classes import parameters, takes_any, takes_null
+from lightning_pspo.cli.suggestions.classes import imported, parameters, takes_any
+from lightning_pspo.cli.suggestions.given import written
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
-from lightning_pspo.cli.suggestions.settings import expected, shown
+from lightning_pspo.cli.suggestions.values import expected, shown, takes_null
 from lightning_pspo.errors import InputError
+
+
+def refuse_linked(arguments: Sequence[str], parser: Any) -> None:
+    """Refuse settings that another one decides; the parser would ignore those in files.
+
+    Args:
+        arguments: Words of the command, with its subcommand.
+        parser: Parser of the subcommand.
+    """
+    links = {action.dest: action.source for action in parser._actions if isinstance(action, ActionLink)}
+    for setting in written(arguments[1:]):
+        if setting.key in links:
+            sources = " and ".join(f"`{key}`" for key, _ in links[setting.key])
+            raise InputError(f"{setting.file}`{setting.name}` is set by {sources} and cannot be given.")
 
 
 def refuse_nulls(config: Namespace, parser: Any) -> None:
@@ -61,7 +76,7 @@ def _check_objects(config: Any, place: str) -> None:
         _check_further(path, further, f"{place}.dict_kwargs")
     if isinstance(path, str) and isinstance(arguments, Namespace):
         absent = [name for name, value in vars(arguments).items() if value is None]
-        cls = _imported(path) if absent else None
+        cls = imported(path) if absent else None
         hints = parameters(cls) if isinstance(cls, type) else {}
         for name in absent:
             if name in hints and not takes_null(hints[name]):
@@ -72,7 +87,7 @@ def _check_objects(config: Any, place: str) -> None:
 
 def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
     """Refuse arguments that a class neither takes nor passes on, as far as that is known."""
-    cls, names = _imported(path), list(further if isinstance(further, Mapping) else vars(further))
+    cls, names = imported(path), list(further if isinstance(further, Mapping) else vars(further))
     if not isinstance(cls, type):
         return
     known = [name for name in parameters(cls) if name != "params"]
@@ -81,7 +96,7 @@ def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
             f"`{place}`: {cls.__name__} takes no further arguments, got `{names[0]}`{suggestion(names[0], known)}"
         )
     try:
-        passed_on = list(inspect.signature(_imported(_PASSED_ON[cls.__name__])).parameters)
+        passed_on = list(inspect.signature(imported(_PASSED_ON[cls.__name__])).parameters)
     except (KeyError, ImportError):  # unknown, or not installed
         passed_on = []
     for name in names:
@@ -89,8 +104,3 @@ def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
             raise InputError(
                 f"unknown setting `{place}.{name}` of {cls.__name__}{suggestion(name, [*passed_on, *known])}"
             )
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
