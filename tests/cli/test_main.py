@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo.cli.main import main
 from lightning_pspo.cli.short_names import ours_first
+from lightning_pspo.cli.suggestions.classes import find_class
 from lightning_pspo.grading import grade
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -376,6 +377,7 @@ def test_short_names_are_torchs_whatever_is_loaded() -> None:
         _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "SGD")
     with ours_first():
         assert _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "SGD") == "torch.optim.SGD"
+        assert find_class([torch.optim.Optimizer], "AdamW", "place") is torch.optim.AdamW
         assert "bitsandbytes" in _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "PagedAdamW")
 
 

@@ -86,7 +86,7 @@ def find_class(bases: Sequence[type], name: str, place: str) -> type | None:
     if (why := REMOVED.get(name.removeprefix("lightning_pspo.").removeprefix("callbacks."))) is not None:
         raise InputError(f"{place}: `{name}` no longer exists: {why}.")
     if "." not in name:
-        by_name = {cls.__name__: cls for cls in [*known.values(), *bases]}
+        by_name = {cls.__name__: cls for cls in reversed([*bases, *known.values()])}  # of one name, the first: torch's
         if name not in by_name:
             raise InputError(f"{place}: unknown {kind} `{name}`{suggestion(name, known)}")
         cls: Any = by_name[name]
