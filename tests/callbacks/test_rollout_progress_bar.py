@@ -75,7 +75,7 @@ def test_a_run_in_a_terminal(
             streams.enter_context(monkeypatch.context()).setattr(sys, name, terminal.stream)
         main(["fit", *arguments])
     terminal.close()
-    reader.join(10)
+    reader.join(60)
     text = "".join(parts)
     frames = re.findall(r"\r([^\r\n]*?)\x1b\[K", text)
     assert frames

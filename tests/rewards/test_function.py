@@ -164,7 +164,7 @@ def test_a_reward_that_is_dropped_takes_its_thread_along():
         del reward
         gc.collect()
         assert gone() is None
-        thread.join(10.0)
+        thread.join(60.0)
         assert not thread.is_alive()
 
 

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 
 REPOSITORY = Path(__file__).parents[2]
+PATIENCE_S = 240.0  # a test that waits in vain fails with a reason, before pytest stops it; far beyond any load
 
 SLOW_REWARD = '''
 import os, time
@@ -109,28 +110,37 @@ def start(arguments: list[str], folder: Path, torchrun: bool = False, **variable
     return Command(arguments, folder, **variables)
 
 
-def two_ranks(
-    arguments: list[str], folder: Path, module: str = "lightning_pspo", seconds: float = 280.0
-) -> list[tuple[int, str]]:
+def two_ranks(arguments: list[str], folder: Path, module: str = "lightning_pspo") -> list[tuple[int, str]]:
     """Run both ranks of a command, which no launcher starts; return status and output of each."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     ranks = [Command(arguments, folder, module, LOCAL_RANK=str(rank), RANK=str(rank), **address) for rank in range(2)]
-    return [ended(rank, seconds) for rank in ranks]
+    return [ended(rank) for rank in ranks]
+
+
+def gone(processes: Iterable[psutil.Process]) -> bool:
+    """Wait for processes to end; return whether they did."""
+    return not psutil.wait_procs(processes, timeout=60.0)[1]
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens, below those that the kernel gives to other tests that ask for any."""
+    for port in range(15000 + 97 * os.getpid() % 15000, 32768):
+        with contextlib.suppress(OSError), socket.socket() as server:
+            server.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def wait_for(condition: Callable[[], bool], process: Command) -> None:
     """Wait until ``condition`` holds while the process runs."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.001)
 
 
-def ended(process: Command | subprocess.Popen[str], seconds: float = 90.0) -> tuple[int, str]:
+def ended(process: Command | subprocess.Popen[str], seconds: float = PATIENCE_S) -> tuple[int, str]:
     """Return status and output of a process that must end by itself within ``seconds``, with all that it started."""
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):  # it has ended; its parent may not be this process
@@ -140,6 +150,5 @@ def ended(process: Command | subprocess.Popen[str], seconds: float = 90.0) -> tu
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    _, alive = psutil.wait_procs(family, timeout=15)
-    assert alive == [], output
+    assert gone(family), output
     return process.returncode, output

@@ -183,7 +183,7 @@ def test_bad_input_ends_both_processes(arguments: Callable[..., list[str]], tmp_
     """An odd number of prompts is only found out when there are two processes."""
     run = arguments(tmp_path / "run", "--data.prompts_per_rollout=3")
     process = start(["fit", *run, "--trainer.devices=2", "--trainer.strategy=ddp"], tmp_path)
-    status, output = ended(process, seconds=60)
+    status, output = ended(process)
     assert status == 2
     message = "`data.prompts_per_rollout` must be a multiple of the number of ranks (2), got 3."
     assert output.rstrip().endswith(f"error: {message}")

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ import pytest
 from lightning_pspo.cli import main as cli
 from lightning_pspo.training import rank_guard
 from tests.support.loop import assert_same_course
+from tests.support.processes import PATIENCE_S, REPOSITORY, free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
-REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "scripts" / "launch"
 SIGNALLED = '''
 import os, signal, time
@@ -102,14 +101,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port: int = server.getsockname()[1]
-        return port
-
-
 def ip(*arguments: str) -> None:
     """Configure the network."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
@@ -160,7 +151,7 @@ def on_two_nodes(arguments: list[str], environment: dict[str, str], folder: Path
             for rank in range(2)
         ]
         try:
-            outputs = [node.communicate(timeout=200)[0] for node in nodes]
+            outputs = [node.communicate(timeout=PATIENCE_S)[0] for node in nodes]
         finally:
             for node in nodes:
                 if node.poll() is None:
@@ -224,7 +215,7 @@ def test_slurm_requeues_what_it_preempted(
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE_S,
         )
         return done.returncode, done.stdout + done.stderr
 

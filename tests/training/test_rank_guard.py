@@ -44,7 +44,7 @@ def test_an_exception_on_one_rank(command: Command, tmp_path: Path, rank: int, l
     arguments = command(f"--model.reward.fails_on={rank}")
     process = start(arguments, tmp_path, torchrun=launcher == "torchrun")
     wait_for((tmp_path / f"rewarding-{rank}").exists, process)
-    status, output = ended(process, seconds=60)
+    status, output = ended(process)
     assert status == 1
     first = output.index("Traceback")
     assert f"ValueError: the reward of rank {rank} is broken" in output[first:]
@@ -58,7 +58,7 @@ def test_a_killed_rank(command: Command, tmp_path: Path) -> None:
     other = tmp_path / "rewarding-1"
     wait_for(lambda: other.exists() and other.read_text() != "", process)
     os.kill(int(other.read_text()), signal.SIGKILL)
-    status, output = ended(process, seconds=60)
+    status, output = ended(process)
     assert status == 1
     assert re.search(rf"error: rank 1 \(process {other.read_text()}\) was killed by signal 9 \(SIGKILL\)", output)
     assert "Traceback" not in output
@@ -75,5 +75,5 @@ def test_a_rank_killed_while_the_other_is_stuck(command: Command, tmp_path: Path
     process = start(command(*more), tmp_path)
     wait_for((tmp_path / "rewarding-1").exists, process)
     os.kill(process.pid, signal.SIGKILL)
-    status, _ = ended(process, seconds=30)
+    status, _ = ended(process)
     assert status == -signal.SIGKILL

@@ -157,7 +157,7 @@ def test_fit_runs_no_code_of_a_checkpoint(
         command = ["fit", *run, f"--ckpt_path={folder}", f"--trainer.default_root_dir={tmp_path / folder.stem}"]
         processes[folder] = start(command, tmp_path)
     for folder, process in processes.items():
-        status, errors = ended(process, seconds=200)
+        status, errors = ended(process)
         assert status == 2, errors
         assert f"error: The checkpoint {folder} cannot be " in errors
     assert not trace.exists()
