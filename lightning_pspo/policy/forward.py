@@ -17,6 +17,7 @@ from lightning_pspo.policy.head import head_logprobs
 from lightning_pspo.policy.location import first_line
 from lightning_pspo.policy.logprobs import logprobs_and_entropies
 from lightning_pspo.policy.packing import PackedInputs, rows, trees
+from lightning_pspo.policy.short_attention import short_attention
 from lightning_pspo.types import Inputs
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ def completion_logprobs(
     """
     if not plain_head:
         return logprobs_and_entropies(_logits(model, packed), chosen, temperature, top_p, with_entropy)
-    states = _forward(model.base_model, packed).last_hidden_state[packed.sequences, packed.columns]  # (M, H)
+    with short_attention(model):
+        states = _forward(model.base_model, packed).last_hidden_state[packed.sequences, packed.columns]  # (M, H)
     head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
     return head_logprobs(states, head, chosen, temperature, top_p, with_entropy)
 
