@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
-from lightning_pspo.grading.equivalence import equivalent
+from lightning_pspo.grading.equivalence import equivalent, quick
 from lightning_pspo.grading.extraction import extract
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
+from lightning_pspo.grading.qualifiers import in_terms_of, without_scale
 from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Scorer, Verdict
 
 _TAGGED = re.compile(rf"<answer>\s*([^<]{{1,{MAX_ANSWER_CHARS}}}?)\s*</answer>")
@@ -65,7 +66,10 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         right = attempt.scorer(extracted)
         if right is not None:
             return Grade(Verdict.CORRECT if right else Verdict.WRONG, extracted, rule)
-    return extracted, rule
+    bare = without_scale(attempt.question, extracted)
+    if bare and quick(bare, attempt.answer):
+        return bare, rule
+    return in_terms_of(attempt.question, extracted), rule
 
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool) -> Grade:

@@ -97,9 +97,15 @@ def _same_residue(first: _Match, second: _Match, left: str, right: str, a: Numbe
     return a.value == int(second[1]) if second and a else None
 
 
+def _same_remainder(first: _Match, second: _Match, *_: object) -> bool:
+    """Compare quotients with a remainder."""
+    return bool(first and second) and first.groups() == second.groups()
+
+
 _KINDS: tuple[tuple[re.Pattern[str], Callable[..., bool | None]], ...] = (
     (_BASE, _same_base),
     (_CLOCK, _same_time),
     (_RATIO, _same_ratio),
     (_RESIDUE, _same_residue),
+    (re.compile(r"([0-9]+) R ([0-9]+)"), _same_remainder),
 )

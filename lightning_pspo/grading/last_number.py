@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
+from lightning_pspo.grading.qualifiers import is_remark, with_qualifiers
 from lightning_pspo.grading.words import NUMBER_WORDS
 
 _INTEGER = (  # 12,34,567 and 1'234 and 1,234
@@ -65,6 +66,7 @@ _AND = re.compile(r"(?:\s|,|and|or){1,12}")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
+_MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for
 
 
@@ -147,16 +149,17 @@ def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[
 
 
 def _last_match(text: str) -> re.Match[str] | None:
-    matches = deque((match for match in _ANY_NUMBER.finditer(text) if match["number"]), maxlen=1)
-    return matches[0] if matches else None
+    matches = deque((match for match in _ANY_NUMBER.finditer(text) if match["number"]), maxlen=_MAX_REMARKS)
+    while len(matches) > 1 and is_remark(text, matches[-2].end(), matches[-1].start()):
+        matches.pop()
+    return matches[-1] if matches else None
 
 
 def _with_sign(text: str, match: re.Match[str]) -> str:
     start = match.start()
     before = ("\n" if start < _SPACED_MINUS_CHARS else "") + text[max(0, start - _SPACED_MINUS_CHARS) : start]
-    number = match["number"].replace("\\$", "").replace("$", "")
-    percent = "%" if _PERCENT.match(text, match.end()) else ""
-    return ("-" if _SPACED_MINUS.search(before) else "") + number + percent
+    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(_PERCENT.match(text, match.end()))
+    return minus + with_qualifiers(text, start, match.end()).replace("\\$", "").replace("$", "") + percent
 
 
 def _around(text: str, match: re.Match[str]) -> str | None:

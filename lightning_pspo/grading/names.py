@@ -6,6 +6,7 @@ import re
 
 from lightning_pspo.grading.normalize import compact
 from lightning_pspo.grading.numbers import read_number
+from lightning_pspo.grading.qualifiers import without_others
 from lightning_pspo.grading.structure import split_collection, split_top
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset|not)(?![A-Za-z])")
@@ -36,10 +37,14 @@ _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\
 _THOUSAND = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)[kK]\Z")
 
 _COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
-    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
-    r"(?:[A-Za-z]{2,}(?:,? [A-Za-z]+){0,7}"
+    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|cannot|doubt|than|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
+    r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+){0,7}"
     r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?)\b:?|\s?[:=])"
     r"|(?:so|thus|therefore|hence|then|ans|i\.?e|or|(?:an? )?remainder(?: of)?)\b[.,:]?)\s*"
+)
+_HEDGE = re.compile(
+    r"(?i)\A(?:(?:exactly|precisely|only|just|simply|about|approximately|approx\.?|roughly|around|equals?(?: to)?"
+    r"|(?:an? |in )?total(?: of)?) )+(?=\S)"
 )
 
 
@@ -77,7 +82,7 @@ def without_modulus(text: str) -> str:
 
 def as_plain_number(text: str) -> str:
     """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
-    text = _COPULA.sub("", text, count=1)
+    text = without_others(_HEDGE.sub("", _COPULA.sub("", text, count=1)))
     bare = _THOUSAND.sub(r"\1e3", without_modulus(text).rstrip("! "))
     return bare if read_number(bare.rpartition("=")[2].strip()) else text
 

@@ -137,6 +137,10 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\A\s*(\([^()]*,[^()]*\))\s?\^[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}\Z",
         r"\1",
     ),
+    ("", r"(?i)\A\s*either\s|\bi\.e\.(?=\s)", " "),
+    ("", r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?(?:remainder|rem)(?: of|\.)?|r\.?)\s*([0-9]+)\)?\Z", r" R \1"),
+    ("", r"(?i)plus or minus|\+\s?/\s?-", r"\\pm "),
+    (r"\not", r"\\not\s?=", r"\\ne "),
     ("", r"\s+", " "),
 )
 _COMPILED = [(needed, re.compile(pattern).sub, spelling) for needed, pattern, spelling in _RULES]

@@ -70,9 +70,9 @@ _NO_UNITS = frozenset(
         "ones twos fives tens hundred hundreds thousand thousands million millions billion billions trillion trillions "
         "dozen dozens score gross lakh lakhs crore crores bn mil mio fold half halves third thirds fourth fourths "
         "quarter fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth "
-        "hundredths thousandth thousandths millionth millionths halved double doubled twice thrice triple tripled "
-        "squared cubed exponent root sqrt pi sin cos tan log ln mod modulo choose times multiplied plus minus over "
-        "divided reciprocal factorial base binary octal hex hexadecimal remainder negative infinity am pm "
+        "hundredths thousandth thousandths millionth millionths halved mille permille double doubled twice thrice "
+        "triple tripled squared cubed exponent root sqrt pi sin cos tan log ln mod modulo choose times multiplied plus "
+        "minus over divided reciprocal factorial base binary octal hex hexadecimal remainder negative infinity "
         "below above under beneath less fewer more than greater larger bigger smaller lower higher least most between "
         "about almost nearly approximately beyond "
         "not no nor never neither cannot isn aren wasn weren doesn didn don wrong incorrect false untrue "
@@ -84,7 +84,8 @@ _NO_UNITS = frozenset(
 ) - {"in"}
 # Other words of one or two letters are variables.
 _SHORT = (
-    "a an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nm of on oz pt qt s sq t yd yo yr"
+    "a am an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nm of on oz pm pt qt s sq t yd "
+    "yo yr"
 )
 _SHORT_WORDS = frozenset(_LETTERS.findall(_SHORT))
 _SYMBOLS = frozenset(["L", "Rs", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
@@ -97,6 +98,7 @@ _UNITS_OF_ONE_KIND = (
     ("mg milligram", "g gm gram", "kg kilogram", "lb pound", "oz ounce", "ton tonne"),
     ("ml milliliter millilitre", "l liter litre", "cup", "pint", "quart", "gallon gal"),
     ("cent", "dollar"),
+    ("am", "pm"),
 )
 _UNIT_IDS = {
     spelling + plural: group.split()[0]
@@ -205,6 +207,8 @@ def split_unit(text: str) -> tuple[str, str]:
         match, unit = after, after[1]
     words, spellings = _LETTERS.findall(unit.lower()), _ANY_LETTERS.findall(unit)
     is_unit = all(map(_is_unit, spellings)) or (len(spellings) > 1 and _SI.issuperset(spellings))
+    if words[0] in ("more", "fewer") or words == ["times"]:  # "5 more pages", "5 times"
+        words = words[1:]
     if not _NO_UNITS.isdisjoint(words) or not is_unit:
         return text, ""
     return text[: match.start()].rstrip("( "), _UNIT_IDS.get(unit.lower(), "")

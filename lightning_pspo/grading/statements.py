@@ -8,6 +8,7 @@ from collections import deque
 from lightning_pspo.grading.last_number import last_formula, last_match, last_number, numbers
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
+from lightning_pspo.grading.qualifiers import with_qualifiers
 from lightning_pspo.grading.structure import is_without_points
 from lightning_pspo.grading.words import in_digits
 
@@ -36,7 +37,7 @@ _MATHS = re.compile(
 _JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
 _PERCENT = re.compile(r"\s{0,3}(?:\\?%|percent)")
 _SENTENCE_END = re.compile(
-    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
+    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|rem|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
 )
 _LEADING = re.compile(
     r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
@@ -199,7 +200,8 @@ def _computed(before: str, sentence: str) -> str | None:
 
 
 def _plain(number: re.Match[str]) -> str:
-    return number.group().replace("\\$", "").replace("$", "").strip()
+    text = with_qualifiers(number.string, number.start(), number.start() + len(number.group().rstrip()))
+    return text.replace("\\$", "").replace("$", "")
 
 
 def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:

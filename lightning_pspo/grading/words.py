@@ -34,6 +34,8 @@ def in_digits(text: str) -> str:
     >>> in_digits("twenty-one apples and one and a half pears"), in_digits("two thirds of it, a dozen more")
     ('21 apples and 3/2 pears', '2/3 of it, 1 dozen more')
     """
+    if text.strip().lower() == "half":
+        return "1/2"
     return _MINUS.sub("-", _NUMBER.sub(_in_digits, text)) if _ANY.search(text) else text
 
 

@@ -236,7 +236,7 @@ def test_an_equation_answers_with_its_right_side_but_no_number_answers_with_an_e
             "5 is wrong",
             "5 isn't right",
         ),
-        *("5 and eight", "5 but not six", "5 less", "5 less than eight", "5 twenty-one", "5 xy", "5 apples not pears"),
+        *("5 and eight", "5 less", "5 less than eight", "5 twenty-one", "5 xy", "5 apples not pears"),
         *(r"5\text{ thousands}", "5 of the many red apples", "5 minus two", "5 binary"),
         *("minus five", "five dozen", "two fives", "fifth"),
     ],

@@ -1,0 +1,119 @@
+"""Words and signs next to a number that change its value or take it back: ``more than 5``, ``5 dozen``, ``5 or 6``.
+
+A number that is read out of a sentence takes them along, so that comparing decides on all that was said.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lightning_pspo.grading.numbers import read_number, same_number
+
+INCLUSIVE = (
+    r"(?:at (?:most|least)|(?:\A|\b(?:is|are|be|holds?) )up to|(?:no|not) (?:more|less|fewer|greater) than"
+    r"|(?:greater|less|more) than or equal to|(?:an? )?(?:min|max)imum of)"
+)
+"""A bound that may be reached."""
+
+_SIGN = r"(?:(?<![-=>])[<>≤≥≠±∓]=?|!=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
+_NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
+_LARGE = r"(?:hours?|hrs?|h|feet|foot|ft|min(?:ute)?s?|pounds?|lbs?|dollars?|years?|weeks?|days?|yards?|kg|m)"
+_SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|months?|days?|hours?|cm|g|feet)(?![a-z])"
+_BEFORE = re.compile(
+    rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?<!\A)(?<!\n){_SIGN}|\bbetween {_NUMBER}(?: [a-z]+)? and"
+    rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
+    r"|over|under|above|below|beyond|(?:al|ut)most|nearly|between|except|unless|anything but|but not"
+    r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus"
+    r"|(?:not|never|cannot|neither|[a-z]+n['’]t|doubt that [a-z]+)(?: (?:be|is|are|equals?|to|exactly|the answer))*"
+    rf"|(?:neither|either) {_NUMBER} n?or)"
+    rf"|(?<![\w./^])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
+    rf"|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)))[ \t]*\\?\$?\Z"
+)
+_OTHER, _REST = re.compile(_NUMBER), re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}")
+_AFTER = re.compile(
+    r"(?i:[- ](?:dozen|score|gross|hundred|thousand|[mbtr]+illion|lakh|crore|tens|(?:ten|hundred|thousand)ths|halves"
+    r"|thirds|fourths|fifths|sixths|sevenths|eighths|ninths)\b|k(?!\w)|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
+    rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
+    rf"| (?:or|to|through) (?:maybe |perhaps |even )?{_NUMBER}"
+    rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
+    rf"| and (?:a|one)[- ]half\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
+    rf"| (?:times|plus|minus|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
+    rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
+    rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b|\+(?![\w ])| at (?:most|least)\b"
+    rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}"
+    r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
+    rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
+)
+_TAG = re.compile(r"</?[A-Za-z][\w-]*>")
+_WINDOW = 60  # characters before a number in which its qualifier is looked for
+_REMARK = re.compile(  # between a result and a number that says something of it
+    r"[^.!?\n]{0,60}(?:\b(?:which|since|as|because|and|but|while|where)\b|\(|[.!]\s+(?:This|That|It)\b)[^.!?\n]{0,60}"
+)
+_NOT_OTHERS = re.compile(rf",? \(?(?:(?:and |but )?not|rather than|instead of) {_NUMBER}(?: [A-Za-z]+)?\)?\Z")
+_BOUND = re.compile(
+    rf"(?i)(?:(?:.*\b(?:is|are|be|an?) )?{INCLUSIVE}|[a-z](?:\([a-z]\))? ?(?:[<>]=|[≤≥]|\\[lg]eq?(?![a-z])))"
+    r" ?(?=\\?\$?[0-9])"
+    r"|(?<=[0-9]) at (?:most|least)\Z"
+)
+_SCALE = re.compile(r"(?i)(?<=[0-9])(?: (dozen|hundred|thousand|[mbtr]+illion)|k)\Z")
+_ASKS_EXTREME = re.compile(
+    r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"
+    r"|needed|must|should|required?|requires|enough|limit|can|could|allowed|afford|able|up to)\b"
+)
+
+
+def qualifier_before(text: str, start: int) -> int:
+    """Return where the qualifier begins that a number at ``start`` has before it; ``start`` without one."""
+    low = max(0, start - _WINDOW)
+    match = _BEFORE.search(_TAG.sub(lambda tag: "." * len(tag.group()), text[low:start]))
+    if not match or (match["large"] and not _REST.match(text, start)):
+        return start
+    if match["other"] and (number := _OTHER.match(text, start)):  # "0.6 or 60%" is one number
+        a, b = read_number(match["other"]), read_number(number.group())
+        return start if a and b and same_number(a, b) else low + match.start()
+    return low + match.start()
+
+
+def is_remark(text: str, end: int, number: int) -> bool:
+    """Whether a qualified number is a remark on the number that ends at ``end``: ``5 > 3``, ``5, which is over 3``."""
+    start = qualifier_before(text, number)
+    if not end <= start < number:
+        return False
+    between = text[end:start]
+    adjacent = not between.strip(" ,") and (between or not text[start].isalpha())  # not the 2 of ``2x > 5``
+    return bool(adjacent or _REMARK.fullmatch(between))
+
+
+def with_qualifiers(text: str, start: int, end: int) -> str:
+    """Return a number with the qualifiers around it.
+
+    >>> with_qualifiers("So x > 5.", 7, 8), with_qualifiers("It takes 5 dozen of them", 9, 10)
+    ('x > 5', '5 dozen')
+    """
+    after = _AFTER.match(text, end)
+    return text[qualifier_before(text, start) : after.end() if after else end].strip()
+
+
+def in_terms_of(question: str, text: str) -> str:
+    """Take off an answer what the question makes clear: a bound that may be reached where it asks for an extreme.
+
+    >>> in_terms_of("What is the least number?", "at least 5"), in_terms_of("What is x?", "at least 5")
+    ('5', 'at least 5')
+    """
+    return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
+
+
+def without_scale(question: str, text: str) -> str | None:
+    """Return an answer without the scale that the question asks in; None where it does not.
+
+    >>> without_scale("How many dozen eggs?", "5 dozen"), without_scale("How many eggs?", "5 dozen")
+    ('5', None)
+    """
+    scale = _SCALE.search(text)
+    asked = scale and re.search(rf"(?i){scale[1]}" if scale[1] else "(?i)[0-9]k|thousand", question)
+    return text[: scale.start()] if scale and asked else None
+
+
+def without_others(text: str) -> str:
+    """Take off an answer what it is not: ``5, not 6``, ``5 rather than 6``."""
+    return _NOT_OTHERS.sub("", text)

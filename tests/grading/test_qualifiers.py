@@ -1,0 +1,168 @@
+"""Words and signs next to a number: what changes its value is no answer, what only goes with it does not count."""
+
+import pytest
+
+from lightning_pspo.grading import grade
+
+MARKED = r"""
+? 5
+- x > 5 | x < 5 | x \ge 5 | x \leq 5 | x \neq 5 | x \ne 5 | x != 5 | x >= 5 | > 5 | ≥ 5 | < 5 | ≤5 | ≠ 5 | x ≠ 5
+- 5 < x | 5 \le x | 0 < x < 5 | 5 < x < 6 | x \not= 5
+- more than 5 | less than 5 | fewer than 5 | greater than 5 | over 5 | under 5 | above 5 | below 5 | almost 5
+- nearly 5 | just under 5 | slightly more than 5 | at most 5 | at least 5 | up to 5 | no more than 5 | not more than 5
+- greater than or equal to 5 | between 4 and 5 | between 5 and 6 | 5 or more | 5 or less | 5 or fewer | 5 and above
+- 5+ | smaller than 5 | strictly less than 5 | beyond 5 | exceeds 5 | a minimum of 5 | a maximum of 5
+- not 5 | isn't 5 | never 5 | definitely not 5 | not equal to 5 | anything but 5 | other than 5 | except 5
+- neither 4 nor 5 | nowhere near 5 | x is not 5 | cannot be 5 | far from 5 | not 5 but 6 | 6, not 5 | 6 instead of 5
+- 6 rather than 5 | 6 (not 5)
+- 5 or 6 | 6 or 5 | either 5 or 6 | 5 or maybe 6 | 5/6 | 5, 6 | 5 and 6 | 5 and/or 6 | maybe 5, maybe 6 | 5 (or 6)
+- either 4 or 5 | 4 or 5 | 5; 6 | 5 \text{ or } 6 | x = 5 or x = 6 | 5 \lor 6 | 5 vs 6 | 5 / 6 / 7 | {5, 6} | \{5,6\}
+- (5, 6)
+- 5 dozen | 5 hundred | 5k | 5K | 5 thousand | 5 million | five dozen | 5 score | 5 gross | 5 lakh | 5 billion
+- 5 tens | 5 tenths | 5 hundredths | 5‰ | 5 per mille | 5 permille | 5 thirds | 5 halves | half of 5 | twice 5
+- double 5 | a fifth | one fifth | 5 squared | 5 cubed | square root of 5 | log 5 | ln 5 | minus 5 | negative 5
+- 5 factorial
+- 25 remainder 5 | 5 remainder 3 | 5 R 3 | 5 r 3 | 5R3 | 5 r. 3 | 5 rem 3 | 5 with a remainder of 3
+- 5 with remainder 3 | 5, remainder 3 | 5 remainder of 3 | 5 (remainder 3) | 5 \text{ R } 3
+- 5-7 | 5–7 | 5 - 7 | 5 to 7 | from 5 to 7 | 3-5 | 3–5 | 5~7 | 5 through 7 | 5...7 | between 5 and 7 | [5, 7] | (5, 7)
+- 5 up to 7
+- ±5 | \pm 5 | +/- 5 | +-5 | plus or minus 5 | 5 ± 1 | 5 \pm 1 | 5 +/- 1 | 6 ± 5 | 5 plus or minus 1
+- 5 give or take 1
+- 5 1/2 | 1 5/6 | 5 and a half | five and a half | 5½ | 5.5 | 5\frac{1}{2} | 5 1/3 cups | 5,5 | 5 and 1/2 | 5 point 5
+- five point two | 4 and a half
+- 5:30 | 5:30 pm | 17:05 | 5/6/2020 | 2020-05-05 | 05/06 | 5:1 | 5 : 6 | 5 to 1 | 1:5 | 5 hours 30 minutes
+- 5 h 30 min | 5 hr 12 min | 5 feet 6 inches | 5 ft 3 in | 5'6" | 5 min 20 s | 5 dollars and 30 cents
+- 5 pounds 3 ounces | May 5, 2020
+- 5e3 | 5E3 | 5 x 10^3 | 5 × 10^3 | 5*10^3 | 5 \cdot 10^{3} | 5\times 10^3 | 5e-1 | 10^5 | 2^5 | 5^2 | x^5 | 5x | 5i
+- 5\pi | 5\sqrt{2} | \sqrt{5} | \sqrt 5 | \frac{1}{5} | \frac{5}{6} | 1/5 | -5 | - 5 | −5 | 5% of 20 | x_5 | \log_5
+- f(5) | 5a + b | 0.5 | .5 | 50 | 55 | 5.05 | \binom{5}{2} | 5_6 and 7
+- 5 is wrong | 5 is not the answer | 5 is incorrect | 5 (wrong) | 5 would be wrong | unless 5 | if 5 | 5 times 2
+- 5 more than 3 | 5 less than 8 | 5 fewer than 8 | 5 plus 2 | 5 minus 2 | 5 divided by 2 | 5 over 2 | 5 out of 6
+- 5 in 6 | 5 per 6 | 5 of 6 | 5 out of every 6
++ 5 | 5. | 5.0 | 5 apples | $5 | 5 dollars | five | Five | 5 km | x = 5 | 5 = x | 5\% | exactly 5 | only 5 | about 5
++ approximately 5 | roughly 5 | around 5 | just 5 | simply 5 | x \approx 5 | ≈ 5 | ~5 | \approx 5 | (5) | {5} | 05
++ +5 | 5 (five) | five (5) | 5 apples left | 5 in total | a total of 5 | 5 people in all | 5 times | 5 more
++ 5 more apples | 5 feet | 5 m/s | 5 square meters | 5^\circ | 10/2 | \frac{10}{2} | 5, not 6 | 5 rather than 6
++ 5 instead of 6 | 5 (not 6) | 5 years old | 5 or 10/2 | 5 or 5.0 | 5 or five | 5 pairs | 5 sets | 5 pm | 5 remaining
++ 5 extra | \textbf{5} | 5 each | 5 apiece | 5 per person | 5 a day | 5 units | 5 cm | 5 hours | equal to 5 | equals 5
++ x equals 5 | x is 5 | it is 5 | 5 for each of them
+? 500
++ 5 hundred | five hundred | 500 | 5e2 | 5 x 10^2 | 5*10^2 | 5.00 hundred
+- 5 | 5 dozen | 50 | 5 thousand
+? 60
++ 5 dozen | five dozen | 60 | 5 dozen eggs
+- 5 | 12
+? 5000
++ 5k | 5K | 5 thousand | 5,000 | 5 000 | five thousand | 5e3 | 5 × 10³ | 5.0e3 | $5k | $5K
+- 5 | 5 million | 5e4
+? 3.5
++ 3 1/2 | 3 and a half | 3½ | three and a half | 3\frac{1}{2} | 7/2 | 3.50 | 3 and 1/2 | three point five | 3 1/2 cups
+- 3 | 31/2 | 3-1/2 cups or 4 | 1/2 | 3 or 1/2
+? 25
+- 25 remainder 3 | 25 R 3 | 25 r3 | 25 R3 | 25 rem. 3 | 25 and 3 left | 25 with a remainder of 3 | 25 + 3 | 25.3
+? 25 R 3
++ 25 R 3 | 25 remainder 3 | 25 r 3 | 25 R3 | 25 with a remainder of 3
+- 25 | 3 | 25 R 4 | 24 R 3 | 3 remainder 25
+? x > 5
++ x > 5 | 5 < x | (5, \infty)
+- 5 | x < 5 | x \ge 5 | x = 5 | x \ne 5
+? \pm 5
++ \pm 5 | ±5 | 5, -5 | -5 and 5 | x = 5 or x = -5 | plus or minus 5 | +/- 5
+- 5 | -5 | 5 ± 1
+? 5, 6
++ 5 or 6 | 5 and 6 | 6, 5 | x = 5 or x = 6 | \{5, 6\} | either 5 or 6 | 5; 6
+- 5 | 6 | 5-6 | between 5 and 6
+? 1/2
++ 50% | 0.5 | half | one half | a half | \frac12 | 50 percent | 50 per cent
+- 2 | 1 | 50‰ | 1:3 | 1 2
+? 5\frac{1}{2}
++ 5.5 | 11/2 | 5 1/2 | five and a half
+- 5 | 1/2
+? [5, 7]
++ [5, 7] | 5 \le x \le 7 | 5 ≤ x ≤ 7
+- (5, 7) | 5 | 7 | 5, 7
+? 12
+- less than twelve | fewer than twelve | more than a dozen | under a dozen | twelve hundred | not twelve
+- twelve or thirteen | twelve and a half
++ twelve | a dozen | exactly twelve | twelve apples | one dozen | 12 apples or one dozen
+"""
+SENTENCES = r"""
+? 5
+- So x > 5. | So x \neq 5. | Therefore x is greater than 5. | x must exceed 5. | Hence $x > 5$. | Thus \(x \ne 5\).
+- So x cannot equal 5. | x is never 5. | 2x - 10 > 0, so x > 5. | She has fewer than 5 apples.
+- There are no more than 5 of them. | So it isn't 5. | It is either 5 or 6. | So 5 or 6. | That makes 5 dozen.
+- That makes 5 hundred. | So she gets 5k. | It lies between 5 and 7. | So it is between 4 and 5.
+- That is 5 remainder 3. | 28 / 5 = 5 remainder 3. | That makes 5 R 3. | The value is 5 ± 1. | x = ±5 | So x = \pm 5.
+- He needs 5 and a half hours. | It starts at 5:30. | So x ≤ 5. | We see that x >= 5. | So x != 5
+- We conclude that x < 5. | The answer is x < 5. | Answer: more than 5 | The answer is not 5.
+- The final answer is less than 5. | It is over 5. | It is almost 5. | So n ≥ 5 | So 5 < n.
+- He has more than 5 apples. | That is up to 5. | So x is not equal to 5. | The answer can't be 5.
+- The answer is at least 5. | It cannot be 5. | It is anything but 5. | The result is 5-7.
+- The result is 5 to 7 apples. | So $5 < x < 7$. | so $x\neq5$ | $$x \geq 5$$ | So the answer is $x > 5$.
+- So 0 ≤ x < 5. | I doubt that it is 5. | It is nearly 5.
++ So x = 5. | So x = 5 > 3. | So x = 5, which is more than 3. | Since 7 > 3, the answer is 5.
++ She has 5 more apples than Tom. | She has 5, which is less than 12. | So she needs 5 more. | It takes 5 times.
++ It is about 5. | It is approximately 5. | Not 4 but 5. | So it is not 4 but 5. | It isn't 4. It is 5.
++ It is 5, not 6. | She has 5 apples (fewer than 12). | So there are 5 apples left over.
++ It is more than 3, namely 5. | He has 5 left, with 3 gone. | Therefore, she has 5 apples. This is more than 3.
++ So x = 5 and x > 0. | So x = 5 (since x > 0). | We need x > 0, so x = 5. | The answer is 5 (not 6).
++ The answer is 5, since 5 < 7. | x = 5 or x = -3, but x > 0, so x = 5. | The answer is exactly 5. | It is only 5.
++ He is no more than 5, so 5. | #### 5⏎This is more than 3. | \boxed{5} > 3 | That is 20 - 15 = 5 more.
++ After 3 days 5 are left. | So they have at least $x = 5$. | Thus, the answer is 5 (or 5.0).
++ so the ratio is 10/2 = 5 > 1 | Since x > 3 and x < 7 and x is odd, x is 5. | She has 5 apples, not 6 apples.
+? 12
+- She has less than twelve. | She has fewer than twelve apples. | So not twelve. | So she has nearly twelve.
+- There are more than a dozen.
++ She has twelve. | So she has twelve apples. | So she has exactly twelve apples. | That makes a dozen.
+? 7
+- x \in (5, 7) | So -x < -7. | 3 < x < 7 | from 5 to under 7
++ from 5 it rises to 7. | Since 5 < 7, the larger is 7. | the larger of 5 and 7 is 7 | 3 < x = 7
+? 60
++ That makes 5 dozen. | So she has five dozen eggs.
+? 6
+- It is either 5 or 6. | So it is 5 or 6. | So she has 5 or 6 apples. | It is between 5 and 6.
+- It takes 5 to 6 hours. | So 5 feet 6 inches. | It takes 5 hours 6 minutes.
++ It rises from 5 to 6. | => 6 | So it's 0.5 * 12 = 6. | 12/2 = <<12/2=6>>6 | <b>6</b> | It is -> 6 | ⏎> 6
++ That rounds up to 6. | She gets $6 in 3 days. | It costs $6 over 4 weeks | The total is 6 or 12/2.
++ So 12 / 2 = 6 incorrect answers. | (x > 0) so x = 6
+"""
+QUESTIONS = r"""
+? What is the least number of boxes that she needs? => 5
++ She needs at least 5 boxes. | #### at least 5 | The answer is at least 5. | a minimum of 5
+- She needs more than 5 boxes. | fewer than 5
+? At most how many people can sit down? => 5
++ At most 5 people can sit down. | up to 5 people | no more than 5 | 5 at most
+- fewer than 5 | more than 5
+? What is the maximum of f? => 5
++ The maximum is at most 5, so 5. | f is at most 5.
+- f(x) < 5
+? What is x? => 5
+- x is at most 5. | x \le 5
+? How many dozen eggs does she have? => 8
++ So she has 8 dozen eggs. | 96 / 12 = 8 dozen | #### 8 dozen | #### 8
+- #### 96 | #### 8 hundred
+? What score does he need? => 94
++ Thus, x >= 94 | \(x \ge 94\) | He needs at least 94.
+- x > 94 | x \ne 94
+? How many eggs does she have? => 8
+- So she has 8 dozen eggs. | #### 8 dozen
+"""
+"""A reference, or a question and its reference; right answers (+) and wrong ones (-); ⏎ ends a line."""
+
+
+def cases(table, frames=("{}",)):
+    for block in table.strip().removeprefix("? ").split("\n? "):
+        (head, *lines), verdicts = block.splitlines(), {}
+        for line in lines:
+            for text in line[2:].replace("⏎", "\n").split(" | "):
+                verdicts |= {frame.format(text): line[0] == "+" for frame in frames}
+        question, _, answer = head.rpartition(" => ")
+        yield pytest.param(question, answer, verdicts, id=head)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "verdicts"),
+    [*cases(MARKED, ("#### {}", r"\boxed{{{}}}", "The answer is {}.")), *cases(SENTENCES), *cases(QUESTIONS)],
+)
+def test_verdicts(question, answer, verdicts):
+    assert {text: grade(text, answer, question=question).correct for text in verdicts} == verdicts
