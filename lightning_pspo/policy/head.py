@@ -20,6 +20,10 @@ from lightning_pspo.policy.logprobs import excluded, logprobs_and_entropies
 SLICE_NUMBERS = 2**25
 """Numbers in the tensors of a slice: 128 MiB in float32."""
 
+SLICE_SHARE = 1 / 32
+"""Part of a GPU's memory that these tensors may take there. Of all its memory, not of what is free at the time, so that
+a resumed run adds up the same slices."""
+
 
 def head_logprobs(
     hidden: Tensor, head: nn.Module, chosen: Tensor, temperature: float, top_p: float, with_entropy: bool
@@ -42,7 +46,7 @@ def head_logprobs(
     width: int = getattr(head, "out_features", None) or len(cast(Tensor, head.weight))
     parts = [
         _through(head, hidden[part], chosen[part], temperature, top_p, with_entropy)
-        for part in _slices(len(chosen), width, with_entropy, top_p)
+        for part in _slices(len(chosen), width, with_entropy, top_p, hidden.device)
     ]
     entropies = torch.cat([cast(Tensor, part[1]) for part in parts]) if with_entropy else None
     return torch.cat([part[0] for part in parts]), entropies
@@ -89,7 +93,7 @@ class _LinearHead(torch.autograd.Function):
         entropies = torch.zeros_like(logprobs)
         cast_bias = None if bias is None else bias.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            for part in _slices(len(chosen), len(weight), with_entropy, top_p):
+            for part in _slices(len(chosen), len(weight), with_entropy, top_p, hidden.device):
                 logits = nn.functional.linear(hidden[part].to(dtype), cast_weight, cast_bias)
                 scaled = _scaled(logits, temperature, top_p, chosen[part])
                 del logits
@@ -115,10 +119,10 @@ class _LinearHead(torch.autograd.Function):
         dtype = cast_weight.dtype
         of_logprobs, of_entropies = gradients
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        by_weight: Tensor | None = None
         by_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[3] else None
         cast_bias = None if bias is None else bias.to(dtype)
-        for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p)):
+        for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p, hidden.device)):
             states = hidden[part].to(dtype)
             last, ctx.last = ctx.last, None  # changed in place, so used once
             if last is not None:
@@ -141,8 +145,10 @@ class _LinearHead(torch.autograd.Function):
             by_logits = by_logits.to(dtype)
             if by_hidden is not None:
                 by_hidden[part] = by_logits @ cast_weight
-            if by_weight is not None:
-                if by_weight.dtype == dtype:
+            if ctx.needs_input_grad[1]:
+                if by_weight is None:
+                    by_weight = (by_logits.T @ states).to(weight.dtype)
+                elif by_weight.dtype == dtype:
                     by_weight.addmm_(by_logits.T, states)
                 else:
                     by_weight += by_logits.T @ states
@@ -167,12 +173,15 @@ def compute_dtype(source: Tensor | PreTrainedModel) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else source.dtype
 
 
-def _slices(tokens: int, width: int, with_entropy: bool, top_p: float) -> list[slice]:
+def _slices(tokens: int, width: int, with_entropy: bool, top_p: float, device: torch.device) -> list[slice]:
     """Cut ``tokens`` into equal slices; at least one, which may be empty.
 
     Entropies need a second tensor of the logits' size, and finding the nucleus three more.
     """
     tables = (2 if with_entropy else 1) + (3 if top_p < 1.0 else 0)
-    count = max(1, -(-tokens * width * tables // SLICE_NUMBERS))
+    numbers = SLICE_NUMBERS
+    if device.type == "cuda":
+        numbers = int(SLICE_SHARE * torch.cuda.get_device_properties(device).total_memory / 4)
+    count = max(1, -(-tokens * width * tables // numbers))
     size = max(1, -(-tokens // count))
     return [slice(start, min(start + size, tokens)) for start in range(0, max(1, tokens), size)]
