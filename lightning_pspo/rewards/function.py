@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import logging
@@ -27,6 +28,7 @@ MAX_STUCK = 32
 """Calls that never returned, each of which holds a thread; one more stops the run in any case."""
 
 _GRACE_S = 5.0
+_OTHER_TYPES = {"str", "int", "float", "bool", "list", "dict", "tuple"}
 _BATCH_ARGUMENTS = {"prompts", "completions", "completion_ids", "prompt", "completion"}
 
 
@@ -267,19 +269,26 @@ def _find(path: str) -> Callable[[Sample], Any]:
 
 
 def _check_function(function: Any) -> None:
-    """Raise InputError unless ``function`` can be called with one sample; one that takes batches is named as such."""
+    """Raise InputError unless ``function`` can be called with one sample; one that takes batches is named as such.
+
+    What is not written in Python, such as ``math.sqrt``, and classes take other things than samples; so does a function
+    that says of its argument that it is a text or a number.
+    """
     if not callable(function):
         raise InputError(f"`function` must be a function, got {function!r}.")
-    try:
+    signature: Any = "(...)"
+    bound: dict[str, Any] = {}
+    with contextlib.suppress(TypeError, ValueError):  # a builtin's may be unknown
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin's may be unknown
-        return
-    try:
-        signature.bind(None)
-        takes_batches = not _BATCH_ARGUMENTS.isdisjoint(signature.parameters)
-    except TypeError:
-        takes_batches = True
-    if takes_batches:
+        bound = signature.bind(None).arguments
+    annotations = [signature.parameters[name].annotation for name in bound]
+    if (
+        not bound
+        or isinstance(function, type)
+        or inspect.isbuiltin(_unwrapped(function))
+        or not _BATCH_ARGUMENTS.isdisjoint(signature.parameters)
+        or not _OTHER_TYPES.isdisjoint(str(getattr(kind, "__name__", kind)) for kind in annotations)
+    ):
         raise InputError(
             f"`function` must take one sample and return one number, as `def {_name(function)}(sample)` with "
             "`sample.completion`, `sample.problem.question` and `sample.problem.answer`; "

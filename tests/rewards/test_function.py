@@ -25,6 +25,10 @@ def letters(row):
     return len(row.completion)
 
 
+def measure_of_text(text: str):
+    return len(text)
+
+
 async def letters_later(row):
     await asyncio.sleep(0.001)
     return len(row.completion)
@@ -224,6 +228,11 @@ def test_gradients_are_not_recorded():
         ),
         ({"function": lambda prompts, completions: [1.0]}, "takes lists as TRL's reward functions do"),
         ({"function": lambda: 1.0}, "must take one sample and return one number"),
+        ({"function": "math.sqrt"}, r"got sqrt\(x, /\), which"),
+        ({"function": "builtins:len"}, "must take one sample"),
+        ({"function": "fractions.Fraction"}, "must take one sample"),
+        ({"function": functools.partial(max, 1)}, "must take one sample"),
+        ({"function": measure_of_text}, r"got measure_of_text\(text: str\), which"),
         ({"function": letters, "timeout_s": 0.0}, "`timeout_s` must be finite and above 0, or null, got 0.0"),
         ({"function": letters, "on_error": "skip"}, "`on_error` must be one of stop, count, got 'skip'"),
         ({"function": letters, "error_value": float("inf")}, "`error_value` must be finite in float32, got inf"),

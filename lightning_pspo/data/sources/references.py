@@ -16,7 +16,10 @@ _log = logging.getLogger(__name__)
 
 _SENTENCE = re.compile(r"(?=.*(?<!\w)[0-9][0-9.,]*(?!\w))(?!.*[\\=^{(\[])(?:.*\b[A-Za-z]{2,}\b){2}", re.DOTALL)
 _SEVERAL = re.compile(r",? and |, ")
-_CLOCK = re.compile(r"[0-9]+:[0-9]")
+_MORE_THAN_NUMBERS = re.compile(  # a time, a date, or the description of a set
+    r"[0-9]:[0-9]|[0-9] ?[ap]m\b|\b(?:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sep|Oct|Nov|Dec)[a-z]*\b"
+    r"|\b(?i:all|any|every|each|except|set|such that|divisible|(?:greater|less|larger|smaller) than)\b"
+)
 
 
 def check_references(origin: str, problems: Collection[Problem]) -> list[Problem]:
@@ -49,7 +52,7 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
 
 def _is_sentence(answer: str) -> bool:
     """Whether an answer has a number among words, and is not one or several numbers with units."""
-    is_prose = _SENTENCE.match(answer) and not _CLOCK.search(answer)
+    is_prose = _SENTENCE.match(answer) and not _MORE_THAN_NUMBERS.search(answer)
     return bool(is_prose) and not (read_number(answer) or all(map(read_number, _SEVERAL.split(answer))))
 
 

@@ -24,7 +24,19 @@ def test_a_sentence_around_a_number_cannot_be_matched(tmp_path, answer):
 
 @pytest.mark.parametrize(
     "answer",
-    ["5 apples", "5 (apples)", "45 miles per hour", "3 hours and 20 minutes", "3:30 p.m.", "They are equal", "x = 5"],
+    [
+        *(
+            "5 apples",
+            "5 (apples)",
+            "45 miles per hour",
+            "3 hours and 20 minutes",
+            "3:30 p.m.",
+            "They are equal",
+            "x = 5",
+        ),
+        *("all real numbers except 0", r"\text{all real numbers except } 0", "any integer n not divisible by 3"),
+        *("all primes p with p > 2", "every number except 1", "x is a real number greater than 3", "10 am on May 5"),
+    ],
 )
 def test_an_answer_with_words_may_be_matched(tmp_path, answer):
     source = JSONL(write_rows(tmp_path, {"question": "How many are left?", "answer": answer}))
