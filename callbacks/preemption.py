@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.checkpoints.save import finish_saving, save_atomically
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
 
 from ._trainer import finished_rollouts, is_trial, root_folder
@@ -70,6 +70,7 @@ class Preemption(Checkpoint):
         rollout = finished_rollouts(trainer)
         result = "Nothing was saved: there was no rollout yet"
         if rollout and not is_trial(trainer):
+            finish_saving(trainer)
             path = checkpoint_folder(root_folder(trainer)) / checkpoint_name(rollout)
             if not trainer.strategy.broadcast(path.exists()):
                 save_atomically(trainer, path)

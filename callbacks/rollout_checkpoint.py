@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pspo.checkpoints.integrity import is_whole
-from lightning_pspo.checkpoints.save import save_atomically
+from lightning_pspo.checkpoints.save import finish_saving, is_saving, save_atomically
 from lightning_pspo.checkpoints.store import (
     checkpoint_folder,
     checkpoint_name,
@@ -51,6 +52,9 @@ class RolloutCheckpoint(Checkpoint):
         monitor: Logged metric that scores a rollout, such as ``val/gsm8k/accuracy``; None for none.
         mode: Whether the best score is the largest or the smallest.
         keep_best: Number of best checkpoints to keep if there is a ``monitor``, at least 1.
+        background: Copy the state into the host's memory and write it while the run goes on. The next save and the end
+            of the run wait for it; an error ends the run after the next rollout. A folder of sharded ranks is always
+            written at once. None for True on a GPU; on a CPU writing takes the cores from the run.
 
     Raises:
         InputError: A number is out of range; or (when training starts) the folder has a later rollout; or (after the
@@ -66,6 +70,7 @@ class RolloutCheckpoint(Checkpoint):
         monitor: str | None = None,
         mode: Literal["min", "max"] = "max",
         keep_best: int = 1,
+        background: bool | None = None,
     ) -> None:
         super().__init__()
         check_at_least("every_n_rollouts", every_n_rollouts, 1)
@@ -78,6 +83,7 @@ class RolloutCheckpoint(Checkpoint):
         self.every_n_rollouts, self.every_n_minutes = every_n_rollouts, every_n_minutes
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitor, self.mode = monitor, mode
+        self.background = background
         self.seconds = 0.0
         self._saved_at = 0.0
         self._best: dict[int, float] = {}
@@ -102,14 +108,15 @@ class RolloutCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Save when it is time. Every rank takes part."""
+        if is_trial(trainer):
+            return
         rollout = finished_rollouts(trainer)
         due = self.every_n_rollouts is not None and rollout % self.every_n_rollouts == 0
         due = due or rollout == trainer.num_training_batches or trainer.should_stop
-        if is_trial(trainer) or not (due or self._is_time(trainer)):
-            return
-        self._save(trainer)
-        if self.monitor is not None and not any(trainer.num_val_batches):
-            self._update_best(trainer, self.monitor)
+        if due or self._is_time(trainer):
+            self._save(trainer)
+            if self.monitor is not None and not any(trainer.num_val_batches):
+                self._update_best(trainer, self.monitor)
         self._clean(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,6 +129,17 @@ class RolloutCheckpoint(Checkpoint):
             self._update_best(trainer, self.monitor)
         self._clean(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the last checkpoint."""
+        if not is_trial(trainer):
+            finish_saving(trainer)
+            self._clean(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let a checkpoint that is being written be completed; a failure of its own would hide what went wrong."""
+        with contextlib.suppress(Exception):
+            finish_saving(trainer)
+
     def _folder(self, trainer: Trainer) -> Path:
         return checkpoint_folder(root_folder(trainer))
 
@@ -133,12 +151,14 @@ class RolloutCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         rollout, start = finished_rollouts(trainer), time.perf_counter()
-        save_atomically(trainer, self._folder(trainer) / checkpoint_name(rollout))
+        background = trainer.strategy.root_device.type != "cpu" if self.background is None else self.background
+        save_atomically(trainer, self._folder(trainer) / checkpoint_name(rollout), background=background)
         self.seconds += time.perf_counter() - start
         self._saved_at = time.monotonic()
         self._undamaged.add(rollout)
 
     def _save_missing(self, trainer: Trainer) -> None:
+        finish_saving(trainer)
         path = self._folder(trainer) / checkpoint_name(finished_rollouts(trainer))
         if not trainer.strategy.broadcast(path.exists()):
             self._save(trainer)
@@ -158,9 +178,13 @@ class RolloutCheckpoint(Checkpoint):
             write_scores(self._folder(trainer), monitor, self.mode, self._best)
 
     def _clean(self, trainer: Trainer) -> None:
-        """Delete checkpoints that are neither new nor best, and damaged ones that are older than all that are kept."""
-        if not trainer.is_global_zero:
+        """Delete checkpoints that are neither new nor best, and damaged ones that are older than all that are kept.
+
+        Nothing is deleted while a checkpoint is being written, which may be lost.
+        """
+        if not trainer.is_global_zero or is_saving(trainer):
             return
+        finish_saving(trainer)
         folder = self._folder(trainer)
         newest: list[int] = []
         for path in reversed(find_checkpoints(folder)):

@@ -9,11 +9,15 @@ The module itself needs no torch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.errors import InputError
@@ -29,6 +33,36 @@ _CHUNK = 1 << 20
 
 class DamagedError(ValueError):
     """A checkpoint that is not what was saved; the message says what is wrong with it."""
+
+
+@contextlib.contextmanager
+def sealed(path: Path) -> Iterator[_Hashed]:
+    """Yield a file for ``torch.save``; the checksum of what is written is computed on the way and added at the end."""
+    with path.open("wb") as file:
+        hashed = _Hashed(file)
+        yield hashed
+        file.seek(-2, os.SEEK_END)
+        file.write(_comment(hashed.digest.hexdigest()))
+
+
+class _Hashed:
+    """A file that hashes what is written to it, all but the last two bytes: the length of the archive's comment."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self._last = file, hashlib.sha256(), b""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) < 2:
+            view = memoryview(self._last + bytes(view))
+        else:
+            self.digest.update(self._last)
+        self.digest.update(view[:-2])
+        self._last = bytes(view[-2:])
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def seal(path: Path) -> None:
@@ -48,9 +82,8 @@ def seal(path: Path) -> None:
         end = file.read()
         if not end.startswith(_END) or end[-2:] != b"\0\0":
             raise ValueError(f"`path` must be a new file of torch.save, got {path}.")
-        digest = _digest(path, size - 2)
         file.seek(size - 2)
-        file.write(struct.pack("<H", _COMMENT_BYTES) + _MARK + digest.encode())
+        file.write(_comment(_digest(path, size - 2)))
 
 
 def check_whole(path: Path) -> None:
@@ -159,6 +192,11 @@ def _check_records(path: Path) -> None:
         raise DamagedError(f"it is cut short or was changed ({error})") from None
     if damaged is not None:
         raise DamagedError(f"the content of its record {damaged} does not match its checksum")
+
+
+def _comment(digest: str) -> bytes:
+    """Return the end of an archive with our comment, from its length on."""
+    return struct.pack("<H", _COMMENT_BYTES) + _MARK + digest.encode()
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -1,15 +1,21 @@
-"""Saving a run's state so that the file exists completely or not at all."""
+"""Saving a run's state so that the file exists completely or not at all, at choice while the run goes on."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from lightning_pspo.checkpoints.integrity import newest_whole, seal
+from lightning_pspo.checkpoints.integrity import newest_whole, seal, sealed
 from lightning_pspo.files import (
     PARTIAL,
     DiskFullError,
@@ -28,21 +34,43 @@ _MARGIN = 1.1
 
 
 class DirectIO(TorchCheckpointIO):
-    """Writes a checkpoint straight into its file; Lightning's own makes two copies in memory and one in ``TMPDIR``."""
+    """Writes a checkpoint straight into its file; Lightning's own makes two copies in memory and one in ``TMPDIR``.
+
+    Attributes:
+        defers: Whether the next checkpoint is only copied, for a thread to write.
+        copied: The checkpoint that was copied.
+        pending: The checkpoint that a thread writes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.defers = False
+        self.copied: dict[str, Any] | None = None
+        self.pending: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``, making its folder if need be."""
+        """Write ``checkpoint`` to ``path`` with its checksum, making its folder if need be; or copy it."""
+        if self.defers:
+            self.copied = on_the_host(checkpoint)
+            return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            torch.save(checkpoint, file)
+        with sealed(path) as file:
+            torch.save(checkpoint, file)  # type: ignore[arg-type]  # anything that can be written to
 
 
-def save_atomically(trainer: Trainer, path: Path | str) -> None:
+def save_atomically(trainer: Trainer, path: Path | str, *, background: bool = False) -> None:
     """Save the run's state to ``path`` so that the name only ever stands for a complete checkpoint.
 
     Every rank must call it. The state is written under a temporary name in the same folder, sealed with a checksum,
-    forced to disk, then renamed: a crash in the middle leaves the earlier checkpoints as they were.
+    forced to disk, then renamed: a crash in the middle leaves the earlier checkpoints as they were. It waits for an
+    earlier checkpoint that is still being written.
+
+    Args:
+        trainer: Of the run.
+        path: Of the checkpoint, a folder under a sharded strategy.
+        background: Return once the state is copied into the host's memory, and let a thread write it; see
+            ``finish_saving``. Not under a sharded strategy that saves a folder, nor with a user's own ``CheckpointIO``.
 
     Raises:
         DiskFullError: The disk is full, with the bytes that are missing and the checkpoint to resume from.
@@ -52,28 +80,90 @@ def save_atomically(trainer: Trainer, path: Path | str) -> None:
     partial = partial_name(path)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = DirectIO()
-    try:
+    finish_saving(trainer)
+    io = trainer.strategy.checkpoint_io
+    direct = io if isinstance(io, DirectIO) else DirectIO()
+    with _whole_or_nothing(trainer, path):
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
             for leftover in path.parent.glob(f"*{PARTIAL}"):  # of a crash
                 remove(leftover)
         trainer.strategy.barrier("pspo.save.begin")
+        direct.defers = background
         trainer.save_checkpoint(partial, weights_only=False)  # every rank takes part; ends with a barrier
-        if trainer.is_global_zero:
-            seal(partial)
-            sync_to_disk(partial)
-            if path.is_dir():  # a folder cannot be replaced in one step
-                remove(path)
-            partial.replace(path)
-            sync_entry(path.parent)
+        direct.defers = False
+        if direct.copied is not None:
+            direct.pending = _in_thread(trainer, direct, path)
+        elif trainer.is_global_zero:
+            if direct is not io or partial.is_dir():
+                seal(partial)
+            _put_in_place(partial, path)
+    trainer.strategy.barrier("pspo.save.end")
+
+
+def is_saving(trainer: Trainer) -> bool:
+    """Return whether this rank is writing a checkpoint in the background."""
+    pending = getattr(trainer.strategy.checkpoint_io, "pending", None)
+    return pending is not None and not pending.done()
+
+
+def finish_saving(trainer: Trainer) -> None:
+    """Wait for the checkpoint that this rank writes in the background, if any; raise what went wrong with it."""
+    io = trainer.strategy.checkpoint_io
+    if isinstance(io, DirectIO) and io.pending is not None:
+        pending, io.pending = io.pending, None
+        pending.result()
+
+
+def on_the_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Copy a checkpoint into the host's memory; tensors that are the same, such as tied weights, stay the same."""
+    copies: dict[Any, Tensor] = {}
+    memo: dict[int, Any] = {}
+    for tensor in tree_leaves(checkpoint):
+        if torch.is_tensor(tensor):
+            storage = tensor.untyped_storage().data_ptr()
+            key = (storage, tensor.device, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+            if key not in copies:
+                copies[key] = tensor.detach().to("cpu", copy=True)
+            memo[id(tensor)] = copies[key]
+    return copy.deepcopy(checkpoint, memo)
+
+
+def _in_thread(trainer: Trainer, io: DirectIO, path: Path) -> Future[None]:
+    """Write what ``io`` has copied; the process ends only after that, unless it is killed."""
+    checkpoint, io.copied = io.copied, None
+
+    def write() -> None:
+        with _whole_or_nothing(trainer, path):
+            DirectIO().save_checkpoint(checkpoint or {}, partial_name(path))
+            _put_in_place(partial_name(path), path)
+
+    executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+    pending = executor.submit(write)
+    executor.shutdown(wait=False)
+    return pending
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    sync_to_disk(partial)
+    if path.is_dir():  # a folder cannot be replaced in one step
+        remove(path)
+    partial.replace(path)
+    sync_entry(path.parent)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(trainer: Trainer, path: Path) -> Iterator[None]:
+    """Remove what was written of a checkpoint after an error; say so where the disk was full."""
+    try:
+        yield
     except BaseException as error:
         if trainer.is_global_zero:
-            remove(partial)
+            remove(partial_name(path))
         needed = _state_bytes(trainer)
         if is_full(error) or (_CUT_SHORT in str(error) and free_bytes(path) < _MARGIN * needed):
             raise _disk_full(path, needed) from error
         raise
-    trainer.strategy.barrier("pspo.save.end")
 
 
 def _disk_full(path: Path, needed: int) -> DiskFullError:

@@ -57,7 +57,7 @@ _WORDS = {
     "trainer.accelerator": "One of cpu, gpu and auto.",
     "trainer.devices": "Number of devices of each machine, or a list of them.",
     "trainer.strategy": "How several devices share the work; see --config strategy/ddp and strategy/fsdp.",
-    "trainer.precision": "One of 32-true and bf16-mixed.",
+    "trainer.precision": "One of 32-true and bf16-mixed, the default on a GPU that has it.",
     "trainer.val_check_interval": "Rollouts between two validations, or a share of the run.",
     "trainer.num_sanity_val_steps": "Batches of each source to validate before the first rollout; -1 for all.",
     "trainer.limit_val_batches": "Validation batches of each source: a number, or a share as in 0.5.",

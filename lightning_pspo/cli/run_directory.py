@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name, find_checkpoints, read_scores
-from lightning_pspo.cli.failures import shown
+from lightning_pspo.cli.failures import environment_rank, shown
 from lightning_pspo.cli.help import program
 from lightning_pspo.errors import InputError
 
@@ -98,13 +98,13 @@ def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, comma
                 f"`ckpt_path` best needs the best checkpoint of RolloutCheckpoint(monitor=...) in {folder}, "
                 "there is none."
             )
-        check_readable(best[0])
+        _check_readable(best[0])
         rank_zero_info(f"Using {best[0]}.")
         return str(best[0])
     if requested == "last":
         found = find_checkpoints(folder)
         if found:
-            check_readable(found[-1], command)
+            _check_readable(found[-1], command)
             rank_zero_info(f"Using {found[-1]}.")
             return str(found[-1])
         foreign = sorted(path.name for path in checkpoint_folder(root).glob("*.ckpt"))
@@ -120,8 +120,14 @@ def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, comma
     if requested is not None:
         if not Path(requested).exists():
             raise InputError(f"`ckpt_path` must be an existing checkpoint, last or best, got {requested}.")
-        check_readable(Path(requested), command)
+        _check_readable(Path(requested), command)
     return requested
+
+
+def _check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
+    """Let rank zero read every byte of a checkpoint: where it is refused, all ranks end."""
+    if environment_rank() == 0:
+        check_readable(path, command)
 
 
 @rank_zero_only

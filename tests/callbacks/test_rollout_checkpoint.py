@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning_pspo.callbacks import RolloutCheckpoint
 
 from lightning_pspo.checkpoints.integrity import check_whole
+from lightning_pspo.checkpoints.save import is_saving
 from lightning_pspo.checkpoints.store import find_checkpoints, read_scores, rollout_of
 from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
@@ -84,7 +88,7 @@ def validated(root: Path) -> str:
     ("settings", "scores", "remaining", "best"),
     [
         ("keep_last=2", "[0, 1, 0, 3, 0, 2]", [5, 6], {}),
-        ("keep_last=1 monitor=score", "[0, 1, 0, 3, 0, 2]", [4, 6], {4: 3.0}),
+        ("keep_last=1 monitor=score background=true", "[0, 1, 0, 3, 0, 2]", [4, 6], {4: 3.0}),
         ("keep_last=1 monitor=score keep_best=2 mode=min", "[5, 1, .nan, 1, 0.5, 1]", [2, 5, 6], {5: 0.5, 2: 1.0}),
         ("every_n_rollouts=5 keep_last=1 monitor=score keep_best=2", "[0, 1, 7, 3, 0, 2]", [3, 4, 6], {3: 7, 4: 3}),
         ("every_n_rollouts=4 monitor=score", "[.nan, .nan, .nan, .nan, .nan, .nan]", [4, 6], {}),
@@ -107,7 +111,7 @@ def test_what_is_kept(
 
 def test_every_checkpoint_resumes_to_the_same_bits(command: TinyRun, tmp_path: Path) -> None:
     """Saved after a rollout with its validation still to come, after a validation, and before one that is not due."""
-    more = [*flags("every_n_rollouts=5 monitor=score keep_best=2"), "--trainer.val_check_interval=2"]
+    more = [*flags("every_n_rollouts=5 monitor=score keep_best=2 background=true"), "--trainer.val_check_interval=2"]
     undisturbed = tmp_path / "undisturbed"
     main(command(undisturbed, *more, *flags("keep_last=9")))
     assert rollouts(undisturbed) == [2, 4, 5, 6]  # 2 and 4 were saved after their validation
@@ -172,6 +176,55 @@ def test_the_best_one_by_name(command: TinyRun, tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit):
         main(["validate", *command(root, "--ckpt_path=best")[1:]])
     assert "`ckpt_path` best needs the best checkpoint" in capsys.readouterr().err
+
+
+class Gate:
+    """A value that is written only once ``opened`` is set, and then may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.opened = threading.Event()
+        self.error = error
+
+    def __deepcopy__(self, memo: Any) -> Gate:
+        return self
+
+    def __reduce__(self) -> Any:
+        self.opened.wait()
+        if self.error is not None:
+            raise self.error
+        return int, ()
+
+
+class Gated(Callback):
+    """Puts a gate into the checkpoint of rollout 2, and opens it when rollout 3 begins."""
+
+    def __init__(self, folder: Path, gate: Gate) -> None:
+        self.folder, self.gate = folder, gate
+        self.has_gate = False
+        self.names: list[str] = []  # in the folder while the gate is shut
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gate": self.gate if self.has_gate else 0}
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.has_gate = batch_idx == 1
+        if batch_idx == 2:
+            assert is_saving(trainer)
+            self.names = [path.name for path in find_checkpoints(self.folder)]
+            self.gate.opened.set()
+
+
+@pytest.mark.parametrize("error", [None, OSError("the cable was pulled")])
+def test_a_checkpoint_is_written_while_the_run_goes_on(tmp_path: Path, error: Exception | None) -> None:
+    """The earlier one stays until it is complete; an error ends the run after the next rollout."""
+    folder = tmp_path / "checkpoints"
+    gated = Gated(folder, Gate(error))
+    with contextlib.nullcontext() if error is None else pytest.raises(OSError, match="the cable was pulled"):
+        fit(tmp_path, [gated, RolloutCheckpoint(every_n_rollouts=1, keep_last=1, background=True)])
+    assert gated.names == ["rollout=000001.ckpt"]
+    kept = 1 if error else 4
+    assert [path.name for path in folder.iterdir()] == [f"rollout={kept:06d}.ckpt"]
+    check_whole(folder / f"rollout={kept:06d}.ckpt")
 
 
 def test_a_metric_that_is_not_logged(tmp_path: Path) -> None:

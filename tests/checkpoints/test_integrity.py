@@ -21,6 +21,7 @@ from lightning_pspo.checkpoints.integrity import (
     newest_whole,
     seal,
 )
+from lightning_pspo.checkpoints.integrity import sealed as hashing
 from lightning_pspo.checkpoints.store import checkpoint_name, find_checkpoints
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import partial_name
@@ -56,6 +57,20 @@ def test_a_sealed_file_is_still_what_torch_saved(sealed: Path) -> None:
         loaded = torch.load(sealed, mmap=mmap, weights_only=True)
         assert torch.equal(loaded["state_dict"]["weight"], STATE["state_dict"]["weight"])  # type: ignore[index]
         assert loaded["text"] == STATE["text"]
+
+
+@pytest.mark.parametrize("cuts", [(), (1, 2), (2,), (3, 5)])
+def test_a_checksum_computed_while_writing_is_that_of_the_file(tmp_path: Path, cuts: tuple[int, ...]) -> None:
+    """Wherever the last bytes are cut into pieces."""
+    path, written = tmp_path / "sealed.ckpt", tmp_path / "written.ckpt"
+    torch.save(STATE, path)
+    content = path.read_bytes()
+    seal(path)
+    ends = [*(len(content) - cut for cut in reversed(cuts)), len(content)]
+    with hashing(written) as file:
+        for start, end in zip([0, *ends], ends, strict=False):
+            file.write(content[start:end])
+    assert written.read_bytes() == path.read_bytes()
 
 
 @given(share=st.floats(0.0, 1.0, exclude_max=True))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from lightning_pspo.checkpoints.integrity import check_whole
+from lightning_pspo.checkpoints.save import DirectIO, on_the_host
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.cli import export as script
 from lightning_pspo.cli.main import main
@@ -64,6 +68,27 @@ def check_resumed(command: Callable[..., list[str]], root: Path, undisturbed: Pa
     main(command(undisturbed))
     assert same_weights(root, undisturbed, 4)
     assert (root / "completions.jsonl").read_bytes() == (undisturbed / "completions.jsonl").read_bytes()
+
+
+def test_a_copy_keeps_ties_and_what_the_checkpoint_was(tmp_path: Path) -> None:
+    """Later changes do not reach it, and no weight is written twice."""
+    weight = torch.arange(6.0).view(2, 3)
+    state = OrderedDict(embedding=weight, head=weight.detach(), transposed=torch.ones(2, 3).T, count=torch.tensor(3))
+    loops: dict[str, Any] = {"rows": [1, (2, 3)]}
+    checkpoint = {"state_dict": state, "loops": loops}
+    copied = on_the_host(checkpoint)
+    weight.zero_()
+    loops["rows"].append(4)
+    DirectIO().save_checkpoint(copied, tmp_path / "copied")
+    written = torch.load(tmp_path / "copied", weights_only=True)
+    assert written["loops"] == {"rows": [1, (2, 3)]}
+    assert {name: value.tolist() for name, value in written["state_dict"].items()} == {
+        "embedding": [[0, 1, 2], [3, 4, 5]],
+        "head": [[0, 1, 2], [3, 4, 5]],
+        "transposed": [[1, 1]] * 3,
+        "count": 3,
+    }
+    assert written["state_dict"]["embedding"].data_ptr() == written["state_dict"]["head"].data_ptr()
 
 
 def test_while_a_checkpoint_is_written(
