@@ -22,7 +22,12 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background: its processes would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no failure, and CI tries the same examples every time.
-hypothesis.settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
 hypothesis.settings.load_profile("default")
 
 

@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lightning_pspo.cli.main import main
+from tests.support.processes import ended, start
 
 TinyRun = Callable[..., list[str]]
 
@@ -227,18 +226,12 @@ def test_a_port_in_use(tmp_path: Path, tiny_run: TinyRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         more = ["--config=strategy/ddp", "--trainer.devices=2"]
-        done = subprocess.run(
-            [sys.executable, "-m", "lightning_pspo", "fit", *tiny_run(tmp_path / "run"), *more],
-            env=os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: `MASTER_PORT` must be a free port")
-    assert f"but 127.0.0.1:{port} is in use" in done.stderr
+        arguments = ["fit", *tiny_run(tmp_path / "run"), *more]
+        status, output = ended(start(arguments, tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT=port))
+    assert status == 2
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("error: `MASTER_PORT` must be a free port")
+    assert f"but 127.0.0.1:{port} is in use" in output
 
 
 @pytest.mark.parametrize("setting", ["config", "model", "data.val", "model.surrogate", "trainer.callbacks"])

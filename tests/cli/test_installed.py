@@ -34,9 +34,11 @@ class Mine(Callback):
 
 HELP = """
 import contextlib
+from lightning_pspo import callbacks
 from lightning_pspo.cli.help import COMMANDS
 from lightning_pspo.__main__ import command
 
+print(callbacks.__file__)
 for name in COMMANDS:
     print("help of", name, flush=True)
     with contextlib.suppress(SystemExit):
@@ -120,33 +122,24 @@ def test_everything_is_in_the_wheel_and_in_the_source_distribution(tree: Path, w
 
 
 def test_every_subcommand_has_help(run, installed: Path) -> None:
-    where = run("-c", "import lightning_pspo, lightning_pspo.callbacks as c; print(c.__file__)", python=True).stdout
-    assert where.startswith(f"{installed}/lightning_pspo/callbacks/")
     assert run("--version").stdout.startswith("lightning-pspo ")
     shown = run("-c", HELP, python=True).stdout
+    assert shown.startswith(f"{installed}/lightning_pspo/callbacks/")
     assert [line.split()[-1] for line in shown.splitlines() if line.startswith("help of ")] == [*COMMANDS]
     assert shown.count("usage: ") >= len(COMMANDS)
 
 
-def test_quickstart_beside_a_hostile_folder(run, tmp_path: Path) -> None:
-    """A broken ``callbacks`` package in the working directory is the user's own matter."""
-    (tmp_path / "callbacks").mkdir()
-    (tmp_path / "callbacks" / "__init__.py").write_text("raise RuntimeError('hostile')\n")
-    run("quickstart", *SMALL)
-    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
-
-
-def test_a_users_own_callbacks(run, tmp_path: Path) -> None:
+def test_quickstart_with_a_users_own_callbacks(run, tmp_path: Path) -> None:
     """From a file, and from a package of the name that the project's folder has in its repository."""
     for name in ("callbacks/__init__.py", "mine.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(OWN)
     own = [f"--trainer.callbacks+={name}.Mine --trainer.callbacks.path={name}.txt" for name in ("callbacks", "mine")]
-    run("fit", "--config=quickstart", "--trainer.default_root_dir=run", *SMALL, *" ".join(own).split())
+    run("quickstart", *SMALL, *" ".join(own).split())
     modules = (tmp_path / "mine.txt").read_text().split()
     assert (tmp_path / "callbacks.txt").read_text().split() == modules
     assert {"callbacks", "mine", "lightning_pspo.callbacks.run_summary"} <= {*modules}
-    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
 
 
 PROGRAM = """
@@ -161,7 +154,12 @@ arguments = ["fit", "--config=quickstart", "--trainer.default_root_dir=run", *{s
 
 @pytest.mark.parametrize("way", ["-c", "stdin"])
 def test_from_a_program(run, tmp_path: Path, way: str) -> None:
-    """A program on stdin, and ``python -c`` with a notebook's cell, which runs inside an event loop."""
+    """A program on stdin, and ``python -c`` with a notebook's cell, which runs inside an event loop.
+
+    A broken ``callbacks`` package in the working directory, which Python searches first, is the user's own matter.
+    """
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks" / "__init__.py").write_text("raise RuntimeError('hostile')\n")
     call = "main(arguments)"
     if way == "-c":
         call = "import asyncio\nasync def cell():\n    main(arguments)\nasyncio.run(cell())"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from lightning_pspo.cli.quickstart import main, move_earlier_run
 from lightning_pspo.errors import InputError
+from tests.support.processes import ended, start, wait_for
 
 SMALL = ["--trainer.num_sanity_val_steps=0", "--data.val=null", "--model.group_size=2", "--data.prompts_per_rollout=2"]
 
@@ -48,18 +47,15 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path, rollouts: int, advice: str)
     """Interrupted after the first checkpoint, or before it; what is advised goes on."""
     settings = [*SMALL, f"--trainer.callbacks.every_n_rollouts={rollouts}", "--data.num_rollouts=500"]
     callbacks = ["--trainer.callbacks=RolloutCheckpoint"]
-    command = [sys.executable, "-m", "lightning_pspo", "quickstart", "--root", "my run", *callbacks, *settings]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        begun = tmp_path / "my run" / ("checkpoints/rollout=000001.ckpt" if rollouts == 1 else "config.yaml")
-        while not begun.exists():
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        errors = process.communicate()[1]
-    assert process.returncode == 130
-    assert advice in errors
+    process = start(["quickstart", "--root", "my run", *callbacks, *settings], tmp_path)
+    begun = tmp_path / "my run" / ("checkpoints/rollout=000001.ckpt" if rollouts == 1 else "config.yaml")
+    wait_for(begun.exists, process)
+    process.send_signal(signal.SIGINT)
+    status, output = ended(process)
+    assert status == 130
+    assert advice in output
     if rollouts == 1:
-        assert "--trainer.default_root_dir 'my run'" in errors
+        assert "--trainer.default_root_dir 'my run'" in output
 
 
 def test_bad_settings_are_refused_as_by_fit(
