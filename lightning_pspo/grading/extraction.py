@@ -37,6 +37,7 @@ _FINAL_ANSWER = re.compile(  # with nothing but a number or a formula, and a uni
     re.DOTALL,
 )
 _DIGIT = re.compile(r"(?![0-9])\d|[\u00bc-\u00be\u2150-\u215e]")
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(s|del|strike)>[^<]{0,200}</\1>|<!--[^<>]{0,500}-->")  # or never shown
 _FAILED = re.compile(r"Error\b|Exception\b|Traceback")
 
 
@@ -75,7 +76,7 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
         completion = _DIGIT.sub(lambda digit: plain(digit.group()), completion)
     thought, end, reply = completion.rpartition(_THOUGHT_ENDS)
     for text in (reply, thought) if end else (completion,):
-        text = without_drawings(text)
+        text = _STRUCK.sub(" ", without_drawings(text))
         for question in islice(_NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
             answer, rule = _given(text[: question.start()], mode)
             if answer is not None:
@@ -142,15 +143,14 @@ def _last_box(text: str) -> tuple[str, int] | None:
     if not boxes:
         bare = last_match(_BARE_BOX, text)
         return (bare[1].rstrip(".,"), bare.start()) if bare else None
-    first, contents = boxes[-1][0], [text[slice(*boxes[-1])].strip()]
+    first, contents = boxes[-1][0], {text[slice(*boxes[-1])].strip(): None}  # in their order, each once
     for start, end in reversed(boxes[:-1]):
         between = text[end + 1 : first].rpartition("\\")[0]
         if end >= first or len(between) > _MAX_BETWEEN or not _BETWEEN_BOXES.fullmatch(between):
             break
-        first, content = start, text[start:end].strip()
-        if content not in contents:
-            contents.insert(0, content)
-    return ", ".join(contents), first
+        first = start
+        contents.setdefault(text[start:end].strip())
+    return ", ".join(reversed(contents)), first
 
 
 def _marked(text: str) -> tuple[str | None, str]:

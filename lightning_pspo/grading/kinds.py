@@ -99,7 +99,7 @@ def _same_residue(first: _Match, second: _Match, left: str, right: str, a: Numbe
 
 def _same_remainder(first: _Match, second: _Match, *_: object) -> bool:
     """Compare quotients with a remainder."""
-    return bool(first and second) and first.groups() == second.groups()
+    return first is not None and second is not None and first.groups() == second.groups()
 
 
 _KINDS: tuple[tuple[re.Pattern[str], Callable[..., bool | None]], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -37,7 +38,8 @@ class Grader:
         mode: Which rules may find the answer: see `extraction.extract`.
         cut_off: Which answers count in a completion that the token limit cut off: ``marked`` ones (``####``, a box,
             "the answer is"), ``any``, or ``none``.
-        workers: Processes that compare side by side, at least 1; up to 16 more hold pairs that are stuck.
+        workers: Processes that compare side by side, at least 1; up to 16 more hold pairs that are stuck. None for one
+            a core, from 2 to 8.
         deadline_s: Processor time, user and system, that the comparison of one pair may take of its worker, in
             seconds, in (0, 86400]. A pair that sleeps is an ``error`` after 60 deadlines (at least 60 s) of wall time.
         memory_mb: Address space of each worker in MiB, at least 128; a pair that needs more is an ``error``. A lower
@@ -57,13 +59,14 @@ class Grader:
         mode: Mode = "lenient",
         *,
         cut_off: CutOff = "marked",
-        workers: int = 2,
+        workers: int | None = None,
         deadline_s: float = 5.0,
         memory_mb: int = 1024,
     ) -> None:
         for name, value, choices in (("mode", mode, get_args(Mode)), ("cut_off", cut_off, get_args(CutOff))):
             if value not in choices:
                 raise InputError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+        workers = min(max(os.cpu_count() or 2, 2), 8) if workers is None else workers
         check_at_least("workers", workers, 1, 1024)
         if not 0.0 < deadline_s <= MAX_DEADLINE_S:
             raise InputError(f"`deadline_s` must lie in (0, {MAX_DEADLINE_S:.0f}], got {deadline_s}.")

@@ -98,6 +98,11 @@ def extracted():
         ("<llm-code>\n6 * 7\n</llm-code>\n<llm-code-output>\n42\n</llm-code-output>", ("42", "last_number")),
         ("Final Answer:\n```text\n42\n```", ("42", "stated")),
         ("Answer:\n\nThis is what we get:\n\\[ 12 \\]", ("12", "last_number")),
+        ("#### ~~5~~ 6", ("6", "hash")),
+        ("#### ~~5~~", (None, "none")),
+        ("<del>The answer is 5.</del> The answer is 6.", ("6", "stated")),
+        ("#### 6\n<!-- #### 5 -->", ("6", "hash")),
+        (r"\boxed{1}" * 3000 + r"\boxed{2}", ("1, 2", "boxed")),
     ],
 )
 def test_extract(completion, expected):

@@ -17,6 +17,7 @@ HOSTILE = [
     *(r"= 1 \end{align}", "```python\n", "<llm-code>", "Answer: it will have 5 in 6 so that ", "5 + = 1 "),
     *(r"\begin{align} 1 = ", r"answer: \begin{align} 1 = ", "1:2:3", r"$\$", r"\boxed{5} final answer is 5 "),
     *("```output\n5\n```\n5 of 6", "</think> (5", "\u202e5\u202c", "(1,", "it has a few more ", "1 234 ", "2,5"),
+    *("5 or ", "which 5 < ", "more than ", "~~5", "<!-- 5", r"\boxed{5}", "5 remainder ", "5, not ", "at least 5 "),
     *("one hundred and ", "not 5 ", "is minus ", "0.333...", "So she has five. "),
 ]
 HOSTILE = [(piece * 100_000)[:100_000] for piece in HOSTILE] + [
