@@ -11,6 +11,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.metrics import METRICS, declared
 from lightning_pspo.training.checks import check_lightning_callbacks
 
 _TEMPERATURE = re.compile(r"@t[-+.\de]+$")
@@ -81,16 +82,22 @@ def check_logged(callback: Callback, logged: Mapping[str, Any]) -> None:
 
 
 def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -> None:
-    """Refuse a callback's ``monitor`` if it is of a validation and its source or metric does not exist.
+    """Refuse a callback's ``monitor`` of a validation whose source or metric does not exist, and misspelt other names.
+
+    Names that are like none of ours may be those of a user's own callback.
 
     Raises:
-        InputError: With the metrics that ``module`` logs for the validation ``sources``.
+        InputError: With the metrics that ``module`` logs for the validation ``sources``, or the name that is meant.
     """
     monitor = getattr(callback, "monitor", None)
-    if not isinstance(monitor, str) or not monitor.startswith("val/"):
+    if not isinstance(monitor, str):
+        return
+    rule = f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; "
+    if not monitor.startswith("val/"):
+        if declared(monitor) is None and (close := get_close_matches(monitor, [m.key for m in METRICS], 1, 0.8)):
+            raise InputError(f"{rule}did you mean {close[0]}?")
         return
     source, _, metric = monitor.removeprefix("val/").partition("/")
-    rule = f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; "
     if source not in sources:
         raise InputError(f"{rule}data.val has {', '.join(sources) or 'no sources'}.")
     known = _validation_metrics(module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from difflib import get_close_matches
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
@@ -20,6 +21,9 @@ _JSON = (
     *(CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
     *(ADAPTER_CONFIG, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME),
 )
+EMBEDDED = "embedded"
+"""Name of the tiny policy in the package."""
+
 HUB_SECONDS = 5.0
 """Longest wait for the hub's answer."""
 
@@ -74,7 +78,7 @@ def hub_answers(repository: str, revision: str | None) -> bool:
         if is_cached:
             return True
         raise InputError(
-            f"`model_name_or_path` {repository!r} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
+            f"{_named(repository)} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
             "HF_HUB_OFFLINE forbids downloads: unset it, or set HF_HOME to a cache that has the model."
         )
     try:
@@ -87,6 +91,13 @@ def hub_answers(repository: str, revision: str | None) -> bool:
     return True
 
 
+def _named(repository: str) -> str:
+    """Return the setting with its value, and the folder of a model beside it or the embedded policy if like it."""
+    folders = (str(config.parent) for config in Path(repository).parent.glob(f"*/{CONFIG_NAME}"))
+    close = get_close_matches(repository, [EMBEDDED, *folders], 1, 0.8)
+    return f"`model_name_or_path` {repository!r}{f' (did you mean `{close[0]}`?)' if close else ''}"
+
+
 def _refusal(repository: str, revision: str | None, error: Exception) -> str:
     """Return what is wrong and what to do if the hub does not give a model."""
     if isinstance(error, RevisionNotFoundError):
@@ -95,12 +106,12 @@ def _refusal(repository: str, revision: str | None, error: Exception) -> str:
         return f"`model_name_or_path` must be a folder or a hub id, got {repository!r}."
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"`model_name_or_path` {repository!r} is neither a folder nor a model on {constants.ENDPOINT} that you may "
+            f"{_named(repository)} is neither a folder nor a model on {constants.ENDPOINT} that you may "
             "read: check its spelling, or set HF_TOKEN if it is private."
         )
     status = f" ({first_line(error)})" if isinstance(error, HfHubHTTPError) else ""
     return (
-        f"`model_name_or_path` {repository!r} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
+        f"{_named(repository)} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
         f"{constants.ENDPOINT} does not answer{status}: check the network or HF_ENDPOINT, set HF_HOME to a cache that "
         "has the model, or give a folder."
     )

@@ -27,12 +27,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.location import ADAPTER_CONFIG, check_folder, first_line, hub_answers
+from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, check_folder, first_line, hub_answers
 
 logger = logging.getLogger(__name__)
-
-EMBEDDED = "embedded"
-"""Name of the tiny policy in the package."""
 
 _ASSETS = Path(__file__).parents[1] / "assets" / "tiny_policy"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")

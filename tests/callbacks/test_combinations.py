@@ -69,6 +69,10 @@ def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
         (["ModelCheckpoint", "+ModelCheckpoint"], "must hold ModelCheckpoint once, got two: keep one entry"),
         (["CompletionWriter", "+CompletionWriter"], "must hold CompletionWriter once, got two with the same `path`"),
         (["EarlyStopping", "monitor=val/few/acuracy"], r"`monitor` of EarlyStopping .*mean val/few/accuracy\?"),
+        (
+            ["EarlyStopping", "monitor=train/rewrd"],
+            r"`monitor` .*got train/rewrd; did you mean train/reward\?",
+        ),
         (["ModelCheckpoint", "monitor=val/fwe/accuracy"], r"`monitor` of ModelCheckpoint .*data\.val has few"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -87,7 +91,10 @@ def test_what_cannot_work_is_refused(
 @pytest.mark.parametrize(
     ("monitor", "message"),
     [
-        ("train/los", r"`monitor` of EarlyStopping .*got train/los; did you mean train/loss\? there are .*train/loss"),
+        (
+            "train/abc",
+            "`monitor` of EarlyStopping must be a metric that is logged, got train/abc; there are .*train/loss",
+        ),
         ("score", "`monitor` of EarlyStopping must be a metric that is logged, got score; there are "),
     ],
 )

@@ -86,8 +86,9 @@ def test_the_scale_of_a_rank_stabilised_adapter(tiny_model: Path) -> None:
     ("targets", "name"), [(["q_proj", "k_porj"], "k_porj"), (["input_layernorm"], "Norm"), ("nothing.*", "nothing")]
 )
 def test_targets_that_take_no_adapter(targets: Any, name: str, tiny_model: Path) -> None:
+    """Before the weights are loaded."""
     with pytest.raises(InputError, match=rf"`lora\.target_modules` must name modules of the model\W.*{name}"):
-        built(tiny_model, lora=LoRA(target_modules=targets))
+        Policy(model_name_or_path=str(tiny_model), lora=LoRA(target_modules=targets))
 
 
 @pytest.mark.parametrize(

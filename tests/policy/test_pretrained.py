@@ -201,6 +201,7 @@ def test_a_hub_that_is_not_there(hub: Callable[[int, str], None], monkeypatch: p
     assert all(word in message for word in ("http://127.0.0.1:9", "HF_ENDPOINT", "HF_HOME", constants.HF_HUB_CACHE))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused("someone/model")
+    assert "'embeded' (did you mean `embedded`?) is neither" in refused("embeded")
 
 
 def test_a_cached_model_needs_no_hub(
