@@ -21,7 +21,7 @@ from lightning_pspo.cli.failures import reports_bad_input
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.progress import shown
 
-CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
+CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "export")
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 

@@ -143,7 +143,7 @@ def _off_the_noise(logprobs: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
         ids: (T, 1) long, the tokens.
         noise: (T,).
     """
-    masses = logprobs.double().softmax(-1)
-    above = masses.cumsum(-1).gather(1, ids).squeeze(1).cpu()
-    below = above - masses.gather(1, ids).squeeze(1).cpu()
+    masses, ids = logprobs.double().softmax(-1).cpu(), ids.cpu()  # a GPU's prefix sums have no fixed order
+    above = masses.cumsum(-1).gather(1, ids).squeeze(1)
+    below = above - masses.gather(1, ids).squeeze(1)
     return torch.maximum(below - noise, noise - above).clamp(min=0.0)

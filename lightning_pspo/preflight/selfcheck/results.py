@@ -30,6 +30,9 @@ class Check(StrEnum):
     DRAWN = "engine: what it draws"
     REPORTED = "engine: its log-probs"
     TRAINING = "training log-probs"
+    SAME_GRADIENT = "bits: gradient of a second pass"
+    SAME_TOKENS = "bits: a second rollout"
+    ALONE = "bits: each prompt alone"
     LOADED = "checkpoint: logits after loading"
     STATE = "checkpoint: weights and optimiser state"
     EXPORTED = "export: logits of the folder"
@@ -54,6 +57,8 @@ ADVICE: dict[str, str] = {
     Check.REPORTED: "log-probs must be those of the sampled tokens after temperature and top_p.",
     Check.TRAINING: "packing, padding or shared prompts do not suit this model: try "
     "--model.policy.share_prompts=false and another --model.policy.attn_implementation.",
+    Check.SAME_GRADIENT: "an operation adds up in another order each time: does a class of your own draw or scatter?",
+    Check.SAME_TOKENS: "the engine must draw from the given noise alone.",
     Check.LOADED: "the policy has state that is neither a parameter nor a persistent buffer, or changes what it loads.",
     Check.STATE: "what training changes must be in `state_dict`; see PSPOModule.state_dict for adapters.",
     Check.EXPORTED: "`lightning-pspo export` would refuse this policy: see its message.",
@@ -68,7 +73,7 @@ class Result:
     check: str  # name of the check, of ``ADVICE``
     measured: str  # the number that counts, with its unit or meaning
     limit: str  # the limit that it must keep
-    passed: bool | None  # None for a check that was left out; ``measured`` says why
+    passed: bool | None  # None for a check that was left out, where ``measured`` says why, or that only reports
     detail: str = ""  # how it was measured, where that varies; the traceback of an exception
 
     def as_json(self) -> dict[str, Any]:

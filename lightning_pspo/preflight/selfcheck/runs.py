@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Constant
 from lightning_pspo.preflight.selfcheck import gradients
+from lightning_pspo.preflight.selfcheck.bits import bit_checks, shared_tokens
 from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, say, tolerances_of
@@ -126,6 +126,9 @@ class Measure(Instead):
             results += attempt(Check.FIRST, lambda: gradients.ratio_check(module, batch, scored, tolerances))
         self._store(rollout, reference, rewards)
         module.engine = engine
+        if "bits" in self.checks:
+            say("repeating the rollout")
+            results += attempt(Check.SAME_GRADIENT, lambda: bit_checks(module, batch, completions, *compared))
         if "engine" in self.checks:
             say("comparing engines")
             engine_checks = EngineChecks(module, batch, completions, tolerances)
@@ -270,20 +273,6 @@ def consistency_check(module: PSPOModule) -> Result:
     mended += [] if module.engine is engine else [f"sampled by {type(module.engine).__name__}"]
     measured = f"as `fit` mends it: {', '.join(mended)}" if mended else ALIKE
     return Result(Check.CONSISTENT, measured, "alone as among others", True)
-
-
-def shared_tokens(ours: list[list[int]], other: list[list[int]]) -> float:
-    """Return the share of the tokens before the first difference of each row.
-
-    >>> shared_tokens([[1, 2, 3], [4]], [[1, 5, 3], [4]])
-    0.5
-    """
-    same = total = 0
-    for row, other_row in zip(ours, other, strict=True):
-        pairs = list(zip_longest(row, other_row))
-        total += len(pairs)
-        same += next((index for index, (left, right) in enumerate(pairs) if left != right), len(pairs))
-    return same / total
 
 
 def can_have_two_ranks(module: PSPOModule) -> bool:

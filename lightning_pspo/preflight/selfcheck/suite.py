@@ -30,7 +30,7 @@ from lightning_pspo.preflight.selfcheck.results import (
 )
 from lightning_pspo.preflight.selfcheck.settings import Size, on_two_ranks, small_run
 
-CHECKS = ("microbatches", "ranks", "ratio", "engine", "checkpoint", "export")
+CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "export")
 SMALL = 200_000_000
 """Largest number of parameters for which the export is checked by default."""
 

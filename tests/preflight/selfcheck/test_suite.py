@@ -214,11 +214,12 @@ EVERY_TERM = [
 
 
 def test_a_sound_model_passes(selfcheck: Check) -> None:
-    status, results, printed = selfcheck("--only", "microbatches", "ratio", "engine", "checkpoint", "export")
+    status, results, printed = selfcheck("--only", "microbatches", "ratio", "bits", "engine", "checkpoint", "export")
     assert status == 0, printed
-    assert len(results) == 12
-    left_out = {name for name, result in results.items() if result["passed"] is None}
-    assert left_out == {"engine: its log-probs"}  # the default engine gives none
+    assert len(results) == 15
+    not_judged = {name for name, result in results.items() if result["passed"] is None}
+    assert not_judged == {"engine: its log-probs", "bits: each prompt alone"}  # the default engine gives none
+    assert results["bits: each prompt alone"]["measured"] == "100.0% of the tokens"
     assert results["ratio at the first update"]["measured"] == "0"
     assert results["checkpoint: logits after loading"]["measured"] == "0"
     assert 0.0 < float(results["gradient: micro-batches"]["measured"]) < 1e-4
@@ -229,8 +230,8 @@ def test_a_sound_model_passes(selfcheck: Check) -> None:
 def test_a_sound_model_passes_under_a_sharded_strategy(selfcheck: Check) -> None:
     status, results, printed = selfcheck(*EVERY_TERM)
     assert status == 0, printed
-    assert len(results) == 14
-    assert all(result["passed"] for result in results.values())
+    assert len(results) == 17
+    assert all(result["passed"] for name, result in results.items() if name != "bits: each prompt alone")
     ranks = results["gradient: ranks"]
     assert ranks["detail"] == "two gloo processes under FSDP2Strategy, against one process"
     assert 0.0 < float(ranks["measured"]) < 1e-4
@@ -239,6 +240,11 @@ def test_a_sound_model_passes_under_a_sharded_strategy(selfcheck: Check) -> None
 CONSISTENT = "model: log-probs and greedy tokens"
 CAUGHT = {
     "another temperature": ("engine", ["--model.engine=broken.Warm"], {"engine: sampled tokens, same noise"}),
+    "chance in the gradient": (
+        "bits",
+        ["--model.policy=broken.Random"],
+        {"bits: gradient of a second pass", CONSISTENT},
+    ),
     "own noise, other temperature": ("engine", ["--model.engine=broken.WarmOwnNoise"], {"engine: what it draws"}),
     "own noise": ("engine", ["--model.engine=broken.OwnNoise"], set()),
     "other log-probs": ("engine", ["--model.engine=broken.Says"], {"engine: its log-probs"}),
