@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,7 @@ class PSPOCLI(LightningCLI):
         helps = any(word.partition("=")[0].endswith(("--help", "-h", ".help")) for word in arguments)
         set_parsing_settings(docstring_parse_attribute_docstrings=helps)  # texts of grouped settings
         subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
-        with ExitStack() as self._held:  # until the command has ended
+        with contextlib.ExitStack() as self._held:  # until the command has ended
             super().__init__(
                 MODULES[self.module_name],
                 MathDataModule,
@@ -233,14 +233,27 @@ class PSPOCLI(LightningCLI):
 
 
 def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
-    """Build an object of the trainer's settings; what its class refuses is bad input."""
+    """Build an object of the trainer's settings; what its class refuses, now or when it is set up, is bad input."""
+    with _refusals(setting, kind, kwargs):
+        built: Any = kind(*args, **kwargs)
+    for name in ("_setup_model", "setup_distributed") if setting == "strategy" else ():  # with arguments for torch
+        if (method := getattr(built, name, None)) is not None:
+            setattr(built, name, _refusals(setting, kind, kwargs)(method))
+    return built
+
+
+@contextlib.contextmanager
+def _refusals(setting: str, kind: type, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what a class of Lightning or torch raises about its arguments into one line."""
     try:
-        return kind(*args, **kwargs)
+        yield
     except InputError:
         raise
     except (TypeError, ValueError, AssertionError, ImportError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputError(f"`trainer.{setting}`: {kind.__name__} refuses its settings: {reason}.") from error
+        reason = f"{' '.join(str(error).split()).rstrip('.') or type(error).__name__:.300}"
+        words = ", ".join(f"{name}={value!r:.40}" for name, value in arguments.items() if isinstance(value, str))
+        end = f"refuses its settings{f' ({words})' if words else ''}: {reason}."  # what has a wrong type is a text
+        raise InputError(f"`trainer.{setting}`: {kind.__name__} {end}") from error
 
 
 def _module(kind: type[TrainableModule], *, class_path: str, **settings: Any) -> TrainableModule:

@@ -93,7 +93,7 @@ def test_what_cannot_work_is_refused(
     [
         (
             "train/abc",
-            "`monitor` of EarlyStopping must be a metric that is logged, got train/abc; there are .*train/loss",
+            "`monitor` of EarlyStopping must be a metric that is logged, got train/abc; .*there are .*train/loss",
         ),
         ("score", "`monitor` of EarlyStopping must be a metric that is logged, got score; there are "),
     ],

@@ -111,11 +111,11 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         (["--trainer.devices=0"], r"devices='0'"),
         (
             ["--trainer.callbacks+=lightning.pytorch.callbacks.Timer", "--trainer.callbacks.duration=soon"],
-            r"`trainer\.callbacks`: Timer refuses its settings: .*soon",
+            r"`trainer\.callbacks`: Timer refuses its settings \(duration='soon'.*\): .*",
         ),
         (
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=a", "--trainer.callbacks.mode=up"],
-            r"`trainer\.callbacks`: EarlyStopping refuses its settings: .*`mode`.* up\.",
+            r"`trainer\.callbacks`: EarlyStopping refuses its settings \(.*mode='up'\): .*`mode`.* up\.",
         ),
         (["--trainer.default_root_dir=null"], r"`trainer\.default_root_dir` must name .* got null\."),
         (["--ckpt_path=/no/such.ckpt"], r"`ckpt_path` must be an existing checkpoint, last or best, got /no/such\.ck"),
@@ -218,6 +218,15 @@ def test_no_source_to_train_on(refused: Refused) -> None:
 def test_a_port_that_is_none(refused: Refused, monkeypatch: pytest.MonkeyPatch, port: str) -> None:
     monkeypatch.setenv("MASTER_PORT", port)
     assert refused() == f"`MASTER_PORT` must be a port, 1 to 65535, at which the ranks meet, got {port!r}."
+
+
+@pytest.mark.usefixtures("rank_variables")
+@pytest.mark.parametrize(
+    "argument", ["find_unused_parameters='maybe'", "bucket_cap_mb='x'", "process_group_backend='glo'"]
+)
+def test_what_torch_refuses_when_a_strategy_is_set_up(refused: Refused, argument: str) -> None:
+    flags = ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.{argument.replace(chr(39), '')}"]
+    assert re.match(rf"`trainer\.strategy`: DDPStrategy refuses its settings \(.*{argument}.*\): ", refused(*flags))
 
 
 @pytest.mark.slow
