@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -24,6 +23,7 @@ from torch import Tensor
 from lightning_pspo.checkpoints.compatibility import check_solutions, restore_controller, save_controller
 from lightning_pspo.errors import InputError, Note, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
+from lightning_pspo.lazy import lazy_instance
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
 from lightning_pspo.objective.alpha import AlphaController
 from lightning_pspo.objective.kl import KLSettings
@@ -45,7 +45,7 @@ from lightning_pspo.training.past_weights import PastWeights
 from lightning_pspo.training.phases import Phases, training_loader
 from lightning_pspo.training.rollout_metrics import rollout_metrics, trust_metrics
 from lightning_pspo.training.rules import Choices, objections, refuse
-from lightning_pspo.training.scoring import Scorer
+from lightning_pspo.training.scoring import Scorer, laid_out
 from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.training.throughput import ModelSize, peak_tflops
 from lightning_pspo.types import PromptBatch, Rollout
@@ -199,6 +199,7 @@ class PSPOModule(TrainableModule):
             limits=self.limits,
             reduce=self._reduce,
         )
+        mini_batches = laid_out(self.policy, rollout.prompts, rollout.completions, mini_batches, self.group_size)
         with self.phases.timed("old_logprobs"):
             rollout = self.scorer.with_old_and_ref_logprobs(
                 rollout,
@@ -220,7 +221,15 @@ class PSPOModule(TrainableModule):
             loss = -self.aggregation(outputs.objective, inputs.loss_mask, mini_batch.denominator)  # ()
             self._accumulate(loss, is_last=number == len(mini_batch.micro_batches))
             outputs = replace(outputs, objective=outputs.objective.detach())
-            passes.append(Pass(rows=micro_batch.rows, loss_mask=inputs.loss_mask, loss=loss.detach(), outputs=outputs))
+            passes.append(
+                Pass(
+                    rows=micro_batch.rows,
+                    loss_mask=inputs.loss_mask,
+                    cells=inputs.cells,
+                    loss=loss.detach(),
+                    outputs=outputs,
+                )
+            )
             advance()
         loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -16,13 +15,15 @@ from torch import Tensor
 from lightning_pspo.checkpoints.compatibility import check_solutions
 from lightning_pspo.data.prompt_format import answer_after
 from lightning_pspo.errors import InputError
+from lightning_pspo.lazy import lazy_instance
 from lightning_pspo.objective.surrogates import Aggregation, TokenMean
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.phases import Phases, training_loader
-from lightning_pspo.types import Completions, Problem, PromptBatch, inputs_of
+from lightning_pspo.training.scoring import laid_out
+from lightning_pspo.types import Completions, Problem, PromptBatch
 
 
 class SupervisedOutput(TypedDict):
@@ -62,7 +63,8 @@ class SupervisedModule(TrainableModule):
             (mini_batch,) = plan(
                 rows, minibatches=1, aggregation=self.aggregation, limits=self.limits, reduce=self._reduce
             )
-            sums = self._backward(batch, solutions, mini_batch)
+            (mini_batch,) = laid_out(self.policy, batch, solutions, [mini_batch], completions_per_prompt=1)
+            sums = self._backward(mini_batch)
 
             def refusal(norm: Tensor) -> Exception:
                 names = ", ".join(problem.id for problem in batch.problems)
@@ -84,16 +86,17 @@ class SupervisedModule(TrainableModule):
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
         return {"loss": loss, "seconds": self.phases}
 
-    def _backward(self, prompts: PromptBatch, solutions: Completions, mini_batch: MiniBatch) -> Tensor:
+    def _backward(self, mini_batch: MiniBatch) -> Tensor:
         """Accumulate the gradient; return this rank's parts of loss, negative log-probs and tokens, (3,)."""
         sums = torch.zeros(3, device=self.device)
         for number, micro_batch in enumerate(mini_batch.micro_batches, start=1):
-            inputs = inputs_of(prompts, solutions, micro_batch.rows, completions_per_prompt=1)
-            logprobs, _ = self.policy.logprobs(inputs, temperature=1.0, top_p=1.0)  # (n, T')
+            assert micro_batch.packed is not None
+            assert micro_batch.cells is not None
+            logprobs, _ = self.policy.logprobs(micro_batch.packed, temperature=1.0, top_p=1.0)  # (n, T')
             mask = micro_batch.loss_mask[:, : logprobs.shape[1]]
             loss = -self.aggregation(logprobs, mask, mini_batch.denominator)  # ()
             self._accumulate(loss, is_last=number == len(mini_batch.micro_batches))
-            sums += torch.stack([loss.detach(), -logprobs.detach()[mask].sum(), mask.sum()])
+            sums += torch.stack([loss.detach(), -logprobs.detach().flatten()[micro_batch.cells].sum(), mask.sum()])
         return sums
 
     def _solutions(self, problems: Sequence[Problem]) -> Completions:

@@ -22,6 +22,7 @@ class ObjectiveInputs:
     old_logprobs: Tensor  # (n, T) float32, detached
     advantages: Tensor  # (n, 1) float32
     loss_mask: Tensor  # (n, T) bool, the tokens that count
+    cells: Tensor | None = None  # (M,) long, their places in the flat mask; None to look, which waits for a GPU
     # (n, T) float32, what the engine sampled with; None if that is the behaviour policy itself.
     engine_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None  # (n, T) float32, detached; None without a KL term
@@ -91,7 +92,7 @@ class Objective:
         relevant = log_ratio.masked_fill(advantages == 0.0, 0.0)
         objective = self.surrogate(relevant, advantages, mask)
         weight = self.surrogate.weight(relevant.detach(), advantages, mask)
-        trust_region = measure(log_ratio, advantages, weight, mask, token_log_ratio=token_log_ratio)
+        trust_region = measure(log_ratio, advantages, weight, mask, token_log_ratio=token_log_ratio, cells=inputs.cells)
 
         correction: Tensor | float = 1.0
         if inputs.engine_logprobs is not None and self.mismatch_cap is not None:

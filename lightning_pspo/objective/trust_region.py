@@ -98,6 +98,7 @@ def measure(
     mask: Tensor,
     clip: float = 0.2,
     token_log_ratio: Tensor | None = None,
+    cells: Tensor | None = None,
 ) -> TrustRegionSums:
     """Sum up a micro-batch.
 
@@ -108,30 +109,34 @@ def measure(
         mask: (n, T) bool, the tokens that count.
         clip: Distance of the ratio from 1 at which ``would_clip`` stops a token, in [0, 1].
         token_log_ratio: (n, T), each token's own, for the divergence; None takes ``log_ratio``.
+        cells: (M,) long, the places of the mask's tokens in it, flat; None to look, which waits for a GPU.
 
     Returns:
         Sums of fixed size, detached. In float64, float32 on a device that has none.
     """
     precise = precise_dtype(log_ratio.device)
-    logs = log_ratio.detach()[mask].to(precise)  # (M,)
-    own = logs if token_log_ratio is None else token_log_ratio.detach()[mask].to(precise)
-    advantage = advantages.detach().expand_as(log_ratio)[mask].to(precise)
+    counted = mask.flatten().nonzero().flatten() if cells is None else cells
+
+    def of_tokens(values: Tensor) -> Tensor:
+        return values.detach().expand_as(log_ratio).flatten()[counted].to(precise)  # (M,)
+
+    logs, advantage = of_tokens(log_ratio), of_tokens(advantages)
+    own = logs if token_log_ratio is None else of_tokens(token_log_ratio)
     ratio = logs.exp()
     totals = [
         torch.ones_like(logs),
         clipped_away(ratio, advantage, clip, clip).to(precise),
-        (weight.detach()[mask].to(precise) * advantage).abs(),
+        (of_tokens(weight) * advantage).abs(),
         (ratio * advantage).abs(),
         ratio,
         ratio.square(),
         own.expm1() - own,
     ]
-    empty = logs.new_tensor([-math.inf])
+    empty = logs.new_full((1,), -math.inf)
     extremes = torch.stack([torch.cat([logs, empty]).max(), torch.cat([-logs, empty]).max()])
     bins = ((logs / _FINEST).asinh() / _STEP).round().clamp(-_SIDE, _SIDE).long() + _SIDE
-    return TrustRegionSums(
-        torch.stack([values.sum() for values in totals]), torch.bincount(bins, minlength=_BINS).to(precise), extremes
-    )
+    histogram = logs.new_zeros(_BINS).index_add_(0, bins, torch.ones_like(logs))
+    return TrustRegionSums(torch.stack([values.sum() for values in totals]), histogram, extremes)
 
 
 def divergence(log_ratio: Tensor) -> Tensor:

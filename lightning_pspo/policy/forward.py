@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.head import head_logprobs
@@ -26,23 +26,22 @@ logger = logging.getLogger(__name__)
 def completion_logprobs(
     model: PreTrainedModel,
     packed: PackedInputs,
-    chosen: Tensor,
     temperature: float,
     top_p: float,
     with_entropy: bool,
     plain_head: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the log-probs of the chosen tokens, (M,) long, under the sampled distribution, and its entropies or None.
+    """Return the log-probs of the completion tokens under the sampled distribution, and its entropies or None.
 
     Both are (M,) float32 in nats, with graph where gradients are enabled. ``plain_head`` is what ``has_plain_head``
     returns; if it is False, the pass holds all M * V logits.
     """
     if not plain_head:
-        return logprobs_and_entropies(_logits(model, packed), chosen, temperature, top_p, with_entropy)
+        return logprobs_and_entropies(_logits(model, packed), packed.chosen, temperature, top_p, with_entropy)
     with short_attention(model):
         states = _forward(model.base_model, packed).last_hidden_state[packed.sequences, packed.columns]  # (M, H)
     head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
-    return head_logprobs(states, head, chosen, temperature, top_p, with_entropy)
+    return head_logprobs(states, head, packed.chosen, temperature, top_p, with_entropy)
 
 
 @torch.no_grad()
@@ -95,11 +94,24 @@ def check_sharing(model: PreTrainedModel) -> None:
 
 def _forward(model: nn.Module, packed: PackedInputs, **options: Any) -> Any:
     inputs = {"attention_mask": packed.attention_mask, "position_ids": packed.position_ids, **options}
-    return model(
-        input_ids=packed.input_ids,
-        use_cache=False,
-        **{name: value for name, value in inputs.items() if value is not None},
-    )
+    with _no_search_for_packed_sequences():
+        return model(
+            input_ids=packed.input_ids,
+            use_cache=False,
+            **{name: value for name, value in inputs.items() if value is not None},
+        )
+
+
+@contextlib.contextmanager
+def _no_search_for_packed_sequences() -> Iterator[None]:
+    """Keep transformers from asking the device whether a row holds several sequences, which waits for all work."""
+    name = "find_packed_sequence_indices"
+    search = getattr(masking_utils, name, None)
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, search)
 
 
 def _logits(model: PreTrainedModel, packed: PackedInputs) -> Tensor:

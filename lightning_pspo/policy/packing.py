@@ -7,7 +7,7 @@ completions side by side, and a mask keeps the completions from seeing each othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -24,15 +24,59 @@ def joins(length: int, completions: int, prompt: int) -> bool:
     return completions + length <= max(TREE_TOKENS, prompt)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackedInputs:
-    """Inputs of one forward pass, and the states that predict its M completion tokens, in the order of their mask."""
+    """Inputs of one forward pass, and where its M completion tokens are, in the order of their mask.
+
+    Made on the host, whose lengths give all shapes, and moved to the device as a whole: nothing in a pass waits for it.
+    """
 
     input_ids: Tensor  # (S, L) long
-    position_ids: Tensor | None  # (S, L) long; None if they count from 0
-    attention_mask: Tensor | None  # (S, 1, L, L) bool, True where a query may look; None for plain causal attention
+    position_ids: Tensor | None = None  # (S, L) long; None if they count from 0
+    # (S, L) long in trees: -1 for the prompt, -2 for padding, else the completion; None for plain causal attention
+    branches: Tensor | None = None
     sequences: Tensor  # (M,) long, row of the state that predicts each completion token
     columns: Tensor  # (M,) long, column of that state
+    chosen: Tensor  # (M,) long, the completion tokens
+    cells: Tensor  # (M,) long, their place in a flat table of shape (n, T)
+    shape: tuple[int, int]  # n, T
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """(S, 1, L, L) bool, True where a query may look; None for plain causal attention."""
+        if self.branches is None:
+            return None
+        query, key = self.branches.unsqueeze(2), self.branches.unsqueeze(1)
+        causal = torch.ones(key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
+        # Padding sees the prompt, so that no row is without a key.
+        return (causal & ((key == -1) | (key == query))).unsqueeze(1)
+
+    def table(self, values: Tensor) -> Tensor:
+        """Spread values of the completion tokens, (M,), over a table, (n, T), which is 0 elsewhere."""
+        rows, columns = self.shape
+        return values.new_zeros(rows * columns).index_copy(0, self.cells, values).view(rows, columns)
+
+    def to(self, device: torch.device) -> PackedInputs:
+        """Return the inputs on ``device``; the host goes on before they have arrived."""
+        if self.input_ids.device == device:
+            return self
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+            for name, tensor in tensors.items()
+            if isinstance(tensor, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def _packed(inputs: Inputs, **layout: Tensor | None) -> PackedInputs:
+    mask = inputs.completion_mask
+    return PackedInputs(
+        chosen=inputs.completion_ids[mask],
+        cells=mask.flatten().nonzero().flatten(),
+        shape=(mask.shape[0], mask.shape[1]),
+        **layout,
+    )
 
 
 def rows(inputs: Inputs) -> PackedInputs:
@@ -52,7 +96,7 @@ def rows(inputs: Inputs) -> PackedInputs:
     ids[(column >= prompt) & (column < prompt + completion)] = completion_ids[completion_mask]
     predicting = (column >= prompt - 1) & (column < prompt + completion - 1)
     sequences, columns = predicting.nonzero(as_tuple=True)
-    return PackedInputs(ids, None, None, sequences, columns)
+    return _packed(inputs, input_ids=ids, sequences=sequences, columns=columns)
 
 
 def trees(inputs: Inputs) -> PackedInputs:
@@ -89,7 +133,7 @@ def trees(inputs: Inputs) -> PackedInputs:
     shape = len(trunks), max(used)
     ids = torch.zeros(shape, dtype=prompt_ids.dtype, device=device)
     positions = torch.zeros(shape, dtype=torch.long, device=device)
-    branch = torch.full(shape, -2, dtype=torch.long, device=device)  # -1 the prompt, -2 padding, else a completion
+    branch = torch.full(shape, -2, dtype=torch.long, device=device)
     for tree, (prompt, rows_of_tree) in enumerate(zip(trunks, branches, strict=True)):
         trunk = prompt_lengths[prompt]
         ids[tree, :trunk] = prompt_ids[prompt][prompt_mask[prompt]]
@@ -100,12 +144,9 @@ def trees(inputs: Inputs) -> PackedInputs:
             ids[tree, part] = completion_ids[row, : lengths[row]]
             positions[tree, part] = torch.arange(trunk, trunk + lengths[row], device=device)
             branch[tree, part] = row
-    query, key = branch.unsqueeze(2), branch.unsqueeze(1)
-    causal = torch.ones(shape[1], shape[1], dtype=torch.bool, device=device).tril()
-    visible = causal & ((key == -1) | (key == query))  # padding sees the prompt, so that no row is without a key
 
     rows_, steps = completion_mask.nonzero(as_tuple=True)  # of every completion token
     sequences = torch.tensor(tree_of, device=device)[rows_]
     trunk_end = torch.tensor(prompt_lengths, device=device)[prompt_of][rows_] - 1
     columns = torch.where(steps == 0, trunk_end, torch.tensor(first_columns, device=device)[rows_] + steps - 1)
-    return PackedInputs(ids, positions, visible.unsqueeze(1), sequences, columns)
+    return _packed(inputs, input_ids=ids, position_ids=positions, branches=branch, sequences=sequences, columns=columns)

@@ -32,7 +32,7 @@ from lightning_pspo.policy.compiled import compile_layers as compiled_layers
 from lightning_pspo.policy.compiled import eager
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
 from lightning_pspo.policy.location import first_line
-from lightning_pspo.policy.packing import rows, trees
+from lightning_pspo.policy.packing import PackedInputs, rows, trees
 from lightning_pspo.policy.pretrained import EMBEDDED, Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
 from lightning_pspo.policy.sharding.base import Check
@@ -334,13 +334,17 @@ class Policy(nn.Module):
             if self.gradient_checkpointing:
                 set_recomputing(model, True)
 
+    def pack(self, inputs: Inputs) -> PackedInputs:
+        """Lay the tokens out for a pass, on the device they are on."""
+        return trees(inputs) if self.share_prompts else rows(inputs)
+
     def logprobs(
-        self, inputs: Inputs, temperature: float, top_p: float, with_entropy: bool = False
+        self, inputs: Inputs | PackedInputs, temperature: float, top_p: float, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Return the log-probs of completion tokens under the sampled distribution, and its entropies.
 
         Args:
-            inputs: n completions and their prompts.
+            inputs: n completions and their prompts, or what ``pack`` made of them.
             temperature: Greater than 0.
             top_p: In (0, 1].
             with_entropy: Compute the entropies too.
@@ -352,7 +356,7 @@ class Policy(nn.Module):
         return self._score(self._root, inputs, temperature, top_p, with_entropy)
 
     @torch.no_grad()
-    def reference_logprobs(self, inputs: Inputs, temperature: float, top_p: float) -> Tensor:
+    def reference_logprobs(self, inputs: Inputs | PackedInputs, temperature: float, top_p: float) -> Tensor:
         """Return the log-probs of the same tokens under the policy as it was before training, (n, T), detached."""
         if self.lora is not None:
             with cast(Any, self.model).disable_adapter():
@@ -360,25 +364,25 @@ class Policy(nn.Module):
         if not self._reference:
             raise RuntimeError("Policy.build(reference=True) must run before reference log-probs are asked for.")
         (reference,) = self._reference
-        if self.sharding.unwrapped(reference).device != inputs.completion_ids.device:
-            reference.to(inputs.completion_ids.device)
+        device = self.causal_lm.device
+        if self.sharding.unwrapped(reference).device != device:
+            reference.to(device)
         return self._score(reference, inputs, temperature, top_p)[0]
 
     def _score(
-        self, root: nn.Module, inputs: Inputs, temperature: float, top_p: float, with_entropy: bool = False
+        self,
+        root: nn.Module,
+        inputs: Inputs | PackedInputs,
+        temperature: float,
+        top_p: float,
+        with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         if self._plain_head is None:
             with self.sharding.gathered(root), eager() if self.compile_layers else contextlib.nullcontext():
                 self._plain_head = has_plain_head(self.sharding.unwrapped(root))
-        packed = trees(inputs) if self.share_prompts else rows(inputs)
-        chosen = inputs.completion_ids[inputs.completion_mask]  # (M,)
+        packed = inputs if isinstance(inputs, PackedInputs) else self.pack(inputs)
         with self._with_copies(root, sampling=False):
             logprobs, entropies = self.sharding.run(
-                root, completion_logprobs, packed, chosen, temperature, top_p, with_entropy, self._plain_head
+                root, completion_logprobs, packed, temperature, top_p, with_entropy, self._plain_head
             )
-
-        def spread(values: Tensor) -> Tensor:
-            table = values.new_zeros(inputs.completion_mask.shape)
-            return table.masked_scatter(inputs.completion_mask, values)  # (n, T)
-
-        return spread(logprobs), None if entropies is None else spread(entropies)
+        return packed.table(logprobs), None if entropies is None else packed.table(entropies)

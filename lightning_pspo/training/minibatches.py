@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_pspo.objective.advantages import Reduce
 from lightning_pspo.objective.surrogates import Aggregation
-from lightning_pspo.policy.packing import joins
+from lightning_pspo.policy.packing import PackedInputs, joins
 from lightning_pspo.training.settings import PassLimits
 from lightning_pspo.types import Completions, PromptBatch, Rollout
 
@@ -21,6 +21,8 @@ class MicroBatch:
     rows: Tensor  # (n,) long, indices into the rank's N rows
     loss_mask: Tensor  # (n, T) bool, the tokens that count in the loss
     idle: bool = False  # true where no token counts: the pass only matches one of another rank
+    packed: PackedInputs | None = None  # layout of the pass; None to make it when the pass runs
+    cells: Tensor | None = None  # (M,) long, the tokens that count in the flat table of the layout; None with it
 
 
 @dataclass(frozen=True)

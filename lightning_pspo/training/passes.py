@@ -22,13 +22,15 @@ class Pass:
 
     rows: Tensor  # (n,) long
     loss_mask: Tensor  # (n, T') bool, the tokens that counted
+    cells: Tensor | None  # (M,) long, their places in the flat mask; None if they have to be looked for
     loss: Tensor  # () float32, this pass's part of the loss
     outputs: ObjectiveOutputs  # (n, T') each
 
     def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log-ratio, the row and the gradient weight of every token that counted, each (M,)."""
-        row, column = self.loss_mask.nonzero(as_tuple=True)  # once: on a GPU it waits for all work before it
-        return self.outputs.log_ratio[row, column], self.rows[row], self.outputs.weight[row, column]
+        cells = self.loss_mask.flatten().nonzero().flatten() if self.cells is None else self.cells
+        rows = self.rows[cells // self.loss_mask.shape[1]]
+        return self.outputs.log_ratio.flatten()[cells], rows, self.outputs.weight.flatten()[cells]
 
 
 @dataclass(frozen=True, kw_only=True)

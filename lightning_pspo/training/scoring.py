@@ -15,7 +15,7 @@ from lightning_pspo.policy.policy import Policy
 from lightning_pspo.progress import advance, begin
 from lightning_pspo.training.minibatches import MicroBatch, MiniBatch
 from lightning_pspo.training.settings import SamplingSettings
-from lightning_pspo.types import Completions, Rollout
+from lightning_pspo.types import Completions, PromptBatch, Rollout, inputs_of
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,12 @@ class Scorer:
     policy: Policy
     sampling: SamplingSettings
 
-    def current(self, rollout: Rollout, rows: Tensor, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return (n, T') log-probs, and entropies if asked for, of ``rows`` (n,), with graph; T' is their longest."""
-        return self.policy.logprobs(rollout.inputs(rows), self.sampling.temperature, self.sampling.top_p, with_entropy)
+    def current(
+        self, rollout: Rollout, micro_batch: MicroBatch, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (n, T') log-probs, and entropies if asked for, with graph; T' is the longest completion."""
+        inputs = micro_batch.packed or rollout.inputs(micro_batch.rows)
+        return self.policy.logprobs(inputs, self.sampling.temperature, self.sampling.top_p, with_entropy)
 
     def inputs(self, rollout: Rollout, micro_batch: MicroBatch, first: bool, with_entropy: bool) -> ObjectiveInputs:
         """Score a micro-batch under the current policy.
@@ -36,7 +39,7 @@ class Scorer:
         their first update the rows' log-probs are the behaviour policy's own.
         """
         rows = micro_batch.rows
-        logprobs, entropies = self.current(rollout, rows, with_entropy)
+        logprobs, entropies = self.current(rollout, micro_batch, with_entropy)
         width = logprobs.shape[1]
         if first and not micro_batch.idle:
             rollout.old_logprobs[rows, :width] = logprobs.detach()
@@ -46,6 +49,7 @@ class Scorer:
             old_logprobs=rollout.old_logprobs[rows, :width],
             advantages=rollout.advantages[rows],
             loss_mask=micro_batch.loss_mask[:, :width],
+            cells=micro_batch.cells,
             engine_logprobs=None if engine is None else engine[rows, :width],
             ref_logprobs=None if reference is None else reference[rows, :width],
             entropies=entropies,
@@ -67,11 +71,11 @@ class Scorer:
         own, so that their ratio is exactly 1; ``with_first`` for all, where that update is of other weights.
         """
 
-        def current(rows: Tensor) -> Tensor:
-            return self.current(rollout, rows)[0]
+        def current(micro_batch: MicroBatch) -> Tensor:
+            return self.current(rollout, micro_batch)[0]
 
-        def reference(rows: Tensor) -> Tensor:
-            inputs = rollout.inputs(rows)
+        def reference(micro_batch: MicroBatch) -> Tensor:
+            inputs = micro_batch.packed or rollout.inputs(micro_batch.rows)
             return self.policy.reference_logprobs(inputs, self.sampling.temperature, self.sampling.top_p)
 
         old = self._table(rollout, mini_batches if with_first else mini_batches[1:], current)
@@ -98,7 +102,7 @@ class Scorer:
         return torch.stack([values.sum(), torch.tensor(float(len(values))).to(values)])
 
     def _table(
-        self, rollout: Rollout, mini_batches: Sequence[MiniBatch], logprobs_of: Callable[[Tensor], Tensor]
+        self, rollout: Rollout, mini_batches: Sequence[MiniBatch], logprobs_of: Callable[[MicroBatch], Tensor]
     ) -> Tensor:
         table, micro_batches = self.zeros(rollout.completions), list(_micro_batches(mini_batches))
         begin("scoring", "micro-batches", len(micro_batches))
@@ -106,10 +110,41 @@ class Scorer:
             advance()
             if micro_batch.idle and not self.policy.sharding.sharded:
                 continue
-            logprobs = logprobs_of(micro_batch.rows)  # where weights are sharded, as often as on the other ranks
+            logprobs = logprobs_of(micro_batch)  # where weights are sharded, as often as on the other ranks
             if not micro_batch.idle:
                 table[micro_batch.rows, : logprobs.shape[1]] = logprobs
         return table
+
+
+def laid_out(
+    policy: Policy,
+    prompts: PromptBatch,
+    completions: Completions,
+    mini_batches: Sequence[MiniBatch],
+    completions_per_prompt: int,
+) -> list[MiniBatch]:
+    """Return the mini-batches with the layouts of their passes, made on the host from one copy of the tokens.
+
+    However often a micro-batch runs, its passes then never wait for the device.
+    """
+    device = completions.completion_ids.device
+    host_prompts = prompts.to("cpu")
+    host_completions = replace(
+        completions,
+        completion_ids=completions.completion_ids.cpu(),
+        completion_mask=completions.completion_mask.cpu(),
+    )
+
+    def with_layout(micro_batch: MicroBatch) -> MicroBatch:
+        rows, mask = micro_batch.rows.cpu(), micro_batch.loss_mask.cpu()
+        packed = policy.pack(inputs_of(host_prompts, host_completions, rows, completions_per_prompt))
+        cells = mask[:, : packed.shape[1]].flatten().nonzero().flatten()
+        return replace(micro_batch, packed=packed.to(device), cells=cells.to(device))
+
+    return [
+        replace(mini_batch, micro_batches=[with_layout(micro_batch) for micro_batch in mini_batch.micro_batches])
+        for mini_batch in mini_batches
+    ]
 
 
 def _scored(rollout: Rollout, mini_batches: Sequence[MiniBatch]) -> Tensor:

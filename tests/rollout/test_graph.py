@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -30,6 +28,7 @@ from lightning_pspo.rollout.graph import bucket
 from lightning_pspo.rollout.shared_prefix import warn_once
 from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, draw, prompts_of
+from tests.support.waits import Waits
 
 PLAIN: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
@@ -137,26 +136,6 @@ def test_few_shapes_need_a_graph(llama: PreTrainedModel) -> None:
     assert rows <= {160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 8, 4, 2, 1}
     assert len(rows) > 4
     assert len(engine._decoder.graphs) < 30  # a launch of 59 steps
-
-
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Collect the operations that copy to the host or whose result has a size that only the device knows."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal", "_to_copy_to_host")
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_") else []
-        by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
-        self.operations += 1
-        if by_mask or name.startswith(self.NAMES):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_p": 0.9, "temperature": 0.7}, {"temperature": 0.0}])
