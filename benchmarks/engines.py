@@ -148,7 +148,8 @@ def main() -> None:
         parser.error(f"lightning_pspo.rollout has no engine {', '.join(unknown)}.")
     if options.rounds < 2:
         parser.error(f"`rounds` must be at least 2, for an interval, got {options.rounds}.")
-    spawn = multiprocessing.get_context("spawn")
+    servers = multiprocessing.get_context("forkserver")
+    servers.set_forkserver_preload(["lightning_pspo.policy.policy", "lightning_pspo.rollout"])
     pipes: dict[str, Connection] = {}
     runs: dict[str, list[Any]] = {}
     refused: dict[str, str] = {}
@@ -156,9 +157,9 @@ def main() -> None:
         workload.write(Path(name))
         for precision in options.precisions:
             for engine in options.engines:
-                ours, theirs = spawn.Pipe()
+                ours, theirs = servers.Pipe()
                 arguments = (theirs, Path(name), workload, engine, precision, own.get(engine, {}))
-                spawn.Process(target=work, args=arguments, daemon=True).start()
+                servers.Process(target=work, args=arguments, daemon=True).start()
                 theirs.close()
                 pipes[f"{engine} {precision}"] = ours
         for number in range(-WARM_UP, options.rounds):

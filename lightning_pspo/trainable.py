@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -28,6 +27,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.answers import decoded_answers
 from lightning_pspo.evaluation.module import EVALUATION_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
+from lightning_pspo.lazy import lazy_instance
 from lightning_pspo.objective.schedules import Constant, Schedule
 from lightning_pspo.policy.accelerator import fuse
 from lightning_pspo.policy.policy import Policy

@@ -19,10 +19,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from torch import Tensor
 
 from lightning_pspo.errors import InputError, check_coefficient
+from lightning_pspo.lazy import lazy_instance
 
 
 class KLEstimator(ABC):

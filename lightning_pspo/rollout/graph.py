@@ -8,7 +8,9 @@ intervals, by moving the others into fewer rows; each number of rows has its own
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +48,10 @@ def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float, top:
     return pick(scores, noise), decided
 
 
-compiled_sample = torch.compile(sample, dynamic=True)
+@functools.cache
+def compiled_sample() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Return ``sample``, compiled; torch.compile imports for a second what only this engine needs."""
+    return torch.compile(sample, dynamic=True)
 
 
 def _round_up(number: int, step: int) -> int:
@@ -373,7 +378,7 @@ class Decoder:
             noise = self.noise[rows, self.step]
             if self.compiled:
                 with as_compiled():
-                    tokens, decided = compiled_sample(logits, noise, sampling.temperature, sampling.top_p, top)
+                    tokens, decided = compiled_sample()(logits, noise, sampling.temperature, sampling.top_p, top)
             else:
                 tokens, decided = sample(logits, noise, sampling.temperature, sampling.top_p, top)
             if decided is not None:

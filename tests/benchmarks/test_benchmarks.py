@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -24,6 +21,7 @@ TINY = [
 ]
 HAS_TRL = importlib.util.find_spec("trl") is not None
 Load = Callable[[str], ModuleType]
+Run = Callable[..., str]
 
 
 @pytest.fixture
@@ -33,26 +31,26 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     return importlib.import_module
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark as a user does."""
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / script), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def run(load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a benchmark in this process and returns what it printed."""
 
+    def call(script: str, *arguments: str) -> str:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        load(script).main()
+        return capsys.readouterr().out
 
-def written(path: Path, result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Return the JSON that a run wrote."""
-    assert result.returncode == 0, result.stderr
-    return json.loads(path.read_text(encoding="utf-8"))
+    return call
 
 
 @pytest.mark.slow
-def test_contestants_do_the_same_work(tmp_path: Path) -> None:
+def test_contestants_do_the_same_work(run: Run, tmp_path: Path) -> None:
     """TRL's row is left out where TRL is not installed."""
     path = tmp_path / "vs.json"
     options = [*TINY, "--iterations", "1", "--rounds", "1", "--output", str(path), *([] if HAS_TRL else ["--no-trl"])]
-    result = run("vs_trl.py", *options)
-    figures = written(path, result)
+    printed = run("vs_trl", *options)
+    figures = json.loads(path.read_text(encoding="utf-8"))
     names = ["trl", "ours", "plain"] if HAS_TRL else ["ours", "plain"]
     assert list(figures["contestants"]) == list(figures["runs"]) == names
     assert figures["settings"]["group_size"] == 4
@@ -67,7 +65,7 @@ def test_contestants_do_the_same_work(tmp_path: Path) -> None:
         assert row["seconds"] == process["iterations"][1]["seconds"]
         assert row["tokens_per_second"] == pytest.approx(sum(process["iterations"][1]["lengths"]) / row["seconds"])
         assert 50 < row["start_rss_mib"] <= row["peak_rss_mib"]
-        assert f"\n{name} " in result.stdout
+        assert f"\n{name} " in printed
     seconds = {name: figures["contestants"][name]["seconds"] for name in names}
     assert figures["speedup_plain"] == pytest.approx(seconds["plain"] / seconds["ours"])
     speeds = {name: figures["contestants"][name]["tokens_per_second"] for name in names}
@@ -78,14 +76,15 @@ def test_contestants_do_the_same_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_engines_in_turns(tmp_path: Path, tiny_model: Path) -> None:
+def test_engines_in_turns(run: Run, tmp_path: Path, tiny_model: Path) -> None:
     """A model of the user's; an engine that cannot run is listed with its reason."""
     path = tmp_path / "engines.json"
     cannot = {"ContinuousBatchingEngine": {"cache_tokens": 32}}
     names = ("SharedPrefixEngine", "GenerateEngine", "ContinuousBatchingEngine")
     options = ["--model", str(tiny_model), "--prompts", "2", "--group-size", "2", "--max-new-tokens", "3"]
     options += ["--engines", *names, "--rounds", "2", "--threads", "1", "--prompt-tokens", "40"]
-    figures = written(path, run("engines.py", *options, f"--engine-args={json.dumps(cannot)}", f"--output={path}"))
+    run("engines", *options, f"--engine-args={json.dumps(cannot)}", f"--output={path}")
+    figures = json.loads(path.read_text(encoding="utf-8"))
     first, second = (f"{name} bf16-true" for name in names[:2])
     assert list(figures["contestants"]) == [first, second]
     assert "`cache_tokens` must hold one prompt" in figures["refused"][f"{names[2]} bf16-true"]
@@ -98,16 +97,16 @@ def test_engines_in_turns(tmp_path: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scaling_over_prompts_and_ranks(tmp_path: Path) -> None:
+def test_scaling_over_prompts_and_ranks(run: Run, tmp_path: Path) -> None:
     others = ("group-size", "max-new-tokens", "vocab-size")
-    result = run(
-        "scaling.py",
+    run(
+        "scaling",
         *(*TINY, "--eos-share=0.25", "--iterations=1"),
         *(f"--vary-{axis}" for axis in others),
         *("--vary-prompts", "2", "--vary-ranks", "2", "--ceiling-seconds", "0.2"),
         *("--output", str(tmp_path / "scaling.json"), "--plot", str(tmp_path / "scaling.png")),
     )
-    figures = written(tmp_path / "scaling.json", result)
+    figures = json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8"))
     assert list(figures["axes"]) == ["prompts", "ranks"]
     assert [point["settings"]["prompts"] for point in figures["axes"]["prompts"]] == [2]
     assert figures["ceiling"] == figures["ceilings"]["float32"] > 0.0
@@ -130,11 +129,10 @@ def test_scaling_over_prompts_and_ranks(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be_run_are_refused(
-    arguments: list[str], message: str, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["vs_trl.py", "--no-trl", *arguments])
     with pytest.raises(SystemExit) as ended:
-        load("vs_trl").main()
+        run("vs_trl", "--no-trl", *arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -191,19 +189,18 @@ def test_exponent_of_growth(load: Load) -> None:
     assert scaling.exponent([4], [1.0]) is None
 
 
-def test_agreement_counts_both_ways(tmp_path: Path) -> None:
+def test_agreement_counts_both_ways(run: Run, tmp_path: Path) -> None:
     rows = [("So\n#### 12", "12", True), ("A: 5", "6", False), (r"\boxed{2}", "2", False), ("It is 7.", "8", True)]
     path = tmp_path / "outputs.jsonl"
     path.write_text("".join(json.dumps({"r": r, "g": g, "v": v}) + "\n" for r, g, v in rows))
-    result = run("grading.py", "agreement", str(path), "--fields", "r", "g", "v", "--list")
-    assert result.returncode == 0, result.stderr
-    ours, theirs, *listed = result.stdout.splitlines()
+    printed = run("grading", "agreement", str(path), "--fields", "r", "g", "v", "--list")
+    ours, theirs, *listed = printed.splitlines()
     counts = r": 4 rows, agreement 50\.00 % \[15\.00, 85\.00\], false accepts 1, false rejects 1"
     assert re.search("this grader" + counts, ours)
     assert re.search("math-verify" + counts, theirs)
     assert [(row["answer"], row["verdict"]) for row in map(json.loads, listed)] == [("2", "correct"), ("8", "wrong")]
 
 
-def test_throughput_is_of_answers_that_are_judged_right() -> None:
-    result = run("grading.py", "throughput", "--rows", "400", "--rounds", "1")
-    assert re.search(r"round 1: \d+ answers a second, 0 misjudged", result.stdout), result.stdout + result.stderr
+def test_throughput_is_of_answers_that_are_judged_right(run: Run) -> None:
+    printed = run("grading", "throughput", "--rows", "400", "--rounds", "1")
+    assert re.search(r"round 1: \d+ answers a second, 0 misjudged", printed), printed

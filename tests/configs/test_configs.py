@@ -20,6 +20,7 @@ ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
 EXPERIMENTS = sorted(CONFIGS.glob("experiments/qwen*.yaml"))
 RECIPES = sorted(CONFIGS.glob("experiments/smollm2*.yaml"))
 OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in ("experiments", "study")]
+PRINTED: dict[tuple[Path, ...], dict[str, Any]] = {}
 RUNNABLE = ("model", "objective", "callbacks", "engine")
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
     "strategy/fsdp1.yaml": "(?i)gpu",
@@ -32,13 +33,14 @@ def name(path: Path) -> str:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *paths: Path) -> dict[str, Any]:
-    """Return the settings that the files make together."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", *(f"--config={path}" for path in paths), "--print_config"])
-    assert stop.value.code == 0
-    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
-    return config
+    """Return the settings that the files make together; each combination is printed once."""
+    if paths not in PRINTED:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *(f"--config={path}" for path in paths), "--print_config"])
+        assert stop.value.code == 0
+        PRINTED[paths] = yaml.load(capsys.readouterr().out, yaml.CSafeLoader)
+    return PRINTED[paths]
 
 
 def assert_holds(config: Any, part: Any, path: str = "") -> None:

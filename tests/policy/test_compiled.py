@@ -80,7 +80,8 @@ def llama(layers: int) -> PreTrainedModel:
 
 
 def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "compiled_sample", torch.compile(graph.sample, dynamic=True, backend="aot_eager"))
+    compiled = torch.compile(graph.sample, dynamic=True, backend="aot_eager")
+    monkeypatch.setattr(graph, "compiled_sample", lambda: compiled)
     graphs = []
     for layers in (2, 4):
         torch._dynamo.reset()

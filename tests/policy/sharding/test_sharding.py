@@ -30,7 +30,7 @@ MOVED = {  # scenario, layout that saves, layout that goes on -> number of ranks
     ("lora", "ddp", "fsdp2"): 2,
     ("sgd", "ddp", "fsdp2"): 2,
 }
-ROLLOUTS, SAVED, UPDATES, ROWS = 3, 1, 4, 16
+ROLLOUTS, SAVED, UPDATES, ROWS = 2, 1, 4, 16
 Results = Callable[..., dict[str, Any]]
 
 
