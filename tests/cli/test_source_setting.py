@@ -36,7 +36,7 @@ def test_a_folder_has_splits(tmp_path):
     assert source_settings(f"{folder}@dev", "test")["init_args"] == {"path": folder, "split": "dev"}
 
 
-def test_the_command_line_takes_them_and_further_settings_of_the_class(problem_file):
+def test_the_command_line_takes_them_and_further_settings_of_the_class(problem_file, tmp_path):
     parser = subcommand_parsers()["fit"]
     arguments = ["--data.train=openai/gsm8k", "--data.train.limit=5", "--data.val.mine=problems.csv"]
     data = parser.parse_args([*arguments, "--data.test={b: me/sums}"]).data
@@ -44,6 +44,13 @@ def test_the_command_line_takes_them_and_further_settings_of_the_class(problem_f
     assert (data.train.class_path.rpartition(".")[2], train.split, train.limit) == ("GSM8K", "train", 5)
     assert data.val["mine"].init_args.path == "problems.csv"
     assert parser.parse_args([*arguments, "--data.train=problems.csv"]).data.train.init_args.limit is None
+    earlier, later = tmp_path / "earlier.yaml", tmp_path / "later.yaml"
+    table = "{class_path: Table, init_args: {path: a.csv, limit: 5}}"
+    earlier.write_text(f"data: {{train: {table}, val: {{a: {table}}}}}")
+    later.write_text("data: {train: problems.csv, val: {a: problems.csv}}")
+    files = parser.parse_args([f"--config={earlier}", f"--config={later}"]).data
+    for source in (files.train, files.val["a"]):  # nothing of the earlier source
+        assert (source.init_args.path, source.init_args.limit) == ("problems.csv", None)
     arguments[:2] = ["--data.train=JSONL", "--data.train.limit=5", f"--data.train.path={problem_file}"]
     assert parser.parse_args(arguments).data.train.init_args.limit == 5
     assert (data.test["b"].init_args.dataset, data.test["b"].init_args.split) == ("me/sums", "test")
