@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def packaged_configs(*, studies: bool = False) -> dict[str, Path]:
     >>> {"quickstart", "base", "strategy/ddp"} <= packaged_configs().keys()
     True
     """
-    root = Path(str(files("lightning_pspo.configs")))
+    root = Path(str(resources.files("lightning_pspo.configs")))
     paths = (path for path in sorted(root.glob("**/*.yaml")) if (path.parent.name == "study") == studies)
     return {str(path.relative_to(root).with_suffix("")): path for path in paths}
 
@@ -66,6 +66,8 @@ def _config_file(name: str) -> Path:
     key = name.removeprefix("configs/").removesuffix(".yaml")
     if key in packaged:
         return packaged[key]
+    if key in packaged_configs(studies=True):
+        raise InputError(_not_a_study(name))
     if os.path.isdir(name):
         raise InputError(f"`--config` must be a YAML file, got the folder {name}.")
     close = _similar_file(Path(name)) or _similar_name(key, packaged)
@@ -91,10 +93,18 @@ def _check_file(path: Path, is_group: bool = False) -> None:
         raise InputError(f"{path} must hold settings, got an empty file.")
     if not isinstance(settings, dict):
         raise InputError(f"{path} must be a mapping of settings, got {settings!r:.80}.")
+    if {"arms", "seeds"} <= settings.keys():
+        raise InputError(_not_a_study(str(path)))
     for group in () if is_group else GROUPS:
         value = settings.get(group)
         if value is not None and not isinstance(value, dict | str):
             raise InputError(f"{path}: `{group}` must be a mapping of settings, got {value!r:.80}.")
+
+
+def _not_a_study(name: str) -> str:
+    return (
+        f"`--config` must hold the settings of a run, got the study {name}: run it with `lightning-pspo study {name}`."
+    )
 
 
 def _similar_file(path: Path) -> str | None:
@@ -102,7 +112,8 @@ def _similar_file(path: Path) -> str | None:
     folder = path.parent if os.path.isdir(path.parent) else Path()
     depth = 2 if path.is_absolute() or path.parts[:1] == ("..",) else 3
     patterns = ("*.y*ml", "*/*.y*ml", "*/*/*.y*ml")[:depth]
-    found = [str(file) for file in islice((file for pattern in patterns for file in folder.glob(pattern)), _MOST)]
+    files = islice((file for pattern in patterns for file in folder.glob(pattern)), _MOST)
+    found = [str(file) for file in files if file.parent.name != "study"]
     same = [file for file in found if Path(file).stem == path.stem]
     return min(same, key=len) if same else next(iter(difflib.get_close_matches(str(path), sorted(found), 1)), None)
 

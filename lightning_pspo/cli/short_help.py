@@ -67,7 +67,7 @@ def _entry(flag: str, text: str, width: int) -> str:
         initial_indent=first,
         subsequent_indent=indent,
         break_on_hyphens=False,
-        max_lines=4,
+        max_lines=4 if width == _WIDEST else 2,  # so that a group fits a screen of 24 lines
         placeholder=" ...",
     )
     return lines if behind else f"  {flag}\n{lines}"

@@ -68,6 +68,15 @@ def test_similar_names(elsewhere: Path, wrong: str, meant: str) -> None:
     assert refusal("--config", wrong).endswith(f" {wrong}; did you mean `{meant}`?")
 
 
+@pytest.mark.parametrize("name", ["study/smoke", "configs/study/smoke.yaml", "mine.yaml"])
+def test_a_study_is_not_a_configuration(elsewhere: Path, name: str) -> None:
+    (elsewhere / "mine.yaml").write_text("arms: {a: {}}\nseeds: [1]\n")
+    assert f"got the study {name}: run it with `lightning-pspo study {name}`" in refusal("--config", name)
+    (elsewhere / "study").mkdir()
+    (elsewhere / "mine.yaml").rename(elsewhere / "study" / "mine.yaml")
+    assert "did you mean" not in refusal("--config", "mine.yml")
+
+
 def test_nothing_similar() -> None:
     assert "/no/such.yaml; packaged ones are base, " in refusal("--config=/no/such.yaml")
     assert "packaged ones are base, " in refusal("--config", "x" * 300)

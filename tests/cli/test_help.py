@@ -67,11 +67,13 @@ def test_every_setting_of_fit_has_a_sentence(printed) -> None:
     assert "at least 0" in explained["--seed_everything"]
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate"])
-def test_a_screen_for_each_group(printed, subcommand: str) -> None:
+@pytest.mark.parametrize(("subcommand", "columns"), [("fit", 100), ("fit", 80), ("validate", 100)])
+def test_a_screen_for_each_group(printed, subcommand: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     usage, purpose, *groups, hints = printed(subcommand, "--help").split("\n\n")
     assert (subcommand in usage, purpose, "--print_config" in hints) == (True, COMMANDS[subcommand], True)
     assert all(1 < group.count("\n") < 24 for group in groups)
+    assert max(len(line) for group in groups for line in group.splitlines()) <= columns
     shown = re.findall(r"^  --(\S+)", "\n".join(groups), re.MULTILINE)
     named = " ".join(names for title, names in FIRST.items() if f"{title}:" in "\n".join(groups)).split()
     assert shown == ["help", *named]
