@@ -52,7 +52,7 @@ class CallbackList(ActionTypeHint):
         """Change the callback ``name``; without a setting, add it, or remove it if the value is null or false."""
         place = f"callbacks.{name}"
         cls = find_class([Callback], name, f"`{place}`")
-        path = name if cls is None else get_import_path(cls)  # type: ignore[no-untyped-call]
+        path = name if cls is None else get_import_path(cls)
         positions = [index for index, entry in enumerate(entries) if entry.class_path == path]
         if len(positions) > 1:
             raise InputError(f"`{place}` must be in the list once, not {len(positions)} times: give the whole list.")

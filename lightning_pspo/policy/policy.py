@@ -31,9 +31,9 @@ from lightning_pspo.policy.cast_linears import CastLinears
 from lightning_pspo.policy.compiled import compile_layers as compiled_layers
 from lightning_pspo.policy.compiled import eager
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
-from lightning_pspo.policy.location import first_line
+from lightning_pspo.policy.location import EMBEDDED, first_line
 from lightning_pspo.policy.packing import PackedInputs, rows, trees
-from lightning_pspo.policy.pretrained import EMBEDDED, Pretrained
+from lightning_pspo.policy.pretrained import Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
 from lightning_pspo.policy.sharding.base import Check
 from lightning_pspo.types import Inputs

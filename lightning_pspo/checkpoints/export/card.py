@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import ModelCardData, metadata_load
 
 from lightning_pspo.objective import surrogates
-from lightning_pspo.policy.pretrained import EMBEDDED, Pretrained
+from lightning_pspo.policy.location import EMBEDDED
+from lightning_pspo.policy.pretrained import Pretrained
 
 PAPER = "https://arxiv.org/abs/2509.21282"
 _FOUR_BIT = (

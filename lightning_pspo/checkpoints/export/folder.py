@@ -22,8 +22,8 @@ from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, re
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import new_folder
 from lightning_pspo.policy.adapters import prepare_quantized, quantized_loading
+from lightning_pspo.policy.location import EMBEDDED
 from lightning_pspo.policy.policy import Policy
-from lightning_pspo.policy.pretrained import EMBEDDED
 from lightning_pspo.progress import begin
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -35,7 +35,7 @@ def classes_of(hint: Any) -> list[type]:
     >>> classes_of(Schedule | float | None), classes_of(int)
     ([<class 'lightning_pspo.objective.schedules.Schedule'>], [])
     """
-    return list(dict.fromkeys(get_class_types(hint)))  # type: ignore[no-untyped-call]
+    return list(dict.fromkeys(get_class_types(hint)))
 
 
 def container_of(option: Any) -> type | None:
