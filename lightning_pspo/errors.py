@@ -16,7 +16,7 @@ class Note(UserWarning):
 
 
 def check_at_least(name: str, value: int | None, minimum: int, maximum: int = 2**53) -> None:
-    """Raise InputError if ``value`` is below ``minimum`` or above what a machine can hold; None is no limit."""
+    """Raise InputError if ``value`` is below ``minimum`` or above what a machine can hold; None sets no limit."""
     if value is None:
         return
     if value < minimum:

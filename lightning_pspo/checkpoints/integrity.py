@@ -136,7 +136,7 @@ def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
     which checkpoint beside it is complete, and what to run with that one: ``command`` with its path for ``{}``.
 
     Raises:
-        InputError: It is no such checkpoint, or damaged.
+        InputError: It is not such a checkpoint, or it is damaged.
     """
     import torch  # only here, so that the rest can be used without it
 

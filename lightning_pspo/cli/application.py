@@ -148,7 +148,7 @@ class PSPOCLI(LightningCLI):
             raise InputError(f"`MASTER_PORT` must be a port, 1 to 65535, at which the ranks meet, got {port!r}.")
         check_unsupported(config.trainer)
         given = config.clone()
-        given.ckpt_path = None  # where a process began is no setting of the run
+        given.ckpt_path = None  # where a process began is not a setting of the run
         self.save_config_kwargs = {"given": given}
         root = usable_root(config.trainer.default_root_dir)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run and environment_rank() == 0:

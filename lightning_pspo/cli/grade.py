@@ -3,7 +3,7 @@ r"""Grade a file of completions: ``lightning-pspo grade INPUT.jsonl --output OUT
 Every row of INPUT, a JSON object with the completion and the reference answer as texts, becomes one row of OUT, in the
 same order, with ``verdict`` (correct, wrong, no_answer, error, timeout), ``extracted`` and ``rule`` added or replaced.
 A reference with a ``####`` or ``\boxed`` is a whole solution that ends in its answer; it must have one. Where a row has
-the question, a copy of it is no answer; where ``truncated`` is true, only a marked answer counts (``--cut-off``).
+the question, a copy of it is not an answer; where ``truncated`` is true, only a marked answer counts (``--cut-off``).
 
 The file is streamed. After an interruption of any kind the same command goes on where it stopped; a finished OUT is
 left as it is. A row that cannot be used stops with its file and row, and what came before it is kept. The settings that

@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def fast_imports() -> Iterator[None]:
     """Keep the garbage collector away from the modules that are imported, now and when the process ends.
 
-    Modules are no garbage, and searching them takes a quarter of the time in which a typo is answered.
+    Modules are not garbage, and searching them takes a quarter of the time in which a typo is answered.
     """
     enabled, first = gc.isenabled(), "lightning" not in sys.modules
     gc.disable()

@@ -33,7 +33,7 @@ _MIN_WORDS, _MAX_WORDS = 3, 300
 
 
 def refusal(extracted: str, answer: str, question: str) -> str | None:
-    r"""Return why a text of the reference's value is no answer to the question; None if it is one.
+    r"""Return why a text of the reference's value is not an answer to the question; None if it is one.
 
     The reference's own form is always an answer, and so is a side of an equation that has it. Another form is
 

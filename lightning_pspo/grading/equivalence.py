@@ -163,7 +163,7 @@ def _decide_collections(
             has_signs = any(map(_PLUS_MINUS.search, parts.items + others.items))
             return None if "{" in (parts.opening, others.opening) and has_signs else False
         if {"[", "]"} & {parts.opening, parts.closing, others.opening, others.closing} and len(parts.items) < 3:
-            return False  # an interval is no list of its ends
+            return False  # an interval is not a list of its ends
     items, golds = _expand(parts), _expand(others)
     if len(items) != len(golds):
         return None if any(dots in left + right for dots in ("dots", "...", "…")) else False
@@ -261,10 +261,10 @@ def _same_word(word: str, answer: str) -> bool | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text holds a word that is no mathematics."""
+    """Whether a text holds a word that is not mathematics."""
     return bool(_PROSE.search(_ENVIRONMENT.sub("", text)))
 
 
 def _is_plain_symbol(text: str) -> bool:
-    """Whether a text is one letter that is no constant."""
+    """Whether a text is one letter that is not a constant."""
     return len(text) == 1 and text.isalpha() and text not in "eEiIπ"

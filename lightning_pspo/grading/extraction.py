@@ -45,7 +45,7 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     r"""Find the answer in a completion; time is linear in its length.
 
     Strict: only an answer at an agreed marker counts, and the last one decides: ``hash``, what follows ``####`` in a
-    line that is no heading (``#### Step 2``), or ``boxed``, the last complete ``\boxed{}`` or ``\fbox{}`` with those
+    line that is not a heading (``#### Step 2``), or ``boxed``, the last complete ``\boxed{}`` or ``\fbox{}`` with those
     before it when nothing but commas or "and" stands between. Lenient: without a marker, the first of these rules:
 
     * ``stated``: what follows the last "answer is", "Answer:", "Final answer" heading, ``<answer>`` or, in the last

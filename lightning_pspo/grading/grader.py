@@ -30,7 +30,7 @@ def grade(
         completion: The model's text; any text, also hostile or cut off.
         answer: The reference answer, without its derivation.
         mode: Which rules may find the answer: see `extraction.extract`.
-        question: The question; a copy of it, or of a part of it, is no answer: see `copies.refusal`.
+        question: The question; a copy of it, or of a part of it, is not an answer: see `copies.refusal`.
         truncated: Whether the token limit ended the completion.
         cut_off: Which answers count in such a completion: ``marked`` ones (``####``, a box, "the answer is"), ``any``,
             or ``none``.

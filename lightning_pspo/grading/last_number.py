@@ -73,7 +73,7 @@ _WINDOW = 300  # characters before and after the last number in which its formul
 def last_number(text: str) -> str | None:
     r"""Return the last number of a text, whole with its power of ten, fraction or root; None without one.
 
-    What is an exponent, an index or a radicand is no number of its own, and neither is the 2 of ``m2``.
+    What is an exponent, an index or a radicand is not a number of its own, and neither is the 2 of ``m2``.
 
     >>> last_number("She pays $1,234.50 in 3 parts of $411.50."), last_number(r"an area of 9\pi m^2")
     ('411.50', '9\\pi')

@@ -64,7 +64,7 @@ _GLUED_UNIT = re.compile(
     r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s)(?:\^\{?[23]\}?)?)\Z"
 )
 _LETTERS, _ANY_LETTERS = re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
-# Words after a number that change its value, take it back, or go on to another one, so that they are no unit.
+# Words after a number that change its value, take it back, or go on to another one, so that they are not a unit.
 _NO_UNITS = frozenset(
     _LETTERS.findall(
         "ones twos fives tens hundred hundreds thousand thousands million millions billion billions trillion trillions "
@@ -128,7 +128,7 @@ class Number:
 def parse_number(text: str) -> Fraction | None:
     r"""Read a number exactly: integer, decimal, fraction, mixed number or power of ten, with sign, commas and unit.
 
-    None when the text is no number, or one beyond ``MAX_NUMBER_CHARS`` or ``MAX_EXPONENT``.
+    None when the text is not a number, or one beyond ``MAX_NUMBER_CHARS`` or ``MAX_EXPONENT``.
 
     >>> parse_number("-1,250.5"), parse_number(r"\frac{3}{6}"), parse_number("2 1/2 cups"), parse_number("1e999999")
     (Fraction(-2501, 2), Fraction(1, 2), Fraction(5, 2), None)

@@ -81,7 +81,7 @@ class Grader:
         """Return the grade of each attempt, or pair of completion and reference answer, in order.
 
         Raises:
-            ValueError: A completion, a reference or a question is no text.
+            ValueError: A completion, a reference or a question is not text.
             RuntimeError: No worker could be started, or `close` was called before the pairs were compared.
         """
         _check(attempts)

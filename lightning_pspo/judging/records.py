@@ -108,7 +108,7 @@ def _are_scores(value: Any) -> bool:
 def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> dict[str, str]:
     """Drop the rows of an output that are cut short or not judged, and return id -> key of the others.
 
-    A row with fewer usable replies than ``repeats`` goes, too. InputError for a complete line that is no such row.
+    A row with fewer usable replies than ``repeats`` goes, too. InputError for a complete line that is not such a row.
     """
     finished: dict[str, str] = {}
     if not path.exists():

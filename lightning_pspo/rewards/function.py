@@ -41,7 +41,7 @@ class FunctionReward(Reward):
 
     Args:
         function: The function, or its name: ``package.module.function`` or ``package.module:function``.
-        timeout_s: Seconds for one row, above 0. None: no limit, and a function that is no coroutine function runs in
+        timeout_s: Seconds for one row, above 0. None: no limit, and a function that is not a coroutine function runs in
             the caller's thread, which one that uses the rank's GPU needs.
         on_error: Treatment of an exception, a time-out, or a value that is not a finite number: ``stop`` ends the run
             and names the row; ``count`` gives the row ``error_value``, adds it to ``errors``, and warns once a call.
