@@ -219,7 +219,7 @@ SPEED = (
         "seconds",
         "all updates of the rollout",
         "two to three times `time/old_logprobs_s` for each pass",
-        "larger `model.limits`, `model.policy.share_prompts: true` for long prompts ([performance](performance.md))",
+        "larger `model.limits` ([performance](performance.md))",
     ),
     Metric("time/iteration_s", "seconds", "the whole rollout with its updates", "steady, if lengths are"),
     Metric(

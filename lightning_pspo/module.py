@@ -184,11 +184,12 @@ class PSPOModule(TrainableModule):
         loss_mask = groups.completions.completion_mask  # (N, T)
         if self.mask_truncated:
             loss_mask = loss_mask & ~groups.completions.truncated.unsqueeze(1)
+        shared = self._shares(rollout)
         rows = Rows.of(
             rollout,
             loss_mask=loss_mask,
             every_row=self.objective.needs_every_row,
-            share_prompts=self.policy.share_prompts,
+            share_prompts=shared,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -199,7 +200,9 @@ class PSPOModule(TrainableModule):
             limits=self.limits,
             reduce=self._reduce,
         )
-        mini_batches = laid_out(self.policy, rollout.prompts, rollout.completions, mini_batches, self.group_size)
+        mini_batches = laid_out(
+            self.policy, rollout.prompts, rollout.completions, mini_batches, self.group_size, shared
+        )
         with self.phases.timed("old_logprobs"):
             rollout = self.scorer.with_old_and_ref_logprobs(
                 rollout,
@@ -240,6 +243,14 @@ class PSPOModule(TrainableModule):
         return Update.of(passes, loss, self._step(loss, refusal))
 
     # -- parts of an iteration -----------------------------------------------------------------------------------------
+
+    def _shares(self, rollout: Rollout) -> bool:
+        """Tell whether the completions that an update sees share their prompts in passes."""
+        rows = torch.arange(len(rollout.advantages), device=self.device)
+        if not self.objective.needs_every_row:
+            rows = rows[rollout.advantages[:, 0] != 0.0]
+        lengths = rollout.completions.completion_mask.sum(dim=1)[rows]
+        return self.policy.shares(rollout.prompts.prompt_mask.sum(dim=1), lengths, rows // self.group_size)
 
     def _set_alpha(self) -> None:
         if self.alpha_controller is not None:
@@ -315,7 +326,7 @@ class PSPOModule(TrainableModule):
             mini_batches,
             forward=self.updates_per_rollout + scored + reference,
             backward=self.updates_per_rollout * (2.0 if self.policy.lora is None else 1.0),
-            share_prompts=self.policy.share_prompts,
+            share_prompts=self._shares(rollout),
         )
 
     # -- set-up and state ----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from lightning_pspo.policy.compiled import compile_layers as compiled_layers
 from lightning_pspo.policy.compiled import eager
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
 from lightning_pspo.policy.location import EMBEDDED, first_line
-from lightning_pspo.policy.packing import PackedInputs, rows, trees
+from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, trees
 from lightning_pspo.policy.pretrained import Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
 from lightning_pspo.policy.sharding.base import Check
@@ -56,8 +56,8 @@ class Policy(nn.Module):
         quantization: Keep the base weights of all linear layers except the head in four bits (QLoRA). Needs ``lora``.
         double_quantization: Quantise the scales of the four-bit weights too, which saves 0.4 bits per weight.
         gradient_checkpointing: Recompute activations in the backward pass.
-        share_prompts: In updates, run a prompt's tokens once for all its completions. Faster if prompts are longer than
-            completions; needs full attention in all layers.
+        share_prompts: In updates, run a prompt's tokens once for all its completions, which needs full attention in all
+            layers. ``auto`` does so for each rollout whose lengths let it save time, where the model can.
         compile_layers: Compile the decoder layers, for updates and for ``GraphEngine``. Faster on a GPU; the first pass
             of each kind takes up to a minute.
         dtype: Dtype of the loaded weights, and of the computation with four-bit weights. Trained weights must be
@@ -79,7 +79,7 @@ class Policy(nn.Module):
         quantization: QuantType | None = None,
         double_quantization: bool = False,
         gradient_checkpointing: bool = False,
-        share_prompts: bool = False,
+        share_prompts: bool | Literal["auto"] = "auto",
         compile_layers: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         attn_implementation: str | None = None,
@@ -91,7 +91,7 @@ class Policy(nn.Module):
         self.quantization = quantization
         self.double_quantization = double_quantization
         self.gradient_checkpointing = gradient_checkpointing
-        self.share_prompts = share_prompts
+        self.share_prompts: bool | Literal["auto"] = share_prompts
         self.compile_layers = compile_layers
         self.dtype = dtype
         self._attn_implementation = attn_implementation
@@ -189,7 +189,12 @@ class Policy(nn.Module):
         # The checkpoint's own top_k or penalties would change what is sampled.
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         if self.share_prompts:
-            check_sharing(model)
+            try:
+                check_sharing(model)
+            except InputError:
+                if self.share_prompts is True:
+                    raise
+                self.share_prompts = False
         if self.gradient_checkpointing:
             try:
                 set_recomputing(model, True)
@@ -334,9 +339,25 @@ class Policy(nn.Module):
             if self.gradient_checkpointing:
                 set_recomputing(model, True)
 
-    def pack(self, inputs: Inputs) -> PackedInputs:
-        """Lay the tokens out for a pass, on the device they are on."""
-        return trees(inputs) if self.share_prompts else rows(inputs)
+    def shares(self, prompts: Tensor, completions: Tensor, prompt_of: Tensor) -> bool:
+        """Tell whether completions share their prompts' tokens in passes.
+
+        Args:
+            prompts: (u,) long, tokens of each prompt.
+            completions: (n,) long, tokens of each completion.
+            prompt_of: (n,) long, each completion's prompt.
+        """
+        if self.share_prompts != "auto":
+            return self.share_prompts
+        hidden = int(self.config.get_text_config().hidden_size)
+        return sharing_pays(prompts.tolist(), completions.tolist(), prompt_of.tolist(), hidden)
+
+    def pack(self, inputs: Inputs, shared: bool | None = None) -> PackedInputs:
+        """Lay the tokens out for a pass, on the device they are on; ``shared`` None decides by ``shares``."""
+        if shared is None:
+            lengths = inputs.prompt_mask.sum(dim=1), inputs.completion_mask.sum(dim=1)
+            shared = self.shares(*lengths, inputs.prompt_of)
+        return trees(inputs) if shared else rows(inputs)
 
     def logprobs(
         self, inputs: Inputs | PackedInputs, temperature: float, top_p: float, with_entropy: bool = False

@@ -122,6 +122,7 @@ def laid_out(
     completions: Completions,
     mini_batches: Sequence[MiniBatch],
     completions_per_prompt: int,
+    shared: bool = False,
 ) -> list[MiniBatch]:
     """Return the mini-batches with the layouts of their passes, made on the host from one copy of the tokens.
 
@@ -137,7 +138,7 @@ def laid_out(
 
     def with_layout(micro_batch: MicroBatch) -> MicroBatch:
         rows, mask = micro_batch.rows.cpu(), micro_batch.loss_mask.cpu()
-        packed = policy.pack(inputs_of(host_prompts, host_completions, rows, completions_per_prompt))
+        packed = policy.pack(inputs_of(host_prompts, host_completions, rows, completions_per_prompt), shared)
         cells = mask[:, : packed.shape[1]].flatten().nonzero().flatten()
         return replace(micro_batch, packed=packed.to(device), cells=cells.to(device))
 

@@ -116,3 +116,4 @@ def test_adapters_on_the_layers_and_on_the_head(
 def test_sharing_is_refused_where_layers_see_a_part(name: str, model_folder: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="`share_prompts` must be false for this model: its layers are "):
         load(model_folder, name, share_prompts=True)
+    assert load(model_folder, name, share_prompts="auto").share_prompts is False

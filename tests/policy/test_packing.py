@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
 
-from lightning_pspo.policy.packing import PackedInputs, rows, trees
+from lightning_pspo.policy import packing
+from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, trees
 from lightning_pspo.types import Inputs
 
 lengths = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=9)
@@ -64,3 +66,29 @@ def test_a_long_prompt_runs_once_for_several_completions() -> None:
     """Also beyond the length at which trees stop growing."""
     packed = trees(make([3000], [(0, 500)] * 8))
     assert packed.input_ids.shape == (2, 3000 + 6 * 500)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "length", "group", "hidden", "pays"),
+    [
+        (100, 100, 8, 576, True),
+        (63, 20, 8, 576, False),  # short prompts
+        (64, 20, 8, 576, True),
+        (64, 400, 8, 576, False),  # long completions
+        (64, 100, 8, 64, False),  # a narrow model, whose attention costs most
+        (100, 100, 1, 576, False),  # nothing to share
+    ],
+)
+def test_when_sharing_pays(prompt: int, length: int, group: int, hidden: int, pays: bool) -> None:
+    """By the tokens and pairs of tokens of both ways, worked out by hand for two prompts."""
+    owners = [owner for owner in range(2) for _ in range(group)]
+    apart, tree = 2 * group * (prompt + length), 2 * (prompt + group * length)
+    pairs_apart, pairs = apart * (prompt + length), tree * (prompt + group * length)
+    assert group * length <= packing.TREE_TOKENS or not pays
+    assert sharing_pays([prompt] * 2, [length] * len(owners), owners, hidden) == pays
+    saves = 6 * hidden * tree + pairs <= 0.9 * (6 * hidden * apart + pairs_apart)
+    assert pays == (saves and prompt >= packing.LEAST_PROMPT)
+
+
+def test_nothing_to_share_without_rows() -> None:
+    assert not sharing_pays([100], [], [], 576)
