@@ -58,8 +58,8 @@ def compare(extracted, answer):
         case "modules":
             return not {"torch", "numpy", "lightning", "transformers"} & sys.modules.keys()
         case "nice":
-            while time.process_time() < 60.0 and os.getpriority(os.PRIO_PROCESS, 0) == 0:
-                pass
+            while os.getpriority(os.PRIO_PROCESS, 0) == 0:
+                sum(range(10_000))  # time of the user, not of the system
             return True
     return extracted == answer
 """

@@ -43,7 +43,10 @@ def edited(folder: Path, copy: Path, **entries: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["./no-such-model", "/no/such/model", "../x", "~/model", "runs/1/model"])
-def test_a_path_that_does_not_exist_is_not_sought_on_the_hub(name: str) -> None:
+def test_a_path_that_does_not_exist_is_not_sought_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert "which does not exist" in refused(name)
 
 

@@ -22,7 +22,6 @@ SHORTER = {
     "evaluate": SMALL,
     "test": [*SMALL, "--trainer.limit_test_batches", "1"],
     "predict": [*SMALL, "--trainer.limit_predict_batches", "1"],
-    "doctor": ["--seconds", "2", "--limit-prompts", "8"],
     "selfcheck": ["--only", "microbatches", "engine"],
 }
 

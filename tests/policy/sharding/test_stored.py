@@ -141,14 +141,11 @@ def test_what_a_strategy_loads_is_weights_only(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rank_variables")
-def test_fit_runs_no_code_of_a_checkpoint(
-    tiny_run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit_runs_no_code_of_a_checkpoint(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     """Neither of its index, nor of a setting of the optimiser, which torch reads when all ranks have started."""
     run = tiny_run(tmp_path / "run", "--trainer.strategy=fsdp2")
     main(["fit", *run, "--trainer.limit_train_batches=1"])
     saved, trace = tmp_path / "run/checkpoints/rollout=000001.ckpt", tmp_path / "trace"
-    monkeypatch.delenv("MASTER_PORT")  # which this process still holds
     processes = {}
     for poison in (poison_metadata, poison_optimizer):
         folder = Path(shutil.copytree(saved, tmp_path / f"{poison.__name__}.ckpt"))
