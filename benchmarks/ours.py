@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,27 +56,32 @@ class Marks(pl.Callback):
             self.recorder.end()
 
 
-def module(workload: Workload, folder: Path) -> PSPOModule:
+def module(workload: Workload, folder: Path, make_policy: Callable[[Path], Policy] | None = None) -> PSPOModule:
     """Return the module with the workload's settings, and otherwise the package's defaults."""
+    path = workload.model_path(folder)
+    limits: dict[str, Any] = {"micro_batch_tokens": None} if workload.device == "cuda" else {}
     return PSPOModule(
-        policy=Policy(model_name_or_path=str(workload.model_path(folder)), **json.loads(workload.policy_args)),
+        policy=(
+            Policy(model_name_or_path=str(path), **json.loads(workload.policy_args))
+            if make_policy is None
+            else make_policy(path)
+        ),
         surrogate=Clip(),
         reward=Alternating(workload),
         engine=getattr(engines, workload.engine)(**json.loads(workload.engine_args)),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=workload.learning_rate, weight_decay=0.0),
         group_size=workload.group_size,
         updates_per_rollout=workload.mu,
-        limits=PassLimits(micro_batch_size=workload.micro_batch),
+        limits=PassLimits(micro_batch_size=workload.micro_batch, **limits),
         max_grad_norm=1.0,
         sampling=SamplingSettings(max_new_tokens=workload.max_new_tokens),
         seed=workload.seed,
     )
 
 
-def main(folder: str, result: str) -> None:
-    """Run the workload of ``folder`` and write what was measured to ``result``, further ranks with their number."""
-    path, workload, recorder = start(folder)
-    pspo = module(workload, path)
+def run(path: Path, workload: Workload, recorder: Recorder, make_policy: Callable[[Path], Policy] | None = None) -> int:
+    """Run the workload of a folder; return the rank."""
+    pspo = module(workload, path, make_policy)
     if not workload.eos_share:
         pspo.policy.eos_ids = ()
     data = MathDataModule(
@@ -96,7 +101,14 @@ def main(folder: str, result: str) -> None:
         default_root_dir=str(path),
     )
     trainer.fit(pspo, data)
-    recorder.write(Path(result + (str(trainer.global_rank) if trainer.global_rank else "")))
+    return trainer.global_rank
+
+
+def main(folder: str, result: str) -> None:
+    """Run the workload of ``folder`` and write what was measured to ``result``, further ranks with their number."""
+    path, workload, recorder = start(folder)
+    rank = run(path, workload, recorder)
+    recorder.write(Path(result + (str(rank) if rank else "")))
 
 
 if __name__ == "__main__":

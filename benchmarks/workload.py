@@ -155,7 +155,7 @@ class Workload:
         equal = round(self.zero_share * self.prompts)
         return {"rollout": forward(0, 0), "update": 3 * self.mu * forward(equal * self.group_size, equal)}
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, weights: bool = True) -> None:
         """Write the settings, the model unless there is one, its tokenizer and the prompts."""
         logging.disable_progress_bar()
         (folder / "workload.json").write_text(json.dumps(asdict(self)))
@@ -164,7 +164,7 @@ class Workload:
             words = tokenizer(self, folder)
             texts = [_sum(words, length, chance) for length in self.prompt_lengths]
         else:
-            self._write_model(folder)
+            self._write_model(folder, weights)
             tokens = range(1, self.eos_ids[0])
             texts = [" ".join(map(word, chance.choices(tokens, k=length))) for length in self.prompt_lengths]
         rows = [json.dumps({"question": text, "answer": "1"}) + "\n" for text in texts]
@@ -174,25 +174,29 @@ class Workload:
         """Return the folder of the model."""
         return Path(self.model) if self.model else folder / "model"
 
-    def _write_model(self, folder: Path) -> None:
+    def _write_model(self, folder: Path, weights: bool) -> None:
         self._tokenizer().save_pretrained(folder / "model")
-        torch.manual_seed(self.seed)
-        model = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size,
-                num_hidden_layers=self.layers,
-                num_attention_heads=self.heads,
-                num_key_value_heads=self.kv_heads,
-                max_position_embeddings=self.prompt_tokens + self.max_new_tokens + 1,
-                tie_word_embeddings=not self.untied,
-                bos_token_id=None,
-                eos_token_id=self.eos_ids,
-                pad_token_id=PAD_ID,
-            )
+        config = Qwen2Config(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            max_position_embeddings=self.prompt_tokens + self.max_new_tokens + 1,
+            tie_word_embeddings=not self.untied,
+            bos_token_id=None,
+            eos_token_id=self.eos_ids,
+            pad_token_id=PAD_ID,
         )
-        model.generation_config = GenerationConfig(eos_token_id=self.eos_ids, pad_token_id=PAD_ID)
+        generation = GenerationConfig(eos_token_id=self.eos_ids, pad_token_id=PAD_ID)
+        if not weights:
+            config.save_pretrained(folder / "model")
+            generation.save_pretrained(folder / "model")
+            return
+        torch.manual_seed(self.seed)
+        model = Qwen2ForCausalLM(config)
+        model.generation_config = generation
         model.save_pretrained(folder / "model")
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:

@@ -1,7 +1,5 @@
 """What tests share: tiny model folders as the hub lays them out, made here, and small problem files."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -32,7 +30,11 @@ hypothesis.settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first, so that parallel workers end together."""
+    """Run files with slow tests first, so that parallel workers end together; skip tests of a missing GPU."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -7,6 +7,9 @@ shapes serves all others (``dynamic``).
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +17,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_pspo.errors import InputError
 
+BACKEND = "inductor"
+"""Of ``torch.compile``."""
 
-def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile a transformers model's layers, by a backend of ``torch.compile``, at their next call.
+
+@functools.cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors, compiled at its first call for all shapes."""
+    result: Callable[..., Any] = torch.compile(function, dynamic=True, backend=BACKEND)
+    return result
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile a transformers model's layers and head at their next call.
 
     Raises:
         InputError: If it has none that transformers marks as layers.
@@ -26,8 +39,10 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
         raise InputError(
             f"`compile_layers` must be false for {type(model).__name__}: it has no layers of transformers."
         )
-    for layer in layers:
-        layer.compile(dynamic=True, backend=backend)
+    embeddings: Any = getattr(model, "get_output_embeddings", None)  # PEFT's wrapper has it too
+    head = None if embeddings is None else embeddings()
+    for module in layers if head is None else [*layers, head]:
+        module.compile(dynamic=True, backend=BACKEND)
 
 
 def is_compiled(model: nn.Module) -> bool:

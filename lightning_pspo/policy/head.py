@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from lightning_pspo.policy.cast_linears import CastLinear
+from lightning_pspo.policy.compiled import compiled, is_compiled
 from lightning_pspo.policy.logprobs import excluded, logprobs_and_entropies
 
 SLICE_NUMBERS = 2**25
@@ -40,7 +41,7 @@ def head_logprobs(
     if type(head) is nn.Linear and not hooked:
         weight = head.weight.detach().to(compute_dtype(hidden)) if copy is None else copy
         logprobs, entropies = _LinearHead.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, weight, head.bias, chosen, temperature, top_p, with_entropy
+            hidden, head.weight, weight, head.bias, chosen, temperature, top_p, with_entropy, is_compiled(head)
         )
         return logprobs, entropies if with_entropy else None
     width: int = getattr(head, "out_features", None) or len(cast(Tensor, head.weight))
@@ -86,8 +87,10 @@ class _LinearHead(torch.autograd.Function):
         temperature: float,
         top_p: float,
         with_entropy: bool,
+        fuses: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = cast_weight.dtype
+        fused = fuses and top_p == 1.0  # one kernel reads the logits once
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, totals = (torch.empty(len(chosen), dtype=exact, device=hidden.device) for _ in range(2))
         entropies = torch.zeros_like(logprobs)
@@ -95,6 +98,11 @@ class _LinearHead(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _slices(len(chosen), len(weight), with_entropy, top_p, hidden.device):
                 logits = nn.functional.linear(hidden[part].to(dtype), cast_weight, cast_bias)
+                if fused:
+                    logprobs[part], totals[part], entropies[part] = compiled(_logprobs)(
+                        logits, chosen[part], temperature, with_entropy
+                    )
+                    continue
                 scaled = _scaled(logits, temperature, top_p, chosen[part])
                 del logits
                 largest = scaled.amax(dim=1)
@@ -108,14 +116,15 @@ class _LinearHead(torch.autograd.Function):
                     below.masked_fill_(below.isneginf(), 0.0)  # 0 * -inf would be nan
                     entropies[part] = mass.log() - below.mul_(weights).sum(dim=1) / mass
         ctx.save_for_backward(hidden, weight, cast_weight, bias, chosen, totals, entropies)
-        ctx.settings = temperature, top_p, with_entropy
-        ctx.last = None if with_entropy or not any(ctx.needs_input_grad) else (weights, mass)
+        ctx.settings = temperature, top_p, with_entropy, fused
+        keeps = not with_entropy and not fused and any(ctx.needs_input_grad)
+        ctx.last = (weights, mass) if keeps else None
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, cast_weight, bias, chosen, totals, entropies = ctx.saved_tensors
-        temperature, top_p, with_entropy = ctx.settings
+        temperature, top_p, with_entropy, fused = ctx.settings
         dtype = cast_weight.dtype
         of_logprobs, of_entropies = gradients
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -125,7 +134,17 @@ class _LinearHead(torch.autograd.Function):
         for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p, hidden.device)):
             states = hidden[part].to(dtype)
             last, ctx.last = ctx.last, None  # changed in place, so used once
-            if last is not None:
+            if fused:
+                by_logits = compiled(_gradient)(
+                    nn.functional.linear(states, cast_weight, cast_bias),
+                    chosen[part],
+                    totals[part],
+                    entropies[part],
+                    of_logprobs[part],
+                    of_entropies[part] if with_entropy else None,
+                    temperature,
+                )
+            elif last is not None:
                 weights, mass = last
                 by_logits = weights.mul_((-of_logprobs[part] / mass).unsqueeze(1))
             else:
@@ -139,10 +158,11 @@ class _LinearHead(torch.autograd.Function):
                     by_logits.mul_(surprise).neg_()
                 else:
                     by_logits = logs.exp_().mul_(-of_logprobs[part].unsqueeze(1))
-            by_logits.scatter_add_(1, chosen[part].unsqueeze(1), of_logprobs[part].unsqueeze(1))
-            if temperature != 1.0:
-                by_logits.div_(temperature)
-            by_logits = by_logits.to(dtype)
+            if not fused:
+                by_logits.scatter_add_(1, chosen[part].unsqueeze(1), of_logprobs[part].unsqueeze(1))
+                if temperature != 1.0:
+                    by_logits.div_(temperature)
+                by_logits = by_logits.to(dtype)
             if by_hidden is not None:
                 by_hidden[part] = by_logits @ cast_weight
             if ctx.needs_input_grad[1]:
@@ -154,7 +174,38 @@ class _LinearHead(torch.autograd.Function):
                     by_weight += by_logits.T @ states
             if by_bias is not None:
                 by_bias += by_logits.sum(dim=0)
-        return by_hidden, by_weight, None, by_bias, None, None, None, None
+        return by_hidden, by_weight, None, by_bias, None, None, None, None, None
+
+
+def _logprobs(logits: Tensor, chosen: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probs, log of the softmax's sum, and entropies (zeros if not asked for), (m,) float32 each."""
+    scaled = logits.float() / temperature
+    totals = scaled.logsumexp(dim=1)
+    logprobs = scaled.gather(1, chosen.unsqueeze(1)).squeeze(1) - totals
+    if not with_entropy:
+        return logprobs, totals, torch.zeros_like(totals)
+    logs = scaled - totals.unsqueeze(1)
+    return logprobs, totals, -torch.where(logs.isneginf(), 0.0, logs.exp() * logs).sum(dim=1)
+
+
+def _gradient(
+    logits: Tensor,
+    chosen: Tensor,
+    totals: Tensor,
+    entropies: Tensor,
+    of_logprobs: Tensor,
+    of_entropies: Tensor | None,
+    temperature: float,
+) -> Tensor:
+    """Return the gradient of the logits, in their dtype."""
+    logs = logits.float() / temperature - totals.unsqueeze(1)
+    weights = of_logprobs.unsqueeze(1)
+    if of_entropies is not None:
+        finite = torch.where(logs.isneginf(), 0.0, logs)
+        weights = weights + of_entropies.unsqueeze(1) * (finite + entropies.unsqueeze(1))
+    is_chosen = torch.arange(logits.shape[1], device=logits.device) == chosen.unsqueeze(1)
+    by_logits = torch.where(is_chosen, of_logprobs.unsqueeze(1), 0.0) - logs.exp() * weights
+    return (by_logits / temperature).to(logits.dtype)
 
 
 def _scaled(logits: Tensor, temperature: float, top_p: float, chosen: Tensor) -> Tensor:

@@ -8,9 +8,7 @@ intervals, by moving the others into fewer rows; each number of rows has its own
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,7 @@ from transformers import PreTrainedModel
 
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.cast_linears import CastLinear
-from lightning_pspo.policy.compiled import as_compiled, is_compiled
+from lightning_pspo.policy.compiled import as_compiled, compiled, is_compiled
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.nucleus import TOPS, outside_top
 from lightning_pspo.progress import advance
@@ -46,12 +44,6 @@ def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float, top:
         outside, decided = outside_top(scores.softmax(dim=-1), top_p, top)
         scores = scores.masked_fill(outside, float("-inf"))
     return pick(scores, noise), decided
-
-
-@functools.cache
-def compiled_sample() -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """Return ``sample``, compiled; torch.compile imports for a second what only this engine needs."""
-    return torch.compile(sample, dynamic=True)
 
 
 def _round_up(number: int, step: int) -> int:
@@ -376,9 +368,10 @@ class Decoder:
         if shape.sampled:
             top = logits.shape[1] if shape.whole_vocabulary else min(NUCLEUS, logits.shape[1])
             noise = self.noise[rows, self.step]
+            tokens: Tensor
             if self.compiled:
                 with as_compiled():
-                    tokens, decided = compiled_sample()(logits, noise, sampling.temperature, sampling.top_p, top)
+                    tokens, decided = compiled(sample)(logits, noise, sampling.temperature, sampling.top_p, top)
             else:
                 tokens, decided = sample(logits, noise, sampling.temperature, sampling.top_p, top)
             if decided is not None:

@@ -3,8 +3,7 @@
 The backend generates no code, which would take a minute.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy import policy as policy_module
+from lightning_pspo.policy import compiled as compiled_module
+from lightning_pspo.policy import head
 from lightning_pspo.policy.compiled import compile_layers, eager, is_compiled
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import Unsharded
-from lightning_pspo.rollout import GraphEngine, graph
+from lightning_pspo.rollout import GraphEngine
 from lightning_pspo.types import Inputs
 from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, draw, prompts_of
@@ -27,10 +27,13 @@ PROMPTS = prompts_of([[5, 6, 7], [8, 9, 10, 11], [12, 13]])
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Any:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(compiled_module, "BACKEND", "aot_eager")
+    compiled_module.compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
     yield
+    compiled_module.compiled.cache_clear()
     torch._dynamo.reset()
 
 
@@ -41,36 +44,41 @@ def inputs(rows: int, tokens: int) -> Inputs:
     return Inputs(prompts, prompts > 0, completions, completions > 0, prompt_of=torch.arange(rows) // 2)
 
 
-def policy(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Policy:
-    monkeypatch.setattr(policy_module, "compiled_layers", lambda model: compile_layers(model, "aot_eager"))
+def policy(**settings: Any) -> Policy:
     built = Policy(**settings)
     built.build(0)
     built.shard(Unsharded())
     return built
 
 
-def gradient(model: Policy, batch: Inputs) -> tuple[Tensor, Tensor]:
+def gradient(model: Policy, batch: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
     model.zero_grad()
-    logprobs, _ = model.logprobs(batch, 1.0, 1.0)
-    logprobs.sum().backward()  # type: ignore[no-untyped-call]
-    return logprobs.detach(), torch.cat(
+    logprobs, entropies = model.logprobs(batch, temperature, 1.0, entropy)
+    values = logprobs if entropies is None else torch.cat([logprobs, entropies])
+    (values * torch.arange(1.0, 1 + values.shape[1])).sum().backward()  # type: ignore[no-untyped-call]
+    return values.detach(), torch.cat(
         [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
     )
 
 
-@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(("recomputes", "temperature", "entropy"), [(False, 1.0, False), (True, 0.7, True)])
 def test_updates_have_the_same_gradient_and_shapes_share_a_graph(
-    monkeypatch: pytest.MonkeyPatch, recomputes: bool
+    monkeypatch: pytest.MonkeyPatch, recomputes: bool, temperature: float, entropy: bool
 ) -> None:
-    plain = policy(monkeypatch, gradient_checkpointing=recomputes)
-    compiled = policy(monkeypatch, gradient_checkpointing=recomputes, compile_layers=True)
-    assert is_compiled(compiled.causal_lm)
+    monkeypatch.setattr(head, "SLICE_NUMBERS", 2**14)  # several slices
+    plain = policy(gradient_checkpointing=recomputes)
+    fast = policy(gradient_checkpointing=recomputes, compile_layers=True)
+    assert is_compiled(fast.causal_lm)
     assert not is_compiled(plain.causal_lm)
+    graphs = []
     for rows, tokens in ((4, 11), (6, 17), (2, 5)):
         batch = inputs(rows, tokens)
-        for result, expected in zip(gradient(compiled, batch), gradient(plain, batch), strict=True):
-            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
-    assert counters["stats"]["unique_graphs"] == 1
+        results, expected = (gradient(model, batch, temperature, entropy) for model in (fast, plain))
+        for result, value in zip(results, expected, strict=True):
+            torch.testing.assert_close(result, value, rtol=1e-3, atol=1e-3)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[-1] <= 4  # one of all layers, and those of the head
 
 
 def llama(layers: int) -> PreTrainedModel:
@@ -79,16 +87,15 @@ def llama(layers: int) -> PreTrainedModel:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = torch.compile(graph.sample, dynamic=True, backend="aot_eager")
-    monkeypatch.setattr(graph, "compiled_sample", lambda: compiled)
+@pytest.mark.slow
+def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs() -> None:
     graphs = []
     for layers in (2, 4):
         torch._dynamo.reset()
         counters.clear()
         expected = draw(GraphEngine(), llama(layers), PROMPTS)
         model = llama(layers)
-        compile_layers(model, "aot_eager")
+        compile_layers(model)
         engine = GraphEngine()
         with eager():  # as in Policy.generating
             assert_equal(draw(engine, model, PROMPTS), expected)

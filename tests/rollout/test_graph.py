@@ -1,7 +1,5 @@
 """The graph engine against the shared-prefix engine, token for token, and without a wait for the device in a step."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from typing import Any
@@ -154,6 +152,34 @@ def test_a_step_never_waits_for_the_device(
     monkeypatch.setattr(graph.Decoder, "_step", watched)
     draw(GraphEngine(), llama, prompts_of(PROMPTS), **changes)
     assert steps == [[]] * 11
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("name", PLAIN)
+def test_captured_steps_draw_the_same_tokens(name: str, deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, again in the next rollout, and without a wait for the device between two checks."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    model, engine, prompts = model_of(PLAIN[name]).cuda(), GraphEngine(steps_per_check=5), prompts_of(PROMPTS)
+    prompts = prompts.to(torch.device("cuda"))
+    launch = graph.Decoder._launch
+
+    def watched(self: graph.Decoder, shape: graph.Shape) -> None:
+        torch.cuda.set_sync_debug_mode("error" if self.graphs.get(shape) else "default")
+        launch(self, shape)
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(graph.Decoder, "_launch", watched)
+    torch.use_deterministic_algorithms(deterministic)  # type: ignore[no-untyped-call]
+    try:
+        for changes in ({"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9}, {"eos_ids": MANY_EOS, "samples": 7}):
+            expected = draw(SharedPrefixEngine(), model, prompts, max_new_tokens=30, **changes)
+            for _ in range(2):
+                assert_equal(draw(engine, model, prompts, max_new_tokens=30, **changes), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)  # type: ignore[no-untyped-call]
+    assert engine._decoder is not None
+    assert any(captured is not None for captured in engine._decoder.graphs.values())
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
