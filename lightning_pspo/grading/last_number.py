@@ -43,10 +43,10 @@ _ANY_NUMBER = re.compile(
 # A minus with a space behind it is a sign only where no subtraction can stand.
 _SPACED_MINUS = re.compile(
     r"(?:\n|[=:(≈]|\\approx|\b(?:is|are|was|were|be|becomes|equals?|gives?|gets?|of|to|by))[ \t$*]*"
-    r"(?:[-−]|minus)[ \t]+\Z"
+    r"(?:[-−]|minus)[ \t]+\Z|\bnegative[ \t]+\Z"
 )
 _SPACED_MINUS_CHARS = 40
-_PERCENT = re.compile(r"\s?\\?%")
+_PERCENT = re.compile(r"\s?(?:\\?%|per ?cent\b)")
 
 _MATHS = re.compile(
     r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"

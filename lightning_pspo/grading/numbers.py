@@ -21,7 +21,7 @@ _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _WHOLE_NUMBER = re.compile(
     rf"{_SIGN}(?P<value>{_PLAIN})(?:[eE](?P<power>[-+]?[0-9]{{1,3}}))?"
-    r"(?:\s*(?P<scale>dozen|hundred|thousand|million|billion|trillion))?"
+    r"(?:\s*(?P<scale>dozen|hundred|thousand|million|billion|trillion)s?)?"
 )
 _WHOLE_QUOTIENT = re.compile(
     rf"{_SIGN}(?:(?P<units>[0-9]+|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+)\s+(?:and )?|(?P<glued>[0-9]+)(?=\\))?"

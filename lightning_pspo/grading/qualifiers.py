@@ -22,24 +22,28 @@ _SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|mon
 _BEFORE = re.compile(
     rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?<!\A)(?<!\n){_SIGN}|\bbetween {_NUMBER}(?: [a-z]+)? and"
     rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
-    r"|over|under|above|below|beyond|(?:al|ut)most|nearly|between|except|unless|anything but|but not"
+    r"|over|under|above|below|beyond|(?:al|ut)most|nearly|hardly|barely|between|except|unless|but not"
+    r"|(?:anything|values|numbers|all) but"
     r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus"
-    r"|(?:not|never|cannot|neither|[a-z]+n['’]t|doubt that [a-z]+)(?: (?:be|is|are|equals?|to|exactly|the answer))*"
+    r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|doubt that [a-z]+)"
+    r"(?: (?:be|is|are|equals?|to|exactly|the answer))*"
     rf"|(?:neither|either) {_NUMBER} n?or)"
-    rf"|(?<![\w./^])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
+    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
     rf"|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)))[ \t]*\\?\$?\Z"
 )
 _OTHER, _REST = re.compile(_NUMBER), re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}")
 _AFTER = re.compile(
-    r"(?i:[- ](?:dozen|score|gross|hundred|thousand|[mbtr]+illion|lakh|crore|tens|(?:ten|hundred|thousand)ths|halves"
-    r"|thirds|fourths|fifths|sixths|sevenths|eighths|ninths)\b|k(?!\w)|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
+    r"(?i:[- ](?:(?:dozen|score|gross|hundred|thousand|[mbtr]+illion|lakh|crore|ten(?=s))s?"
+    r"|(?:ten|hundred|thousand)ths|halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths)\b"
+    r"|k(?!\w)|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
     rf"| (?:or|to|through) (?:maybe |perhaps |even )?{_NUMBER}"
     rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
-    rf"| and (?:a|one)[- ]half\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
+    rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
+    r"|[xyzn](?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
     rf"| (?:times|plus|minus|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
-    rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b|\+(?![\w ])| at (?:most|least)\b"
+    rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b|\+(?![\w ])| at (?:most|least)\b| degrees? below\b"
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
@@ -49,13 +53,13 @@ _WINDOW = 60  # characters before a number in which its qualifier is looked for
 _REMARK = re.compile(  # between a result and a number that says something of it
     r"[^.!?\n]{0,60}(?:\b(?:which|since|as|because|and|but|while|where)\b|\(|[.!]\s+(?:This|That|It)\b)[^.!?\n]{0,60}"
 )
-_NOT_OTHERS = re.compile(rf",? \(?(?:(?:and |but )?not|rather than|instead of) {_NUMBER}(?: [A-Za-z]+)?\)?\Z")
+_NOT_OTHERS = re.compile(rf",? \(?(?:(?:and |but )?not|rather than|instead of) {_NUMBER}(?: [A-Za-z]+)?\)?\Z| or so\Z")
 _BOUND = re.compile(
     rf"(?i)(?:(?:.*\b(?:is|are|be|an?) )?{INCLUSIVE}|[a-z](?:\([a-z]\))? ?(?:[<>]=|[≤≥]|\\[lg]eq?(?![a-z])))"
     r" ?(?=\\?\$?[0-9])"
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
-_SCALE = re.compile(r"(?i)(?<=[0-9])(?: (dozen|hundred|thousand|[mbtr]+illion)|k)\Z")
+_SCALE = re.compile(r"(?i)(?<=[0-9])(?: (dozen|hundred|thousand|[mbtr]+illion)s?|k)\Z")
 _ASKS_EXTREME = re.compile(
     r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"
     r"|needed|must|should|required?|requires|enough|limit|can|could|allowed|afford|able|up to)\b"

@@ -125,6 +125,7 @@ synonyms: True ~ No | label: none ~ 5
 lower-case variable: x ~ X | a + b ~ A + B
 modulus: x \equiv 5 \pmod{8} ~ x \equiv 5 \pmod{7} | 6 \pmod{7} ~ 5 \pmod{7} | x \not\equiv 5 \pmod{7} ~ 5
     5 \pmod{7} + 1 ~ 5
+words behind a number: 5 less than eight ~ 5 | 5\text{ thousands} ~ 5 | 5 binary ~ 5
 number word: twelve ~ 20 | half of 42 ~ 42 | twenty-one ~ 20 | two thirds ~ 2 | twelve hundred ~ 12 | one of them ~ 1
 base: 1101_2 ~ 1101_3 | 1101_2 ~ 1100_2
 choice: A ~ B | (A) ~ (B) | A + B ~ A | A, B ~ A | (c) 42 ~ (b) | (a) 5 ~ b
@@ -222,29 +223,6 @@ def test_some_letters_are_functions(candidate, answer):
 def test_an_equation_answers_with_its_right_side_but_no_number_answers_with_an_equation():
     assert equivalent("x + y = 5", "5")
     assert not equivalent("5", "x + y = 5")
-
-
-@pytest.mark.parametrize(
-    "candidate",
-    [
-        *("5 thousands", "5 dozens", "5 dozen", "5 hundreds", "5 tenths", "5 squared", "5 cubed", "5 halves"),
-        *(
-            "5 degrees below zero",
-            "5 or eight",
-            "5 (or eight)",
-            "5 is wrong it is eight",
-            "5 is wrong",
-            "5 isn't right",
-        ),
-        *("5 and eight", "5 less", "5 less than eight", "5 twenty-one", "5 xy", "5 apples not pears"),
-        *(r"5\text{ thousands}", "5 of the many red apples", "5 minus two", "5 binary"),
-        *("minus five", "five dozen", "two fives", "fifth"),
-    ],
-)
-def test_words_that_change_a_number_are_no_unit(candidate):
-    assert not equivalent(candidate, "5")
-    assert not grade(f"#### {candidate}", "5").correct
-    assert equivalent(candidate, candidate)
 
 
 @pytest.mark.parametrize(

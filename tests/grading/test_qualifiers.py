@@ -36,6 +36,9 @@ MARKED = r"""
 - 5e3 | 5E3 | 5 x 10^3 | 5 × 10^3 | 5*10^3 | 5 \cdot 10^{3} | 5\times 10^3 | 5e-1 | 10^5 | 2^5 | 5^2 | x^5 | 5x | 5i
 - 5\pi | 5\sqrt{2} | \sqrt{5} | \sqrt 5 | \frac{1}{5} | \frac{5}{6} | 1/5 | -5 | - 5 | −5 | 5% of 20 | x_5 | \log_5
 - f(5) | 5a + b | 0.5 | .5 | 50 | 55 | 5.05 | \binom{5}{2} | 5_6 and 7
+- 5 thousands | 5 dozens | 5 hundreds | 5 degrees below zero | 5 or eight | 5 (or eight) | 5 is wrong it is eight
+- 5 isn't right | 5 and eight | 5 twenty-one | 5 xy
+- minus five | two fives | fifth
 - 5 is wrong | 5 is not the answer | 5 is incorrect | 5 (wrong) | 5 would be wrong | unless 5 | if 5 | 5 times 2
 - 5 more than 3 | 5 less than 8 | 5 fewer than 8 | 5 plus 2 | 5 minus 2 | 5 divided by 2 | 5 over 2 | 5 out of 6
 - 5 in 6 | 5 per 6 | 5 of 6 | 5 out of every 6
@@ -125,6 +128,49 @@ SENTENCES = r"""
 + It rises from 5 to 6. | => 6 | So it's 0.5 * 12 = 6. | 12/2 = <<12/2=6>>6 | <b>6</b> | It is -> 6 | ⏎> 6
 + That rounds up to 6. | She gets $6 in 3 days. | It costs $6 over 4 weeks | The total is 6 or 12/2.
 + So 12 / 2 = 6 incorrect answers. | (x > 0) so x = 6
+? 18
++ Janet makes $18 every day at the farmers' market. | She makes $18 per day. | So, Janet makes 9 * $2 = $18 a day.
++ Janet makes $18 in 1 day. | Therefore, Janet makes **$18** every day. | So the answer is $\boxed{18}$ and not 20.
++ Over 3 weeks she makes $18. | She earns more than Tom: $18. | After paying 6 of the 24 she keeps 18.
++ It would take him 18 hours, or 18.0 hours. | He will be over 10, namely 18.
++ So, no more than 2 of the 20 are lost: 18 remain. | Since 20 > 18, it is 18. | He is older than Tom; he is 18.
++ He needs 18 in all, and nothing else. | There were under 20, exactly 18. | In under 2 hours he drives 18 miles.
++ He got 18 of 20 right. | It is 18% of the total. | So 18% of 50 is 9, so he has 18. | He's left with 18, half of 36.
++ Twice 9 is 18. | Double that is 18. | Half of 36 is 18. | There are 18 students, not counting Tom.
++ It is not hard to see that it is 18. | It isn't difficult: 18. | She can't afford 20, so she buys 18.
++ He did not eat 2, so 18 are left. | They can seat at least 12 and they have 18.
++ So we have between 10 and 20, i.e. 18. | There are more boys than girls, 18 boys. | So there are 18 full boxes.
++ They need 18 buses because 17 buses are not enough. | It ends after 18 minutes. | The maximum is 18.
++ The minimum value is 18. | At x = 3 the minimum of f is 18. | He has 18+ years?⏎#### 18
++ Therefore 18 is the answer. | 18 is right. | 18 is correct. | So x=18>0. | So x = 18 ≥ 0. | Since n > 0, n = 18.
++ Hence n = 18 (n > 0). | We reject n = -2 since n > 0. So n = 18. | So the price went from $12 to $18.
++ It goes from 12 up to 18. | Answer: 18 (eighteen) | Answer: 18 dollars per day | The answer is 18 in total.
++ The answer is $18 for 2 days. | The answer is 18 out of the 20. | The answer is 18 times. | The answer is 18 more.
++ The answer is 18 minutes past noon. | The answer is 18, or $18. | The answer is 18, i.e., eighteen.
++ The answer is 18 (rounded up). | The answer is 18 or so.
+- The answer is 18 per 3. | So it's under 18. | He is not yet 18. | She is no longer 18. | So less than 18 remain.
+- So it's 17 or 18. | It's 18 or 19. | The answer's somewhere between 17 and 18. | That makes 18 thousand.
+- 18 thousand | It is less than or equal to 18. | It costs no less than $18. | She earns more than $18.
+- We get x ≠ 18. | $x \ge 18$ | So x can be anything except 18. | All values but 18. | It equals 18 squared.
+- It is 18 and a third. | x ∈ (18, 20) | x ∈ [18, ∞) | The answer is (18, 20). | The answer is 18:30.
+- The answer is 18²  | So 18 < y. | There aren't 18. | It won't be 18. | It should not be 18. | It is hardly 18.
+- The answer is 18 million dollars. | The answer is 18 K. | the answer is 18 plus or minus 2 | It's 18x.
+- The answer is 18 + 2. | The answer is 18 and 20. | The answer is 18, 20. | So √18. | It's 1/18. | It's 18^2.
+- It's 18!. Just kidding: 20. | The answer is 18, no wait, 20. | The answer is 18. Actually, the answer is 20.
+? -3
++ So x = -3. | So x = −3. | x is minus 3. | The temperature is -3 degrees. | It is 3 - 6 = -3. | The answer is -3.
++ It's negative 3. | x = - 3
+- So x > -3. | It is 3. | So x = ±3. | below -3 | not -3
+? 0.25
++ That's 25%. | 1/4 | The probability is 1/4. | 25 percent
+- 25 hundredths of 2 | 0.25 of 4
+? 1200
++ 1.2 thousand | 1.2k | 1,200 | $1.2K | So they raised 1.2 thousand dollars.
+- 1.2 | 12 | 1.2 million
+? 2.5
++ It takes 2.5 hours. | 2 and a half hours | 2 1/2 hours | 2½ | It takes two and a half hours.
++ So it takes 2 and a half hours.
+- 2 | half | 5 or 2
 """
 QUESTIONS = r"""
 ? What is the least number of boxes that she needs? => 5
@@ -146,6 +192,16 @@ QUESTIONS = r"""
 - x > 94 | x \ne 94
 ? How many eggs does she have? => 8
 - So she has 8 dozen eggs. | #### 8 dozen
+? How many eggs does she have left? => 18
++ She has 18 eggs left. | So at most 2 are broken and 18 are left. | #### 18 eggs
+? How much does he need? => 18
++ He needs at least $18. | He needs at least 18 more dollars. | So he must save a minimum of $18.
+- He needs more than $18. | He needs less than $18.
+? What is the largest integer n with n < 19? => 18
++ So n is at most 18, and n = 18 works. | n ≤ 18, so the largest is 18. | The largest is n = 18. | So n <= 18
+- n < 18
+? How much money is left (in millions)? => 4
++ There is $4 million left. | $4 million | 4 | The answer is 4 million.
 """
 """A reference, or a question and its reference; right answers (+) and wrong ones (-); ⏎ ends a line."""
 
