@@ -1,7 +1,5 @@
 """MathDataModule: the prompts of a run, in its settings, its checkpoints and what is made of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The declarations of metrics against what real runs log, and the page that is made of them."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The loop, with real tiny models and a real Trainer: gradients by hand, invariances, exact resume, evaluation."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The line of progress, in a real pseudo-terminal of several widths, and as plain lines."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import logging

@@ -1,7 +1,5 @@
 """SupervisedModule: its gradient, its resumption, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The embedded policy: small, read alike by everyone, skilled but unreliable."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

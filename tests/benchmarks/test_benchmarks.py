@@ -1,7 +1,5 @@
 """The benchmarks run at a tiny shape and count right. Nothing here looks at a time."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """What holds for every callback: settings out of range are refused by name, arguments have names."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re

@@ -1,7 +1,5 @@
 """Lightning's own callbacks beside ours, in the real command: they work, or are refused in one line with the mend."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,6 @@ from lightning_pspo.checkpoints.store import find_checkpoints, rollout_of
 from lightning_pspo.cli.main import main
 from tests.support.checkpoints import same_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 Command = Callable[..., list[str]]
 
 

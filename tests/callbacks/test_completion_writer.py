@@ -111,7 +111,6 @@ class Break(Callback):
 """
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_an_interrupted_validate_continues(tiny_run, problem_file, tmp_path, monkeypatch, caplog):
     (tmp_path / "breaking.py").write_text(BREAKING)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,7 +1,5 @@
 """The examples in callbacks' docstrings. Pytest's own collection would import the folder a second time, by its path."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import pkgutil

@@ -1,7 +1,5 @@
 """JudgeEval in real runs: what it writes, and what it does when its endpoint fails or the run is interrupted."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table of the latest completions shows them as they are."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import re

@@ -1,7 +1,5 @@
 """Signals save and stop the run; it then goes on to the same bits as one that nobody disturbed."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable
@@ -34,7 +32,6 @@ def command(tiny_run: Command, tmp_path: Path) -> Command:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_a_signal_saves_and_stops(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     process = start(command(root), tmp_path)
@@ -70,7 +67,6 @@ def test_two_ranks_agree_to_stop(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_in_a_validation(command: Command, tmp_path: Path, problem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is that of the rollout before it, and the validation is done again."""
     (tmp_path / "slow_validation.py").write_text(

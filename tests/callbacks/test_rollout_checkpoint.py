@@ -24,7 +24,6 @@ from lightning_pspo.files import remove
 from tests.support.checkpoints import flip, same_weights
 from tests.support.hand_made import HandMade, fit
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 TinyRun = Callable[..., list[str]]
 SCRIPTED = '''
 from pathlib import Path

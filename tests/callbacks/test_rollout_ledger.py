@@ -1,7 +1,5 @@
 """The ledger of real training runs: its numbers against those of the step, and runs that are killed."""
 
-from __future__ import annotations
-
 import math
 import random
 import signal

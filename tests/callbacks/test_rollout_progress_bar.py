@@ -1,7 +1,5 @@
 """What a run shows while it goes on: its line in a terminal, plain lines elsewhere, completions, validations."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys
@@ -16,8 +14,6 @@ from lightning_pspo import progress
 from lightning_pspo.cli.main import main
 from tests.support.hand_made import fit
 from tests.support.terminal import Terminal
-
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
 class Spy(RolloutProgressBar):

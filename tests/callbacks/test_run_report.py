@@ -1,7 +1,5 @@
 """The report that a run writes at its end."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -11,8 +9,6 @@ import pytest
 
 from lightning_pspo.cli.main import main as train
 from tests.support.report_runs import plain, write_run
-
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
 def test_the_callback(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The line after a validation, and its difference to the one before, also in a resumed run."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -29,7 +27,6 @@ def test_the_line_of_a_validation() -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_a_resumed_run_compares_with_the_last_validation(
     tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

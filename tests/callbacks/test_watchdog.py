@@ -1,7 +1,5 @@
 """The watchdog says where a run is stuck, also when Python cannot."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +29,6 @@ def test_stacks_of_a_run_that_is_stuck(tiny_run: Callable[..., list[str]], tmp_p
             assert "no rollout finished on rank 0 for 0.05 minutes" in text
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_a_run_that_goes_on_is_left_alone(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
     main(["fit", *tiny_run(tmp_path / "run", "--trainer.callbacks+=Watchdog")])
     assert list((tmp_path / "run").glob("stacks*")) == []

@@ -1,7 +1,5 @@
 """Any change to a checkpoint and any cut is found, and nothing unfinished counts as one."""
 
-from __future__ import annotations
-
 import json
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """Settings and results in a run's folder; the day on which it started, which a chat template may print."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from datetime import datetime
@@ -65,7 +63,6 @@ def test_stopping_the_clock_changes_nothing_else(start: str) -> None:
     assert stopped == running or datetime.now().date().isoformat() != today
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_a_run_keeps_its_date(
     tiny_run: Callable[..., list[str]],
     model_folder: Callable[..., Path],

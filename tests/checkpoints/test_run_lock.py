@@ -1,7 +1,5 @@
 """One run owns a folder: a second start is refused and told by whom, and a dead process owns nothing."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -15,8 +13,6 @@ from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from tests.support.processes import ended, start, wait_for
-
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
 def test_the_owner_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """A disk that fills up costs nothing but the time since the last checkpoint, and is reported in one line."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -21,7 +19,6 @@ from lightning_pspo.cli.main import main
 from tests.support.checkpoints import module_of, same_weights, saved
 from tests.support.processes import ended, start
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 SIZE = 4 << 20
 
 

@@ -1,7 +1,5 @@
 """Names of checkpoints, and the list of the best."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lightning_pspo.checkpoints.store import checkpoint_name, find_damaged, read_scores, set_aside, write_scores

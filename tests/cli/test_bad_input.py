@@ -1,7 +1,5 @@
 """Bad input ends the command with one message and status 2, before any training and without a trace in the run."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

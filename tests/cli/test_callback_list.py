@@ -1,7 +1,5 @@
 """One callback of the list, changed by its class name, from flags and files in any order."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

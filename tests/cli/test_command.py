@@ -1,7 +1,5 @@
 """The program as a process: what answers without torch, how fast the rest is, and output that nobody reads."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

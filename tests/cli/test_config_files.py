@@ -1,7 +1,5 @@
 """Files of settings: packaged ones by name, similar ones for a wrong name, and what is refused at once."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

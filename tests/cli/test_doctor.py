@@ -1,7 +1,5 @@
 """The doctor's parent process: progress, and a worker that takes too long."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``lightning-pspo evaluate`` on the embedded model, a model folder, a run and an export, as a user calls it."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

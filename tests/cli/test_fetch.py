@@ -1,7 +1,5 @@
 """``lightning-pspo fetch``: a real model, or one line that says why not, and nothing half-written."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

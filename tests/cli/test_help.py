@@ -1,7 +1,5 @@
 """What a newcomer is told: --help, and completion in bash."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The package as users install it: a wheel in an empty folder elsewhere, beside whatever they keep there."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

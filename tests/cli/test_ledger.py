@@ -1,7 +1,5 @@
 """``lightning-pspo ledger``: what it shows, compares, regrades and exports."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

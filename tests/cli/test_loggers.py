@@ -1,7 +1,5 @@
 """Loggers by configuration alone: where they write, and what is said when their package is missing."""
 
-from __future__ import annotations
-
 import csv
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The command line, run in this process: every subcommand, every way to say a setting, and what a run leaves behind."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

@@ -1,7 +1,5 @@
 """``lightning-pspo prompts`` shows what the model is asked, without its weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

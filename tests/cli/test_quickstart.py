@@ -1,7 +1,5 @@
 """The quickstart's own part: earlier runs and interruptions; the run itself is tested where it is installed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

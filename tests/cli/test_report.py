@@ -1,7 +1,5 @@
 """``lightning-pspo report``."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

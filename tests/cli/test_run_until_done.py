@@ -1,7 +1,5 @@
 """The restart loop brings a run to its end through crashes, and gives up where that would not help."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """``lightning-pspo study``: refusals before anything runs; a study from its first cell to one that is repeated."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every shipped YAML is a test case: it is explained, it parses, and it runs where this machine can run it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
@@ -13,7 +11,6 @@ import yaml
 
 from lightning_pspo.cli.main import main
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = sorted(CONFIGS.glob("*.yaml"))
 ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))

@@ -1,7 +1,5 @@
 """The documentation's examples give what they say, and the tests, files and commands that it names exist."""
 
-from __future__ import annotations
-
 import doctest
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The program of docs/python.md runs as it stands and goes on; so does the notebook."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

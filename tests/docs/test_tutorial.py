@@ -1,7 +1,5 @@
 """The tutorial, followed word by word: its files are written, its commands run, and its parts do what they say."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import re
@@ -28,7 +26,6 @@ SHORTER = [
     *("--data.prompts_per_rollout=4", "--model.group_size=4", "--model.sampling.max_new_tokens=32"),
     *("--data.val.held_out.size=8", "--model.evaluation.temperatures=[0.0]"),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
 def blocks(language: str) -> list[str]:

@@ -1,7 +1,5 @@
 """The commands and the program of docs/use.md."""
 
-from __future__ import annotations
-
 import re
 from importlib.util import find_spec
 from pathlib import Path

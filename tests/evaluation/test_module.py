@@ -1,7 +1,5 @@
 """Evaluation through a real Trainer: every problem counts once, sampled or recorded."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable
@@ -264,7 +262,6 @@ def test_samples_that_the_grader_cannot_decide_are_counted(evaluate: Evaluate) -
     assert estimates["accuracy"].value == pytest.approx(1 / 7)
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_references_that_cannot_be_matched_are_listed_in_the_run(
     tiny_run: Callable[..., list[str]], tmp_path: Path, problem_file: Path
 ) -> None:

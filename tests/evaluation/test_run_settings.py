@@ -1,7 +1,5 @@
 """What an evaluation takes over from a stranger's settings: values, never code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

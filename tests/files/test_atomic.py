@@ -1,7 +1,5 @@
 """Files and folders that exist completely or not at all."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

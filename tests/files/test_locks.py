@@ -1,7 +1,5 @@
 """Locks that end with the process that holds them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Plain YAML from strangers: what is read, and what is refused at once with its position."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from pathlib import Path

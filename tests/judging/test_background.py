@@ -1,7 +1,5 @@
 """Judging beside the caller: a process with less right to the processor that never outlives its owner, or a thread."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

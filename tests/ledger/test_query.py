@@ -1,7 +1,5 @@
 """Filters in SQL: what they choose, against plain Python, and what they refuse."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reading a ledger: order, counts, sorting, files that are damaged or come from a stranger."""
 
-from __future__ import annotations
-
 import importlib
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows as text for a terminal."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """The ledger on disk: what is written is read back once, whatever happens in between."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Advantages by hand and by their invariances."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable

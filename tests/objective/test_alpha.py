@@ -1,7 +1,5 @@
 """alpha over a run: schedules by hand, control on simulated plants."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

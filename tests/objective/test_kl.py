@@ -1,7 +1,5 @@
 """Divergence estimators: values by hand; expectations and gradients by summing over a whole small vocabulary."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Weights and measures of the mismatch between engine and training pass."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Levels, KL, entropy, truncation, refill and alpha control in the real loop, against plain gradients."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a constant alpha does to a trained policy: nothing under Adam alone, a learning-rate factor under SGD."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

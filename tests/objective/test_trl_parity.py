@@ -3,8 +3,6 @@
 TRL is no dependency of the tests (extra ``bench``); without it they are skipped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The trust-region report against plain Python, and that it does not depend on how the tokens are split."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from dataclasses import asdict

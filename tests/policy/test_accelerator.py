@@ -1,7 +1,5 @@
 """What a run takes on a GPU; no GPU is needed to tell."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Low-rank adapters of every kind: trained, resumed, switched off for the reference, tied to their base."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable

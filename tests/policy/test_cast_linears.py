@@ -1,7 +1,5 @@
 """Weights that were cast beforehand give the bits of autocast, and follow what the weights become."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from pathlib import Path

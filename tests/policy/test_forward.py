@@ -1,7 +1,5 @@
 """Log-probs of completions on several architectures, packed in rows and in trees, against one pass per row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A GGUF file becomes a folder with the logits of its dequantised weights, or is refused in one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Log-probs and entropies through the head in slices, against the plain way with all logits at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

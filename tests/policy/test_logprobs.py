@@ -1,7 +1,5 @@
 """The sampled distribution and log-probs under it, against an independent oracle."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

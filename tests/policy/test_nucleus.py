@@ -1,7 +1,5 @@
 """The nucleus against a full, stable sort."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

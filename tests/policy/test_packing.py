@@ -1,7 +1,5 @@
 """Packed passes: every token in its position, visible to the tokens that may see it."""
 
-from __future__ import annotations
-
 import hypothesis.strategies as st
 import pytest
 import torch

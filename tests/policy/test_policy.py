@@ -1,7 +1,5 @@
 """The policy: text of its completions, and the modes of its model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

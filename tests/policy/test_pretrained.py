@@ -1,7 +1,5 @@
 """Models in folders and on the hub: what is read, and what is refused before any weight is."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Adapters on four-bit weights: against a plain model that holds the dequantised weights, and in the loop."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

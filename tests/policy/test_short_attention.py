@@ -1,7 +1,5 @@
 """Gradients of attention over short sequences in bfloat16: closer to the exact ones than PyTorch's."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest

@@ -1,7 +1,5 @@
 """Runs that differ only in the seed form an arm."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The report in a headless Chromium: widths, colours, keyboard, names, and that nothing on it runs or is fetched."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

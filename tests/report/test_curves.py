@@ -1,7 +1,5 @@
 """Scalars from the logs of a run: what is repeated counts once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The judge's panel of the report: scores, what is missing, trust, and what was measured once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

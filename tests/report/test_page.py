@@ -1,7 +1,5 @@
 """What the page says and what it is safe from."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

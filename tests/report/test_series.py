@@ -1,7 +1,5 @@
 """Curves of arms: means, bands, thinning, and the scale of the horizontal axis."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A model's text on the page: escaped, and its formulas as MathML."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 

@@ -1,7 +1,5 @@
 """Sampling noise, the inversion of the cumulative distribution, and the end of completions."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

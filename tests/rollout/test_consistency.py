@@ -1,7 +1,5 @@
 """Models and engines whose log-probs or tokens depend on chance, neighbours or padding: mended, or refused."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import replace

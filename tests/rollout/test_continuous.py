@@ -1,7 +1,5 @@
 """Continuous batching: the tokens of plain generation, their log-probs, and nothing left behind."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Generation with real tiny models: distribution, end of sequence, independence of the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The shared-prefix engine against plain generation, token for token, on tiny models of many architectures."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

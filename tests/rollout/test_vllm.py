@@ -1,7 +1,5 @@
 """Requests, results, weights and their names; and, where vLLM is installed, vLLM itself (``make test-vllm``)."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable

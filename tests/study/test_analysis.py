@@ -1,7 +1,5 @@
 """Numbers of a study, by hand, from files of cells."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Cells: their settings, budgets and states."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

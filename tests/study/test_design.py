@@ -1,7 +1,5 @@
 """What a study file may say, and what it spans."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

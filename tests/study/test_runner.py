@@ -1,7 +1,5 @@
 """Cells in processes of their own: ends, deaths, a full disk."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The search of a setting: equal trials, on its own seeds and problems, the same again after an interruption."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

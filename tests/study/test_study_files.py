@@ -1,7 +1,5 @@
 """Every packaged study file says what it is for, spans cells, and names settings that exist."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checkpoints of policies that were moved as training would, in both layouts; damage and comparison."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A judge's endpoint that fails on purpose, and logs a hash of each question and how it ended as a line of JSON."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

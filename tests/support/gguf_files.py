@@ -1,7 +1,5 @@
 """Tiny GGUF files, written as llama.cpp's converter writes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

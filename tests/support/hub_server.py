@@ -1,7 +1,5 @@
 """A small stand-in for the Hugging Face hub: what its client asks for when it uploads a model folder."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

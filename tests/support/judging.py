@@ -1,7 +1,5 @@
 """Judges for tests, and short ways to ask them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

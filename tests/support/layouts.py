@@ -4,8 +4,6 @@ The arguments name the layouts and the scenarios, a model folder, a file of prob
 ranks of a layout run this file; rank zero writes what the run ended with to ``<scenario>-<layout>.pt``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

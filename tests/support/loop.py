@@ -1,7 +1,5 @@
 """A tiny real training run, for the tests of the loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

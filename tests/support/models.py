@@ -1,7 +1,5 @@
 """Tiny models and tokenizers, made here."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The commands of a page of the documentation, run as they stand on small data; a file of tests for each page."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

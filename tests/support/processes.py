@@ -1,7 +1,5 @@
 """The real command in processes of its own, for tests that send signals and break things."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

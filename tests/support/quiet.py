@@ -1,7 +1,5 @@
 """Settings of a Trainer that only trains, for tests and benchmarks; imports no pytest."""
 
-from __future__ import annotations
-
 from typing import Any
 
 QUIET: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """Run folders written by hand, for the tests of the report."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """A stand-in for ``fit``, and files of cells as it writes them, for tests of studies."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence

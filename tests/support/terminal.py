@@ -1,7 +1,5 @@
 """A pseudo-terminal in this process, and what it shows."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import fcntl

@@ -1,7 +1,5 @@
 """Operations that would make the host wait for a GPU, counted on a CPU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@
 real process of the command, but that variables which are read during these imports are those of the test session.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib
 import json

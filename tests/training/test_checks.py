@@ -1,7 +1,5 @@
 """Settings and callbacks of Lightning: each works with this loop, or is refused with the setting to use."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

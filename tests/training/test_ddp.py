@@ -1,7 +1,5 @@
 """Two gloo processes of the real command against one process."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable
@@ -107,7 +105,6 @@ EVERY_TERM = [
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 @pytest.mark.parametrize(
     "objective",
     [EVERY_TERM, ["--model.aggregation=FixedLength", "--model.aggregation.max_tokens=8"]],
@@ -141,7 +138,6 @@ def test_two_processes_do_what_one_does(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 @pytest.mark.parametrize("limit", [5, 1], ids=["uneven", "a rank without a problem"])
 def test_two_processes_evaluate_to_the_same_bytes(
     arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int

@@ -1,7 +1,5 @@
 """The plan of a rollout: the same mini-batches on any number of ranks, equally many passes, full denominators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 

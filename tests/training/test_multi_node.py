@@ -1,7 +1,5 @@
 """Two nodes with one process each: torchrun in two network namespaces where they can be made, SLURM by a stand-in."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -20,7 +18,6 @@ from lightning_pspo.training import rank_guard
 from tests.support.loop import assert_same_course
 from tests.support.processes import PATIENCE_S, REPOSITORY, free_port
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 LAUNCH = REPOSITORY / "scripts" / "launch"
 SIGNALLED = '''
 import os, signal, time

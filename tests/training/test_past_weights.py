@@ -1,7 +1,5 @@
 """Stale rollouts: sampled with the weights of earlier rollouts, scored under them, the same after an interruption."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

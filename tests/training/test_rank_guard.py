@@ -1,7 +1,5 @@
 """One failing rank ends the whole job soon, with the real error first and nothing left behind."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """The table of rules: what parts declare decides, also for classes of a user's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

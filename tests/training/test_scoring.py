@@ -1,7 +1,5 @@
 """A micro-batch runs on shapes that the host knows beforehand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The number of threads is measured where it is free, kept in checkpoints, and left to a user who sets it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Floating-point operations against counts by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

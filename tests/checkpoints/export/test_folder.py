@@ -1,7 +1,5 @@
 """Exports of every kind of checkpoint, loaded as a user would, against the policy that they came from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Exports on a stand-in for the hub: what is there afterwards, and what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """From a run to its export: the same completions from the run, its checkpoint in two layouts, adapter and model."""
 
-from __future__ import annotations
-
 import json
 import operator
 import sys

@@ -1,7 +1,5 @@
 """Aggregations and ratio levels by hand and by their invariances."""
 
-from __future__ import annotations
-
 import hypothesis.strategies as st
 import pytest
 import torch

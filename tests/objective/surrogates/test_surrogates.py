@@ -1,7 +1,5 @@
 """Surrogates against values and weights that are derived by hand and written as plain Python of single numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Strategies by overlay through the real command, and what is refused before any work starts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,6 @@ from lightning_pspo.policy.sharding import FSDP1, FSDP2, FSDP2Strategy, Unsharde
 from tests.support.layouts import CPUFSDPStrategy
 from tests.support.processes import REPOSITORY, two_ranks
 
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 OVERLAYS = REPOSITORY / "configs" / "strategy"
 Command = Callable[..., list[str]]
 

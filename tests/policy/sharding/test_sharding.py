@@ -1,7 +1,5 @@
 """The same run on one process and on two gloo processes, under every strategy that a CPU can run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sharded checkpoints on disk: recognised, read in one process, and never trusted."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The doctor's checks of settings, data and tokenizer, each with a planted fault and without it."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -21,7 +19,6 @@ from lightning_pspo.preflight.doctor.subject import Subject
 from tests.support.models import make_tokenizer
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*does not have many workers")
 MARKERS = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
 
 

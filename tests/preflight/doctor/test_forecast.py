@@ -1,7 +1,5 @@
 """The probe's plan and the forecast, against numbers worked out by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

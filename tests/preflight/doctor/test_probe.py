@@ -1,7 +1,5 @@
 """The doctor's probe on real runs."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from lightning_pspo.preflight.doctor.findings import Finding, Severity, exit_cod
 from tests.support.models import make_model
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,5 @@
 """``lightning-pspo selfcheck`` passes on sound models, and each deliberately broken part fails its own check."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -19,10 +17,7 @@ from lightning_pspo.preflight.selfcheck import Size, runs, settings
 from lightning_pspo.preflight.selfcheck.gradients import Gradient, with_signal
 from tests.support.loop import NoSignal
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-    pytest.mark.filterwarnings("ignore:A constant alpha only rescales"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:A constant alpha only rescales")
 BROKEN = '''
 from dataclasses import replace
 import torch
