@@ -1,7 +1,5 @@
 """The commands of docs/settings.md."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
