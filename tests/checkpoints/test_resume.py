@@ -1,7 +1,5 @@
 """Killed runs of the real command, resumed until they are done, end with the same bits as a run left alone."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -124,14 +122,15 @@ def test_an_undisturbed_run_writes_below_its_root_only(undisturbed: Path, workpl
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_killed_at_any_moment(
     undisturbed: Path, command: Arguments, workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also of a checkpoint that is written in the background."""
     root = tmp_path / "run"
+    arguments = command(root, "--callbacks.RolloutCheckpoint.background=true")
     partial = partial_name(checkpoint(root, 2))
     # While the second checkpoint is written, or right after it.
-    kill_when(command(root), workplace, lambda: partial.exists() or checkpoint(root, 2).exists())
+    kill_when(arguments, workplace, lambda: partial.exists() or checkpoint(root, 2).exists())
     # In the middle of an iteration: some time after a checkpoint, before the next one.
     seen: list[float] = []
 
@@ -140,9 +139,9 @@ def test_killed_at_any_moment(
             seen.append(time.monotonic())
         return bool(seen) and time.monotonic() > seen[0] + 0.02
 
-    kill_when(command(root), workplace, midway)
+    kill_when(arguments, workplace, midway)
     caplog.set_level("INFO")
-    main(command(root))
+    main(arguments)
     assert f"Using {root / 'checkpoints'}" in caplog.text
     assert_same_end(root, undisturbed)
     assert list((root / "checkpoints").glob("*.partial")) == []
@@ -152,7 +151,6 @@ def test_killed_at_any_moment(
     assert not (root / "config-2.yaml").exists()
 
 
-@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_a_leftover_of_a_crashed_save_is_no_checkpoint(undisturbed: Path, command: Arguments, tmp_path: Path) -> None:
     """Cut short by ``limit_train_batches``, with half a checkpoint and half a line left behind.
 
