@@ -41,6 +41,7 @@ from lightning_pspo.training.checks import (
 )
 from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
+from lightning_pspo.training.pass_tokens import choose_pass_tokens
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
 from lightning_pspo.training.threads import choose_threads, restore_threads, save_threads
@@ -202,6 +203,8 @@ class TrainableModule(SamplingModule):
         """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
         if not self.threads_are_chosen:
             choose_threads(self.trainer, self.policy)
+        if self.limits.micro_batch_tokens == "auto":
+            self.limits = replace(self.limits, micro_batch_tokens=choose_pass_tokens(self.trainer, self.policy))
         super().on_fit_start()
 
     def on_train_start(self) -> None:
@@ -231,6 +234,7 @@ class TrainableModule(SamplingModule):
         checkpoint["policy"] = self.policy.description()
         checkpoint["precision"] = str(self.trainer.precision)
         save_threads(checkpoint)
+        checkpoint["micro_batch_tokens"] = self.limits.micro_batch_tokens
         save_optimizer_settings(checkpoint, self.trainer.optimizers[0])
         put_after_rollout(checkpoint, self.trainer)
 
@@ -241,6 +245,8 @@ class TrainableModule(SamplingModule):
             check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1))]))
             check_precision(checkpoint, str(self.trainer.precision))
             self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
+            if self.limits.micro_batch_tokens == "auto" and "micro_batch_tokens" in checkpoint:
+                self.limits = replace(self.limits, micro_batch_tokens=checkpoint["micro_batch_tokens"])
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 
     # -- a step --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_pspo.types import Inputs
 
@@ -88,6 +90,16 @@ class PackedInputs:
         # Padding sees the prompt, so that no row is without a key.
         return (causal & ((key == -1) | (key == query))).unsqueeze(1)
 
+    def padded(self, multiple: int) -> PackedInputs:
+        """Return the inputs with more padding, so that L is a multiple: compiled layers ask for one in their masks."""
+        more = (0, -self.input_ids.shape[1] % multiple)
+        pads = {"input_ids": 0, "position_ids": 0, "branches": -2}
+        tensors = {name: getattr(self, name) for name in pads}
+        return replace(
+            self,
+            **{name: pad(tensor, more, value=pads[name]) for name, tensor in tensors.items() if tensor is not None},
+        )
+
     def table(self, values: Tensor) -> Tensor:
         """Spread values of the completion tokens, (M,), over a table, (n, T), which is 0 elsewhere."""
         rows, columns = self.shape
@@ -98,7 +110,7 @@ class PackedInputs:
         if self.input_ids.device == device:
             return self
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {
+        moved: dict[str, Any] = {
             name: (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
             for name, tensor in tensors.items()
             if isinstance(tensor, Tensor)
@@ -106,7 +118,7 @@ class PackedInputs:
         return replace(self, **moved)
 
 
-def _packed(inputs: Inputs, **layout: Tensor | None) -> PackedInputs:
+def _packed(inputs: Inputs, **layout: Any) -> PackedInputs:
     mask = inputs.completion_mask
     return PackedInputs(
         chosen=inputs.completion_ids[mask],

@@ -138,8 +138,7 @@ def split_into_passes(chosen: Tensor, rows: Rows, limits: PassLimits) -> list[Te
         count = sequences + (not joined)
         width = max(widest, trunk + length + (branches if joined else 0))
         full = passes and (
-            len(passes[-1]) == limits.micro_batch_size
-            or (limits.micro_batch_tokens is not None and count * width > limits.micro_batch_tokens)
+            len(passes[-1]) == limits.micro_batch_size or (limits.tokens is not None and count * width > limits.tokens)
         )
         if not passes or full:
             passes.append([])

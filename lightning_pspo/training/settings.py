@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.rewards import Reward
@@ -78,18 +79,34 @@ class EvaluationSettings:
         return self.samples if temperature > 0.0 else 1
 
 
+AUTO_TOKENS = 2048
+"""Tokens of a pass under ``micro_batch_tokens: auto`` where no memory of a GPU is measured."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassLimits:
     """What one forward and backward pass may hold. Changes memory and speed, not the gradient."""
 
     micro_batch_size: int | None = None
     """Largest number of rows, at least 1; None for no limit."""
-    micro_batch_tokens: int | None = 2048
-    """Largest number of tokens, padding included, at least 1; None for no limit. A longer row has its own pass."""
+    micro_batch_tokens: int | Literal["auto"] | None = "auto"
+    """Largest number of tokens, padding included, at least 1; None for no limit. A longer row has its own pass.
+    ``auto`` measures at the start what fits into a GPU's memory, and keeps that in checkpoints; 2048 on a CPU."""
 
     def __post_init__(self) -> None:
         check_at_least("limits.micro_batch_size", self.micro_batch_size, 1)
-        check_at_least("limits.micro_batch_tokens", self.micro_batch_tokens, 1)
+        check_at_least("limits.micro_batch_tokens", self.tokens, 1)
+
+    @property
+    def tokens(self) -> int | None:
+        """The largest number of tokens of a pass: that of ``auto`` until it is measured, or on a CPU, is 2048."""
+        if isinstance(self.micro_batch_tokens, str):
+            if self.micro_batch_tokens != "auto":
+                raise InputError(
+                    f"`limits.micro_batch_tokens` must be a number, auto or null, got {self.micro_batch_tokens!r}."
+                )
+            return AUTO_TOKENS
+        return self.micro_batch_tokens
 
 
 def check_nucleus(name: str, top_p: float) -> None:

@@ -1,7 +1,5 @@
 """Groups of settings: ranges, defaults that follow another group, and names on the command line."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +35,7 @@ from lightning_pspo.training.settings import EvaluationSettings, PassLimits, Sam
         (KLSettings, {"on_policy": True}),
         (PassLimits, {"micro_batch_size": 0}),
         (PassLimits, {"micro_batch_tokens": 0}),
+        (PassLimits, {"micro_batch_tokens": "many"}),
         (PassLimits, {"micro_batch_tokens": 10**20}),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),

@@ -160,10 +160,10 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     if not torch.cuda.is_available() and parameters > _LARGE_FOR_A_CPU:
         text = f"no GPU for {parameters / 1e6:,.0f} M parameters: a processor is too slow for more than a trial."
         yield warning("accelerator", text, "a machine with a GPU, or a smaller model")
-    if module.limits.micro_batch_tokens is not None and module.limits.micro_batch_tokens < longest:
+    if module.limits.tokens is not None and module.limits.tokens < longest:
         yield note(
             "micro_batch_tokens",
-            f"rows have up to {longest} tokens, more than the {module.limits.micro_batch_tokens} of a pass.",
+            f"rows have up to {longest} tokens, more than the {module.limits.tokens} of a pass.",
             f"model.limits.micro_batch_tokens: {longest} or more, where memory allows",
         )
     if module.limits.micro_batch_tokens is None and module.limits.micro_batch_size is None:

@@ -40,7 +40,7 @@ def size_of(subject: Subject) -> RunSize:
         problems=-(-sum(counts) // world),
         checkpoints=-(-rollouts // every) if saving is not None else 0,
         minibatches=subject.module.minibatches_per_rollout,
-        pass_tokens=float(subject.module.limits.micro_batch_tokens or math.inf),
+        pass_tokens=float(subject.module.limits.tokens or math.inf),
     )
 
 

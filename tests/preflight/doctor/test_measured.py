@@ -1,7 +1,5 @@
 """Checks of made-up completions of a probe, and of the forecast's certainty."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +29,7 @@ def subject(group_size: int = 4, **more: Any) -> Any:
         advantage=GroupAdvantage(),
         mask_truncated=False,
         minibatches_per_rollout=1,
-        limits=SimpleNamespace(micro_batch_tokens=None),
+        limits=SimpleNamespace(tokens=None),
     )
     data = SimpleNamespace(prompts_per_rollout=8, eval_batch_size=8)
     run = SimpleNamespace(module=module, data=data, max_new_tokens=64, prompts=8, rollouts=100, world_size=1, rows={})
