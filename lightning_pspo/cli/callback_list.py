@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from jsonargparse._typehints import ActionTypeHint
 from jsonargparse._util import NestedArg, get_import_path, parse_value_or_config
@@ -41,7 +43,10 @@ class CallbackList(ActionTypeHint):
 
     def _check_type(self, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
         """Return the list with the changes by name made in it; jsonargparse checks any other value."""
-        if not append and (changes := self.changes(parse_value_or_config(value, enable_path=False)[0])):
+        parsed = None
+        with contextlib.suppress(yaml.YAMLError):  # which the parser reports
+            parsed = parse_value_or_config(value, enable_path=False)[0]  # type: ignore[no-untyped-call]
+        if not append and (changes := self.changes(parsed)):
             entries = list((cfg and cfg.get(self.dest)) or ())
             for name, setting, item in changes:
                 self._change(entries, name, setting, item)

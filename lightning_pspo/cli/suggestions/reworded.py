@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -38,7 +39,7 @@ _KINDS = {
     "lone": r"Unable to load config",
     "value": r"Expected a dot import path string: (?P<path>\S+)|Import path (?P<other>\S+) does not correspond"
     r"|Problem with given class_path '(?P<broken>[^']+)':\s+(?:No module|module ')|Not a valid subclass of"
-    r"|Expected an? (?!path)",
+    r"|Expected an? (?!path)|expects a function or a callable class: (?!Option|Parser key|the following)",
 }
 """What an error of the parser is about -> its words."""
 
@@ -114,7 +115,10 @@ class _Mistake:
         self.given, self.settings = written(arguments), settings_of(parser)
         self.keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text[: start or None])))
         chosen = _CHOSEN.findall(text[:start]) or _CHOSEN.findall(text)
-        self.cls: Any = imported(chosen[-1]) if chosen and (self.kind != "value" or len(self.keys) > 1) else None
+        self.cls: Any = None
+        if chosen and (self.kind != "value" or len(self.keys) > 1):
+            with contextlib.suppress(ImportError, AttributeError, ValueError):
+                self.cls = imported(chosen[-1])
 
     def report(self) -> None:
         """Raise InputError with the message, if the mistake is known."""
@@ -168,6 +172,8 @@ class _Mistake:
         raise InputError(unknown + end)
 
     def _missing(self) -> None:
+        if self.cls is None:
+            return
         names = self.words["missing"].split(", ")
         set_here = {setting.key for setting in self.given if setting.value is not None}
         places = [
@@ -244,12 +250,15 @@ class _Mistake:
         same = [pair for pair in found if str(pair[0].value) == value]
         setting, rest = (same or exact or found)[-1]
         self.file, name = setting.file, setting.name.removesuffix(".class_path")
-        rest = rest.removesuffix(".class_path")
-        if bases and (rest.count(".") > 1 or (isinstance(setting.value, dict) and setting.value)):
-            name = name if rest.count(".") > 1 else f"{name}.{next(iter(setting.value))}"
+        rest, given = rest.removesuffix(".class_path"), setting.value
+        is_argument = rest.count(".") > (items_of(hint) is not Any)  # of an entry of a mapping, or of the object itself
+        if isinstance(given, dict) and "class_path" in given:
+            given = given["class_path"]
+        elif bases and (is_argument or (isinstance(given, dict) and given)):
+            name = name if is_argument else f"{name}.{next(iter(given))}"
             example = f"{name.rpartition('.')[0]} {next(iter(known_classes(bases)))}"
             raise InputError(f"`{name}` needs a class first, such as `{example}`.")
-        check_value(name, items_of(hint) if rest else hint, setting.value)
+        check_value(name, items_of(hint) if rest else hint, given)
 
 
 def _beginnings(name: str) -> list[str]:

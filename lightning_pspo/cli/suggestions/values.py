@@ -27,7 +27,6 @@ _KINDS = {
     str: "text",
     dict: "a mapping",
     list: "a list such as [0, 1]",
-    tuple: "a list such as [0, 1]",
 }
 
 
@@ -101,7 +100,10 @@ def expected(hint: Any, value: Any) -> str:
         elif isinstance(option, type) and issubclass(option, Enum):
             choices += option.__members__
         kind = container_of(option) or get_origin(option) or option
-        kinds += [_KINDS[kind]] if kind in _KINDS else []
+        if get_origin(option) is tuple and Ellipsis not in get_args(option):
+            kinds.append(f"a list of {len(get_args(option))} values")
+        elif kind in _KINDS:
+            kinds.append(_KINDS[kind])
     if int in options_of(hint) and _KINDS[bool] in kinds:
         kinds.remove(_KINDS[bool])  # a number of something, of which none and all have words of their own
     words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
@@ -109,5 +111,6 @@ def expected(hint: Any, value: Any) -> str:
     for cls in classes_of(hint) if not (kinds or choices) else ():
         example = next((name for name, known in known_classes([cls]).items() if known is not cls), cls.__name__)
         words.append(f"{'an' if cls.__name__[0] in 'AEIO' else 'a'} {cls.__name__}, such as `{example}`")
-    text = " or ".join(words + list(dict.fromkeys(kinds))) or "something else"
+    others = [f"a {getattr(option, '__name__', option)}" for option in options_of(hint)]
+    text = " or ".join(words + list(dict.fromkeys(kinds)) or others)
     return f"{text} (nearest: {close})" if close else text

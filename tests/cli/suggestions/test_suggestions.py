@@ -1,7 +1,5 @@
 """Every kind of slip in a command or a file ends with one line that names it and the nearest valid choice."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path
@@ -131,6 +129,12 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         (["--model.surrogate=[]"], ["`--model.surrogate` must be a Surrogate, such as `", "got []."]),
         (["--model.evaluation.selector={}"], ["`--model.evaluation.selector` must be a Reward", "got {}."]),
         (["--model.kl=0.1"], ["`--model.kl` is a group of settings such as `--model.kl.coef`, got '0.1'."]),
+        (
+            ["--data.prompt.few_shot.source.path=x"],
+            ["source.path` needs a class first, such as `--data.prompt.few_shot.s"],
+        ),
+        (["--model.optimizer={class_path: foo.Bar}"], ["there is no module `foo` for `foo.Bar`"]),
+        (["--trainer.callbacks=[["], ["`--trainer.callbacks`: unknown Callback `[[`"]),
         (["--model.limits=4"], ["`--model.limits` is a group of settings such as `--model.limits.micro", "got '4'."]),
         (["--model.kl={coeff: 1}"], ["unknown setting `--model.kl.coeff`; did you mean `--model.kl.coef`?"]),
         (["--model.kl_estimator=K1"], ["; did you mean `--model.kl.estimator`?"]),
@@ -138,10 +142,10 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         (["--model.evaluation.temperature=1"], ["did you mean `--model.evaluation.temperatures`?"]),
         (
             ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.betas=0.9"],
-            ["betas` must be a list such as [0, 1], got"],
+            ["betas` must be a list of 2 values, got"],
         ),
         (["--model.optimizer.lr", "-1e-4"], ["`--model.optimizer.lr -1e-4` needs an equals sign"]),
-        (["--model.limits.micro_batch_tokens=none"], ["must be an integer, got 'none'; did you mean `null`?"]),
+        (["--model.limits.micro_batch_tokens=none"], ["an integer, got 'none'; did you mean `null`?"]),
         (["--model.policy.lora=true"], ["is a group of settings such as `--model.policy.lora.rank`, got 'true'."]),
         (["--data.train.settings=many"], ["`--data.train.settings` must be a mapping, got 'many'."]),
         (["--seed_everything=x"], ["`--seed_everything` must be an integer, got 'x'."]),
