@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "--cut-off", choices=get_args(CutOff), default="marked", help="answers that count in a cut-off completion"
     )
     parser.add_argument("--workers", type=int, help="processes for hard comparisons (default: by cores, 2 to 8)")
-    parser.add_argument("--deadline", type=float, default=5.0, help="seconds for one comparison (default 5)")
+    parser.add_argument("--deadline", type=float, default=5.0, help="processor seconds for one comparison (default 5)")
     return parser
 
 

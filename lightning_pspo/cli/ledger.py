@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         help="answers that count where the token limit cut (default marked)",
     )
     command.add_argument("--workers", type=int, help="processes for hard comparisons (default: by cores, 2 to 8)")
-    command.add_argument("--deadline", type=float, help="seconds for one comparison (default 5)")
+    command.add_argument("--deadline", type=float, help="processor seconds for one comparison (default 5)")
     command.add_argument("--grader", metavar="CLASS_PATH", help="a class with grade(attempts) -> list of Grade")
     command.add_argument("--grader-args", default="{}", metavar="JSON", help="its arguments by name")
     command.add_argument("--limit", type=count, default=10, help="changed rows to show, 0 for all (default 10)")
