@@ -111,6 +111,23 @@ def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a command which must end with status 2 and one line; ``refusal(main, arguments)``."""
+
+    def run(main: Callable[[list[str]], object], arguments: list[str]) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        errors = capsys.readouterr().err
+        assert stop.value.code == 2, errors
+        assert "Traceback" not in errors
+        (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
+        return line
+
+    return run
+
+
+@pytest.fixture
 def rank_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For a run with a strategy of several ranks in this process: undo what it leaves behind."""
     for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):

@@ -21,16 +21,6 @@ def command(tiny_run: Command, problem_file: Path) -> Command:
     return lambda root, *more: ["fit", *tiny_run(root, *settings, *more)]
 
 
-def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_path: Path) -> None:
     """Its files can be resumed from, and ours are what they would be without it."""
     root, folder = tmp_path / "run", tmp_path / "theirs"
@@ -75,13 +65,13 @@ def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_what_cannot_work_is_refused(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], callbacks: list[str], message: str
+    command: Command, tmp_path: Path, refusal: Callable[..., str], callbacks: list[str], message: str
 ) -> None:
     more = [
         f"--trainer.callbacks.{entry}" if "=" in entry else f"--trainer.callbacks+={entry.removeprefix('+')}"
         for entry in callbacks
     ]
-    assert re.search(message, refusal(command(tmp_path / "run", *more), capsys))
+    assert re.search(message, refusal(main, command(tmp_path / "run", *more)))
     assert not (tmp_path / "run").exists()
 
 
@@ -96,12 +86,12 @@ def test_what_cannot_work_is_refused(
     ],
 )
 def test_a_monitor_that_is_not_logged_is_refused_when_that_is_known(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monitor: str, message: str
+    command: Command, tmp_path: Path, refusal: Callable[..., str], monitor: str, message: str
 ) -> None:
     """A metric of training after the first rollout, although the first validation would come later."""
     more = ["--trainer.callbacks+=EarlyStopping", f"--trainer.callbacks.monitor={monitor}"]
     more += ["--trainer.val_check_interval=2"]
-    assert re.search(message, refusal(command(tmp_path / "run", *more), capsys))
+    assert re.search(message, refusal(main, command(tmp_path / "run", *more)))
     newest = find_checkpoints(tmp_path / "run/checkpoints")[-1]
     assert rollout_of(newest) == (1 if monitor.startswith("train/") else 2)
 

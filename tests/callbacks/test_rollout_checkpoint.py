@@ -164,17 +164,14 @@ def test_a_last_measurement_that_is_made_up_for_forgets_no_best(command: TinyRun
         assert read_scores(root / "checkpoints") == {4: 3.0}
 
 
-def test_the_best_one_by_name(command: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_one_by_name(command: TinyRun, tmp_path: Path, refusal: Callable[..., str]) -> None:
     root = tmp_path / "run"
     main(command(root, "--trainer.callbacks.monitor=score"))
     main(["validate", *command(root, "--ckpt_path=best")[1:], "--trainer.callbacks=null"][:-3])
-    with pytest.raises(SystemExit):
-        main(command(root, "--ckpt_path=best"))
-    assert "must hold no later rollout than the 4" in capsys.readouterr().err
+    assert "must hold no later rollout than the 4" in refusal(main, command(root, "--ckpt_path=best"))
     (root / "checkpoints" / "best.json").unlink()
-    with pytest.raises(SystemExit):
-        main(["validate", *command(root, "--ckpt_path=best")[1:]])
-    assert "`ckpt_path` best needs the best checkpoint" in capsys.readouterr().err
+    line = refusal(main, ["validate", *command(root, "--ckpt_path=best")[1:]])
+    assert "`ckpt_path` best needs the best checkpoint" in line
 
 
 class Gate:

@@ -44,15 +44,12 @@ def test_what_a_dead_owner_left_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [[], ["--ckpt_path=last"]], ids=["fresh", "resumed"])
 def test_a_second_start_is_refused_before_anything_is_written(
-    tiny_run: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+    tiny_run: Callable[..., list[str]], tmp_path: Path, refusal: Callable[..., str], more: list[str]
 ) -> None:
     root = tmp_path / "run"
     with owned(root):
         before = sorted(root.iterdir())
-        with pytest.raises(SystemExit) as stop:
-            main(["fit", *tiny_run(root), *more])
-        assert stop.value.code == 2
-        assert capsys.readouterr().err.count("must belong to one run at a time") == 1
+        assert "must belong to one run at a time" in refusal(main, ["fit", *tiny_run(root), *more])
         assert sorted(root.iterdir()) == before
         main(["fit", *tiny_run(root), "--trainer.fast_dev_run=1"])  # it writes nothing
     main(["fit", *tiny_run(root), *more, "--data.num_rollouts=1"])

@@ -310,16 +310,12 @@ def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_second_run_in_the_same_folder_is_refused(
-    tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_run: TinyRun, refusal: Callable[..., str]
 ) -> None:
     root = tmp_path / "run"
     main(["fit", *tiny_run(root, "--data.num_rollouts=1")])
     before = contents(root)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", *tiny_run(root, "--data.num_rollouts=1")])
-    assert stop.value.code == 2
-    assert f"{root} already holds a run." in capsys.readouterr().err.splitlines()[-1]
+    assert f"{root} already holds a run." in refusal(main, ["fit", *tiny_run(root, "--data.num_rollouts=1")])
     assert contents(root) == before
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,9 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path, rollouts: int, advice: str)
 
 
 def test_bad_settings_are_refused_as_by_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["lightning-pspo"])
-    with pytest.raises(SystemExit) as stop:
-        main(["--root", str(tmp_path / "run"), "--model.group_sise=4"])
-    assert stop.value.code == 2
-    assert "did you mean `--model.group_size`?" in capsys.readouterr().err
+    line = refusal(main, ["--root", str(tmp_path / "run"), "--model.group_sise=4"])
+    assert "did you mean `--model.group_size`?" in line
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +172,9 @@ def test_an_overlay_runs(path: Path, trial: list[str]) -> None:
 @pytest.mark.usefixtures("rank_variables")
 @pytest.mark.parametrize(("overlay", "message"), REFUSED.items(), ids=REFUSED)
 def test_what_cannot_run_says_so(
-    overlay: str, message: str, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    overlay: str, message: str, trial: list[str], refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     arguments = [argument for argument in trial if not argument.startswith("--trainer.accelerator")]
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={CONFIGS / overlay}", *arguments])
-    assert stop.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.count("error: ") == 1
-    assert re.search(message, errors.splitlines()[-1])
-    assert "Traceback" not in errors
+    configs = [f"--config={CONFIGS / 'quickstart.yaml'}", f"--config={CONFIGS / overlay}"]
+    assert re.search(message, refusal(main, ["fit", *configs, *arguments]))
     assert not (tmp_path / "run").exists()
