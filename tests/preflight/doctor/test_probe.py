@@ -25,10 +25,10 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def examined(folder: Path, arguments: list[str], seconds: int) -> tuple[list[Finding], dict[str, Any]]:
+def examined(folder: Path, arguments: list[str]) -> tuple[list[Finding], dict[str, Any]]:
     """Examine in this process; return the findings and the forecast."""
     folder.mkdir()
-    options = [f"--worker={folder}", f"--seconds={seconds}", "--limit-prompts=16"]
+    options = [f"--worker={folder}", "--seconds=600", "--limit-prompts=16"]
     assert command.main([*options, *arguments]) == 0
     result = json.loads((folder / "result.json").read_text())
     assert result["done"]
@@ -42,7 +42,7 @@ def test_no_false_alarm_on_the_quickstart(tmp_path: Path) -> None:
         *(f"--config={CONFIGS / 'quickstart.yaml'}", f"--trainer.default_root_dir={root}"),
         *("--data.train.size=64", "--data.val.held_out.size=400", "--data.test=null", "--data.prompts_per_rollout=4"),
     ]
-    findings, forecast = examined(tmp_path / "doctor", arguments, seconds=60)
+    findings, forecast = examined(tmp_path / "doctor", arguments)
     assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert exit_code(findings) == 0
     assert not root.exists()
@@ -76,7 +76,7 @@ def test_a_run_full_of_faults(tmp_path: Path, model_folder: Callable[..., Path],
         *("--data.train=JSONL", f"--data.train.path={problem_file}", "--model.updates_per_rollout=1"),
         "--data.prompt.system_prompt=Put the answer into a box.",
     ]
-    findings, _ = examined(tmp_path / "doctor", arguments, seconds=10)
+    findings, _ = examined(tmp_path / "doctor", arguments)
     severities = {(finding.check, finding.severity.value) for finding in findings}
     assert {
         ("solve_rate", "error"),
