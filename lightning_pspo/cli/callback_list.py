@@ -45,7 +45,7 @@ class CallbackList(ActionTypeHint):
         """Return the list with the changes by name made in it; jsonargparse checks any other value."""
         parsed = None
         with contextlib.suppress(yaml.YAMLError):  # which the parser reports
-            parsed = parse_value_or_config(value, enable_path=False)[0]  # type: ignore[no-untyped-call]
+            parsed = parse_value_or_config(value, enable_path=False)[0]
         if not append and (changes := self.changes(parsed)):
             entries = list((cfg and cfg.get(self.dest)) or ())
             for name, setting, item in changes:
