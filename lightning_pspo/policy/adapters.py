@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +89,13 @@ def with_adapters(model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
             return cast(nn.Module, get_peft_model(model, config))
         except ValueError as error:
             raise InputError(f"`lora.target_modules` must name modules of the model: {first_line(error)}") from error
+
+
+def check_targets(skeleton: Callable[[], PreTrainedModel], lora: LoRA | None) -> None:
+    """Refuse named modules that cannot be adapted, on a model without weights."""
+    if lora is not None and lora.target_modules != "all-linear":
+        with torch.device("meta"):
+            with_adapters(skeleton(), lora, seed=0)
 
 
 def reread_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -21,6 +21,7 @@ from lightning_pspo.policy.adapters import (
     LoRA,
     QuantType,
     check_quantization,
+    check_targets,
     prepare_quantized,
     quantized_loading,
     reread_adapter,
@@ -102,9 +103,7 @@ class Policy(nn.Module):
         check_quantization(quantization, double_quantization, lora, self.pretrained.is_quantized)
         if lora is not None and self.pretrained.holds_adapter:
             raise InputError(f"`lora` must be null for a folder that holds an adapter, {model_name_or_path}.")
-        if lora is not None and lora.target_modules != "all-linear":
-            with torch.device("meta"):  # what cannot be adapted is refused before the weights are loaded
-                with_adapters(self.pretrained.skeleton(), lora, seed=0)
+        check_targets(self.pretrained.skeleton, lora)
         self.model: nn.Module | None = None
         self._plain_head: bool | None = None  # not yet known
         self._reference: list[nn.Module] = []  # a list, so that it is not a submodule: neither saved nor synchronised
