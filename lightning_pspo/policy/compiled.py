@@ -19,6 +19,8 @@ from lightning_pspo.errors import InputError
 
 BACKEND = "inductor"
 """Of ``torch.compile``."""
+MULTIPLE = 8
+"""Of tokens in a sequence: the kernels of attention with a mask are compiled again for other lengths."""
 
 
 @functools.cache

@@ -100,7 +100,7 @@ class _LinearHead(torch.autograd.Function):
                 logits = nn.functional.linear(hidden[part].to(dtype), cast_weight, cast_bias)
                 if fused:
                     logprobs[part], totals[part], entropies[part] = compiled(_logprobs)(
-                        logits, chosen[part], temperature, with_entropy
+                        logits, chosen[part].clone(), temperature, with_entropy
                     )
                     continue
                 scaled = _scaled(logits, temperature, top_p, chosen[part])
@@ -135,15 +135,10 @@ class _LinearHead(torch.autograd.Function):
             states = hidden[part].to(dtype)
             last, ctx.last = ctx.last, None  # changed in place, so used once
             if fused:
-                by_logits = compiled(_gradient)(
-                    nn.functional.linear(states, cast_weight, cast_bias),
-                    chosen[part],
-                    totals[part],
-                    entropies[part],
-                    of_logprobs[part],
-                    of_entropies[part] if with_entropy else None,
-                    temperature,
-                )
+                rows = (totals, entropies, of_logprobs, of_entropies if with_entropy else None)
+                parts = [None if row is None else row[part].clone() for row in rows]  # all at offset 0: one graph
+                logits = nn.functional.linear(states, cast_weight, cast_bias)
+                by_logits = compiled(_gradient)(logits, chosen[part].clone(), *parts, temperature)
             elif last is not None:
                 weights, mass = last
                 by_logits = weights.mul_((-of_logprobs[part] / mass).unsqueeze(1))

@@ -29,6 +29,7 @@ from lightning_pspo.policy.adapters import (
     with_adapters,
 )
 from lightning_pspo.policy.cast_linears import CastLinears
+from lightning_pspo.policy.compiled import MULTIPLE as COMPILED_MULTIPLE
 from lightning_pspo.policy.compiled import compile_layers as compiled_layers
 from lightning_pspo.policy.compiled import eager
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
@@ -356,7 +357,8 @@ class Policy(nn.Module):
         if shared is None:
             lengths = inputs.prompt_mask.sum(dim=1), inputs.completion_mask.sum(dim=1)
             shared = self.shares(*lengths, inputs.prompt_of)
-        return trees(inputs) if shared else rows(inputs)
+        packed = trees(inputs) if shared else rows(inputs)
+        return packed.padded(COMPILED_MULTIPLE) if self.compile_layers else packed
 
     def logprobs(
         self, inputs: Inputs | PackedInputs, temperature: float, top_p: float, with_entropy: bool = False

@@ -62,17 +62,19 @@ def gradient(model: Policy, batch: Inputs, temperature: float, entropy: bool) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recomputes", "temperature", "entropy"), [(False, 1.0, False), (True, 0.7, True)])
+@pytest.mark.parametrize(
+    ("settings", "temperature", "entropy"),
+    [({"share_prompts": False}, 1.0, False), ({"share_prompts": True, "gradient_checkpointing": True}, 0.7, True)],
+)
 def test_updates_have_the_same_gradient_and_shapes_share_a_graph(
-    monkeypatch: pytest.MonkeyPatch, recomputes: bool, temperature: float, entropy: bool
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, bool], temperature: float, entropy: bool
 ) -> None:
     monkeypatch.setattr(head, "SLICE_NUMBERS", 2**14)  # several slices
-    plain = policy(gradient_checkpointing=recomputes)
-    fast = policy(gradient_checkpointing=recomputes, compile_layers=True)
+    plain, fast = policy(**settings), policy(**settings, compile_layers=True)
     assert is_compiled(fast.causal_lm)
     assert not is_compiled(plain.causal_lm)
     graphs = []
-    for rows, tokens in ((4, 11), (6, 17), (2, 5)):
+    for rows, tokens in ((4, 12), (6, 17), (8, 5)):
         batch = inputs(rows, tokens)
         results, expected = (gradient(model, batch, temperature, entropy) for model in (fast, plain))
         for result, value in zip(results, expected, strict=True):
