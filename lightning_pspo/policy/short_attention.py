@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from lightning_pspo.policy.compiled import is_compiled
 from lightning_pspo.policy.head import compute_dtype
 
 SHORT = 192
@@ -22,11 +23,11 @@ SHORT = 192
 
 
 def short_attention(model: PreTrainedModel) -> contextlib.AbstractContextManager[Any]:
-    """Use the faster gradient in the block where it pays; not where layers recompute, which happens outside of it."""
+    """Use the faster gradient in the block where it pays; not in layers that are compiled, or run again later."""
     name = "is_activation_checkpointing"
     recomputes = getattr(model, name if hasattr(type(model), name) else "is_gradient_checkpointing")
     in_bfloat16 = model.device.type == "cpu" and compute_dtype(model) == torch.bfloat16
-    pays = in_bfloat16 and torch.is_grad_enabled() and not recomputes
+    pays = in_bfloat16 and torch.is_grad_enabled() and not recomputes and not is_compiled(model)
     return _ShortAttention() if pays else contextlib.nullcontext()
 
 
