@@ -1,4 +1,4 @@
-"""Decoder layers through ``torch.compile``: fewer kernels on a GPU, each with more work between two matrix products.
+"""How decoder layers run: compiled, for fewer kernels on a GPU, or computed again in the backward pass.
 
 Layers are compiled, not the model: they share one graph, so that compiling takes seconds. What is recorded of a run of
 shapes serves all others (``dynamic``).
@@ -16,6 +16,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.location import first_line
 
 BACKEND = "inductor"
 """Of ``torch.compile``."""
@@ -50,6 +51,19 @@ def compile_layers(model: nn.Module) -> None:
 def is_compiled(model: nn.Module) -> bool:
     """Tell whether ``compile_layers`` has run on a model."""
     return any(module._compiled_call_impl is not None for module in model.modules())
+
+
+def set_recomputing(model: Any, on: bool) -> None:
+    """Switch the recomputation of activations, which older releases of transformers name by the gradient.
+
+    Raises:
+        InputError: If the model cannot.
+    """
+    name = "activation_checkpointing" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing"
+    try:
+        getattr(model, f"{name}_{'enable' if on else 'disable'}")()
+    except ValueError as error:
+        raise InputError(f"`gradient_checkpointing` must be false: {first_line(error)}") from error
 
 
 def eager() -> contextlib.AbstractContextManager[object]:

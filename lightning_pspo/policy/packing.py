@@ -94,11 +94,11 @@ class PackedInputs:
         """Return the inputs with more padding, so that L is a multiple: compiled layers ask for one in their masks."""
         more = (0, -self.input_ids.shape[1] % multiple)
         pads = {"input_ids": 0, "position_ids": 0, "branches": -2}
-        tensors = {name: getattr(self, name) for name in pads}
-        return replace(
-            self,
-            **{name: pad(tensor, more, value=pads[name]) for name, tensor in tensors.items() if tensor is not None},
-        )
+        tensors: dict[str, Any] = {name: getattr(self, name) for name in pads}
+        wide: dict[str, Any] = {
+            name: pad(tensor, more, value=pads[name]) for name, tensor in tensors.items() if tensor is not None
+        }
+        return replace(self, **wide)
 
     def table(self, values: Tensor) -> Tensor:
         """Spread values of the completion tokens, (M,), over a table, (n, T), which is 0 elsewhere."""

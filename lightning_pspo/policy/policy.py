@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy import compiled
 from lightning_pspo.policy.adapters import (
     LoRA,
     QuantType,
@@ -29,22 +30,13 @@ from lightning_pspo.policy.adapters import (
     with_adapters,
 )
 from lightning_pspo.policy.cast_linears import CastLinears
-from lightning_pspo.policy.compiled import MULTIPLE as COMPILED_MULTIPLE
-from lightning_pspo.policy.compiled import compile_layers as compiled_layers
-from lightning_pspo.policy.compiled import eager
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
-from lightning_pspo.policy.location import EMBEDDED, first_line
+from lightning_pspo.policy.location import EMBEDDED
 from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, trees
 from lightning_pspo.policy.pretrained import Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
 from lightning_pspo.policy.sharding.base import Check
 from lightning_pspo.types import Inputs
-
-
-def set_recomputing(model: Any, on: bool) -> None:
-    """Switch the recomputation of a model's activations, which older releases of transformers name by the gradient."""
-    name = "activation_checkpointing" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing"
-    getattr(model, f"{name}_{'enable' if on else 'disable'}")()
 
 
 class Policy(nn.Module):
@@ -196,16 +188,13 @@ class Policy(nn.Module):
                     raise
                 self.share_prompts = False
         if self.gradient_checkpointing:
-            try:
-                set_recomputing(model, True)
-            except ValueError as error:
-                raise InputError(f"`gradient_checkpointing` must be false: {first_line(error)}") from error
+            compiled.set_recomputing(model, True)
         if reference and self.lora is None:
             self._reference = [copy.deepcopy(model).requires_grad_(False).eval()]
         if self.lora is not None:
             model = with_adapters(model, self.lora, seed)
         if self.compile_layers:
-            compiled_layers(model)
+            compiled.compile_layers(model)
         self.model = model
         if self.pretrained.has_jitter:
             self.stay_in_evaluation_mode()
@@ -321,7 +310,7 @@ class Policy(nn.Module):
             return
         modes, self._is_generating = [(module, module.training) for module in model.modules()], True
         if self.gradient_checkpointing:  # else generation silently drops the KV cache
-            set_recomputing(model, False)
+            compiled.set_recomputing(model, False)
         model.eval()
         try:
             with (
@@ -329,7 +318,7 @@ class Policy(nn.Module):
                 self.sharding.gathered(self._root),
                 cast_once(model),
                 self._with_copies(self._root, sampling=True),
-                eager() if self.compile_layers else contextlib.nullcontext(),
+                compiled.eager() if self.compile_layers else contextlib.nullcontext(),
             ):
                 yield model
         finally:
@@ -337,7 +326,7 @@ class Policy(nn.Module):
             for module, mode in modes:
                 module.training = mode
             if self.gradient_checkpointing:
-                set_recomputing(model, True)
+                compiled.set_recomputing(model, True)
 
     def shares(self, prompts: Tensor, completions: Tensor, prompt_of: Tensor) -> bool:
         """Tell whether completions share their prompts' tokens in passes.
@@ -358,7 +347,7 @@ class Policy(nn.Module):
             lengths = inputs.prompt_mask.sum(dim=1), inputs.completion_mask.sum(dim=1)
             shared = self.shares(*lengths, inputs.prompt_of)
         packed = trees(inputs) if shared else rows(inputs)
-        return packed.padded(COMPILED_MULTIPLE) if self.compile_layers else packed
+        return packed.padded(compiled.MULTIPLE) if self.compile_layers else packed
 
     def logprobs(
         self, inputs: Inputs | PackedInputs, temperature: float, top_p: float, with_entropy: bool = False
@@ -400,7 +389,7 @@ class Policy(nn.Module):
         with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         if self._plain_head is None:
-            with self.sharding.gathered(root), eager() if self.compile_layers else contextlib.nullcontext():
+            with self.sharding.gathered(root), compiled.eager() if self.compile_layers else contextlib.nullcontext():
                 self._plain_head = has_plain_head(self.sharding.unwrapped(root))
         packed = inputs if isinstance(inputs, PackedInputs) else self.pack(inputs)
         with self._with_copies(root, sampling=False):
