@@ -2,8 +2,8 @@
 
 The copies stay at the same addresses and are rewritten in place when the optimiser has changed the weights. While
 sampling on a CPU, bfloat16 weights are also packed in the order in which oneDNN reads them: it would otherwise spend up
-to a third of a product with few rows on reordering. Copies give the bits of plain autocast, packed weights nearly always:
-a sum may be rounded in the other direction.
+to a third of a product with few rows on reordering. Copies give the bits of plain autocast, packed weights nearly
+always: a sum may be rounded in the other direction.
 """
 
 from __future__ import annotations
