@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -331,6 +332,21 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def lines_of(command: list[str], refused: dict[str, str], title: str) -> Iterator[str]:
+    """Run a part and yield its figures, one JSON object a line, as they come; note why it failed."""
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield from (line for line in process.stdout if line.startswith('{"part"'))
+            except BaseException:
+                process.terminate()  # nothing of a stopped benchmark stays on the GPU
+                raise
+        if process.returncode:
+            errors.seek(0)
+            refused[title] = (errors.read().strip().splitlines() or ["?"])[-1]
+
+
 def main() -> None:
     """Run the parts in processes of their own; print the table and write the file."""
     parser = make_parser(__doc__)
@@ -345,6 +361,7 @@ def main() -> None:
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # a part and its shape, in this process
     options = parser.parse_args()
     sys.path.append(str(REPOSITORY))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end what they have started
     if options.only:
         part, shape = options.only
         work(part, shape, options)
@@ -359,12 +376,9 @@ def main() -> None:
                 refused[title] = "not started: out of time"
                 continue
             command = [sys.executable, __file__, *sys.argv[1:], "--only", part, shape]
-            ended = subprocess.run(command, capture_output=True, text=True, check=False)
-            rows += [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"part"')]
-            if ended.returncode:
-                refused[title] = (ended.stderr.strip().splitlines() or ["?"])[-1]
-            for row in (row for row in rows if row["part"] == part and row["shape"] == shape):
-                print("  ".join(f"{key} {cell(value)}" for key, value in row.items()), flush=True)
+            for line in lines_of(command, refused, title):
+                rows.append(json.loads(line))
+                print("  ".join(f"{key} {cell(value)}" for key, value in rows[-1].items()), flush=True)
             if title in refused:
                 print(f"{title}: {refused[title]}", flush=True)
             print(f"-- {time.monotonic() - started:.0f} s", flush=True)
