@@ -326,7 +326,7 @@ class PSPOModule(TrainableModule):
             mini_batches,
             forward=self.updates_per_rollout + scored + reference,
             backward=self.updates_per_rollout * (2.0 if self.policy.lora is None else 1.0),
-            share_prompts=self._shares(rollout),
+            share_prompts=mini_batches[0].micro_batches[0].shares_prompts,  # as all others
         )
 
     # -- set-up and state ----------------------------------------------------------------------------------------------

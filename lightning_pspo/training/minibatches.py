@@ -24,6 +24,11 @@ class MicroBatch:
     packed: PackedInputs | None = None  # layout of the pass; None to make it when the pass runs
     cells: Tensor | None = None  # (M,) long, the tokens that count in the flat table of the layout; None with it
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether its layout runs a prompt once for several completions."""
+        return self.packed is not None and self.packed.branches is not None
+
 
 @dataclass(frozen=True)
 class MiniBatch:
