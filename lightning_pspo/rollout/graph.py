@@ -348,7 +348,7 @@ class Decoder:
     def _step(self, shape: Shape) -> None:
         tokens = self._draw(shape)
         positions = (self.prompt_length[: shape.view.rows] + self.step).unsqueeze(1)
-        with self.attention.used(self.model, shape.view), as_compiled() if self.compiled else contextlib.nullcontext():
+        with self.attention.used(self.model, shape.view), self._as_chosen():
             output: Any = self.model(
                 input_ids=tokens.unsqueeze(1),
                 position_ids=positions,
@@ -360,6 +360,10 @@ class Decoder:
         self.logits[: shape.view.rows, : logits.shape[1]] = logits
         self.step += 1
 
+    def _as_chosen(self) -> contextlib.AbstractContextManager[object]:
+        """Run compiled code compiled if the policy's settings ask for it."""
+        return as_compiled() if self.compiled else contextlib.nullcontext()
+
     def _draw(self, shape: Shape) -> Tensor:
         """Draw a token for each row and write it into the result."""
         sampling, rows = shape.sampling, self.row_of[: shape.view.rows]
@@ -369,11 +373,9 @@ class Decoder:
             top = logits.shape[1] if shape.whole_vocabulary else min(NUCLEUS, logits.shape[1])
             noise = self.noise[rows, self.step]
             tokens: Tensor
-            if self.compiled:
-                with as_compiled():
-                    tokens, decided = compiled(sample)(logits, noise, sampling.temperature, sampling.top_p, top)
-            else:
-                tokens, decided = sample(logits, noise, sampling.temperature, sampling.top_p, top)
+            draw = compiled(sample) if self.compiled else sample
+            with self._as_chosen():
+                tokens, decided = draw(logits, noise, sampling.temperature, sampling.top_p, top)
             if decided is not None:
                 self.undecided |= (~decided & ~finished).any()
         else:
