@@ -182,7 +182,6 @@ def update(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
                 logprobs, _ = policy.logprobs(inputs, 1.0, 1.0)
             logprobs.mean().backward()
 
-        step()
         first = timed(step)
         torch.cuda.reset_peak_memory_stats()
         seconds = sorted(timed(step) for _ in range(ROUNDS))[ROUNDS // 2]
