@@ -24,7 +24,7 @@ from lightning_pspo.checkpoints.store import (
     set_aside,
     write_scores,
 )
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError, check_at_least, check_positive
 from lightning_pspo.files import remove
 
 from ._trainer import finished_rollouts, is_trial, root_folder
@@ -76,8 +76,8 @@ class RolloutCheckpoint(Checkpoint):
         check_at_least("every_n_rollouts", every_n_rollouts, 1)
         check_at_least("keep_last", keep_last, 1)
         check_at_least("keep_best", keep_best, 1)
-        if every_n_minutes is not None and not 0.0 < every_n_minutes < math.inf:
-            raise InputError(f"`every_n_minutes` must be finite and greater than 0, got {every_n_minutes}.")
+        if every_n_minutes is not None:
+            check_positive("every_n_minutes", every_n_minutes)
         if mode not in ("min", "max"):
             raise InputError(f"`mode` must be min or max, got {mode}.")
         self.every_n_rollouts, self.every_n_minutes = every_n_rollouts, every_n_minutes

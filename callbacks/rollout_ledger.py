@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import check_at_least, check_positive
 from lightning_pspo.ledger import FOLDER, LedgerWriter, schema
 from lightning_pspo.objective.advantages import precise_dtype
 from lightning_pspo.training.passes import StepOutput, Update
@@ -44,8 +44,7 @@ class RolloutLedger(Callback):
     def __init__(self, *, rows_per_file: int = 4096, megabytes_per_file: float = 8.0) -> None:
         super().__init__()
         check_at_least("rows_per_file", rows_per_file, 1)
-        if not 0.0 < megabytes_per_file < float("inf"):
-            raise InputError(f"`megabytes_per_file` must be finite and greater than 0, got {megabytes_per_file}.")
+        check_positive("megabytes_per_file", megabytes_per_file)
         self.rows_per_file = rows_per_file
         self.megabytes_per_file = megabytes_per_file
         self._writer: LedgerWriter | None = None

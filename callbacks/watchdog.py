@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import check_positive
 
 from ._trainer import is_trial, root_folder
 
@@ -37,8 +37,7 @@ class Watchdog(Callback):
 
     def __init__(self, *, timeout_minutes: float = 60.0, abort: bool = False) -> None:
         super().__init__()
-        if not 0.0 < timeout_minutes < math.inf:
-            raise InputError(f"`timeout_minutes` must be finite and greater than 0, got {timeout_minutes}.")
+        check_positive("timeout_minutes", timeout_minutes)
         self.timeout_minutes, self.abort = timeout_minutes, abort
         self._file: TextIO | None = None
         self._due = math.inf

@@ -31,6 +31,12 @@ def check_at_most(name: str, value: int, maximum: int, what: str = "") -> None:
         raise InputError(f"`{name}` must be at most {maximum}{reason}, got {value}.")
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raise InputError unless ``value`` is finite and greater than 0."""
+    if not 0.0 < value < float("inf"):
+        raise InputError(f"`{name}` must be finite and greater than 0, got {value}.")
+
+
 def check_coefficient(name: str, value: float) -> None:
     """Raise InputError unless ``value`` is finite and at least 0."""
     if not 0.0 <= value < float("inf"):

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_positive
 
 Reduce = Callable[[Tensor, str], Tensor]
 """Reduces a tensor over ranks; the second argument says how: ``sum`` or ``max``."""
@@ -71,8 +71,8 @@ class GroupAdvantage(Advantage):
     sound_group_size = 4
 
     def __init__(self, *, normalize: bool = True, epsilon: float = 1e-4) -> None:
-        self.normalize = normalize
-        self.epsilon = _positive(epsilon)
+        check_positive("epsilon", epsilon)
+        self.normalize, self.epsilon = normalize, epsilon
 
     def __call__(self, rewards: Tensor, terms: Mapping[str, Tensor] = NO_TERMS, reduce: Reduce = one_rank) -> Tensor:
         """Return (B, G) float32 advantages."""
@@ -94,7 +94,8 @@ class BatchAdvantage(Advantage):
     """
 
     def __init__(self, *, epsilon: float = 1e-4) -> None:
-        self.epsilon = _positive(epsilon)
+        check_positive("epsilon", epsilon)
+        self.epsilon = epsilon
 
     def __call__(self, rewards: Tensor, terms: Mapping[str, Tensor] = NO_TERMS, reduce: Reduce = one_rank) -> Tensor:
         """Return (B, G) float32 advantages."""
@@ -178,12 +179,6 @@ class SeparateAdvantage(Advantage):
             term = terms[name].masked_fill(~scored, math.nan)  # ignored in one term, ignored in all
             advantages = advantages + weight * self.base(term, {name: term}, reduce)
         return advantages
-
-
-def _positive(epsilon: float) -> float:
-    if not 0.0 < epsilon < math.inf:
-        raise InputError(f"`epsilon` must be finite and greater than 0, got {epsilon}.")
-    return epsilon
 
 
 def _scored(rewards: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_positive
 from lightning_pspo.objective.schedules import Schedule
 
 MAX_ALPHA = 0.99
@@ -98,12 +98,10 @@ class KLTarget(AlphaController):
     needs_updates = True
 
     def __init__(self, *, target: float, gain: float = 0.2) -> None:
-        if not 0.0 < target < math.inf:
-            raise InputError(f"`target` must be finite and greater than 0, got {target}.")
+        check_positive("target", target)
         if not 0.0 < gain < 1.0:
             raise InputError(f"`gain` must lie in (0, 1), got {gain}.")
-        self.target = target
-        self.gain = gain
+        self.target, self.gain = target, gain
 
     def start(self, alpha: float) -> None:
         """Start from the surrogate's alpha, in [0, 0.99]."""

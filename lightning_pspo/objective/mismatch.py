@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.objective.advantages import Reduce, precise_dtype
+from lightning_pspo.objective.advantages import precise_dtype
 from lightning_pspo.objective.surrogates.levels import RatioLevel
+from lightning_pspo.objective.trust_region import TokenSums
 
 
 def truncated_weights(
@@ -59,21 +60,11 @@ def _difference(old_logprobs: Tensor, engine_logprobs: Tensor, mask: Tensor, lev
     return difference.sum(dim=1, keepdim=True).expand_as(difference).masked_fill(~mask, 0.0)
 
 
-@dataclass(frozen=True)
-class MismatchSums:
-    """Sums over tokens. ``+`` joins those of two batches."""
+class MismatchSums(TokenSums):
+    """The totals are tokens, |d|, e^d - 1 - d, tokens above the cap, and weights, where d is log pi_old - log mu.
 
-    # (5,) float64 (float32 on a device without it): tokens, |d|, e^d - 1 - d, tokens above the cap, weights; d is log
-    # pi_old - log mu.
-    totals: Tensor
-    largest: Tensor  # () of the same dtype, the largest |d|; 0 without tokens
-
-    def __add__(self, other: MismatchSums) -> MismatchSums:
-        return MismatchSums(self.totals + other.totals, torch.maximum(self.largest, other.largest))
-
-    def reduced(self, reduce: Reduce) -> MismatchSums:
-        """Return the sums over all ranks; every rank must call it. ``reduce`` reduces by ``sum`` or ``max``."""
-        return MismatchSums(reduce(self.totals.clone(), "sum"), reduce(self.largest.clone(), "max"))
+    The only extreme is the largest |d|, (); 0 without tokens.
+    """
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class Mismatch:
         if tokens == 0.0:
             return cls(0, *[math.nan] * 5)
         return cls(
-            int(tokens), difference / tokens, float(sums.largest), kl / tokens, truncated / tokens, weight / tokens
+            int(tokens), difference / tokens, float(sums.extremes), kl / tokens, truncated / tokens, weight / tokens
         )
 
 

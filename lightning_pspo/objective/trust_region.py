@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,29 +20,29 @@ _FINEST = 1e-5  # log-ratios below this are resolved to 1e-7, those above to hal
 _STEP = 0.01
 _SIDE = round(math.asinh(100.0 / _FINEST) / _STEP)  # bins on each side of 0, up to log-ratios of 100
 _BINS = 2 * _SIDE + 1
+_SUMS = 7  # totals before the histogram
 
 
 @dataclass(frozen=True)
-class TrustRegionSums:
-    """Sums over tokens. ``+`` joins those of two micro-batches."""
+class TokenSums:
+    """Sums over tokens, and extremes. ``+`` joins those of two batches."""
 
-    totals: Tensor  # (7,) float64: tokens, would be clipped, |w A|, |r A|, r, r^2, e^l - 1 - l
-    histogram: Tensor  # (K,) float64, tokens by log-ratio
-    extremes: Tensor  # (2,) float64, the largest log-ratio and the largest of its negative; -inf without tokens
+    totals: Tensor  # (K,) float64, float32 on a device without it
+    extremes: Tensor  # of the same dtype: largest values
 
-    def __add__(self, other: TrustRegionSums) -> TrustRegionSums:
-        return TrustRegionSums(
-            self.totals + other.totals,
-            self.histogram + other.histogram,
-            torch.maximum(self.extremes, other.extremes),
-        )
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.totals + other.totals, torch.maximum(self.extremes, other.extremes))
 
-    def reduced(self, reduce: Reduce) -> TrustRegionSums:
+    def reduced(self, reduce: Reduce) -> Self:
         """Return the sums over all ranks; every rank must call it. ``reduce`` reduces by ``sum`` or ``max``."""
-        added = reduce(torch.cat([self.totals, self.histogram]), "sum")
-        return TrustRegionSums(
-            added[: len(self.totals)], added[len(self.totals) :], reduce(self.extremes.clone(), "max")
-        )
+        return type(self)(reduce(self.totals.clone(), "sum"), reduce(self.extremes.clone(), "max"))
+
+
+class TrustRegionSums(TokenSums):
+    """The totals are tokens, would be clipped, |w A|, |r A|, r, r^2, e^l - 1 - l, then numbers of tokens by log-ratio.
+
+    The extremes are the largest log-ratio and the largest of its negative, (2,); -inf without tokens.
+    """
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ class TrustRegion:
     @classmethod
     def report(cls, sums: TrustRegionSums) -> TrustRegion:
         """Return the numbers of ``sums``."""
-        count, would_clip, weighted, plain, ratios, squares, kl = sums.totals.tolist()
+        count, would_clip, weighted, plain, ratios, squares, kl = sums.totals[:_SUMS].tolist()
         if count == 0.0:
             return cls(0, *[math.nan] * 10)
         high, low = sums.extremes.tolist()
-        middle = [min(max(value, -low), high) for value in _quantiles(sums.histogram, (0.01, 0.5, 0.99))]
+        middle = [min(max(value, -low), high) for value in _quantiles(sums.totals[_SUMS:], (0.01, 0.5, 0.99))]
         ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max = (math.exp(value) for value in (-low, *middle, high))
         return cls(
             int(count),
@@ -136,7 +137,7 @@ def measure(
     extremes = torch.stack([torch.cat([logs, empty]).max(), torch.cat([-logs, empty]).max()])
     bins = ((logs / _FINEST).asinh() / _STEP).round().clamp(-_SIDE, _SIDE).long() + _SIDE
     histogram = logs.new_zeros(_BINS).index_add_(0, bins, torch.ones_like(logs))
-    return TrustRegionSums(torch.stack([values.sum() for values in totals]), histogram, extremes)
+    return TrustRegionSums(torch.cat([torch.stack([values.sum() for values in totals]), histogram]), extremes)
 
 
 def divergence(log_ratio: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_positive
 from lightning_pspo.policy.location import ADAPTER_WEIGHTS, first_line
 
 logger = logging.getLogger(__name__)
@@ -58,8 +57,7 @@ class LoRA:
         """Check the ranges."""
         if self.rank < 1:
             raise InputError(f"`lora.rank` must be at least 1, got {self.rank}.")
-        if not 0.0 < self.alpha < math.inf:
-            raise InputError(f"`lora.alpha` must be finite and greater than 0, got {self.alpha}.")
+        check_positive("lora.alpha", self.alpha)
         if not self.target_modules:
             raise InputError(f"`lora.target_modules` must name modules of the model, got {self.target_modules!r}.")
 

@@ -248,19 +248,6 @@ def test_another_controller_is_refused_on_resume(fit: Fit, tmp_path: Path) -> No
             fit(alpha_controller=other, ckpt_path=checkpoint)
 
 
-def test_under_adam_a_constant_alpha_cancels_in_the_loop(fit: Fit) -> None:
-    """With an epsilon far below the gradients; at its usual size it is one of the channels through which alpha acts."""
-    runs = [
-        fit(
-            surrogate=surrogate,
-            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-14, weight_decay=0.0),
-        )[0]
-        for surrogate in (Unclipped(), PSPO(alpha=0.4), PSPO(alpha=0.1))
-    ]
-    for smoothed in runs[1:]:
-        assert float((weights(smoothed) - weights(runs[0])).abs().max()) < 1e-5
-
-
 def test_scheduled_alpha_follows_the_updates(fit: Fit) -> None:
     surrogate = PSPO(alpha=0.4)
     controller = ScheduledAlpha(schedule=Linear())

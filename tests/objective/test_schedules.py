@@ -17,10 +17,7 @@ from lightning_pspo.objective.schedules import Constant, Cosine, Linear, Schedul
 )
 def test_factors(schedule: Schedule, expected: list[float]) -> None:
     assert [schedule(update, 6) for update in range(6)] == pytest.approx(expected)
-
-
-def test_after_the_end_nothing_is_negative() -> None:
-    assert Linear()(10, 6) == 0.0
+    assert schedule(10, 6) >= 0.0, "nothing is negative after the end"
 
 
 def test_negative_warmup() -> None:

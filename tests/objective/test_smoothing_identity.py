@@ -30,8 +30,8 @@ def train(surrogate: Surrogate, make: MakeOptimizer, max_norm: float | None = No
     for _ in range(ROLLOUTS):
         # Drawn uniformly, so that both runs see the same samples however their last bits differ.
         actions = torch.randint(ACTIONS, (STATES, 8), generator=generator)
-        found = rewards.gather(1, actions)
-        advantages = (found - found.mean(dim=1, keepdim=True)).view(-1, 1)
+        drawn = rewards.gather(1, actions)
+        advantages = (drawn - drawn.mean(dim=1, keepdim=True)).view(-1, 1)
         old = logits.detach().log_softmax(dim=1).gather(1, actions).view(-1, 1)
         for _ in range(MU):
             log_ratio = logits.log_softmax(dim=1).gather(1, actions).view(-1, 1) - old

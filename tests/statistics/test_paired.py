@@ -35,15 +35,6 @@ def test_drawn_patterns_come_near_the_exact_ones():
     assert drawn == pytest.approx(exact, abs=0.004)
 
 
-def test_the_bootstrap_interval_of_many_prompts_is_the_normal_one():
-    generator = np.random.default_rng(1)
-    first, second = generator.binomial(8, [[0.4]] * 1, (1, 2000)) / 8, generator.binomial(8, 0.5, (1, 2000)) / 8
-    difference = compare_arms(first, second).estimate
-    half = 1.96 * (second - first).std() / sqrt(2000)
-    assert difference.low == pytest.approx(difference.value - half, abs=0.1 * half)
-    assert difference.high == pytest.approx(difference.value + half, abs=0.1 * half)
-
-
 def test_runs_are_clusters():
     """Every prompt alike: the interval is that of the runs' means, Student's with 2 + 2 degrees of freedom."""
     first = np.repeat([[0.30], [0.34], [0.38]], 4000, axis=1)

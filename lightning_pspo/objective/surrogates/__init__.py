@@ -6,13 +6,10 @@ level says whether a ratio is a token's or a row's, and the aggregation turns th
 
 from lightning_pspo.objective.surrogates.aggregation import Aggregation, FixedLength, SequenceMean, TokenMean
 from lightning_pspo.objective.surrogates.base import SmoothedSurrogate, Surrogate
-from lightning_pspo.objective.surrogates.clip import Clip
-from lightning_pspo.objective.surrogates.extensions import LogPSPO, PessimisticPSPO, RelativePSPO
-from lightning_pspo.objective.surrogates.gmpo import GMPO
+from lightning_pspo.objective.surrogates.clip import GMPO, SAPO, Clip
 from lightning_pspo.objective.surrogates.importance import CISPO, TOPR, TruncatedIS, Unclipped
 from lightning_pspo.objective.surrogates.levels import RatioLevel, at_level, check_level
-from lightning_pspo.objective.surrogates.pspo import PSPO
-from lightning_pspo.objective.surrogates.sapo import SAPO
+from lightning_pspo.objective.surrogates.pspo import PSPO, LogPSPO, PessimisticPSPO, RelativePSPO
 
 __all__ = [
     "CISPO",

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_coefficient
 from lightning_pspo.objective.surrogates.levels import RatioLevel
 
 
@@ -107,5 +107,4 @@ def check_epsilons(epsilon_low: float, epsilon_high: float) -> None:
     """Raise InputError unless ``epsilon_low`` lies in [0, 1] and ``epsilon_high`` is finite and at least 0."""
     if not 0.0 <= epsilon_low <= 1.0:
         raise InputError(f"`epsilon_low` must lie in [0, 1], got {epsilon_low}.")
-    if not 0.0 <= epsilon_high < math.inf:
-        raise InputError(f"`epsilon_high` must be finite and at least 0, got {epsilon_high}.")
+    check_coefficient("epsilon_high", epsilon_high)

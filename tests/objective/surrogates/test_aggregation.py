@@ -46,25 +46,18 @@ def test_order_and_padding_do_not_matter(aggregation: Aggregation, seed: int) ->
     torch.testing.assert_close(aggregation(wider, wide_mask, aggregation.denominator(wide_mask)), expected)
 
 
-def test_max_tokens_out_of_range() -> None:
-    with pytest.raises(InputError, match="`max_tokens` must be at least 1, got 0"):
-        FixedLength(max_tokens=0)
-
-
 def test_sequence_level_by_hand() -> None:
     log_ratio = torch.tensor([[1.0, 2.0, float("nan")], [4.0, 0.0, 2.0], [9.0, 9.0, 9.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
-    found = at_level(log_ratio, mask, "sequence")
-    torch.testing.assert_close(found, torch.tensor([[1.5, 1.5, 0.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]]))
-    found[:, 0].sum().backward()
+    of_rows = at_level(log_ratio, mask, "sequence")
+    torch.testing.assert_close(of_rows, torch.tensor([[1.5, 1.5, 0.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]]))
+    of_rows[:, 0].sum().backward()
     torch.testing.assert_close(log_ratio.grad, torch.tensor([[0.5, 0.5, 0.0], [1 / 3] * 3, [0.0, 0.0, 0.0]]))
+    assert at_level(log_ratio, mask, "token") is log_ratio
 
 
-def test_token_level_changes_nothing() -> None:
-    log_ratio = torch.randn(2, 3)
-    assert at_level(log_ratio, torch.ones(2, 3, dtype=torch.bool), "token") is log_ratio
-
-
-def test_unknown_level() -> None:
+def test_settings_out_of_range() -> None:
+    with pytest.raises(InputError, match="`max_tokens` must be at least 1, got 0"):
+        FixedLength(max_tokens=0)
     with pytest.raises(InputError, match="`level` must be one of token, sequence, got row"):
         at_level(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "row")  # type: ignore[arg-type]
