@@ -72,12 +72,8 @@ def check_update(row: dict[str, Any], entry: int, update: Update, index: int, su
     logs = update.log_ratio[update.rows == index].double()
     assert len(logs) == row["update_tokens"][entry]
     ratio = logs.exp()
-    for name, value in (
-        ("ratio_mean", ratio.mean()),
-        ("ratio_min", ratio.min()),
-        ("ratio_max", ratio.max()),
-        ("log_ratio_mean", logs.mean()),
-    ):
+    values = {"ratio_mean": ratio.mean(), "ratio_min": ratio.min(), "ratio_max": ratio.max()}
+    for name, value in (values | {"log_ratio_mean": logs.mean()}).items():
         assert row[name][entry] == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
     seen = logs.mean().exp().expand_as(ratio) if level == "sequence" else ratio
     if isinstance(surrogate, PSPO):  # the derivative of ((1 - alpha) r + alpha) by log r

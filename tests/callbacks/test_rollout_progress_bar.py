@@ -46,14 +46,18 @@ def test_the_line_says_what_runs_and_is_gone_at_the_end(tmp_path: Path, capsys: 
     assert "rollout" not in capsys.readouterr().err, "a short run says nothing in a file"
 
 
+@pytest.fixture
+def command(tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path) -> list[str]:
+    """The command of a run that shows all that there is to show."""
+    arguments = tiny_run(tmp_path / "run", "--trainer.callbacks+=LiveSamples", "--trainer.callbacks+=ValidationLine")
+    arguments += ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}"]
+    arguments += ["--data.val.held_out.limit=4", "--data.overlap=warn", "--trainer.num_sanity_val_steps=-1"]
+    arguments += ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
+    return ["fit", *arguments]
+
+
 @pytest.mark.parametrize("columns", [40, 80])
-def test_a_run_in_a_terminal(
-    tmp_path: Path,
-    tiny_run: Callable[..., list[str]],
-    problem_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    columns: int,
-) -> None:
+def test_a_run_in_a_terminal(command: list[str], monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """No line is wider than the terminal, none is printed twice, and nothing but the report follows the result."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "TICK_S", 0.01)
@@ -61,16 +65,11 @@ def test_a_run_in_a_terminal(
     parts: list[str] = []
     reader = threading.Thread(target=lambda: parts.extend(iter(terminal.read, "")), daemon=True)
     reader.start()
-    callbacks = ["LiveSamples", "ValidationLine", "RunSummary"]
-    arguments = [*tiny_run(tmp_path / "run"), *(f"--trainer.callbacks+={name}" for name in callbacks)]
-    arguments += ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}"]
-    arguments += ["--data.val.held_out.limit=4", "--data.overlap=warn"]
-    arguments += ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
-    arguments += ["--trainer.num_sanity_val_steps=-1", "--model.sampling.max_new_tokens=16"]
+    more = ["--trainer.callbacks+=RunSummary", "--model.sampling.max_new_tokens=16"]
     with contextlib.ExitStack() as streams:
         for name in ("stdout", "stderr"):
             streams.enter_context(monkeypatch.context()).setattr(sys, name, terminal.stream)
-        main(["fit", *arguments])
+        main([*command, *more])
     terminal.close()
     reader.join(60)
     text = "".join(parts)
@@ -98,14 +97,8 @@ def test_a_refused_run_is_shown_no_longer(tmp_path: Path, tiny_run: Callable[...
     assert progress._shown is None
 
 
-def test_a_run_in_a_pipe_has_a_line_for_each_validation(
-    tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [*tiny_run(tmp_path / "run"), "--trainer.callbacks+=LiveSamples", "--trainer.callbacks+=ValidationLine"]
-    arguments += ["--data.val.held_out=JSONL", f"--data.val.held_out.path={problem_file}"]
-    arguments += ["--data.val.held_out.limit=4", "--data.overlap=warn"]
-    arguments += ["--trainer.enable_progress_bar=true", "--trainer.val_check_interval=2", "--data.num_rollouts=4"]
-    main(["fit", *arguments, "--trainer.num_sanity_val_steps=-1"])
+def test_a_run_in_a_pipe_has_a_line_for_each_validation(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    main(command)
     printed = capfd.readouterr().out
     assert not re.search(r"[\x1b\r]", printed)
     lines = [line for line in printed.splitlines() if line.startswith("val rollout")]

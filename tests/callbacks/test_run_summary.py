@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,18 +83,6 @@ def test_a_measurement_lost_after_the_last_rollout_is_made_up_for(tmp_path):
     assert summary_of(tmp_path)["rollouts"] == 4
     assert summary_of(tmp_path)["accuracy_after"] == 0.8
     assert summary_of(tmp_path)["samples_after"][0]["completion"] == "after=True"
-
-
-def test_a_stopped_run_gets_no_summary(tmp_path):
-    module = HandMade(crash_in="rollout 3")
-    module.crash = KeyboardInterrupt()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit):
-            fit(tmp_path, summary_parts(), module=module)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    assert not (tmp_path / "summary.json").exists()
 
 
 def test_a_run_without_its_last_measurement_gets_no_summary(tmp_path):

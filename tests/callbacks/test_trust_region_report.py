@@ -84,11 +84,6 @@ def test_the_divergence_is_that_of_tokens_at_the_sequence_level(tmp_path):
     assert row["trust/kl_update_1"] == pytest.approx((1.0 - 0.5) / 2)  # r - 1 - log r; the logs cancel
 
 
-def test_nothing_is_clipped_without_a_bound(tmp_path):
-    (row,) = fit(tmp_path, HandMade([[FIRST, SECOND]], Clip(), max_grad_norm=None))
-    assert row["trust/clip_bound_share"] == 0.0
-
-
 def test_a_rollout_without_a_token_is_nan_and_changes_no_total(tmp_path, capsys):
     nothing = (0.0, (), 1.0)
     rows = fit(tmp_path, HandMade([[FIRST, SECOND], [nothing, nothing]], PSPO(alpha=0.25)), rollouts=2)
@@ -144,23 +139,26 @@ GSPO_CLIP = Clip(epsilon_low=3e-4, epsilon_high=4e-4)
 
 
 @pytest.mark.parametrize(
-    ("surrogate", "ratios", "line"),
+    ("surrogate", "ratios", "advantage", "line"),
     [
-        (Unclipped(), NEAR, "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;"),
-        (PSPO(alpha=0.1), NEAR, "the surrogate made no difference in this run but a factor of 0.9 on the gradient;"),
-        (Clip(), (1.0, 1.0), "The ratio stayed at 1: the surrogate made no difference in this run;"),
-        (GSPO_CLIP, NEAR, "Clip kept 49.9 % of the unclipped gradient weight;"),
-        (Clip(), (), "No token had a gradient in this run;"),
+        (Unclipped(), NEAR, 1.0, "The ratio stayed within 1 ± 0.002: the surrogate made no difference in this run;"),
+        (
+            PSPO(alpha=0.1),
+            NEAR,
+            1.0,
+            "the surrogate made no difference in this run but a factor of 0.9 on the gradient;",
+        ),
+        (Clip(), (1.0, 1.0), 1.0, "The ratio stayed at 1: the surrogate made no difference in this run;"),
+        (GSPO_CLIP, NEAR, 1.0, "Clip kept 49.9 % of the unclipped gradient weight;"),
+        (Clip(), (), 1.0, "No token had a gradient in this run;"),
+        (Clip(), (1.0, 1.3), 0.0, "1 ± 0.3, and every advantage was 0: the surrogate had no gradient in this run;"),
     ],
-    ids=["unclipped", "pspo", "at_one", "narrow_clip", "no_token"],
+    ids=["unclipped", "pspo", "at_one", "narrow_clip", "no_token", "other_terms"],
 )
-def test_the_line_says_whether_the_surrogate_mattered(tmp_path, capsys, surrogate, ratios, line):
-    fit(tmp_path, HandMade([[(0.5, ratios, 1.0)]], surrogate))
+def test_the_line_says_whether_the_surrogate_mattered(tmp_path, capsys, surrogate, ratios, advantage, line):
+    """Without a bound, no norm is clipped."""
+    (row,) = fit(tmp_path, HandMade([[(0.5, ratios, advantage)]], surrogate, max_grad_norm=None))
+    assert row["trust/clip_bound_share"] == 0.0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert line in printed
     assert printed.endswith("the gradient norm was clipped on 0 % of the steps.")
-
-
-def test_the_line_says_so_when_only_other_terms_had_a_gradient(tmp_path, capsys):
-    fit(tmp_path, HandMade([[(0.5, (1.0, 1.3), 0.0)]], Clip()))
-    assert "within 1 ± 0.3, and every advantage was 0: the surrogate had no gradient" in capsys.readouterr().out
