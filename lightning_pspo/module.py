@@ -264,10 +264,12 @@ class PSPOModule(TrainableModule):
 
     def _groups(self, prompts: PromptBatch) -> Groups:
         """Sample, verify and reward."""
-        with self.phases.timed("rollout"):
-            completions = self.sample(prompts, self.group_size, self.sampling, TRAINING_NOISE)
-        with self.phases.timed("reward"):
-            return Groups.rewarded(prompts, completions, self.verify(prompts, completions), self.reward)
+        with self.early(prompts, self.group_size, self.reward) as early:
+            with self.phases.timed("rollout"):
+                completions = self.sample(prompts, self.group_size, self.sampling, TRAINING_NOISE, early)
+            with self.phases.timed("reward"):
+                samples = self.verify(prompts, completions, early)
+                return Groups.rewarded(prompts, completions, samples, early.breakdown(self.reward, samples))
 
     # -- logs ----------------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,13 @@ class Completions:
     truncated: Tensor
     logprobs: Tensor | None = None
 
+    def rows(self, indices: Tensor) -> Completions:
+        """Return the completions at ``indices`` (n,)."""
+        logprobs = None if self.logprobs is None else self.logprobs[indices]
+        return Completions(
+            self.completion_ids[indices], self.completion_mask[indices], self.truncated[indices], logprobs
+        )
+
     def unpadded(self) -> list[list[int]]:
         """Return the ids of each completion, end-of-sequence token included."""
         lengths = self.completion_mask.sum(dim=1).tolist()

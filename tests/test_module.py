@@ -366,7 +366,7 @@ def test_an_unmarked_answer_of_a_cut_off_completion_does_not_count(tiny_model: P
         module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), grader=Grader(**settings))
         problem = Problem("p", "How many are left?", "4")
         completions = [("So far 4", True, 3), ("So far 4", False, 3), ("#### 4", True, 3), ("#### 5", True, 3)]
-        return [sample.grade.correct for sample in module._graded([problem], 4, completions)]
+        return [sample.grade.correct for sample in module._graded([problem], [0] * 4, completions)]
 
     assert verdicts() == [False, True, True, False]
     assert verdicts(cut_off="any") == [True, True, True, False]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.answers import decoded_answers
+from lightning_pspo.evaluation.early import EarlyVerification
 from lightning_pspo.evaluation.metrics import Measurement, SampleMetrics, report_k
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.grading import Attempt, Grader
@@ -150,8 +153,18 @@ class SamplingModule(pl.LightningModule):
         trained = {name_of(name) for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in state.items() if name in trained}
 
-    def sample(self, prompts: PromptBatch, samples: int, settings: SamplingSettings, stream: int) -> Completions:
-        """Draw ``samples`` completions of each prompt from the current policy. Every rank must take part."""
+    def sample(
+        self,
+        prompts: PromptBatch,
+        samples: int,
+        settings: SamplingSettings,
+        stream: int,
+        early: EarlyVerification | None = None,
+    ) -> Completions:
+        """Draw ``samples`` completions of each prompt from the current policy. Every rank must take part.
+
+        Those that end while others are still drawn are handed to ``early``.
+        """
         context, width = self.policy.context_length, prompts.prompt_ids.shape[1]
         if context is not None and width + settings.max_new_tokens > context:
             raise InputError(
@@ -171,25 +184,45 @@ class SamplingModule(pl.LightningModule):
             uniforms = keyed_uniforms((self.seed, stream), prompts.positions, samples, settings.max_new_tokens)
         begin("sampling", "tokens")
         with self.policy.generating() as model:
-            return self.engine.generate(model, prompts, sampling, uniforms)
+            self.engine.listener = early
+            try:
+                return self.engine.generate(model, prompts, sampling, uniforms)
+            finally:
+                self.engine.listener = None
 
-    def verify(self, prompts: PromptBatch, completions: Completions) -> list[Sample]:
-        """Decode and grade each completion, with the beginning that its prompt has."""
-        ids = completions.unpadded()
-        texts, raw = decoded_answers(self.policy, prompts, ids)
+    def early(self, prompts: PromptBatch, samples: int, reward: Reward | None = None) -> EarlyVerification:
+        """Return what verifies, and rewards, completions of a batch while others of it are still drawn."""
+        return EarlyVerification(partial(self._verified, prompts.to("cpu"), samples), samples, reward)
+
+    def verify(
+        self, prompts: PromptBatch, completions: Completions, early: EarlyVerification | None = None
+    ) -> list[Sample]:
+        """Decode and grade each completion that was not verified early, with the beginning that its prompt has."""
+        begin("grading")
+        count, samples = len(completions.truncated), {} if early is None else early.samples()
+        rows = [row for row in range(count) if row not in samples]
+        if rows:
+            rest = completions.rows(torch.tensor(rows, device=completions.truncated.device))
+            samples |= zip(rows, self._verified(prompts, count // len(prompts), rows, rest), strict=True)
+        return [samples[row] for row in range(count)]
+
+    def _verified(
+        self, prompts: PromptBatch, group: int, rows: Sequence[int], completions: Completions
+    ) -> list[Sample]:
+        """Decode and grade completions that are some ``rows`` of those of a batch, ``group`` of each prompt."""
+        ids, prompt_of = completions.unpadded(), [row // group for row in rows]
+        texts, raw = decoded_answers(self.policy, prompts.rows(prompt_of), ids)
         decoded = list(zip(texts, completions.truncated.tolist(), map(len, ids), strict=True))
-        samples = self._graded(prompts.problems, len(texts) // len(prompts), decoded)
         return [
             sample if text is None else replace(sample, raw_completion=text)
-            for sample, text in zip(samples, raw, strict=True)
+            for sample, text in zip(self._graded(prompts.problems, prompt_of, decoded), raw, strict=True)
         ]
 
     def _graded(
-        self, prompts: Sequence[Problem], group: int, completions: Sequence[tuple[str, bool, int]]
+        self, prompts: Sequence[Problem], prompt_of: Sequence[int], completions: Sequence[tuple[str, bool, int]]
     ) -> list[Sample]:
-        """Grade ``group`` completions of each prompt: text, truncated or not, tokens."""
-        problems = [problem for problem in prompts for _ in range(group)]
-        begin("grading")
+        """Grade completions, each of a prompt: text, truncated or not, tokens."""
+        problems = [prompts[index] for index in prompt_of]
         grades = self.grader.grade(
             [
                 Attempt(text, problem.answer, problem.question, truncated, problem.scorer)
@@ -197,9 +230,9 @@ class SamplingModule(pl.LightningModule):
             ]
         )
         return [
-            Sample(problem, text, grade, truncated, length, row // group)
-            for row, (problem, (text, truncated, length), grade) in enumerate(
-                zip(problems, completions, grades, strict=True)
+            Sample(problem, text, grade, truncated, length, index)
+            for index, problem, (text, truncated, length), grade in zip(
+                prompt_of, problems, completions, grades, strict=True
             )
         ]
 
@@ -233,20 +266,24 @@ class SamplingModule(pl.LightningModule):
         recorded = [self.recorded.get((batch.source, temperature, p.id, p.question), ()) for p in batch.problems]
         missing = [index for index, completions in enumerate(recorded) if len(completions) != count]
         if len(missing) == len(batch):
-            return self.verify(batch, self.sample(batch, count, settings, EVALUATION_NOISE))
+            return self._drawn(batch, count, settings)
         fresh: list[Sample] = []
         if missing:
             part = batch.rows(missing)  # a completion does not depend on the rest of its batch
-            fresh = self.verify(part, self.sample(part, count, settings, EVALUATION_NOISE))
+            fresh = self._drawn(part, count, settings)
         known = [index for index in range(len(batch)) if index not in set(missing)]
         old = self._graded(
             [batch.problems[index] for index in known],
-            count,
+            [index for index in range(len(known)) for _ in range(count)],
             [completion for index in known for completion in recorded[index]],
         )
         start_of = dict(zip([*missing, *known], range(0, len(batch) * count, count), strict=True))
         samples = fresh + old
         return [sample for index in range(len(batch)) for sample in samples[start_of[index] : start_of[index] + count]]
+
+    def _drawn(self, batch: PromptBatch, count: int, settings: SamplingSettings) -> list[Sample]:
+        with self.early(batch, count) as early:
+            return self.verify(batch, self.sample(batch, count, settings, EVALUATION_NOISE, early), early)
 
     def on_fit_start(self) -> None:
         """Refuse or mend a model whose completions depend on their batch, or differ between rollout and update."""

@@ -7,7 +7,7 @@ index), so that a prompt's completions are the same on one process or eight, in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +132,13 @@ def completion_mask(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> tuple[T
     return is_eos.long().cumsum(dim=1) - is_eos.long() == 0, ~is_eos.any(dim=1)
 
 
+Listener = Callable[[list[int], Completions], None]
+"""Takes the numbers of rows of a rollout, and these rows."""
+
+Report = Callable[[Tensor, Tensor], None]
+"""Takes (n,) long, places of completions that go on in (m, T) tokens, and these tokens."""
+
+
 class RolloutEngine(ABC):
     """Draws completions. Greedy and sampled tokens must not depend on how prompts are batched.
 
@@ -145,6 +152,26 @@ class RolloutEngine(ABC):
     mismatch correction applies."""
     min_temperature: float = 0.0
     """Lowest temperature above 0 that it samples at."""
+    listener: Listener | None = None
+    """Told of completions that have ended while others are still drawn, so that they are graded meanwhile."""
+
+    def report_of(self, rows: Tensor, sampling: Sampling) -> Report:
+        """Return what tells the listener, if there is one, of completions that have ended among (m,) of the rollout.
+
+        An engine need not call it; a call costs about as much as drawing a token.
+        """
+        unknown = torch.ones_like(rows, dtype=torch.bool)
+
+        def report(going_on: Tensor, completion_ids: Tensor) -> None:
+            if self.listener is None:
+                return
+            ended = unknown.index_fill(0, going_on, False).nonzero().squeeze(1)
+            unknown[ended] = False
+            if len(ended):
+                ids = completion_ids[ended, : sampling.max_new_tokens].cpu()
+                self.listener(rows[ended].tolist(), Completions(ids, *completion_mask(ids, sampling.eos_ids)))
+
+        return report
 
     @abstractmethod
     def generate(

@@ -22,7 +22,7 @@ from lightning_pspo.policy.compiled import as_compiled, compiled, is_compiled
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.nucleus import TOPS, outside_top
 from lightning_pspo.progress import advance
-from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.base import Report, RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.rollout.fixed_attention import FixedAttention, FixedCache, FixedLayer, View
 from lightning_pspo.rollout.kv_cache import PromptCache
 from lightning_pspo.rollout.prefix_attention import CannotShareError
@@ -100,7 +100,7 @@ class GraphEngine(RolloutEngine):
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
         order = prompts.prompt_mask.sum(dim=1).argsort(stable=True)
-        device = order.device
+        every, device = self.steps_per_check, order.device
         result = torch.full((len(order) * sampling.samples, sampling.max_new_tokens), sampling.pad_id, device=device)
         for chunk in torch.split(order, max(1, self.max_rows // sampling.samples)):
             ids, mask = prompts.prompt_ids[chunk], prompts.prompt_mask[chunk]
@@ -110,7 +110,8 @@ class GraphEngine(RolloutEngine):
                 rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 decoder = self._fitting(model, cache, len(rows), logits.shape[1], sampling.max_new_tokens)
-                result[rows] = decoder.decode(cache, logits, len(members), sampling, noise, self.steps_per_check)
+                report = self.report_of(rows, sampling)
+                result[rows] = decoder.decode(cache, logits, len(members), sampling, noise, every, report)
         mask, unfinished = completion_mask(result, sampling.eos_ids)
         longest = int(mask.sum(dim=1).max())
         return Completions(result[:, :longest], mask[:, :longest], truncated=unfinished)
@@ -218,6 +219,7 @@ class Decoder:
         sampling: Sampling,
         noise: Tensor | None,
         every: int,
+        report: Report,
     ) -> Tensor:
         """Return ``repeats`` completions of each prompt, (n, max_new_tokens) long, padded after the end.
 
@@ -225,8 +227,7 @@ class Decoder:
         """
         steps, groups = sampling.max_new_tokens, torch.arange(len(logits)).repeat_interleave(repeats)
         self._start(prompts, logits, groups, sampling, noise)
-        step = 0
-        while step < steps:
+        for step in range(0, steps, every):
             end = min(step + every, steps)
             before = self._snapshot(len(groups))
             self._run(step, end, groups, sampling, noise is not None, whole_vocabulary=False)
@@ -235,12 +236,13 @@ class Decoder:
                 self._restore(before, step)
                 self._run(step, end, groups, sampling, noise is not None, whole_vocabulary=True)
                 finished, _ = self._state(len(groups))
-            step = end
             active = int((~finished).sum())
             if active == 0:
                 break
+            report(self.row_of[: len(groups)][(~finished).to(self.device)], self.result)
             if bucket(active) < len(groups):
                 groups = self._compact(finished, bucket(active), groups)
+        report(self.row_of[:0], self.result)
         return self.result[: len(logits) * repeats, :steps].clone()
 
     # -- between the steps ---------------------------------------------------------------------------------------------

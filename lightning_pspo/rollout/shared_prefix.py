@@ -17,7 +17,7 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.progress import advance
-from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.base import Report, RolloutEngine, Sampling, completion_mask, on_device, pick
 from lightning_pspo.rollout.generate import GenerateEngine
 from lightning_pspo.rollout.kv_cache import PromptCache, growing_cache, layer_types
 from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
@@ -33,6 +33,9 @@ PREFILL_WASTE = 128
 
 STEPS_PER_CHECK = 8
 """Tokens between two checks for finished rows, where a check waits for the device."""
+
+STEPS_PER_REPORT = 16
+"""Tokens between two reports of completions that have ended."""
 
 
 class SharedPrefixEngine(RolloutEngine):
@@ -78,7 +81,7 @@ class SharedPrefixEngine(RolloutEngine):
                 rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
                 batch = self._prefilled(model, prompts.prompt_ids[chunk], prompts.prompt_mask[chunk], len(members))
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
-                result[rows] = batch.decode(sampling, noise, every)
+                result[rows] = batch.decode(sampling, noise, every, self.report_of(rows, sampling))
         mask, unfinished = completion_mask(result, sampling.eos_ids)
         longest = int(mask.sum(dim=1).max())
         return Completions(result[:, :longest], mask[:, :longest], truncated=unfinished)
@@ -126,7 +129,7 @@ class _Batch:
         self.logits = logits  # (n, V), of the rows' next tokens
         self.positions = mask.sum(dim=1)  # (n,), position of the next token
 
-    def decode(self, sampling: Sampling, noise: Tensor | None, every: int) -> Tensor:
+    def decode(self, sampling: Sampling, noise: Tensor | None, every: int, report: Report) -> Tensor:
         """Return the completions, (n, max_new_tokens) long, padded after the end.
 
         ``noise`` is (n, max_new_tokens) float64; finished rows are dropped after ``every`` tokens.
@@ -153,7 +156,10 @@ class _Batch:
                 remaining = _compacted(finished, active)
                 rows, finished, tokens = rows[remaining], finished[remaining], tokens[remaining]
                 self._select(remaining)
+            if (step + 1) % STEPS_PER_REPORT == 0:
+                report(rows, result)
             self._forward(tokens)
+        report(rows[:0], result)
         return result
 
     def _prepare_mask(self, steps: int) -> None:

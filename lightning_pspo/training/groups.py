@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_pspo.rewards import Reward
 from lightning_pspo.types import Completions, PromptBatch, Sample
 
 
@@ -25,10 +24,14 @@ class Groups:
 
     @classmethod
     def rewarded(
-        cls, prompts: PromptBatch, completions: Completions, samples: Sequence[Sample], reward: Reward
+        cls,
+        prompts: PromptBatch,
+        completions: Completions,
+        samples: Sequence[Sample],
+        rewards: tuple[Sequence[float], Mapping[str, Sequence[float]]],
     ) -> Groups:
-        """Return the groups of B prompts with the rewards of their samples, prompt-major."""
-        total, terms = reward.breakdown(samples)
+        """Return the groups of B prompts with the rewards of their samples, prompt-major, and the rewards' terms."""
+        total, terms = rewards
 
         def grouped(values: Sequence[float]) -> Tensor:
             column = torch.tensor(values, dtype=torch.float32, device=completions.completion_ids.device)
@@ -54,15 +57,9 @@ class Groups:
         size = self.rewards.shape[1]
         index = torch.tensor(groups, device=self.rewards.device)
         rows = (index.unsqueeze(1) * size + torch.arange(size, device=index.device)).flatten()
-        completions = self.completions
         return Groups(
             self.prompts.rows(groups),
-            Completions(
-                completions.completion_ids[rows],
-                completions.completion_mask[rows],
-                completions.truncated[rows],
-                None if completions.logprobs is None else completions.logprobs[rows],
-            ),
+            self.completions.rows(rows),
             [self.samples[row] for row in rows.tolist()],
             self.rewards[index],
             {name: term[index] for name, term in self.reward_terms.items()},
