@@ -42,17 +42,11 @@ class KLEstimator(ABC):
 
 
 def on_policy(estimate: Tensor, log_ratio: Tensor) -> Tensor:
-    """Weight an estimate by the ratio, through which the gradient flows as well (DeepSeek-V3.2, arXiv 2512.02556).
+    """Weight an (n, T) estimate by each token's ratio pi_theta / pi_old, through which the gradient flows as well.
 
     Over tokens from pi_old, the expectation of r k is that of k over tokens from pi_theta, and its gradient is that of
-    this expectation: for k1 and k3 exactly that of KL(pi_theta || pi_ref), for k2 that of its biased value.
-
-    Args:
-        estimate: (n, T) float32, with graph.
-        log_ratio: (n, T) float32, log pi_theta - log pi_old of each token, with graph.
-
-    Returns:
-        (n, T) float32.
+    this expectation: for k1 and k3 exactly that of KL(pi_theta || pi_ref), for k2 that of its biased value
+    (DeepSeek-V3.2, arXiv 2512.02556).
 
     >>> import torch
     >>> on_policy(torch.tensor([[0.2]]), torch.tensor([[2.0]]).log())

@@ -36,9 +36,6 @@ def truncated_weights(
     Returns:
         (n, T) float32, detached; 1 where the mask is False. Multiply the objective, before it is aggregated, by it.
 
-    Raises:
-        InputError: If ``cap`` is below 1: the weight of a token without a mismatch would not be 1.
-
     >>> old, engine = torch.tensor([[0.5, 0.2, 0.9]]).log(), torch.tensor([[0.4, 0.4, 0.1]]).log()
     >>> mask = torch.tensor([[True, True, False]])
     >>> truncated_weights(old, engine, mask, cap=2.0)

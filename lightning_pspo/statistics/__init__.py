@@ -1,4 +1,7 @@
-"""Estimate from several samples per prompt, with intervals, and compare runs; imports no torch."""
+"""Estimates from several samples per prompt, with intervals, and comparisons of runs; imports no torch.
+
+An argument outside the range that its documentation gives raises ValueError.
+"""
 
 from lightning_pspo.statistics.estimators import best_at_k, majority_at_k, pass_at_k
 from lightning_pspo.statistics.intervals import Estimate, mean_interval, share_interval, t_quantile, wilson_interval

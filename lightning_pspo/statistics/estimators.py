@@ -1,4 +1,4 @@
-"""Estimate pass@k, maj@k and best@k without bias from n samples of one prompt.
+"""Unbiased estimates of pass@k, maj@k and best@k from n samples of one prompt.
 
 Each is the exact mean over all subsets of k of the n samples, so one sampling pass gives every k up to n.
 """
@@ -23,9 +23,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
         correct: Number of correct ones, in [0, n].
         k: In [1, n].
 
-    Raises:
-        ValueError: An argument lies outside its range.
-
     >>> pass_at_k(4, 1, 2), pass_at_k(4, 0, 4), pass_at_k(4, 3, 2)
     (0.5, 0.0, 1.0)
     """
@@ -47,9 +44,6 @@ def majority_at_k(correct: int, others: Sequence[int], abstentions: int, k: int)
         others: Sizes of the clusters of the other answers, each at least 1.
         abstentions: Samples without an answer, at least 0.
         k: Votes, in [1, number of samples].
-
-    Raises:
-        ValueError: An argument lies outside its range.
 
     >>> majority_at_k(2, [1], 0, 3), majority_at_k(1, [1, 1], 0, 3), majority_at_k(1, [], 1, 1)
     (1.0, 0.3333333333333333, 0.5)
@@ -115,9 +109,6 @@ def best_at_k(scores: Sequence[float], values: Sequence[float], k: int) -> float
         scores: (n,) score by which a sample is chosen, such as a reward.
         values: (n,) value of the chosen sample, such as 1 for a correct one.
         k: In [1, n].
-
-    Raises:
-        ValueError: An argument lies outside its range.
 
     >>> best_at_k([0.1, 0.9, 0.5], [1, 0, 1], 1), best_at_k([0.1, 0.9, 0.5], [1, 0, 1], 3)
     (0.6666666666666666, 0.0)

@@ -1,4 +1,4 @@
-"""Compute confidence intervals of means over prompts.
+"""Confidence intervals of means over prompts.
 
 Samples of one prompt are not independent, so every interval takes one number per prompt.
 """
@@ -21,13 +21,7 @@ _PRIOR = 0.25  # the sum of squares of one fair coin
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over prompts with its 95 % interval, clustered by prompt.
-
-    Attributes:
-        value: The mean.
-        low: Lower bound.
-        high: Upper bound.
-    """
+    """A mean over prompts with the bounds of its 95 % interval, clustered by prompt."""
 
     value: float
     low: float
@@ -37,23 +31,13 @@ class Estimate:
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval for a rate (Wilson 1927; without continuity correction).
 
-    It assumes independent trials: with several samples per prompt, count prompts, not samples.
-
     Args:
-        successes: Number of successes, in [0, trials].
-        trials: Number of independent trials, at least 1.
+        successes: In [0, trials].
+        trials: At least 1, independent: with several samples per prompt, count prompts, not samples.
         confidence: Coverage of the two-sided interval, in (0, 1).
-
-    Returns:
-        Lower and upper bound, in [0, 1].
-
-    Raises:
-        ValueError: An argument lies outside its range.
 
     >>> [round(bound, 4) for bound in wilson_interval(8, 10)]
     [0.4902, 0.9433]
-    >>> [round(bound, 4) for bound in wilson_interval(0, 20)]
-    [0.0, 0.1611]
     """
     if trials < 1:
         raise ValueError(f"`trials` must be at least 1, got {trials}.")
@@ -85,9 +69,6 @@ def share_interval(shares: Sequence[float] | NDArray[np.float64]) -> Estimate:
     Args:
         shares: (n,) in [0, 1], one per prompt, at least 1.
 
-    Raises:
-        ValueError: There is no prompt, or a share lies outside its range.
-
     >>> estimate = share_interval([1.0] * 8 + [0.0] * 2)
     >>> round(estimate.low, 4), round(estimate.high, 4)
     (0.4902, 0.9433)
@@ -113,9 +94,6 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
 
     Args:
         values: (n,) finite, one per prompt, at least 1; the interval of a single value is unbounded.
-
-    Raises:
-        ValueError: There is no prompt, or a number is not finite.
 
     >>> estimate = mean_interval([1.0, 2.0, 3.0])  # 2 -+ 4.303 / sqrt(3)
     >>> round(estimate.low, 3), round(estimate.high, 3)

@@ -1,4 +1,4 @@
-"""Compare two arms that answered the same prompts."""
+"""Comparison of two arms that answered the same prompts."""
 
 from __future__ import annotations
 
@@ -18,28 +18,20 @@ _EXACT_PROMPTS = 14  # 2 ** 14 sign patterns are enumerated, more are drawn
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The second arm's mean minus the first's.
+    """The second arm's mean minus the first's, with its 95 % interval and the p-value of no difference.
 
-    Attributes:
-        estimate: The difference with its 95 % interval. With several runs in an arm it is about the training recipe,
-            whose next run would differ; with a single run in each arm, about these two runs.
-        p_value: Two-sided p-value of no difference, in the same sense.
-        same_runs: The interval over prompts alone, about these runs.
-        first: Mean of the first arm.
-        second: Mean of the second arm.
-        prompts: Number of prompts, P.
-        wins: Share of prompts on which the second arm is better.
-        losses: Share of prompts on which it is worse.
+    With several runs in an arm they are about the training recipe, whose next run would differ; with a single run in
+    each arm, about these two runs.
     """
 
     estimate: Estimate
-    p_value: float
-    same_runs: Estimate
-    first: float
-    second: float
-    prompts: int
-    wins: float
-    losses: float
+    p_value: float  # two-sided
+    same_runs: Estimate  # with the interval over prompts alone, about these runs
+    first: float  # mean of the first arm
+    second: float  # mean of the second arm
+    prompts: int  # P
+    wins: float  # share of prompts on which the second arm is better
+    losses: float  # share of prompts on which it is worse
 
 
 def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed: int = 0) -> Difference:
@@ -53,13 +45,10 @@ def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed:
     freedom, because a bootstrap of two or three runs is far too narrow. An arm of one run adds no variance of runs.
 
     Args:
-        first: (S, P) values in [0, 1], runs by prompts, such as the share of correct samples.
+        first: (S, P) values in [0, 1], S >= 1 runs by P >= 2 prompts, such as the share of correct samples.
         second: (S', P) likewise, the same prompts in the same order.
         resamples: Number of bootstrap resamples and of random sign patterns.
         seed: Seed of both.
-
-    Raises:
-        ValueError: The arms have no run, different prompts, or fewer than two.
     """
     first, second = np.atleast_2d(first), np.atleast_2d(second)
     prompts = first.shape[1]

@@ -1,4 +1,4 @@
-"""Estimate the strengths of arms from pairwise comparisons."""
+"""Strengths of arms from pairwise comparisons."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ def bradley_terry(wins: _Floats, resamples: int = 2_000, seed: int = 0) -> Seque
 
     Returns:
         K natural-log strengths relative to arm 0, whose own is 0.
-
-    Raises:
-        ValueError: The shape is wrong or a number is negative.
 
     >>> wins = np.zeros((10, 2, 2))
     >>> wins[:8, 1, 0] = 1.0  # the second arm wins 8 of 10: odds of 8.5 : 2.5

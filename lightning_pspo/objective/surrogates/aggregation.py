@@ -23,9 +23,12 @@ class Aggregation(ABC):
 
     constant_length: int | None = None
 
-    @abstractmethod
     def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return (n, T) weights of the tokens of ``mask`` (n, T); each row by itself, 0 where False."""
+        """Return (n, T) weights of the tokens of ``mask`` (n, T), 0 where False; here 1 for each token.
+
+        A row's weights must not depend on other rows.
+        """
+        return mask.to(dtype)
 
     @abstractmethod
     def denominator(self, mask: Tensor) -> Tensor:
@@ -53,10 +56,6 @@ class TokenMean(Aggregation):
     >>> TokenMean()(torch.tensor([[1.0, 2.0], [6.0, 9.0]]), mask, TokenMean().denominator(mask))
     tensor(3.)
     """
-
-    def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return 1 for each token, (n, T)."""
-        return mask.to(dtype)
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Return the number of tokens, ()."""
@@ -100,10 +99,6 @@ class FixedLength(Aggregation):
         if max_tokens < 1:
             raise InputError(f"`max_tokens` must be at least 1, got {max_tokens}.")
         self.max_tokens = self.constant_length = max_tokens
-
-    def weights(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return 1 for each token, (n, T)."""
-        return mask.to(dtype)
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Return rows * L_max, ()."""

@@ -28,9 +28,6 @@ class Clip(Surrogate):
         dual_clip: Greater than 1; None for no bound.
         delta: Greater than 1 + ``epsilon_high``; None for no bound. Not together with ``dual_clip``.
 
-    Raises:
-        InputError: If a setting is out of range, or both bounds are given.
-
     >>> ratio = torch.tensor([[0.5, 1.1, 5.0]])
     >>> Clip(epsilon_low=0.2, epsilon_high=0.2)(ratio.log(), torch.tensor([[1.0]]))
     tensor([[0.5000, 1.1000, 1.2000]])
