@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice, takewhile
+from itertools import chain, compress, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ _RUN_SETTING = re.compile(
 _OBSERVERS = ("callbacks.", "lightning_pspo.callbacks.")  # none of which changes what is trained
 _MAX_ROWS = 2_000  # settings that a page lists
 _SECRET = re.compile(r"(?i)(^|[._])(api_?key|secret|password|passwd|credentials?|(access|auth|hf|bearer)_?token)$")
+
+
+_common_start = os.path.commonprefix
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,6 @@ def _arm_name(labels: Sequence[str]) -> str:
     return re.sub(r"^[\d\-_/=. ]+", "", backwards) or f"{labels[0]} and {len(labels) - 1} more"
 
 
-def _common_start(labels: Sequence[str]) -> str:
-    columns = takewhile(lambda characters: len(set(characters)) == 1, zip(*labels, strict=False))
-    return "".join(characters[0] for characters in columns)
-
-
 def _unique(names: Iterable[str]) -> list[str]:
     """Return names that differ.
 
@@ -134,8 +132,8 @@ def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str | None]]]:
     different = []
     for name in names:
         values = [shown(settings[name]) if name in settings else None for settings in known]
-        with_settings = [value for value, settings in zip(values, known, strict=True) if settings]
-        if not _RUN_SETTING.fullmatch(name) and len(set(with_settings)) > 1:
+        are_known = map(bool, known)  # an arm without settings differs in none
+        if not _RUN_SETTING.fullmatch(name) and len(set(compress(values, are_known))) > 1:
             different.append((name, values))
     return different[:_MAX_ROWS]
 

@@ -14,7 +14,6 @@ from lightning_pspo.report.arms import Arm, setting_rows
 DIMENSIONS = ("overall_quality", "constraint_adherence", "logical_coherence", "mathematical_soundness", "clarity")
 _SCORES = range(1, 6)
 _MAX_SOURCES = 50  # of an arm
-_Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

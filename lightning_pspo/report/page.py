@@ -98,11 +98,13 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"arm_class": arm_class, "number": number, "percent": percent, "short": short, "tex": render}
-    environment.filters |= {"duration": duration, "sha256": _sha256}
-    environment.filters["on_scale"] = lambda share: (
-        f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}"
-    )  # of an interval's line
+    environment.filters |= {"duration": duration, "sha256": _sha256, "on_scale": _on_scale}
     return environment
+
+
+def _on_scale(share: float) -> str:
+    """Return where a share lies on an interval's line."""
+    return f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}"
 
 
 @lru_cache

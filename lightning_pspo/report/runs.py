@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import deque
@@ -20,7 +21,10 @@ from lightning_pspo.report.curves import Curves, by_rollout, finite, read_versio
 SAMPLES_KEPT = 6  # training completions at either end of a run
 _MAX_STEPS = 1_000_000  # of a rollout, to be credible
 _MAX_BYTES = 64 << 20  # of a JSON document
-_MARKS = ("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints")
+_MARKS = (
+    *("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints"),
+    *("logs/**/metrics.csv", "logs/**/events.out.tfevents.*", "evaluation/*/evaluation.json"),
+)
 _Read = TypeVar("_Read")
 
 
@@ -133,9 +137,7 @@ def _check_is_run(path: Path) -> None:
     if not path.is_dir():
         reason = "is a file" if path.exists() else "does not exist"
         raise ReportError(f"RUN must be the folder of a run, got {path}, which {reason}.")
-    if any((path / mark).exists() for mark in _MARKS) or any(path.glob("logs/**/metrics.csv")):
-        return
-    if any(path.glob("logs/**/events.out.tfevents.*")) or any(path.glob("evaluation/*/evaluation.json")):
+    if any(any(path.glob(mark)) for mark in _MARKS):
         return
     below = sorted({mark.parent for name in _MARKS[:2] for mark in path.glob(f"*/{name}")})
     hint = f" Runs in it: {' '.join(map(str, below[:12]))}." if below else ""
@@ -176,16 +178,13 @@ def _read_lines(run: TrainingRun, path: Path, ends: int | None = None) -> list[M
         bad = 0
         with path.open("rb") as file:
             for line in filter(bytes.strip, file):
-                try:
+                row: Any = None
+                with contextlib.suppress(ValueError, RecursionError):
                     row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                if not isinstance(row, dict):
-                    bad += 1
-                elif ends is not None and len(first) < ends:
-                    first.append(row)
+                if isinstance(row, dict):
+                    (last if ends is None or len(first) == ends else first).append(row)
                 else:
-                    last.append(row)
+                    bad += 1
         return bad
 
     if path.is_file() and (bad := _attempt(run, read, 0, _name(run, path))):

@@ -36,32 +36,22 @@ class SampleView:
     arm: int | None = None  # number of its arm; None for no swatch
     measures: str = ""  # reward and length
 
-    @property
-    def completion(self) -> str:
-        """The text, cut to a length that a page can hold."""
-        return cut(str(self.row.get("completion", "")), MAX_CHARACTERS)
+    def text(self, name: str) -> str | None:
+        """Return the question, the completion or the reference answer, cut to a length that a page can hold."""
+        value = self.row.get(name)
+        return None if value is None else cut(str(value), MAX_CHARACTERS)
 
     @property
     def is_long(self) -> bool:
-        """Whether its box scrolls."""
-        return len(self.completion) > _LONG or self.completion.count("\n") > _LONG / 60
+        """Whether the completion's box scrolls."""
+        completion = self.text("completion") or ""
+        return len(completion) > _LONG or completion.count("\n") > _LONG / 60
 
     @property
     def verdict(self) -> tuple[str, str] | None:
         """Class and text of its label, which does not rest on colour alone."""
         value = self.row.get("verdict")
         return None if value is None else _VERDICTS.get(str(value), ("odd", str(value)))
-
-    @property
-    def question(self) -> str:
-        """The question, cut likewise."""
-        return cut(str(self.row.get("question", "")), MAX_CHARACTERS)
-
-    @property
-    def answer(self) -> str | None:
-        """The reference answer, cut likewise."""
-        answer = self.row.get("answer")
-        return None if answer is None else cut(str(answer), MAX_CHARACTERS)
 
 
 def samples(arms: Sequence[Arm]) -> dict[str, Any]:
