@@ -29,7 +29,7 @@ class Grader:
     Pairs that the cheap rules decide are decided in this process, in time linear in the text. All others go to worker
     processes, which are started when the first such pair comes: a worker that is stuck is ended at the pair's deadline
     (verdict ``timeout``), one that crashes is replaced (verdict ``error``, after a second try), and all others of the
-    batch are graded as if it had not been there. Up to 16 stuck pairs use their time side by side.
+    batch are graded as if it had not been there.
 
     Any thread may call it; calls take turns. A copy, a pickle or a fork of a grader takes the settings along and starts
     its own workers. They end with ``close``, with the grader, and with this process however it ends.
@@ -38,8 +38,7 @@ class Grader:
         mode: Which rules may find the answer: see `extraction.extract`.
         cut_off: Which answers count in a completion that the token limit cut off: ``marked`` ones (``####``, a box,
             "the answer is"), ``any``, or ``none``.
-        workers: Processes that compare side by side, at least 1; up to 16 more hold pairs that are stuck. None for one
-            a core, from 2 to 8.
+        workers: Processes that compare side by side, at least 1. None for one a core, from 2 to 8.
         deadline_s: Processor time, user and system, that the comparison of one pair may take of its worker, in
             seconds, in (0, 86400]. A pair that sleeps is an ``error`` after 60 deadlines (at least 60 s) of wall time.
         memory_mb: Address space of each worker in MiB, at least 128; a pair that needs more is an ``error``. A lower

@@ -1,13 +1,14 @@
-"""The far side of `processes.WorkerPool`: a server that forks workers on request, and what a worker does.
+"""The far side of `processes.WorkerPool`: a server that gives pairs to workers, and what a worker does.
 
 The server is a fresh interpreter with one thread and no torch. It imports what comparing needs once, so that a worker
-costs a fork of some milliseconds, and it is never stuck: it only forks, kills and reaps. It ends when its socket does,
-or when its owner is gone, and takes the workers with it. The workers end with it by a signal of the kernel (on Linux),
-so that nothing survives a ``kill -9`` of any of them. Model text is compared, never evaluated.
+costs a fork of some milliseconds, and being the parent it learns from the kernel how a worker ended. It ends when its
+socket does, or when its owner is gone, and takes the workers with it; they also end with it by a signal of the kernel
+(on Linux), so that nothing survives a ``kill -9`` of any of them. Model text is compared, never evaluated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -17,27 +18,20 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
-COMMAND = struct.Struct("!cI")
-"""A command of the owner: ``FORK`` (a worker, on the socket that comes along) or ``KILL``, and the worker's number."""
-FORK, KILL = b"f", b"k"
-
 READY = b"+"
-"""First byte of the server and of every worker. A worker then sends one of these for each pair, in order:"""
-EQUIVALENT, DIFFERENT, FAILED = b"1", b"0", b"e"
-LATE, HEAVY = bytes([signal.SIGPROF]), bytes([signal.SIGVTALRM])
-"""What the interpreter sends when a timer of processor time runs out, even in the middle of a call into C: the worker's
-last word on a pair that is over its deadline, and no word on one that only goes on behind the others."""
+"""First byte of the server and of every worker."""
+EQUIVALENT, DIFFERENT, FAILED, LATE, ASLEEP = b"1", b"0", b"e", b"t", b"s"
+"""What became of a pair."""
 
-_Run = Callable[[socket.socket, int], NoReturn]  # what a worker does with its socket and the server's pid
+_ENDS = {signal.SIGPROF: LATE, signal.SIGALRM: ASLEEP}  # signals of the timers that a pair runs under
+_ATTEMPTS = 3
 _OWNER_CHECK_S = 1.0
-_PATIENCE_CPU_S = 0.2  # of processor time: other load on the machine must not make a pair a heavy one
-_HEAVY_NICE = 5  # a third of the weight
-_IDLE_S = 86_400.0  # after which a worker without pairs ends; its socket needs a limit, so as not to block a signal
 _SET_PDEATHSIG = 1
 _WARM_UP = (  # kinds of answers whose first comparison takes long: imports and tables that every worker then shares
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{\frac{3}{4}}"),
@@ -51,13 +45,12 @@ _WARM_UP = (  # kinds of answers whose first comparison takes long: imports and 
 def main() -> None:
     """Serve the socket that stands in for standard input.
 
-    Arguments of the command line: the owner's pid, ``module:function`` that compares a pair, the address space of a
-    worker in bytes, and the seconds of processor time and of wall time for one pair: see `work`.
+    Arguments of the command line: the owner's pid, ``module:function`` that compares a pair, the number of workers, and
+    the limits of each: see `Limits`.
     """
-    owner, function, *limits = sys.argv[1:]
-    memory_bytes, cpu_s, wall_s = map(float, limits)
+    owner, function, size, *limits = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for signum in (signal.SIGCHLD, signal.SIGALRM, signal.SIGTERM):
+    for signum in (signal.SIGCHLD, signal.SIGALRM, signal.SIGPROF, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     module, _, name = function.partition(":")
@@ -67,107 +60,144 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # no collection in a worker touches what it shares
     control = socket.socket(fileno=0)
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):  # from here on the only voice is the socket
-        os.dup2(null, stream)
-    try:
+    server = Server(control, int(owner), compare, int(size), Limits(*map(float, limits)))
+    with contextlib.suppress(ConnectionError):  # the owner is gone
         control.sendall(READY)
-        serve(control, int(owner), lambda link, server: work(link, server, compare, int(memory_bytes), cpu_s, wall_s))
-    except ConnectionError:  # the owner is gone
-        return
+        server.serve()
 
 
-def serve(control: socket.socket, owner: int, run: _Run) -> None:
-    """Carry out commands until the parent is not ``owner`` any more or is gone; then end every worker."""
-    workers: dict[int, int] = {}  # number -> pid, until it is reaped: so long its pid cannot be anyone else's
-    try:
-        while True:
-            readable, _, _ = select.select([control], [], [], _OWNER_CHECK_S)
-            if readable:
-                data, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
-                if len(data) < COMMAND.size:
-                    return
-                letter, number = COMMAND.unpack(data)
-                if letter == FORK:
-                    _fork(workers, number, descriptors[0], control, run)
-                elif number in workers:
-                    os.kill(workers[number], signal.SIGKILL)
-            elif os.getppid() != owner:
-                return
-            _reap(workers)
-    finally:
-        for pid in workers.values():
-            os.kill(pid, signal.SIGKILL)
-        for pid in workers.values():
-            os.waitpid(pid, 0)
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may use: bytes of address space and, for one pair, seconds of processor time and of wall time."""
+
+    memory_bytes: float
+    cpu_s: float
+    wall_s: float
 
 
-def _fork(workers: dict[int, int], number: int, descriptor: int, control: socket.socket, run: _Run) -> None:
-    """Start a worker on ``descriptor``; after a failed fork the owner sees its socket close without a word."""
-    server = os.getpid()
-    try:
-        pid = os.fork()
-    except OSError:
-        os.close(descriptor)
-        return
-    if pid == 0:
+@dataclass(eq=False)
+class Worker:
+    """The server's record of one worker."""
+
+    pid: int
+    link: socket.socket
+    index: int = -1  # position in the batch of the pair that it is at
+
+
+class Server:
+    """Compares batches with at most ``size`` workers."""
+
+    def __init__(
+        self, control: socket.socket, owner: int, compare: Callable[[str, str], bool], size: int, limits: Limits
+    ) -> None:
+        self.control, self.owner, self.compare, self.size, self.limits = control, owner, compare, size, limits
+        self.workers: list[Worker] = []
+
+    def serve(self) -> None:
+        """Answer each line, a JSON list of pairs, with one byte for each pair, until the owner is gone."""
+        lines = self.control.makefile("rb")
         try:
-            os.dup2(1, control.detach())  # the control socket is the server's alone
-            run(socket.socket(fileno=descriptor), server)
+            while self._readable([]) and (line := lines.readline()):
+                self.control.sendall(self._judge(json.loads(line)))
         finally:
-            os._exit(1)
-    workers[number] = pid
-    os.close(descriptor)
+            for worker in self.workers:
+                os.kill(worker.pid, signal.SIGKILL)
+                os.waitpid(worker.pid, 0)
+
+    def _judge(self, pairs: list[list[str]]) -> bytes:
+        replies, waiting = [b""] * len(pairs), deque(range(len(pairs)))
+        blamed: set[int] = set()  # pairs at which a worker died: the cause may have been another, as a lack of memory
+        idle, busy = list(self.workers), dict[socket.socket, Worker]()
+        while waiting or busy:
+            while waiting and len(busy) < self.size:
+                worker = idle.pop() if idle else self._start()
+                worker.index = waiting.popleft()
+                busy[worker.link] = worker
+                with contextlib.suppress(OSError):  # it is dead, which reading will show
+                    worker.link.sendall(json.dumps(pairs[worker.index]).encode() + b"\n")
+            for link in self._readable([*busy]):
+                worker = busy.pop(link)
+                if reply := _received(link) or _ENDS.get(self._reap(worker), FAILED * (worker.index in blamed)):
+                    replies[worker.index] = reply
+                else:
+                    blamed.add(worker.index)
+                    waiting.appendleft(worker.index)
+                idle += [worker] if worker in self.workers else []
+        return b"".join(replies)
+
+    def _readable(self, links: list[socket.socket]) -> list[socket.socket]:
+        """Wait until a worker or, between batches, the owner sends something."""
+        while not (readable := select.select([self.control, *links], [], [], _OWNER_CHECK_S)[0]):
+            if os.getppid() != self.owner:
+                raise ConnectionError("the owner is gone")
+        if links and self.control in readable:
+            raise ConnectionError("the owner has closed its socket")
+        return readable
+
+    def _start(self) -> Worker:
+        for _ in range(_ATTEMPTS):
+            ours, theirs = socket.socketpair()
+            with theirs, contextlib.suppress(OSError):
+                server, pid = os.getpid(), os.fork()
+                if pid == 0:
+                    try:
+                        for link in (self.control, ours, *(worker.link for worker in self.workers)):
+                            link.close()
+                        work(theirs, server, self.compare, self.limits)
+                    finally:
+                        os._exit(1)
+                theirs.close()
+                self.workers.append(Worker(pid, ours))
+                if _received(ours) == READY:
+                    return self.workers[-1]
+                self._reap(self.workers[-1])
+            ours.close()
+        raise SystemExit(
+            f"{_ATTEMPTS} workers in a row could not be started: is `memory_mb`={self.limits.memory_bytes / 2**20:.0f} "
+            "too little, or is the machine out of memory or processes?"
+        )
+
+    def _reap(self, worker: Worker) -> int:
+        """Part with a worker that has ended; return the signal that ended it, 0 for none."""
+        worker.link.close()
+        self.workers.remove(worker)
+        return os.waitpid(worker.pid, 0)[1] & 0x7F
 
 
-def _reap(workers: dict[int, int]) -> None:
-    while workers:
-        ended, _ = os.waitpid(-1, os.WNOHANG)
-        if ended == 0:
-            return
-        for number in [number for number, pid in workers.items() if pid == ended]:
-            del workers[number]
+def _received(link: socket.socket) -> bytes:
+    try:
+        return link.recv(1)
+    except OSError:
+        return b""
 
 
-def work(
-    link: socket.socket,
-    server: int,
-    compare: Callable[[str, str], bool],
-    memory_bytes: int,
-    cpu_s: float,
-    wall_s: float,
-) -> NoReturn:
-    """Compare pairs until the socket closes: a line is a JSON list of pairs, the reply one byte for each.
+def work(link: socket.socket, server: int, compare: Callable[[str, str], bool], limits: Limits) -> NoReturn:
+    """Compare pairs until the socket closes: a line is a JSON list of two texts, the reply one byte.
 
-    A pair that uses ``cpu_s`` seconds of this process's time, user and system, is ``LATE``. The kernel ends a worker
-    that is at one pair for ``wall_s``, whoever is left to watch it. A lower limit of the address space that the process
-    already has stays.
+    The kernel ends a worker that is over a limit of time with the timer's signal, even in the middle of a call into C.
+    A lower limit of the address space that the process already has stays.
     """
     _die_with(server)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    memory = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    memory = int(limits.memory_bytes if hard == resource.RLIM_INFINITY else min(limits.memory_bytes, hard))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    link.settimeout(_IDLE_S)
-    signal.set_wakeup_fd(link.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
-    signal.signal(signal.SIGVTALRM, lambda *_: os.nice(_HEAVY_NICE))  # it is replaced after a heavy pair
-    timers = ((signal.ITIMER_PROF, cpu_s), (signal.ITIMER_VIRTUAL, _PATIENCE_CPU_S), (signal.ITIMER_REAL, wall_s))
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):  # from here on its only voice is the socket
+        os.dup2(null, stream)
     link.sendall(READY)
     for line in link.makefile("rb"):
-        for extracted, answer in json.loads(line):
-            for timer, seconds in timers:
-                signal.setitimer(timer, seconds)
-            exhausted = False
-            try:
-                reply = EQUIVALENT if compare(extracted, answer) else DIFFERENT
-            except Exception as error:  # whatever model text does to a parser is that text's verdict
-                reply, exhausted = FAILED, isinstance(error, MemoryError)
-            for timer, _ in timers:  # before the reply, after which a signal would be taken for the next pair's
-                signal.setitimer(timer, 0)
-            link.sendall(reply)
-            if exhausted:  # what it still holds would be missing for the next pair
-                os._exit(1)
+        signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
+        signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
+        try:
+            reply = EQUIVALENT if compare(*json.loads(line)) else DIFFERENT
+        except MemoryError:  # what it still holds would be missing for the next pair
+            os._exit(1)
+        except Exception:  # whatever model text does to a parser is that text's verdict
+            reply = FAILED
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        link.sendall(reply)
     os._exit(0)
 
 

@@ -1,6 +1,5 @@
 """The grader under hostile pairs: a comparison of our own does, inside the workers, whatever a pair asks for."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -53,15 +52,8 @@ def compare(extracted, answer):
                 open(answer, "w").close()
                 os._exit(1)
             return True
-        case "note pid":
-            with open(answer, "a") as file:
-                file.write(f"{os.getpid()}\\n")
         case "modules":
             return not {"torch", "numpy", "lightning", "transformers"} & sys.modules.keys()
-        case "nice":
-            while os.getpriority(os.PRIO_PROCESS, 0) == 0:
-                sum(range(10_000))  # time of the user, not of the system
-            return True
     return extracted == answer
 """
 VERDICTS = {
@@ -95,15 +87,6 @@ def pool(hostile):
 
 def server_of(pool):
     return psutil.Process(pool._server.process.pid)
-
-
-def alive(children):
-    """Return the processes that run; one that has ended may still wait for its parent, or be gone."""
-    running = []
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            running += [child] if child.status() != psutil.STATUS_ZOMBIE else []
-    return running
 
 
 def test_hostile_pairs_cost_only_themselves(pool):
@@ -143,29 +126,12 @@ def test_every_pair_gets_its_own_verdict_in_order(pool, texts):
     ]
 
 
-def test_a_slow_pair_may_use_its_whole_deadline_behind_the_others(pool):
-    assert pool.judge([("nice", "x")] + [("a", "a")] * 50) == [CORRECT] * 51
-    assert pool.judge([("sleep", "0.6"), ("a", "a")]) == [WRONG, CORRECT]
-    deadline = time.monotonic() + 60.0
-    while len(alive(server_of(pool).children())) > 2:  # those that held slow pairs go
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_worker_that_died_once_is_forgiven(pool, tmp_path):
     assert pool.judge([("crash once", str(tmp_path / "seen")), ("a", "a")]) == [CORRECT, CORRECT]
 
 
 def test_workers_import_what_they_need_and_no_torch(pool):
     assert pool.judge([("modules", "x")]) == [CORRECT]
-
-
-def test_workers_are_replaced_before_they_grow(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "PAIRS_PER_WORKER", 5)
-    pool.judge([("note pid", str(tmp_path / "pids"))] * 60)
-    pids = (tmp_path / "pids").read_text().split()
-    assert len(pids) == 60
-    assert max(map(pids.count, pids)) < 5 + processes.CHUNK
 
 
 def test_processes_that_someone_else_ended_are_replaced(pool):
@@ -214,7 +180,7 @@ def test_threads_take_turns(pool):
 def test_the_reason_why_nothing_starts_is_told(hostile):
     with pytest.raises(RuntimeError, match=r"could not be started.*No module named 'no_such_module'"):
         WorkerPool(1, 1.0, 512, "no_such_module:compare").judge([("a", "b")])
-    with pytest.raises(RuntimeError, match="3 grading workers in a row could not be started"):
+    with pytest.raises(RuntimeError, match="3 workers in a row could not be started: is `memory_mb`="):
         WorkerPool(1, 1.0, 1 << 60, "hostile_comparison:compare").judge([("a", "b")])
 
 
@@ -240,7 +206,7 @@ def test_close_ends_the_batches_of_other_threads(hostile):
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 60.0
-    while sum(worker.slow for worker in list(pool._workers.values())) < 2:
+    while not pool._server or not server_of(pool).children():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     pool.close()
@@ -275,14 +241,14 @@ from lightning_pspo.grading.processes import WorkerPool
 pool = WorkerPool(2, deadline_s=600.0, memory_mb=512, compare="hostile_comparison:compare")
 pool.judge([("a", "a")])
 print("started", flush=True)
-work = lambda: pool.judge([("hold the lock", "x"), ("spin", "x"), ("sleep", "600"), ("sleep", "601")])
+work = lambda: pool.judge([("hold the lock", "x"), ("sleep", "600")])
 work() if sys.argv[1] == "main" else threading.Thread(target=work).start()
 """
 
 
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_nothing_survives_a_kill_of_the_owner(hostile, tmp_path, thread):
-    """Four pairs are stuck side by side, on two workers.
+    """Two pairs are stuck side by side.
 
     The script has no ``__main__`` guard, and a module of the working directory must not get in the way.
     """
@@ -294,7 +260,7 @@ def test_nothing_survives_a_kill_of_the_owner(hostile, tmp_path, thread):
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as owner:
         assert owner.stdout.readline() == b"started\n"
         deadline = time.monotonic() + 60.0
-        while len(children := psutil.Process(owner.pid).children(recursive=True)) < 5:  # the server, one for each pair
+        while len(children := psutil.Process(owner.pid).children(recursive=True)) < 3:  # the server, one for each pair
             assert time.monotonic() < deadline
             time.sleep(0.05)
         owner.kill()
