@@ -26,7 +26,7 @@ from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Reward
 from lightning_pspo.training.settings import PassLimits, SamplingSettings
 from lightning_pspo.types import Sample
-from tests.support.quiet import QUIET
+from tests.support.models import QUIET
 
 
 class Alternating(Reward):

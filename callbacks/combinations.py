@@ -75,10 +75,11 @@ def check_logged(callback: Callback, logged: Mapping[str, Any]) -> None:
     monitor = getattr(callback, "monitor", None)
     if isinstance(monitor, str) and monitor not in logged:
         near = "".join(f"did you mean {name}? " for name in get_close_matches(monitor, logged, n=1))
-        raise InputError(
-            f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; {near}"
-            f"there are {', '.join(sorted(logged)) or 'none'}."
-        )
+        raise InputError(f"{_rule(callback)}{near}there are {', '.join(sorted(logged)) or 'none'}.")
+
+
+def _rule(callback: Any) -> str:
+    return f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {callback.monitor}; "
 
 
 def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -> None:
@@ -92,19 +93,18 @@ def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -
     monitor = getattr(callback, "monitor", None)
     if not isinstance(monitor, str):
         return
-    rule = f"`monitor` of {type(callback).__name__} must be a metric that is logged, got {monitor}; "
     if not monitor.startswith("val/"):
         if declared(monitor) is None and (close := get_close_matches(monitor, [m.key for m in METRICS], 1, 0.8)):
-            raise InputError(f"{rule}did you mean {close[0]}?")
+            raise InputError(f"{_rule(callback)}did you mean {close[0]}?")
         return
     source, _, metric = monitor.removeprefix("val/").partition("/")
     if source not in sources:
-        raise InputError(f"{rule}data.val has {', '.join(sources) or 'no sources'}.")
+        raise InputError(f"{_rule(callback)}data.val has {', '.join(sources) or 'no sources'}.")
     known = _validation_metrics(module)
     name = _TEMPERATURE.sub("", metric)
     if known and name not in known and not name.startswith("reward"):
         guess = "".join(f"did you mean val/{source}/{similar}? " for similar in get_close_matches(name, known, n=1))
-        raise InputError(f"{rule}{guess}val/{source}/ has {', '.join(sorted(known))}.")
+        raise InputError(f"{_rule(callback)}{guess}val/{source}/ has {', '.join(sorted(known))}.")
 
 
 def _validation_metrics(module: Any) -> set[str]:

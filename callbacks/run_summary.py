@@ -97,13 +97,12 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if nothing was measured before; make the last measurement if an interruption prevented it."""
         if self._before is None:
-            limit, steps = trainer.limit_val_batches, trainer.num_sanity_val_steps
-            need = "a source in data.val"
             if not getattr(getattr(trainer, "datamodule", None), "val", True):
                 return  # nothing is to be measured
+            need, steps = "a source in data.val", trainer.num_sanity_val_steps
             if steps != math.inf:
                 need += f" and trainer.num_sanity_val_steps: -1, got {steps}"
-            elif limit == 0:
+            elif trainer.limit_val_batches == 0:
                 need = "trainer.limit_val_batches above 0, got 0"
             rank_zero_warn(
                 f"RunSummary will write no {self.filename}: nothing was measured before training. It needs {need}."
@@ -148,11 +147,12 @@ class RunSummary(Callback):
 
     def _write(self, trainer: Trainer, pl_module: Any, before: _Measurement, after: _Measurement) -> None:
         root = root_folder(trainer)
-        summary: dict[str, Any] = {}
-        for when, measurement in (("before", before), ("after", after)):
-            for name in ("accuracy", "interval", "greedy_accuracy", "length_tokens"):
-                if name in measurement:
-                    summary[f"{name}_{when}"] = measurement[name]
+        summary: dict[str, Any] = {
+            f"{name}_{when}": measurement[name]
+            for when, measurement in (("before", before), ("after", after))
+            for name in ("accuracy", "interval", "greedy_accuracy", "length_tokens")
+            if name in measurement
+        }
         summary |= {name: after[name] for name in ("problems", "source", "temperature")}
         summary |= {
             "n": after["samples"],

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 
-from lightning_pspo.objective.trust_region import TrustRegionSums
 from lightning_pspo.training.passes import StepOutput
 
 _NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, that no training run would notice
@@ -51,24 +50,20 @@ class TrustRegionReport(Callback):
         step: StepOutput = outputs
         module: Any = pl_module
         limit = math.inf if module.max_grad_norm is None else module.max_grad_norm
-        bound = sum(float(update.grad_norm) > limit for update in step["updates"])
         weight_at_one = float(module.surrogate.weight(torch.zeros(1, 1), torch.ones(1, 1)))  # importance sampling: 1
-        self._add(step["trust_region"], len(step["updates"]), bound, weight_at_one)
+        tokens, stopped, weighted, plain, *_ = step["trust_region"].totals.tolist()
+        added = {"updates": len(step["updates"]), "tokens": tokens, "stopped": stopped, "weighted": weighted}
+        added |= {"bound": sum(float(update.grad_norm) > limit for update in step["updates"])}
+        for name, value in (added | {"plain": plain, "scaled": weight_at_one * plain}).items():
+            self._run[name] += value
+        for name, value in zip(("log_high", "log_low"), step["trust_region"].extremes.tolist(), strict=True):
+            self._run[name] = max(self._run[name], value)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line, on rank zero."""
         module: Any = pl_module
         if trainer.is_global_zero and self._run["updates"]:
             get_console().print(_verdict(self._run, type(module.surrogate).__name__), soft_wrap=True, highlight=False)
-
-    def _add(self, rollout: TrustRegionSums, updates: int, bound: int, scale: float) -> None:
-        tokens, stopped, weighted, plain, *_ = rollout.totals.tolist()
-        high, low = rollout.extremes.tolist()
-        added = {"updates": updates, "bound": bound, "tokens": tokens, "stopped": stopped, "weighted": weighted}
-        for name, value in (added | {"plain": plain, "scaled": scale * plain}).items():
-            self._run[name] += value
-        self._run["log_high"] = max(self._run["log_high"], high)
-        self._run["log_low"] = max(self._run["log_low"], low)
 
 
 def _verdict(run: dict[str, float], name: str) -> str:

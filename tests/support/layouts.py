@@ -24,7 +24,7 @@ from lightning_pspo.rollout import GenerateEngine
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.types import Inputs
 from tests.support.loop import Even, Record, grouped
-from tests.support.quiet import QUIET
+from tests.support.models import QUIET
 
 SGD: dict[str, Any] = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9)}
 ADAMW: dict[str, Any] = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3, eps=1e-4)}

@@ -19,7 +19,7 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
 from lightning_pspo.types import Rollout, Sample
-from tests.support.quiet import QUIET
+from tests.support.models import QUIET
 
 
 class Record(pl.Callback):

@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers, made here."""
+"""Tiny models and tokenizers, made here, and a Trainer that only trains; imports no pytest, for benchmarks."""
 
 from typing import Any
 
@@ -11,6 +11,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "max_epochs": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "inference_mode": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+}
 
 SIZES: dict[str, Any] = {
     "vocab_size": 259,
