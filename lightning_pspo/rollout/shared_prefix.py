@@ -31,6 +31,9 @@ PREFILL_TOKENS = 4096
 PREFILL_WASTE = 128
 """Padding tokens of such a pass that cost about as much as starting another."""
 
+NUMBERS_PER_DRAW = 2**19
+"""Logits from which a CPU draws tokens at once: about as many as its cache holds in float32."""
+
 STEPS_PER_CHECK = 8
 """Tokens between two checks for finished rows, where a check waits for the device."""
 
@@ -273,7 +276,11 @@ def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
 def _choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tensor:
     if uniforms is None:
         return logits.argmax(dim=-1)
-    return pick(sampling_logits(logits, sampling.temperature, sampling.top_p), uniforms)
+    rows = max(1, NUMBERS_PER_DRAW // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = zip(logits.split(rows), uniforms.split(rows), strict=True)
+    return torch.cat(
+        [pick(sampling_logits(part, sampling.temperature, sampling.top_p), noise) for part, noise in parts]
+    )
 
 
 def _compacted(finished: Tensor, active: int) -> Tensor:
