@@ -119,5 +119,5 @@ def sample_rows(output: EvaluationOutput) -> Iterator[tuple[list[int], dict[str,
             row, number = divmod(index, each)
             if not valid[row]:
                 continue
-            place = {"source": batch.source, "temperature": temperature, "sample": number}
-            yield [positions[row], rank, number], sample_row(sample) | place
+            keys = {"source": batch.source, "temperature": temperature, "sample": number}
+            yield [positions[row], rank, number], sample_row(sample) | keys

@@ -25,7 +25,7 @@ _FILENAME = "completions.jsonl"
 class CompletionTable(Callback):
     """Appends some completions of every n-th rollout to ``<default_root_dir>/completions.jsonl``, and shows them.
 
-    They are tables named ``completions`` in TensorBoard (under *Text*) and in W&B, at the rollout's place.
+    They are tables named ``completions`` in TensorBoard (under *Text*) and in W&B, at the rollout's step.
 
     The rows are drawn from the first rank's part of the rollout, the same ones whenever the run is repeated. A resumed
     run first drops the rows of rollouts that it is about to repeat, so that each occurs once.

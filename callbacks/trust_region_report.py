@@ -15,7 +15,7 @@ _NEGLIGIBLE = 0.01  # distance from 1, of the ratio and of the kept gradient, th
 
 
 class TrustRegionReport(Callback):
-    """Says in one line, at the end of a run, how far the updates moved the policy and what the surrogate did to them.
+    """Prints a line at the end of a run: how far the updates moved the policy, and what the surrogate did to them.
 
     Tokens are those that entered a backward pass, counted in each update. The sums of the run are kept over restarts.
     ``PSPOModule`` itself logs the numbers of every rollout, as ``trust/`` (docs/metrics.md).

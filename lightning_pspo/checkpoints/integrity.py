@@ -2,7 +2,7 @@
 
 A checkpoint is a file as ``torch.save`` writes it, which is a zip archive, or a folder as sharded strategies write it.
 Either carries its own SHA-256, the file in the archive's comment, the folder in a manifest of its files: no bit can
-flip and nothing can be cut off unnoticed. A seal protects from damage, not from a stranger, who can seal as well.
+flip and nothing can be cut off unnoticed. A seal protects against damage, not against forgery: anyone can seal a file.
 
 The module itself needs no torch.
 """

@@ -62,7 +62,7 @@ def start_date(root: Path, checkpoint: Path | None) -> str:
 def results_of(checkpoint: Path) -> dict[str, Any]:
     """Return what was measured on a checkpoint: the documents of ``evaluate`` and of ``RunSummary``, by kind.
 
-    The summary of a run is of its last rollout, and left out for any earlier checkpoint.
+    A run's summary describes its last rollout, and is left out for earlier checkpoints.
     """
     config = newest_config(checkpoint)
     if config is None:

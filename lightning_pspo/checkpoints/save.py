@@ -1,4 +1,4 @@
-"""Saving a run's state so that the file exists completely or not at all, at choice while the run goes on."""
+"""Saves a run's state so that a checkpoint exists completely or not at all, in the background if asked to."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class ObjectiveInputs:
     old_logprobs: Tensor  # (n, T) float32, detached
     advantages: Tensor  # (n, 1) float32
     loss_mask: Tensor  # (n, T) bool, the tokens that count
-    cells: Tensor | None = None  # (M,) long, their places in the flat mask; None to look, which waits for a GPU
+    cells: Tensor | None = None  # (M,) long, their indices in the flat mask; None to search, which waits for a GPU
     # (n, T) float32, what the engine sampled with; None if that is the behaviour policy itself.
     engine_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None  # (n, T) float32, detached; None without a KL term

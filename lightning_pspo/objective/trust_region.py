@@ -110,7 +110,7 @@ def measure(
         mask: (n, T) bool, the tokens that count.
         clip: Distance of the ratio from 1 at which ``would_clip`` stops a token, in [0, 1].
         token_log_ratio: (n, T), each token's own, for the divergence; None takes ``log_ratio``.
-        cells: (M,) long, the places of the mask's tokens in it, flat; None to look, which waits for a GPU.
+        cells: (M,) long, the indices of the mask's tokens in the flat mask; None to search, which waits for a GPU.
 
     Returns:
         Sums of fixed size, detached. In float64, float32 on a device that has none.

@@ -45,7 +45,7 @@ def read_arms(paths: Sequence[Path]) -> list[Arm]:
 
 
 def group(runs: Sequence[TrainingRun]) -> list[Arm]:
-    """Return the arms of runs; a run without settings is one of its own."""
+    """Return the arms of runs; a run without settings is an arm of its own."""
     paths = [run.path.resolve() for run in runs]
     common = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0].parent
     members: dict[str, list[TrainingRun]] = {}

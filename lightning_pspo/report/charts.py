@@ -47,7 +47,7 @@ class NamedLine:
 
 @dataclass(frozen=True)
 class Whisker:
-    """A measurement with its interval, of an arm and at a place on the horizontal axis."""
+    """A measurement with its interval, of an arm, at a position on the horizontal axis."""
 
     arm: int
     x: float
@@ -136,12 +136,12 @@ class Chart:
         return low if low == self.plan.floor else low - padding, high if high == self.plan.ceiling else high + padding
 
     def at_x(self, value: float) -> float:
-        """Return the horizontal place of a value in the picture."""
+        """Return the horizontal coordinate of a value."""
         low, high = self.x
         return LEFT + (value - low) / (high - low) * (RIGHT - LEFT)
 
     def at_y(self, value: float) -> float:
-        """Return the vertical place of a value in the picture."""
+        """Return the vertical coordinate of a value."""
         low, high = self.y
         if self.is_log:
             low, high, value = math.log(low), math.log(high), math.log(max(value, low))
@@ -171,7 +171,7 @@ class Chart:
         return sum(drawn.line.has_band for drawn in self.lines) > _MAX_BANDS
 
     def x_ticks(self) -> list[tuple[float, str, str]]:
-        """Return place, label and anchor of each tick below the picture."""
+        """Return coordinate, label and anchor of each tick below the picture."""
         marks = []
         for value in ticks(*self.x, count=5, integers=True):
             x, label = self.at_x(value), number(value)
@@ -180,7 +180,7 @@ class Chart:
         return marks
 
     def y_ticks(self) -> list[tuple[float, str]]:
-        """Return place and label of each tick beside the picture."""
+        """Return coordinate and label of each tick beside the picture."""
         values = ticks(*self.y, log=self.is_log)
         label = _tick_format(self.plan.format, values)
         return [(self.at_y(value), label(value)) for value in values]
@@ -196,7 +196,7 @@ class Chart:
         return " ".join(filter(None, [self.plan.about, *ends]))
 
     def rows(self) -> tuple[list[tuple[str, list[tuple[str, str]]]], str]:
-        """Return a dozen points as a table (place, then mean and band of each line), and how many of all they are."""
+        """Return a dozen points as a table (x, then mean and band of each line), and how many of all they are."""
         show = FORMATS[self.plan.format]
         grid = np.unique(np.concatenate([drawn.line.x for drawn in self.lines]))
         chosen = grid[np.unique(np.linspace(0, len(grid) - 1, min(_TABLE_ROWS, len(grid))).round().astype(int))]
@@ -215,7 +215,7 @@ class Chart:
 
 
 def short(value: float) -> str:
-    """Return a place in a picture with at most one decimal."""
+    """Return a coordinate with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 MAX_TEXT = 20_000
-"""Characters of any one text on the page; how many are left out is said."""
+"""Most characters of one text on the page, which says how many it leaves out."""
 
 
 def text(value: str) -> Markup:

@@ -1,4 +1,4 @@
-"""What a judge gave to completions: means, how often each score was given, and what has no score."""
+"""A judge's scores of completions: means, how often each was given, and which completions have none."""
 
 from __future__ import annotations
 

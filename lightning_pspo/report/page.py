@@ -1,4 +1,4 @@
-"""The report as one page: nothing of it comes from a network, and nothing in it runs but its own script."""
+"""The report as one page, which needs no network and runs no script but its own."""
 
 from __future__ import annotations
 

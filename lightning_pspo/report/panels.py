@@ -13,7 +13,7 @@ from lightning_pspo.report.runs import pair
 from lightning_pspo.report.series import BUCKETS, arm_line
 
 MAX_OTHERS = 24
-"""Charts of log keys that have no place of their own."""
+"""Charts of log keys that no section names."""
 _MAX_CHARTS = 40  # of a kind, such as terms of the reward
 _MAX_WRITTEN = 4  # lines of one point each that are written as text instead of drawn
 
@@ -95,7 +95,7 @@ class Panels:
 
     def trust(self) -> list[Grid]:
         """Return what the updates did to the policy."""
-        hint = [Grid(notes=["None of it was logged: TrustRegionReport does."])] if self.keys else []
+        hint = [Grid(notes=["The logs have no trust-region metrics (trust/...)."])] if self.keys else []
         return self._grid(self._charts(TRUST)) or hint
 
     def optimisation(self) -> list[Grid]:
@@ -224,7 +224,7 @@ class Panels:
 
 
 def _as_declared(key: str) -> Plan:
-    """Return the chart of a key that has no place of its own."""
+    """Return the chart of a key that no section names."""
     metric = declared(key)
     if metric is None:
         return Plan(key, (key,), "as logged")

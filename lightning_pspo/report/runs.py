@@ -29,7 +29,7 @@ _Read = TypeVar("_Read")
 
 
 class ReportError(InputError):
-    """A report cannot be made of what it was given."""
+    """A report cannot be made from these folders."""
 
 
 @dataclass(frozen=True)

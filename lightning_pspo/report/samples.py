@@ -13,7 +13,7 @@ from lightning_pspo.report.escaping import cut
 from lightning_pspo.report.runs import TrainingRun
 
 MAX_CHARACTERS = 6_000
-"""Characters of a completion; how many are left out is said."""
+"""Most characters of a completion; the page says how many it leaves out."""
 _MAX_PROBLEMS = 12
 _MAX_COLUMNS = 24  # completions of a problem
 _LONG = 1_500  # characters that a box shows without scrolling

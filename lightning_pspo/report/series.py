@@ -33,7 +33,7 @@ class Line:
         return bool((self.high > self.low).any())
 
     def points(self) -> list[tuple[float, float]]:
-        """Return place and mean of each point."""
+        """Return position and mean of each point."""
         return list(zip(self.x.tolist(), self.mean.tolist(), strict=True))
 
 

@@ -24,8 +24,7 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 
 
 def grad(value: Tensor, logits: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(value, logits, retain_graph=True)
-    return found
+    return torch.autograd.grad(value, logits, retain_graph=True)[0]
 
 
 def test_by_hand() -> None:

@@ -202,12 +202,12 @@ def test_refill_replaces_groups_of_equal_rewards(fit: Fit) -> None:
     assert any(equal(first)), "the case must hold a group to replace"
     assert sum(equal(second)) < sum(equal(first))
     assert 1 <= second.refill_rounds <= 3
-    for place, was_equal in enumerate(equal(first)):
-        kept = first.prompts.positions[place] == second.prompts.positions[place]
-        assert kept or was_equal, "a group with a signal stays"
-        if not kept:
-            assert int(second.prompts.positions[place]) >= 4
-            assert not equal(second)[place]
+    for group, was_equal in enumerate(equal(first)):
+        same = first.prompts.positions[group] == second.prompts.positions[group]
+        assert same or was_equal, "a group with a signal stays"
+        if not same:
+            assert int(second.prompts.positions[group]) >= 4
+            assert not equal(second)[group]
     for row, sample in enumerate(second.samples):
         assert sample.problem == second.prompts.problems[row // 4]
         assert sample.length_tokens == int(second.completions.completion_mask[row].sum())

@@ -27,7 +27,7 @@ _LIMITATIONS = """
   wrong where the answer is right.
 - The figures above are of the named problems, prompts and token limits. Other tasks, languages and the safety of its
   answers were not measured, and may be worse than those of the base model.
-- Ask as it was trained: with the prompt above, and room for at least as many tokens."""
+- Ask it as it was asked in training: with the prompt above, and room for at least as many tokens."""
 _SECRET = re.compile(r"(?i)(?:^|_)(?:token|secret|password|api_?key|key|credentials?)$")
 _PATH = re.compile(r"\A~?/.+|(?<![\w.:/<])(?:~|\.{1,2})?/[^\s\"',:;]+")
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")

@@ -98,5 +98,5 @@ def _base_model(description: Mapping[str, Any]) -> str:
         if Path(folder).is_dir():
             return str(folder)
     raise InputError(
-        f"The base model was in {description['folder']}, which is gone: give its new place as `base` (--base MODEL)."
+        f"The base model was in {description['folder']}, which is gone: give its new location as `base` (--base MODEL)."
     )
