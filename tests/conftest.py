@@ -112,14 +112,17 @@ def tiny_run(tiny_model: Path, problem_file: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return a function that runs a command which must end with status 2 and one line; ``refusal(main, arguments)``."""
+    """Return a function that runs a command which must end with one line and status 2, or another.
 
-    def run(main: Callable[[list[str]], object], arguments: list[str]) -> str:
+    ``refusal(main, arguments, status=2)``.
+    """
+
+    def run(main: Callable[[list[str]], object], arguments: list[str], status: int = 2) -> str:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         errors = capsys.readouterr().err
-        assert stop.value.code == 2, errors
+        assert stop.value.code == status, errors
         assert "Traceback" not in errors
         (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
         return line

@@ -50,15 +50,6 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
-    """Return the one line in which the command says what is wrong."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == status
-    (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-    return message
-
-
 def check_resumed(command: Callable[..., list[str]], root: Path, undisturbed: Path) -> None:
     """Once there is room again, the run ends as one that nobody disturbed."""
     main(command(root, "--ckpt_path=last"))
@@ -89,13 +80,13 @@ def test_a_copy_keeps_ties_and_what_the_checkpoint_was(tmp_path: Path) -> None:
 
 
 def test_while_a_checkpoint_is_written(
-    disk: Path, command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    disk: Path, command: Callable[..., list[str]], tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     root = disk / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
     before = {path: path.read_bytes() for path in find_checkpoints(root / "checkpoints")}
     ballast = fill(disk, 316_000)  # half a checkpoint, and something for the settings and the rows of the resumed run
-    message = error_of(command(root, "--ckpt_path=last"), capsys)
+    message = refusal(main, command(root, "--ckpt_path=last"), 1)
     newest = root / "checkpoints" / "rollout=000002.ckpt"
     pattern = (
         rf"error: The disk is full: .*rollout=000003\.ckpt could .* needs about (\d+) kB; (.*) free\. .* is {newest}\."
@@ -124,14 +115,14 @@ def test_while_several_ranks_write_a_folder(disk: Path, command: Callable[..., l
 
 
 def test_while_something_else_is_written(
-    disk: Path, command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    disk: Path, command: Callable[..., list[str]], tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     """The rows of the third rollout are cut off; those of the first two are still there."""
     root = disk / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
     rows = (root / "completions.jsonl").read_bytes()
     ballast = fill(disk, 0)
-    message = error_of(command(root, "--ckpt_path=last", "--trainer.limit_train_batches=4"), capsys)
+    message = refusal(main, command(root, "--ckpt_path=last", "--trainer.limit_train_batches=4"), 1)
     assert re.match(r"error: The disk is full: .*--ckpt_path last goes on from .*rollout=000002\.ckpt", message)
     assert (root / "completions.jsonl").read_bytes().startswith(rows)
     for path in find_checkpoints(root / "checkpoints"):
@@ -141,12 +132,12 @@ def test_while_something_else_is_written(
 
 
 def test_a_disk_that_cannot_be_written_to(
-    disk: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    disk: Path, command: Callable[..., list[str]], refusal: Callable[..., str]
 ) -> None:
     main(command(disk / "run", "--trainer.limit_train_batches=1"))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for root, more in ((disk / "other", []), (disk / "run", ["--ckpt_path=last"])):
-        assert f"must be a folder to write to, got {root}" in error_of(command(root, *more), capsys, status=2)
+        assert f"must be a folder to write to, got {root}" in refusal(main, command(root, *more))
 
 
 def test_an_export_that_finds_no_room(
@@ -158,11 +149,8 @@ def test_an_export_that_finds_no_room(
     assert f"`output` must not be a mounted file system, got {disk}" in capsys.readouterr().err
     ballast = fill(disk, 64 << 10)
     assert script.main([str(path), str(disk / "out")]) == 1
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .startswith(f"error: The disk is full: {disk / 'out'} could not be written; ")
-    )
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: The disk is full: {disk / 'out'} could not be written; ")
     assert sorted(disk.iterdir()) == [ballast]
     ballast.unlink()
     assert script.main([str(path), str(disk / "out")]) == 0

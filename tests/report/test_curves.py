@@ -8,24 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_pspo.report.curves import read_curves, stitch
-from tests.support.report_runs import metrics_row, write_metrics
+from tests.support.report_runs import write_metrics
 
 
 def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
     """The second part goes on from step 4, the third makes up for the last evaluation, the fourth is `validate`."""
     first = {4: 0.1, 8: 0.9, 12: 0.9}
-    write_metrics(tmp_path, [metrics_row(step, train__reward=value) for step, value in first.items()])
-    write_metrics(tmp_path, [metrics_row(8, train__reward=0.2), metrics_row(8, val__toy__accuracy=0.5)], version=1)
-    late = [metrics_row(8, val__toy__accuracy=0.7), metrics_row(12, val__toy__accuracy=0.6)]
+    write_metrics(tmp_path, [{"step": step, "train/reward": value} for step, value in first.items()])
+    write_metrics(tmp_path, [{"step": 8, "train/reward": 0.2}, {"step": 8, "val/toy/accuracy": 0.5}], version=1)
+    late = [{"step": 8, "val/toy/accuracy": 0.7}, {"step": 12, "val/toy/accuracy": 0.6}]
     write_metrics(tmp_path, late, version=2)
-    write_metrics(tmp_path, [metrics_row(0, val__toy__accuracy=0.99)], version=10)
+    write_metrics(tmp_path, [{"step": 0, "val/toy/accuracy": 0.99}], version=10)
     curves = read_curves(tmp_path)
     expected = {"train/reward": ([4, 8], [0.1, 0.2]), "val/toy/accuracy": ([8, 12], [0.5, 0.6])}
     assert {key: (x.tolist(), y.tolist()) for key, (x, y) in curves.items()} == expected
 
 
 def test_damaged_logs(tmp_path: Path) -> None:
-    path = write_metrics(tmp_path, [metrics_row(4, train__reward=0.1), metrics_row(8, train__reward=float("nan"))])
+    path = write_metrics(tmp_path, [{"step": 4, "train/reward": 0.1}, {"step": 8, "train/reward": float("nan")}])
     with path.open("ab") as file:
         file.write(b"12,0.3\n16\n\0\0\xff,")
     steps, values = read_curves(tmp_path)["train/reward"]

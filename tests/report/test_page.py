@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_pspo.report import read_arms, render_page, write_report
-from tests.support.report_runs import CONFIG, HOSTILE, example, metrics_row, plain, summary, write_metrics, write_run
+from tests.support.report_runs import CONFIG, HOSTILE, example, plain, summary, write_metrics, write_run
 
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_hostile_settings_are_left_out(tmp_path: Path, text: str, monkeypatch: p
 def test_hostile_values_everywhere_are_text(tmp_path: Path) -> None:
     text = "".join(HOSTILE)
     run = write_run(tmp_path / "<img src=x onerror=alert(1)>", completions=HOSTILE, settings={"model": {text: text}})
-    write_metrics(run, [metrics_row(4, **{"val/<script>alert(1)</script>/accuracy": 0.5, "odd/<b>": 1.0})], version=1)
+    write_metrics(run, [{"step": 4, "val/<script>alert(1)</script>/accuracy": 0.5, "odd/<b>": 1.0}], version=1)
     lines = [{**example(n, text), "rollout": text, "reward": text} for n, text in enumerate(HOSTILE)]
     (run / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "judgements.jsonl").write_text(json.dumps({"id": text, "reason": text, "scores": {text: 5}}) + "\n")

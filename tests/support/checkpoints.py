@@ -8,7 +8,7 @@ from lightning.fabric.utilities.load import _METADATA_FILENAME
 from torch.distributed.checkpoint import save
 
 from lightning_pspo.checkpoints.integrity import seal
-from lightning_pspo.checkpoints.store import checkpoint_name
+from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training.settings import SamplingSettings
@@ -54,8 +54,13 @@ def flip(path: Path, bit: int | None = None) -> None:
     path.write_bytes(content)
 
 
+def saved_weights(root: Path, rollout: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's checkpoint after a rollout."""
+    path = checkpoint_folder(root) / checkpoint_name(rollout)
+    return dict(torch.load(path, weights_only=True)["state_dict"])
+
+
 def same_weights(root: Path, other: Path, rollout: int) -> bool:
     """Return whether two runs have the same bits of weights after a rollout."""
-    paths = (run / "checkpoints" / checkpoint_name(rollout) for run in (root, other))
-    weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
-    return all(torch.equal(weights[name], value) for name, value in others.items())
+    weights = saved_weights(root, rollout)
+    return all(torch.equal(weights[name], value) for name, value in saved_weights(other, rollout).items())

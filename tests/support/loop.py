@@ -19,6 +19,7 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.training.passes import StepOutput
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
 from lightning_pspo.types import Rollout, Sample
+from tests.support.checkpoints import saved_weights
 from tests.support.models import QUIET
 
 
@@ -117,13 +118,6 @@ def fit(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Fit:
 def weights(module: PSPOModule) -> Tensor:
     """Return all parameters as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in module.policy.parameters()])
-
-
-def saved_weights(root: Path, rollout: int) -> dict[str, Tensor]:
-    """Return the weights of a run's checkpoint after ``rollout``."""
-    path = root / "checkpoints" / f"rollout={rollout:06d}.ckpt"
-    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
 
 
 def assert_same_course(alone: Path, other: Path, rollouts: int, atol: float) -> None:

@@ -147,8 +147,3 @@ def plain(page: str) -> str:
     """Return a page's words."""
     body = re.sub(r"<(script|style)>.*?</\1>", "", page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
-
-
-def metrics_row(step: int, **values: float) -> dict[str, float]:
-    """Return a row of metrics; ``train__reward`` stands for ``train/reward``."""
-    return {"step": step, **{name.replace("__", "/"): value for name, value in values.items()}}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lightning_pspo.cli.main import main
-from tests.support.loop import assert_same_course, saved_weights
+from tests.support.checkpoints import same_weights, saved_weights
+from tests.support.loop import assert_same_course
 from tests.support.processes import ended, start, two_ranks
 
 RECORDER = '''
@@ -168,7 +169,7 @@ def test_a_resumed_run_ends_with_the_same_bits(arguments: Callable[..., list[str
     first = straight / "checkpoints" / "rollout=000001.ckpt"
     succeed("fit", arguments(resumed, *settings, f"--ckpt_path={first}"), tmp_path)
     last = saved_weights(straight, 3)
-    assert all(torch.equal(weight, last[name]) for name, weight in saved_weights(resumed, 3).items())
+    assert same_weights(straight, resumed, 3)
     assert any(not torch.equal(weight, last[name]) for name, weight in saved_weights(straight, 1).items())
     assert completions(resumed) == [row for row in completions(straight) if row["rollout"] > 0]
     assert logged(resumed) == [pytest.approx(row, rel=0, abs=0, nan_ok=True) for row in logged(straight)[1:]]
