@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_pspo.evaluation.results import result_document
 from lightning_pspo.files import write_atomically
@@ -30,17 +30,9 @@ class EvaluationReport(Callback):
         check_file_name("path", path)
         self.path, self.overwrite = path, overwrite
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results of ``validate``; validation during ``fit`` goes to the loggers."""
-        if trainer.state.fn == "validate":
-            self._write(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results of ``test``."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero or is_trial(trainer):
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the results of ``validate`` or ``test``; validation during ``fit`` goes to the loggers."""
+        if trainer.state.fn == "fit" or not trainer.is_global_zero or is_trial(trainer):
             return
         document = result_document(pl_module.results, evaluation_settings(trainer, pl_module))
         content = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -50,3 +42,5 @@ class EvaluationReport(Callback):
             number += 1
             unused = path.with_name(f"{path.stem}-{number}{path.suffix}")
         write_atomically(unused, content.encode())
+
+    on_test_end = on_validation_end

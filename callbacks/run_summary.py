@@ -18,7 +18,7 @@ from lightning_pspo.files import write_atomically
 from lightning_pspo.progress import stop
 from lightning_pspo.types import EvaluationOutput
 
-from ._completion_files import sample_row
+from ._completion_files import sample_rows
 from ._summary_figures import before_after_table, draw_curves, examples_table
 from ._trainer import check_file_name, finished_rollouts, is_trial, root_folder, validate_now
 
@@ -196,9 +196,6 @@ class RunSummary(Callback):
 
 def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
     """Return the first sample of every problem of the batch, at the first temperature above 0, or else greedy."""
-    batch, by_temperature = output.batch, output.samples
-    sampled = (samples for temperature, samples in by_temperature.items() if temperature > 0)
-    samples = next(sampled, by_temperature.get(0.0, []))
-    each = max(len(samples) // len(batch), 1)
-    rows = [sample_row(sample) for sample, valid in zip(samples[::each], batch.valid.tolist(), strict=False) if valid]
+    temperature = next((temperature for temperature in output.samples if temperature > 0), 0.0)
+    rows = [row for _, row in sample_rows(output) if (row["temperature"], row["sample"]) == (temperature, 0)]
     return [{name: row[name] for name in ("id", "question", "answer", "completion", "verdict")} for row in rows]

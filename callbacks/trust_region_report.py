@@ -51,7 +51,7 @@ class TrustRegionReport(Callback):
         module: Any = pl_module
         limit = math.inf if module.max_grad_norm is None else module.max_grad_norm
         weight_at_one = float(module.surrogate.weight(torch.zeros(1, 1), torch.ones(1, 1)))  # importance sampling: 1
-        tokens, stopped, weighted, plain, *_ = step["trust_region"].totals.tolist()
+        tokens, stopped, weighted, plain = step["trust_region"].totals[:4].tolist()
         added = {"updates": len(step["updates"]), "tokens": tokens, "stopped": stopped, "weighted": weighted}
         added |= {"bound": sum(float(update.grad_norm) > limit for update in step["updates"])}
         for name, value in (added | {"plain": plain, "scaled": weight_at_one * plain}).items():
