@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning_pspo import __version__
 from lightning_pspo.cli.bash_completion import completion
 from lightning_pspo.cli.config_files import with_config_files
-from lightning_pspo.cli.failures import BAD_INPUT, refusal_within
+from lightning_pspo.cli.failures import BAD_INPUT, INTERRUPTED, refusal_within
 from lightning_pspo.cli.help import COMMAND, LIGHTNING, check_subcommand, overview
 from lightning_pspo.cli.main import main
 from lightning_pspo.cli.streams import forgive_output, show_warning
@@ -33,7 +33,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_run(given, arguments is None))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
         if (message := refusal_within(error)) is None:
             raise
@@ -56,6 +56,17 @@ def _run(given: list[str], of_process: bool) -> int | None:
     module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
     status: int = module.main(settings)
     return status
+
+
+def script(name: str, file: str) -> None:
+    """Run the subcommand that a file of ``scripts/`` is called after, if that file is the program.
+
+    Args:
+        name: Its ``__name__``.
+        file: Its ``__file__``.
+    """
+    if name == "__main__":
+        command([Path(file).stem.replace("_", "-"), *sys.argv[1:]])
 
 
 def _find_modules_here() -> None:

@@ -1,8 +1,5 @@
 """``lightning-pspo run-until-done``, for a checkout."""
 
-import sys
+from lightning_pspo.__main__ import script
 
-from lightning_pspo.__main__ import command
-
-if __name__ == "__main__":
-    command(["run-until-done", *sys.argv[1:]])
+script(__name__, __file__)

@@ -15,6 +15,23 @@ from lightning_pspo.files import read_yaml
 CONFIG_COPY = "training_config.yaml"
 """The run's settings, in a folder that was exported from it."""
 
+RENAMED: dict[str, str] = {
+    "data.system_prompt": "data.prompt.system_prompt",
+    "data.template": "data.prompt.template",
+    "model.max_new_tokens": "model.sampling.max_new_tokens",
+    "model.temperature": "model.sampling.temperature",
+    "model.top_p": "model.sampling.top_p",
+    "model.eval_temperatures": "model.evaluation.temperatures",
+    "model.eval_samples": "model.evaluation.samples",
+    "model.eval_k": "model.evaluation.k",
+    "model.eval_selector": "model.evaluation.selector",
+    "model.kl_coef": "model.kl.coef",
+    "model.kl_on_policy": "model.kl.on_policy",
+    "model.micro_batch_size": "model.limits.micro_batch_size",
+    "model.micro_batch_tokens": "model.limits.micro_batch_tokens",
+}
+"""Full name of a setting in runs of earlier versions -> full name now."""
+
 _CONFIG = re.compile(r"config(?:-(\d+))?\.yaml")
 
 

@@ -44,9 +44,10 @@ from lightning_pspo.cli.run_directory import (
     usable_root,
 )
 from lightning_pspo.cli.short_help import EVERYTHING, short_help
-from lightning_pspo.cli.short_names import ours_first
+from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.source_setting import SourceSetting
-from lightning_pspo.cli.suggestions import explain, refuse_linked, refuse_nulls
+from lightning_pspo.cli.suggestions.nulls import refuse_linked, refuse_nulls
+from lightning_pspo.cli.suggestions.reworded import explain
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
@@ -130,7 +131,7 @@ class PSPOCLI(LightningCLI):
             untyped.format_help = partial(short_help, subparser, name)
         refuse_linked(self.arguments, self._subcommand_parsers[self.arguments[0]])
         try:
-            with ours_first():
+            with torch_first():
                 self.config = parser.parse_args(args)
         except Exception as error:  # also of a user's own module
             parser = self._subcommand_parsers[self.arguments[0]]
@@ -185,7 +186,7 @@ class PSPOCLI(LightningCLI):
         """Take no settings from the checkpoint: Lightning would read it whole to look for some."""
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the subcommand that is asked for, since each costs time, or all; skip the settings that it has not.
+        """Return the subcommand asked for (each costs time), or all of them, each with the settings to leave out.
 
         ``verbose`` is left out: the results table below takes the place of Lightning's.
         """

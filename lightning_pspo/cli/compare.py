@@ -16,14 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_pspo.cli.failures import reports_bad_input
-from lightning_pspo.errors import InputError
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
+from lightning_pspo.errors import check_at_least
 
 if TYPE_CHECKING:
     from lightning_pspo.evaluation.comparison import ArmComparison
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparison; return the exit code."""
     options = parser().parse_args(arguments)
@@ -31,10 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     # numpy takes a while to import: only once the arguments are valid
     from lightning_pspo.evaluation.comparison import compare, different_settings, read_run
 
-    if options.resamples < 1000:
-        raise InputError(f"--resamples must be at least 1000, got {options.resamples}.")
-    if options.seed < 0:
-        raise InputError(f"--seed must be at least 0, got {options.seed}.")
+    check_at_least("--resamples", options.resamples, 1000)
+    check_at_least("--seed", options.seed, 0)
     arms = {name: [read_run(path) for path in paths] for name, paths in arm_paths(options.arms).items()}
     comparisons = compare(
         arms,
@@ -69,11 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo compare",
-        description="Compare evaluated models on the same problems, each arm with the first.",
-        epilog="RUN is what `lightning-pspo evaluate` wrote, or a run's folder with one evaluation.",
-    )
+    epilog = "RUN is what `lightning-pspo evaluate` wrote, or a run's folder with one evaluation. Each arm is compared "
+    result = own_parser("compare", epilog=f"{epilog}with the first.")
     result.add_argument("arms", nargs="+", metavar="[NAME=]RUN[,RUN...]", help="an arm: one run, or several seeds")
     result.add_argument("--output", type=Path, default=Path(), help="folder for comparison.json and comparison.png")
     result.add_argument("--intersect", action="store_true", help="leave out problems that are missing from some run")

@@ -108,7 +108,7 @@ def _not_a_study(name: str) -> str:
 
 
 def _similar_file(path: Path) -> str | None:
-    """Return the YAML file below the folder that a missing ``path`` names, or below this one, that is most like it."""
+    """Return the YAML file most similar to a missing ``path``, from its folder or else from the working directory."""
     folder = path.parent if os.path.isdir(path.parent) else Path()
     depth = 2 if path.is_absolute() or path.parts[:1] == ("..",) else 3
     patterns = ("*.y*ml", "*/*.y*ml", "*/*/*.y*ml")[:depth]

@@ -20,24 +20,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.streams import log_level
+from lightning_pspo.errors import InputError, check_at_least, check_positive
 from lightning_pspo.progress import WORK, shown
 
-_BAD_INPUT = 2
 _PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take 3 times --seconds, and 120 seconds more
 _ALWAYS = ("solve_rate", "zero_variance", "truncation", "eos_emitted", "time", "memory", "disk")
 """Checks whose result is shown even if they pass."""
 
 
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Examine the run and return the exit code."""
     options, settings = parser().parse_known_args(arguments)
     if not settings:
-        print("error: no settings; give --config, as for `lightning-pspo fit`.", file=sys.stderr)
-        return _BAD_INPUT
-    if options.seconds <= 0 or options.limit_prompts < 1:
-        print("error: --seconds must be above 0 and --limit-prompts at least 1.", file=sys.stderr)
-        return _BAD_INPUT
+        raise InputError("settings are needed, such as --config: those of `lightning-pspo fit`.")
+    check_positive("--seconds", options.seconds)
+    check_at_least("--limit-prompts", options.limit_prompts, 1)
     if options.worker is not None:
         from lightning_pspo.cli.doctor_worker import work
 
@@ -46,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
         result, output = examine(Path(folder), options, settings)
     if "refused" in result:
-        print(f"error: {result['refused']}", file=sys.stderr)
-        return _BAD_INPUT
+        raise InputError(result["refused"])
     if not result:
         print(f"The examination ended before its first result:\n{output}", file=sys.stderr)
         return 4
@@ -56,12 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo doctor",
-        description="Examine a run before it starts. All other options are those of `lightning-pspo fit`.",
-        epilog="Exit code: 0 at most notes, 3 warnings, 4 errors, 2 settings that cannot be read.",
-        allow_abbrev=False,
-    )
+    epilog = "Exit status: 0 at most notes, 3 warnings, 4 errors, 2 settings that cannot be read."
+    result = own_parser("doctor", epilog=epilog)
     result.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     result.add_argument(
         "--limit-prompts", type=int, default=64, help="approximate number of training prompts to sample (default 64)"

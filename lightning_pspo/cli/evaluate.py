@@ -19,22 +19,18 @@ from typing import Any
 
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
-from lightning_pspo.cli.failures import reports_bad_input
-from lightning_pspo.cli.source_names import source_settings
-from lightning_pspo.errors import InputError
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
+from lightning_pspo.cli.source_names import BENCHMARKS, source_settings
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
 
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gsm8k": ("GSM8K", {"split": "test"}),
-    "math": ("MATH", {"split": "test"}),
-    "math500": ("MATH500", {}),
-    "svamp": ("SVAMP", {"split": "test"}),
-    "asdiv": ("ASDiv", {}),
-    "aime24": ("AIME24", {}),
-    "amc23": ("AMC23", {}),
-    "minerva": ("MinervaMath", {}),
-    "olympiadbench": ("OlympiadBench", {}),
+    name.removesuffix("Math").lower(): (name, {} if only_split else {"split": "test"})
+    for name, _, only_split in BENCHMARKS.values()
 }
+"""Name for ``--source`` -> class and arguments."""
+
 OPTIONS = {
     "temperature": "model.evaluation.temperatures",
     "samples": "model.evaluation.samples",
@@ -62,14 +58,18 @@ EXPORTED = {
 """Settings of the policy that an export with its own weights no longer needs."""
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Run the evaluation; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options, others = parser().parse_known_args(arguments)
+    check_numbers(options)
+    checkpoint = find_checkpoint(options.model)
+    config = run_config(options.model, checkpoint)
+    output = options.output or output_folder(options.model, checkpoint, config)
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
-        check_numbers(options)
-        settings = [*config_of(options, Path(folder)), *settings_of(options)]
+        settings = [] if config is None else config_arguments(config, Path(folder), trusted=options.trust_config)
+        settings += settings_of(options, checkpoint, config, output)
         from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
 
         try:
@@ -84,18 +84,14 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"note: here {', '.join(pairs)}.", file=sys.stderr)
             raise
     for name in ("evaluation.json", "samples.jsonl"):
-        print(output_folder(options) / name)
+        print(output / name)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo evaluate",
-        description="Evaluate a model on named sources, greedily or from several samples.",
-        epilog="Other options go to `lightning-pspo validate`, such as --trainer.devices 2.",
-        allow_abbrev=False,
-    )
+    epilog = "Other options go to `lightning-pspo validate`, such as --trainer.devices 2."
+    result = own_parser("evaluate", epilog=epilog)
     result.add_argument(
         "model", help="a run's folder, a checkpoint of a run, a Hugging Face or adapter folder, a hub id, or embedded"
     )
@@ -132,16 +128,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def config_of(options: argparse.Namespace, folder: Path) -> list[str]:
+def config_arguments(config: Path, folder: Path, *, trusted: bool) -> list[str]:
     """Return the arguments for the settings of MODEL's run: its own file if trusted, else a file of the safe ones.
 
     Raises:
         InputError: The settings cannot be used.
     """
-    config = run_config(options.model, find_checkpoint(options.model))
-    if config is None:
-        return []
-    if not options.trust_config:
+    if not trusted:
         import yaml
 
         tree: dict[str, Any] = {}
@@ -156,14 +149,12 @@ def config_of(options: argparse.Namespace, folder: Path) -> list[str]:
     return ["--config", str(config)]
 
 
-def settings_of(options: argparse.Namespace) -> list[str]:
+def settings_of(options: argparse.Namespace, checkpoint: Path | None, config: Path | None, output: Path) -> list[str]:
     """Return the arguments for ``validate`` that this command's own options stand for.
 
     Raises:
-        InputError: MODEL or a source cannot be used.
+        InputError: A source cannot be used.
     """
-    checkpoint = find_checkpoint(options.model)
-    config = run_config(options.model, checkpoint)
     settings: dict[str, Any] = {}
     if checkpoint is None:
         settings["model.policy.model_name_or_path"] = options.model
@@ -185,7 +176,7 @@ def settings_of(options: argparse.Namespace) -> list[str]:
         "data.val": json.dumps(chosen),
         "data.test": "null",
         "data.predict": "null",
-        "trainer.default_root_dir": str(output_folder(options)),
+        "trainer.default_root_dir": str(output),
         "trainer.callbacks": json.dumps(CALLBACKS),
         "trainer.logger": "false",
         "trainer.devices": 1,
@@ -204,8 +195,7 @@ def check_numbers(options: argparse.Namespace) -> None:
         InputError: --samples, --temperature or --k is out of range, or they contradict each other.
     """
     samples, temperatures, k = options.samples, options.temperature, options.k
-    if samples is not None and samples < 1:
-        raise InputError(f"--samples must be at least 1, got {samples}.")
+    check_at_least("--samples", samples, 1)
     if temperatures and (len(set(temperatures)) < len(temperatures) or not min(temperatures) >= 0.0):
         raise InputError(f"--temperature must be different numbers, at least 0, got {temperatures}.")
     if samples is not None and samples > 1 and temperatures and max(temperatures) == 0.0:
@@ -295,13 +285,8 @@ def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, An
     return chosen
 
 
-def output_folder(options: argparse.Namespace) -> Path:
+def output_folder(model: str, checkpoint: Path | None, config: Path | None) -> Path:
     """Return the folder of the results: for a checkpoint ``evaluation/<its name>`` in the run's folder."""
-    if options.output is not None:
-        return Path(options.output)
-    checkpoint = find_checkpoint(options.model)
-    config = newest_config(checkpoint) if checkpoint is not None else None
     if checkpoint is not None and config is not None:
         return config.parent / "evaluation" / checkpoint.stem
-    name: str = options.model.strip("/").replace("/", "--")
-    return Path("evaluations") / name
+    return Path("evaluations") / model.strip("/").replace("/", "--")

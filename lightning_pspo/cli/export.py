@@ -8,16 +8,15 @@ trained policy, nothing is left behind. docs/use.md has more.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from lightning_pspo.cli.failures import reports_bad_input
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError
 from lightning_pspo.progress import shown
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Export and return the exit status."""
     options = parser().parse_args(arguments)
@@ -25,33 +24,28 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.public and options.push_to_hub is None:
         raise InputError("--public needs --push-to-hub OWNER/NAME.")
-    try:
-        if options.push_to_hub is not None:
-            check_push(options.push_to_hub)
-        with shown("export"):
-            result = export(
-                options.checkpoint,
-                options.output,
-                merge=options.merge,
-                dtype=options.dtype,
-                base=options.base,
-                trust_remote_code=options.trust_remote_code,
-                shareable=options.push_to_hub is not None,
-            )
-        print(f"{result.folder}: {result.kind} from {result.checkpoint}")
-        print(f"logits off by {result.difference:.1e} of their size")
-        if options.push_to_hub is not None:
-            print(push(result, options.push_to_hub, private=not options.public))
-    except DiskFullError as error:
-        print(f"error: {error.strerror}", file=sys.stderr)
-        return 1
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub)
+    with shown("export"):
+        result = export(
+            options.checkpoint,
+            options.output,
+            merge=options.merge,
+            dtype=options.dtype,
+            base=options.base,
+            trust_remote_code=options.trust_remote_code,
+            shareable=options.push_to_hub is not None,
+        )
+    print(f"{result.folder}: {result.kind} from {result.checkpoint}")
+    print(f"logits off by {result.difference:.1e} of their size")
+    if options.push_to_hub is not None:
+        print(push(result, options.push_to_hub, private=not options.public))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    description = "Export a checkpoint as a Hugging Face folder."
-    parser = argparse.ArgumentParser("lightning-pspo export", description=description, allow_abbrev=False)
+    parser = own_parser("export")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="a new or empty folder")
     parser.add_argument("--merge", action="store_true", help="merge adapters into the weights")

@@ -1,10 +1,11 @@
-"""What to tell about an error: one line where the user can do something about it. Needs no torch to import."""
+"""Describe an error in one line, where the user can fix its cause. Imports no torch."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
+from lightning_pspo.cli.help import RESUMED
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
 
@@ -22,28 +24,47 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 """Exit status after bad input."""
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C."""
+
 Arguments = ParamSpec("Arguments")
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning finds its rank
 _UNUSABLE = (  # paths that the user gave, or whose rights only the user can change
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
-_PATIENCE_S = 10.0  # for which the other ranks wait for rank zero to report an error that all of them met
+_PATIENCE_S = 10.0  # for which a rank waits for rank zero to report an error that all ranks met
 
 
-def reports_bad_input(command: Callable[Arguments, int]) -> Callable[Arguments, int]:
-    """Decorate a subcommand's function: bad input ends it with one line and the status ``BAD_INPUT``."""
+def ends_in_one_line(command: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Decorate a subcommand's function: bad input, a fault of the machine and Ctrl-C end it with one line and a status.
+
+    The status is ``BAD_INPUT``, 1 or ``INTERRUPTED``. Any other exception is raised.
+    """
+    resumes = command.__module__.rpartition(".")[2] in RESUMED
 
     @functools.wraps(command)
     def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
         try:
             return command(*arguments, **options)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return BAD_INPUT
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+            line = f"interrupted{'; the same command goes on where it stopped' if resumes else ''}"
+        except (InputError, OSError) as error:
+            message = refusal_within(error)
+            reason = error.strerror if isinstance(error, DiskFullError) else error
+            status, line = (1, f"error: {reason}") if message is None else (BAD_INPUT, f"error: {message}")
+        print(line if line.isprintable() else _visible(line), file=sys.stderr)
+        return status
 
     return run
+
+
+def _visible(text: str) -> str:
+    from lightning_pspo.ledger.view import visible
+
+    return visible(text)
 
 
 def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, str | None]:
@@ -59,7 +80,7 @@ def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, st
 
 
 def bad_input(error: BaseException) -> str | None:
-    """Return what to tell a user whose input caused ``error``; None when it had another cause."""
+    """Return the message for a user whose input caused ``error``; None if it had another cause."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     refusal = refusal_within(error)

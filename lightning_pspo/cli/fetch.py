@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lightning_pspo.cli.failures import reports_bad_input
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, new_folder
+from lightning_pspo.files import DiskFullError, as_size, free_bytes, new_folder
 from lightning_pspo.progress import begin, shown
 
 
@@ -102,36 +103,25 @@ MODELS = {
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     names = "\n".join(f"  {name:24} {model.title}" for name, model in MODELS.items())
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo fetch",
-        description=f"{(__doc__ or '').strip()}\n\nmodels:\n{names}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = own_parser("fetch", description=f"{(__doc__ or '').strip()}\n\nmodels:\n{names}")
     result.add_argument("model", metavar="MODEL", help="a name from the list, a GGUF file, or a model of the hub")
     result.add_argument("output", metavar="OUTPUT", type=Path, help="the folder to make")
     result.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of the weights")
     return result
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parser().parse_args(arguments)
-    try:
-        with shown("fetch"):
-            line = fetch(options.model, options.output, options.dtype)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        free = as_size(free_bytes(options.output.absolute()))
-        print(f"error: the disk is full: {options.output} was not written; {free} are free.", file=sys.stderr)
-        return 1
+    with shown("fetch"):
+        line = fetch(options.model, options.output, options.dtype)
     print(line)
     return 0
 
 
 def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> str:
-    """Make ``output``, a new or empty folder, a Hugging Face folder of ``model``, completely or not at all.
+    """Write ``model`` as a Hugging Face folder to ``output``, a new or empty folder, completely or not at all.
 
     Returns a line that says what it holds.
 
@@ -149,7 +139,7 @@ def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> st
             f"`MODEL` must be one of {', '.join(MODELS)}, a GGUF file, or a model of the hub (owner/name), got {model}."
         )
     if known is not None and (needed := 3 * known.download_bytes) > (free := free_bytes(output.absolute())):
-        raise DiskFullError(f"{as_size(needed)} are needed, {as_size(free)} are free")
+        raise DiskFullError(f"the disk is full: {model} needs {as_size(needed)} in all, {as_size(free)} are free.")
     with new_folder(output) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         if known is not None:
             begin(f"downloading {known.title}, {as_size(known.download_bytes)}")

@@ -19,8 +19,6 @@ import json
 import math
 import os
 import re
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,16 +27,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, read_objects, unique_keys, write_atomically
 from lightning_pspo.grading import Attempt, CutOff, Grade, Mode, Verdict, extract
 from lightning_pspo.grading.pool import Grader
+from lightning_pspo.progress import advance, begin, shown
 
 ADDED = ("verdict", "extracted", "rule")
 SETTINGS = ("mode", "cut_off", "answer_field", "response_field", "question_field", "truncated_field")
 BATCH_ROWS = 4096
 BATCH_BYTES = 16 << 20
-PROGRESS_S = 10.0
 LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 EMPTY_MARKER = re.compile(r"####\s*\Z|\\boxed\s*\{\s*\}")
 
@@ -52,37 +52,22 @@ class Row:
     size: int  # bytes of the line
 
 
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Grade a file and return the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        with Grader(
-            options.mode, cut_off=options.cut_off, workers=options.workers, deadline_s=options.deadline
-        ) as grader:
-            counts = run(options, grader)
-    except ValueError as error:
-        return fail(error, 2)
-    except (OSError, RuntimeError) as error:
-        return fail(error, 1)
-    except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on where it stopped", 130)
+    grader = Grader(options.mode, cut_off=options.cut_off, workers=options.workers, deadline_s=options.deadline)
+    with shown("grade"), grader:
+        counts = run(options, grader)
     rows = counts.total()
-    shown = ", ".join(f"{verdict.value} {counts[verdict.value]}" for verdict in Verdict)
-    print(f"{rows} rows: {shown}; accuracy {counts[Verdict.CORRECT.value] / rows:.4f}")
+    verdicts = ", ".join(f"{verdict.value} {counts[verdict.value]}" for verdict in Verdict)
+    print(f"{rows} rows: {verdicts}; accuracy {counts[Verdict.CORRECT.value] / rows:.4f}")
     return 0
-
-
-def fail(reason: object, status: int) -> int:
-    """Say why there is no result, and return the status."""
-    print(f"error: {reason}", file=sys.stderr)
-    return status
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-pspo grade", description="Grade a JSON Lines file of completions; rerun it to continue."
-    )
+    parser = own_parser("grade", epilog="The same command continues after an interruption.")
     parser.add_argument("input", type=Path, metavar="INPUT.jsonl", help="rows with a completion and a reference answer")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="the rows with their verdicts")
     for name, what in (
@@ -117,18 +102,15 @@ def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:
     with output:
         counts, rows = resume(output, read_rows(options), options)
         check_settings(options, counts.total())
-        done, started = counts.total(), time.monotonic()
-        shown = started
+        begin("grading", "rows")
+        advance(counts.total())
         try:
             for batch in batches(rows):
                 grades = grader.grade([row.attempt for row in batch])
                 output.write(b"".join(as_line(row.fields, grade) for row, grade in zip(batch, grades, strict=True)))
                 output.flush()
                 counts.update(grade.verdict.value for grade in grades)
-                if time.monotonic() - shown > PROGRESS_S:
-                    shown = time.monotonic()
-                    speed = (counts.total() - done) / (shown - started)
-                    print(f"{counts.total()} rows are graded, {speed:.0f} a second", file=sys.stderr)
+                advance(len(batch))
         except InputError as error:
             raise InputError(
                 f"{error} The {counts.total()} rows before it are graded and kept in {options.output}: correct it and "
@@ -253,7 +235,7 @@ def resume(output: BinaryIO, rows: Iterator[Row], options: argparse.Namespace) -
 
 
 def read_verdict(end: bytes) -> str | None:
-    """Return the verdict in the fields that grading added to a line; None where they are not there."""
+    """Return the verdict in the fields that grading added to a line; None if they are missing."""
     try:
         added = json.loads(b"{" + end.removeprefix(b","))
         return Verdict(added["verdict"]).value if tuple(added) == ADDED else None
@@ -262,7 +244,7 @@ def read_verdict(end: bytes) -> str | None:
 
 
 def check_settings(options: argparse.Namespace, graded: int) -> None:
-    """Compare the settings with those of the rows that are there, which lie beside the output.
+    """Keep the settings in a file beside the output, and compare them with those of the rows that it has.
 
     Raises:
         InputError: They differ, or cannot be read.

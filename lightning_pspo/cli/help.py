@@ -1,8 +1,8 @@
-"""The subcommands, and the texts of ``--help`` beside the settings themselves. Needs no torch."""
+"""The subcommands, and the texts of ``--help`` other than those of the settings. Imports no torch."""
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.cli.config_files import CONFIG_FLAGS
+from lightning_pspo.cli.suggestions.nearest import suggestion
 from lightning_pspo.errors import InputError
 
 COMMAND = "lightning-pspo"
@@ -42,6 +43,9 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 
 WITH_FIT_SETTINGS = ("quickstart", "doctor", "prompts", "selfcheck", "run-until-done")
 """Subcommands that take the settings of ``fit`` beside their own."""
+
+RESUMED = ("evaluate", "grade", "judge", "study")
+"""Subcommands that go on where they stopped when they are called again."""
 
 _PURPOSE = "Fine-tune a language model on mathematics by reinforcement learning."
 _HINTS = (
@@ -108,18 +112,30 @@ def check_subcommand(given: Sequence[str]) -> None:
     later = next((index for index, word in enumerate(given) if word in COMMANDS and index not in values), None)
     if later is not None and name.partition("=")[0] in CONFIG_FLAGS:
         raise InputError(f"settings follow the subcommand: `{' '.join([given[later], *given[:later]])}`.")
-    close = difflib.get_close_matches(name, COMMANDS, 1)
-    end = (
-        f"; did you mean `{close[0]}`?"
-        if close
-        else f"; choose from {', '.join(f'`{command}`' for command in COMMANDS)}."
-    )
     rule = f"unknown subcommand `{name}`" if name and not name.startswith("-") else "a subcommand must come first"
-    raise InputError(rule + end)
+    raise InputError(rule + suggestion(name, COMMANDS))
+
+
+def own_parser(name: str, *, description: str | None = None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser for the options of one of the project's own subcommands.
+
+    Args:
+        name: Subcommand.
+        description: Text with line breaks of its own; None for the subcommand's purpose.
+        epilog: Text below the options.
+    """
+    more = " All other options are settings of `fit`." if name in WITH_FIT_SETTINGS else ""
+    return argparse.ArgumentParser(
+        f"{COMMAND} {name}",
+        description=description or COMMANDS[name] + more,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter if description else argparse.HelpFormatter,
+        allow_abbrev=name not in (*WITH_FIT_SETTINGS, "evaluate"),  # else settings that follow could be mistaken
+    )
 
 
 def describe(parser: Any, subparsers: Mapping[str, Any]) -> None:
-    """Put this application's words in the place of Lightning's.
+    """Replace Lightning's help texts by this application's.
 
     Args:
         parser: Parser of the program.

@@ -23,8 +23,6 @@ import asyncio
 import inspect
 import json
 import random
-import sys
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -33,36 +31,31 @@ from typing import Any, get_args, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
-from lightning_pspo.cli.failures import BAD_INPUT
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, replacing, unlock, write_atomically
 from lightning_pspo.judging import EndpointJudge, Item, JudgementCache, Pair, Panel, Tally
 from lightning_pspo.judging.records import Record, judgement_row, keep_finished_rows, read_records, row_judgement
+from lightning_pspo.progress import advance, begin, shown
 
 WINDOW = 2048  # rows that are shuffled among one another
-PROGRESS_S = 10.0
 
 
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Judge a file and return the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        judge = EndpointJudge(**{name: getattr(options, name) for name in inspect.signature(EndpointJudge).parameters})
-        print(summary_line(run(options, judge)))
-        return 0
-    except KeyboardInterrupt:
-        status, reason = 130, "interrupted; the same command goes on where it stopped"
-    except (OSError, RuntimeError, InputError) as error:
-        status, reason = BAD_INPUT if isinstance(error, InputError) else 1, str(error)
-    print(f"error: {reason}", file=sys.stderr)
-    return status
+    judge = EndpointJudge(**{name: getattr(options, name) for name in inspect.signature(EndpointJudge).parameters})
+    with shown("judge"):
+        summary = run(options, judge)
+    print(summary_line(summary))
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options: those of the command, and the arguments of ``EndpointJudge``."""
-    made = argparse.ArgumentParser(
-        prog="lightning-pspo judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = own_parser("judge", description=__doc__)
     add = made.add_argument
     add("input", type=Path, metavar="COMPLETIONS.jsonl", help="rows with id, question, completion, answer")
     add("--output", type=Path, required=True, metavar="OUT.jsonl", help="one row for each id")
@@ -146,8 +139,8 @@ async def judge_missing(options: argparse.Namespace, panel: Panel, count: int) -
     pairs = options.pairwise is not None
     done = keep_finished_rows(options.output, pairs=pairs, repeats=options.repeats)
     shuffle = random.Random(options.seed)
-    asked = 0
-    shown = started = time.monotonic()
+    begin("judging", "rows", count)
+    advance(len(done))
     missing = (item for item, _ in questions(options) if panel.key(item) != done.get(item.id))
     try:
         with options.output.open("ab") as stream:
@@ -156,11 +149,7 @@ async def judge_missing(options: argparse.Namespace, panel: Panel, count: int) -
                 for task in asyncio.as_completed([asyncio.ensure_future(panel.judge_item(item)) for item in window]):
                     stream.write(judgement_row(await task, panel.judge.identity()["model"], pair=pairs))
                     stream.flush()
-                    asked += 1
-                    if time.monotonic() - shown > PROGRESS_S:
-                        shown = time.monotonic()
-                        speed = asked / (shown - started)
-                        print(f"{len(done) + asked} of {count} rows, {speed:.1f} a second", file=sys.stderr)
+                    advance()
     finally:
         await panel.judge.aclose()
 

@@ -16,8 +16,8 @@ failed; 2 the input or a setting cannot be used; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import pkgutil
 import shutil
 import sys
 from collections import Counter
@@ -25,6 +25,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,25 +39,16 @@ COLUMNS = "rollout,id,verdict,reward,advantage,length_tokens,finish_reason,extra
 VERDICTS = ("correct", "wrong", "no_answer", "error", "timeout")
 
 
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand and return the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        return int(options.run(options))
-    except KeyboardInterrupt:
-        status, reason = 130, "interrupted"
-    except (OSError, RuntimeError, ValueError) as error:
-        status, reason = 2 if isinstance(error, ValueError) else 1, str(error)
-    from lightning_pspo.ledger.view import visible
-
-    print(f"error: {visible(reason)}", file=sys.stderr)
-    return status
+    return int(options.run(options))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    result = argparse.ArgumentParser("lightning-pspo ledger", description=__doc__, formatter_class=raw)
+    result = own_parser("ledger", description=__doc__)
     commands = result.add_subparsers(required=True, metavar="{show,diff,regrade,export}")
 
     command = commands.add_parser("show", help="rows in the terminal", description="Show rows of a run.")
@@ -268,9 +261,8 @@ def make_grader(options: argparse.Namespace) -> Any:
         raise InputError(f"--grader-args must be a JSON object, got {options.grader_args!r}: {error}.") from None
     if not isinstance(arguments, dict):
         raise InputError(f"--grader-args must be a JSON object, got {options.grader_args!r}.")
-    module, _, name = options.grader.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)(**arguments)
+        return pkgutil.resolve_name(options.grader)(**arguments)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(
             f"--grader must name a class that accepts --grader-args, got {options.grader}: {error}."

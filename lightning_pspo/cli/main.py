@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment_rank, error_line
 from lightning_pspo.cli.help import LIGHTNING, check_subcommand
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import parse_yaml
 from lightning_pspo.progress import stop
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input ends it with one message and exit status 2, a full disk with one and 1.
+    """Run a subcommand of Lightning; bad input ends it with one line and exit status 2, a full disk with one and 1.
 
     Args:
         args: Subcommand and settings; those of the process when None.
@@ -73,9 +75,26 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(status) from None
 
 
+def resolve(options: Sequence[str]) -> dict[str, Any]:
+    """Return all settings of ``fit`` with these options.
+
+    Raises:
+        InputError: They are refused.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            main(["fit", *options, "--print_config"])
+        except SystemExit as end:
+            if end.code:
+                raise InputError(errors.getvalue().strip().rpartition("\n")[2].removeprefix("error: ")) from None
+    settings: dict[str, Any] = parse_yaml(output.getvalue(), "settings")
+    return settings
+
+
 @contextlib.contextmanager
 def fast_imports() -> Iterator[None]:
-    """Keep the garbage collector away from the modules that are imported, now and when the process ends.
+    """Keep the garbage collector from searching the imported modules, now and when the process ends.
 
     Modules are not garbage, and searching them takes a quarter of the time in which a typo is answered.
     """
@@ -92,12 +111,12 @@ def fast_imports() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_restored(guard: RankGuard) -> Iterator[None]:
-    """Keep the run's environment variables and filters of warnings and logs from what this process does afterwards.
+    """Restore the environment variables and the filters of warnings and logs that a run changes.
 
     Only the ranks of one run keep their variables: by these they meet again in the next run of the same program.
     """
     environment, logger = dict(os.environ), logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(_tells_of_the_run)
+    logger.addFilter(_is_not_an_advert)
     try:
         with warnings.catch_warnings():
             for message in (
@@ -107,13 +126,13 @@ def _process_restored(guard: RankGuard) -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        logger.removeFilter(_tells_of_the_run)
+        logger.removeFilter(_is_not_an_advert)
         if guard.alone:
             for name in os.environ.keys() - environment:
                 del os.environ[name]
             os.environ.update(environment)
 
 
-def _tells_of_the_run(record: logging.LogRecord) -> bool:
-    """Tell whether a line of Lightning's log is not an advert."""
+def _is_not_an_advert(record: logging.LogRecord) -> bool:
+    """Keep Lightning's adverts out of its log."""
     return "💡 Tip" not in record.getMessage()

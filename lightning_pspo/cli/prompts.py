@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.progress import shown
@@ -43,12 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo prompts",
-        description="Show the first prompts of a run, as text and as tokens.",
-        epilog="All other options are those of `lightning-pspo fit`, such as --config.",
-        allow_abbrev=False,
-    )
+    result = own_parser("prompts")
     result.add_argument("--count", type=int, default=3, help="number of prompts (default: 3)")
     result.add_argument("--source", help="train (default), val.NAME, test.NAME or predict.NAME")
     return result
@@ -93,7 +89,7 @@ def _show(rows: Iterable[Any], key: str, policy: Any, *, width: int | None) -> N
 
 
 def _tokens(tokenizer: Any, ids: list[int]) -> Any:
-    """Return tokens with their ids; white space is shown by signs."""
+    """Return tokens with their ids; white space is made visible."""
     from rich.text import Text
 
     text = Text()

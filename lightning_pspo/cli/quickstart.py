@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lightning_pspo.cli.config_files import packaged_configs
-from lightning_pspo.cli.failures import reports_bad_input
-from lightning_pspo.cli.help import COMMAND
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import COMMAND, own_parser
 from lightning_pspo.errors import InputError
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the quickstart and return the exit status."""
     options, others = parser().parse_known_args(arguments)
@@ -44,11 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the quickstart's own options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo quickstart",
-        description="Train the embedded tiny policy and report. All other options are settings of `fit`.",
-        allow_abbrev=False,
-    )
+    result = own_parser("quickstart")
     result.add_argument("--seed", type=int, default=1, help="seed of the run (default 1)")
     result.add_argument(
         "--root", type=Path, default=Path("runs/quickstart"), help="folder of the run (default runs/quickstart)"

@@ -2,23 +2,6 @@
 
 from __future__ import annotations
 
-RENAMED: dict[str, str] = {
-    "data.system_prompt": "data.prompt.system_prompt",
-    "data.template": "data.prompt.template",
-    "model.max_new_tokens": "model.sampling.max_new_tokens",
-    "model.temperature": "model.sampling.temperature",
-    "model.top_p": "model.sampling.top_p",
-    "model.eval_temperatures": "model.evaluation.temperatures",
-    "model.eval_samples": "model.evaluation.samples",
-    "model.eval_k": "model.evaluation.k",
-    "model.eval_selector": "model.evaluation.selector",
-    "model.kl_coef": "model.kl.coef",
-    "model.kl_on_policy": "model.kl.on_policy",
-    "model.micro_batch_size": "model.limits.micro_batch_size",
-    "model.micro_batch_tokens": "model.limits.micro_batch_tokens",
-}
-"""Full name in an earlier version -> full name now."""
-
 MOVED: dict[str, str] = {
     "model.alpha_controller.alpha": "model.surrogate.alpha",
     "model.kl.class_path": "model.kl.estimator",

@@ -64,7 +64,7 @@ class RunConfig(SaveConfigCallback):
         _list_unverified(trainer)
 
     def _keep_prompts(self, trainer: Trainer) -> None:
-        """Put the chat template's text and the chosen examples in the place of the files that they come from."""
+        """Replace the files of the chat template and of the solved examples by what was read from them."""
         settings = trainer.datamodule.prompts.format.settings()  # type: ignore[attr-defined]
         self.given.data.prompt.chat_template = settings["chat_template"]
         for name, value in settings["few_shot"].items():

@@ -90,44 +90,33 @@ def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, comma
     Raises:
         InputError: There is none, or it is damaged.
     """
-    folder = checkpoint_folder(root)
+    if requested is None:
+        return None
+    folder, path = checkpoint_folder(root), Path(requested)
     if requested == "best":
         best = [folder / checkpoint_name(rollout) for rollout in read_scores(folder)]
         if not best:
-            raise InputError(
-                f"`ckpt_path` best needs the best checkpoint of RolloutCheckpoint(monitor=...) in {folder}, "
-                "there is none."
-            )
-        _check_readable(best[0])
-        rank_zero_info(f"Using {best[0]}.")
-        return str(best[0])
-    if requested == "last":
-        found = find_checkpoints(folder)
-        if found:
-            _check_readable(found[-1], command)
-            rank_zero_info(f"Using {found[-1]}.")
-            return str(found[-1])
-        foreign = sorted(path.name for path in checkpoint_folder(root).glob("*.ckpt"))
-        if foreign:
-            raise InputError(
-                f"`ckpt_path` last needs checkpoints of RolloutCheckpoint in {checkpoint_folder(root)}, "
-                f"there is only {', '.join(foreign)}: name the file."
-            )
-        if subcommand != "fit":
-            raise InputError(f"`ckpt_path` last needs a checkpoint in {checkpoint_folder(root)}, there is none.")
-        rank_zero_info(f"There is no checkpoint in {checkpoint_folder(root)}: the run starts afresh.")
-        return None
-    if requested is not None:
-        if not Path(requested).exists():
-            raise InputError(f"`ckpt_path` must be an existing checkpoint, last or best, got {requested}.")
-        _check_readable(Path(requested), command)
-    return requested
-
-
-def _check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
-    """Let rank zero read every byte of a checkpoint: where it is refused, all ranks end."""
-    if environment_rank() == 0:
+            needed = f"the best checkpoint of RolloutCheckpoint(monitor=...) in {folder}"
+            raise InputError(f"`ckpt_path` best needs {needed}, there is none.")
+        path, command = best[0], "--ckpt_path {}"
+    elif requested == "last":
+        checkpoints = find_checkpoints(folder)
+        if not checkpoints and (foreign := sorted(path.name for path in folder.glob("*.ckpt"))):
+            needed, names = f"checkpoints of RolloutCheckpoint in {folder}", ", ".join(foreign)
+            raise InputError(f"`ckpt_path` last needs {needed}, there is only {names}: name the file.")
+        if not checkpoints and subcommand != "fit":
+            raise InputError(f"`ckpt_path` last needs a checkpoint in {folder}, there is none.")
+        if not checkpoints:
+            rank_zero_info(f"There is no checkpoint in {folder}: the run starts afresh.")
+            return None
+        path = checkpoints[-1]
+    elif not path.exists():
+        raise InputError(f"`ckpt_path` must be an existing checkpoint, last or best, got {requested}.")
+    if environment_rank() == 0:  # reads every byte; where it is refused, all ranks end
         check_readable(path, command)
+    if requested in ("best", "last"):
+        rank_zero_info(f"Using {path}.")
+    return str(path)
 
 
 @rank_zero_only

@@ -20,6 +20,9 @@ from types import FrameType
 import yaml
 
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, rollout_of
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
+from lightning_pspo.errors import check_at_least, check_coefficient
 
 FINAL = (0, 2, 128 + signal.SIGINT)
 
@@ -78,20 +81,18 @@ def report(message: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the loop's own options."""
-    description, epilog = "Restart a run until it is done.", "All other options go to `lightning-pspo fit`."
-    result = argparse.ArgumentParser(
-        "lightning-pspo run-until-done", description=description, epilog=epilog, allow_abbrev=False
-    )
+    result = own_parser("run-until-done")
     result.add_argument("--tries", type=int, default=3, help="give up after so many runs without progress (default: 3)")
     result.add_argument("--pause", type=float, default=5.0, help="seconds before each restart (default: 5)")
     return result
 
 
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Run until done; return the exit status."""
     options, others = parser().parse_known_args(arguments)
-    if options.tries < 1 or options.pause < 0:
-        parser().error("--tries must be at least 1 and --pause at least 0")
+    check_at_least("--tries", options.tries, 1)
+    check_coefficient("--pause", options.pause)
     command = [sys.executable, "-m", "lightning_pspo", "fit", *others]
     config = subprocess.run([*command, "--print_config"], stdout=subprocess.PIPE, text=True, check=False)
     if config.returncode:

@@ -9,15 +9,16 @@ fails, 2 on bad input. Further options are those of ``lightning-pspo fit``. See 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import os
 import sys
 from pathlib import Path
 
-from lightning_pspo.cli.failures import reports_bad_input
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
+from lightning_pspo.cli.main import main as run
+from lightning_pspo.cli.main import resolve
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.progress import shown
 
@@ -25,32 +26,21 @@ CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "exp
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Run the checks; return the exit code."""
     options, others = parser().parse_known_args(arguments)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # for the user's own classes
     if "SLURM_NTASKS" in os.environ:
         os.environ["SLURM_JOB_NAME"] = "interactive"  # otherwise Lightning takes this process for one rank of several
-    import yaml
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
-    from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    printed = io.StringIO()
-    try:
-        size = Size(options.prompts, options.completions, options.tokens, options.seconds)
-        with contextlib.redirect_stdout(printed), log_level(logging.WARNING, *_LIGHTNING):
-            run(["fit", *others, "--print_config"])
-    except SystemExit as stop:
-        if stop.code:
-            raise
+    size = Size(options.prompts, options.completions, options.tokens, options.seconds)
     with shown("selfcheck"), log_level(logging.WARNING, *_LIGHTNING):
-        report = check(yaml.safe_load(printed.getvalue()), run, size, options.only or ())
+        report = check(resolve(others), run, size, options.only or ())
     Console(width=None if sys.stdout.isatty() else 140).print(result_table(report.results))
     for line in [*explained(report.results), *(f"note: {note}" for note in report.notes)]:
         print(line)
@@ -61,12 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo selfcheck",
-        description="Check that a model, an objective and an engine keep what training relies on.",
-        epilog="All other options are those of `lightning-pspo fit`, such as --config.",
-        allow_abbrev=False,
-    )
+    result = own_parser("selfcheck")
     result.add_argument(
         "--only", nargs="+", choices=CHECKS, metavar="CHECK", help=f"some of {', '.join(CHECKS)} (default: all)"
     )

@@ -57,7 +57,7 @@ def short_help(parser: Any, subcommand: str) -> str:
 
 
 def _entry(flag: str, text: str, width: int) -> str:
-    """Return the lines of a setting: its flag, and behind or below it what it is."""
+    """Return the lines of a setting: its flag, and its text beside or below it."""
     behind = len(flag) <= _FLAGS and width >= 2 * _FLAGS
     indent = " " * (_FLAGS + 3 if width >= 2 * _FLAGS else 6)
     first = f"  {flag:<{_FLAGS}} " if behind else indent

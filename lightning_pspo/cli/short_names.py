@@ -10,8 +10,8 @@ from jsonargparse import _typehints
 
 
 @contextmanager
-def ours_first() -> Iterator[None]:
-    """Within the block ``SGD`` is torch's, whatever else is loaded.
+def torch_first() -> Iterator[None]:
+    """Resolve short names such as ``SGD`` to torch's own classes within the block, whatever else is loaded.
 
     peft loads bitsandbytes, whose optimisers are called SGD, Adam and AdamW too; a process that parses a second time
     would then be told that these names are ambiguous.

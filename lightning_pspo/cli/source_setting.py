@@ -1,4 +1,4 @@
-"""Settings that name sources, such as ``data.train`` and ``data.val``: by their short forms, too."""
+"""Let settings such as ``data.train`` and ``data.val`` name sources by their short forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output that no closed pipe, full disk or plain terminal can turn into an error; warnings as plain lines."""
+"""Keep a closed pipe, a full disk or an ASCII terminal from ending a command; show warnings as plain lines."""
 
 from __future__ import annotations
 

@@ -8,8 +8,6 @@ Exit status: 0 if everything is finished, 1 if cells have failed or a repeated o
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -19,14 +17,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lightning_pspo.cli.config_files import packaged_configs
-from lightning_pspo.cli.failures import reports_bad_input
-from lightning_pspo.errors import InputError
-from lightning_pspo.files import as_size, free_bytes, locked, parse_yaml, read_yaml, unlock, write_atomically
+from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.help import own_parser
+from lightning_pspo.cli.main import resolve
+from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.files import as_size, free_bytes, locked, read_yaml, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import CELLS, CONFIG, Cell, check_stale, make_cells
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
@@ -46,9 +45,9 @@ KEPT = 2  # checkpoints of a cell that lie on the disk, about
 _CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the same bits
 
 
-@reports_bad_input
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
-    """Run a study, or what was asked for about one; return the exit status."""
+    """Run a study, or one of its subcommands; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["report"]:
         return report(report_parser().parse_args(words[1:]).study)
@@ -59,12 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    result = argparse.ArgumentParser(
-        prog="lightning-pspo study",
-        description="Run a study: arms, axes and seeds of `fit`, in equal budgets; then compare the arms.",
-        epilog="`study report DIR` makes the tables of a study again; `study repeat CELL` runs one cell again and "
-        "compares the bits.",
-    )
+    epilog = "`study report DIR` makes the tables of a study again; `study repeat CELL` repeats a cell to the bit."
+    result = own_parser("study", epilog=epilog)
     result.add_argument("study", metavar="STUDY", help="study file, or the name of a packaged one, such as study/smoke")
     result.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of cells, tables and figures")
     result.add_argument("--dry-run", action="store_true", help="check every setting; say cells, hours and disk")
@@ -91,8 +86,7 @@ def run(options: argparse.Namespace) -> int:
     """Run or continue a study; return the exit status."""
     path, root = study_file(options.study), options.output
     study = read_study(path)
-    if options.workers is not None and options.workers < 1:
-        raise InputError(f"--workers must be at least 1, got {options.workers}.")
+    check_at_least("--workers", options.workers, 1)
     with shown("study"):
         WORK.stage = "checking the settings of every arm"
         from lightning_pspo.cli.run_directory import check_writable  # imports torch
@@ -146,23 +140,6 @@ def study_file(name: str) -> Path:
     if os.path.isfile(name) or path is None:
         return Path(name)
     return path
-
-
-def resolve(options: Sequence[str]) -> dict[str, Any]:
-    """Return all settings of ``fit`` with these options."""
-    from lightning_pspo.cli.main import main as fit
-
-    output, errors = io.StringIO(), io.StringIO()
-    status: Any = 0
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            fit(["fit", *options, "--print_config"])
-        except SystemExit as end:
-            status = end.code
-    if status:
-        raise InputError(errors.getvalue().strip().rpartition("\n")[2].removeprefix("error: "))
-    settings: dict[str, Any] = parse_yaml(output.getvalue(), "settings")
-    return settings
 
 
 def finish(
@@ -234,7 +211,7 @@ def size_of(folder: Path) -> int:
 
 
 def probed(cells: Sequence[Cell]) -> tuple[float | None, float, str]:
-    """Return seconds and bytes of a cell, measured by the doctor on the first of each point, and how that was found."""
+    """Return seconds and bytes of a cell, measured by the doctor on the first of each point, and what they rest on."""
     first = {cell.variant.point: cell for cell in reversed(cells)}
     forecasts = []
     for cell in first.values():

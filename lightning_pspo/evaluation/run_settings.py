@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.checkpoints.run_folder import read_run_config
+from lightning_pspo.checkpoints.run_folder import RENAMED, read_run_config
 from lightning_pspo.errors import InputError
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -37,17 +37,6 @@ _VALUES = (
     "model.evaluation.max_new_tokens",
     "model.evaluation.k",
 )
-_EARLIER = {
-    "data.prompt.system_prompt": "data.system_prompt",
-    "data.prompt.template": "data.template",
-    "model.sampling.max_new_tokens": "model.max_new_tokens",
-    "model.sampling.top_p": "model.top_p",
-    "model.evaluation.temperatures": "model.eval_temperatures",
-    "model.evaluation.samples": "model.eval_samples",
-    "model.evaluation.k": "model.eval_k",
-    "model.evaluation.selector": "model.eval_selector",
-}
-"""Name of a setting -> its name in runs of earlier versions."""
 _SOURCES = "GSM8K MATH MATH500 SVAMP ASDiv AIME24 AMC23 MinervaMath OlympiadBench JSONL Table HubDataset Procedural"
 _REWARDS = (
     "lightning_pspo.rewards",
@@ -78,7 +67,7 @@ def evaluation_settings_of(file: Path) -> dict[str, Any]:
     """
     settings = read_run_config(file)
     values = {name: _at(settings, name) for name in (*_VALUES, *_CLASSES)}
-    values |= {name: _at(settings, old) for name, old in _EARLIER.items() if values[name] is None}
+    values |= {name: _at(settings, old) for old, name in RENAMED.items() if values.get(name, ...) is None}
     needed: dict[str, Any] = {}
     for name, value in values.items():
         if value is None:

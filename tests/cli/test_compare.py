@@ -129,7 +129,7 @@ def test_unusable_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     }.items():
         assert re.search(message, refusal(good, bad, capsys=capsys)), message
     assert "at least two arms" in refusal(good, capsys=capsys)
-    assert "--seed must be at least 0, got -1" in refusal(good, good, "--seed=-1", capsys=capsys)
+    assert "`--seed` must be at least 0, got -1" in refusal(good, good, "--seed=-1", capsys=capsys)
     for empty in ("x=", "x=,", ","):
         name = empty.partition("=")[0]
         assert f"arm {name!r} must have at least one run" in refusal(good, empty, capsys=capsys)

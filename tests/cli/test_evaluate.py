@@ -117,7 +117,7 @@ def trap(folder: Path, path: Path) -> None:
         (["embedded", "--source", "nothing"], "--source must be one of gsm8k, .* or NAME=PATH, got 'nothing'"),
         (["missing.ckpt", "--source", "gsm8k"], "MODEL must be an existing checkpoint, got missing.ckpt"),
         (["embedded", "--source=svamp", "--source=svamp=x.jsonl"], "must have different names, got 'svamp' twice"),
-        (["embedded", "--source=svamp", "--samples=0"], "--samples must be at least 1, got 0"),
+        (["embedded", "--source=svamp", "--samples=0"], "`--samples` must be at least 1, got 0"),
         (["embedded", "--source=svamp", "--k", "0", "2"], r"--k must be numbers at least 1, got \[0, 2\]"),
         (["embedded", "--source=svamp", "--k", "8", "--samples=4"], r"--k must be .* 4, got \[8\]"),
         (["embedded", "--source=svamp", "--temperature", "1", "1"], "--temperature must be different numbers"),

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo.cli.main import main
-from lightning_pspo.cli.short_names import ours_first
+from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.suggestions.classes import find_class
 from lightning_pspo.grading import grade
 
@@ -309,16 +309,6 @@ def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert printed_config(capsys, f"--config={two}", f"--config={one}")["model"]["group_size"] == 4
 
 
-def test_a_second_run_in_the_same_folder_is_refused(
-    tmp_path: Path, tiny_run: TinyRun, refusal: Callable[..., str]
-) -> None:
-    root = tmp_path / "run"
-    main(["fit", *tiny_run(root, "--data.num_rollouts=1")])
-    before = contents(root)
-    assert f"{root} already holds a run." in refusal(main, ["fit", *tiny_run(root, "--data.num_rollouts=1")])
-    assert contents(root) == before
-
-
 def test_resume_from_the_last_checkpoint(tmp_path: Path, tiny_run: TinyRun, caplog: pytest.LogCaptureFixture) -> None:
     settings = ["--model.optimizer.lr=0.01"]
     main(["fit", *tiny_run(tmp_path / "whole", *settings)])
@@ -369,7 +359,7 @@ def test_short_names_are_torchs_whatever_is_loaded() -> None:
     pytest.importorskip("bitsandbytes.optim")  # which has an SGD of its own
     with pytest.raises(ValueError, match="Multiple subclasses"):
         _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "SGD")
-    with ours_first():
+    with torch_first():
         assert _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "SGD") == "torch.optim.SGD"
         assert find_class([torch.optim.Optimizer], "AdamW", "place") is torch.optim.AdamW
         assert "bitsandbytes" in _typehints.resolve_class_path_by_name(torch.optim.Optimizer, "PagedAdamW")

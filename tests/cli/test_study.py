@@ -55,7 +55,7 @@ def test_a_study_is_refused_before_anything_runs(
     ("arguments", "message"),
     [
         (["no-such-study", "--output", "out"], "no-such-study cannot be read"),
-        (["smoke", "--output", "out", "--workers", "0"], "--workers must be at least 1"),
+        (["smoke", "--output", "out", "--workers", "0"], "`--workers` must be at least 1"),
         (["smoke", "--output", "/dev/null/x"], "--output must be a folder to write to"),
         (["report", "."], "study.yaml cannot be read"),
         (["repeat", "."], "must be the folder of a finished cell"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,8 +66,8 @@ def known_classes(bases: Sequence[type]) -> dict[str, type]:
     known: dict[str, type] = {}
     for path in (path for base in bases for path in get_all_subclass_paths(base)):
         name = path.rpartition(".")[2]
-        with contextlib.suppress(AttributeError, ImportError):  # made in a function, or its module was removed
-            known.setdefault(name if path.startswith("lightning_pspo.") else path, imported(path))
+        with contextlib.suppress(AttributeError, ImportError, ValueError):  # made in a function, or removed
+            known.setdefault(name if path.startswith("lightning_pspo.") else path, pkgutil.resolve_name(path))
     return known
 
 
@@ -160,9 +161,3 @@ def settings_of(parser: Any) -> dict[str, Any]:
         if hasattr(action, "_typehint") and not action.dest.endswith(".help")
         for option in action.option_strings  # sometimes with a short name
     }
-
-
-def imported(path: str) -> Any:
-    """Return what a dotted name stands for."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)

@@ -30,7 +30,7 @@ class Given:
 
     @property
     def key(self) -> str:
-        """Full name of the setting, without the ways to write it.
+        """Full name of the setting, however it was written.
 
         >>> Given("", "--callbacks+[0].init_args.rows", 3).key
         'trainer.callbacks[0].rows'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_FEW = 16
+_FEW = 20  # as many as are all named, where none is near
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -1,15 +1,16 @@
-"""What the parser lets pass: nulls and lone groups where they must not be, and stray further arguments of a class."""
+"""Refuse what the parser lets pass: nulls where a value is needed, values in place of groups, unknown arguments."""
 
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
 from jsonargparse._link_arguments import ActionLink
 
-from lightning_pspo.cli.suggestions.classes import imported, parameters, takes_any
+from lightning_pspo.cli.suggestions.classes import parameters, takes_any
 from lightning_pspo.cli.suggestions.given import written
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
 from lightning_pspo.cli.suggestions.values import expected, shown, takes_null
@@ -31,7 +32,7 @@ def refuse_linked(arguments: Sequence[str], parser: Any) -> None:
 
 
 def refuse_nulls(config: Namespace, parser: Any) -> None:
-    """Refuse a setting, or an argument of an object, that is null where that is not among its values; and lone groups.
+    """Refuse a null where a setting or an argument of an object needs a value, and a value in place of a group.
 
     Args:
         config: Parsed settings of a subcommand.
@@ -76,7 +77,7 @@ def _check_objects(config: Any, place: str) -> None:
         _check_further(path, further, f"{place}.dict_kwargs")
     if isinstance(path, str) and isinstance(arguments, Namespace):
         absent = [name for name, value in vars(arguments).items() if value is None]
-        cls = imported(path) if absent else None
+        cls = pkgutil.resolve_name(path) if absent else None
         hints = parameters(cls) if isinstance(cls, type) else {}
         for name in absent:
             if name in hints and not takes_null(hints[name]):
@@ -87,7 +88,7 @@ def _check_objects(config: Any, place: str) -> None:
 
 def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
     """Refuse arguments that a class neither takes nor passes on, as far as that is known."""
-    cls, names = imported(path), list(further if isinstance(further, Mapping) else vars(further))
+    cls, names = pkgutil.resolve_name(path), list(further if isinstance(further, Mapping) else vars(further))
     if not isinstance(cls, type):
         return
     known = [name for name in parameters(cls) if name != "params"]
@@ -96,7 +97,7 @@ def _check_further(path: str, further: Mapping[str, Any], place: str) -> None:
             f"`{place}`: {cls.__name__} takes no further arguments, got `{names[0]}`{suggestion(names[0], known)}"
         )
     try:
-        passed_on = list(inspect.signature(imported(_PASSED_ON[cls.__name__])).parameters)
+        passed_on = list(inspect.signature(pkgutil.resolve_name(_PASSED_ON[cls.__name__])).parameters)
     except (KeyError, ImportError):  # unknown, or not installed
         passed_on = []
     for name in names:

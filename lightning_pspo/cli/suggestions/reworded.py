@@ -6,16 +6,17 @@ import contextlib
 import difflib
 import importlib
 import os
+import pkgutil
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lightning_pspo.checkpoints.run_folder import RENAMED
 from lightning_pspo.cli.config_files import CONFIG_FLAGS
-from lightning_pspo.cli.renamed import ELSEWHERE, MOVED, RENAMED
+from lightning_pspo.cli.renamed import ELSEWHERE, MOVED
 from lightning_pspo.cli.suggestions.classes import (
     classes_of,
-    imported,
     items_of,
     known_classes,
     parameters,
@@ -85,7 +86,7 @@ def _check_words(arguments: Sequence[str]) -> None:
 
 
 def _check_imports(arguments: Sequence[str]) -> None:
-    """Refuse a class whose module, as a user's own, raises an error of its own."""
+    """Refuse a class whose module raises an error when it is imported."""
     for setting in written(arguments):
         if isinstance(setting.value, str) and re.fullmatch(r"[^\W\d]\w*(\.\w+)+", setting.value):
             module = setting.value.rpartition(".")[0]
@@ -118,7 +119,7 @@ class _Mistake:
         self.cls: Any = None
         if chosen and (self.kind != "value" or len(self.keys) > 1):
             with contextlib.suppress(ImportError, AttributeError, ValueError):
-                self.cls = imported(chosen[-1])
+                self.cls = pkgutil.resolve_name(chosen[-1])
 
     def report(self) -> None:
         """Raise InputError with the message, if the mistake is known."""

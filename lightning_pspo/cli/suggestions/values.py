@@ -1,4 +1,4 @@
-"""What a setting takes, in words, and the message about a value that it does not take."""
+"""Say in words what a setting accepts, and refuse a value that it does not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_value(name: str, hint: Any, value: Any) -> None:
 
 
 def group_message(name: str, group: str, settings: Iterable[str], value: Any) -> str:
-    """Return the message about a value in the place of a group of settings.
+    """Return the message about a value in place of a group of settings.
 
     Args:
         name: Group, as the user wrote it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,8 +17,9 @@ from transformers import PreTrainedConfig
 
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import as_size
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
-from lightning_pspo.preflight.doctor.subject import Subject, size
+from lightning_pspo.preflight.doctor.subject import Subject
 from lightning_pspo.training.checks import PRECISIONS, check_trainer, refusals, unusable
 from lightning_pspo.training.memory import machine_bytes
 
@@ -62,7 +63,7 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     for name, message in refusals(trainer):
         yield error(name, f"the run is refused: {message}", f"trainer.{name}")
     for path, _ in subject.callback_paths:
-        if (fault := unusable(_imported(path))) is not None:
+        if (fault := unusable(pkgutil.resolve_name(path))) is not None:
             yield error("callbacks", f"the run is refused: {fault}", f"trainer.callbacks: without {path}")
     for name in ("fast_dev_run", "detect_anomaly"):
         if trainer.get(name):
@@ -75,12 +76,7 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
 def _strategy(setting: Any) -> Any:
     if not isinstance(setting, Mapping):
         return setting or "auto"
-    return _imported(setting["class_path"])(**(setting.get("init_args") or {}))
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return pkgutil.resolve_name(setting["class_path"])(**(setting.get("init_args") or {}))
 
 
 def _device(trainer: Trainer) -> str:
@@ -211,8 +207,8 @@ def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Itera
     number = 1 + (keep if timed else min(keep, -(-subject.rollouts // every)))  # a new one before the oldest goes
     need, free = number * checkpoint_bytes + log_bytes, shutil.disk_usage(_existing(subject.root)).free
     measured = (
-        f"{number} checkpoints of {size(checkpoint_bytes)} (one more than are kept, while it is written) and "
-        f"{size(log_bytes)} of completions need {size(need)}; {size(free)} are free"
+        f"{number} checkpoints of {as_size(checkpoint_bytes)} (one more than are kept, while it is written) and "
+        f"{as_size(log_bytes)} of completions need {as_size(need)}; {as_size(free)} are free"
     )
     change = "trainer.callbacks: RolloutCheckpoint keep_last, or trainer.default_root_dir on a larger disk"
     if need > free:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def _entries(setting: Any) -> list[Any]:
 def _stays(entry: Any, left_out: list[str]) -> bool:
     """Return whether a callback stays; add its name to ``left_out`` if its absence may change the measurement."""
     module, _, name = str(entry.class_path).rpartition(".")
-    silent = issubclass(getattr(importlib.import_module(module), name), Checkpoint | ProgressBar)
+    silent = issubclass(pkgutil.resolve_name(entry.class_path), Checkpoint | ProgressBar)
     if silent or name in _LEFT_OUT:
         return False
     if module.startswith("lightning_pspo.") and name != "JudgeEval" and not _elsewhere(entry):

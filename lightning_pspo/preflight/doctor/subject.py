@@ -104,12 +104,3 @@ def percent(share: float) -> str:
     ('26 %', '0.04 %')
     """
     return f"{100 * share:.0f} %" if share >= 0.095 or share == 0.0 else f"{100 * share:.2g} %"
-
-
-def size(amount: float) -> str:
-    """Return a number of bytes as text.
-
-    >>> size(2**20 * 1.5), size(3 * 2**30), size(2**50)
-    ('1.5 MiB', '3.0 GiB', '1,048,576.0 GiB')
-    """
-    return f"{amount / 2**30:,.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.1f} MiB"

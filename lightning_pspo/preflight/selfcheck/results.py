@@ -17,7 +17,7 @@ from lightning_pspo.progress import WORK, begin
 
 
 class Check(StrEnum):
-    """The checks by the names that the table shows."""
+    """The checks, by their names in the table."""
 
     CONSISTENT = "model: log-probs and greedy tokens"
     MICRO_BATCHES = "gradient: micro-batches"

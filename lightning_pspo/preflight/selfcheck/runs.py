@@ -38,7 +38,7 @@ _PROBED = 4  # rows whose logits are compared after loading
 _LAST = 8  # last tokens of these rows, whose logits depend on all tokens before
 
 
-class Instead(pl.Callback):
+class ReplacedStep(pl.Callback):
     """Replaces the first training step by ``run``, which writes into ``folder``, and ends the run after it.
 
     Args:
@@ -81,7 +81,7 @@ class Instead(pl.Callback):
         (self.folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
-class Measure(Instead):
+class Measure(ReplacedStep):
     """Makes the checks of one process; writes ``measured.json`` and the data that the other runs compare with.
 
     The check at the start of ``fit`` is made here: its result is a line of the table. A first pass decides how many
@@ -213,7 +213,7 @@ class Measure(Instead):
         )
 
 
-class OnRanks(Instead):
+class OnRanks(ReplacedStep):
     """Repeats the rollout on two ranks; rank zero writes ``ranks.json``."""
 
     def run(self, module: PSPOModule, batch: PromptBatch) -> None:
@@ -244,7 +244,7 @@ class OnRanks(Instead):
             self.write("ranks.json", {"gradient": off, "tokens": share, "strategy": strategy})
 
 
-class Reload(Instead):
+class Reload(ReplacedStep):
     """Compares new objects, into which the checkpoint was loaded; writes ``reloaded.json``."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -113,7 +113,7 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
 
 
 def _callback(
-    kind: type[runs.Instead], folder: Path, checks: Sequence[str], is_consistent: bool = True
+    kind: type[runs.ReplacedStep], folder: Path, checks: Sequence[str], is_consistent: bool = True
 ) -> dict[str, Any]:
     arguments = {"folder": str(folder), "checks": list(checks), "is_consistent": is_consistent}
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments}
