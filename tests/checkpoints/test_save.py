@@ -19,6 +19,8 @@ from lightning_pspo.cli.main import main
 from tests.support.checkpoints import module_of, same_weights, saved
 from tests.support.processes import ended, start
 
+Command = Callable[..., list[str]]
+Refusal = Callable[..., str]
 SIZE = 4 << 20
 
 
@@ -35,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def command(tiny_run: Callable[..., list[str]]) -> Callable[..., list[str]]:
+def command(tiny_run: Command) -> Command:
     """Return a function that gives the arguments of four rollouts."""
     settings = ["--data.num_rollouts=4", "--model.optimizer.lr=0.01"]
     settings += ["--trainer.callbacks+=CompletionTable", "--trainer.callbacks.every_n_rollouts=1"]
@@ -50,7 +52,7 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-def check_resumed(command: Callable[..., list[str]], root: Path, undisturbed: Path) -> None:
+def check_resumed(command: Command, root: Path, undisturbed: Path) -> None:
     """Once there is room again, the run ends as one that nobody disturbed."""
     main(command(root, "--ckpt_path=last"))
     main(command(undisturbed))
@@ -79,9 +81,7 @@ def test_a_copy_keeps_ties_and_what_the_checkpoint_was(tmp_path: Path) -> None:
     assert written["state_dict"]["embedding"].data_ptr() == written["state_dict"]["head"].data_ptr()
 
 
-def test_while_a_checkpoint_is_written(
-    disk: Path, command: Callable[..., list[str]], tmp_path: Path, refusal: Callable[..., str]
-) -> None:
+def test_while_a_checkpoint_is_written(disk: Path, command: Command, tmp_path: Path, refusal: Refusal) -> None:
     root = disk / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
     before = {path: path.read_bytes() for path in find_checkpoints(root / "checkpoints")}
@@ -100,7 +100,7 @@ def test_while_a_checkpoint_is_written(
 
 
 @pytest.mark.slow
-def test_while_several_ranks_write_a_folder(disk: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_while_several_ranks_write_a_folder(disk: Path, command: Command, tmp_path: Path) -> None:
     """Ranks tell each other only what torch made of the system's error."""
     root = disk / "run"
     strategy = Path(__file__).parents[2] / "configs/strategy/fsdp.yaml"
@@ -114,9 +114,7 @@ def test_while_several_ranks_write_a_folder(disk: Path, command: Callable[..., l
     assert not list((root / "checkpoints").iterdir())
 
 
-def test_while_something_else_is_written(
-    disk: Path, command: Callable[..., list[str]], tmp_path: Path, refusal: Callable[..., str]
-) -> None:
+def test_while_something_else_is_written(disk: Path, command: Command, tmp_path: Path, refusal: Refusal) -> None:
     """The rows of the third rollout are cut off; those of the first two are still there."""
     root = disk / "run"
     main(command(root, "--trainer.limit_train_batches=2"))
@@ -131,9 +129,7 @@ def test_while_something_else_is_written(
     check_resumed(command, root, tmp_path / "undisturbed")
 
 
-def test_a_disk_that_cannot_be_written_to(
-    disk: Path, command: Callable[..., list[str]], refusal: Callable[..., str]
-) -> None:
+def test_a_disk_that_cannot_be_written_to(disk: Path, command: Command, refusal: Refusal) -> None:
     main(command(disk / "run", "--trainer.limit_train_batches=1"))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for root, more in ((disk / "other", []), (disk / "run", ["--ckpt_path=last"])):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import hypothesis
@@ -109,21 +108,12 @@ def test_settings_of_a_resumed_run_and_secrets(tmp_path: Path) -> None:
     assert "<code>model.judge.max_new_tokens</code>" in page
 
 
-BOMB = "a: &a [1, 1]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-)
-
-
-@pytest.mark.parametrize(
-    "text", [BOMB, "a: " + "[" * 20_000, "a: !!python/object/apply:os.system ['touch hit']", "a: \xff", "a: *a"]
-)
-def test_hostile_settings_are_left_out(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_settings_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kind of many: tests/files/test_plain_yaml.py has the others."""
     monkeypatch.chdir(tmp_path)
     run = write_run(tmp_path / "run")
-    (run / "config-2.yaml").write_text(text, encoding="latin-1")
-    started = time.monotonic()
+    (run / "config-2.yaml").write_text("a: !!python/object/apply:os.system ['touch hit']")
     words = plain(render_page(read_arms([run])))
-    assert time.monotonic() - started < 60  # unfolded, the first has 86 million values
     assert "config-2.yaml could not be read" in words
     assert "model.updates_per_rollout" in words  # those before are shown
     assert not (tmp_path / "hit").exists()
