@@ -42,8 +42,8 @@ _ANY_NUMBER = re.compile(
 )
 # A minus with a space behind it is a sign only where no subtraction can stand.
 _SPACED_MINUS = re.compile(
-    r"(?:\n|[=:(≈]|\\approx|\b(?:is|are|was|were|be|becomes|equals?|gives?|gets?|of|to|by))[ \t$*]*"
-    r"(?:[-−]|minus)[ \t]+\Z|\bnegative[ \t]+\Z"
+    r"(?:\n|[=:(≈]|\\approx|\b(?:is|are|was|were|be|becomes|equals?|gives?|gets?|earns?|makes?|loses?|has|have|of|to"
+    r"|by))[ \t$*]*(?:[-−–]|minus)[ \t]+\Z|\bnegative[ \t]+\Z"
 )
 _SPACED_MINUS_CHARS = 40
 _PERCENT = re.compile(r"\s?(?:\\?%|per ?cent\b)")
@@ -79,7 +79,7 @@ def last_number(text: str) -> str | None:
     ('411.50', '9\\pi')
     """
     match = _last_match(text)
-    return _with_sign(text, match) if match else None
+    return whole(text, *match.span()) if match else None
 
 
 def numbers(text: str) -> list[str]:
@@ -155,11 +155,15 @@ def _last_match(text: str) -> re.Match[str] | None:
     return matches[-1] if matches else None
 
 
-def _with_sign(text: str, match: re.Match[str]) -> str:
-    start = match.start()
+def whole(text: str, start: int, end: int) -> str:
+    """Return a number with its sign, its percent sign and the qualifiers around it, without dollar signs.
+
+    >>> whole("It is minus 5 percent.", 12, 13), whole("a loss of more than $5", 20, 22)
+    ('-5%', 'more than 5')
+    """
     before = ("\n" if start < _SPACED_MINUS_CHARS else "") + text[max(0, start - _SPACED_MINUS_CHARS) : start]
-    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(_PERCENT.match(text, match.end()))
-    return minus + with_qualifiers(text, start, match.end()).replace("\\$", "").replace("$", "") + percent
+    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(_PERCENT.match(text, end))
+    return minus + with_qualifiers(text, start, end).replace("\\$", "").replace("$", "") + percent
 
 
 def _around(text: str, match: re.Match[str]) -> str | None:

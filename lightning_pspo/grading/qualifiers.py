@@ -19,31 +19,39 @@ _SIGN = r"(?:(?<![-=>])[<>≤≥≠±∓]=?|!=|\+/?[-−]|\\(?:neq?|leq?|geq?|le
 _NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
 _LARGE = r"(?:hours?|hrs?|h|feet|foot|ft|min(?:ute)?s?|pounds?|lbs?|dollars?|years?|weeks?|days?|yards?|kg|m)"
 _SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|months?|days?|hours?|cm|g|feet)(?![a-z])"
+_OF = r"(?: out)? of(?: the| every| all)?"
 _BEFORE = re.compile(
-    rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?<!\A)(?<!\n){_SIGN}|\bbetween {_NUMBER}(?: [a-z]+)? and"
+    rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?<!\A)(?<!\n){_SIGN}"
+    rf"|\b(?:between|(?:sum|difference|product|quotient) of) {_NUMBER}(?: [a-z]+)? and"
     rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
     r"|over|under|above|below|beyond|(?:al|ut)most|nearly|hardly|barely|between|except|unless|but not"
     r"|(?:anything|values|numbers|all) but"
-    r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus"
+    r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus|to the (?:power(?: of)?|exponent)"
     r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|doubt that [a-z]+)"
     r"(?: (?:be|is|are|equals?|to|exactly|the answer))*"
     rf"|(?:neither|either) {_NUMBER} n?or)"
-    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
-    rf"|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)))[ \t]*\\?\$?\Z"
+    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or|[0-9]+{_OF}"
+    rf"|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))[ \t]*\\?\$?\Z"
 )
-_OTHER, _REST = re.compile(_NUMBER), re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}")
+_LEFT = r"(?: [a-z]+)? (?:left(?: over)?|leftover|remaining|to spare)\b"
+_OTHER = re.compile(_NUMBER)
+_RESTS = {  # what must follow
+    "large": re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}"),
+    "full": re.compile(rf"[0-9]+{_LEFT}"),
+}
 _AFTER = re.compile(
     r"(?i:[- ](?:(?:dozen|score|gross|hundred|thousand|[mbtr]+illion|lakh|crore|ten(?=s))s?"
     r"|(?:ten|hundred|thousand)ths|halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths)\b"
     r"|k(?!\w)|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
-    rf"| (?:or|to|through) (?:maybe |perhaps |even )?{_NUMBER}"
+    rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
     rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
     rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
     r"|[xyzn](?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
     rf"| (?:times|plus|minus|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
+    r"| (?:more|less|fewer|greater) than [b-z]\b|\+(?!\w| [^a-z]| [a-z]\b)"
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
-    rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b|\+(?![\w ])| at (?:most|least)\b| degrees? below\b"
+    rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b| at (?:most|least)\b| degrees? below\b"
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
@@ -59,6 +67,10 @@ _BOUND = re.compile(
     r" ?(?=\\?\$?[0-9])"
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
+_SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})")
+_ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
+_WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
+_ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
 _SCALE = re.compile(r"(?i)(?<=[0-9])(?: (dozen|hundred|thousand|[mbtr]+illion)s?|k)\Z")
 _ASKS_EXTREME = re.compile(
     r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"
@@ -66,21 +78,31 @@ _ASKS_EXTREME = re.compile(
 )
 
 
-def qualifier_before(text: str, start: int) -> int:
-    """Return where the qualifier begins that a number at ``start`` has before it; ``start`` without one."""
+def _qualifier_before(text: str, start: int) -> tuple[int, int]:
+    """Return where the qualifier begins that a number at ``start`` has before it, and where what it needs behind ends.
+
+    Both are ``start`` without one.
+    """
     low = max(0, start - _WINDOW)
     match = _BEFORE.search(_TAG.sub(lambda tag: "." * len(tag.group()), text[low:start]))
-    if not match or (match["large"] and not _REST.match(text, start)):
-        return start
+    if not match:
+        return start, start
+    end = start
+    for name, pattern in _RESTS.items():
+        if match[name]:
+            if not (rest := pattern.match(text, start)):
+                return start, start
+            end = rest.end()
     if match["other"] and (number := _OTHER.match(text, start)):  # "0.6 or 60%" is one number
         a, b = read_number(match["other"]), read_number(number.group())
-        return start if a and b and same_number(a, b) else low + match.start()
-    return low + match.start()
+        if a and b and same_number(a, b):
+            return start, start
+    return low + match.start(), end
 
 
 def is_remark(text: str, end: int, number: int) -> bool:
     """Whether a qualified number is a remark on the number that ends at ``end``: ``5 > 3``, ``5, which is over 3``."""
-    start = qualifier_before(text, number)
+    start, _ = _qualifier_before(text, number)
     if not end <= start < number:
         return False
     between = text[end:start]
@@ -94,16 +116,22 @@ def with_qualifiers(text: str, start: int, end: int) -> str:
     >>> with_qualifiers("So x > 5.", 7, 8), with_qualifiers("It takes 5 dozen of them", 9, 10)
     ('x > 5', '5 dozen')
     """
-    after = _AFTER.match(text, end)
-    return text[qualifier_before(text, start) : after.end() if after else end].strip()
+    (first, least), after = _qualifier_before(text, start), _AFTER.match(text, end)
+    return text[first : after.end() if after else max(end, least)].strip()
 
 
 def in_terms_of(question: str, text: str) -> str:
-    """Take off an answer what the question makes clear: a bound that may be reached where it asks for an extreme.
+    """Take off an answer what the question makes clear: a bound that may be reached, the whole of a share, a rest.
 
     >>> in_terms_of("What is the least number?", "at least 5"), in_terms_of("What is x?", "at least 5")
     ('5', 'at least 5')
+    >>> in_terms_of("What is the chance?", "1 in 4"), in_terms_of("How many boxes?", "18 with 2 left over")
+    ('1/4', '18')
     """
+    if question and (share := _SHARE.fullmatch(text)):
+        return f"{share[1]}/{share[2]}" if _ASKS_SHARE.search(question) else share[1]
+    if question and (whole := _WITH_REST.fullmatch(text)):
+        return whole[2] if _ASKS_REST.search(question) else whole[1]
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
 
 

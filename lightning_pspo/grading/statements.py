@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_pspo.grading.last_number import last_formula, last_match, last_number, numbers
+from lightning_pspo.grading.last_number import last_formula, last_match, last_number, numbers, whole
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
-from lightning_pspo.grading.qualifiers import with_qualifiers
 from lightning_pspo.grading.structure import is_without_points
 from lightning_pspo.grading.words import in_digits
 
@@ -87,6 +86,8 @@ _MAX_WORDS = 4
 _LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b(?!(?:and|mod)\b)[A-Za-z]{3,}")
 _HAS_DIGIT = re.compile("[0-9]")
 _CONCLUDES = re.compile(r"\W*(?:So|Thus|Therefore|Hence|Finally|Altogether|In (?:total|all))\b")
+_SUBJECT = re.compile(rf"(?:{_CONCLUDES.pattern},? )?(?:(?:[Oo]nly|[Ee]xactly|[Jj]ust) )?(?:a )?[0-9]")
+_SHARE = re.compile(r"\b[0-9]+ (?:in|out of) [0-9]+\b")
 _DENIES = re.compile(
     r"\b(?:no|not|never|nobody|neither|nor|none|cannot"
     r"|more|less|fewer|times|almost|about|nearly|\w+er than|older)\b|n't\b",
@@ -161,8 +162,12 @@ def concluded(text: str) -> str | None:
         return None
     if not _HAS_DIGIT.search(sentence) and (_CONCLUDES.match(sentence) or not _HAS_DIGIT.search(text)):
         sentence = in_digits(sentence)
-        is_said = len(numbers(sentence)) == 1 and not _DENIES.search(sentence) and _CLAUSE.match(sentence)
-        return last_number(sentence) if is_said else None
+        if (share := _SHARE.search(sentence)) and len(numbers(sentence)) == 2:
+            return share.group()
+        starts = _CLAUSE.match(sentence) or _SUBJECT.match(sentence)
+        return (
+            last_number(sentence) if starts and len(numbers(sentence)) == 1 and not _DENIES.search(sentence) else None
+        )
     equals = last_match(_EQUALS, sentence)
     if not equals:
         number = _behind_verb(sentence, "")
@@ -200,8 +205,7 @@ def _computed(before: str, sentence: str) -> str | None:
 
 
 def _plain(number: re.Match[str]) -> str:
-    text = with_qualifiers(number.string, number.start(), number.start() + len(number.group().rstrip()))
-    return text.replace("\\$", "").replace("$", "")
+    return whole(number.string, number.start(), number.start() + len(number.group().rstrip()))
 
 
 def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:

@@ -12,15 +12,18 @@ NUMBER_WORDS = re.findall(
 _TENS = re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety")
 _PARTS = re.findall("[a-z]+", "half halve third quarter fourth fifth sixth seventh eighth ninth tenth")
 _SIZES = (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10)
+_HALVES = {"dozen": "6", "hundred": "50", "thousand": "500", "million": "500000", "billion": "500000000"}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 _ONES, _SMALL, _SCALE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "|".join(_SCALES)
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL}))"
-_BELOW_1000 = rf"(?:(?:{_ONES}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_SCALE})))"
+_BELOW_1000 = rf"(?:(?:{_SMALL}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_SCALE})))"
 _INTEGER = rf"(?:[0-9]{{1,9}}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_SCALE})(?:,?(?: and)? {_BELOW_1000})?)*)"
 _NUMBER = re.compile(
     rf"(?i)(?<![\w\\'’-])(?<!\bno )(?<!\b(?:the|any) )(?<!\b(?:this|that|each|next|last) )"
     rf"(?:(?P<count>a|{_SMALL})[- ](?P<part>{'|'.join(_PARTS)})s?(?![\w'’-]| to\b| time)"
+    rf"|half an? (?P<halved>dozen|hundred|{_SCALE}|hour|minute|day|year|mile|gallon|pound)(?![\w'’-])"
+    rf"|an? (?P<unit>hour|minute|day|year|mile|gallon|pound) and a half(?![\w'’-])"
     rf"|(?P<integer>{_INTEGER})(?:(?P<half> and (?:a|one)[- ]half)| point(?P<places>(?: (?:{_SMALL}))+))?"
     r"(?![\w'’]|-[a-z]|(?<=one)\s+(?:of|can|could|must|may|might|should|would|way|more|another|by)\b))"
 )
@@ -42,6 +45,8 @@ def in_digits(text: str) -> str:
 def _in_digits(number: re.Match[str]) -> str:
     if part := number["part"]:
         return f"{_value(number['count'])}/{_SIZES[_PARTS.index(part.lower())]}"
+    if unit := number["halved"] or number["unit"]:
+        return f"{3 - 2 * bool(number['halved'])}/2 {unit}" if unit not in _HALVES else _HALVES[unit]
     value = _value(number["integer"])
     if number["half"]:
         return f"{2 * value + 1}/2"

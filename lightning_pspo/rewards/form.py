@@ -26,7 +26,9 @@ class FormatMatch(Reward):
 
     by_group = True
 
-    def __init__(self, *, pattern: str = r"^####\s*-?\.?\d[\d,.]*$", last_line: bool | None = True) -> None:
+    def __init__(
+        self, *, pattern: str = r"^####\s*-?(?:\d+(?:,\d{2,3})*(?:\.\d*)?|\.\d+)$", last_line: bool | None = True
+    ) -> None:
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:

@@ -102,7 +102,8 @@ SENTENCES = r"""
 - He has more than 5 apples. | That is up to 5. | So x is not equal to 5. | The answer can't be 5.
 - The answer is at least 5. | It cannot be 5. | It is anything but 5. | The result is 5-7.
 - The result is 5 to 7 apples. | So $5 < x < 7$. | so $x\neq5$ | $$x \geq 5$$ | So the answer is $x > 5$.
-- So 0 ≤ x < 5. | I doubt that it is 5. | It is nearly 5.
+- So 0 ≤ x < 5. | I doubt that it is 5. | It is nearly 5. | The answer is 5, or possibly 7. | So 5+ apples are left.
+- x is the sum of 6 and 5. | x is 5 more than y. | So x is – 5. | She earns minus 5 dollars. | It is 2 to the power of 5.
 + So x = 5. | So x = 5 > 3. | So x = 5, which is more than 3. | Since 7 > 3, the answer is 5.
 + She has 5 more apples than Tom. | She has 5, which is less than 12. | So she needs 5 more. | It takes 5 times.
 + It is about 5. | It is approximately 5. | Not 4 but 5. | So it is not 4 but 5. | It isn't 4. It is 5.
@@ -161,6 +162,19 @@ SENTENCES = r"""
 + So x = -3. | So x = −3. | x is minus 3. | The temperature is -3 degrees. | It is 3 - 6 = -3. | The answer is -3.
 + It's negative 3. | x = - 3
 - So x > -3. | It is 3. | So x = ±3. | below -3 | not -3
+- She earns 3 dollars.
++ She earns minus three dollars. | She loses 3, so she has negative 3 dollars.
+? 6
++ He has half a dozen eggs.
+- That makes a dozen. | So he has a dozen and a half.
+? 1.5
++ It takes an hour and a half. | It takes one and a half hours.
+- It takes half an hour. | It takes an hour.
+? 5.5
++ She earns 5 dollars and 50 cents.
+- She earns 5 dollars and 5 cents.
+? 1250
++ She earns twelve hundred and fifty dollars. | She earns one thousand two hundred and fifty dollars.
 ? 0.25
 + That's 25%. | 1/4 | The probability is 1/4. | 25 percent
 - 25 hundredths of 2 | 0.25 of 4
@@ -182,6 +196,19 @@ QUESTIONS = r"""
 ? What is the maximum of f? => 5
 + The maximum is at most 5, so 5. | f is at most 5.
 - f(x) < 5
+? What is the probability that it is red? => 1/4
++ The probability is 1 in 4. | So it is 1 out of 4. | It is red in 1 of 4 cases. | There is a one in four chance.
++ It is 25 percent. | So a quarter of them are red. | So half of the two quarters is a quarter.
+- The probability is 4 in 1. | So it is 1 out of 3. | It is 1 in 5, not 1 in 4. | So a third.
+? How many of the balls are red? => 5
++ 5 out of 12 balls are red. | So 5 of the 12 are red. | Five are red.
+- So 12 out of 5 balls are red. | 4 of the 5 balls are red. | 4 out of 5 balls are red.
+? How many boxes can she fill? => 18
++ She can fill 18 boxes with 2 pencils left over. | So it is 18 with 2 left over. | So 18, with 2 left.
+- She can fill 17 boxes with 18 pencils left over. | So 2 boxes, with 18 remaining.
+? How many pencils are left over? => 2
++ It is 18 with 2 left over. | She can fill 18 boxes with 2 pencils left over.
+- It is 2 with 18 left over.
 ? What is x? => 5
 - x is at most 5. | x \le 5
 ? How many dozen eggs does she have? => 8
