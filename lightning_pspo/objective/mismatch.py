@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.objective.advantages import precise_dtype
-from lightning_pspo.objective.surrogates.levels import RatioLevel
+from lightning_pspo.objective.surrogates.base import RatioLevel
 from lightning_pspo.objective.trust_region import TokenSums
 
 

@@ -5,10 +5,9 @@ level says whether a ratio is a token's or a row's, and the aggregation turns th
 """
 
 from lightning_pspo.objective.surrogates.aggregation import Aggregation, FixedLength, SequenceMean, TokenMean
-from lightning_pspo.objective.surrogates.base import SmoothedSurrogate, Surrogate
+from lightning_pspo.objective.surrogates.base import RatioLevel, SmoothedSurrogate, Surrogate, at_level, check_level
 from lightning_pspo.objective.surrogates.clip import GMPO, SAPO, Clip
 from lightning_pspo.objective.surrogates.importance import CISPO, TOPR, TruncatedIS, Unclipped
-from lightning_pspo.objective.surrogates.levels import RatioLevel, at_level, check_level
 from lightning_pspo.objective.surrogates.pspo import PSPO, LogPSPO, PessimisticPSPO, RelativePSPO
 
 __all__ = [

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.errors import InputError, check_positive
-from lightning_pspo.objective.surrogates.base import Surrogate, check_epsilons, clipped_away
-from lightning_pspo.objective.surrogates.levels import row_mean
+from lightning_pspo.objective.surrogates.base import Surrogate, check_epsilons, clipped_away, row_mean
 
 
 class Clip(Surrogate):
