@@ -126,7 +126,7 @@ class MathDataModule(pl.LightningDataModule):
         if stage == "fit":
             if self.train is None:
                 raise InputError("`data.train` must name a source of training problems, got none.")
-            self._share("data.prompts_per_rollout", self.prompts_per_rollout)
+            self.check_ranks(self._ranks()[1])
             self._encode("train", self.train)
         for key, source in self._evaluation_sources(stage).items():
             self._encode(key, source)
@@ -305,10 +305,11 @@ class MathDataModule(pl.LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _share(self, name: str, value: int) -> None:
-        _, world_size = self._ranks()
-        if value % world_size:
-            raise InputError(f"`{name}` must be a multiple of the number of ranks ({world_size}), got {value}.")
+    def check_ranks(self, ranks: int) -> None:
+        """Refuse a number of ranks that cannot share the prompts of a rollout."""
+        if self.prompts_per_rollout % ranks:
+            rule = f"`data.prompts_per_rollout` must be a multiple of the number of ranks ({ranks})"
+            raise InputError(f"{rule}, got {self.prompts_per_rollout}.")
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id

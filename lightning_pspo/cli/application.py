@@ -216,6 +216,7 @@ class PSPOCLI(LightningCLI):
         self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
         if subcommand == "fit":  # before Lightning opens the loggers, whose files would be left behind
             check_fit(self.trainer)
+            self.datamodule.check_ranks(self.trainer.world_size)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 check_monitor(callback, self.model, self.datamodule.val)
         if isinstance(self.trainer.progress_bar_callback, RolloutProgressBar) and environment_rank() == 0:
