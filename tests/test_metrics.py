@@ -73,6 +73,8 @@ def test_every_key_is_declared_and_every_declaration_is_logged(
         reward=WeightedSum(terms={"even": Even(), "correct": Correctness()}, weights={"even": 1.0, "correct": 1.0}),
         evaluation={"temperatures": [0.0, 1.0], "samples": 2, "selector": Even()},
         updates_per_rollout=2,
+        refill_rounds=1,
+        surplus_rollouts=1,
         data={"val": {"held_out": JSONL(str(problem_file), limit=3)}, "overlap": "ignore"},
         callbacks=[*own, LearningRateMonitor()],
         trainer_settings={

@@ -55,6 +55,16 @@ class Scorer:
             entropies=entropies,
         )
 
+    @torch.no_grad()
+    def by_group(self, prompts: PromptBatch, completions: Completions) -> Tensor:
+        """Return the log-probs (N, T) under the current policy, group by group; not if sharded."""
+        table, group = self.zeros(completions), len(completions.truncated) // len(prompts)
+        for rows in torch.arange(len(table), device=table.device).split(group):
+            inputs = inputs_of(prompts, completions, rows, group)
+            logprobs, _ = self.policy.logprobs(inputs, self.sampling.temperature, self.sampling.top_p)
+            table[rows, : logprobs.shape[1]] = logprobs
+        return table
+
     def zeros(self, completions: Completions) -> Tensor:
         """Return (N, T) zeros in the dtype of log-probs."""
         weights = {parameter.dtype for parameter in self.policy.parameters()}
@@ -114,6 +124,15 @@ class Scorer:
             if not micro_batch.idle:
                 table[micro_batch.rows, : logprobs.shape[1]] = logprobs
         return table
+
+
+def shares_prompts(policy: Policy, rollout: Rollout, every_row: bool) -> bool:
+    """Tell whether the completions that an update sees share their prompts in passes."""
+    rows = torch.arange(len(rollout.advantages), device=rollout.advantages.device)
+    if not every_row:
+        rows = rows[rollout.advantages[:, 0] != 0.0]
+    lengths = rollout.completions.completion_mask.sum(dim=1)[rows]
+    return policy.shares(rollout.prompts.prompt_mask.sum(dim=1), lengths, rows // rollout.rewards.shape[1])
 
 
 def laid_out(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,14 @@ def peak_tflops(device_name: str) -> float | None:
     """
     words = f" {device_name.replace('-', ' ')} "
     return next((peak for name, peak in PEAK_TFLOPS.items() if f" {name} " in words), None)
+
+
+def utilisation(metrics: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Return ``throughput/mfu`` where the operations and the peak of the device are known."""
+    peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if peak is None or "throughput/tflops" not in metrics:
+        return {}
+    return {"throughput/mfu": metrics["throughput/tflops"] / peak}
 
 
 @dataclass(frozen=True)
