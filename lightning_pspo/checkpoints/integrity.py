@@ -163,11 +163,11 @@ def _other_checkpoint(path: Path, command: str) -> str:
 
 
 def _check_folder(path: Path) -> None:
+    if not (path / MANIFEST).is_file():
+        raise DamagedError(f"it has no {MANIFEST}: it was not finished, or something else wrote it")
     try:
         entries = json.loads((path / MANIFEST).read_bytes())["files"].items()
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries}
-    except FileNotFoundError:
-        raise DamagedError(f"it has no {MANIFEST}: it was not finished, or something else wrote it") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"its {MANIFEST} cannot be read") from None
     files = _files_in(path)

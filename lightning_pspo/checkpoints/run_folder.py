@@ -99,7 +99,7 @@ def results_of(checkpoint: Path) -> dict[str, Any]:
 def _document(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file; None if it does not exist or holds something else."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes()) if path.is_file() else None  # reading a pipe might never end
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

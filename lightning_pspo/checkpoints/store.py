@@ -69,12 +69,14 @@ def read_scores(folder: Path, monitor: str | None = None, mode: str | None = Non
 
     There are none if they were chosen by another ``monitor`` or in another ``mode``; None accepts any.
     """
+    if not (folder / SCORES).is_file():
+        return {}
     try:
         content = json.loads((folder / SCORES).read_bytes())
         scores = {int(rollout): float(score) for rollout, score in content["scores"].items()}
         sign = {"max": -1.0, "min": 1.0}[content["mode"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        return {}  # nothing was kept as the best, or the file is damaged: no checkpoint has a score
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return {}  # the file is damaged: no checkpoint has a score
     if monitor not in (None, content.get("monitor")) or mode not in (None, content["mode"]):
         return {}
     existing = [rollout for rollout in scores if (folder / checkpoint_name(rollout)).exists()]

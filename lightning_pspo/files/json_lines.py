@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_MAX_LINE = 1 << 28  # bytes; a small compressed file may hold a line that fills the memory
 COMPRESSED = tuple(_OPENERS)
 """Endings of compressed files that can be read."""
 
@@ -31,12 +32,14 @@ def read_objects(
         parse: Parser of a line, which raises ValueError on malformed text.
 
     Raises:
-        ValueError: A line is not UTF-8, not JSON, or not an object; the message names a file of another format.
+        ValueError: A line is too long, not UTF-8, not JSON, or not an object; the message names a file of another kind.
         OSError: The file cannot be read.
     """
     with open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE + 1), b""), start=1):
             where = f"{path}, {unit} {number}"
+            if len(line) > _MAX_LINE:
+                raise ValueError(f"{where}: must have at most {_MAX_LINE:,} bytes.")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 fields = parse(text) if text else None

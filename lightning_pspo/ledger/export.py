@@ -18,7 +18,7 @@ from pyarrow import parquet
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import replacing
 
-_FORMULA = re.compile(r"[\s\0\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 _Write = Callable[[pa.Table], Any]
 
@@ -93,8 +93,10 @@ def _cell(value: Any) -> Any:
     """Return a value as a cell of CSV, with an apostrophe before a text that a spreadsheet would execute."""
     if isinstance(value, list):
         return json.dumps(value)
-    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    shown = next((character for character in value if character.isprintable() and character != " "), "")
+    return f"'{value}" if value[:1] in ("\t", "\r", "\n") or (shown and shown in _FORMULA_SIGNS) else value
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from lightning_pspo.errors import InputError
 LIMIT_S = 300.0
 """Longest time that a filter may need."""
 
-_LONG_LISTS = ("range", "generate_series", "repeat", "query", "query_table")
+_ENDLESS = re.compile("range|generate_series|repeat|query(?:_table)?|[lr]pad|(?:list|array)_resize|printf|format|bar")
+"""Functions whose result is as long as a number says, or that run a query."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -60,7 +61,7 @@ def read_filter(text: str, columns: Sequence[str]) -> str:
 
 
 def _refuse_endless(expression: str) -> None:
-    """Refuse what lets an expression work on more than a row: a subquery, or a function that makes a long list."""
+    """Refuse what lets an expression work on more than a row: a subquery, or a function with an endless result."""
     with connect() as connection:
         (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{expression}\n)"]).fetchall()[0]
     nodes = [json.loads(tree)]
@@ -68,7 +69,7 @@ def _refuse_endless(expression: str) -> None:
         node = nodes.pop()
         if isinstance(node, dict):
             name = str(node.get("function_name", "")).lower()
-            if node.get("class") == "SUBQUERY" or name in _LONG_LISTS:
+            if node.get("class") == "SUBQUERY" or _ENDLESS.fullmatch(name):
                 kind = f"the function {name}" if name else "a subquery"
                 raise InputError(f"the filter must be an expression about one row, without {kind}, got {expression!r}.")
         nodes.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())

@@ -1,14 +1,19 @@
 """Settings and results in a run's folder; the day on which it started, which a chat template may print."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lightning_pspo.checkpoints.export.reading import read_checkpoint
+from lightning_pspo.checkpoints.integrity import MANIFEST, DamagedError, check_whole
 from lightning_pspo.checkpoints.run_folder import newest_config, read_run_config, results_of, start_date
+from lightning_pspo.checkpoints.store import SCORES, read_scores
 from lightning_pspo.cli.main import main
 from lightning_pspo.data.prompt_encoder import PromptEncoder
 from lightning_pspo.errors import InputError
@@ -86,3 +91,25 @@ def test_a_run_keeps_its_date(
     with pytest.raises(SystemExit):
         run(tmp_path / "bad", "--data.date=29.2.2020")
     assert "`date` must be a day such as 2026-01-31, got '29.2.2020'" in capsys.readouterr().err
+
+
+def test_no_reader_of_a_strangers_folder_waits_for_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "rollout=000001.ckpt").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text("model: {}")
+    checkpoint = tmp_path / "checkpoints" / "rollout=000001.ckpt"
+    for name in ("summary.json", f"checkpoints/{SCORES}", f"checkpoints/{checkpoint.name}/{MANIFEST}"):
+        os.mkfifo(tmp_path / name)
+    assert results_of(checkpoint) == {}
+    assert read_scores(checkpoint.parent) == {}
+    with pytest.raises(DamagedError, match=MANIFEST):
+        check_whole(checkpoint)
+    os.mkfifo(tmp_path / "config-2.yaml")
+    with pytest.raises(InputError, match="device or pipe"):
+        read_run_config(tmp_path / "config-2.yaml")
+
+
+@pytest.mark.parametrize("content", [{"policy": "x"}, {"policy": {}, "MathDataModule": "x"}, {}])
+def test_a_checkpoint_says_which_policy_it_holds(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save(content | {"state_dict": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="does not say which policy it holds"):
+        read_checkpoint(tmp_path / "a.ckpt")

@@ -47,10 +47,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     else:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         weights = checkpoint["state_dict"]
-    if "policy" not in checkpoint:
+    policy, data = checkpoint.get("policy"), checkpoint.get("MathDataModule") or {}
+    if not isinstance(policy, dict) or not isinstance(data, dict):
         raise InputError(f"`checkpoint` must come from PSPOModule, {path} does not say which policy it holds.")
-    data = checkpoint.get("MathDataModule") or {}
-    return checkpoint["policy"] | {"prompt": data.get("prompt")}, weights
+    return policy | {"prompt": data.get("prompt")}, weights
 
 
 def read_policy(
