@@ -22,7 +22,7 @@ from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.source_names import BENCHMARKS, source_settings
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
 
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -63,7 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the evaluation; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options, others = parser().parse_known_args(arguments)
-    check_numbers(options)
     checkpoint = find_checkpoint(options.model)
     config = run_config(options.model, checkpoint)
     output = options.output or output_folder(options.model, checkpoint, config)
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             pairs = [
                 f"`{name.removeprefix('model.')}` is --{option.replace('_', '-')}"
                 for option, name in OPTIONS.items()
-                if getattr(options, option)
+                if getattr(options, option) is not None
             ]
             if stop.code == 2 and pairs:
                 print(f"note: here {', '.join(pairs)}.", file=sys.stderr)
@@ -116,9 +115,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--system-prompt", help="text of the system turn")
     result.add_argument("--template", help="prompt with {question}, for a tokenizer without a chat template")
     result.add_argument("--seed", type=int, help="seed of the sampling noise")
-    result.add_argument(
-        "--trust-remote-code", action="store_true", help="run model code from MODEL's folder or repository"
-    )
+    text = "run model code from MODEL's folder or repository"
+    result.add_argument("--trust-remote-code", action="store_true", default=None, help=text)
     result.add_argument(
         "--trust-config",
         action="store_true",
@@ -186,23 +184,6 @@ def settings_of(options: argparse.Namespace, checkpoint: Path | None, config: Pa
     if options.max_new_tokens is not None:  # the longer of the two has to fit into the model's context
         settings["model.sampling.max_new_tokens"] = options.max_new_tokens
     return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse numbers that are wrong with any settings of the run, by the names of the options.
-
-    Raises:
-        InputError: --samples, --temperature or --k is out of range, or they contradict each other.
-    """
-    samples, temperatures, k = options.samples, options.temperature, options.k
-    check_at_least("--samples", samples, 1)
-    if temperatures and (len(set(temperatures)) < len(temperatures) or not min(temperatures) >= 0.0):
-        raise InputError(f"--temperature must be different numbers, at least 0, got {temperatures}.")
-    if samples is not None and samples > 1 and temperatures and max(temperatures) == 0.0:
-        raise InputError(f"--samples above 1 needs a --temperature above 0, got {samples} and {temperatures}.")
-    if k and (min(k) < 1 or (samples is not None and max(k) > samples)):
-        allowed = "at least 1" if samples is None else f"from 1 to --samples, which is {samples}"
-        raise InputError(f"--k must be numbers {allowed}, got {k}.")
 
 
 def find_checkpoint(model: str) -> Path | None:

@@ -29,14 +29,7 @@ from lightning_pspo.files import as_size, free_bytes, locked, read_yaml, unlock,
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import CELLS, CONFIG, Cell, check_stale, make_cells
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
-from lightning_pspo.study.runner import (
-    LOG,
-    Progress,
-    Runner,
-    SlurmRunner,
-    done_file,
-    visible_devices,
-)
+from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, done_file, visible_devices
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
@@ -196,11 +189,12 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
     else:
         each, bytes_each, basis = probed(cells)
     if each is None:
-        print(f"Hours and disk are not known: {basis}.")
+        print(f"Hours and disk are not known. {basis}")
     else:
         hours = each * left / workers / 3600
         disk, free = as_size(bytes_each * left), as_size(free_bytes(root))
-        print(f"About {hours:.2g} hours and {disk} of disk for {left} cells ({free} are free): {basis}.")
+        print(f"About {hours:.2g} hours with {workers} at a time, {each:,.0f} s a cell ({basis}).")
+        print(f"About {disk} of disk for {left} cells; {free} are free.")
     check_stale(cells)
     return 0
 
@@ -213,7 +207,7 @@ def size_of(folder: Path) -> int:
 def probed(cells: Sequence[Cell]) -> tuple[float | None, float, str]:
     """Return seconds and bytes of a cell, measured by the doctor on the first of each point, and what they rest on."""
     first = {cell.variant.point: cell for cell in reversed(cells)}
-    forecasts = []
+    forecasts, errors = [], list[str]()
     for cell in first.values():
         with tempfile.TemporaryDirectory(prefix="study-") as folder, shown("study"):
             WORK.stage = f"measuring {cell.variant.name}"
@@ -226,11 +220,15 @@ def probed(cells: Sequence[Cell]) -> tuple[float | None, float, str]:
                 check=False,
             )
         try:
-            ahead = json.loads(doctor.stdout)["forecast"]
+            examined = json.loads(doctor.stdout)
+            ahead = examined["forecast"]
+            errors = [finding["measured"] for finding in examined["findings"] if finding["severity"] == "error"]
             forecasts.append((ahead["run_s"], ahead["checkpoint_bytes"]))
         except (ValueError, KeyError, TypeError):
-            reason = (doctor.stderr or doctor.stdout).strip().rpartition("\n")[2][-200:]
-            return None, 0.0, f"the doctor could not measure {cell.variant.name} ({reason or 'no forecast'})"
+            lines = (doctor.stderr or doctor.stdout).strip().splitlines()
+            errors = errors or [next((line for line in lines if line.startswith("error: ")), "no forecast")]
+        if errors:  # what a probe measures in place of a refused setting says nothing of the study
+            return None, 0.0, f"{cell.variant.name}: {errors[0].removeprefix('the run is refused: ')}"
     seconds, size = (sum(column) / len(forecasts) for column in zip(*forecasts, strict=True))
     basis = f"measured by the doctor on {len(forecasts)} of them, while completions keep their length"
     return seconds, KEPT * size, basis

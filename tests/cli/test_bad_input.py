@@ -67,10 +67,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         ("--model.policy.lora.rank=0", "`lora.rank` must be at least 1, got 0."),
         ("--model.policy.lora.rank=1 --model.policy.lora.target_modules=no", "`lora.target_modules` .* no "),
         ("--model.policy.dtype=bfloat16", "`dtype` must be float32 .* got bfloat16"),
-        (
-            "--model.sampling.max_new_tokens=512",
-            "`max_new_tokens` must be below the model's context of 512",
-        ),
+        ("--model.sampling.max_new_tokens=512", "`max_new_tokens` must be below the model's context of 512"),
         ("--data.num_rollouts=0", "`num_rollouts` must be at least 1, got 0."),
         *(
             (f"--{name}={10**20}", rf"`{name.partition('.')[2]}` must be at most \d+, got {10**20}\.")

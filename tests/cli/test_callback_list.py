@@ -10,6 +10,7 @@ import yaml
 from lightning_pspo.cli.main import main
 
 LIST = "trainer: {callbacks: [{class_path: RolloutCheckpoint, init_args: {keep_last: 5}}, {class_path: RunReport}]}"
+BOTH = "RolloutCheckpoint RunReport"
 OWN = """
 from lightning.pytorch import Callback
 
@@ -51,17 +52,9 @@ def callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "names", "settings"),
     [
-        (
-            ["--callbacks.RolloutCheckpoint.keep_best=3"],
-            "RolloutCheckpoint RunReport",
-            {"keep_best": 3, "keep_last": 5},
-        ),
-        (
-            ["--trainer.callbacks.RolloutCheckpoint.init_args.keep_best=3"],
-            "RolloutCheckpoint RunReport",
-            {"keep_best": 3},
-        ),
-        (["callbacks: {RolloutCheckpoint: {keep_best: 3}}"], "RolloutCheckpoint RunReport", {"keep_best": 3}),
+        (["--callbacks.RolloutCheckpoint.keep_best=3"], BOTH, {"keep_best": 3, "keep_last": 5}),
+        (["--trainer.callbacks.RolloutCheckpoint.init_args.keep_best=3"], BOTH, {"keep_best": 3}),
+        (["callbacks: {RolloutCheckpoint: {keep_best: 3}}"], BOTH, {"keep_best": 3}),
         (
             [
                 "trainer: {callbacks: {RolloutCheckpoint: {keep_best: 3}, RunReport: null, Watchdog: true}}",
@@ -75,76 +68,52 @@ def callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["--callbacks={RunReport: null}", "--callbacks.Preemption=true"], "RolloutCheckpoint Preemption", {}),
         (
             ["--callbacks.EarlyStopping={patience: 2, monitor: a}", "--callbacks.EarlyStopping.mode=max"],
-            "RolloutCheckpoint RunReport EarlyStopping",
+            f"{BOTH} EarlyStopping",
             {"patience": 2, "monitor": "a", "mode": "max"},
         ),
         (
             ["callbacks: {my_diary.Diary: {path: a}}", "--callbacks.my_diary.Diary.path=b", "--callbacks.Diary.rows=3"],
-            "RolloutCheckpoint RunReport Diary",
+            f"{BOTH} Diary",
             {"path": "b", "rows": 3},
         ),
         (
             ["--callbacks+=Watchdog", "--callbacks.timeout_minutes=3", "--trainer.callbacks+=LiveSamples"],
-            "RolloutCheckpoint RunReport Watchdog LiveSamples",
+            f"{BOTH} Watchdog LiveSamples",
             {"rows": 4},
         ),
-        (["--callbacks.RunReport=null", LIST], "RolloutCheckpoint RunReport", {"filename": "report.html"}),
+        (["--callbacks.RunReport=null", LIST], BOTH, {"filename": "report.html"}),
     ],
     ids=lambda value: value[0][:40] if isinstance(value, list) else "",
 )
 def test_changes_by_name(callbacks, arguments: list[str], names: str, settings: dict[str, Any] | None) -> None:
     result = callbacks(*arguments)
     assert " ".join(result) == names
-    changed = (
-        result["RolloutCheckpoint" if "RolloutCheckpoint" in arguments[0] else names.split()[-1]] if names else None
-    )
-    assert changed == settings or settings.items() <= changed.items()
+    if names:
+        changed = result["RolloutCheckpoint" if "RolloutCheckpoint" in arguments[0] else names.split()[-1]]
+        assert changed == settings or settings.items() <= changed.items()
 
 
 def test_nested_settings(callbacks) -> None:
     flags = ["--callbacks.JudgeEval.judge.model=b", "--callbacks.JudgeEval.seed=2"]
     judge = callbacks(f"callbacks: {{JudgeEval: {{judge: {JUDGE}, repeats: 3}}}}", *flags)["JudgeEval"]
     arguments = judge["judge"]["init_args"]
-    assert (judge["seed"], judge["repeats"], arguments["model"], arguments["base_url"]) == (
-        2,
-        3,
-        "b",
-        "http://localhost",
-    )
+    assert (judge["seed"], judge["repeats"]) == (2, 3)
+    assert (arguments["model"], arguments["base_url"]) == ("b", "http://localhost")
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--callbacks.RunReprt=null", "`callbacks.RunReprt`: unknown Callback `RunReprt`; did you mean `RunReport`?"),
-        ("callbacks: {RunReprt: null}", "`callbacks.RunReprt`: unknown Callback `RunReprt`; did you mean `RunReport`?"),
-        (
-            "--callbacks.runreport.others=[]",
-            "unknown setting `--callbacks.runreport`; did you mean `--callbacks.RunReport`?",
-        ),
-        (
-            "--callbacks.Watchdog=null",
-            "`callbacks.Watchdog` must be in the list to be removed; it has RolloutCheckpoint, RunReport.",
-        ),
-        (
-            "--callbacks.RunReport=7",
-            "`callbacks.RunReport` must be a mapping of settings, true, or null to remove it, got '7'.",
-        ),
-        (
-            "--callbacks.RolloutCheckpoint.keep_bst=3",
-            "unknown setting `--callbacks.RolloutCheckpoint.keep_bst` of RolloutCheckpoint; did you mean "
-            "`--callbacks.RolloutCheckpoint.keep_best`?",
-        ),
-        (
-            "callbacks: {RolloutCheckpoint: {keep_best: many}}",
-            "1.yaml: `callbacks.RolloutCheckpoint.keep_best` must be an integer, got 'many'.",
-        ),
-        (
-            "trainer: {callbacks: [RunReport, RunReport, {class_path: RunReport, init_args: {}}]}",
-            "`callbacks.RunReport` must be in the list once, not 3 times: give the whole list.",
-        ),
+        ("--callbacks.RunReprt=null", "unknown Callback `RunReprt`; did you mean `RunReport`?"),
+        ("callbacks: {RunReprt: null}", "unknown Callback `RunReprt`; did you mean `RunReport`?"),
+        ("--callbacks.runreport.others=[]", "`--callbacks.runreport`; did you mean `--callbacks.RunReport`?"),
+        ("--callbacks.Watchdog=null", "`callbacks.Watchdog` must be in the list to be removed; it has Rollout"),
+        ("--callbacks.RunReport=7", "`callbacks.RunReport` must be a mapping of settings, true, or null to remove it"),
+        ("--callbacks.RolloutCheckpoint.keep_bst=3", "did you mean `--callbacks.RolloutCheckpoint.keep_best`?"),
+        ("callbacks: {RolloutCheckpoint: {keep_best: a}}", "RolloutCheckpoint.keep_best` must be an integer, got 'a'."),
+        ("trainer: {callbacks: [RunReport, RunReport]}", "`callbacks.RunReport` must be in the list once, not 2 times"),
     ],
 )
 def test_mistakes(callbacks, argument: str, message: str) -> None:
     more = ["--callbacks.RunReport=null"] if "once" in message else []
-    assert callbacks(argument, *more) == message
+    assert message in callbacks(argument, *more)

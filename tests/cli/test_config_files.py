@@ -106,10 +106,7 @@ def test_files_that_do_not_hold_settings(elsewhere: Path, content: bytes, proble
     path = elsewhere / "mine.yaml"
     path.write_bytes(content)
     if flag == "--model" and content.startswith((b"model:\n  - ", b"trainer")):
-        assert with_config_files([flag, str(path)]) == [
-            flag,
-            str(path),
-        ]
+        assert with_config_files([flag, str(path)]) == [flag, str(path)]
     else:
         assert refusal(flag, str(path)).startswith(f"{path}{problem}")
 

@@ -117,12 +117,6 @@ def trap(folder: Path, path: Path) -> None:
         (["embedded", "--source", "nothing"], "--source must be one of gsm8k, .* or NAME=PATH, got 'nothing'"),
         (["missing.ckpt", "--source", "gsm8k"], "MODEL must be an existing checkpoint, got missing.ckpt"),
         (["embedded", "--source=svamp", "--source=svamp=x.jsonl"], "must have different names, got 'svamp' twice"),
-        (["embedded", "--source=svamp", "--samples=0"], "`--samples` must be at least 1, got 0"),
-        (["embedded", "--source=svamp", "--k", "0", "2"], r"--k must be numbers at least 1, got \[0, 2\]"),
-        (["embedded", "--source=svamp", "--k", "8", "--samples=4"], r"--k must be .* 4, got \[8\]"),
-        (["embedded", "--source=svamp", "--temperature", "1", "1"], "--temperature must be different numbers"),
-        (["embedded", "--source=svamp", "--temperature", "nan"], "--temperature must be different numbers, at least 0"),
-        (["embedded", "--source=svamp", "--temperature", "0", "--samples=2"], "--samples above 1 needs a --temp"),
         (["."], "MODEL must be a run with checkpoints or a folder with a config.json, got ."),
     ],
 )
@@ -153,14 +147,23 @@ def test_limit_of_a_runs_own_sources(tmp_path: Path) -> None:
         command.own_sources(config, 3)
 
 
-def test_k_above_the_models_own_samples(tmp_path: Path, problem_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only the module knows how many samples there are; the note translates its names."""
-    arguments = ["embedded", f"--source=mine={problem_file}", "--temperature", "1", "--k", "8"]
+@pytest.mark.parametrize(
+    ("flags", "rule", "option"),
+    [
+        ("--temperature 1 --k 8", r"from 1 to `evaluation.samples`, got \[8\] and 1 samples", "k"),
+        ("--samples 0", "`evaluation.samples` must be at least 1, got 0", "samples"),
+        ("--temperature 1 1", "must be one or more different numbers", "temperature"),
+    ],
+)
+def test_numbers_that_the_module_refuses(
+    tmp_path: Path, problem_file: Path, capsys: pytest.CaptureFixture[str], flags: str, rule: str, option: str
+) -> None:
+    """In the words of its settings, with a note that translates their names."""
+    arguments = ["embedded", f"--source=mine={problem_file}", f"--output={tmp_path / 'out'}", *QUIET, *flags.split()]
     with pytest.raises(SystemExit) as stop:
-        command.main([*arguments, f"--output={tmp_path / 'out'}", *QUIET])
-    assert stop.value.code == 2
+        command.main(arguments)
     errors = capsys.readouterr().err
-    assert errors.count("error: ") == 1
-    assert "[8]" in errors
-    assert re.search("note: here .*k` is --k", errors)
+    assert (stop.value.code, errors.count("error: ")) == (2, 1)
+    assert re.search(rule, errors)
+    assert re.search(f"note: here .*`evaluation.{option}s?` is --{option}", errors)
     assert not (tmp_path / "out").exists()

@@ -1,9 +1,6 @@
 """Loggers by configuration alone: where they write, and what is said when their package is missing."""
 
 import csv
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,16 +10,11 @@ from jsonargparse import Namespace
 from lightning_pspo.cli import loggers
 from lightning_pspo.cli.loggers import settle_loggers
 from lightning_pspo.errors import InputError
+from tests.support.processes import ended, start
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    *(
-        "--data.num_rollouts=2",
-        "--data.prompts_per_rollout=2",
-        "--model.group_size=2",
-        "--model.sampling.max_new_tokens=8",
-    ),
-    *("--data.val.held_out.size=8", "--trainer.num_sanity_val_steps=0"),
+    *("--data.num_rollouts=2", "--data.prompts_per_rollout=2", "--model.group_size=2"),
+    *("--model.sampling.max_new_tokens=8", "--data.val.held_out.size=8", "--trainer.num_sanity_val_steps=0"),
 ]
 
 
@@ -31,13 +23,9 @@ def entry(logger: str, **arguments: object) -> Namespace:
 
 
 def test_relative_places_are_below_the_run(tmp_path: Path) -> None:
-    several = [
-        entry("CSVLogger", save_dir="logs"),
-        entry("CSVLogger", save_dir="/elsewhere"),
-        Namespace(class_path="x"),
-    ]
-    settle_loggers(several, tmp_path)
-    assert [one.init_args.save_dir for one in several[:2]] == [f"{tmp_path}/logs", "/elsewhere"]
+    several = [entry("CSVLogger", save_dir="logs"), entry("CSVLogger", save_dir="/elsewhere")]
+    settle_loggers([*several, Namespace(class_path="x")], tmp_path)
+    assert [logger.init_args.save_dir for logger in several] == [f"{tmp_path}/logs", "/elsewhere"]
     single = entry("Mine", save_dir=None, tracking_uri="sqlite:///logs/all.db")
     settle_loggers(single, tmp_path)
     assert (single.init_args.save_dir, single.init_args.tracking_uri) == (None, f"sqlite:///{tmp_path}/logs/all.db")
@@ -60,15 +48,11 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
 
 def run(tmp_path: Path, overlay: str) -> Path:
     """Train for two rollouts with an overlay, in a process without a network; return the run's directory."""
-    configs = [f"--config={ROOT}/configs/quickstart.yaml", f"--config={ROOT}/configs/logger/{overlay}.yaml"]
-    words = [sys.executable, "-m", "lightning_pspo", "fit", *configs, *SMALL, "--trainer.default_root_dir=run"]
-    words += ["--callbacks.CompletionTable.every_n_rollouts=1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "HOME": str(tmp_path / "home")}
+    words = [f"--config=logger/{overlay}", *SMALL, "--callbacks.CompletionTable.every_n_rollouts=1"]
     (tmp_path / "home").mkdir()
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["fit", "--config=quickstart", *words, "--trainer.default_root_dir=run"]
+    status, output = ended(start(command, tmp_path, HOME=str(tmp_path / "home")))
+    assert status == 0, output[-3000:]
     assert {path.name for path in tmp_path.iterdir()} == {"home", "run"}
     return tmp_path / "run"
 
@@ -98,9 +82,9 @@ def test_mlflow_in_a_data_base_of_the_run(tmp_path: Path) -> None:
     root = run(tmp_path, "mlflow")
     client = MlflowClient(f"sqlite:///{root}/logs/mlflow.db")
     experiment = client.get_experiment_by_name("lightning_pspo")
-    (found,) = client.search_runs([experiment.experiment_id])
+    (logged_run,) = client.search_runs([experiment.experiment_id])
     for name in ("train/reward", "completion/length_tokens", "val/held_out/accuracy"):
-        history = sorted(client.get_metric_history(found.info.run_id, name), key=lambda point: point.step)
+        history = sorted(client.get_metric_history(logged_run.info.run_id, name), key=lambda point: point.step)
         assert [point.value for point in history] == pytest.approx(logged(root, name))
         assert history
-    assert found.info.status == "FINISHED"
+    assert logged_run.info.status == "FINISHED"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,10 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     else:
         yield fine("devices", f"{type(built.strategy).__name__} on {built.num_devices} x {_device(built)}.")
         yield from _precision(built, str(options.get("precision", "")))
-        yield from _memory(subject, _device(built))
-    if subject.data.prompts_per_rollout % world:
-        text = f"{subject.data.prompts_per_rollout} prompts per rollout on {world} ranks: the run is refused."
-        yield error("prompts_per_rollout", text, f"data.prompts_per_rollout: a multiple of {world}")
+        change = "data.prompts_per_rollout, model.group_size: fewer"
+        yield from _refusal("memory", lambda: subject.module.check_memory(subject.prompts, _device(built)), change)
+    change = f"data.prompts_per_rollout: a multiple of {world}"
+    yield from _refusal("prompts_per_rollout", lambda: subject.data.check_ranks(world), change)
     for name, message in refusals(trainer):
         yield error(name, f"the run is refused: {message}", f"trainer.{name}")
     for path, _ in subject.callback_paths:
@@ -83,11 +83,11 @@ def _device(trainer: Trainer) -> str:
     return str(trainer.strategy.root_device.type)
 
 
-def _memory(subject: Subject, device: str) -> Iterator[Finding]:
+def _refusal(name: str, check: Callable[[], object], change: str) -> Iterator[Finding]:
     try:
-        subject.module.check_memory(subject.prompts, device)
+        check()
     except InputError as refusal:
-        yield error("memory", f"the run is refused: {refusal}", "data.prompts_per_rollout, model.group_size: fewer")
+        yield error(name, f"the run is refused: {refusal}", change)
 
 
 def _precision(trainer: Trainer, setting: str) -> Iterator[Finding]:

@@ -80,20 +80,9 @@ def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
     ("arguments", "check", "severity", "words"),
     [
         (["--model.updates_per_rollout=1"], "updates_per_rollout", "warning", "alpha only scales"),
-        (["--model.updates_per_rollout=1", "--model.surrogate=Clip"], "updates_per_rollout", "warning", "never act"),
         (["--model.updates_per_rollout=1", "--model.surrogate=Unclipped"], "updates_per_rollout", "note", "always 1"),
         (["--model.minibatches_per_rollout=33"], "minibatches_per_rollout", "error", "33 mini-batches of a rollout"),
         (["--model.minibatches_per_rollout=8"], "minibatches_per_rollout", "warning", "4.0 rows, less than one group"),
-        (["--model.group_size=2"], "group_size", "warning", "only 50%"),
-        (["--model.sampling.temperature=0.1"], "temperature", "warning", "nearly alike"),
-        (["--model.surrogate=Clip", "--model.surrogate.epsilon_low=1.0"], "clip", "warning", "never binds below"),
-        (["--model.surrogate=Clip", "--model.surrogate.epsilon_high=9"], "clip", "warning", "never binds above"),
-        (["--model.surrogate=Clip", "--model.ratio_level=sequence"], "clip", "warning", "whole row"),
-        (
-            ["--model.surrogate=Clip", "--model.surrogate.epsilon_low=3e-4", "--model.surrogate.epsilon_high=4e-4"],
-            *("clip", "warning", "nearly all"),
-        ),
-        (["--model.surrogate=PSPO", "--model.surrogate.alpha=0.95"], "alpha", "warning", "0.05 of the gradient"),
         (["--model.kl.estimator=K1"], "kl", "warning", "kl.coef is 0"),
         (["--model.kl.coef=0.01"], "kl", "note", "a copy of the model"),
         (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0"], "lr", "error", "no weight moves"),
@@ -127,17 +116,15 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
     [
         (["--trainer.precision=64-true"], "precision", "64-true"),
         (["--trainer.strategy=fsdp"], "strategy", "(?i)strategy"),
-        (["--trainer.devices=3", "--trainer.strategy=ddp"], "prompts_per_rollout", "4 prompts per rollout on 3 ranks"),
+        (["--trainer.devices=3", "--trainer.strategy=ddp"], "prompts_per_rollout", r"number of ranks \(3\), got 4"),
         (["--trainer.accelerator=cuda"], "accelerator", "(?i)accelerator|cuda"),
         (["--trainer.max_epochs=3"], "max_epochs", "`trainer.max_epochs` must be 1"),
-        (["--trainer.overfit_batches=2"], "overfit_batches", "`trainer.overfit_batches` must be 0"),
         (["--trainer.callbacks+=EMAWeightAveraging"], "callbacks", "must not hold EMAWeightAveraging"),
         (
             ["--model.group_size=100000", "--data.prompts_per_rollout=99999"],
             "memory",
             "99999 prompts x 100000 completions",
         ),
-        (["--trainer.gradient_clip_val=1.0"], "gradient_clip_val", "gradient_clip_val"),
     ],
 )
 def test_the_trainer(build: Examined, arguments: list[str], check: str, words: str) -> None:

@@ -54,11 +54,8 @@ class OwnNoise(GenerateEngine):
         return super().generate(model, prompts, sampling, own_noise(uniforms))
 
 
-class WarmOwnNoise(OwnNoise):
+class WarmOwnNoise(Warm, OwnNoise):
     """Samples at another temperature, with its own noise."""
-
-    def generate(self, model, prompts, sampling, uniforms):
-        return super().generate(model, prompts, replace(sampling, temperature=1.6 * sampling.temperature), uniforms)
 
 
 class Says(GenerateEngine):
