@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 import traceback
@@ -168,6 +169,7 @@ class DoctorCLI(PSPOCLI):
         """Set the refused setting back to its default; it is the first without which the message changes."""
         before, defaults = self.config[self.subcommand], self._parser(self.subcommand).get_defaults()
         keys = [key for key in before.keys() if key.startswith(("model.", "data."))]  # noqa: SIM118 - a Namespace
+        keys = [key for key in keys if not key.endswith(".class_path")]  # whose arguments another class would not have
         for key in sorted(keys, key=lambda key: key.rpartition(".")[2] not in message):
             branch, _, leaf = key.rpartition(".")
             if not branch.endswith("init_args") and before[key] == defaults.get(key):
@@ -177,8 +179,9 @@ class DoctorCLI(PSPOCLI):
                 del config[branch][leaf]
             else:
                 config[key] = defaults.get(key)
-            if self._refusal() != message:
-                return True
+            with contextlib.suppress(TypeError):  # a class without an argument that it needs, or with another's
+                if self._refusal() != message:
+                    return True
         return False
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:

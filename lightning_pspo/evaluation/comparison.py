@@ -164,6 +164,7 @@ def compare(
     *,
     intersect: bool = False,
     any_settings: bool = False,
+    paired_runs: bool = False,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[ArmComparison]:
@@ -173,6 +174,7 @@ def compare(
         arms: Name -> runs, at least two arms with at least one run each.
         intersect: Leave out problems that are missing from some run, instead of refusing them.
         any_settings: Compare runs with different prompts or grading, instead of refusing them.
+        paired_runs: The runs of all arms belong together in their order, such as by seed.
         resamples: Resamples of bootstrap and test.
         seed: Seed of both.
 
@@ -197,7 +199,7 @@ def compare(
         problems, left_out = _common(runs, setting, intersect)
         tables = {name: _table(members, setting, problems) for name, members in arms.items()}
         for second in others:
-            difference = compare_arms(tables[first], tables[second], resamples, seed)
+            difference = compare_arms(tables[first], tables[second], resamples, seed, paired_runs=paired_runs)
             results.append((setting, second, difference, left_out))
     adjusted = holm([difference.p_value for _, _, difference, _ in results])
     return [

@@ -34,7 +34,9 @@ class Difference:
     losses: float  # share of prompts on which it is worse
 
 
-def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed: int = 0) -> Difference:
+def compare_arms(
+    first: _Floats, second: _Floats, resamples: int = 10_000, seed: int = 0, *, paired_runs: bool = False
+) -> Difference:
     """Compare two arms prompt by prompt.
 
     One run in each arm: the interval is the percentile bootstrap over prompts, widened for small samples (arXiv
@@ -43,12 +45,15 @@ def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed:
     McNemar's exact test. Several runs in an arm: the variance has a part from prompts and a part from runs, each
     clustered, less the residual that is in both; interval and test are Student's with Satterthwaite's degrees of
     freedom, because a bootstrap of two or three runs is far too narrow. An arm of one run adds no variance of runs.
+    Paired runs: the same two parts of the differences between the runs of a pair, with S - 1 degrees of freedom;
+    docs/study.md gives coverage and size.
 
     Args:
         first: (S, P) values in [0, 1], S >= 1 runs by P >= 2 prompts, such as the share of correct samples.
         second: (S', P) likewise, the same prompts in the same order.
         resamples: Number of bootstrap resamples and of random sign patterns.
         seed: Seed of both.
+        paired_runs: Run s of both arms belongs together, such as by its seed; S = S'.
     """
     first, second = np.atleast_2d(first), np.atleast_2d(second)
     prompts = first.shape[1]
@@ -63,6 +68,8 @@ def compare_arms(first: _Floats, second: _Floats, resamples: int = 10_000, seed:
     same_runs = _bootstrap(differences, resamples, generator)
     if len(first) == len(second) == 1:
         estimate, p_value = same_runs, sign_flip_test(differences, resamples, generator)
+    elif paired_runs:
+        estimate, p_value = _over_pairs(second - first, differences)
     else:
         estimate, p_value = _over_runs(first, second, differences)
     return Difference(
@@ -129,6 +136,16 @@ def _over_runs(first: _Floats, second: _Floats, differences: _Floats) -> tuple[E
     freedom = (over_prompts + over_runs) ** 2 / spread
     half = t_quantile(0.975, freedom) * sqrt(variance)
     p_value = 2 * t_probability(-abs(mean) / sqrt(variance), freedom)
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half)), p_value
+
+
+def _over_pairs(pairs: _Floats, differences: _Floats) -> tuple[Estimate, float]:
+    runs, prompts = pairs.shape
+    mean, (over_runs, residual) = float(differences.mean()), _run_variance(pairs)
+    over_prompts = (float(((differences - mean) ** 2).sum()) + 0.5 / runs) / (prompts * (prompts - 1))
+    error = sqrt(over_prompts + max(0.0, over_runs - residual))
+    half = t_quantile(0.975, runs - 1) * error
+    p_value = 2 * t_probability(-abs(mean) / error, runs - 1)
     return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half)), p_value
 
 

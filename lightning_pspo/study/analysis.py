@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, compare, read_run
 from lightning_pspo.report.curves import Curves, read_curves
-from lightning_pspo.statistics import Estimate, compare_arms, holm, mean_interval, wilson_interval
+from lightning_pspo.statistics import Estimate, compare_arms, holm, mean_interval, t_quantile, wilson_interval
 from lightning_pspo.study.cells import CELLS, DONE
 from lightning_pspo.study.design import Study, Variant
 
@@ -35,9 +36,9 @@ MEASURES = {
 }
 """Name -> log key, and how the rollouts of a run become one number."""
 
-_LEAKAGE = ("/prompt_repeated", "/text_after_answer")  # of a validation
+_MORE = re.compile(r"judge/.*|val/.*/(prompt_repeated|text_after_answer|truncated_correct)")  # last values
 COLLAPSED = 0.5  # share of its best accuracy below which a run that ends there has collapsed
-DETECTABLE = 1.43  # half-widths of a 95 % interval that a true difference needs to be found in 80 of 100 studies
+DETECTABLE = 1.3  # critical values that a true difference needs to be found in 80 of 100 studies, at 2 to 5 seeds
 _Floats = NDArray[np.float64]
 _REDUCE: Mapping[str, Callable[[_Floats], Any]] = {
     "mean": np.mean,
@@ -100,7 +101,7 @@ def measures(curves: Curves) -> dict[str, float]:
     """
     updates = [int(key.rpartition("_")[2]) for key in curves if key.startswith("trust/kl_update_")]
     last_update = f"trust/kl_update_{max(updates, default=0)}"
-    more = {key: (key, "last") for key in curves if key.startswith("judge/") or key.endswith(_LEAKAGE)}
+    more = {key: (key, "last") for key in curves if _MORE.fullmatch(key)}
     return {
         name: float(_REDUCE[how](curves[key or last_update][1]))
         for name, (key, how) in (MEASURES | more).items()
@@ -133,6 +134,7 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
     for variant in variants:
         points.setdefault(variant.point, []).append(variant)
     comparisons = _compared(study, points, runs)
+    tests = sum(_is_tested(comparison) for members in comparisons.values() for comparison in members)
     source, temperature = next(iter(next(iter(runs.values()))[0].final.scores))
     results = {
         "title": study.title,
@@ -148,7 +150,7 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
             {
                 "point": point,
                 "arms": {variant.arm: _arm(runs[variant.name]) for variant in members if variant.name in runs},
-                "comparisons": [_comparison(comparison) for comparison in comparisons.get(point, [])],
+                "comparisons": [_comparison(comparison, tests) for comparison in comparisons.get(point, [])],
             }
             for point, members in points.items()
         ],
@@ -173,21 +175,19 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
 def _compared(
     study: Study, points: Mapping[str, Sequence[Variant]], runs: Mapping[str, Sequence[RunResult]]
 ) -> dict[str, list[ArmComparison]]:
-    """Compare each arm with the control at its point; p-values are adjusted for all of the study that are tested."""
+    """Compare each arm with the control at its point, seed by seed; p-values are adjusted for all tests."""
     comparisons: dict[str, list[ArmComparison]] = {}
     for point, members in points.items():
-        arms = {variant.arm: [run.final for run in runs.get(variant.name, ())] for variant in members}
-        control = arms.pop(study.control_arm)
-        others = {name: finals for name, finals in arms.items() if finals}
-        if control and others:
-            comparisons[point] = compare({study.control_arm: control, **others})
+        finals = {variant.arm: {run.seed: run.final for run in runs.get(variant.name, ())} for variant in members}
+        control = finals.pop(study.control_arm)
+        for name, others in finals.items():
+            if seeds := [seed for seed in control if seed in others]:
+                arms = {study.control_arm: [control[seed] for seed in seeds], name: [others[seed] for seed in seeds]}
+                comparisons.setdefault(point, []).extend(compare(arms, paired_runs=True))
     tested = [comparison for members in comparisons.values() for comparison in members if _is_tested(comparison)]
-    adjusted = iter(holm([comparison.difference.p_value for comparison in tested]))
+    adjusted = dict(zip(map(id, tested), holm([comparison.difference.p_value for comparison in tested]), strict=True))
     return {
-        point: [
-            replace(comparison, adjusted_p=next(adjusted)) if _is_tested(comparison) else comparison
-            for comparison in members
-        ]
+        point: [replace(member, adjusted_p=adjusted.get(id(member), member.adjusted_p)) for member in members]
         for point, members in comparisons.items()
     }
 
@@ -197,23 +197,27 @@ def _is_tested(comparison: ArmComparison) -> bool:
     return min(comparison.runs) > 1
 
 
-def _comparison(comparison: ArmComparison) -> dict[str, Any]:
+def _comparison(comparison: ArmComparison, tests: int) -> dict[str, Any]:
     difference = comparison.difference
-    estimate = difference.estimate
-    half = max(estimate.value - estimate.low, estimate.high - estimate.value)
-    tested = {"p": difference.p_value, "p_holm": comparison.adjusted_p, "detectable": min(1.0, DETECTABLE * half)}
+    estimate, pairs = difference.estimate, min(comparison.runs)
+    tested = dict.fromkeys(("p", "p_holm", "detectable"))
+    if _is_tested(comparison):
+        half = max(estimate.value - estimate.low, estimate.high - estimate.value)
+        stricter = t_quantile(1 - 0.025 / tests, pairs - 1) / t_quantile(0.975, pairs - 1)  # Holm's first step
+        detectable = min(1.0, DETECTABLE * stricter * half)
+        tested = {"p": difference.p_value, "p_holm": comparison.adjusted_p, "detectable": detectable}
     return {
         "arm": comparison.second,
         "runs": list(comparison.runs),
         "difference": _interval(estimate),
-        **(tested if _is_tested(comparison) else dict.fromkeys(tested)),
+        **tested,
     }
 
 
 def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
     """Return what is reported of an arm at a point."""
     finals = np.array([[*next(iter(run.final.scores.values())).values()] for run in runs])  # (runs, problems)
-    against_nothing = compare_arms(np.zeros((1, finals.shape[1])), finals).estimate  # clustered by problem and run
+    against_nothing = compare_arms(np.zeros_like(finals), finals, paired_runs=True).estimate  # by problem and run
     collapsed = sum(run.has_collapsed for run in runs)
     low, high = wilson_interval(collapsed, len(runs))
     names = list(dict.fromkeys(name for run in runs for name in run.measures))

@@ -8,10 +8,11 @@ from typing import Any
 
 _NOTES = """\
 Accuracy of {source} at temperature {temperature:g}, on {problems} problems; every arm is compared with {control}.
-Intervals are of 95 %: those of accuracies and differences are clustered by problem and by run, the others are
-Student's over runs. Those of an arm with a single run are about that run, and nothing is tested there. p (Holm) is
-adjusted for all tests of this study. `detectable`, in points, is the difference that such a study would have found in
-80 of 100 cases, before that adjustment. `best` is the best of a run's validations, chosen on the problems that it is
+Intervals are of 95 %: those of accuracies and differences are clustered by problem and by seed, the others are
+Student's over runs. Differences are between the runs of one seed; `pairs` is how many seeds both arms have. Those of a
+single run are about that run, and nothing is tested there. p (Holm) is adjusted for all tests of this study.
+`detectable`, in points, is the difference that such a study would have found in 80 of 100 cases after that adjustment.
+`best` is the best of a run's validations, chosen on the problems that it is
 measured on, and so too high. A run that ends below half of its best accuracy has collapsed."""
 _COLUMNS = {
     "retained": "gradient retained",
@@ -23,9 +24,12 @@ _COLUMNS = {
     "entropy": "entropy at the end",
     "length_tokens": "length",
     "truncated": "truncated",
+    "prompt_repeated": "question copied",
+    "truncated_correct": "right, unfinished",
+    "text_after_answer": "text after the answer",
 }
 _MOST_NAMES = 12  # of missing cells that are listed; results.json has all
-_SHARES = ("retained", "norm_clipped", "truncated")
+_SHARES = ("retained", "norm_clipped", "truncated", "prompt_repeated", "truncated_correct", "text_after_answer")
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -63,26 +67,29 @@ def _accuracies(point: Mapping[str, Any]) -> str:
                 row += [
                     f"{comparison['p']:.2g}",
                     f"{comparison['p_holm']:.2g}",
-                    f"{100 * comparison['detectable']:.1f}",
+                    f"{100 * comparison['detectable']:.1f}" if comparison["detectable"] < 1 else "none",
+                    str(min(comparison["runs"])),
                 ]
         rows.append(row)
     columns = ["arm", "runs", "before", "final", "best", "collapsed", "difference (points)", "p", "p (Holm)"]
-    return _table([*columns, "detectable"], rows)
+    return _table([*columns, "detectable", "pairs"], rows)
 
 
 def _trust(point: Mapping[str, Any]) -> str:
-    shown = [name for name in _COLUMNS if any(name in arm["measures"] for arm in point["arms"].values())]
+    names = dict.fromkeys(name for arm in point["arms"].values() for name in arm["measures"])
+    labels = {name: _COLUMNS.get(name.rpartition("/")[2], name if name.startswith("judge/") else "") for name in names}
+    shown = {name: label for name, label in labels.items() if label}
     rows = [
         [name, *(_value(measure, arm["measures"].get(measure)) for measure in shown)]
         for name, arm in point["arms"].items()
     ]
-    return _table(["arm", *(_COLUMNS[name] for name in shown)], rows)
+    return _table(["arm", *shown.values()], rows)
 
 
 def _value(name: str, estimate: Mapping[str, float] | None) -> str:
     if estimate is None:
         return ""
-    if name in _SHARES:
+    if name.rpartition("/")[2] in _SHARES:
         return _share(estimate, False)
     return f"{estimate['value']:.3g}"
 

@@ -81,6 +81,18 @@ def test_coverage(runs):
     assert 0.91 < covered / trials < 0.99
 
 
+def test_paired_runs_share_what_pairs_share():
+    """The runs of a pair move together: pairing removes it, and a run's own level stays in the interval."""
+    generator = np.random.default_rng(0)
+    levels = np.array([[0.1], [0.5], [0.9]])
+    first = (generator.random((3, 400)) < levels).astype(float)
+    second = (generator.random((3, 400)) < levels + 0.1).astype(float)
+    paired, unpaired = compare_arms(first, second, paired_runs=True), compare_arms(first, second)
+    assert paired.estimate.high - paired.estimate.low < 0.3 < unpaired.estimate.high - unpaired.estimate.low
+    moved = compare_arms(first, second[::-1], paired_runs=True)
+    assert moved.estimate.low < -0.5 < 0.5 < moved.estimate.high
+
+
 def test_holm():
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([]) == []

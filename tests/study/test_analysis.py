@@ -64,8 +64,11 @@ def test_the_numbers(root: Path) -> None:
     assert better["difference"]["value"] == pytest.approx(0.35)
     assert worse["difference"]["value"] == pytest.approx(-0.45)
     assert better["runs"] == [3, 3]
-    width = better["difference"]["high"] - better["difference"]["low"]
-    assert better["detectable"] == pytest.approx(DETECTABLE * width / 2)
+    half = better["difference"]["high"] - better["difference"]["value"]
+    assert better["detectable"] == pytest.approx(DETECTABLE * half * 7.649 / 4.303, rel=1e-3), (
+        "the first of three tests"
+    )
+    assert worse["detectable"] == 1.0, "none"
     assert [row["p_holm"] for row in point["comparisons"]] == pytest.approx(
         holm([row["p"] for row in point["comparisons"]])
     )
@@ -77,11 +80,11 @@ def test_a_single_run_is_not_tested(root: Path) -> None:
     results, _ = analyse(STUDY, root)
     same, good, falls = results["points"][0]["comparisons"]
     assert (good["p"], good["p_holm"], good["detectable"]) == (None, None, None)
-    assert good["difference"]["value"] == pytest.approx(0.3)
+    assert good["difference"]["value"] == pytest.approx(0.4), "of the one seed that both have"
     assert [same["p_holm"], falls["p_holm"]] == pytest.approx(holm([same["p"], falls["p"]])), "two tests, not three"
     assert results["points"][0]["arms"]["good"]["best"]["low"] is None
     assert "| good | 1 | 20.0 % | 90.0 % [" in (text := markdown(results))
-    assert "| 90.0 % | 0 of 1 | +30.0 [" in text
+    assert "| 90.0 % | 0 of 1 | +40.0 [" in text
 
 
 def test_altered_missing_and_broken_cells(root: Path) -> None:
