@@ -19,6 +19,18 @@ PACKED_ROWS = 512
 """Rows up to which products with packed weights were measured to be faster."""
 
 
+class Packed:
+    """A product of (..., in) bfloat16 states on a CPU with weights, (out, in), in the order that oneDNN reads."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.bias = bias
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], ""))
+
+
 class CastLinear:
     """Stands in for the ``forward`` of a linear layer."""
 
@@ -26,13 +38,14 @@ class CastLinear:
         self.linear = linear
         self.copies: list[Tensor] = []  # of weight and bias; the weights themselves if they have the dtype
         self.packs = False
-        self._packed: Tensor | None = None
+        self._packed: dict[int, Packed] = {}  # by the number of layers that are joined, this one the first
         self._swapped: dict[str, nn.Parameter | None] = {}
         self._copied: list[tuple[int, int]] = []  # address and version of the weights that were copied
 
     def refresh(self, dtype: torch.dtype, packs: bool, changed: bool) -> None:
         """Copy the weights, if they are known or seen to have changed, and forget what was packed."""
-        self.packs, self._packed = packs, None
+        self.packs = packs
+        self._packed.clear()
         weights = [weight.detach() for weight in self._weights()]
         copied = [(weight.data_ptr(), weight._version) for weight in weights]
         if not changed and copied == self._copied:
@@ -67,12 +80,26 @@ class CastLinear:
         if torch.is_grad_enabled():
             tracked = [_Copied.apply(*pair) for pair in zip(self._weights(), self.copies, strict=True)]  # type: ignore[no-untyped-call]
             return nn.functional.linear(states, *tracked)
-        if not self.packs or states.numel() > PACKED_ROWS * states.shape[-1]:
+        is_step = states.dim() == 2 or states.shape[-2] == 1  # other passes are too few to pack for
+        if not self.packs or not is_step or states.numel() > PACKED_ROWS * states.shape[-1]:
             return nn.functional.linear(states, weight, *bias)
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        bias_or_none = bias[0] if bias else None
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(states, self._packed, bias_or_none, "none", [], ""))
+        return joined(self.linear)(states)
+
+
+def can_join(*linears: nn.Module) -> bool:
+    """Tell whether these are plain linear layers whose products are packed at present."""
+    casts = [vars(linear).get("forward") for linear in linears]
+    return all(isinstance(cast_linear, CastLinear) and cast_linear.packs for cast_linear in casts)
+
+
+def joined(*linears: nn.Linear) -> Packed:
+    """Return one packed product for layers of the same input, of which all or none have a bias; see ``can_join``."""
+    casts: list[Any] = [vars(linear)["forward"] for linear in linears]
+    packed: dict[int, Packed] = casts[0]._packed
+    if len(casts) not in packed:
+        weight, *bias = (torch.cat(copies) for copies in zip(*(other.copies for other in casts), strict=True))
+        packed[len(casts)] = Packed(weight, bias[0] if bias else None)
+    return packed[len(casts)]
 
 
 class _Copied(torch.autograd.Function):
@@ -126,7 +153,7 @@ class CastLinears:
                     layer.swap_back()
                 else:
                     del layer.linear.forward
-                layer._packed = None
+                layer._packed.clear()
 
 
 def _can_pack() -> bool:

@@ -72,14 +72,15 @@ class SharedPrefix:
         rows = grouped.view(-1, heads, self.width, repeats, width).transpose(1, 2).reshape(-1, heads, repeats, width)
         return rows if self.in_place else rows[self.slots]
 
-    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         """Return the attention of one query per row and head: one softmax over the prompt and the completion.
 
-        Scaled queries and the result are (n, key heads, r, width), with r query heads per key head; keys and values of
+        Queries and the result are (n, key heads, r, width), with r query heads per key head; keys and values of
         the completions so far are (n, key heads, t, width).
         """
         if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
-            return self._merged(layer, query.to(keys.dtype), keys, values)
+            return self._merged(layer, query.to(keys.dtype), keys, values, scaling)
+        query = query * scaling
         heads, prompt_length = keys.shape[1], self.prompts.mask.shape[1]
         prompt_keys, prompt_values = self.prompts.keys[layer].flatten(0, 1), self.prompts.values[layer].flatten(0, 1)
         scores = torch.bmm(self.grouped(query), prompt_keys.transpose(1, 2))  # (B * heads, slots * r, P)
@@ -90,7 +91,7 @@ class SharedPrefix:
         from_prompt = torch.bmm(self.grouped(weights[..., :prompt_length]), prompt_values)
         return self.ungrouped(from_prompt, heads) + weights[..., prompt_length:] @ values
 
-    def _merged(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _merged(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """Do the same with one fused kernel over prompts and one over completions, weighed by their softmax's sums.
 
         In bfloat16 the plain products are slow on a CPU, and would round every score.
@@ -98,9 +99,9 @@ class SharedPrefix:
         fused, heads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, keys.shape[1]
         grouped = torch.unflatten(self.grouped(query), 0, (-1, heads))  # (B, heads, slots * r, width)
         bias = None if self.bias is None else self.bias.to(query.dtype)
-        outs = fused(grouped, self.prompts.keys[layer], self.prompts.values[layer], attn_mask=bias, scale=1.0)
+        outs = fused(grouped, self.prompts.keys[layer], self.prompts.values[layer], attn_mask=bias, scale=scale)
         prompt, prompt_sum = (self.ungrouped(t.flatten(0, 1), heads) for t in (outs[0], outs[1].unsqueeze(3)))
-        own, own_sum = fused(query, keys, values, scale=1.0)
+        own, own_sum = fused(query, keys, values, scale=scale)
         share = torch.sigmoid(prompt_sum - own_sum.unsqueeze(3))  # (n, heads, r, 1) float32
         return torch.lerp(own.float(), prompt.float(), share).to(query.dtype)
 
@@ -123,8 +124,8 @@ def _attention(
     if (key.data_ptr(), value.data_ptr()) != (own.keys.data_ptr(), own.values.data_ptr()):
         raise CannotShareError(f"{type(module).__name__} changes the states from the cache")
     rows, query_heads, _, width = query.shape
-    scaled = query * (width**-0.5 if scaling is None else scaling)
-    out = shared_prefix.attend(layer, scaled.reshape(rows, key.shape[1], -1, width), key, value)
+    grouped = query.reshape(rows, key.shape[1], -1, width)
+    out = shared_prefix.attend(layer, grouped, key, value, width**-0.5 if scaling is None else scaling)
     shared_prefix.attended += 1
     return out.reshape(rows, 1, query_heads, value.shape[3]), None
 

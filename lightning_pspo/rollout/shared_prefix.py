@@ -18,6 +18,7 @@ from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.progress import advance
 from lightning_pspo.rollout.base import Report, RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.decoder import Decoder, can_decode
 from lightning_pspo.rollout.generate import GenerateEngine
 from lightning_pspo.rollout.kv_cache import PromptCache, growing_cache, layer_types
 from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
@@ -83,6 +84,8 @@ class SharedPrefixEngine(RolloutEngine):
             for members in torch.split(torch.arange(sampling.samples, device=device), rows_at_once):
                 rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
                 batch = self._prefilled(model, prompts.prompt_ids[chunk], prompts.prompt_mask[chunk], len(members))
+                if batch.prefix is not None and can_decode(model, len(rows)):
+                    batch.decoder = Decoder(model)
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 result[rows] = batch.decode(sampling, noise, every, self.report_of(rows, sampling))
         mask, unfinished = completion_mask(result, sampling.eos_ids)
@@ -131,6 +134,7 @@ class _Batch:
         self.mask = mask  # (n, P) bool, of the rows' prompts
         self.logits = logits  # (n, V), of the rows' next tokens
         self.positions = mask.sum(dim=1)  # (n,), position of the next token
+        self.decoder: Decoder | None = None  # takes the steps in the model's place; needs a prefix
 
     def decode(self, sampling: Sampling, noise: Tensor | None, every: int, report: Report) -> Tensor:
         """Return the completions, (n, max_new_tokens) long, padded after the end.
@@ -190,6 +194,9 @@ class _Batch:
         self.seen += 1
         ids, positions = tokens.unsqueeze(1), self.positions.unsqueeze(1)
         self.positions = self.positions + 1
+        if self.prefix is not None and self.decoder is not None:
+            self.logits = self.decoder.step(self.prefix, tokens, positions.squeeze(1))
+            return
         if self.prefix is not None:
             try:
                 with attending_to(self.prefix, self.model):

@@ -75,7 +75,7 @@ def test_copies_stay_where_they_are_and_packing_lasts_for_a_rollout(model_folder
         with torch.no_grad():
             policy.trainable_parameters()[1].data.mul_(2.0)  # unseen by version counters
     assert addresses[0] == addresses[1]
-    assert all(layer._packed is None and "forward" not in vars(layer.linear) for layer in linears._layers)
+    assert all(not layer._packed and "forward" not in vars(layer.linear) for layer in linears._layers)
     for layer in linears._layers[:1]:
         assert not torch.equal(layer.copies[0], layer.linear.weight.bfloat16()), "changed after the last rollout"
     with linears.used("cpu", sampling=False):  # without autocast there is nothing to copy
