@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, compare, read_run
@@ -39,13 +38,7 @@ MEASURES = {
 _MORE = re.compile(r"judge/.*|val/.*/(prompt_repeated|text_after_answer|truncated_correct)")  # last values
 COLLAPSED = 0.5  # share of its best accuracy below which a run that ends there has collapsed
 DETECTABLE = 1.3  # critical values that a true difference needs to be found in 80 of 100 studies, at 2 to 5 seeds
-_Floats = NDArray[np.float64]
-_REDUCE: Mapping[str, Callable[[_Floats], Any]] = {
-    "mean": np.mean,
-    "min": np.min,
-    "max": np.max,
-    "last": lambda values: values[-1],
-}
+_REDUCE: Mapping[str, Any] = {"mean": np.mean, "min": np.min, "max": np.max, "last": lambda values: values[-1]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +112,9 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
     runs: dict[str, list[RunResult]] = {}
     missing: list[str] = []
     same: dict[str, list[str]] = {}  # digest of weights -> runs that ended with them
+    points: dict[str, list[Variant]] = {}
     for variant in variants:
+        points.setdefault(variant.point, []).append(variant)
         for seed in study.seeds:
             folder = root / CELLS / variant.name / f"seed={seed}"
             if (folder / DONE).is_file():
@@ -130,11 +125,8 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
                 missing.append(f"{variant.name}/seed={seed}")
     if not runs:
         raise InputError(f"{root} has no finished cell: run the study first.")
-    points: dict[str, list[Variant]] = {}
-    for variant in variants:
-        points.setdefault(variant.point, []).append(variant)
     comparisons = _compared(study, points, runs)
-    tests = sum(_is_tested(comparison) for members in comparisons.values() for comparison in members)
+    tests = sum(min(comparison.runs) > 1 for members in comparisons.values() for comparison in members)
     source, temperature = next(iter(next(iter(runs.values()))[0].final.scores))
     results = {
         "title": study.title,
@@ -184,7 +176,7 @@ def _compared(
             if seeds := [seed for seed in control if seed in others]:
                 arms = {study.control_arm: [control[seed] for seed in seeds], name: [others[seed] for seed in seeds]}
                 comparisons.setdefault(point, []).extend(compare(arms, paired_runs=True))
-    tested = [comparison for members in comparisons.values() for comparison in members if _is_tested(comparison)]
+    tested = [comparison for members in comparisons.values() for comparison in members if min(comparison.runs) > 1]
     adjusted = dict(zip(map(id, tested), holm([comparison.difference.p_value for comparison in tested]), strict=True))
     return {
         point: [replace(member, adjusted_p=adjusted.get(id(member), member.adjusted_p)) for member in members]
@@ -192,16 +184,11 @@ def _compared(
     }
 
 
-def _is_tested(comparison: ArmComparison) -> bool:
-    """Tell whether both arms have several runs; one alone says nothing of the next."""
-    return min(comparison.runs) > 1
-
-
 def _comparison(comparison: ArmComparison, tests: int) -> dict[str, Any]:
     difference = comparison.difference
     estimate, pairs = difference.estimate, min(comparison.runs)
     tested = dict.fromkeys(("p", "p_holm", "detectable"))
-    if _is_tested(comparison):
+    if pairs > 1:  # one alone says nothing of the next
         half = max(estimate.value - estimate.low, estimate.high - estimate.value)
         stricter = t_quantile(1 - 0.025 / tests, pairs - 1) / t_quantile(0.975, pairs - 1)  # Holm's first step
         detectable = min(1.0, DETECTABLE * stricter * half)

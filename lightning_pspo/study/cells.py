@@ -193,8 +193,9 @@ def check_stale(cells: Sequence[Cell]) -> None:
         return
     names = ", ".join(cell.name for cell in stale[:12]) + (f" and {len(stale) - 12} more" if stale[12:] else "")
     before, now = (dict(leaves(config)) for config in (read_yaml(stale[0].folder / CONFIG), stale[0].config))
-    changed = [name for name in now | before if now.get(name) != before.get(name) and name != _ROOT]
-    why = f"`{changed[0]}` was {before.get(changed[0])}, is {now.get(changed[0])}" if changed else "`threads`"
+    old, new = ({**dict.fromkeys(now | before, "absent"), **each, _ROOT: ""} for each in (before, now))
+    changed = [name for name in new if new[name] != old[name]]
+    why = f"`{changed[0]}` was {old[changed[0]]}, is {new[changed[0]]}" if changed else "`threads`"
     raise InputError(
         f"{len(stale)} of {len(cells)} cells were run with other settings than the study has now ({why}): {names}. "
         "Undo the change (or use the version of this program that ran them), give another --output, or delete their "

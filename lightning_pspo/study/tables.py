@@ -12,8 +12,8 @@ Intervals are of 95 %: those of accuracies and differences are clustered by prob
 Student's over runs. Differences are between the runs of one seed; `pairs` is how many seeds both arms have. Those of a
 single run are about that run, and nothing is tested there. p (Holm) is adjusted for all tests of this study.
 `detectable`, in points, is the difference that such a study would have found in 80 of 100 cases after that adjustment.
-`best` is the best of a run's validations, chosen on the problems that it is
-measured on, and so too high. A run that ends below half of its best accuracy has collapsed."""
+`best` is the best of a run's validations, chosen on the problems that it is measured on, and so too high. A run that
+ends below half of its best accuracy has collapsed."""
 _COLUMNS = {
     "retained": "gradient retained",
     "ratio_p01": "lowest ratio (1 %)",

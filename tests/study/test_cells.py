@@ -73,3 +73,6 @@ def test_states(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1 of 2 .* \(`model.optimizer.lr` was 0.001, is 0.5\): a/seed=1"):
         check_stale(changed)
     assert first.state == "done", "nothing was changed"
+    later = replace(first, config={**first.config, "new": None})
+    with pytest.raises(InputError, match=r"`new` was absent, is None"):
+        check_stale([later])
