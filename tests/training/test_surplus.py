@@ -11,6 +11,7 @@ import torch
 from lightning_pspo.errors import InputError
 from lightning_pspo.objective.surrogates import Unclipped
 from lightning_pspo.rewards import Reward
+from lightning_pspo.training.surplus import Surplus
 from lightning_pspo.types import Sample
 from tests.support.loop import Fit, Record, distribution, fit, rows, weights
 
@@ -79,6 +80,24 @@ def test_a_resumed_run_ends_with_the_same_bits(fit: Fit, tmp_path: Path) -> None
         one, two = output["rollout"], other["rollout"]
         assert torch.equal(one.old_logprobs, two.old_logprobs)
         assert [sample.completion for sample in one.samples] == [sample.completion for sample in two.samples]
+
+
+def test_ranks_take_their_own_groups_of_a_checkpoint_and_fewer_ranks_take_them_all(fit: Fit) -> None:
+    module, record = fit(**settings(), limit=2)
+    checkpoint: dict[str, Any] = {}
+    module.surplus.save(checkpoint, 1)
+    (state,) = checkpoint["surplus"]
+    prompts, loader = record.outputs[1]["rollout"].prompts, module.trainer.train_dataloader
+    for rank, world_size, states, has in ((0, 2, [state, {}], 1), (1, 2, [state, {}], 0), (0, 1, [{}, state], 1)):
+        surplus = Surplus(1, 1)
+        surplus.restore({"surplus": states})
+        loader.rank, loader.world_size = rank, world_size
+        surplus.resume(loader, prompts, module.verify)
+        assert (surplus.groups is not None) == has
+        if surplus.groups is not None:
+            assert surplus.groups.prompts.problems == module.surplus.groups.prompts.problems
+            assert torch.equal(surplus.groups.rewards, module.surplus.groups.rewards)
+            assert surplus.ages(surplus.groups.prompts) == module.surplus.ages(surplus.groups.prompts)
 
 
 def test_settings_that_could_do_nothing_are_refused(fit: Fit) -> None:
