@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from typing import Any
 
 import yaml
@@ -43,6 +44,8 @@ class SourceSetting(ActionTypeHint):
 
 def _source(value: Any, split: str) -> Any:
     """Return class and all arguments of a source in its short form, which keeps none of an earlier source's."""
+    if isinstance(value, str) and os.path.isdir(value) and not hasattr(sources, value):
+        value = os.path.join(value, "")  # the short form of a folder
     settings = source_settings(value, split)
     if settings == value:
         return value

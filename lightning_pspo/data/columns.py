@@ -17,9 +17,9 @@ from lightning_pspo.grading import extract, last_boxed
 
 AnswerRule = Literal["auto", "plain", "hash", "boxed"]
 
-QUESTIONS = ("question", "problem", "prompt")
+QUESTIONS = ("question", "problem", "prompt", "messages", "conversations")
 """Columns that hold the question, where none is named: the first that a row has."""
-ANSWERS = ("answer", "final_answer", "reward_model.ground_truth", "ground_truth", "solution")
+ANSWERS = ("answer", "final_answer", "reward_model.ground_truth", "ground_truth", "solution", *QUESTIONS[3:])
 """Columns that hold the answer, likewise; ``solution`` must mark its answer."""
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
@@ -60,6 +60,8 @@ class Columns:
                 first = self.answer[0]
                 raise InputError(f"{where}: must have the field {first!r}, or a \\boxed{{}} answer in 'solution'.")
         else:
+            if not _FIELD.search(name) and [turn["role"] for turn in _turns(value_of(row, name, where))] == ["user"]:
+                raise InputError(f"{where}: field {name!r} must have an assistant's turn with the answer, got none.")
             text = text_field(row, name, where)
             answer = final_answer(text, self.rule)
             if answer is None:

@@ -91,7 +91,9 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     try:
         files_of = datasets.load_dataset_builder(str(folder)).config.data_files or {}
     except Exception as error:  # the library raises a dozen unrelated types
-        raise InputError(f"the folder {folder} cannot be read: {one_line(error)}.") from error
+        raise InputError(
+            f"the folder {folder} cannot be read: {one_line(error)}. Or name its files: '{folder}/*/*.parquet'."
+        ) from error
     if split not in files_of:
         raise InputError(
             f"the folder {folder} has no split {split!r}; set `split` to one of {', '.join(map(str, files_of))}."

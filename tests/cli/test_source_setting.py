@@ -36,6 +36,15 @@ def test_a_folder_has_splits(tmp_path):
     assert source_settings(f"{folder}@dev", "test")["init_args"] == {"path": folder, "split": "dev"}
 
 
+def test_a_folder_needs_no_slash_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sums", "GSM8K"):  # the latter is a class
+        (tmp_path / name).mkdir()
+    folder, benchmark = (subcommand_parsers()["fit"].parse_args([f"--data.train={name}"]) for name in ("sums", "GSM8K"))
+    assert (folder.data.train.init_args.path, folder.data.train.init_args.split) == ("sums/", "train")
+    assert benchmark.data.train.class_path.endswith(".GSM8K")
+
+
 def test_the_command_line_takes_them_and_further_settings_of_the_class(problem_file, tmp_path):
     parser = subcommand_parsers()["fit"]
     arguments = ["--data.train=openai/gsm8k", "--data.train.limit=5", "--data.val.mine=problems.csv"]

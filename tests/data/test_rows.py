@@ -52,6 +52,7 @@ ROW = {"question": "a", "answer": 1}
             b'{"question": [{"role": "user", "content": "b"}, {"role": "user", "content": "c"}], "answer": 1}',
             "must be a conversation with one question, got 2 user turns and 0 system turns",
         ),
+        (b'{"question": "a", "answer": [{"role": "user", "content": "b"}]}', "'answer' must have an assistant's turn"),
     ],
 )
 def test_errors_name_file_and_row_and_say_what_to_do(tmp_path, content, message):

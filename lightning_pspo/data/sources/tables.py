@@ -26,10 +26,11 @@ class ColumnSource(RowSource, ABC):
     takes the place of ``data.prompt.system_prompt`` where that is null.
 
     Args:
-        question: Column with the question; None takes the first of ``question``, ``problem`` and ``prompt``.
+        question: Column with the question; None takes the first of ``question``, ``problem``,
+            ``prompt``, and the conversations ``messages`` and ``conversations``.
         answer: Column with the reference answer, or with a derivation that ends in it; None takes the first of
-            ``answer``, ``final_answer``, ``reward_model.ground_truth``, ``ground_truth``, and ``solution``, which must
-            mark its answer.
+            ``answer``, ``final_answer``, ``reward_model.ground_truth``, ``ground_truth``, ``solution``, which must mark
+            its answer, and the two conversations.
         answer_rule: How the answer is read: ``plain`` as it stands, ``hash`` after the last ``####``, ``boxed`` in the
             last ``\boxed{}``; ``auto`` as one of the latter two where the text has such a marker, else as it stands.
         solution: Column with a worked solution, which becomes ``Problem.solution``; None takes the text that the answer
