@@ -96,8 +96,8 @@ def export(
                 check_merged(live, probe_logits(model, policy.tokenizer), policy.dtype)
             _write_model(model, policy, folder, getattr(torch, dtype))
         written = probe_logits(model, policy.tokenizer)
+        write_generation_config(policy, folder, description["prompt"])
         write_tokenizer(policy, folder, description["prompt"])
-        write_generation_config(policy, folder)
         if (config := newest_config(path)) is not None:
             shutil.copyfile(config, folder / CONFIG_COPY)
         begin("reading the folder back")

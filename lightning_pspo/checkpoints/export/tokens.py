@@ -11,7 +11,8 @@ from typing import Any
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from lightning_pspo.data.chat_template import own_template, with_arguments
-from lightning_pspo.data.prompt_format import PLAIN
+from lightning_pspo.data.prompt_encoder import PromptEncoder
+from lightning_pspo.data.prompt_format import PLAIN, prompt_format_of
 from lightning_pspo.policy.policy import Policy
 
 TOKENIZER_FILES = (
@@ -51,11 +52,16 @@ def write_tokenizer(policy: Policy, folder: Path, prompt: Mapping[str, Any] | No
             shutil.copyfile(source, folder / name)
 
 
-def write_generation_config(policy: Policy, folder: Path) -> None:
-    """Write the base model's generation settings, with every id that ends a completion of the policy."""
+def write_generation_config(policy: Policy, folder: Path, prompt: Mapping[str, Any] | None) -> None:
+    """Write the base model's generation settings, with every id that ended a completion.
+
+    After solved examples without a chat template these are the ids of an empty line, too: ``stop_strings`` would ask
+    every caller of ``generate`` for a tokenizer.
+    """
+    stop_ids = () if prompt is None else PromptEncoder(policy.tokenizer, prompt_format_of(prompt)).stop_ids
     source = policy.pretrained.find(GENERATION_CONFIG_NAME)
     settings: dict[str, Any] = {} if source is None else json.loads(source.read_text(encoding="utf-8"))
-    ids = list(policy.eos_ids)
+    ids = list(dict.fromkeys((*policy.eos_ids, *stop_ids)))
     settings["eos_token_id"] = ids[0] if len(ids) == 1 else ids
     settings.setdefault("pad_token_id", policy.pad_id)
     (folder / GENERATION_CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
