@@ -23,8 +23,8 @@ class RolloutProgressBar(ProgressBar):
     ``rollout 12/30  sampling 5,120 tokens  0:05  reward 0.612  accuracy 0.604  1:25 left``: in a terminal the line is
     redrawn four times a second, and is never wider than the terminal. In a file or a pipe it is written at most every
     30 seconds, and every 60 if nothing else has begun. The time left is that of the last 20 rollouts of this process,
-    without validation, or of the batches of an evaluation so far. The command line adds it to runs that list none,
-    unless ``trainer.enable_progress_bar`` is false.
+    without validation, or of the batches of an evaluation so far. The command line adds it to runs that list none:
+    ``--trainer.enable_progress_bar=false --callbacks.RolloutProgressBar=null`` shows no progress.
     """
 
     def __init__(self) -> None:

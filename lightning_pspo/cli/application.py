@@ -199,6 +199,12 @@ class PSPOCLI(LightningCLI):
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]  # Lightning appends to the list itself
         check_callbacks(callbacks)
+        bars = [type(callback).__name__ for callback in callbacks if isinstance(callback, ProgressBar)]
+        if bars and self._get(self.config_init, "trainer.enable_progress_bar") is False:
+            raise InputError(
+                f"`trainer.enable_progress_bar` must not be false beside the callback {bars[0]}: take that out as "
+                f"well, by --callbacks.{bars[0]}=null."
+            )
         try:
             trainer: Any = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:

@@ -85,6 +85,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         ("--trainer.max_epochs=2", "`trainer.max_epochs` must be 1 .*, got 2."),
         ("--trainer.strategy=deepspeed_stage_2", "`trainer.strategy` must not be deepspeed_stage_2, .*strategy/fsdp"),
         ("--trainer.barebones=true", "`trainer.barebones` must be false"),
+        ("--trainer.enable_progress_bar=false --trainer.callbacks+=RolloutProgressBar", "by --callbacks.Roll"),
         ("--trainer.devices=0", "devices='0'"),
         ("--trainer.devices=3", r"`data.prompts_per_rollout` must be a multiple of the number of ranks \(3\), got 2\."),
         (
