@@ -3,7 +3,6 @@
 import csv
 import importlib
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,10 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.grading import grade
 from lightning_pspo.ledger import Ledger
 from lightning_pspo.types import Problem, Sample
+from tests.support.pages import ROOT, commands
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+COMMANDS = commands("docs/tutorial.md")
 PARTS = ("reward", "source", "callback", "surrogate", "advantage")
 # What makes a run of the page short; everything else is the page's.
 SHORTER = [
@@ -30,10 +30,6 @@ SHORTER = [
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[list[str]]:
-    return [shlex.split(block.replace("\\\n", " ")) for block in blocks("sh")]
 
 
 @pytest.fixture
@@ -78,17 +74,14 @@ def test_the_page_has_every_part_in_about_ten_lines() -> None:
     for text in blocks("python"):
         lines = [line for line in text.splitlines()[1:] if line.strip() and not line.startswith(("import", "from"))]
         assert len(lines) <= 10, text
-    runs = [words[words.index("--trainer.default_root_dir") + 1] for words in commands()]
+    runs = [words[words.index("--trainer.default_root_dir") + 1] for words in COMMANDS]
     assert runs == [*(f"runs/{part}" for part in PARTS), "runs/mine"]
-    for part, words in zip(PARTS, commands(), strict=False):
-        assert [words[i + 1] for i, word in enumerate(words) if word == "--config"] == [
-            "quickstart",
-            f"{part}.yaml",
-        ]
+    for part, words in zip(PARTS, COMMANDS, strict=False):
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--config"] == ["quickstart", f"{part}.yaml"]
 
 
 def test_a_reward_of_ones_own(workplace: Path) -> None:
-    root = fit(commands()[0])
+    root = fit(COMMANDS[0])
     assert settings(root)["model"]["reward"] == {"class_path": "my_reward.ShowsWork", "init_args": {"bonus": 0.2}}
     assert logged(root, "train/reward/shows_work") == pytest.approx(logged(root, "train/reward"))
     rows = completions(root)
@@ -104,7 +97,7 @@ def test_a_reward_of_ones_own(workplace: Path) -> None:
 
 
 def test_a_source_of_ones_own(workplace: Path) -> None:
-    root = fit(commands()[1])
+    root = fit(COMMANDS[1])
     rows = completions(root)
     assert len({row["id"] for row in rows}) == 8
     for row in rows:
@@ -114,21 +107,21 @@ def test_a_source_of_ones_own(workplace: Path) -> None:
 
 
 def test_a_callback_of_ones_own(workplace: Path) -> None:
-    root = fit(commands()[2])
+    root = fit(COMMANDS[2])
     rows = completions(root)
-    found = []
+    means = []
     for rollout in (1, 2):
         groups: dict[str, set[str]] = {}
         for row in rows:
             if row["rollout"] == rollout:
                 groups.setdefault(row["id"], set()).add(row["extracted"])
-        found.append(sum(map(len, groups.values())) / len(groups))
-    assert logged(root, "mine/answers_per_prompt") == pytest.approx(found)
+        means.append(sum(map(len, groups.values())) / len(groups))
+    assert logged(root, "mine/answers_per_prompt") == pytest.approx(means)
     assert logged(root, "train/reward"), "the callbacks of the quickstart are still there"
 
 
 def test_a_surrogate_of_ones_own(workplace: Path) -> None:
-    root = fit(commands()[3])
+    root = fit(COMMANDS[3])
     assert settings(root)["model"]["surrogate"] == {"class_path": "my_surrogate.SoftCap", "init_args": {"cap": 3.0}}
     surrogate = importlib.import_module("my_surrogate").SoftCap(2.0)
     log_ratio = torch.tensor([[0.0, 1.0]], requires_grad=True)
@@ -140,7 +133,7 @@ def test_a_surrogate_of_ones_own(workplace: Path) -> None:
 
 
 def test_an_advantage_of_ones_own(workplace: Path) -> None:
-    root = fit(commands()[4])
+    root = fit(COMMANDS[4])
     assert settings(root)["model"]["advantage"]["class_path"] == "my_advantage.AboveMedian"
     advantage = importlib.import_module("my_advantage").AboveMedian()
     given = advantage(torch.tensor([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0]]), {}, None)
@@ -148,7 +141,7 @@ def test_an_advantage_of_ones_own(workplace: Path) -> None:
 
 
 def test_all_together(workplace: Path) -> None:
-    root = fit(commands()[5])
+    root = fit(COMMANDS[5])
     kept = settings(root)
     assert kept["model"]["reward"]["class_path"] == "my_reward.ShowsWork"
     assert kept["model"]["surrogate"]["init_args"] == {"cap": 3.0}
