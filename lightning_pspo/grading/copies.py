@@ -13,6 +13,7 @@ from lightning_pspo.grading.structure import split_collection, split_top
 
 _FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 _TOKEN = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\\?[A-Za-z]+|[^\s*(){}\[\]$\\?]")
+_NO_ZERO = re.compile(r"(?<![0-9])\.(?=[0-9])")
 _PRODUCTS = frozenset([r"\cdot", r"\times", r"\left", r"\right"])
 _CONTENT = re.compile(r"[0-9+*/^=<>|!]|\\[A-Za-z]")
 _OPERATION = re.compile(
@@ -66,8 +67,8 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
 
 
 def _same_form(text: str, own: str) -> bool:
-    """Whether a text is spelled as the reference, or both are integers or decimals."""
-    if _tokens(text) == _tokens(own):
+    """Whether a text is spelled as the reference, its terms in any order, or both are integers or decimals."""
+    if _tokens(text) == _tokens(own) or (not split_collection(text) and sorted(_tokens(text)) == sorted(_tokens(own))):
         return True
     a, b = read_number(text), read_number(own)
     return bool(a and b and _is_decimal(text) and _is_decimal(own) and (a.value == b.value or a.percent == b.percent))
@@ -102,7 +103,8 @@ def _last_group(match: re.Match[str] | None) -> str:
 
 def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
     """Whether a formula stands in the question; where a number is asked for, a number may unless in another form."""
-    if not _CONTENT.search(text) or not _contains(_tokens(clean(question)), _tokens(text)):
+    any_order = not split_collection(text)
+    if not _CONTENT.search(text) or not _contains(_tokens(clean(question)), _tokens(text), any_order=any_order):
         return False
     number, quotient = read_number(text), _PLAIN_QUOTIENT.fullmatch(text)
     reduced = number and (not quotient or str(number.value.denominator) == _last_group(quotient))
@@ -123,6 +125,7 @@ def _is_equation_of(text: str, question: str) -> bool:
 def _tokens(text: str) -> list[str]:
     for _ in range(2):
         text = _FRACTION.sub(r"\1/\2", text)
+    text = _NO_ZERO.sub("0.", text)
     return [
         token.replace(",", "") if token[0].isdigit() else token
         for token in _TOKEN.findall(text)
@@ -130,9 +133,13 @@ def _tokens(text: str) -> list[str]:
     ]
 
 
-def _contains(tokens: list[str], part: list[str]) -> bool:
-    """Whether a list holds another as neighbours."""
-    return bool(part) and "\0".join(["", *part, ""]) in "\0".join(["", *tokens, ""])
+def _contains(tokens: list[str], part: list[str], *, any_order: bool = False) -> bool:
+    """Whether a list holds another as neighbours, perhaps as ``6 - 5x + x^2`` stands in ``x^2 - 5x + 6``."""
+    if not any_order:
+        return bool(part) and "\0".join(["", *part, ""]) in "\0".join(["", *tokens, ""])
+    ordered, size = sorted(part), len(part)
+    starts = [start for start in range(len(tokens) - size + 1) if part and tokens[start] in part]
+    return any(sorted(tokens[start : start + size]) == ordered for start in starts)
 
 
 def without_question(completion: str, question: str) -> str:

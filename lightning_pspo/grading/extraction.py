@@ -23,7 +23,7 @@ _HEADING = re.compile(
 )
 _NEXT_QUESTION = re.compile(
     r"\n[ \t]{0,4}(?:#{1,4} ?|\*\*)?(?:Question|Q|Problem|Exercise|Human|User|Instruction)(?: ?[0-9]{1,3})?(?:\*\*)?:"
-    r"|<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|user)\|>"
+    r"|<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|user)\|>|</s>|<eos>|<end_of_turn>"
 )
 _MAX_QUESTIONS = 3
 _PRINTED = re.compile(r"```output[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)

@@ -82,6 +82,11 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
     ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|boldsymbol|mathbf|Bbb)(?![A-Za-z])\.?", ""),
     ("\\", _COMMAND, lambda command: _COMMANDS[command[1]]),
+    (
+        r"\over",
+        r"\{([^{}]*)\\over(?![A-Za-z])\s*([^{}]*)\}|\A([^{}=]*)\\over(?![A-Za-z])\s*([^{}=]*)\Z",
+        r"\\frac{\1\3}{\2\4}",
+    ),
     (r"\frac", r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*", r"\\frac{\1}"),
     (r"\frac", r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
     (r"\frac", r"\\frac\s*([0-9A-Za-z])\s*\{", r"\\frac{\1}{"),

@@ -29,7 +29,7 @@ READY = b"+"
 EQUIVALENT, DIFFERENT, FAILED, LATE, ASLEEP = b"1", b"0", b"e", b"t", b"s"
 """What became of a pair."""
 
-_ENDS = {signal.SIGPROF: LATE, signal.SIGALRM: ASLEEP}  # signals of the timers that a pair runs under
+_ENDS: dict[int, bytes] = {signal.SIGPROF: LATE, signal.SIGALRM: ASLEEP}  # signals of the timers that a pair runs under
 _ATTEMPTS = 3
 _OWNER_CHECK_S = 1.0
 _SET_PDEATHSIG = 1

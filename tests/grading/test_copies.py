@@ -23,8 +23,8 @@ TABLE = r"""
 + 3/4 | 0.75 | \frac{3}{4} | ~36/48 = 3/4 | 36/48 = 3/4 | 75%
 - 36/48 | ~\boxed{\frac{36}{48}} | 36 / 48 | \dfrac{36}{48} | ~The answer is 36/48. | ~Simplify the fraction 36/48.
 ? Write 0.75 as a fraction in lowest terms. => 3/4
-+ 3/4 | .75 | 75/100
-- 0.75
++ 3/4 | 75/100
+- 0.75 | .75
 ? Convert 3/8 to a decimal. => 0.375
 + 0.375 | .375
 - 3/8
@@ -38,10 +38,13 @@ TABLE = r"""
 + ~\boxed{4\sqrt{2}} | ~\boxed{\sqrt{32}=4\sqrt2} | ~\boxed{2\sqrt{8}}
 - ~\boxed{\sqrt{32}} | sqrt(32) | ~\boxed{\sqrt 32}
 ? Factor $x^2-1$. => (x-1)(x+1)
-+ ~\boxed{(x+1)(x-1)} | ~\boxed{x^2-1=(x-1)(x+1)}
++ ~\boxed{(x+1)(x-1)} | ~\boxed{x^2-1=(x-1)(x+1)} | ~\boxed{(1+x)(x-1)}
 - ~\boxed{x^2-1} | ~\boxed{x^2 - 1}
+? Factor $x^2 - 5x + 6$. => (x-2)(x-3)
++ (x-3)(x-2)
+- ~\boxed{6 - 5x + x^2} | 6 + x^2 - 5x
 ? Expand $(x-1)(x+1)$. => x^2-1
-+ ~\boxed{x^2-1} | ~\boxed{-1+x^2}
++ ~\boxed{x^2-1}
 - ~\boxed{(x-1)(x+1)} | ~\boxed{(x-1)\cdot(x+1)}
 ? Compute $\sum_{k=1}^{10} k$. => 55
 + ~\boxed{55} | ~\boxed{\sum_{k=1}^{10} k = 55}

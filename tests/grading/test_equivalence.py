@@ -28,7 +28,8 @@ union: (-1, 0) \cup (1, 2) ~ (1,2)\cup(-1,0)
 set: \{1, 2, 3\} ~ \{3, 1, 2\} | 1, 2 ~ \{2, 1\} | \{\sqrt{8}\} ~ \{2\sqrt2\}
 list: 3, -3 ~ -3 and 3 | 3 or 4 ~ 4, 3 | x = 1 or x = 2 ~ 1, 2 | 1,000, 2,000 ~ 2000 and 1000
 plus or minus: \pm 4 ~ 4, -4 | 1 \pm \sqrt2 ~ 1-\sqrt{2}, 1+\sqrt{2} | x = \pm 2 ~ 2, -2
-tuple: (1, 0.5) ~ \left(1, \frac12\right) | (x, y) = (1, 2) ~ (1,2) | 1, 2 ~ (1, 2) | (1;2) ~ (1,2)
+tuple: (1, {1 \over 2}) ~ (1, 0.5)
+    (1, 0.5) ~ \left(1, \frac12\right) | (x, y) = (1, 2) ~ (1,2) | 1, 2 ~ (1, 2) | (1;2) ~ (1,2)
 matrix: \begin{pmatrix} 1 & 1/2 \\ 0 & 3 \end{pmatrix} ~ \begin{bmatrix}1&0.5\\0&3\end{bmatrix}
     \begin{pmatrix} 2 \\ \sqrt{8} \end{pmatrix} ~ \begin{pmatrix} 2 \\ 2\sqrt2 \\ \end{pmatrix}
     2\begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 2 \\ 4 \end{pmatrix}

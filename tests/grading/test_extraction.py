@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from lightning_pspo.grading import extract, grade, last_boxed
 
 EXTRACTED = r"""
-hash: it is #### 1 => 1 | ##### 5 => 5 | \boxed{3} #### \boxed{4} => 4 | #### Answer: 18 eggs => 18 eggs
+hash: #### 5</s> => 5 | #### 5<eos>6 => 5
+    it is #### 1 => 1 | ##### 5 => 5 | \boxed{3} #### \boxed{4} => 4 | #### Answer: 18 eggs => 18 eggs
 boxed: \boxed{1} and 2 and \boxed{3}, 4 => 3 | \fbox{9} is it => 9
     $\boxed{\left\{1, \frac{a}{b}\right\}}$ => \left\{1, \frac{a}{b}\right\} | \boxed{\boxed{6}} => 6
     \boxed{8} or \boxed{} => 8 | escaped: \\boxed{-3} => -3 | \boxed{8} or \boxed{1 => 8

@@ -103,7 +103,8 @@ SENTENCES = r"""
 - The answer is at least 5. | It cannot be 5. | It is anything but 5. | The result is 5-7.
 - The result is 5 to 7 apples. | So $5 < x < 7$. | so $x\neq5$ | $$x \geq 5$$ | So the answer is $x > 5$.
 - So 0 ≤ x < 5. | I doubt that it is 5. | It is nearly 5. | The answer is 5, or possibly 7. | So 5+ apples are left.
-- x is the sum of 6 and 5. | x is 5 more than y. | So x is – 5. | She earns minus 5 dollars. | It is 2 to the power of 5.
+- x is the sum of 6 and 5. | x is 5 more than y. | So x is – 5. | She earns minus 5 dollars.
+- It is 2 to the power of 5.
 + So x = 5. | So x = 5 > 3. | So x = 5, which is more than 3. | Since 7 > 3, the answer is 5.
 + She has 5 more apples than Tom. | She has 5, which is less than 12. | So she needs 5 more. | It takes 5 times.
 + It is about 5. | It is approximately 5. | Not 4 but 5. | So it is not 4 but 5. | It isn't 4. It is 5.
