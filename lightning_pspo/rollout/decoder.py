@@ -70,12 +70,12 @@ class _Layer:
         heads = heads.view(len(states), -1, attention.head_dim)  # (n, query heads + 2 * key heads, width)
         groups = attention.num_key_value_groups
         key_heads = heads.shape[1] // (groups + 2)
-        turned, value = heads.split([(groups + 1) * key_heads, key_heads], dim=1)
+        turned, value = torch.split(heads, [(groups + 1) * key_heads, key_heads], dim=1)
         if hasattr(attention, "q_norm"):
-            query, key = turned.split([groups * key_heads, key_heads], dim=1)
+            query, key = torch.split(turned, [groups * key_heads, key_heads], dim=1)
             turned = torch.cat([attention.q_norm(query), attention.k_norm(key)], dim=1)
         turned = turned * cos + turned.roll(attention.head_dim // 2, -1) * sin
-        query, key = turned.bfloat16().split([groups * key_heads, key_heads], dim=1)
+        query, key = torch.split(turned.bfloat16(), [groups * key_heads, key_heads], dim=1)
         keys, values = prefix.own.update(key.unsqueeze(2), value.unsqueeze(2), index)
         query = query.reshape(len(states), key_heads, groups, -1)
         mixed = prefix.attend(index, query, keys, values, attention.scaling)

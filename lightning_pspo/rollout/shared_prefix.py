@@ -284,7 +284,7 @@ def _choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Tens
     if uniforms is None:
         return logits.argmax(dim=-1)
     rows = max(1, NUMBERS_PER_DRAW // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    parts = zip(logits.split(rows), uniforms.split(rows), strict=True)
+    parts = zip(torch.split(logits, rows), torch.split(uniforms, rows), strict=True)
     return torch.cat(
         [pick(sampling_logits(part, sampling.temperature, sampling.top_p), noise) for part, noise in parts]
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from lightning_pspo.policy.cast_linears import CastLinears
@@ -23,7 +24,7 @@ CONFIGS: dict[str, Any] = {
 
 def model_of(name: str, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
+    model: Any = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").eval()  # type: ignore[no-untyped-call]
     for weight in model.parameters():  # biases and norms too
         weight.data.add_(torch.randn_like(weight), alpha=0.05)
     return model.to(dtype)
@@ -36,10 +37,19 @@ def test_same_tokens_and_logits_as_the_model(name: str, mixed: bool, monkeypatch
     model = model_of(name, torch.float32 if mixed else torch.bfloat16)
     prompts = prompts_of([[*range(5, 25)], [8, 9], [10, 11, 12]])
     settings = {"samples": 3, "max_new_tokens": 12, "eos_ids": range(180, 230)}
-    step, steps = Decoder.step, []
-    monkeypatch.setattr(Decoder, "step", lambda *arguments: steps.append(1) or step(*arguments))
-    choose, logits, drawn = shared_prefix._choose, [], []
-    monkeypatch.setattr(shared_prefix, "_choose", lambda *of: logits.append(of[0]) or choose(*of))
+    choose, logits, drawn = shared_prefix._choose, list[Tensor](), []
+    step, steps = Decoder.step, list[Tensor]()
+
+    def spy_of_steps(*arguments: Any) -> Tensor:
+        steps.append(step(*arguments))
+        return steps[-1]
+
+    def spy_of_logits(states: Tensor, *arguments: Any) -> Tensor:
+        logits.append(states)
+        return choose(states, *arguments)
+
+    monkeypatch.setattr(Decoder, "step", spy_of_steps)
+    monkeypatch.setattr(shared_prefix, "_choose", spy_of_logits)
     for decodes in (True, False):
         with (
             torch.no_grad(),
