@@ -2,7 +2,8 @@
 
 The logits of a pass would take N * T * V numbers, their softmax and its gradient as many again: the largest tensors of
 a small model. Here tokens go through the head in slices of bounded size. The backward pass recomputes the logits of
-each slice, except the last one's, which are still in memory.
+each slice, except the last ones', which are still in memory. On a CPU, what follows the product takes a few rows at a
+time, which stay in the cache.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from lightning_pspo.policy.logprobs import excluded, logprobs_and_entropies
 
 SLICE_NUMBERS = 2**25
 """Numbers in the tensors of a slice: 128 MiB in float32."""
+
+BLOCK_NUMBERS = 2**20
+"""Numbers of a slice, or of the head's gradient, that a CPU works on at a time."""
 
 SLICE_SHARE = 1 / 32
 """Part of a GPU's memory that these tensors may take there. Of all its memory, not of what is free at the time, so that
@@ -94,6 +98,9 @@ class _LinearHead(torch.autograd.Function):
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, totals = (torch.empty(len(chosen), dtype=exact, device=hidden.device) for _ in range(2))
         entropies = torch.zeros_like(logprobs)
+        kept: list[tuple[Tensor, Tensor | None]] = []  # of the last slices
+        most_kept = max(1, 4 // dtype.itemsize)
+        keeps = not fused and any(ctx.needs_input_grad) and (dtype.itemsize == 2 or not with_entropy)
         cast_bias = None if bias is None else bias.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in _slices(len(chosen), len(weight), with_entropy, top_p, hidden.device):
@@ -103,22 +110,25 @@ class _LinearHead(torch.autograd.Function):
                         logits, chosen[part].clone(), temperature, with_entropy
                     )
                     continue
-                scaled = _scaled(logits, temperature, top_p, chosen[part])
-                del logits
-                largest = scaled.amax(dim=1)
-                below = scaled.sub_(largest.unsqueeze(1))
-                picked = below.gather(1, chosen[part].unsqueeze(1)).squeeze(1)
-                weights = below.exp() if with_entropy else below.exp_()
-                mass = weights.sum(dim=1)
-                logprobs[part] = picked - mass.log()
-                totals[part] = largest + mass.log()
-                if with_entropy:
-                    below.masked_fill_(below.isneginf(), 0.0)  # 0 * -inf would be nan
-                    entropies[part] = mass.log() - below.mul_(weights).sum(dim=1) / mass
+                results = tuple(table[part] for table in (logprobs, totals, entropies))
+                masses = torch.empty_like(results[0])
+                for rows in _blocks(logits):
+                    scaled = _scaled(logits[rows], temperature, top_p, chosen[part][rows])
+                    largest = scaled.amax(dim=1)
+                    below = scaled.sub_(largest.unsqueeze(1))
+                    picked = below.gather(1, chosen[part][rows].unsqueeze(1)).squeeze(1)
+                    weights = below.exp() if with_entropy else below.exp_()
+                    mass = masses[rows] = weights.sum(dim=1)
+                    results[0][rows] = picked - mass.log()
+                    results[1][rows] = largest + mass.log()
+                    if with_entropy:
+                        below.masked_fill_(below.isneginf(), 0.0)  # 0 * -inf would be nan
+                        results[2][rows] = mass.log() - below.mul_(weights).sum(dim=1) / mass
+                if keeps:  # the logits themselves in 16 bits, else what they were changed to
+                    kept = [*kept, (logits, None if dtype.itemsize == 2 else masses)][-most_kept:]
         ctx.save_for_backward(hidden, weight, cast_weight, bias, chosen, totals, entropies)
         ctx.settings = temperature, top_p, with_entropy, fused
-        keeps = not with_entropy and not fused and any(ctx.needs_input_grad)
-        ctx.last = (weights, mass) if keeps else None
+        ctx.kept = kept
         return logprobs, entropies
 
     @staticmethod
@@ -133,40 +143,51 @@ class _LinearHead(torch.autograd.Function):
         cast_bias = None if bias is None else bias.to(dtype)
         for part in reversed(_slices(len(chosen), len(weight), with_entropy, top_p, hidden.device)):
             states = hidden[part].to(dtype)
-            last, ctx.last = ctx.last, None  # changed in place, so used once
+            logits, masses = ctx.kept.pop() if ctx.kept else (None, None)  # changed in place, so used once
+            if logits is None:
+                logits = nn.functional.linear(states, cast_weight, cast_bias)
             if fused:
                 rows = (totals, entropies, of_logprobs, of_entropies if with_entropy else None)
                 parts = [None if row is None else row[part].clone() for row in rows]  # all at offset 0: one graph
-                logits = nn.functional.linear(states, cast_weight, cast_bias)
                 by_logits = compiled(_gradient)(logits, chosen[part].clone(), *parts, temperature)
-            elif last is not None:
-                weights, mass = last
-                by_logits = weights.mul_((-of_logprobs[part] / mass).unsqueeze(1))
             else:
-                logits = nn.functional.linear(states, cast_weight, cast_bias)
-                logs = _scaled(logits, temperature, top_p, chosen[part]).sub_(totals[part].unsqueeze(1))  # log p
-                del logits
-                if with_entropy:
-                    by_logits = logs.exp()
-                    surprise = logs.masked_fill_(logs.isneginf(), 0.0).add_(entropies[part].unsqueeze(1))
-                    surprise.mul_(of_entropies[part].unsqueeze(1)).add_(of_logprobs[part].unsqueeze(1))
-                    by_logits.mul_(surprise).neg_()
-                else:
-                    by_logits = logs.exp_().mul_(-of_logprobs[part].unsqueeze(1))
-            if not fused:
-                by_logits.scatter_add_(1, chosen[part].unsqueeze(1), of_logprobs[part].unsqueeze(1))
-                if temperature != 1.0:
-                    by_logits.div_(temperature)
-                by_logits = by_logits.to(dtype)
+                for rows in _blocks(logits):
+                    columns = chosen[part][rows].unsqueeze(1)
+                    of_chosen = of_logprobs[part][rows].unsqueeze(1)
+                    if masses is not None:
+                        by_block = logits[rows].mul_(-of_chosen / masses[rows].unsqueeze(1))
+                    else:
+                        logs = _scaled(logits[rows], temperature, top_p, columns.squeeze(1))
+                        logs.sub_(totals[part][rows].unsqueeze(1))  # log p
+                        by_block = logs.exp() if with_entropy else logs.exp_()
+                        if with_entropy:
+                            surprise = logs.masked_fill_(logs.isneginf(), 0.0)
+                            surprise.add_(entropies[part][rows].unsqueeze(1))
+                            surprise.mul_(of_entropies[part][rows].unsqueeze(1)).add_(of_chosen)
+                            by_block.mul_(surprise).neg_()
+                        else:
+                            by_block.mul_(-of_chosen)
+                    by_block.scatter_add_(1, columns, of_chosen)
+                    if temperature != 1.0:
+                        by_block.div_(temperature)
+                    if by_block.data_ptr() != logits[rows].data_ptr():
+                        logits[rows] = by_block
+                by_logits = logits
             if by_hidden is not None:
                 by_hidden[part] = by_logits @ cast_weight
             if ctx.needs_input_grad[1]:
-                if by_weight is None:
-                    by_weight = (by_logits.T @ states).to(weight.dtype)
-                elif by_weight.dtype == dtype:
+                if by_weight is not None and by_weight.dtype == dtype:
                     by_weight.addmm_(by_logits.T, states)
+                elif dtype == weight.dtype:
+                    by_weight = by_logits.T @ states
                 else:
-                    by_weight += by_logits.T @ states
+                    first, by_weight = by_weight is None, torch.empty_like(weight) if by_weight is None else by_weight
+                    for rows in _blocks(by_weight):
+                        product = by_logits.T[rows] @ states
+                        if first:
+                            by_weight[rows] = product
+                        else:
+                            by_weight[rows] += product
             if by_bias is not None:
                 by_bias += by_logits.sum(dim=0)
         return by_hidden, by_weight, None, by_bias, None, None, None, None, None
@@ -231,3 +252,9 @@ def _slices(tokens: int, width: int, with_entropy: bool, top_p: float, device: t
     count = max(1, -(-tokens * width * tables // numbers))
     size = max(1, -(-tokens // count))
     return [slice(start, min(start + size, tokens)) for start in range(0, max(1, tokens), size)]
+
+
+def _blocks(table: Tensor) -> list[slice]:
+    """Cut the rows of a (m, n) table into blocks of ``BLOCK_NUMBERS`` on a CPU; elsewhere they are one."""
+    size = max(1, BLOCK_NUMBERS // table.shape[1]) if table.device.type == "cpu" else max(1, len(table))
+    return [slice(start, start + size) for start in range(0, len(table), size)]

@@ -16,8 +16,9 @@ Result = tuple[Tensor, Tensor | None]
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices of four tokens."""
+    """Slices of four tokens, of which three are worked on at a time."""
     monkeypatch.setattr(head_module, "SLICE_NUMBERS", 4 * VOCABULARY)
+    monkeypatch.setattr(head_module, "BLOCK_NUMBERS", 3 * VOCABULARY)
 
 
 class Adapted(nn.Module):
@@ -71,6 +72,20 @@ def test_values_and_gradients_are_those_of_the_plain_way(
 
     for dtype, atol, rtol in ((torch.float64, 1e-12, 1e-10), (torch.float32, 1e-5, 1e-4)):
         torch.testing.assert_close(gradients(sliced, kind, dtype), gradients(plain, kind, dtype), atol=atol, rtol=rtol)
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_gradients_in_mixed_precision(with_entropy: bool) -> None:
+    def sliced(head: nn.Module, hidden: Tensor, chosen: Tensor) -> Result:
+        with torch.autocast("cpu", torch.bfloat16):
+            return head_logprobs(hidden, head, chosen, 0.7, 1.0, with_entropy)
+
+    def plain(head: nn.Module, hidden: Tensor, chosen: Tensor) -> Result:
+        return logprobs_and_entropies(head(hidden), chosen, 0.7, 1.0, with_entropy)
+
+    pairs = zip(*(gradients(run, "plain", torch.float32) for run in (sliced, plain)), strict=True)
+    assert all(float(((tensor - exact).norm() / exact.norm()).detach()) < 0.01 for tensor, exact in pairs)
 
 
 @pytest.mark.usefixtures("small_slices")
