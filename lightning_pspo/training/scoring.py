@@ -59,7 +59,7 @@ class Scorer:
     def by_group(self, prompts: PromptBatch, completions: Completions) -> Tensor:
         """Return the log-probs (N, T) under the current policy, group by group; not if sharded."""
         table, group = self.zeros(completions), len(completions.truncated) // len(prompts)
-        for rows in torch.arange(len(table), device=table.device).split(group):
+        for rows in torch.arange(len(table), device=table.device).view(-1, group):
             inputs = inputs_of(prompts, completions, rows, group)
             logprobs, _ = self.policy.logprobs(inputs, self.sampling.temperature, self.sampling.top_p)
             table[rows, : logprobs.shape[1]] = logprobs
