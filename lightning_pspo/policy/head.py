@@ -147,8 +147,8 @@ class _LinearHead(torch.autograd.Function):
             if logits is None:
                 logits = nn.functional.linear(states, cast_weight, cast_bias)
             if fused:
-                rows = (totals, entropies, of_logprobs, of_entropies if with_entropy else None)
-                parts = [None if row is None else row[part].clone() for row in rows]  # all at offset 0: one graph
+                tables = (totals, entropies, of_logprobs, of_entropies if with_entropy else None)
+                parts = [None if table is None else table[part].clone() for table in tables]  # at offset 0: one graph
                 by_logits = compiled(_gradient)(logits, chosen[part].clone(), *parts, temperature)
             else:
                 for rows in _blocks(logits):
