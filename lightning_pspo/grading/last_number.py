@@ -8,8 +8,8 @@ from collections import deque
 from lightning_pspo.grading.qualifiers import is_remark, with_qualifiers
 from lightning_pspo.grading.words import NUMBER_WORDS
 
-_INTEGER = (  # 12,34,567 and 1'234 and 1,234
-    r"(?:[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![0-9])|[0-9]{1,3}(?:['\u2019][0-9]{3})+(?![0-9])"
+_INTEGER = (  # 12,34,567 and 1'234 and 1_234 and 1,234
+    r"(?:[0-9]{1,2}(?:[,'\u2019][0-9]{2}){1,6}[,'\u2019][0-9]{3}(?![0-9])|[0-9]{1,3}(?:['\u2019_][0-9]{3})+(?![0-9])"
     r"|[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])|[0-9]+)"
 )
 _SPACED = (  # 1 234 567, but not in "day 1 234 were sold"

@@ -132,6 +132,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("^", r"\^\s*(-?[0-9]{2,}|-[0-9])", r"^{\1}"),
     ("^", r"\^" + _CALL, r"^{\1}"),
     ("{", r"\A\s*\{\s*([0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+)\s*\}\s*\Z", r"\\{\1\\}"),  # a set, no decimal comma
+    ("_", r"(?<![\w.])[1-9][0-9]{0,2}(?:_[0-9]{3})+(?![\w])", lambda number: number.group().replace("_", "")),
     ("_", r"_\s*([0-9]{2,})", r"_{\1}"),
     ("pi", r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
     ("", r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),

@@ -34,8 +34,9 @@ _REPEATING = re.compile(  # 0.\overline{3}, 0.(3), 0.333...
     r"|(?P<start>[0-9]{0,20}?)(?P<seen>[0-9]{1,6}?)(?P=seen){2,20}(?:\.{3,4}|\\[lc]?dots))"
 )
 _GROUPS = r"[1-9][0-9]{0,2}(?:(?P<mark>[MARKS])[0-9]{3})(?:(?P=mark)[0-9]{3})*"
-_GROUPED = re.compile(  # 1,234 and 1'234 and 1 234; 12,34,567
-    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', ', ' + chr(39))}|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}))"
+_GROUPED = re.compile(  # 1,234 and 1'234 and 1 234 and 1_234; 12,34,567
+    rf"(?P<whole>[-+]?\s*(?:{_GROUPS.replace('MARKS', ', _' + chr(39))}|[1-9][0-9]?(?P<pairs>[,'])[0-9]{{2}}"
+    r"(?:(?P=pairs)[0-9]{2})*(?P=pairs)[0-9]{3}))"
     r"(?P<rest>(?:\.[0-9]*)?(?:e-?[0-9]+|\s?[a-z]{7,8})?)"
 )
 _GROUPED_WITH_COMMA = re.compile(  # 1.234,50 and 1.234.567: a single point is that of a decimal
@@ -161,7 +162,7 @@ def read_number(text: str) -> Number | None:
 def _ungrouped(text: str) -> str:
     """Take the marks between groups of digits away: ``1,234``, ``1,23,456``, ``1'234``, ``1 234``, ``1.234,50``."""
     if match := _GROUPED.fullmatch(text):
-        return re.sub("[', ]", "", match["whole"]) + match["rest"]
+        return re.sub("[', _]", "", match["whole"]) + match["rest"]
     if match := _GROUPED_WITH_COMMA.fullmatch(text):
         return re.sub("['. ]", "", match["whole"]) + "." + (match["places"] or "")
     return text

@@ -42,7 +42,7 @@ _RESTS = {  # what must follow
 _AFTER = re.compile(
     r"(?i:[- ](?:(?:dozen|score|gross|hundred|thousand|[mbtr]+illion|lakh|crore|ten(?=s))s?"
     r"|(?:ten|hundred|thousand)ths|halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths)\b"
-    r"|k(?!\w)|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
+    r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
     rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
     rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
@@ -71,7 +71,8 @@ _SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})")
 _ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
 _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
-_SCALE = re.compile(r"(?i)(?<=[0-9])(?: (dozen|hundred|thousand|[mbtr]+illion)s?|k)\Z")
+_SCALE = re.compile(r"(?<=[0-9])(?:(?i: (dozen|hundred|thousand|[mbtr]+illion)s?)|([kKMB])|([mb])n)\Z")
+_LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
 _ASKS_EXTREME = re.compile(
     r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"
     r"|needed|must|should|required?|requires|enough|limit|can|could|allowed|afford|able|up to)\b"
@@ -142,7 +143,7 @@ def without_scale(question: str, text: str) -> str | None:
     ('5', None)
     """
     scale = _SCALE.search(text)
-    asked = scale and re.search(rf"(?i){scale[1]}" if scale[1] else "(?i)[0-9]k|thousand", question)
+    asked = scale and re.search(f"(?i){scale[1] or _LETTERS[(scale[2] or scale[3]).lower()]}", question)
     return text[: scale.start()] if scale and asked else None
 
 

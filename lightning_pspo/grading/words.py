@@ -28,6 +28,11 @@ _NUMBER = re.compile(
     r"(?![\w'’]|-[a-z]|(?<=one)\s+(?:of|can|could|must|may|might|should|would|way|more|another|by)\b))"
 )
 _MINUS = re.compile(r"(?i)(?:\A\s*|(?<=\bis )|(?<=\bbe )|(?<=equals ))minus (?=[0-9])|\bnegative (?=[0-9])")
+_ALONE = {"half": "1/2", "once": "1", "twice": "2", "thrice": "3"}
+_NONE = re.compile(  # "no apples", "she has no apples left"; but "no solutions" is an answer of its own
+    r"(?i)\A\s*no(?= (?!(?:solution|answer|root|value)s)[a-z]{3,}(?<!s)s\s*\Z)"
+    r"|\bno(?= [a-z]{3,}s (?:are )?(?:left|remain)\b)"
+)
 _ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_SCALE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 
@@ -37,8 +42,9 @@ def in_digits(text: str) -> str:
     >>> in_digits("twenty-one apples and one and a half pears"), in_digits("two thirds of it, a dozen more")
     ('21 apples and 3/2 pears', '2/3 of it, 1 dozen more')
     """
-    if text.strip().lower() == "half":
-        return "1/2"
+    if (word := text.strip().lower()) in _ALONE:
+        return _ALONE[word]
+    text = _NONE.sub("0", text)
     return _MINUS.sub("-", _NUMBER.sub(_in_digits, text)) if _ANY.search(text) else text
 
 

@@ -23,6 +23,7 @@ last_number: only \boxed{1 => 1 | 16 - 3 = 13 eggs, 1,300.50 grams. => 1,300.50 
     x - 7 => 7 | 3 apples - 7 => 7 | (3) - 7 => 7 | She pays ₹1,23,456 in all. => 1,23,456
     That makes CHF 12'345. => 12'345 | In all €1.234,50. => 1.234,50 | So n is 7 (mod 11). => 7 | It is ٤٢. => 42
     She has 1 234 apples. => 1 234 | In week 1 234 apples were sold. => 234 | She pays 7,25. => 7,25 | x = -0,5 => -0,5
+    So 1_234_567 eggs. => 1_234_567 | So 1'23'456 eggs. => 1'23'456
     She has twelve apples. => 12 | Tom has 5 and gets 7. So he has twelve. => 12 | It takes one and a half hours. => 3/2
     It is 5. There are two ways to see this. => 5 | So 5 is one of them. => 5
     So x is minus 5. => -5 | It is 3×10⁸. => 3×10⁸

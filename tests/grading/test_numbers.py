@@ -25,7 +25,7 @@ VALUES = r"""
 42 = 42 J/(kg·K) | 42 = 42 sq. ft. | 42 = 42 m.p.h. | 42 = 42\ \mathrm{ms}^{-1} | 1/2 = 1/2 cup
 25 = 25 degrees C | 25 = 25^o | 3/2 = one and a half cups | 3/2 = 1 and 1/2 | 29/4 = seven point two five
 1/3 = 0.333... | 1/3 = 0.(3) | 1/3 = one third | 1/1000 = 10^{-3} | 1234 = USD 1,234 | 85/2 = 42 dollars and 50 cents
-105000 = one hundred and five thousand
+105000 = one hundred and five thousand | 123456 = 1'23'456 | 1234567 = 1_234_567
 """
 """Pairs of a value and its spelling."""
 ODD_VALUES = [("5", "\u202e5\x00"), ("9/2", "\u0664\u066b\u0665")]
@@ -44,7 +44,7 @@ def test_parse_number(value, text):
     "text",
     [
         *("", "x", "2x", "2 pi", r"2\pi", "1,2", "1,23", "12,345,6", "1/0", r"\frac{1}{0}", "5:6"),
-        *("52_8", "(1,2)", "1e101", "1e999999", "9" * 101, "2**3", "x = 5", "1 2/3/4"),
+        *("52_8", "52_8000", "1,23'456", "(1,2)", "1e101", "1e999999", "9" * 101, "2**3", "x = 5", "1 2/3/4"),
         *("0.\\overline{}", "1 2", "--5", "1.2.3", "nan", "inf", "3i", "1,23,45", "1'2345"),
         *("42 (forty-three)", "42 (or 43)", "42 (wrong)", "two three", r"42\,N m x"),
     ],

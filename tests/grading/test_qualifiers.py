@@ -58,6 +58,18 @@ MARKED = r"""
 ? 5000
 + 5k | 5K | 5 thousand | 5,000 | 5 000 | five thousand | 5e3 | 5 × 10³ | 5.0e3 | $5k | $5K
 - 5 | 5 million | 5e4
+? 5000000
++ 5M | $5M | 5 million | 5mn | $5 M
+- 5 | 5k | 5B
+? 2000000000
++ $2B | 2bn | 2 bn
+- 2 | 2M
+? 0
++ no apples | zero apples | No apples
+- no solutions | nothing | no
+? 2
++ twice
+- once | thrice
 ? 3.5
 + 3 1/2 | 3 and a half | 3½ | three and a half | 3\frac{1}{2} | 7/2 | 3.50 | 3 and 1/2 | three point five | 3 1/2 cups
 - 3 | 31/2 | 3-1/2 cups or 4 | 1/2 | 3 or 1/2
@@ -94,7 +106,7 @@ SENTENCES = r"""
 - So x > 5. | So x \neq 5. | Therefore x is greater than 5. | x must exceed 5. | Hence $x > 5$. | Thus \(x \ne 5\).
 - So x cannot equal 5. | x is never 5. | 2x - 10 > 0, so x > 5. | She has fewer than 5 apples.
 - There are no more than 5 of them. | So it isn't 5. | It is either 5 or 6. | So 5 or 6. | That makes 5 dozen.
-- That makes 5 hundred. | So she gets 5k. | It lies between 5 and 7. | So it is between 4 and 5.
+- That makes 5 hundred. | So she gets 5k. | So it costs $5M. | It lies between 5 and 7. | So it is between 4 and 5.
 - That is 5 remainder 3. | 28 / 5 = 5 remainder 3. | That makes 5 R 3. | The value is 5 ± 1. | x = ±5 | So x = \pm 5.
 - He needs 5 and a half hours. | It starts at 5:30. | So x ≤ 5. | We see that x >= 5. | So x != 5
 - We conclude that x < 5. | The answer is x < 5. | Answer: more than 5 | The answer is not 5.

@@ -14,7 +14,11 @@ from lightning_pspo.types import Problem
 
 _log = logging.getLogger(__name__)
 
-_SENTENCE = re.compile(r"(?=.*(?<!\w)[0-9][0-9.,]*(?!\w))(?!.*[\\=^{(\[])(?:.*\b[A-Za-z]{2,}\b){2}", re.DOTALL)
+_SENTENCE = re.compile(  # two words, "It's 5", "Step 2: 5"
+    r"(?=.*(?<!\w)[0-9][0-9.,]*(?!\w))(?!.*[\\=^{(\[])(?:(?:.*\b[A-Za-z]{2,}\b){2}"
+    r"|.*[A-Za-z]['’][a-z]+ |[A-Za-z][^:,;]*:\s[^:,;]*\Z)",
+    re.DOTALL,
+)
 _SEVERAL = re.compile(r",? and |, ")
 _MORE_THAN_NUMBERS = re.compile(  # a time, a date, or the description of a set
     r"[0-9]:[0-9]|[0-9] ?[ap]m\b|\b(?:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sep|Oct|Nov|Dec)[a-z]*\b"

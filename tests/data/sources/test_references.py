@@ -15,7 +15,10 @@ def test_references_that_no_completion_can_match_are_kept_and_counted(tmp_path, 
     assert "2 of 4 reference answers cannot be matched by any completion; the first is '}'" in message
 
 
-@pytest.mark.parametrize("answer", ["So the answer is 5.", "5 apples are left", r"\text{5 apples are left}", "It is 7"])
+@pytest.mark.parametrize(
+    "answer",
+    ["So the answer is 5.", "5 apples are left", r"\text{5 apples are left}", "It is 7", "It's 5", "Step 2: 5"],
+)
 def test_a_sentence_around_a_number_cannot_be_matched(tmp_path, answer):
     source = JSONL(write_rows(tmp_path, {"question": "How many are left?", "answer": answer}))
     source.load()
@@ -35,7 +38,14 @@ def test_a_sentence_around_a_number_cannot_be_matched(tmp_path, answer):
             "x = 5",
         ),
         *("all real numbers except 0", r"\text{all real numbers except } 0", "any integer n not divisible by 3"),
-        *("all primes p with p > 2", "every number except 1", "x is a real number greater than 3", "10 am on May 5"),
+        *(
+            "all primes p with p > 2",
+            "x: 5, y: 6",
+            "Tom's",
+            "every number except 1",
+            "x is a real number greater than 3",
+            "10 am on May 5",
+        ),
     ],
 )
 def test_an_answer_with_words_may_be_matched(tmp_path, answer):
