@@ -130,18 +130,28 @@ def _safe(value: Any, where: str, module: str = "", classes: str = "") -> Any:
                 f"{where} must {rule}, got {str(entry['class_path'])[:60]!r}: --trust-config imports whatever the "
                 "settings name."
             )
-        arguments = _arguments(entry.get("init_args") or {}, where, module, classes)
-        return {"class_path": f"{module}.{name}", "init_args": arguments}
+        arguments = entry.get("init_args") or {}
+        if not isinstance(arguments, Mapping):
+            raise InputError(f"{where}.init_args must be a mapping of settings, got {str(arguments)[:40]!r}.")
+        return {"class_path": f"{module}.{name}", "init_args": _arguments(arguments, where, module, classes)}
     if classes:
         raise InputError(f"{where} must be one of this package's classes, got {str(value)[:60]!r}.")
     return _arguments(value, where, module, classes)
+
+
+def _named(key: str, value: Any) -> Any:
+    """Return an argument of a class; a text where an object is expected is the name of a class to import."""
+    if key == "terms" and isinstance(value, Mapping) and "class_path" not in value:
+        return {name: _named(key, term) for name, term in value.items()}
+    return {"class_path": value} if key in ("lora", "terms") and isinstance(value, str) else value
 
 
 def _arguments(value: Any, where: str, module: str, classes: str) -> Any:
     if isinstance(value, Mapping) and "class_path" in value:
         return _safe(value, where, module, classes)
     if isinstance(value, Mapping):
-        return {str(key): _arguments(entry, where, module, classes) for key, entry in value.items()}
+        entries = {str(key): _named(key, entry) if classes else entry for key, entry in value.items()}
+        return {key: _arguments(entry, where, module, classes) for key, entry in entries.items()}
     if isinstance(value, list):
         return [_arguments(entry, where, module, classes) for entry in value]
     if not isinstance(value, str | int | float | bool | None):

@@ -1,5 +1,8 @@
 """What an evaluation takes over from a stranger's settings: values, never code."""
 
+import importlib
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 import yaml
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
+from lightning_pspo.evaluation.run_settings import _CLASSES, _SOURCES, evaluation_settings_of, sources_of
 
 
 def written(folder: Path, settings: Any) -> Path:
@@ -21,7 +24,7 @@ def policy(**arguments: Any) -> dict[str, Any]:
 
 
 def test_values_and_own_classes_are_taken_and_nothing_else(tmp_path: Path) -> None:
-    settings = policy(dtype="bfloat16", lora={"rank": 4}, trust_remote_code=True)
+    settings = policy(dtype="bfloat16", lora={"rank": 4, "target_modules": r".*\.q"}, trust_remote_code=True)
     settings["model"] |= {"reward": {"class_path": "evil.Reward"}, "engine": "GenerateEngine"}
     settings |= {"data": {"system_prompt": "Think.", "train": {"class_path": "evil.Source"}}, "seed_everything": 3}
     settings["trainer"] = {"precision": "bf16-mixed", "callbacks": [{"class_path": "evil.Callback"}]}
@@ -31,7 +34,7 @@ def test_values_and_own_classes_are_taken_and_nothing_else(tmp_path: Path) -> No
         "data.prompt.system_prompt": "Think.",
         "model.policy": {
             "class_path": "lightning_pspo.policy.policy.Policy",
-            "init_args": {"dtype": "bfloat16", "lora": {"rank": 4}},
+            "init_args": {"dtype": "bfloat16", "lora": {"rank": 4, "target_modules": r".*\.q"}},
         },
         "model.engine": {"class_path": "lightning_pspo.rollout.GenerateEngine", "init_args": {}},
     }
@@ -63,6 +66,8 @@ def test_settings_of_an_earlier_version(tmp_path: Path) -> None:
         {"model": {"policy": "os.system"}},
         {"model": {"engine": {"class_path": "evil.GenerateEngine"}}},
         policy(lora={"class_path": "evil.LoRA"}),
+        policy(lora="evil.LoRA"),
+        {"model": {"evaluation": {"selector": {"class_path": "WeightedSum", "init_args": {"terms": {"a": "evil.A"}}}}}},
         policy(attn_implementation="stranger/kernel"),
         {
             "model": {
@@ -92,3 +97,16 @@ def test_test_sources_come_before_validation_sources(tmp_path: Path) -> None:
         "b": {"class_path": "lightning_pspo.data.sources.JSONL", "init_args": {"path": "x"}}
     }
     assert sources_of(written(tmp_path, {"data": None})) == {}
+
+
+def test_the_arguments_that_are_objects_are_known() -> None:
+    """jsonargparse imports a text where it expects an object, so that each such argument must be in `_named`."""
+    rooms = [*_CLASSES.values(), ("lightning_pspo.data.sources", _SOURCES)]
+    classes = {getattr(importlib.import_module(room), name) for room, names in rooms for name in names.split()}
+    found = {
+        name
+        for made in classes
+        for name, hint in typing.get_type_hints(made.__init__).items()
+        if re.search(r"lightning_pspo\.|torch\.|lightning\.", str(hint))
+    }
+    assert found == {"lora", "terms"}
