@@ -30,7 +30,7 @@ _PATIENCE = 3  # times as long, until the process ends
 
 _DIRECTIVES = [
     *(f"%-{letter}" for letter in "dHIjmMSy"),
-    *(f"%{letter}" for letter in "aAbBcCdDeFGhHIjklmMpRSTuUVwWxXyYzZ"),
+    *(f"%{letter}" for letter in "aAbBcCdDeFfGhHIjklmMpPRSTuUVwWxXyYzZ"),
 ]
 """What a chat template may ask of the clock."""
 
@@ -52,6 +52,8 @@ def read_chat_template(setting: str) -> str:
     else:
         path = Path(setting).expanduser()
         try:
+            if path.exists() and not path.is_file():  # a pipe or a device, which may have no end
+                raise ValueError("not a file")
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
@@ -70,7 +72,8 @@ def variables_of(template: str) -> set[str]:
     """Return the names that a chat template reads without having set them.
 
     Raises:
-        ValueError: It has an error, with its line, or a power (``**``): one can take hours, and nothing can stop it.
+        ValueError: It has an error, with its line, is random, or has a power (``**``): one can take hours, and nothing
+            can stop it.
 
     >>> sorted(variables_of("{% for m in messages %}{{ m.content }}{% endfor %}{% if thinking %}..{% endif %}"))
     ['messages', 'thinking']
@@ -79,6 +82,10 @@ def variables_of(template: str) -> set[str]:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
         if next(parsed.find_all(nodes.Pow), None) is not None:
             raise ValueError("a chat template must have no powers (`**`)")
+        if any(node.name in ("random", "lipsum") for node in parsed.find_all((nodes.Filter, nodes.Name))):
+            raise ValueError(
+                "a chat template must not be random (`random`, `lipsum`): prompts would differ on resuming"
+            )
         return meta.find_undeclared_variables(parsed)
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {str(error.message).rstrip('.')}") from None

@@ -38,6 +38,7 @@ def test_a_template_is_read_from_a_file_or_taken_as_it_is(tmp_path: Path) -> Non
         (b"\xff{{", "not UTF-8"),
         (b"{{ a }}\n{% if %}\n", r"`prompt\.chat_template` \(.*chat\.jinja\): line 2: Expected an expression"),
         (b"{{ a ** b }}", r"chat\.jinja\): a chat template must have no powers"),
+        (b"{{ [1, 2] | random }}", r"chat\.jinja\): a chat template must not be random"),
         (b"{{ " + b"(" * 5000 + b"1" + b")" * 5000 + b" }}", "nested too deeply"),
     ],
 )
