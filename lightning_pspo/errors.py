@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Bad input: a setting, a data row, a checkpoint or an environment that cannot be used.
@@ -13,6 +17,15 @@ class InputError(ValueError):
 
 class Note(UserWarning):
     """Something worth knowing, with which nothing is wrong; the command line prints it as ``note: ...``."""
+
+
+def got_missing(path: str | Path) -> str:
+    """Return the end of a message about a path that does not exist: where it was looked for, and the nearest name."""
+    folder, names = Path(path).expanduser().parent, list[str]()
+    with contextlib.suppress(OSError):
+        names = sorted(entry.name for entry in folder.iterdir())
+    close = difflib.get_close_matches(Path(path).name, names, 1)
+    return f"got {str(path)!r} (from {Path.cwd()}){f'; did you mean `{folder / close[0]}`?' if close else '.'}"
 
 
 def check_at_least(name: str, value: int | None, minimum: int, maximum: int = 2**53) -> None:

@@ -22,7 +22,7 @@ from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.source_names import BENCHMARKS, source_settings
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, got_missing
 from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
 
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -195,8 +195,10 @@ def find_checkpoint(model: str) -> Path | None:
     path = Path(model)
     if path.suffix == ".ckpt":
         if not path.exists():
-            raise InputError(f"MODEL must be an existing checkpoint, got {path}.")
+            raise InputError(f"MODEL must be a checkpoint that exists, {got_missing(path)}")
         return path
+    if not path.exists() and (path.parent != Path() or path.is_absolute()) and path.parent.is_dir():
+        raise InputError(f"MODEL must be a path that exists, or a hub id, {got_missing(path)}")
     if not path.is_dir() or any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return None
     checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)

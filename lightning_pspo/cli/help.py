@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning_pspo.cli.config_files import CONFIG_FLAGS
 from lightning_pspo.cli.suggestions.nearest import suggestion
@@ -57,6 +58,9 @@ _WORDS = {
     "config": "File of settings, or the name of a packaged one; later ones win.",
     "seed_everything": "Seed of all that is random, at least 0: sampling, the order of the prompts, new weights.",
     "ckpt_path": "Checkpoint to load and go on from: last, best, or a path.",
+    "model.policy": "The model and its tokenizer, as in --model.policy.model_name_or_path MODEL.",
+    "model.surrogate": "Per-token objective, as in --model.surrogate PSPO --model.surrogate.alpha 0.1.",
+    "model.optimizer": "Optimiser over the trainable parameters, as in --model.optimizer.lr 1e-5.",
     "trainer.default_root_dir": "The run's directory, below which everything is written.",
     "trainer.accelerator": "One of cpu, gpu and auto.",
     "trainer.devices": "Number of devices of each machine, or a list of them.",
@@ -116,6 +120,30 @@ def check_subcommand(given: Sequence[str]) -> None:
     raise InputError(rule + suggestion(name, COMMANDS))
 
 
+class _OwnParser(argparse.ArgumentParser):
+    """A parser, also of a subcommand's subcommands, that names a mistake and the nearest word in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave with status 2."""
+        if match := re.fullmatch(r"argument (.+): invalid choice: '(.*)' \(choose from (.+)\)", message):
+            choices = [choice.strip("'") for choice in match[3].split(", ")]
+            message = f"unknown {match[1]} `{match[2]}`{suggestion(match[2], choices)}"
+        elif match := re.match(r"unrecognized arguments: (\S+)", message):
+            end = suggestion(match[1], self._options()) if match[1].startswith("-") else "."
+            message = f"unknown {'option' if match[1].startswith('-') else 'word'} `{match[1]}`{end}"
+        else:
+            message = f"{message}; `{self.prog} --help` lists the options."
+        self.exit(2, f"error: {message}\n")
+
+    def _options(self) -> list[str]:
+        """Return the long options of this parser and of its subcommands."""
+        nested = [
+            parser for action in self._actions if isinstance(action.choices, dict) for parser in action.choices.values()
+        ]
+        own = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        return own + [option for parser in nested for option in parser._options()]
+
+
 def own_parser(name: str, *, description: str | None = None, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser for the options of one of the project's own subcommands.
 
@@ -125,7 +153,7 @@ def own_parser(name: str, *, description: str | None = None, epilog: str | None 
         epilog: Text below the options.
     """
     more = " All other options are settings of `fit`." if name in WITH_FIT_SETTINGS else ""
-    return argparse.ArgumentParser(
+    return _OwnParser(
         f"{COMMAND} {name}",
         description=description or COMMANDS[name] + more,
         epilog=epilog,

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     result = own_parser("ledger", description=__doc__)
-    commands = result.add_subparsers(required=True, metavar="{show,diff,regrade,export}")
+    commands = result.add_subparsers(required=True, metavar="subcommand")
 
     command = commands.add_parser("show", help="rows in the terminal", description="Show rows of a run.")
     add_selection(command)

@@ -14,7 +14,7 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, got_missing
 from lightning_pspo.files import COMPRESSED, open_bytes, read_objects, unique_keys
 
 Row = Mapping[str, Any]
@@ -73,7 +73,7 @@ def find_files(path: str | Path, split: str | None = None) -> list[Path]:
     if not files[0].is_file() and glob.has_magic(text):
         files = sorted(map(Path, glob.glob(str(files[0]), recursive=True)))
     if not files or not files[0].is_file():
-        raise InputError(f"`path` must be a file that exists, got {text!r} (from {Path.cwd()}).")
+        raise InputError(f"`path` must be a file that exists, {got_missing(path)}")
     if split is not None:
         raise InputError(f"`split` is for a folder of files, got {split!r} with the file {text!r}.")
     for file in files:

@@ -79,6 +79,7 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         ),
         ("--data.prompt.template=Q:", r"`prompt.template` must contain \{question\}, got 'Q:'\."),
         ("--data.train.path=/no/such.jsonl", "`path` must be a file that exists, got '/no/such.jsonl'"),
+        ("--data.train.path=pyprojct.toml", r"got 'pyprojct\.toml' \(from .*; did you mean `pyproject\.toml`\?"),
         ("--seed_everything=false", "`seed_everything` must be an integer, at least 0, got False."),
         ("--seed_everything=-3", "`seed_everything` must be an integer, at least 0, got -3."),
         ("--trainer.precision=bf16-true", "`trainer.precision` must be one of 32-true, .* got bf16-true."),

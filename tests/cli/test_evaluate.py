@@ -115,7 +115,8 @@ def trap(folder: Path, path: Path) -> None:
     [
         (["embedded"], "--source is needed"),
         (["embedded", "--source", "nothing"], "--source must be one of gsm8k, .* or NAME=PATH, got 'nothing'"),
-        (["missing.ckpt", "--source", "gsm8k"], "MODEL must be an existing checkpoint, got missing.ckpt"),
+        (["missing.ckpt", "--source", "gsm8k"], "MODEL must be a checkpoint that exists, got 'missing.ckpt'"),
+        (["runs/nothere"], "MODEL must be a path that exists, .* got 'runs/nothere' .*; did you mean `runs/there`"),
         (["embedded", "--source=svamp", "--source=svamp=x.jsonl"], "must have different names, got 'svamp' twice"),
         (["."], "MODEL must be a run with checkpoints or a folder with a config.json, got ."),
     ],
@@ -128,6 +129,7 @@ def test_bad_arguments(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "there").mkdir(parents=True)
     assert command.main(arguments) == 2
     errors = capsys.readouterr().err
     assert re.fullmatch(f"error: .*{message}.*\n", errors)

@@ -51,6 +51,22 @@ def test_the_projects_own_subcommands(name: str, capsys: pytest.CaptureFixture[s
     assert not re.search(r"scripts/|docs/|python -m", text)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("shwo RUN", "unknown subcommand `shwo`; did you mean `show`?"),
+        ("show RUN --verdict corect", "unknown --verdict `corect`; did you mean `correct`?"),
+        ("show RUN --colums id", "unknown option `--colums`; did you mean `--columns`?"),
+        ("show RUN more", "unknown word `more`."),
+        ("show", "the following arguments are required: RUN; `lightning-pspo ledger show --help` lists the options."),
+    ],
+)
+def test_a_slip_of_a_subcommand_is_one_line(arguments: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module("lightning_pspo.cli.ledger").main(arguments.split())
+    assert (stop.value.code, capsys.readouterr().err) == (2, f"error: {line}\n")
+
+
 def test_every_setting_of_fit_has_a_sentence(printed) -> None:
     text = printed("fit", "--help.all")
     assert "usage: lightning-pspo fit [--config FILE]... [--SETTING VALUE]..." in text.splitlines()[0]

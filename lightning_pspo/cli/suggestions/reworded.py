@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -191,33 +192,38 @@ class _Mistake:
         if new := RENAMED.get(name) or MOVED.get(name):
             return f"; it is now `{dashes}{new}`."
         group, _, last = name.rpartition(".")
-        if last in ELSEWHERE:
-            return f"; did you mean `{dashes}{ELSEWHERE[last]}`?"
         settings = [*self.settings, *self._arguments()]
         siblings = [setting for setting in settings if setting.rpartition(".")[0] == group]
+        meant = ELSEWHERE.get(last, "")
+        if meant and ("." not in group or not siblings or meant.startswith(f"{group.partition('.')[0]}.")):
+            return f"; did you mean `{dashes}{meant}`?"
         if group and (close := nearest(name, siblings, 0.95)):  # `temperature` for `temperatures`
             return f"; did you mean `{dashes}{close}`?"
         if same := [setting for setting in settings if setting.rpartition(".")[2] == last]:
             return f"; did you mean `{dashes}{difflib.get_close_matches(name, same, 1, 0.0)[0]}`?"
         names = {beginning for setting in ["config", *settings] for beginning in _beginnings(setting)}
-        undotted = {setting.replace(".", ""): setting for setting in sorted(names)}
+        undotted = {other.replace(".", ""): other for other in sorted(names) if not name.startswith(f"{other}.")}
         if group and (close := nearest(name.replace(".", ""), undotted, 0.9)):  # `kl_estimator` for `kl.estimator`
             return f"; did you mean `{dashes}{undotted[close]}`?"
         for beginning in reversed(_beginnings(name)):  # the name itself, or a group or mapping that it begins with
             level = sorted(other for other in names if other.count(".") == beginning.count("."))
             if beginning not in level and (close := nearest(beginning, level, 0.8)):
                 return f"; did you mean `{dashes}{close}{name.removeprefix(beginning)}`?"
-        return "; `--help` lists the settings."
+        few = suggestion(last, siblings) if group else "."
+        return "; `--help.all` lists the settings." if few == "." else few
 
     def _arguments(self) -> Iterator[str]:
-        """Yield the arguments of the classes that are chosen for settings."""
+        """Yield the arguments of the classes that are chosen for settings, and those of a group among them (LoRA)."""
         for name, action in self.settings.items():
             default = action.default.get("class_path") if hasattr(action.default, "get") else None
             chosen = [setting.value for setting in self.given if setting.key in (name, f"{name}.class_path")]
             for path in [path for path in [default, *chosen] if isinstance(path, str)][-1:]:
                 by_name = {cls.__name__: cls for cls in known_classes(classes_of(action._typehint)).values()}
                 if (cls := by_name.get(path.rpartition(".")[2])) is not None:
-                    yield from (f"{name}.{argument}" for argument in parameters(cls))
+                    for argument, hint in parameters(cls).items():
+                        groups = [part for part in classes_of(hint)[:1] if not inspect.isabstract(part)]
+                        yield f"{name}.{argument}"
+                        yield from (f"{name}.{argument}.{inner}" for part in groups for inner in parameters(part))
 
     # -- values --------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from lightning_pspo.data.columns import Columns
 from lightning_pspo.data.rows import Row
 from lightning_pspo.data.selection import matching
 from lightning_pspo.data.sources.references import check_references
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError, check_at_least, got_missing
 from lightning_pspo.types import Problem
 
 _log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def check_file(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
     """Return ``path`` with ``~`` expanded; raise InputError if it is not a file or has none of ``suffixes``."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"`path` must be a file that exists, got {str(path)!r} (from {Path.cwd()}).")
+        raise InputError(f"`path` must be a file that exists, {got_missing(path)}")
     if suffixes and file.suffix.lower() not in suffixes:
         raise InputError(f"`path` must end in one of {', '.join(suffixes)}, got {str(path)!r}.")
     return file
