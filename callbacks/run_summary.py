@@ -15,7 +15,7 @@ from rich import get_console
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.files import write_atomically
-from lightning_pspo.progress import stop
+from lightning_pspo.progress import print_table, stop
 from lightning_pspo.types import EvaluationOutput
 
 from ._completion_files import sample_rows
@@ -166,9 +166,9 @@ class RunSummary(Callback):
         write_atomically(root / self.filename, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
         stop()
         console = get_console()
-        console.print(before_after_table(summary))
+        print_table(before_after_table(summary), console)
         if summary["samples_after"]:
-            console.print(examples_table(summary))
+            print_table(examples_table(summary), console)
 
     def _measurement(self, pl_module: Any) -> _Measurement:
         evaluation: Mapping[str, Mapping[float, EvaluationResult]] = pl_module.results

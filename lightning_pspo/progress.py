@@ -265,3 +265,23 @@ def _rendered(table: Any, width: int) -> list[str]:
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def print_table(table: Any, console: Any) -> None:
+    """Print a table of rich; in a terminal of fewer than 60 columns each row's cells stand below each other."""
+    from rich.box import HORIZONTALS
+    from rich.table import Table
+    from rich.text import Text
+
+    if console.width < _TABLE:
+        names = [str(column.header).replace("-\n", "").replace("\n", " ") for column in table.columns]
+        rows = zip(*(column.cells for column in table.columns), strict=True)
+        below = Table(title=table.title, title_style=table.title_style, title_justify="left", box=HORIZONTALS)
+        below.show_header, below.show_lines, below.pad_edge = False, True, False
+        below.caption, below.caption_justify = table.caption, "left"
+        for row in rows:
+            cells = [Text.from_markup(cell) if isinstance(cell, str) else cell for cell in row]
+            named = ((f"{name}: " if name else "", cell) for name, cell in zip(names, cells, strict=True) if cell)
+            below.add_row(Text("\n").join(Text.assemble((name, "bold"), cell) for name, cell in named))
+        table = below
+    console.print(table)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from lightning_pspo import progress
 from lightning_pspo.progress import WORK, Display, advance, begin
@@ -175,3 +178,16 @@ def test_one_display_at_a_time_and_no_trace_of_a_short_command(capsys: pytest.Ca
         assert progress._shown is first
     assert progress._shown is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_table_in_a_narrow_terminal_has_its_cells_below_each_other() -> None:
+    table = Table("", "un-\ndecided", "no\nanswer", title="Completions", caption="of one seed")
+    table.add_row("held_out", "0.1%", Text("[2 %]"))
+    shown = {}
+    for width in (59, 60):
+        console = Console(file=io.StringIO(), width=width)
+        progress.print_table(table, console)
+        shown[width] = [line.strip() for line in console.file.getvalue().splitlines()]
+    rows = [line for line in shown[59] if not line.startswith("─")]
+    assert rows == ["Completions", "held_out", "undecided: 0.1%", "no answer: [2 %]", "of one seed"]
+    assert any(line.count("│") == 4 for line in shown[60])

@@ -53,7 +53,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
 from lightning_pspo.files import check_yaml
 from lightning_pspo.policy.accelerator import capability_of_gpu, settle
-from lightning_pspo.progress import begin, start
+from lightning_pspo.progress import begin, print_table, start
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.checks import check_fit, check_unsupported
 
@@ -290,7 +290,7 @@ def subcommand_parsers() -> Mapping[str, Any]:
 @rank_zero_only
 def _print_results(evaluation: Evaluation) -> None:
     for table in result_tables(evaluation):
-        Console().print(table)
+        print_table(table, Console())
 
 
 def _seed(value: bool | int | None) -> int:

@@ -115,6 +115,8 @@ def show(comparisons: Sequence[ArmComparison]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from lightning_pspo.progress import print_table
+
     first = comparisons[0].first
     table = Table(title=Text(f"Accuracy compared with {first}"), caption_justify="left", box=None, pad_edge=False)
     table.add_column("arm", overflow="fold")
@@ -141,7 +143,7 @@ def show(comparisons: Sequence[ArmComparison]) -> None:
     table.caption = f"percentage points; clustered by problem{' and by run' if several else ', about these runs only'}"
     if left_out := max(comparison.left_out for comparison in comparisons):
         table.caption += f"; up to {left_out} problems that are not in every run were left out"
-    Console().print(table)
+    print_table(table, Console())
 
 
 def draw(comparisons: Sequence[ArmComparison], path: Path) -> None:

@@ -24,7 +24,7 @@ from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.errors import InputError, check_at_least, check_positive
-from lightning_pspo.progress import WORK, shown
+from lightning_pspo.progress import WORK, print_table, shown
 
 _PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take 3 times --seconds, and 120 seconds more
 _ALWAYS = ("solve_rate", "zero_variance", "truncation", "eos_emitted", "time", "memory", "disk")
@@ -147,7 +147,7 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> int:
         return code
     console = Console(width=None if sys.stdout.isatty() else 140)
     shown = (finding for finding in findings if finding.severity is not Severity.OK or finding.check in _ALWAYS)
-    console.print(table(findings if options.all else shown))
+    print_table(table(findings if options.all else shown), console)
     console.print(
         f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes, {counts['ok']} passed"
         f"{'' if options.all else ' (--all lists them)'}; {result['seconds']:.0f} s.",
