@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
@@ -57,6 +58,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any
         if name == "accuracy":
             _measurements(axes, summary)
         axes.set_xlim(-0.03 * last, 1.03 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#e6e8eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -113,7 +115,7 @@ def _measurements(axes: Axes, summary: Mapping[str, Any]) -> None:
             markerfacecolor=face,
             capsize=3,
             zorder=3,
-            label=f"{summary['source']} {when}: {value:.1f} %",
+            label=f"{summary['source']} {when}, T={summary['temperature']:g}: {value:.1f} %",
         )
     axes.legend(frameon=False, fontsize=8, loc="best")
 

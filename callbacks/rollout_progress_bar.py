@@ -47,6 +47,7 @@ class RolloutProgressBar(ProgressBar):
         if self._enabled:
             start(stage)
             begin("loading the model")
+            _hide_loading_bar()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop."""
@@ -107,3 +108,14 @@ class RolloutProgressBar(ProgressBar):
         """Forget the evaluation."""
         begin("measuring")
         WORK.left_s = lambda now: None
+
+
+def _hide_loading_bar() -> None:
+    """Hide the bars of transformers, which would break the line; those of the hub's downloads stay as they were."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    shows_downloads = not are_progress_bars_disabled()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    if shows_downloads:
+        enable_progress_bars()

@@ -47,7 +47,7 @@ def test_no_panel_repeats_another_and_none_is_empty(tmp_path, monkeypatch):
     curves |= {"ratio_p01": [0.9, 0.8], "ratio_p99": [1.1, 1.2], "ratio_max": [1.5, 3.0]}
     measured = dict.fromkeys(("accuracy_before", "accuracy_after"), 0.5)
     measured |= {key: [0.4, 0.6] for key in ("interval_before", "interval_after")}
-    summary = {**measured, "rollouts": 2, "source": "held_out"}
+    summary = {**measured, "rollouts": 2, "source": "held_out", "temperature": 1.0}
     assert _summary_figures.draw_curves(curves, summary).startswith(b"\x89PNG")
     assert titles == ["Accuracy", "Completion length", "Probability ratio"]
     assert _summary_figures.draw_curves(curves | {"reward": [1.0, 2.0]}, summary)
