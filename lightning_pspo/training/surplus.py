@@ -130,8 +130,8 @@ class Surplus:
             names = ("prompt_ids", "prompt_mask", "positions", "valid")
             chosen = tuple(problems[name] for name in state["problems"])
             prompts = replace(like, problems=chosen, **{name: state[name] for name in names}).to(device)
-            parts = [state[name].to(device) for name in ("completion_ids", "completion_mask", "truncated")]
-            completions = Completions(*parts, None if state["logprobs"] is None else state["logprobs"].to(device))
+            names = ("completion_ids", "completion_mask", "truncated", "logprobs")
+            completions = Completions(*(None if state[name] is None else state[name].to(device) for name in names))
             terms = {name: term.to(device) for name, term in state["terms"].items()}
             groups = Groups(prompts, completions, verify(prompts, completions), state["rewards"].to(device), terms)
             self.groups = groups if self.groups is None else self.groups.joined(groups)
