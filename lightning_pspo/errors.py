@@ -1,4 +1,4 @@
-"""Bad input: the one error that a user can mend, the checks that raise it, and notes. Imports no torch."""
+"""Bad input: the one error that a user can mend, and the checks that raise it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ class InputError(ValueError):
     The message names the thing, the rule and the value; the command line prints it without a traceback. Every class
     that is configured raises it when it is built with a setting outside the range that its documentation gives.
     """
-
-
-class Note(UserWarning):
-    """Something worth knowing, with which nothing is wrong; the command line prints it as ``note: ...``."""
 
 
 def got_missing(path: str | Path) -> str:

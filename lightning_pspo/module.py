@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_solutions, restore_controller, save_controller
-from lightning_pspo.errors import InputError, Note, check_at_least, check_at_most
+from lightning_pspo.errors import InputError, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.lazy import lazy_instance
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
@@ -380,7 +380,10 @@ class PSPOModule(TrainableModule):
     def on_train_start(self) -> None:
         """Warn of doubtful settings; go on where an interruption has stopped the run."""
         for objection in objections(self.choices(self._optimizer().optimizer)):
-            rank_zero_warn(str(objection), category=Note if objection.level == "note" else UserWarning)
+            if objection.level == "note":
+                rank_zero_info(f"note: {objection}")
+            else:
+                rank_zero_warn(str(objection))
         super().on_train_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

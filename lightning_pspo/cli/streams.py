@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from lightning_pspo.errors import Note
-
 
 class _Forgiving(io.FileIO):
     """A file whose writes never fail: text that nobody can read is dropped."""
@@ -62,12 +60,8 @@ def show_warning(
 
     >>> show_warning("Low on memory,   probably.", UserWarning, "x.py", 3, sys.stdout)
     warning: Low on memory, probably.
-    >>> show_warning("All is well.", Note, "x.py", 3, sys.stdout)
-    note: All is well.
     """
-    kind = f"{filename}:{lineno}: {category.__name__}"
-    if issubclass(category, UserWarning):
-        kind = "note" if issubclass(category, Note) else "warning"
+    kind = "warning" if issubclass(category, UserWarning) else f"{filename}:{lineno}: {category.__name__}"
     (file or sys.stderr).write(f"{kind}: {' '.join(str(message).split())}\n")
 
 

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_pspo import __version__
 from lightning_pspo.__main__ import command
 from lightning_pspo.cli.help import COMMANDS, LIGHTNING
-from lightning_pspo.errors import Note
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -133,5 +132,4 @@ def test_warnings_are_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch
     with pytest.raises(SystemExit):
         command(["--version"])
     rank_zero_warn("Low on\nmemory.")
-    rank_zero_warn("All is well.", category=Note)
-    assert capfd.readouterr().err == "warning: Low on memory.\nnote: All is well.\n"
+    assert capfd.readouterr().err == "warning: Low on memory.\n"
