@@ -55,7 +55,8 @@ def set_aside(path: Path) -> Path:
 
 def find_damaged(folder: Path, before: int) -> list[Path]:
     """Return the checkpoints of rollouts below ``before`` that were set aside."""
-    return [path for path in folder.glob(f"rollout=*{_DAMAGED}") if rollout_of(path) < before]
+    paths = (path for path in folder.glob(f"*{_DAMAGED}") if _NAME.fullmatch(path.name.removesuffix(_DAMAGED)))
+    return [path for path in paths if rollout_of(path) < before]
 
 
 def write_scores(folder: Path, monitor: str, mode: str, scores: Mapping[int, float]) -> None:

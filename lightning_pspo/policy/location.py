@@ -43,17 +43,23 @@ def check_folder(location: str) -> None:
     rule = f"`model_name_or_path` must be a hub id or a folder with a config.json, got {location!r}"
     convert = "convert it with `lightning-pspo fetch FILE FOLDER`"
     if path.is_file():
-        raise InputError(f"{rule}, which is a {f'GGUF file: {convert}' if path.suffix == '.gguf' else 'file'}.")
+        raise InputError(f"{rule}, which is a {f'GGUF file: {convert}' if _is_gguf(path) else 'file'}.")
     if path.is_dir():
         adapter = path / ADAPTER_CONFIG
         if adapter.is_file() and not (path / ADAPTER_WEIGHTS).is_file():
             raise InputError(f"An adapter must be stored in safetensors, {path} has no {ADAPTER_WEIGHTS}.")
         if not adapter.is_file() and not (path / CONFIG_NAME).is_file():
-            raise InputError(f"{rule}, which has {f'a GGUF file: {convert}' if any(path.glob('*.gguf')) else 'none'}.")
+            raise InputError(
+                f"{rule}, which has {f'a GGUF file: {convert}' if any(map(_is_gguf, path.iterdir())) else 'none'}."
+            )
         for name in _JSON:
             _check_json(path / name)
     elif location.startswith((".", "/", "~", "\\")) or location.count("/") > 1:
         raise InputError(f"{rule}, which does not exist.")
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _check_json(path: Path) -> None:

@@ -76,8 +76,8 @@ class GSM8KPaperReward(WeightedSum):
     r"""The reward that the author of PSPO published for GSM8K (arXiv 2509.21282), kept to reproduce the paper's runs.
 
     1 if the answer is correct, + 0.05 if the author's pattern of an answer occurs, - 0.2 if there is no digit at all,
-    clipped to [0, 1]. The reachable values are therefore {0, 0.05, 1}: a correct answer is at 1 already, so the bonus
-    goes to wrong answers only, and the penalty is clipped away. In a group whose answers are all wrong, group-relative
+    clipped to [0, 1]. The values are therefore 0, 0.05 and 1, and 0.8 for a correct answer in words alone: the bonus
+    goes to wrong answers only, whose penalty is clipped away. In a group whose answers are all wrong, group-relative
     scaling turns the 0.05 into a full-size advantage: such a group teaches the ``####`` line and nothing else.
     ``Correctness`` gives that group no gradient, and is the default for that reason.
 

@@ -28,5 +28,6 @@ def test_damaged_checkpoints_are_set_aside(tmp_path: Path) -> None:
         (path.with_name(f"{path.name}.damaged")).mkdir()  # of an earlier time
         set_aside(path)
         assert not path.exists()
+    (tmp_path / "rollout=best.ckpt.damaged").touch()  # someone else's
     assert [path.name for path in find_damaged(tmp_path, before=4)] == ["rollout=000003.ckpt.damaged"]
     assert find_damaged(tmp_path, before=4)[0].is_file()
