@@ -34,7 +34,7 @@ _NAMES = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _VALUE = re.compile(r"\s*-?\s*(?:[0-9.,]+|\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\})\s*")
 _TAG = re.compile(r"\\(?:tag|label)\*?\s?\{[^{}]*\}|\\(?:no)?number")
 _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\s*\)?\Z")
-_SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))\Z")  # 5k, $1.5M, 2 bn
+_SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))( [a-z]{3,})?\Z")  # 5k, 2 bn people
 
 _COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
     r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|cannot|doubt|than|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
@@ -84,7 +84,7 @@ def as_plain_number(text: str) -> str:
     """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
     text = without_others(_HEDGE.sub("", _COPULA.sub("", text, count=1)))
     bare = without_modulus(text).rstrip("! ")
-    bare = _SCALED.sub(lambda number: f"{number[1]}e{3 if number[2] else 6 if number[3] else 9}", bare)
+    bare = _SCALED.sub(lambda number: f"{number[1]}e{3 if number[2] else 6 if number[3] else 9}{number[4] or ''}", bare)
     return bare if read_number(bare.rpartition("=")[2].strip()) else text
 
 

@@ -59,7 +59,7 @@ MARKED = r"""
 + 5k | 5K | 5 thousand | 5,000 | 5 000 | five thousand | 5e3 | 5 × 10³ | 5.0e3 | $5k | $5K
 - 5 | 5 million | 5e4
 ? 5000000
-+ 5M | $5M | 5 million | 5mn | $5 M
++ 5M | $5M | $5M dollars | 5M people | 5 million | 5mn | $5 M
 - 5 | 5k | 5B
 ? 2000000000
 + $2B | 2bn | 2 bn
