@@ -82,7 +82,9 @@ def variables_of(template: str) -> set[str]:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
         if next(parsed.find_all(nodes.Pow), None) is not None:
             raise ValueError("a chat template must have no powers (`**`)")
-        if any(node.name in ("random", "lipsum") for node in parsed.find_all((nodes.Filter, nodes.Name))):
+        if any(
+            getattr(node, "name", None) in ("random", "lipsum") for node in parsed.find_all((nodes.Filter, nodes.Name))
+        ):
             raise ValueError(
                 "a chat template must not be random (`random`, `lipsum`): prompts would differ on resuming"
             )
