@@ -16,12 +16,17 @@ class InputError(ValueError):
 
 
 def got_missing(path: str | Path) -> str:
-    """Return the end of a message about a path that does not exist: where it was looked for, and the nearest name."""
+    """Return the end of a message about a path that does not exist: where it was looked for, and the nearest one."""
+    return f"got {str(path)!r} (from {Path.cwd()}){near_path(path)}"
+
+
+def near_path(path: str | Path) -> str:
+    """Return the end of a message about a path that does not exist: the most similar one in its folder."""
     folder, names = Path(path).expanduser().parent, list[str]()
     with contextlib.suppress(OSError):
         names = sorted(entry.name for entry in folder.iterdir())
     close = difflib.get_close_matches(Path(path).name, names, 1)
-    return f"got {str(path)!r} (from {Path.cwd()}){f'; did you mean `{folder / close[0]}`?' if close else '.'}"
+    return f"; did you mean `{folder / close[0]}`?" if close else "."
 
 
 def check_at_least(name: str, value: int | None, minimum: int, maximum: int = 2**53) -> None:

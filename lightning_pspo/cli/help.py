@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_pspo.cli.config_files import CONFIG_FLAGS
-from lightning_pspo.cli.suggestions.nearest import suggestion
+from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
 from lightning_pspo.errors import InputError
 
 COMMAND = "lightning-pspo"
@@ -122,6 +122,17 @@ def check_subcommand(given: Sequence[str]) -> None:
 
 class _OwnParser(argparse.ArgumentParser):
     """A parser, also of a subcommand's subcommands, that names a mistake and the nearest word in one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, but first refuse what is nearly one of the own options; what is left over may be settings."""
+        own = [option.lstrip("-") for option in self._options()]
+        for word in sys.argv[1:] if args is None else args:
+            flag = word.partition("=")[0]
+            name = flag.removeprefix("--")
+            unknown = flag != name and "." not in name and not any(option.startswith(name) for option in own)
+            if unknown and nearest(name, own, 0.8):
+                self.error(f"unrecognized arguments: {flag}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""

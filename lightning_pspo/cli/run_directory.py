@@ -15,7 +15,7 @@ from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name, find_checkpoints, read_scores
 from lightning_pspo.cli.failures import environment_rank, shown
 from lightning_pspo.cli.help import program
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, near_path
 
 CONFIG = "config.yaml"
 """The settings of the run, in its folder."""
@@ -111,7 +111,8 @@ def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, comma
             return None
         path = checkpoints[-1]
     elif not path.exists():
-        raise InputError(f"`ckpt_path` must be an existing checkpoint, last or best, got {requested}.")
+        rule = "`ckpt_path` must be an existing checkpoint, last or best"
+        raise InputError(f"{rule}, got {requested}{near_path(requested)}")
     if environment_rank() == 0:  # reads every byte; where it is refused, all ranks end
         check_readable(path, command)
     if requested in ("best", "last"):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, near_path
 from lightning_pspo.ledger.columns import FOLDER, find_files, rollout_span
 from lightning_pspo.ledger.columns import schema as ledger_schema
 from lightning_pspo.ledger.query import (
@@ -46,8 +46,9 @@ def find_ledger(path: Path) -> Path:
     for folder in (path / FOLDER, path):
         if find_files(folder):
             return folder
-    reason = "which does not exist" if not path.exists() else f"without rollout=*.parquet in it or in its {FOLDER}/"
-    raise InputError(f"RUN must be the directory of a run with a ledger (by RolloutLedger), got {path}, {reason}.")
+    missing = f"which does not exist{near_path(path)}"
+    reason = f"without rollout=*.parquet in it or in its {FOLDER}/." if path.exists() else missing
+    raise InputError(f"RUN must be the directory of a run with a ledger (by RolloutLedger), got {path}, {reason}")
 
 
 class Ledger:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, near_path
 from lightning_pspo.files import as_size, read_yaml
 from lightning_pspo.report.curves import Curves, by_rollout, finite, read_versions, stitch
 
@@ -135,8 +135,8 @@ def with_measurement_before(run: TrainingRun) -> Curves:
 
 def _check_is_run(path: Path) -> None:
     if not path.is_dir():
-        reason = "is a file" if path.exists() else "does not exist"
-        raise ReportError(f"RUN must be the folder of a run, got {path}, which {reason}.")
+        reason = "is a file." if path.exists() else f"does not exist{near_path(path)}"
+        raise ReportError(f"RUN must be the folder of a run, got {path}, which {reason}")
     if any(any(path.glob(mark)) for mark in _MARKS):
         return
     below = sorted({mark.parent for name in _MARKS[:2] for mark in path.glob(f"*/{name}")})

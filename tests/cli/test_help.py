@@ -57,6 +57,7 @@ def test_the_projects_own_subcommands(name: str, capsys: pytest.CaptureFixture[s
         ("shwo RUN", "unknown subcommand `shwo`; did you mean `show`?"),
         ("show RUN --verdict corect", "unknown --verdict `corect`; did you mean `correct`?"),
         ("show RUN --colums id", "unknown option `--colums`; did you mean `--columns`?"),
+        ("export RUN --ouput x.csv", "unknown option `--ouput`; did you mean `--output`?"),
         ("show RUN more", "unknown word `more`."),
         ("show", "the following arguments are required: RUN; `lightning-pspo ledger show --help` lists the options."),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_pspo.checkpoints.compatibility import check_policy
 from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, near_path
 from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import read_folder
@@ -24,7 +24,9 @@ _PREFIX = "policy."
 def newest_checkpoint(path: Path) -> Path:
     """Return a checkpoint itself, or the newest complete one of a run's folder; refuse a path that is neither."""
     if not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be
-        raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist.")
+        raise InputError(
+            f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist{near_path(path)}"
+        )
     if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
         return path
     checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
