@@ -24,9 +24,8 @@ _PREFIX = "policy."
 def newest_checkpoint(path: Path) -> Path:
     """Return a checkpoint itself, or the newest complete one of a run's folder; refuse a path that is neither."""
     if not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be
-        raise InputError(
-            f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which does not exist{near_path(path)}"
-        )
+        rule = "`checkpoint` must be a checkpoint or the folder of a run"
+        raise InputError(f"{rule}, got {path}, which does not exist{near_path(path)}")
     if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
         return path
     checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
