@@ -98,6 +98,11 @@ def start(name: str) -> None:
         _shown.open()
 
 
+def is_shown() -> bool:
+    """Tell whether this process shows its work."""
+    return _shown is not None
+
+
 def stop() -> None:
     """Show nothing more: what follows is the result."""
     global _shown

@@ -18,7 +18,7 @@ from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment
 from lightning_pspo.cli.help import LIGHTNING, check_subcommand
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import parse_yaml
-from lightning_pspo.progress import stop
+from lightning_pspo.progress import is_shown, stop
 
 if TYPE_CHECKING:
     from lightning_pspo.training.rank_guard import RankGuard
@@ -48,14 +48,15 @@ def main(args: Sequence[str] | None = None) -> None:
         from lightning_pspo.cli.application import PSPOCLI
         from lightning_pspo.training.rank_guard import RankGuard, follow_launcher
 
-    guard = RankGuard()
+    guard, within_another = RankGuard(), is_shown()
     try:
         with _process_restored(guard):
             follow_launcher()
             try:
                 PSPOCLI(arguments, [guard])
             finally:
-                stop()  # also after a refusal: nothing may be drawn over its line
+                if not within_another:  # such as selfcheck, whose line goes on
+                    stop()  # also after a refusal: nothing may be drawn over its line
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit:

@@ -19,7 +19,8 @@ from jsonargparse import _typehints
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_pspo.cli.main import main
+from lightning_pspo import progress
+from lightning_pspo.cli.main import main, resolve
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.suggestions.classes import find_class
 from lightning_pspo.grading import grade
@@ -373,3 +374,10 @@ def test_a_trial_run_leaves_nothing(tmp_path: Path, tiny_run: TinyRun, monkeypat
     main(["fit", *tiny_run(tmp_path / "run", "--trainer.fast_dev_run=true")])
     assert not (tmp_path / "run").exists()
     assert (dict(os.environ), [*warnings.filters], [*logger.filters]) == before
+
+
+def test_the_line_of_a_command_goes_on_after_another_within_it() -> None:
+    with progress.shown("selfcheck"):
+        assert resolve(["--config", "quickstart"])["seed_everything"] == 1
+        assert progress.is_shown()
+    assert not progress.is_shown()
