@@ -20,7 +20,7 @@ from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import main as run
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.cli.streams import log_level
-from lightning_pspo.progress import print_table, shown
+from lightning_pspo.progress import WORK, print_table, shown
 
 CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "export")
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     disable_progress_bar()  # type: ignore[no-untyped-call]
     size = Size(options.prompts, options.completions, options.tokens, options.seconds)
     with shown("selfcheck"), log_level(logging.WARNING, *_LIGHTNING):
+        WORK.stage = "reading the settings"
         report = check(resolve(others), run, size, options.only or ())
     print_table(result_table(report.results), Console(width=None if sys.stdout.isatty() else 140))
     for line in [*explained(report.results), *(f"note: {note}" for note in report.notes)]:
