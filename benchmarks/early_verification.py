@@ -1,7 +1,6 @@
-"""What verifying and rewarding during the rollout hides, on the embedded policy.
+"""What verifying during the rollout hides, on the embedded policy.
 
-A reward sleeps for each group, as one that asks a server does; rollouts with and without reports of the engine take
-turns: ``python benchmarks/early_verification.py``. One thread.
+Rollouts with and without reports of the engine take turns: ``python benchmarks/early_verification.py``. One thread.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
 
 import torch
 
@@ -20,23 +18,10 @@ from lightning_pspo.data.sources import Procedural
 from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import EMBEDDED, Policy
-from lightning_pspo.rewards import Correctness
 from lightning_pspo.rollout import SharedPrefixEngine
 from lightning_pspo.rollout.base import Report, Sampling
 from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.types import PromptBatch, Sample
-
-
-class SlowReward(Correctness):
-    """Correctness that takes ``delay_s`` for each group."""
-
-    def __init__(self, delay_s: float, group_size: int) -> None:
-        super().__init__()
-        self.delay_s, self.group_size = delay_s, group_size
-
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
-        time.sleep(self.delay_s * (len(samples) // self.group_size))
-        return super().__call__(samples)
 
 
 class Silent(SharedPrefixEngine):
@@ -46,21 +31,20 @@ class Silent(SharedPrefixEngine):
         return lambda going_on, ids: None
 
 
-def timed(module: PSPOModule, prompts: PromptBatch) -> tuple[float, float, float, list[float]]:
-    """Return seconds of the rollout and after it, processor seconds of both, and the rewards."""
+def timed(module: PSPOModule, prompts: PromptBatch) -> tuple[float, float, float, list[Sample]]:
+    """Return seconds of the rollout and after it, processor seconds of both, and the samples."""
     start, cpu = time.perf_counter(), time.process_time()
-    with module.early(prompts, module.group_size, module.reward) as early, torch.no_grad():
+    with module.early(prompts, module.group_size) as early, torch.no_grad():
         completions = module.sample(prompts, module.group_size, module.sampling, TRAINING_NOISE, early)
         sampled = time.perf_counter()
-        rewards, _ = early.breakdown(module.reward, module.verify(prompts, completions, early))
-    return sampled - start, time.perf_counter() - sampled, time.process_time() - cpu, rewards
+        samples = module.verify(prompts, completions, early)
+    return sampled - start, time.perf_counter() - sampled, time.process_time() - cpu, samples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--delays-ms", type=float, nargs="+", default=[0.0, 2.0, 5.0])
     options = parser.parse_args()
     torch.set_num_threads(1)
     module = PSPOModule(
@@ -72,19 +56,17 @@ def main() -> None:
     rows = [encoder.encode(problem) for problem in source.load()]
     prompts = collate("train", rows, range(len(rows)), [True] * len(rows), module.policy.pad_id)
     engines = {"after": Silent(), "during": SharedPrefixEngine()}
-    for delay_ms in options.delays_ms:
-        module.reward = SlowReward(delay_ms / 1e3, module.group_size)
-        results: dict[str, list[tuple[float, float, float, list[float]]]] = {name: [] for name in engines}
-        for _ in range(options.rounds + 1):  # the first warms up
-            for name, module.engine in engines.items():
-                results[name].append(timed(module, prompts))
-        assert results["after"][-1][3] == results["during"][-1][3]
-        for name, rounds in results.items():
-            sampling, rest, cpu = (1e3 * statistics.median(r[column] for r in rounds[1:]) for column in range(3))
-            print(
-                f"{delay_ms:g} ms a group, {name:6}: rollout {sampling:.0f} ms, then {rest:.1f} ms; "
-                f"{cpu:.0f} ms of processor time (medians of {options.rounds})"
-            )
+    results: dict[str, list[tuple[float, float, float, list[Sample]]]] = {name: [] for name in engines}
+    for _ in range(options.rounds + 1):  # the first warms up
+        for name, module.engine in engines.items():
+            results[name].append(timed(module, prompts))
+    assert results["after"][-1][3] == results["during"][-1][3]
+    for name, rounds in results.items():
+        sampling, rest, cpu = (1e3 * statistics.median(r[column] for r in rounds[1:]) for column in range(3))
+        print(
+            f"{name:6}: rollout {sampling:.0f} ms, then {rest:.1f} ms; {cpu:.0f} ms of processor time "
+            f"(medians of {options.rounds})"
+        )
 
 
 if __name__ == "__main__":

@@ -87,20 +87,6 @@ TRAINING = (
         "always at the limit: the problems are too easy or too hard for this policy",
     ),
     Metric(
-        "train/surplus",
-        "share",
-        "groups that were sampled for an earlier rollout and not needed there, with `model.surplus_rollouts`",
-        "below 0.5",
-        "more: fewer `model.refill_rounds`",
-    ),
-    Metric(
-        "train/surplus_age",
-        "rollouts",
-        "mean age of these groups",
-        "at most `model.surplus_rollouts`; the ratios `trust/` say whether that is too old",
-        "lower `model.surplus_rollouts`",
-    ),
-    Metric(
         "train/entropy",
         "nats per token",
         "of the policy that sampled, estimated as the mean of -log p over tokens with a gradient; nan without one",
@@ -223,7 +209,7 @@ SPEED = (
     Metric(
         "time/reward_s",
         "seconds",
-        "grading and rewards",
+        "what is left of grading after the rollout, and rewards",
         "below a tenth of `time/iteration_s`",
         "more `model.grader.workers`, or an async reward",
     ),

@@ -47,7 +47,6 @@ from lightning_pspo.training.rollout_metrics import rollout_metrics, trust_metri
 from lightning_pspo.training.rules import Choices, objections, refuse
 from lightning_pspo.training.scoring import Scorer, laid_out, shares_prompts
 from lightning_pspo.training.settings import SamplingSettings
-from lightning_pspo.training.surplus import Surplus
 from lightning_pspo.training.throughput import ModelSize, utilisation
 from lightning_pspo.types import PromptBatch, Rollout
 
@@ -74,8 +73,6 @@ class PSPOModule(TrainableModule):
         group_size: Completions per prompt (G), at least 2.
         updates_per_rollout: Passes over each rollout (mu), at least 1.
         minibatches_per_rollout: Optimiser steps per pass, at least 1.
-        surplus_rollouts: Groups that refilling did not need replace others in so many later rollouts, at least 0; their
-            ratios are to the weights that sampled them. Needs whole weights on every rank.
         staleness: Rollouts are sampled with the weights of so many rollouts ago, at least 0, as where sampling and
             training run side by side. Ratios are to those weights. Needs whole weights on every rank.
         common: Settings of ``TrainableModule``.
@@ -103,7 +100,6 @@ class PSPOModule(TrainableModule):
         mismatch_level: RatioLevel = "token",
         mask_truncated: bool = False,
         refill_rounds: int = 0,
-        surplus_rollouts: int = 0,
         group_size: int = 8,
         updates_per_rollout: int = 2,
         minibatches_per_rollout: int = 1,
@@ -135,7 +131,6 @@ class PSPOModule(TrainableModule):
         self.minibatches_per_rollout = minibatches_per_rollout
         self.updates_per_batch = updates_per_rollout * minibatches_per_rollout
         self.past_weights = PastWeights(staleness)
-        self.surplus = Surplus(surplus_rollouts, refill_rounds)
         self.scorer = Scorer(self.policy, sampling)
         refuse(self.choices())
         if alpha_controller is not None and self.surrogate.alpha is not None:
@@ -160,14 +155,13 @@ class PSPOModule(TrainableModule):
             passes = sum(len(mini_batch.micro_batches) for mini_batch in mini_batches)
             begin("update", "micro-batches", passes * self.updates_per_rollout)
             updates = [
-                self.update(rollout, mini_batch, first=index == 0 and not self._is_older(rollout.prompts))
+                self.update(rollout, mini_batch, first=index == 0 and not self.past_weights.staleness)
                 for index, mini_batch in enumerate(mini_batches * self.updates_per_rollout)
             ]
         if self.alpha_controller is not None:
             self.alpha_controller.observe(mean_divergence(updates[-1].log_ratio, self._reduce))
         loss, trust_region = self._log_updates(updates)
         self._log_rollout(rollout, mini_batches, seconds=self.phases | {"iteration": time.perf_counter() - begun})
-        self.surplus.grow_older()
         return {
             "loss": loss,
             "rollout": rollout,
@@ -178,12 +172,10 @@ class PSPOModule(TrainableModule):
 
     def collect(self, prompts: PromptBatch) -> tuple[Rollout, list[MiniBatch]]:
         """Sample, verify and reward G completions of each prompt; prepare the updates."""
-        self.surplus.resume(self._loader, prompts, self.verify)
-        groups = self.surplus.fill(self._groups(prompts))
+        groups = self._groups(prompts)
         rounds = 0
         while rounds < self.refill_rounds and self._any_rank(groups.equal()):
-            groups, rest = groups.refilled(self._groups(self._loader.draw().to(self.device)))
-            self.surplus.keep(rest, self.scorer.by_group)
+            groups = groups.refilled(self._groups(self._more_prompts()))
             rounds += 1
         advantages = self.advantage(groups.rewards, groups.reward_terms, self._reduce).view(-1, 1)  # (N, 1)
         old_logprobs = self.scorer.zeros(groups.completions)  # (N, T), filled in below and by the first update
@@ -215,13 +207,9 @@ class PSPOModule(TrainableModule):
                 rollout,
                 mini_batches,
                 with_reference=self.objective.kl.coef > 0.0,
-                with_first=self._is_older(rollout.prompts),
+                with_first=self.past_weights.staleness > 0,
             )
-        return self.surplus.with_own_logprobs(rollout), mini_batches
-
-    def _is_older(self, prompts: PromptBatch) -> bool:
-        """Tell whether a part of this rank's rollout comes from other weights than the update begins with."""
-        return self.past_weights.staleness > 0 or bool(self.surplus.ages(prompts))
+        return rollout, mini_batches
 
     def update(self, rollout: Rollout, mini_batch: MiniBatch, first: bool) -> Update:
         """Take one optimiser step on ``mini_batch``; its gradient does not depend on micro-batches or ranks.
@@ -263,18 +251,18 @@ class PSPOModule(TrainableModule):
         if self.surrogate.alpha is not None:
             self.log("train/alpha", self.surrogate.alpha)
 
-    @property
-    def _loader(self) -> Any:
-        return self.trainer.train_dataloader
+    def _more_prompts(self) -> PromptBatch:
+        loader: Any = self.trainer.train_dataloader
+        more: PromptBatch = loader.draw().to(self.device)
+        return more
 
     def _groups(self, prompts: PromptBatch) -> Groups:
         """Sample, verify and reward."""
-        with self.early(prompts, self.group_size, self.reward) as early:
+        with self.early(prompts, self.group_size) as early:
             with self.phases.timed("rollout"):
                 completions = self.sample(prompts, self.group_size, self.sampling, TRAINING_NOISE, early)
             with self.phases.timed("reward"):
-                samples = self.verify(prompts, completions, early)
-                return Groups.rewarded(prompts, completions, samples, early.breakdown(self.reward, samples))
+                return Groups.rewarded(prompts, completions, self.verify(prompts, completions, early), self.reward)
 
     # -- logs ----------------------------------------------------------------------------------------------------------
 
@@ -308,7 +296,6 @@ class PSPOModule(TrainableModule):
             report = vars(Mismatch.report(mismatch.reduced(self._reduce)))
             values |= {f"mismatch/{name}": value for name, value in report.items()}
         shown = {name: values.pop(name) for name in ("train/reward", "train/accuracy")}
-        values |= self.surplus.metrics(rollout, self._reduce)
         self.log_dict(shown, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
@@ -320,7 +307,7 @@ class PSPOModule(TrainableModule):
         """Return the floating-point operations of this rank's part of an iteration, 0 if they are not known."""
         if self._model_size is None:
             return 0.0
-        scored = 1.0 if self._is_older(rollout.prompts) else 1.0 - 1.0 / len(mini_batches)  # for the old log-probs
+        scored = 1.0 if self.past_weights.staleness else 1.0 - 1.0 / len(mini_batches)  # for the old log-probs
         reference = float(self.objective.kl.coef > 0.0)
         return self._model_size.flops(
             rollout,
@@ -373,9 +360,8 @@ class PSPOModule(TrainableModule):
         """Load the policy's weights, once, and keep them as the reference if there is a KL term."""
         training = self.trainer.state.fn == TrainerFn.FITTING if self._trainer is not None else False
         self.build_policy(reference=training and self.objective.kl.coef > 0.0, max_norm=self.max_grad_norm)
-        name = "staleness" if self.past_weights.staleness else "surplus_rollouts" if self.surplus.rollouts else None
-        if name and self.policy.sharding.sharded:
-            raise InputError(f"`{name}` needs whole weights on every rank: set trainer.strategy to auto or ddp.")
+        if self.past_weights.staleness and self.policy.sharding.sharded:
+            raise InputError("`staleness` needs whole weights on every rank: set trainer.strategy to auto or ddp.")
 
     def on_train_start(self) -> None:
         """Warn of doubtful settings; go on where an interruption has stopped the run."""
@@ -391,7 +377,6 @@ class PSPOModule(TrainableModule):
         super().on_save_checkpoint(checkpoint)
         save_controller(checkpoint, self.alpha_controller)
         self.past_weights.save(checkpoint)
-        self.surplus.save(checkpoint, self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another policy, optimiser or controller, before anything is overwritten."""
@@ -400,4 +385,3 @@ class PSPOModule(TrainableModule):
             check_solutions(checkpoint, None)
             restore_controller(checkpoint, self.alpha_controller)
             self.past_weights.restore(checkpoint)
-            self.surplus.restore(checkpoint)

@@ -74,7 +74,6 @@ def test_every_key_is_declared_and_every_declaration_is_logged(
         evaluation={"temperatures": [0.0, 1.0], "samples": 2, "selector": Even()},
         updates_per_rollout=2,
         refill_rounds=1,
-        surplus_rollouts=1,
         data={"val": {"held_out": JSONL(str(problem_file), limit=3)}, "overlap": "ignore"},
         callbacks=[*own, LearningRateMonitor()],
         trainer_settings={

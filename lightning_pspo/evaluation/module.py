@@ -190,9 +190,9 @@ class SamplingModule(pl.LightningModule):
             finally:
                 self.engine.listener = None
 
-    def early(self, prompts: PromptBatch, samples: int, reward: Reward | None = None) -> EarlyVerification:
-        """Return what verifies, and rewards, completions of a batch while others of it are still drawn."""
-        return EarlyVerification(partial(self._verified, prompts.to("cpu"), samples), samples, reward)
+    def early(self, prompts: PromptBatch, samples: int) -> EarlyVerification:
+        """Return what verifies completions of a batch while others of it are still drawn."""
+        return EarlyVerification(partial(self._verified, prompts.to("cpu"), samples))
 
     def verify(
         self, prompts: PromptBatch, completions: Completions, early: EarlyVerification | None = None

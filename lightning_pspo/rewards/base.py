@@ -35,12 +35,9 @@ class Reward(ABC):
     Attributes:
         length_range: Completion tokens at which a reward of length begins to act and is at its full size; None for
             a reward without such a range.
-        by_group: Whether a sample's value depends on its own group alone, and on no model or order of calls: groups
-            whose completions have ended are then rewarded, in another thread, while others are still sampled.
     """
 
     length_range: tuple[int, int] | None = None
-    by_group: bool = False
 
     @abstractmethod
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:

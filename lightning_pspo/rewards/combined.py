@@ -49,7 +49,6 @@ class WeightedSum(Reward):
         if low is not None and high is not None and low > high:
             raise InputError(f"`low` must not exceed `high`, got low={low} and high={high}.")
         self.terms, self.weights = dict(terms), dict(weights)
-        self.by_group = all(term.by_group for term in terms.values())
         self.low = -math.inf if low is None else low
         self.high = math.inf if high is None else high
 

@@ -41,8 +41,6 @@ class Correctness(Reward):
     ([1.0, 1.0, 0.0, 0.0], [1.0, 1.0, -1.0, 0.3333333333333333])
     """
 
-    by_group = True
-
     def __init__(
         self, *, correct: float = 1.0, wrong: float = 0.0, no_answer: float = 0.0, undecided: Undecided = "no_answer"
     ) -> None:

@@ -24,8 +24,6 @@ class FormatMatch(Reward):
         InputError: ``pattern`` is not a valid regular expression.
     """
 
-    by_group = True
-
     def __init__(
         self, *, pattern: str = r"^####\s*-?(?:\d+(?:,\d{2,3})*(?:\.\d*)?|\.\d+)$", last_line: bool | None = True
     ) -> None:
@@ -54,8 +52,6 @@ class FormatMatch(Reward):
 class NoNumber(Reward):
     """1 where the completion has no digit at all, else 0; meant for a negative weight."""
 
-    by_group = True
-
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """Return 1 or 0 per sample."""
         return [float(re.search(r"\d", sample.completion) is None) for sample in samples]
@@ -78,8 +74,6 @@ class TagCount(Reward):
     >>> TagCount()([Sample(Problem("p", "2 + 2?", "4"), text, grade(text, "4"), False, 8)])
     [0.75]
     """
-
-    by_group = True
 
     def __init__(
         self, *, tags: Sequence[str] = ("<think>", "</think>", "<answer>", "</answer>"), prefix: str = ""
@@ -112,8 +106,6 @@ class Repetition(Reward):
     >>> Repetition(words=3)([Sample(Problem("p", "2 + 2?", "4"), text, grade(text, "4"), False, 8)])
     [-0.2]
     """
-
-    by_group = True
 
     def __init__(self, *, words: int = 3) -> None:
         check_at_least("words", words, 1)

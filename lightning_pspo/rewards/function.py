@@ -47,8 +47,6 @@ class FunctionReward(Reward):
             and names the row; ``count`` gives the row ``error_value``, adds it to ``errors``, and warns once a call.
         error_value: The value of such a row.
         concurrency: Rows at once of a coroutine function, at least 1.
-        early: Call it for groups that have ended while others are still sampled. Its value must then depend on its
-            sample alone, and it needs a ``timeout_s``, since it runs beside the rank's own work.
 
     Attributes:
         errors: Rows that were counted so far, on this rank.
@@ -74,7 +72,6 @@ class FunctionReward(Reward):
         on_error: OnError = "stop",
         error_value: float = 0.0,
         concurrency: int = 32,
-        early: bool = False,
     ) -> None:
         self.function = _find(function) if isinstance(function, str) else function
         _check_function(self.function)
@@ -86,9 +83,6 @@ class FunctionReward(Reward):
         check_at_least("concurrency", concurrency, 1, 10**4)
         self.timeout_s, self.on_error, self.error_value = timeout_s, on_error, error_value
         self.concurrency = concurrency
-        if early and timeout_s is None:
-            raise InputError("`early` must be false where `timeout_s` is null, got true: set a time limit.")
-        self.by_group = early
         self.errors = 0
         self._thread: _Thread | None = None
         self._stuck: list[_Thread] = []

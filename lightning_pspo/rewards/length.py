@@ -24,8 +24,6 @@ class SoftOverlong(Reward):
         InputError: A number is out of range.
     """
 
-    by_group = True
-
     def __init__(self, *, max_tokens: int, buffer: int) -> None:
         check_at_least("max_tokens", max_tokens, 1)
         if not 1 <= buffer <= max_tokens:
@@ -59,8 +57,6 @@ class TargetLength(Reward):
     [-0.5, 0.0, -0.1, -1.0]
     """
 
-    by_group = True
-
     def __init__(self, *, tokens: int, tolerance: int = 0) -> None:
         check_at_least("tokens", tokens, 1)
         check_at_least("tolerance", tolerance, 0)
@@ -85,8 +81,6 @@ class GroupLength(Reward):
     >>> GroupLength()([Sample(problem, "", mark, False, n) for mark, n in ((right, 10), (right, 20), (wrong, 5))])
     [0.16666666666666669, -0.5, 0.0]
     """
-
-    by_group = True
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """Return a number in [-0.5, 0.5] per sample."""

@@ -1,7 +1,8 @@
 """Decoding steps of Llama's family in bfloat16 on a CPU, without the calls of the model's own modules.
 
-A step of a small model for some dozen rows is short: the calls around its products took a sixth of it. Here products
-with the same input are one, and states stay (n, hidden); each number is rounded where the model rounds it.
+A step of a small model for some dozen rows is short: the calls around its products took a sixth of it. Here the
+products of gate and up are one, and states stay (n, hidden); each number is rounded where the model rounds it. Queries,
+keys and values stay three products: joined ones sum in another order from some hundred rows on.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Layer:
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer, self.attention = layer, attention
-        self.query_key_value = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.inputs = [joined(linear) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self.output = joined(attention.o_proj)
         self.gate_up = joined(mlp.gate_proj, mlp.up_proj)
         self.down = joined(mlp.down_proj)
@@ -66,14 +67,13 @@ class _Layer:
     def step(self, prefix: SharedPrefix, index: int, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map (n, hidden) to (n, hidden); the second half of a head is the first in ``sin``'s sign."""
         attention = self.attention
-        heads = self.query_key_value(self.layer.input_layernorm(states).bfloat16())
-        heads = heads.view(len(states), -1, attention.head_dim)  # (n, query heads + 2 * key heads, width)
-        groups = attention.num_key_value_groups
-        key_heads = heads.shape[1] // (groups + 2)
-        turned, value = torch.split(heads, [(groups + 1) * key_heads, key_heads], dim=1)
+        inputs = self.layer.input_layernorm(states).bfloat16()
+        heads = (product(inputs).view(len(states), -1, attention.head_dim) for product in self.inputs)
+        query, key, value = heads  # each (n, heads, width)
+        groups, key_heads = attention.num_key_value_groups, key.shape[1]
         if hasattr(attention, "q_norm"):
-            query, key = torch.split(turned, [groups * key_heads, key_heads], dim=1)
-            turned = torch.cat([attention.q_norm(query), attention.k_norm(key)], dim=1)
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        turned = torch.cat([query, key], dim=1)
         turned = turned * cos + turned.roll(attention.head_dim // 2, -1) * sin
         query, key = torch.split(turned.bfloat16(), [groups * key_heads, key_heads], dim=1)
         keys, values = prefix.own.update(key.unsqueeze(2), value.unsqueeze(2), index)

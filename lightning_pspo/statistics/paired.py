@@ -63,6 +63,8 @@ def compare_arms(
         raise ValueError(
             f"the arms must have the same prompts, at least 2, got {prompts} and {second.shape[1]} of them."
         )
+    if paired_runs and len(first) != len(second):
+        raise ValueError(f"paired arms must have equally many runs, got {len(first)} and {len(second)}.")
     differences = (second.mean(axis=0) - first.mean(axis=0)).round(12)  # equal differences must have the same bits
     generator = np.random.default_rng(seed)
     same_runs = _bootstrap(differences, resamples, generator)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lightning_pspo.rewards import Reward
 from lightning_pspo.types import Completions, PromptBatch, Sample
 
 
@@ -24,14 +25,10 @@ class Groups:
 
     @classmethod
     def rewarded(
-        cls,
-        prompts: PromptBatch,
-        completions: Completions,
-        samples: Sequence[Sample],
-        rewards: tuple[Sequence[float], Mapping[str, Sequence[float]]],
+        cls, prompts: PromptBatch, completions: Completions, samples: Sequence[Sample], reward: Reward
     ) -> Groups:
-        """Return the groups of B prompts with the rewards of their samples, prompt-major, and the rewards' terms."""
-        total, terms = rewards
+        """Return the groups of B prompts with the rewards of their samples, prompt-major."""
+        total, terms = reward.breakdown(samples)
 
         def grouped(values: Sequence[float]) -> Tensor:
             column = torch.tensor(values, dtype=torch.float32, device=completions.completion_ids.device)
@@ -44,21 +41,16 @@ class Groups:
         equal = (self.rewards == self.rewards[:, :1]).all(dim=1)
         return equal | ~self.rewards.isfinite().all(dim=1)
 
-    def refilled(self, more: Groups) -> tuple[Groups, Groups | None]:
-        """Return these groups with those of equal rewards replaced, in order, by groups of ``more`` that are not.
-
-        The other groups of ``more`` with a signal come second; None if there are none.
-        """
+    def refilled(self, more: Groups) -> Groups:
+        """Return these groups with those of equal rewards replaced, in order, by groups of ``more`` that are not."""
         silent = self.equal().nonzero().flatten().tolist()
         useful = (~more.equal()).nonzero().flatten().tolist()
         chosen = list(range(len(self.rewards)))
         for group, replacement in zip(silent, useful, strict=False):
             chosen[group] = len(chosen) + replacement
-        rest = useful[len(silent) :]
-        return self.joined(more).chosen(chosen), more.chosen(rest) if rest else None
+        return _joined(self, more)._chosen(chosen)
 
-    def chosen(self, groups: list[int]) -> Groups:
-        """Return the groups at these indices, at least one."""
+    def _chosen(self, groups: list[int]) -> Groups:
         size = self.rewards.shape[1]
         index = torch.tensor(groups, device=self.rewards.device)
         rows = (index.unsqueeze(1) * size + torch.arange(size, device=index.device)).flatten()
@@ -70,12 +62,9 @@ class Groups:
             {name: term[index] for name, term in self.reward_terms.items()},
         )
 
-    def joined(self, other: Groups) -> Groups:
-        """Return the groups of both, prompts padded at the left and completions at the right to equal widths."""
-        return _joined(self, other)
-
 
 def _joined(first: Groups, second: Groups) -> Groups:
+    """Return the groups of both, prompts padded at the left and completions at the right to equal widths."""
     a, b = first.prompts, second.prompts
     x, y = first.completions, second.completions
 

@@ -55,16 +55,6 @@ class Scorer:
             entropies=entropies,
         )
 
-    @torch.no_grad()
-    def by_group(self, prompts: PromptBatch, completions: Completions) -> Tensor:
-        """Return the log-probs (N, T) under the current policy, group by group; not if sharded."""
-        table, group = self.zeros(completions), len(completions.truncated) // len(prompts)
-        for rows in torch.arange(len(table), device=table.device).view(-1, group):
-            inputs = inputs_of(prompts, completions, rows, group)
-            logprobs, _ = self.policy.logprobs(inputs, self.sampling.temperature, self.sampling.top_p)
-            table[rows, : logprobs.shape[1]] = logprobs
-        return table
-
     def zeros(self, completions: Completions) -> Tensor:
         """Return (N, T) zeros in the dtype of log-probs."""
         weights = {parameter.dtype for parameter in self.policy.parameters()}

@@ -1,26 +1,26 @@
-"""Completions that end early are verified and rewarded while others are sampled, and nobody sees a difference."""
+"""Completions that end early are verified while others are sampled, and nobody sees a difference."""
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.early import EarlyVerification
-from lightning_pspo.grading import Attempt, Grader
-from lightning_pspo.rewards import Correctness, FunctionReward, Reward, WeightedSum
+from lightning_pspo.grading import Attempt, Grade, Grader, Verdict
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
 from lightning_pspo.rollout.graph import GraphEngine
 from lightning_pspo.types import Completions, Problem, Sample
 from tests.support.loop import Fit, fit, weights
+from tests.support.processes import PATIENCE_S
 
 __all__ = ["fit"]  # a fixture
 
-MAIN = threading.main_thread()
 TEXTS = [r"\boxed{\sqrt{12}}", r"\boxed{\sqrt{11}}", "#### 7", "I do not know"]  # two need a worker process
+WRONG = Grade(Verdict.WRONG, None, "none")
 PROBLEM = Problem("p", "How long?", r"2\sqrt{3}")
 ROWS = Completions(torch.arange(4)[:, None], torch.ones(4, 1, dtype=torch.bool), torch.zeros(4, dtype=torch.bool))
 
@@ -34,71 +34,55 @@ def verified(grader: Grader, rows: Sequence[int], completions: Completions) -> l
     ]
 
 
-def where(sample: Sample) -> float:
-    """Reward that tells in which thread a sample was rewarded, which no reward should do."""
-    return float(threading.current_thread() is not MAIN)
+def early_rows(early: EarlyVerification, *reports: list[int]) -> dict[int, Sample]:
+    for rows in reports:
+        early(rows, ROWS.rows(torch.tensor(rows)))
+    return early.samples()
 
 
-class ByThread(Reward):
-    """The same for a whole group."""
-
-    by_group = True
-
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
-        return [where(sample) for sample in samples]
-
-
-def test_ended_groups_are_graded_by_workers_and_rewarded_in_another_thread() -> None:
-    reward = WeightedSum(terms={"right": Correctness(), "early": ByThread()}, weights={"right": 1.0, "early": 10.0})
+def test_ended_rows_are_graded_by_workers_while_others_are_sampled() -> None:
     with Grader(workers=1) as grader:
         whole = verified(grader, range(4), ROWS)
         assert [sample.grade.correct for sample in whole] == [True, False, False, False]
-        with EarlyVerification(lambda *rows: verified(grader, *rows), 2, reward) as early:
-            for rows in ([2, 1], [0]):
-                early(rows, ROWS.rows(torch.tensor(rows)))
-            samples = early.samples()
-            assert samples == {row: whole[row] for row in (0, 1, 2)}
-            totals, terms = early.breakdown(reward, whole)
-    assert terms == {"right": [1.0, 0.0, 0.0, 0.0], "early": [1.0, 1.0, 0.0, 0.0]}, "the second group was not complete"
-    assert totals == [11.0, 10.0, 0.0, 0.0]
+        with EarlyVerification(partial(verified, grader)) as early:
+            assert early_rows(early, [2, 1], [0]) == {row: whole[row] for row in (0, 1, 2)}
 
 
-@pytest.mark.parametrize(("early", "threads"), [(True, [1.0]), (False, [0.0])])
-def test_only_a_reward_that_says_so_is_called_early(early: bool, threads: list[float]) -> None:
-    class Timed(FunctionReward):
-        def breakdown(self, samples: Sequence[Sample]) -> Any:
-            called.append(where(samples[0]))
-            return super().breakdown(samples)
+def test_what_fails_early_is_left_for_later() -> None:
+    def broken(rows: Sequence[int], completions: Completions) -> list[Sample]:
+        if 3 in rows:
+            raise RuntimeError("no worker")
+        return [Sample(PROBLEM, "", WRONG, False, 1, row) for row in rows]
 
-    called: list[float] = []
-    reward = Timed(lambda sample: 1.0, early=early)
-    grader = Grader()
-    with grader, EarlyVerification(lambda *rows: verified(grader, *rows), 2, reward) as verification:
-        verification(range(4), ROWS)
-        assert len(verification.samples()) == 4
-        assert verification.breakdown(reward, verified(grader, range(4), ROWS))[0] == [1.0] * 4
-    assert called == threads
-    with pytest.raises(InputError, match="`early` must be false where `timeout_s` is null"):
-        FunctionReward(where, timeout_s=None, early=True)
+    with EarlyVerification(broken) as early:
+        assert list(early_rows(early, [1], [3], [2])) == [1]
 
 
-def test_what_fails_early_fails_after_the_rollout_and_names_its_row() -> None:
-    reward = FunctionReward(lambda sample: 1 / (sample.completion != TEXTS[3]), early=True)
-    with Grader(workers=1) as grader:
-        whole = verified(grader, range(4), ROWS)
-        with EarlyVerification(lambda *rows: verified(grader, *rows), 2, reward) as early:
-            for rows in ([0, 1], [2, 3]):
-                early(rows, ROWS.rows(torch.tensor(rows)))
-            assert len(early.samples()) == 4
-            with pytest.raises(InputError, match=r"failed in row 3 \(problem 'p'\): ZeroDivisionError"):
-                early.breakdown(reward, whole)
+def test_an_interruption_leaves_the_reports_that_wait() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    seen: list[int] = []
+    threads: list[threading.Thread] = []
 
-    def broken(*rows: object) -> list[Sample]:
-        raise RuntimeError("no worker")
+    def slow(rows: Sequence[int], completions: Completions) -> list[Sample]:
+        seen.extend(rows)
+        threads.append(threading.current_thread())
+        begun.set()
+        go_on.wait(PATIENCE_S)
+        return [Sample(PROBLEM, "", WRONG, False, 1, row) for row in rows]
 
-    with EarlyVerification(broken, 2) as early:
-        early([0, 1], ROWS.rows(torch.tensor([0, 1])))
-        assert early.samples() == {}
+    def interrupted() -> None:
+        with EarlyVerification(slow) as early:
+            for row in range(4):
+                early([row], ROWS.rows(torch.tensor([row])))
+            begun.wait(PATIENCE_S)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    go_on.set()
+    assert threads[0].daemon, "it never keeps the process from ending"
+    threads[0].join(PATIENCE_S)
+    assert seen == [0]
 
 
 class Silent(SharedPrefixEngine):

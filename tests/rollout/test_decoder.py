@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from lightning_pspo.policy.cast_linears import CastLinears
+from lightning_pspo.policy.cast_linears import CastLinears, can_join, joined
 from lightning_pspo.rollout import SharedPrefixEngine, shared_prefix
 from lightning_pspo.rollout.decoder import Decoder, can_decode
 from tests.support.models import SIZES
@@ -76,3 +76,14 @@ def test_other_code_is_left_to_the_model() -> None:
         assert not can_decode(model, 1000)
         model.model.layers[0].mlp.register_forward_hook(lambda *arguments: None)
         assert not can_decode(model, 9)
+
+
+def test_joined_products_are_those_of_the_layers_at_a_real_width() -> None:
+    torch.manual_seed(0)
+    mlp = torch.nn.ModuleList([torch.nn.Linear(576, 1536, bias=False) for _ in range(2)]).bfloat16()
+    with torch.no_grad(), CastLinears(mlp).used("cpu", sampling=True):
+        if not can_join(*mlp):
+            pytest.skip("this processor has no products of packed bfloat16 weights")
+        for rows in (1, 64, 256, 512):
+            states = torch.randn(rows, 576).bfloat16()
+            assert torch.equal(joined(*mlp)(states), torch.cat([layer(states) for layer in mlp], dim=1)), rows

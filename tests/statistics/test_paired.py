@@ -109,3 +109,8 @@ def test_holm():
 def test_bad_arguments(first, second, message):
     with pytest.raises(ValueError, match=message):
         compare_arms(first, second)
+
+
+def test_paired_runs_must_come_in_pairs():
+    with pytest.raises(ValueError, match="paired arms must have equally many runs, got 3 and 1"):
+        compare_arms(np.zeros((3, 4)), np.zeros((1, 4)), paired_runs=True)
