@@ -112,7 +112,7 @@ class RolloutProgressBar(ProgressBar):
 
 def _hide_loading_bar() -> None:
     """Hide the bars of transformers, which would break the line; those of the hub's downloads stay as they were."""
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
     shows_downloads = not are_progress_bars_disabled()
