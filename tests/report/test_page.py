@@ -44,7 +44,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     (bare / "config.yaml").write_text("a: [1\n")
     (bare / "evaluation.json").write_text('{"results": [{"estimates": {"accuracy": 3}}, 5]}')
     words = plain(render_page(read_arms([killed, bare])))
-    assert "7 of 20 not finished" in words
+    assert "7 of 20 fewer than planned" in words
     for note in (
         "killed : no summary.json",
         "bare : config.yaml could not be read",
