@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
+_REMEMBERED = 4096
 _DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
 
 
@@ -29,7 +30,8 @@ class Grader:
     Pairs that the cheap rules decide are decided in this process, in time linear in the text. All others go to worker
     processes, which are started when the first such pair comes: a worker that is stuck is ended at the pair's deadline
     (verdict ``timeout``), one that crashes is replaced (verdict ``error``, after a second try), and all others of the
-    batch are graded as if it had not been there.
+    batch are graded as if it had not been there. What became of the last few thousand such pairs, errors aside, is
+    remembered until ``close``: one that is stuck costs its deadline once, in however many calls it comes.
 
     Any thread may call it; calls take turns. A copy, a pickle or a fork of a grader takes the settings along and starts
     its own workers. They end with ``close``, with the grader, and with this process however it ends.
@@ -75,6 +77,7 @@ class Grader:
         self.workers, self.deadline_s, self.memory_mb = workers, deadline_s, memory_mb
         self._pool = WorkerPool(workers, deadline_s, memory_mb)
         weakref.finalize(self, self._pool.close)
+        self._settled: dict[tuple[str, str], Verdict] = {}  # replaced, never changed, so that threads need no lock
 
     def grade(self, attempts: Sequence[Attempt | tuple[str, str]]) -> list[Grade]:
         """Return the grade of each attempt, or pair of completion and reference answer, in order.
@@ -108,6 +111,7 @@ class Grader:
 
         A call that is in progress, in another thread or below a signal handler, raises RuntimeError unless it is done.
         """
+        self._settled = {}
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -139,7 +143,7 @@ class Grader:
 
     def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return a verdict for each pair."""
-        verdicts = [Verdict.ERROR] * len(pairs)
+        verdicts, settled = [Verdict.ERROR] * len(pairs), self._settled
         undecided: dict[tuple[str, str], list[int]] = {}  # equal pairs of a batch are compared once
         for index, (extracted, answer) in enumerate(pairs):
             try:
@@ -147,14 +151,19 @@ class Grader:
             except Exception as error:
                 _log.warning("The quick rules failed on %.200r and %.200r: %r", extracted, answer, error)
                 continue
-            if same is None:
+            if same is None and (known := settled.get((extracted, answer))):
+                verdicts[index] = known
+            elif same is None:
                 undecided.setdefault((extracted, answer), []).append(index)
             else:
                 verdicts[index] = Verdict.CORRECT if same else Verdict.WRONG
         if undecided:
-            for indices, verdict in zip(undecided.values(), self._pool.judge(list(undecided)), strict=True):
+            judged = dict(zip(undecided, self._pool.judge(list(undecided)), strict=True))
+            for pair, indices in undecided.items():
                 for index in indices:
-                    verdicts[index] = verdict
+                    verdicts[index] = judged[pair]
+            new = [(pair, verdict) for pair, verdict in judged.items() if verdict is not Verdict.ERROR]
+            self._settled = dict([*self._settled.items(), *new][-_REMEMBERED:])
         return verdicts
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import socket
@@ -19,17 +20,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from lightning_pspo.grading import worker as far
 from lightning_pspo.grading.verdicts import Verdict
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 EQUIVALENCE = "lightning_pspo.grading.equivalence:equivalent"
 BACKSTOP, LEAST_BACKSTOP_S = 60.0, 60.0  # wall time for one pair: so many deadlines, and at least so many seconds
 
-_START_S = 300.0
+_START_S, _CHECK_S = 300.0, 1.0
 _ATTEMPTS = 3  # at a batch at which the server is ended from outside
 _VERDICTS = {
     far.EQUIVALENT[0]: Verdict.CORRECT,
@@ -41,15 +45,12 @@ _VERDICTS = {
 
 
 class Server:
-    """A running `worker.main`.
-
-    Raises:
-        RuntimeError: It did not start; the message has the last line of its output.
-    """
+    """A running `worker.main`, which may still be starting."""
 
     def __init__(self, *arguments: object) -> None:
         self.control, theirs = socket.socketpair()
-        self.control.settimeout(_START_S)
+        self.control.settimeout(_CHECK_S)
+        self.ready = False
         self.output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server runs
         code = "from lightning_pspo.grading.worker import main; main()"
         with theirs:
@@ -61,9 +62,6 @@ class Server:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 process_group=0,  # Ctrl-C is for the owner
             )
-        if self._received(1) != far.READY:
-            raise self.failure()
-        self.control.settimeout(None)
 
     def failure(self) -> RuntimeError:
         """End it, and return why it could not do its work."""
@@ -73,23 +71,35 @@ class Server:
         return RuntimeError(f"The grading workers could not be started (exit {self.process.returncode}): {last}")
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> bytes:
-        """Return a letter for each pair; fewer if it ended before."""
-        letters = b""
+        """Return a letter for each pair; fewer if it ended before.
+
+        Raises:
+            RuntimeError: It did not start; the message has the last line of its output.
+        """
+        letters, request = b"", memoryview(json.dumps(pairs).encode() + b"\n")
         with contextlib.suppress(OSError):
-            self.control.sendall(json.dumps(pairs).encode() + b"\n")
-            while len(letters) < len(pairs) and (received := self.control.recv(1 << 16)):
-                letters += received
+            self.ready = self.ready or self._patiently(self.control.recv, 1, _START_S) == far.READY
+            while self.ready and request:
+                request = request[self._patiently(self.control.send, request) :]
+            while self.ready and len(letters) < len(pairs) and (part := self._patiently(self.control.recv, 1 << 16)):
+                letters += part
+        if not self.ready:
+            raise self.failure()
         return letters
 
-    def _received(self, size: int) -> bytes:
-        try:
-            return self.control.recv(size)
-        except OSError:
-            return b""
+    def _patiently(self, call: Callable[[Any], _Result], argument: object, seconds: float = math.inf) -> _Result:
+        """Call the socket until it is done, or the server has ended: a fork of this process may hold its end open."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return call(argument)
+            except TimeoutError:
+                if self.process.poll() is not None or time.monotonic() > until:
+                    raise
 
     def gone(self) -> bool:
         """Return whether it died or was closed; between batches it sends nothing but its end."""
-        if self.control.fileno() < 0:
+        if self.control.fileno() < 0 or self.process.poll() is not None:
             return True
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
@@ -97,6 +107,8 @@ class Server:
 
     def stop(self) -> None:
         """Have it end, and with it its workers, without waiting for that; any thread may call this."""
+        if not self.ready:  # it does not read its socket yet, and has no workers
+            self.process.kill()
         with contextlib.suppress(OSError):  # it is closed, or the server is gone
             self.control.shutdown(socket.SHUT_RDWR)  # a fork of this process may hold it: closing alone does nothing
 
@@ -173,7 +185,7 @@ class WorkerPool:
             if self._server is None or self._server.gone():
                 self._end()
                 limits = (self.memory_mb << 20, self.deadline_s, self.wall_s)
-                self._server = Server(self.compare, self.size, *limits)
+                self._server = Server(self.compare, self.size, *limits)  # where `close` finds it while it starts
             letters = self._server.judge(pairs) if era is self._era else b""
             if len(letters) == len(pairs) or era is not self._era:
                 return letters

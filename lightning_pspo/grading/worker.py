@@ -110,6 +110,9 @@ class Server:
         idle, busy = list(self.workers), dict[socket.socket, Worker]()
         while waiting or busy:
             while waiting and len(busy) < self.size:
+                if idle and _ready([idle[-1].link], 0.0):  # someone ended it since its last pair
+                    self._reap(idle.pop())
+                    continue
                 worker = idle.pop() if idle else self._start()
                 worker.index = waiting.popleft()
                 busy[worker.link] = worker
@@ -127,7 +130,7 @@ class Server:
 
     def _readable(self, links: list[socket.socket]) -> list[socket.socket]:
         """Wait until a worker or, between batches, the owner sends something."""
-        while not (readable := select.select([self.control, *links], [], [], _OWNER_CHECK_S)[0]):
+        while not (readable := _ready([self.control, *links], _OWNER_CHECK_S)):
             if os.getppid() != self.owner:
                 raise ConnectionError("the owner is gone")
         if links and self.control in readable:
@@ -141,7 +144,7 @@ class Server:
                 server, pid = os.getpid(), os.fork()
                 if pid == 0:
                     try:
-                        for link in (self.control, ours, *(worker.link for worker in self.workers)):
+                        for link in (ours, *(worker.link for worker in self.workers)):
                             link.close()
                         work(theirs, server, self.compare, self.limits)
                     finally:
@@ -164,6 +167,15 @@ class Server:
         return os.waitpid(worker.pid, 0)[1] & 0x7F
 
 
+def _ready(links: list[socket.socket], seconds: float) -> list[socket.socket]:
+    """Return the sockets that have something to read, or whose other end is closed, after at most ``seconds``."""
+    poll = select.poll()
+    for link in links:
+        poll.register(link, select.POLLIN)
+    events = dict(poll.poll(1000 * seconds))
+    return [link for link in links if link.fileno() in events]
+
+
 def _received(link: socket.socket) -> bytes:
     try:
         return link.recv(1)
@@ -183,7 +195,7 @@ def work(link: socket.socket, server: int, compare: Callable[[str, str], bool], 
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):  # from here on its only voice is the socket
+    for stream in (0, 1, 2):  # from here on its only voice is the socket; 0 was the server's, to the owner
         os.dup2(null, stream)
     link.sendall(READY)
     for line in link.makefile("rb"):

@@ -1,7 +1,9 @@
 """The grader under hostile pairs: a comparison of our own does, inside the workers, whatever a pair asks for."""
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from lightning_pspo.grading import Grade, Verdict, processes
 from lightning_pspo.grading import pool as grading_pool
+from lightning_pspo.grading import worker as far
 from lightning_pspo.grading.pool import Grader
 from lightning_pspo.grading.processes import WorkerPool
 from tests.support.processes import gone
@@ -52,6 +55,13 @@ def compare(extracted, answer):
                 open(answer, "w").close()
                 os._exit(1)
             return True
+        case "kill the server once":
+            if not os.path.exists(answer):
+                open(answer, "w").close()
+                os.kill(os.getppid(), signal.SIGKILL)
+            return True
+        case "streams":
+            return all(os.path.samestat(os.fstat(stream), os.stat(os.devnull)) for stream in range(3))
         case "modules":
             return not {"torch", "numpy", "lightning", "transformers"} & sys.modules.keys()
     return extracted == answer
@@ -73,6 +83,7 @@ def hostile(tmp_path_factory):
     """A folder with the module ``hostile_comparison``, which workers can import."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "hostile_comparison.py").write_text(HOSTILE)
+    (folder / "slow_to_import.py").write_text("import time\ntime.sleep(600)")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield folder
@@ -130,16 +141,19 @@ def test_a_worker_that_died_once_is_forgiven(pool, tmp_path):
     assert pool.judge([("crash once", str(tmp_path / "seen")), ("a", "a")]) == [CORRECT, CORRECT]
 
 
-def test_workers_import_what_they_need_and_no_torch(pool):
-    assert pool.judge([("modules", "x")]) == [CORRECT]
+def test_workers_import_what_they_need_and_no_torch_and_hold_no_stream(pool):
+    assert pool.judge([("modules", "x"), ("streams", "x")]) == [CORRECT] * 2
 
 
-def test_processes_that_someone_else_ended_are_replaced(pool):
-    pool.judge([("a", "a")] * 10)
+@pytest.mark.parametrize("count", [1, 10])  # both of the workers that were ended are in the way of the one pair
+def test_processes_that_someone_else_ended_are_replaced(pool, count):
+    pool.judge([("sleep", "0.2")] * 2)
     server = server_of(pool)
     for worker in server.children():
         worker.kill()
-    assert pool.judge([("a", "a")] * 10) == [CORRECT] * 10
+        while worker.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+    assert pool.judge([("a", "a")] * count) == [CORRECT] * count
     workers = server.children()
     server.kill()
     assert gone([server, *workers])  # the workers do not outlive it
@@ -193,6 +207,23 @@ def test_the_server_ends_by_itself_while_a_fork_of_the_owner_holds_its_socket(ho
     assert server.process.returncode == 0  # else it was killed, after five seconds in vain
 
 
+def test_the_end_of_a_server_shows_while_a_fork_of_the_owner_holds_its_socket(hostile, monkeypatch, tmp_path):
+    pair, held = socket.socketpair, []
+
+    def socketpair():
+        ours, theirs = pair()
+        held.append(theirs.dup())  # as by a fork in another thread at this moment
+        return ours, theirs
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    pool = WorkerPool(1, 1.0, 512, "hostile_comparison:compare")
+    assert pool.judge([("kill the server once", str(tmp_path / "seen"))]) == [CORRECT]
+    assert len(held) == 2
+    pool.close()
+    for end in held:
+        end.close()
+
+
 def test_close_ends_the_batches_of_other_threads(hostile):
     pool = WorkerPool(1, 600.0, 512, "hostile_comparison:compare")
     raised = []
@@ -218,21 +249,37 @@ def test_close_ends_the_batches_of_other_threads(hostile):
     pool.close()
 
 
-def test_close_in_a_signal_handler_ends_the_batch_that_it_interrupts(hostile):
-    pool = WorkerPool(1, 600.0, 512, "hostile_comparison:compare")
-    pool.judge([("a", "a")])
-    server = pool._server
-    before = signal.signal(signal.SIGALRM, lambda *_: pool.close())
+@pytest.mark.parametrize("starting", [False, True])
+def test_close_in_a_signal_handler_ends_the_batch_that_it_interrupts(hostile, starting):
+    pool = WorkerPool(1, 600.0, 512, "slow_to_import:compare" if starting else "hostile_comparison:compare")
+    if not starting:
+        pool.judge([("a", "a")])
+    servers = []
+
+    def close(*_):
+        servers.append(pool._server)
+        pool.close()
+
+    before = signal.signal(signal.SIGALRM, close)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(RuntimeError, match="`close` was called before the batch was done: 1 pairs"):
             pool.judge([("spin", "x")])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-    assert server.process.returncode == 0
+    assert servers[0].process.returncode == (-signal.SIGKILL if starting else 0)
+    pool.compare = "hostile_comparison:compare"
     assert pool.judge([("a", "b")]) == [WRONG]
     pool.close()
+
+
+def test_the_server_hears_workers_beyond_descriptor_1024():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket(fileno=fcntl.fcntl(ours, fcntl.F_DUPFD, 1030)) as high:
+        server = far.Server(theirs, os.getppid(), str.__eq__, 1, far.Limits(0, 0, 0))
+        theirs.send(b"+")
+        assert server._readable([high]) == [high]
 
 
 SCRIPT = """
@@ -275,4 +322,19 @@ def test_what_is_undecided_is_neither_true_nor_false(hostile, monkeypatch):
     assert grader.equivalent([("spin", "x"), ("exit", "x"), ("x", "x")]) == [None, None, True]
     hostile_pair = (r"Thus \boxed{spin}.", "x")
     assert grader.grade([hostile_pair] * 40) == [Grade(Verdict.TIMEOUT, "spin", "boxed")] * 40
+    grader.close()
+
+
+def test_a_settled_pair_is_compared_once_in_several_calls(hostile, monkeypatch, tmp_path):
+    monkeypatch.setattr(grading_pool, "quick", lambda extracted, answer: None)
+    monkeypatch.setattr(grading_pool, "_REMEMBERED", 3)
+    grader = Grader(workers=1, deadline_s=0.2)
+    grader._pool.compare = "hostile_comparison:compare"
+    calls, judge = [], grader._pool.judge
+    monkeypatch.setattr(grader._pool, "judge", lambda pairs: calls.append([left for left, _ in pairs]) or judge(pairs))
+    for extracted in ("spin", "exit", "a", "x", "spin", "exit", "b", "a", "spin"):
+        verdict = grader.equivalent([(extracted, "x"), (extracted, "x")])
+        assert verdict == [{"spin": None, "exit": None, "x": True}.get(extracted, False)] * 2
+    # an error is tried again; "b" was one pair too many, and the oldest is forgotten
+    assert calls == [[extracted] for extracted in ("spin", "exit", "a", "x", "exit", "b", "spin")]
     grader.close()
