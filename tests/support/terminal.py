@@ -19,6 +19,8 @@ class Terminal:
         self._leader, follower = pty.openpty()
         self.stream: TextIO = os.fdopen(follower, "w", encoding="utf-8")
         self.screen = [""]
+        self._row = self._column = 0
+        self._rest = ""  # the beginning of a sequence that is cut off
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.resize(columns, rows)
 
@@ -39,8 +41,11 @@ class Terminal:
                     break
                 data += os.read(self._leader, 1 << 20)
         text = self._decoder.decode(data)
-        row, column = len(self.screen) - 1, len(self.screen[-1])
-        for part in re.findall(r"\x1b\[\d*[A-Z]|\r|\n|[^\x1b\r\n]+", re.sub(r"\x1b\[[\d;]*m", "", text)):
+        row, column = self._row, self._column
+        whole = self._rest + text
+        cut = re.search(r"\x1b(\[[\d;]*)?$", whole)
+        whole, self._rest = (whole[: cut.start()], cut[0]) if cut else (whole, "")
+        for part in re.findall(r"\x1b\[\d*[A-Z]|\r|\n|[^\x1b\r\n]+", re.sub(r"\x1b\[[\d;]*m", "", whole)):
             if part == "\r":
                 column = 0
             elif part == "\n":
@@ -57,4 +62,5 @@ class Terminal:
                     self.screen[row][:column].ljust(column) + part + self.screen[row][column + len(part) :]
                 )
                 column += len(part)
+        self._row, self._column = row, column
         return text
