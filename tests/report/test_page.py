@@ -1,8 +1,12 @@
 """What the page says and what it is safe from."""
 
+import base64
+import hashlib
+import itertools
 import json
 import os
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_pspo import report
 from lightning_pspo.report import read_arms, render_page, write_report
 from tests.support.report_runs import CONFIG, HOSTILE, example, plain, summary, write_metrics, write_run
 
@@ -157,3 +162,77 @@ def test_ten_long_runs_stay_small(tmp_path: Path) -> None:
     settings = [{"model": {"updates_per_rollout": 2, "alpha": number}} for number in range(10)]
     runs = [write_run(tmp_path / f"run{number}", 1, 2_000, settings[number]) for number in range(10)]
     assert write_report(runs, tmp_path / "report.html").stat().st_size < 5e6  # no longer curve makes it larger
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page: tag and attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, dict(attrs)))
+
+    def __call__(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.all if tag in tags]
+
+
+def test_its_structure_serves_readers_without_eyes_or_mouse(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"pspo{seed}", seed) for seed in (1, 2)]
+    runs.append(write_run(tmp_path / "clip", settings={"model": {"surrogate": {"class_path": "Clip"}}}))
+    page = render_page(read_arms(runs))
+    elements = Elements(page)
+    levels = [1, *(int(level) for level in re.findall(r"<h(\d)", page))]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert [len(elements(tag)) for tag in ("h1", "main", "nav", "footer")] == [1, 1, 1, 1]
+    assert elements("html")[0]["lang"] == "en"
+    ids = [attributes["id"] for _, attributes in elements.all if "id" in attributes]
+    assert len({*ids}) == len(ids)
+    for tag, attributes in elements.all:
+        named = attributes.get("aria-label") or attributes.get("aria-labelledby")
+        assert named or not (tag in ("nav", "section") or attributes.get("role") in ("img", "region", "group")), tag
+        assert {*(attributes.get("aria-labelledby") or "").split()} <= {*ids}
+        assert tag != "svg" or attributes.get("role") == "img" or attributes.get("aria-hidden") == "true"
+        assert tag != "th" or "scope" in attributes
+        assert attributes.get("class") not in ("scroll", "plot", "completion long") or attributes["tabindex"] == "0"
+        assert tag != "a" or (attributes["href"] or "").removeprefix("#") in ids
+    assert len(elements("caption")) == len(elements("table")) > len(elements("figure")) == len(elements("desc")) > 5
+    assert [button["aria-pressed"] for button in elements("button")] == [
+        "true",
+        "true",
+        "false",
+    ]  # arms; TeX as written
+
+
+def test_it_runs_and_fetches_nothing_but_its_own(tmp_path: Path) -> None:
+    page = render_page(read_arms([write_run(tmp_path / "run", completions=HOSTILE)]))
+    (policy,) = (meta["content"] or "" for meta in Elements(page)("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'; ")
+    for tag in ("script", "style"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_have_contrast(scheme: str) -> None:
+    """WCAG's AA: 4.5 for text, 3 for the lines of charts."""
+    style = Path(report.__file__).with_name("report.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root {(.*?)}", style, re.DOTALL)[:2]
+    colours = dict(re.findall(r"--([\w-]+): #(\w{6})", blocks[scheme == "dark"]))
+
+    def light(name: str) -> float:
+        parts = (int(colours[name][at : at + 2], 16) / 255 for at in (0, 2, 4))
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.05 + 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(ink: str, behind: str) -> float:
+        bounds = sorted((light(ink), light(behind)))
+        return bounds[1] / bounds[0]
+
+    text = [(ink, behind) for ink in ("ink", "soft", "accent") for behind in ("page", "card", "sunk")]
+    text += [(name, f"{name}-bg") for name in ("good", "bad", "odd")] + [("page", "accent")]
+    assert min(contrast(*pair) for pair in text) >= 4.5
+    assert min(contrast(f"c{number}", "card") for number in range(8)) >= 3
