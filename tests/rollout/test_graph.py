@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.adapters import LoRA, with_adapters
 from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, graph
 from lightning_pspo.rollout.fixed_attention import attention_and_sum
 from lightning_pspo.rollout.graph import bucket
@@ -34,6 +35,10 @@ PLAIN: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
     "gpt2": GPT2Config(vocab_size=259, n_positions=512, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3),
     "gemma": GemmaConfig(**SIZES, head_dim=16),
+    "tied, one key head": LlamaConfig(
+        **(SIZES | {"tie_word_embeddings": True, "num_key_value_heads": 1, "vocab_size": 256})
+    ),
+    "adapters": LlamaConfig(**SIZES),
 }
 LATENT = {"num_key_value_heads": 4, "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
 LATENT |= {"first_k_dense_replace": 2, "n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16}
@@ -51,6 +56,11 @@ MANY_EOS = (2, *range(200, 240))
 def model_of(config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    if config is PLAIN["adapters"]:
+        model = with_adapters(model, LoRA(rank=4), seed=0).get_base_model()
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # zero at first
+                torch.nn.init.normal_(weight, std=0.3)
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -86,6 +96,10 @@ def test_other_attention_goes_to_the_shared_prefix_engine(name: str, caplog: pyt
     ("rows", "engine", "changes"),
     [
         ([[7]], {}, {"samples": 1, "max_new_tokens": 1}),
+        ([[7]], {}, {"samples": 1, "max_new_tokens": 1, "temperature": 0.0}),
+        (PROMPTS, {}, {"samples": 1, "max_new_tokens": 20, "top_p": 0.9}),
+        (PROMPTS, {"steps_per_check": 1}, {"eos_ids": tuple(range(259))}),  # all rows end at once
+        ([[*range(3, 67)], [*range(3, 68)], [*range(3, 140)]], {}, {"samples": 9, "top_p": 0.9, "eos_ids": ()}),
         ([[7, 8]], {"steps_per_check": 1}, {"samples": 33, "max_new_tokens": 9, "eos_ids": MANY_EOS}),
         (PROMPTS, {"max_rows": 4, "steps_per_check": 3}, {"samples": 5, "eos_ids": MANY_EOS}),
         (PROMPTS, {"max_rows": 1}, {"samples": 2}),
