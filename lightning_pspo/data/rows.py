@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError, got_missing
-from lightning_pspo.files import COMPRESSED, open_bytes, read_objects, unique_keys
+from lightning_pspo.files import COMPRESSED, as_size, open_bytes, read_objects, unique_keys
 
 Row = Mapping[str, Any]
+_MAX_ARRAY = 1 << 30  # bytes; a small compressed file may hold one that fills the memory
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
@@ -77,12 +78,21 @@ def find_files(path: str | Path, split: str | None = None) -> list[Path]:
     if split is not None:
         raise InputError(f"`split` is for a folder of files, got {split!r} with the file {text!r}.")
     for file in files:
-        if not format_of(file)[1]:
-            raise InputError(
-                f"`path` must end in one of {', '.join(SUFFIXES)}, compressed or not ({', '.join(COMPRESSED)}), "
-                f"got {str(file)!r}."
-            )
+        check_format(file)
     return files
+
+
+def check_format(file: Path) -> None:
+    """Check that a file's ending is known.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not format_of(file)[1]:
+        raise InputError(
+            f"`path` must end in one of {', '.join(SUFFIXES)}, compressed or not ({', '.join(COMPRESSED)}), "
+            f"got {str(file)!r}."
+        )
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:
@@ -147,7 +157,12 @@ def _read_lines(file: Path) -> Iterator[tuple[int, Row]]:
 
 def _read_array(file: Path) -> Iterator[tuple[int, Row]]:
     with open_bytes(file) as stream:
-        data = stream.read()
+        data = stream.read(_MAX_ARRAY + 1)
+    if len(data) > _MAX_ARRAY:
+        raise InputError(
+            f"{file}: a JSON array is read whole and must have at most {as_size(_MAX_ARRAY)}; write one object a line "
+            "(JSON Lines), as `jq -c '.[]'` does."
+        )
     try:
         rows = _parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -24,7 +24,7 @@ _JSON = (
 EMBEDDED = "embedded"
 """Name of the tiny policy in the package."""
 
-HUB_SECONDS = 5.0
+HUB_SECONDS = 3.0
 """Longest wait for the hub's answer."""
 
 

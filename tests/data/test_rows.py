@@ -7,6 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from lightning_pspo.data import rows
 from lightning_pspo.data.columns import text_field
 from lightning_pspo.data.rows import read_rows
 from lightning_pspo.data.sources import GSM8K, JSONL
@@ -113,3 +114,10 @@ def test_malformed_files_of_other_formats_are_named(tmp_path, name, content, mes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}.*{message}"):
         GSM8K(tmp_path / name).load()
+
+
+def test_an_array_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_MAX_ARRAY", 1000)
+    (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b"[" + b" " * 1_000_000))
+    with pytest.raises(InputError, match=r"bomb\.json\.gz: a JSON array .* at most 1 kB; write one object a line"):
+        GSM8K(tmp_path / "bomb.json.gz").load()

@@ -168,11 +168,9 @@ class RowSource(PromptSource, ABC):
         return rows
 
 
-def check_file(path: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
-    """Return ``path`` with ``~`` expanded; raise InputError if it is not a file or has none of ``suffixes``."""
+def check_file(path: str | Path) -> Path:
+    """Return ``path`` with ``~`` expanded; raise InputError if it is not a file."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"`path` must be a file that exists, {got_missing(path)}")
-    if suffixes and file.suffix.lower() not in suffixes:
-        raise InputError(f"`path` must end in one of {', '.join(suffixes)}, got {str(path)!r}.")
     return file

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from lightning_pspo.data.columns import Columns, text_field
 from lightning_pspo.data.hub import hub_rows
-from lightning_pspo.data.rows import SUFFIXES, Row, read_rows
+from lightning_pspo.data.rows import Row, check_format, read_rows
 from lightning_pspo.data.sources.base import NumberedRow, RowSource, check_file
 from lightning_pspo.errors import InputError
 from lightning_pspo.types import Problem
@@ -24,7 +24,8 @@ class Benchmark(RowSource):
     """Rows from the hub or from a local file with the hub's field names.
 
     Args:
-        path: Local ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet`` or ``.arrow`` file; None reads the hub.
+        path: Local ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet`` or ``.arrow`` file, compressed or not;
+            None reads the hub.
         revision: Commit, tag or branch of the hub's data set; None for the newest.
 
     Raises:
@@ -46,7 +47,8 @@ class Benchmark(RowSource):
             return
         if self.revision is not None:
             raise InputError(f"`revision` must not be set beside `path`, got {self.revision!r} and {str(self.path)!r}.")
-        self.path = check_file(self.path, SUFFIXES)
+        self.path = check_file(self.path)
+        check_format(self.path)
 
     @property
     def origin(self) -> str:
