@@ -27,9 +27,9 @@ from lightning_pspo.cli.main import resolve
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.files import as_size, free_bytes, locked, read_yaml, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
-from lightning_pspo.study.cells import CELLS, CONFIG, Cell, check_stale, make_cells
+from lightning_pspo.study.cells import CELLS, CONFIG, Cell, altered_files, check_stale, make_cells, read_done
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
-from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, done_file, visible_devices
+from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, visible_devices
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
@@ -182,7 +182,7 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f"; {workers} at a time.")
     done = [cell for cell in cells if cell.state == "done"]
     left = len(cells) + trials - len(done)
-    seconds = [value for cell in done if (value := done_file(cell).get("seconds")) is not None]
+    seconds = [value for cell in done if (value := read_done(cell.folder).get("seconds")) is not None]
     if seconds:
         each, basis = sum(seconds) / len(seconds), f"the mean of {len(seconds)} finished cells"
         bytes_each = sum(size_of(cell.folder) for cell in done) / len(done)
@@ -258,10 +258,11 @@ def repeat(folder: Path) -> int:
     """Run a cell again in a folder that is thrown away; return 0 if it did the same to the bit, else 1."""
     from lightning_pspo.report.curves import read_curves
 
-    config, digest = folder / CONFIG, folder / "done.json"
-    if not config.is_file() or not digest.is_file():
+    config = folder / CONFIG
+    if not config.is_file() or not (before := read_done(folder)):
         raise InputError(f"CELL must be the folder of a finished cell, such as DIR/cells/ARM/seed=1, got {folder}.")
-    before = json.loads(digest.read_bytes())
+    if CONFIG in (altered := altered_files(folder)):
+        raise InputError(f"{config} was edited after the run: undo that, and the cell can be repeated.")
     with tempfile.TemporaryDirectory(prefix="repeat-") as name:
         again = Path(name)
         settings = read_yaml(config)
@@ -278,12 +279,13 @@ def repeat(folder: Path) -> int:
         if failed:
             print(f"error: the repeated cell failed: {next(iter(failed.values()))}", file=sys.stderr)
             return 1
-        different = [] if done_file(cell)["weights"] == before["weights"] else ["the weights"]
+        different = [] if read_done(again)["weights"] == before["weights"] else ["the weights"]
         names = sorted({path.name for root in (folder, again) for path in root.glob("validations/*")})
         for file in names:
             old, new = (root / "validations" / file for root in (folder, again))
             same = old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes()
-            different += [] if same else [f"validations/{file}"]
+            since = " (altered after the run)" if f"validations/{file}" in altered else ""
+            different += [] if same else [f"validations/{file}{since}"]
         curves = [
             {key: [part.tolist() for part in series] for key, series in read_curves(root / "logs").items()}
             for root in (folder, again)

@@ -16,7 +16,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, compare, read_run
 from lightning_pspo.report.curves import Curves, read_curves
 from lightning_pspo.statistics import Estimate, compare_arms, holm, mean_interval, t_quantile, wilson_interval
-from lightning_pspo.study.cells import CELLS, DONE
+from lightning_pspo.study.cells import CELLS, altered_files, read_done
 from lightning_pspo.study.design import Study, Variant
 
 MEASURES = {
@@ -67,7 +67,8 @@ def read_cell(folder: Path, seed: int, source: str | None) -> RunResult:
     Raises:
         InputError: Its files are missing or cannot be read.
     """
-    runs = {int(path.stem.partition("=")[2]): read_run(path) for path in sorted(folder.glob("validations/*.jsonl"))}
+    files = sorted(folder.glob(f"validations/rollout={'[0-9]' * 6}.jsonl"))
+    runs = {int(file.stem.partition("=")[2]): read_run(file) for file in files}
     if len(runs) < 2:
         raise InputError(f"{folder} must hold validations before and after training, got {len(runs)}.")
     settings = list(runs[max(runs)].scores)
@@ -76,13 +77,25 @@ def read_cell(folder: Path, seed: int, source: str | None) -> RunResult:
         raise InputError(f"`source` must be one of {sorted({name for name, _ in settings})}, got {source!r}.")
     only = {
         # A name in place of the file's digest: two runs that have both collapsed may have written the same verdicts.
-        rollout: replace(run, scores={chosen: run.scores[chosen]}, digest=f"seed {seed}")
-        for rollout, run in runs.items()
+        rollout: replace(run, scores={chosen: run.scores.get(chosen, {})}, digest=f"seed {seed}")
+        for rollout, run in sorted(runs.items())
     }
-    accuracy = {rollout: float(np.mean([*run.scores[chosen].values()])) for rollout, run in sorted(only.items())}
-    return RunResult(
-        seed=seed, final=only[max(only)], accuracy=accuracy, measures=measures(read_curves(folder / "logs"))
-    )
+    _check_problems([*only.values()])
+    if not (curves := read_curves(folder / "logs")):
+        raise InputError(f"{folder / 'logs'} must hold the curves of the run, got none.")
+    accuracy = {rollout: float(np.mean([*run.scores[chosen].values()])) for rollout, run in only.items()}
+    return RunResult(seed=seed, final=only[max(only)], accuracy=accuracy, measures=measures(curves))
+
+
+def _check_problems(runs: Sequence[EvaluatedRun]) -> None:
+    """Refuse runs that are not about the same problems, such as of a file from which rows were cut."""
+    first, *others = [next(iter(run.scores.values())).keys() for run in runs]
+    for run, problems in zip(runs[1:], others, strict=True):
+        if odd := first ^ problems:
+            raise InputError(
+                f"{run.path} must have the problems of {runs[0].path}, but {len(odd)} are in one of them only, such as "
+                f"{min(odd)[0]!r}."
+            )
 
 
 def measures(curves: Curves) -> dict[str, float]:
@@ -111,20 +124,27 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
     variants = study.variants()
     runs: dict[str, list[RunResult]] = {}
     missing: list[str] = []
+    altered: list[str] = []
     same: dict[str, list[str]] = {}  # digest of weights -> runs that ended with them
     points: dict[str, list[Variant]] = {}
     for variant in variants:
         points.setdefault(variant.point, []).append(variant)
         for seed in study.seeds:
-            folder = root / CELLS / variant.name / f"seed={seed}"
-            if (folder / DONE).is_file():
+            name = f"{variant.name}/seed={seed}"
+            if done := read_done(folder := root / CELLS / name):
+                altered += [f"{name}/{file}" for file in altered_files(folder, name)]
                 runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
-                if weights := json.loads((folder / DONE).read_bytes()).get("weights"):
-                    same.setdefault(weights, []).append(f"{variant.name}/seed={seed}")
+                if weights := done.get("weights"):
+                    same.setdefault(weights, []).append(name)
             else:
-                missing.append(f"{variant.name}/seed={seed}")
+                missing.append(name)
+        if len({tuple(run.accuracy) for run in runs.get(variant.name, ())}) > 1:
+            raise InputError(f"{root / CELLS / variant.name}: all seeds must have validations after the same rollouts.")
     if not runs:
         raise InputError(f"{root} has no finished cell: run the study first.")
+    for members in points.values():
+        if finals := [run.final for variant in members for run in runs.get(variant.name, ())]:
+            _check_problems(finals)
     comparisons = _compared(study, points, runs)
     tests = sum(min(comparison.runs) > 1 for members in comparisons.values() for comparison in members)
     source, temperature = next(iter(next(iter(runs.values()))[0].final.scores))
@@ -137,6 +157,7 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
         "seeds": list(study.seeds),
         "cells": {"planned": len(variants) * len(study.seeds), "done": sum(map(len, runs.values()))},
         "missing": missing,
+        "altered": altered,  # files that are not as their runs left them
         "same_weights": [names for names in same.values() if len(names) > 1],
         "points": [
             {
@@ -203,7 +224,8 @@ def _comparison(comparison: ArmComparison, tests: int) -> dict[str, Any]:
 
 def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
     """Return what is reported of an arm at a point."""
-    finals = np.array([[*next(iter(run.final.scores.values())).values()] for run in runs])  # (runs, problems)
+    scores = [next(iter(run.final.scores.values())) for run in runs]
+    finals = np.array([[run[problem] for problem in scores[0]] for run in scores])  # (runs, problems)
     against_nothing = compare_arms(np.zeros_like(finals), finals, paired_runs=True).estimate  # by problem and run
     collapsed = sum(run.has_collapsed for run in runs)
     low, high = wilson_interval(collapsed, len(runs))

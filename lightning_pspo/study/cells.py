@@ -26,6 +26,7 @@ State = Literal["waiting", "begun", "done", "stale"]
 CELLS = "cells"
 CONFIG = "cell.yaml"
 DONE = "done.json"
+DIGEST = "digest"
 _CALLBACKS = "lightning_pspo.callbacks"
 _NEEDED = ("TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts")
 _LEFT_OUT = (  # what only a person would look at, or repeats what the cell's files say
@@ -59,13 +60,12 @@ class Cell:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what the run depends on."""
-        content = json.dumps([self.config, self.threads], sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return _digest(self.config, self.threads)
 
     @property
     def state(self) -> State:
         """How far the run has come; ``stale`` if its folder holds a run of other settings."""
-        begun = self.folder / "digest"
+        begun = self.folder / DIGEST
         if not begun.is_file():
             return "waiting"
         if begun.read_text(encoding="utf-8").strip() != self.digest:
@@ -78,8 +78,53 @@ class Cell:
         config = deepcopy(dict(self.config))
         config["trainer"] |= {"default_root_dir": str(folder)}
         write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
-        write_atomically(folder / "digest", f"{self.digest}\n".encode())
+        write_atomically(folder / DIGEST, f"{self.digest}\n".encode())
         return ["--config", str(folder / CONFIG), "--ckpt_path", "last"]
+
+
+def _digest(config: Mapping[str, Any], threads: int) -> str:
+    return hashlib.sha256(json.dumps([config, threads], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """Return what was noted at a cell's end: ``seconds``, ``threads``, ``weights``, ``files``; nothing before its end.
+
+    Raises:
+        InputError: The note cannot be read.
+    """
+    try:
+        content = json.loads((folder / DONE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{folder / DONE} is damaged: delete it, and the study finishes the cell again.")
+    return content
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that the analysis reads."""
+    paths = sorted([*folder.glob("validations/*"), *folder.glob("logs/**/metrics.csv")])
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def altered_files(folder: Path, name: str | None = None) -> list[str]:
+    """Return the files of a finished cell that are not as its run left them; none are known of older versions' cells.
+
+    Raises:
+        InputError: The folder holds a copy of another cell than ``name``, or files cannot be read.
+    """
+    done, config = read_done(folder), read_yaml(folder / CONFIG)
+    root = str(config["trainer"].pop("default_root_dir"))
+    if name is not None and not root.endswith(f"{CELLS}/{name}"):
+        raise InputError(
+            f"{folder} must hold the run of {name}, but its {CONFIG} is of {root}: delete it to run it again."
+        )
+    now = file_digests(folder)
+    altered = [file for file, digest in done.get("files", {}).items() if now.get(file) != digest]
+    edited = _digest(config, done.get("threads", 1)) != (folder / DIGEST).read_text(encoding="utf-8").strip()
+    return [CONFIG, *altered] if edited else altered
 
 
 def make_cells(study: Study, root: Path, resolve: Resolve, variants: Sequence[Variant] | None = None) -> list[Cell]:
@@ -195,7 +240,7 @@ def check_stale(cells: Sequence[Cell]) -> None:
     before, now = (dict(leaves(config)) for config in (read_yaml(stale[0].folder / CONFIG), stale[0].config))
     old, new = ({**dict.fromkeys(now | before, "absent"), **each, _ROOT: ""} for each in (before, now))
     changed = [name for name in new if new[name] != old[name]]
-    why = f"`{changed[0]}` was {old[changed[0]]}, is {new[changed[0]]}" if changed else "`threads`"
+    why = f"`{changed[0]}` was {old[changed[0]]}, is {new[changed[0]]}" if changed else f"`threads`, or {DIGEST}"
     raise InputError(
         f"{len(stale)} of {len(cells)} cells were run with other settings than the study has now ({why}): {names}. "
         "Undo the change (or use the version of this program that ran them), give another --output, or delete their "

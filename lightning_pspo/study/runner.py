@@ -21,7 +21,7 @@ from typing import Any
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, write_atomically
-from lightning_pspo.study.cells import DONE, Cell
+from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done
 
 FIT = (sys.executable, "-m", "lightning_pspo", "fit")
 LOG = "log.txt"
@@ -61,7 +61,7 @@ class Progress:
         """Look which cells are finished."""
         for cell in self.cells:
             if cell.name not in self.done and cell.state == "done":
-                self.done[cell.name] = done_file(cell).get("seconds")
+                self.done[cell.name] = read_done(cell.folder).get("seconds")
 
     def left_s(self, now: float) -> float | None:
         """Return the seconds until the end, by the mean of the finished cells; None before the first."""
@@ -71,15 +71,6 @@ class Progress:
         each, left = sum(known) / len(known), len(self.cells) - len(self.done) - len(self.failed)
         gone = sum(min(each, now - attempt.begun) for attempt in list(self.running.values()))
         return max(0.0, left * each - gone) / max(1, min(self.workers, left))
-
-
-def done_file(cell: Cell) -> dict[str, Any]:
-    """Return what is noted of a finished cell: ``seconds``, ``threads``, ``weights``; nothing if it is not finished."""
-    try:
-        content: dict[str, Any] = json.loads((cell.folder / DONE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content
 
 
 class Runner:
@@ -149,6 +140,7 @@ class Runner:
         if status == 0:
             seconds = round(time.monotonic() - attempt.begun, 1) if attempt.fresh and not attempt.failures else None
             content = {"seconds": seconds, "threads": cell.threads, "weights": weights_digest(cell.folder)}
+            content["files"] = file_digests(cell.folder)
             write_atomically(cell.folder / DONE, json.dumps(content).encode())
             return None
         failures = 0 if _newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1

@@ -40,6 +40,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         names = results["missing"]
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         parts.append(f"Missing: {', '.join(names[:_MOST_NAMES])}{more}.")
+    if results["altered"]:
+        parts.append(f"**Altered since the run:** {', '.join(results['altered'])}.")
     if chosen := results.get("chosen"):
         rows = [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in chosen.items()]
         parts.append(f"Chosen by the search:\n\n{_table(['arm', 'value'], rows)}")

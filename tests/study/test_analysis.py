@@ -1,6 +1,8 @@
 """Numbers of a study, by hand, from files of cells."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,10 @@ import pytest
 from lightning_pspo.errors import InputError
 from lightning_pspo.statistics import holm
 from lightning_pspo.study.analysis import DETECTABLE, analyse, write_results
-from lightning_pspo.study.cells import DONE
+from lightning_pspo.study.cells import CONFIG, DIGEST, DONE, file_digests, make_cells
 from lightning_pspo.study.design import Arm, Study
 from lightning_pspo.study.tables import draw_curves, markdown
-from tests.support.study_cells import write_cell
+from tests.support.study_cells import resolve, write_cell
 
 FINALS = {"plain": (0.5, 0.6, 0.7), "same": (0.5, 0.6, 0.7), "good": (0.9, 0.95, 1.0), "falls": (0.1, 0.2, 0.15)}
 STUDY = Study(
@@ -27,13 +29,18 @@ STUDY = Study(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for arm, finals in FINALS.items():
-        for seed, final in zip(STUDY.seeds, finals, strict=True):
-            folder = tmp_path / "cells" / arm / f"seed={seed}"
-            curves = {"trust/ratio_max": [9.0, 4.0], "trust/kl_update_1": [0, 0], "trust/kl_update_2": [0.25, 0.75]}
-            write_cell(folder, seed, {0: 0.2, 2: 0.8, 4: final}, curves)
-            (folder / DONE).write_text("{}", encoding="utf-8")
+    for cell in make_cells(STUDY, tmp_path, resolve):
+        final = FINALS[cell.variant.arm][cell.seed - 1]
+        curves = {"trust/ratio_max": [9.0, 4.0], "trust/kl_update_1": [0, 0], "trust/kl_update_2": [0.25, 0.75]}
+        cell.prepare()
+        write_cell(cell.folder, cell.seed, {0: 0.2, 2: 0.8, 4: final}, curves)
+        note(cell.folder)
     return tmp_path
+
+
+def note(folder: Path, **content: object) -> None:
+    """Write what the runner notes at the end of a cell."""
+    (folder / DONE).write_text(json.dumps({"threads": 1, "files": file_digests(folder), **content}), encoding="utf-8")
 
 
 def test_the_numbers(root: Path) -> None:
@@ -98,11 +105,56 @@ def test_altered_missing_and_broken_cells(root: Path) -> None:
     assert after["runs"]["good/seed=1"]["collapsed"] is True
     assert arms["same"]["seeds"] == [1, 3]
     assert after["missing"] == ["same/seed=2"]
+    assert before["altered"] == []
+    assert after["altered"] == [
+        "good/seed=1/logs/csv/version_0/metrics.csv",
+        "good/seed=1/validations/rollout=000004.jsonl",
+    ]
+    assert "**Altered since the run:** good/seed=1/logs" in markdown(after)
     (root / "cells/same/seed=1/validations/rollout=000004.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"seed=1/validations/rollout=000004.jsonl, row 1: must have the field"):
         analyse(STUDY, root)
     with pytest.raises(InputError, match="has no finished cell"):
         analyse(STUDY, root / "cells")
+
+
+def cut_a_row(folder: Path) -> None:
+    file = folder / "validations/rollout=000002.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").partition("\n")[2], encoding="utf-8")
+
+
+def copy_another_seed(folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("seed=3"), folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cut_a_row, r"rollout=000002.jsonl must have the problems of .*, but 1 are in one of them only, such as 'p0'"),
+        (copy_another_seed, r"must hold the run of good/seed=2, but its cell.yaml is of .*/good/seed=3"),
+        (lambda folder: (folder / "validations/rollout=000002.jsonl").unlink(), "validations after the same rollouts"),
+        (lambda folder: shutil.rmtree(folder / "logs"), "logs must hold the curves of the run"),
+        (lambda folder: (folder / DONE).write_text('{"sec'), "done.json is damaged: delete it"),
+        (lambda folder: (folder / CONFIG).unlink(), "cell.yaml cannot be read"),
+    ],
+    ids=["row", "copy", "validation", "logs", "note", "settings"],
+)
+def test_what_makes_a_cell_useless(root: Path, change: Callable[[Path], object], message: str) -> None:
+    change(root / "cells/good/seed=2")
+    with pytest.raises(InputError, match=message):
+        analyse(STUDY, root)
+
+
+def test_the_order_of_rows_does_not_matter_and_edited_settings_are_named(root: Path) -> None:
+    before, _ = analyse(STUDY, root)
+    file = root / "cells/plain/seed=1/validations/rollout=000004.jsonl"
+    file.write_text("".join(reversed(file.read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
+    for name in ("plain", "good"):  # a cell of another version has no digests of files
+        note(root / f"cells/{name}/seed=1", files={})
+    (root / "cells/good/seed=1" / DIGEST).write_text("of other settings", encoding="utf-8")
+    after, _ = analyse(STUDY, root)
+    assert after == {**before, "altered": ["good/seed=1/cell.yaml"]}
 
 
 def test_runs_that_collapsed_alike_are_runs_all_the_same(root: Path) -> None:
@@ -115,7 +167,7 @@ def test_runs_that_collapsed_alike_are_runs_all_the_same(root: Path) -> None:
 def test_tables_and_figure(root: Path) -> None:
     (root / "cells/same/seed=2" / DONE).unlink()
     for arm in ("plain", "same"):
-        (root / f"cells/{arm}/seed=1" / DONE).write_text('{"weights": "ab12"}', encoding="utf-8")
+        note(root / f"cells/{arm}/seed=1", weights="ab12")
     results = json.loads(write_results(analyse(STUDY, root)[0]))
     text = markdown({**results, "chosen": {"plain": 1e-4}})
     assert "11 of 12 cells are finished.\n\nMissing: same/seed=2." in text

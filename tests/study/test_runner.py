@@ -10,7 +10,8 @@ import pytest
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.study import runner
-from lightning_pspo.study.runner import Progress, Runner, SlurmRunner, done_file
+from lightning_pspo.study.cells import read_done
+from lightning_pspo.study.runner import Progress, Runner, SlurmRunner
 from tests.support.study_cells import COMMAND, cells
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,9 +34,9 @@ def test_a_dead_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert failed == {"Dies/seed=2": "status -9: about to die"}
     assert [cell.state for cell in all_cells] == ["done", "done", "begun", "done"]
     assert max(seen) == 2
-    assert all(done_file(cell)["threads"] == 1 for cell in all_cells if cell.state == "done")
-    assert done_file(all_cells[0])["seconds"] > 0.0
-    assert done_file(all_cells[1])["seconds"] is None, "it was started twice"
+    assert all(read_done(cell.folder)["threads"] == 1 for cell in all_cells if cell.state == "done")
+    assert read_done(all_cells[0].folder)["seconds"] > 0.0
+    assert read_done(all_cells[1].folder)["seconds"] is None, "it was started twice"
     before = {cell.name: (cell.folder / "log.txt").stat().st_mtime_ns for cell in all_cells}
     assert list(Runner(workers=2, command=COMMAND).run(all_cells)) == ["Dies/seed=2"]
     after = {cell.name: (cell.folder / "log.txt").stat().st_mtime_ns for cell in all_cells}
