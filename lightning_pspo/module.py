@@ -10,10 +10,11 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -31,6 +32,7 @@ from lightning_pspo.objective.mismatch import Mismatch
 from lightning_pspo.objective.objective import Objective
 from lightning_pspo.objective.surrogates import PSPO, Aggregation, RatioLevel, Surrogate, TokenMean
 from lightning_pspo.objective.trust_region import TrustRegionSums, mean_divergence
+from lightning_pspo.policy.nucleus import without_waiting
 from lightning_pspo.progress import advance, begin
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.trainable import TrainableModule
@@ -49,6 +51,8 @@ from lightning_pspo.training.scoring import Scorer, laid_out, shares_prompts
 from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.training.throughput import ModelSize, utilisation
 from lightning_pspo.types import PromptBatch, Rollout
+
+Value = TypeVar("Value")
 
 
 class PSPOModule(TrainableModule):
@@ -203,11 +207,13 @@ class PSPOModule(TrainableModule):
             self.policy, rollout.prompts, rollout.completions, mini_batches, self.group_size, shared
         )
         with self.phases.timed("old_logprobs"):
-            rollout = self.scorer.with_old_and_ref_logprobs(
-                rollout,
-                mini_batches,
-                with_reference=self.objective.kl.coef > 0.0,
-                with_first=self.past_weights.staleness > 0,
+            rollout = self._without_waiting(
+                lambda: self.scorer.with_old_and_ref_logprobs(
+                    rollout,
+                    mini_batches,
+                    with_reference=self.objective.kl.coef > 0.0,
+                    with_first=self.past_weights.staleness > 0,
+                )
             )
         return rollout, mini_batches
 
@@ -216,6 +222,20 @@ class PSPOModule(TrainableModule):
 
         The rollout's first update supplies the log-probs of the behaviour policy, which it still is.
         """
+        passes = self._without_waiting(lambda: self._passes(rollout, mini_batch, first))
+        loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
+
+        def refusal(norm: Tensor) -> Exception:
+            path = Path(self.trainer.default_root_dir) / f"non_finite-rank{self.global_rank}.jsonl"
+            return refusal_of_step(path, loss=loss, grad_norm=norm, rollout=rollout, passes=passes)
+
+        return Update.of(passes, loss, self._step(loss, refusal))
+
+    # -- parts of an iteration -----------------------------------------------------------------------------------------
+
+    def _passes(self, rollout: Rollout, mini_batch: MiniBatch, first: bool) -> list[Pass]:
+        """Add up the gradient of a mini-batch."""
+        self._optimizer().zero_grad(set_to_none=True)  # of passes that are made again
         passes: list[Pass] = []
         for number, micro_batch in enumerate(mini_batch.micro_batches, start=1):
             inputs = self.scorer.inputs(rollout, micro_batch, first, with_entropy=self.objective.entropy_coef > 0.0)
@@ -233,15 +253,13 @@ class PSPOModule(TrainableModule):
                 )
             )
             advance()
-        loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
+        return passes
 
-        def refusal(norm: Tensor) -> Exception:
-            path = Path(self.trainer.default_root_dir) / f"non_finite-rank{self.global_rank}.jsonl"
-            return refusal_of_step(path, loss=loss, grad_norm=norm, rollout=rollout, passes=passes)
-
-        return Update.of(passes, loss, self._step(loss, refusal))
-
-    # -- parts of an iteration -----------------------------------------------------------------------------------------
+    def _without_waiting(self, run: Callable[[], Value]) -> Value:
+        """Return ``run()``, with searches for nuclei that never wait for a GPU; run it again if one has failed."""
+        with without_waiting() as missed:
+            result = run()
+        return run() if missed and self._any_rank(torch.stack(missed)) else result
 
     def _set_alpha(self) -> None:
         if self.alpha_controller is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +14,26 @@ TOPS = (256, 4096)
 
 SUM_BITS = 44
 """Bits after the point in sums of probabilities: a vocabulary of 2**18 weights up to 1 fits into 62 bits."""
+
+DEFERRING = ("cuda",)
+"""Kinds of devices for which waiting costs more than a search among more tokens."""
+
+_missed: list[Tensor] | None = None  # a global, since a GPU's backward pass runs in a thread of its own
+
+
+@contextlib.contextmanager
+def without_waiting() -> Iterator[list[Tensor]]:
+    """Look for nuclei among a fixed number of most probable tokens within the block, and never wait for a GPU.
+
+    Yields the list that gets a () bool of each search, True if these tokens did not hold the nucleus of every row: what
+    was computed is then worth nothing, and has to be computed again outside of the block.
+    """
+    global _missed
+    _missed = missed = []
+    try:
+        yield missed
+    finally:
+        _missed = None
 
 
 def fixed_point(values: Tensor, bits: int = SUM_BITS) -> Tensor:
@@ -33,6 +55,10 @@ def outside_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
         For (..., V) float probabilities, (..., V) bool, True outside; never True for a row's most probable token.
     """
     rows = probabilities.reshape(-1, probabilities.shape[-1])
+    if _missed is not None and rows.device.type in DEFERRING:
+        mask, decided = outside_top(rows, top_p, min(TOPS[-1], rows.shape[1]))
+        _missed.append(~decided.all())
+        return mask.view_as(probabilities)
     outside = torch.empty_like(rows, dtype=torch.bool)
     open_rows = torch.arange(len(rows), device=rows.device)
     for top in (*TOPS, rows.shape[1]):

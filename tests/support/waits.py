@@ -1,4 +1,4 @@
-"""Operations that would make the host wait for a GPU, counted on a CPU."""
+"""Operations that would make the host wait for a GPU, or that a GPU refuses in deterministic mode, counted on a CPU."""
 
 from typing import Any
 
@@ -8,9 +8,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Collect the operations that copy to the host or whose result has a size that only the device knows."""
+    """Collect the operations that copy to the host or whose result has a size that only the device knows.
+
+    A list that becomes a tensor is copied from memory that is not pinned, which waits too; a single number stays an
+    argument of its kernel. And those that ``torch.use_deterministic_algorithms`` refuses on CUDA, as documented there.
+    """
 
     NAMES = ("_local_scalar_dense", "nonzero", "unique", "_unique", "masked_select", "is_nonzero", "equal", "bincount")
+    REFUSED = ("put_", "histc", "kthvalue", "median", "nll_loss", "_ctc_loss", "scatter_reduce", "cumprod")
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -21,7 +26,9 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         indices = args[1] if name in ("index", "index_put", "index_put_") else []
         by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
+        sums = name.startswith("cumsum") and args[0].is_floating_point()
+        made = name == "lift_fresh" and args[0].numel() > 1
         self.operations += 1
-        if by_mask or name.startswith(self.NAMES):
+        if by_mask or sums or made or name.startswith(self.NAMES + self.REFUSED):
             self.names.append(name)
         return func(*args, **(kwargs or {}))
