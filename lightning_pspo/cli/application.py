@@ -46,8 +46,7 @@ from lightning_pspo.cli.run_directory import (
 from lightning_pspo.cli.short_help import EVERYTHING, short_help
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.source_setting import SourceSetting
-from lightning_pspo.cli.suggestions.nulls import refuse_linked, refuse_nulls
-from lightning_pspo.cli.suggestions.reworded import explain
+from lightning_pspo.cli.suggestions.mistakes import explain, refuse_linked, refuse_nulls
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import Evaluation, result_tables
@@ -129,16 +128,16 @@ class PSPOCLI(LightningCLI):
         for name, subparser in self._subcommand_parsers.items() if not self.helps_in_full else ():
             untyped: Any = subparser
             untyped.format_help = partial(short_help, subparser, name)
-        refuse_linked(self.arguments, self._subcommand_parsers[self.arguments[0]])
+        subparser, words = self._subcommand_parsers[self.arguments[0]], self.arguments[1:]
+        refuse_linked(words, subparser)
         try:
             with torch_first():
                 self.config = parser.parse_args(args)
         except Exception as error:  # also of a user's own module
-            parser = self._subcommand_parsers[self.arguments[0]]
-            if refusal_within(error) is None and (message := explain(error, parser, self.arguments[1:])):
+            if refusal_within(error) is None and (message := explain(error, subparser, words)):
                 raise InputError(message) from error
             raise
-        refuse_nulls(self.config[self.config.subcommand], self._subcommand_parsers[self.config.subcommand])
+        refuse_nulls(words, subparser)
         settle(self.config[self.config.subcommand], os.environ, capability_of_gpu())
 
     def before_instantiate_classes(self) -> None:

@@ -28,7 +28,8 @@ def chosen_module(arguments: Sequence[str]) -> tuple[str, list[str]]:
     names = [
         setting.value
         for setting in written(arguments)
-        if setting.key == SETTING or (setting.name == "--model" and _is_name(setting.value))
+        if (setting.key == SETTING and setting.value is not ...)
+        or (setting.name == "--model" and _is_name(setting.value))
     ]
     if (name := next(reversed(names), "PSPOModule")) not in MODULES:
         raise InputError(f"`{SETTING}` must be {' or '.join(MODULES)}, got {name!r:.60}.")

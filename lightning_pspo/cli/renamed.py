@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-MOVED: dict[str, str] = {
-    "model.alpha_controller.alpha": "model.surrogate.alpha",
-    "model.kl.class_path": "model.kl.estimator",
-}
-"""Argument of a class in an earlier version -> full name now."""
-
 ELSEWHERE: dict[str, str] = {
     "num_generations": "model.group_size",
     "n": "model.group_size",

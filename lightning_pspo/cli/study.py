@@ -25,7 +25,16 @@ from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.files import as_size, free_bytes, locked, read_yaml, unlock, write_atomically
+from lightning_pspo.files import (
+    DiskFullError,
+    as_size,
+    free_bytes,
+    is_full,
+    locked,
+    read_yaml,
+    unlock,
+    write_atomically,
+)
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import CELLS, CONFIG, Cell, altered_files, check_stale, make_cells, read_done
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
@@ -42,11 +51,18 @@ _CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the 
 def main(arguments: list[str] | None = None) -> int:
     """Run a study, or one of its subcommands; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["report"]:
-        return report(report_parser().parse_args(words[1:]).study)
-    if words[:1] == ["repeat"]:
-        return repeat(repeat_parser().parse_args(words[1:]).cell)
-    return run(parser().parse_args(words))
+    try:
+        if words[:1] == ["report"]:
+            return report(report_parser().parse_args(words[1:]).study)
+        if words[:1] == ["repeat"]:
+            return repeat(repeat_parser().parse_args(words[1:]).cell)
+        return run(parser().parse_args(words))
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise DiskFullError(
+            "the disk is full: free some space and give the same command again; nothing finished is lost."
+        ) from error
 
 
 def parser() -> argparse.ArgumentParser:

@@ -106,7 +106,7 @@ def test_nested_settings(callbacks) -> None:
     [
         ("--callbacks.RunReprt=null", "unknown Callback `RunReprt`; did you mean `RunReport`?"),
         ("callbacks: {RunReprt: null}", "unknown Callback `RunReprt`; did you mean `RunReport`?"),
-        ("--callbacks.runreport.others=[]", "`--callbacks.runreport`; did you mean `--callbacks.RunReport`?"),
+        ("--callbacks.runreport.others=[]", "of Callback; did you mean `--callbacks.RunReport`?"),
         ("--callbacks.Watchdog=null", "`callbacks.Watchdog` must be in the list to be removed; it has Rollout"),
         ("--callbacks.RunReport=7", "`callbacks.RunReport` must be a mapping of settings, true, or null to remove it"),
         ("--callbacks.RolloutCheckpoint.keep_bst=3", "did you mean `--callbacks.RolloutCheckpoint.keep_best`?"),

@@ -30,12 +30,7 @@ def options_of(hint: Any) -> list[Any]:
 
 
 def classes_of(hint: Any) -> list[type]:
-    """Return the classes whose subclasses a setting may name, also as items of a list or mapping.
-
-    >>> from lightning_pspo.objective.schedules import Schedule
-    >>> classes_of(Schedule | float | None), classes_of(int)
-    ([<class 'lightning_pspo.objective.schedules.Schedule'>], [])
-    """
+    """Return the classes whose subclasses a setting may name, also as items of a list or mapping."""
     return list(dict.fromkeys(get_class_types(hint)))
 
 
@@ -58,10 +53,6 @@ def known_classes(bases: Sequence[type]) -> dict[str, type]:
     """Return the imported classes that can stand where one of ``bases`` is expected: name to write -> class.
 
     Ours have short names, others that of their module as well.
-
-    >>> from lightning_pspo.objective.schedules import Schedule
-    >>> sorted(known_classes([Schedule]))[:3]
-    ['Constant', 'Cosine', 'Linear']
     """
     known: dict[str, type] = {}
     for path in (path for base in bases for path in get_all_subclass_paths(base)):
@@ -72,12 +63,7 @@ def known_classes(bases: Sequence[type]) -> dict[str, type]:
 
 
 def find_class(bases: Sequence[type], name: str, place: str) -> type | None:
-    """Return the class that a setting names; None for something else that may build one, such as a function.
-
-    Args:
-        bases: Classes of which one is expected.
-        name: As the user wrote it, with or without its module.
-        place: The setting, for messages.
+    """Return the class, one of ``bases``, that ``place`` names with or without its module; None for a function.
 
     Raises:
         InputError: There is no such class, or it is not one of these.
@@ -142,7 +128,7 @@ def parameters(cls: type) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for action in parser._actions:
         name = action.dest.split(".")[0]
-        if name != "help":
+        if name not in ("help", "params"):  # the latter of an optimiser
             hint = getattr(action, "_typehint", None) if action.dest == name else None
             hints[name] = hint if hint is not None else getattr(action, "basetype", hints.get(name, Any))
     return hints

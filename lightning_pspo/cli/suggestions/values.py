@@ -1,24 +1,14 @@
-"""Say in words what a setting accepts, and refuse a value that it does not."""
+"""Say in words what a setting accepts."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable
 from enum import Enum
 from typing import Any, get_args, get_origin
 
-from lightning_pspo.cli.suggestions.classes import (
-    classes_of,
-    container_of,
-    find_class,
-    items_of,
-    known_classes,
-    options_of,
-    parameters,
-)
+from lightning_pspo.cli.suggestions.classes import classes_of, container_of, known_classes, options_of
 from lightning_pspo.cli.suggestions.nearest import nearest
-from lightning_pspo.errors import InputError
 
 _KINDS = {
     int: "an integer",
@@ -28,46 +18,6 @@ _KINDS = {
     dict: "a mapping",
     list: "a list such as [0, 1]",
 }
-
-
-def check_value(name: str, hint: Any, value: Any) -> None:
-    """Raise InputError about a value that the parser has refused.
-
-    Args:
-        name: Setting, as the user wrote it.
-        hint: Type hint of what it takes.
-        value: What it was given.
-    """
-    bases, end = classes_of(hint), "."
-    if (
-        isinstance(value, str)
-        and bases
-        and not {int, float, str}.intersection([*options_of(hint), *options_of(items_of(hint))])
-    ):
-        only = bases[0].__name__ if [*known_classes(bases).values()] == bases else value
-        if "." not in value and value != only:  # such as LoRA's
-            arguments = [f"{name}.{argument}" for argument in parameters(bases[0])]
-            raise InputError(group_message(name, name, arguments, value))
-        if find_class(bases, value, f"`{name}`") is not None:
-            raise InputError(f"`{name}` maps names to objects; give this one a name: `{name}.NAME {value}`.")
-        if "FunctionReward" in known_classes(bases):
-            end = f"; for a function: `{name} FunctionReward {name}.function {value}`."
-    if value is not None and str(value).lower() == "none" and takes_null(hint):
-        end = "; did you mean `null`?"
-    raise InputError(f"`{name}` must be {expected(hint, value)}, got {shown(value)}{end}")
-
-
-def group_message(name: str, group: str, settings: Iterable[str], value: Any) -> str:
-    """Return the message about a value in place of a group of settings.
-
-    Args:
-        name: Group, as the user wrote it.
-        group: Its full name.
-        settings: Full names of all settings.
-        value: What it was given.
-    """
-    first = next(setting for setting in settings if setting.startswith(f"{group}."))
-    return f"`{name}` is a group of settings such as `{name}{first.removeprefix(group)}`, got {shown(value)}."
 
 
 def takes_null(hint: Any) -> bool:
