@@ -6,29 +6,20 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import accumulate
 
 from lightning_pspo.grading.words import in_digits
 
 _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
 _SIGNS = {  # sign -> spelling
-    **dict.fromkeys("−–\ufe63", "-"),
+    **dict.fromkeys("−–—\ufe63", "-"),
     **dict.fromkeys("\u2018’", "'"),
     **dict.fromkeys("÷\u2215\u2044", "/"),
     **dict.fromkeys("·⋅", r"\cdot "),
     **dict.fromkeys("\u00c5\u212b", " angstroms"),
-    **{"\u066b": ".", "\u066c": ",", "\u066a": "%", "º": "°", "˚": "°", "…": "...", "\u211d": r"\mathbb{R}"},
-    **{
-        "≡": r"\equiv ",
-        "∴": "",
-        "∎": "",
-        "→": "",
-        "•": "",
-        "\u2236": ":",
-        "\u2126": "Ω",
-        "\u27e8": "(",
-        "\u27e9": ")",
-        "—": "-",
-    },
+    **dict.fromkeys("∴∎→•", ""),
+    **{"\u066b": ".", "\u066c": ",", "\u066a": "%", "\u2236": ":", "…": "...", "º": "°", "˚": "°", "\u2126": "Ω"},
+    **{"\u27e8": "(", "\u27e9": ")", "≡": r"\equiv ", "\u211d": r"\mathbb{R}"},
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
     **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
     **{"θ": r"\theta ", "∅": r"\emptyset "},
@@ -46,7 +37,7 @@ _CURRENCIES = (
     "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|NZD|HKD|SGD|KRW|RUB|BRL|MXN|ZAR|SEK|NOK|DKK|PLN|TRY|THB|MYR|RM"
     r"|(?:Rs|Fr|kr)\.?|R(?=\s?[0-9]{2})"
 )
-_GROUP = r"\{([^{}]*)\}"
+_GROUP, _SIGN = r"\{([^{}]*)\}", r"(\\(?:pi|alpha|beta|theta)(?![A-Za-z])|[0-9A-Za-z])"
 _CALL = r"\(([^()]*)\)"
 _COMMANDS = {
     **dict.fromkeys(("tfrac", "dfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
@@ -87,14 +78,10 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\{([^{}]*)\\over(?![A-Za-z])\s*([^{}]*)\}|\A([^{}=]*)\\over(?![A-Za-z])\s*([^{}=]*)\Z",
         r"\\frac{\1\3}{\2\4}",
     ),
-    (r"\frac", r"\\frac\s*(\\(?:pi|alpha|beta|theta)(?![A-Za-z]))\s*", r"\\frac{\1}"),
-    (r"\frac", r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
-    (r"\frac", r"\\frac\s*([0-9A-Za-z])\s*\{", r"\\frac{\1}{"),
-    (r"\frac", r"\\frac\s*" + _GROUP + r"\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
-    (r"\frac", r"\\frac\s+\{", r"\\frac{"),
-    (r"\sqrt", r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
-    (r"\sqrt", r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
-    (r"\sqrt", r"\\sqrt(\[[^\[\]]{1,9}\])\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
+    ("\\", r"\\(frac|sqrt)\s+(?=[\[{])", r"\\\1"),
+    (r"\frac", rf"\\frac\s*(?:{_GROUP}|{_SIGN})\s*(?:{_GROUP}|{_SIGN})", r"\\frac{\1\2}{\3\4}"),
+    (r"\frac", rf"\\frac\s*{_SIGN}\s*(?=\{{)", r"\\frac{\1}"),
+    (r"\sqrt", r"\\sqrt(\[[^\[\]]{1,9}\])?\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
     ("sqrt", r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
     (
         "",
@@ -153,9 +140,6 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
 _COMPILED = [(needed, re.compile(pattern).sub, spelling) for needed, pattern, spelling in _RULES]
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _QUOTED = re.compile(r"(?<![A-Za-z0-9])'([^']*)'(?![A-Za-z0-9])")
-_CODE = re.compile(
-    r"(?<![A-Za-z\\_.])(?:np\.|math\.|sp\.|sympy\.)?([A-Za-z][A-Za-z0-9]{0,15}(?:\.(?:open|Lopen|Ropen))?)\(|[(),]"
-)
 _CALLS = {
     "sqrt": r"\sqrt{{{0}}}",
     "cbrt": r"\sqrt[3]{{{0}}}",
@@ -174,6 +158,9 @@ _CALLS = {
     **dict.fromkeys(("Integer", "Float", "Decimal", "float64", "int64", "float", "int"), "{0}"),
     **dict.fromkeys(("Matrix", "array", "list", "set", "Union"), "{0}"),
 }
+_NAMES = "|".join(map(re.escape, sorted(_CALLS, reverse=True)))
+_INNERMOST = re.compile(rf"(?:(?<![A-Za-z\\_.])(?:np\.|math\.|sp\.|sympy\.)?({_NAMES}))?\(([^()]*)\)")  # or brackets
+_HIDDEN, _SHOWN = str.maketrans("(,)", "\0\1\2"), str.maketrans("\0\1\2", "(,)")
 _MAX_CALLS = 20  # a text with deeper calls is left as it is
 
 _MARKS = re.compile(r"\A[\s*_`:,;\"#]+|(?:[\s*_`:;,.\"]|\s[:;]-?[)D]|(?<=[A-Za-z]{2})!)+\Z|\\{1,2}\Z")
@@ -241,45 +228,30 @@ def plain(character: str) -> str:
 
 def _is_one_group(text: str) -> bool:
     """Whether the brace that a text begins with is closed by its last character."""
-    depth = 0
-    for match in re.finditer(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if not depth:
-            return match.end() == len(text)
-    return False
+    depths = list(accumulate({"{": 1, "}": -1}.get(token, 0) for token in re.findall(r"\\.|[{}]", text)))
+    return depths.index(0) == len(depths) - 1 if 0 in depths and text[-2:-1] != "\\" else False
 
 
 def _from_code(text: str) -> str:
     """Spell what Python programs print in TeX, by a list of the names that have one meaning."""
-    if not ("(" in text and ")" in text):
-        return text
-    opened: list[tuple[str, list[str]]] = [("", [""])]  # for each open call or bracket its name and arguments so far
-    end = 0
-    for match in _CODE.finditer(text):
-        opened[-1][1][-1] += text[end : match.start()]
-        end, token = match.end(), match.group()
-        if token.endswith("("):
-            opened.append((token[:-1] if match[1] not in _CALLS else match[1] or "", [""]))
-        elif token == "," and opened[-1][0] in _CALLS:
-            opened[-1][1].append("")
-        elif token == ")" and len(opened) > 1:
-            name, arguments = opened.pop()
-            opened[-1][1][-1] += _called(name, arguments)
-        else:
-            opened[-1][1][-1] += token
-        if len(opened) > _MAX_CALLS:
-            return text
-    return text if len(opened) > 1 else opened[0][1][0] + text[end:]
+    spelled, count = text, text.count("(")
+    for _ in range(_MAX_CALLS if count else 0):
+        spelled, count = _INNERMOST.subn(_called, spelled)
+        if not count:
+            return spelled.translate(_SHOWN)
+    return text
 
 
-def _called(name: str, arguments: list[str]) -> str:
-    if name not in _CALLS:
-        return f"{name}({arguments[0]})"
-    arguments = [argument.strip() for argument in arguments]
-    template = _CALLS[name]
+def _called(call: re.Match[str]) -> str:
+    """Spell a call, or brackets as they are, with signs in place of brackets and commas that have been read."""
+    if not (name := call[1]):
+        return call.group().translate(_HIDDEN)
+    arguments, template = [argument.strip() for argument in call[2].split(",")], _CALLS[name]
     if "{1}" not in template:
-        return template.format((r"\cup " if name == "Union" else ", ").join(arguments))
-    return template.format(*arguments) if len(arguments) == 2 else f"{name}({', '.join(arguments)})"
+        spelled = template.format((r"\cup " if name == "Union" else ", ").join(arguments))
+    else:
+        spelled = template.format(*arguments) if len(arguments) == 2 else f"{name}({', '.join(arguments)})"
+    return spelled.translate(_HIDDEN)
 
 
 def compact(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lightning_pspo.grading.structure import chain
 from lightning_pspo.grading.values import POINTS, POSITIVE, read
 
 _MIN_SHARED = 3  # points at which both must have a value
@@ -12,8 +13,6 @@ _EQUAL, _EQUAL_CONSTANTS, _EQUAL_ROUNDED = 1e-9, 1e-12, 1e-5
 _MOST_CANCELLED, _LARGEST_CONSTANT = 1e6, 1e7
 _LONG_DECIMAL = re.compile(r"(?<![0-9.])(?:0?\.0*[1-9][0-9]{4}|(?=[0-9.]{6})[1-9][0-9]*\.[0-9])")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3}")
-_RELATION = re.compile(r"\\(?:le|ge)(?![A-Za-z])|[<>=]")
-_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "="}
 
 
 def same_values(left: str, right: str) -> bool | None:
@@ -63,15 +62,17 @@ def same_relation(left: str, right: str) -> bool | None:
     >>> same_relation("2x > 6", "3 < x"), same_relation("x > 3", "x < 3"), same_relation("x = 3", "x = 4")
     (True, False, None)
     """
-    a, b = _sides(left), _sides(right)
-    if not a or not b or a[1] != b[1]:
+    (sides, signs), (others, other_signs) = chain(left), chain(right)
+    if signs != other_signs or "," in left + right or not all(sides + others) or not 1 <= len(signs) <= 3:
         return None
-    if len(a[1]) > 1:
-        same = all(same_values(first, second) or first == second for first, second in zip(a[0], b[0], strict=True))
+    if not {">", r"\ge"}.isdisjoint(signs) or len(set(signs)) > 1 < signs.count("="):
+        return None
+    if len(signs) > 1:
+        same = all(same_values(first, second) or first == second for first, second in zip(sides, others, strict=True))
         return True if same else None
     factors: list[complex] = []
     for point in range(POINTS):
-        (v, first), (w, _) = (read(f"({sides[0][1]})-({sides[0][0]})", point) for sides in (a, b))
+        (v, first), (w, _) = (read(f"({high})-({low})", point) for low, high in (sides, others))
         if v is None or w is None or not first.names or abs(v) < _EQUAL or abs(w) < _EQUAL:
             if (v is None) != (w is None):
                 return None
@@ -79,17 +80,4 @@ def same_relation(left: str, right: str) -> bool | None:
         factors.append(v / w)
         if abs(factors[-1] - factors[0]) > _EQUAL * abs(factors[0]):
             return None
-    return a[1] == ["="] or factors[0].real > 0 if len(factors) >= _MIN_SHARED else None
-
-
-def _sides(text: str) -> tuple[list[str], list[str]] | None:
-    """Return the sides of a relation and its signs, turned so that no side is greater than the next."""
-    signs = _RELATION.findall(text)
-    if not 1 <= len(signs) <= 3 or "," in text:
-        return None
-    sides = [side.strip() for side in _RELATION.split(text)]
-    if signs[0] in (">", r"\ge"):
-        sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
-    if not all(sides) or any(sign in (">", r"\ge") for sign in signs) or len(set(signs)) > 1 < signs.count("="):
-        return None
-    return sides, signs
+    return signs == ["="] or factors[0].real > 0 if len(factors) >= _MIN_SHARED else None

@@ -34,8 +34,8 @@ _HOLES = re.compile(
 _UNEQUAL = re.compile(r"x\s?(?:\\ne(?![A-Za-z])|=)")
 _INTERVAL = re.compile(r"(?:x\s?\\in\s*)?[(\[][^()\[\]]+,[^()\[\]]+[)\]]\s*(?:\Z|\\cup|U)")
 _BUILDER = re.compile(rf"\\?\{{\s*[a-z](?:\s?\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![A-Za-z]))\s*(.*?)\s*\\?\}}")
-_ORDER = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
-_TURNED = {">": "<", r"\ge": r"\le"}
+_ORDER = re.compile(r"\\(?:le|ge)(?![A-Za-z])|[<>=]")
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "="}
 _OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee)(?![A-Za-z])")
 _ALSO = re.compile(r",\s*|\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge)(?![A-Za-z])")
 _ROW_ENDS = re.compile(r"\\\\|\\cr(?![A-Za-z])")
@@ -71,7 +71,7 @@ def split_collection(text: str) -> Collection | None:
         rows = [["0"] * row + [entry] + ["0"] * (len(entries) - row - 1) for row, entry in enumerate(entries)]
         return _matrix(rows) if len(entries) <= _MAX_DEPTH else None
     if "\\begin" in text:
-        return _split_cases(text) or _split_matrix(text)
+        return _split_environment(text)
     parts = split_top(text, ("\\cup", "U"))
     if len(parts) > 1:
         return Collection("cup", tuple(parts), "")
@@ -125,24 +125,33 @@ def _from_inequalities(text: str) -> str:
     for part in _OR.split(text):
         low = high = ""
         for relation in _ALSO.split(part):
-            sides = [side.strip() for side in _ORDER.split(relation)]
-            if sides[1:2] in ([">"], [r"\ge"]):
-                sides = [_TURNED.get(side, side) for side in sides[::-1]]
-            names = [index for index in range(0, len(sides), 2) if len(sides[index]) == 1 and sides[index].isalpha()]
-            ends = [side for index, side in enumerate(sides[::2]) if 2 * index not in names]
-            if len(names) != 1 or len(sides) not in (3, 5) or not {*sides[1::2]} <= {"<", r"\le"}:
+            sides, signs = chain(relation)
+            names = [index for index, side in enumerate(sides) if len(side) == 1 and side.isalpha()]
+            ends = [side for index, side in enumerate(sides) if index not in names]
+            if len(names) != 1 or len(signs) not in (1, 2) or not {*signs} <= {"<", r"\le"}:
                 return ""
             if not all(evaluate(end) is not None or end.endswith(r"\infty") for end in ends):
                 return ""
             letters.add(sides[names[0]])
-            if (low and names[0] >= 2) or (high and names[0] + 2 < len(sides)) or len(letters) > 1:
+            before, behind = sides[: names[0]], sides[names[0] + 1 :]
+            if (low and before) or (high and behind) or len(letters) > 1:
                 return ""
-            if names[0] >= 2:
-                low = ("(" if sides[names[0] - 1] == "<" else "[") + sides[names[0] - 2]
-            if names[0] + 2 < len(sides):
-                high = sides[names[0] + 2] + (")" if sides[names[0] + 1] == "<" else "]")
+            if before:
+                low = ("(" if signs[len(before) - 1] == "<" else "[") + before[-1]
+            if behind:
+                high = behind[0] + (")" if signs[len(before)] == "<" else "]")
         intervals.append((low or r"(-\infty") + "," + (high or r"\infty)"))
     return r"\cup ".join(intervals)
+
+
+def chain(text: str) -> tuple[list[str], list[str]]:
+    """Return the sides of a relation and its signs, turned so that the first sign is no ``>``.
+
+    >>> chain("x > y > 2"), chain("x = 2")
+    ((['2', 'y', 'x'], ['<', '<']), (['x', '2'], ['=']))
+    """
+    sides, signs = [side.strip() for side in _ORDER.split(text)], _ORDER.findall(text)
+    return (sides[::-1], [_TURNED[sign] for sign in signs[::-1]]) if signs[:1] in ([">"], [r"\ge"]) else (sides, signs)
 
 
 def split_top(text: str, separators: tuple[str, ...]) -> list[str]:
@@ -180,14 +189,22 @@ def _brackets(text: str) -> tuple[str, str, str]:
     return "", text, ""
 
 
-def _split_cases(text: str) -> Collection | None:
-    """Read a system of equations as a list of them, and a definition by cases as one of pairs."""
-    match = _CASES.fullmatch(text)
-    if not match or "\\begin" in match["body"] or ("array" in text and "=" not in text):
+def _split_environment(text: str) -> Collection | None:
+    """Read a system of equations as a list of them, a definition by cases as one of pairs, a matrix by its entries."""
+    cases = _CASES.fullmatch(text)
+    if cases and "\\begin" not in cases["body"] and not ("array" in text and "=" not in text):
+        items = tuple(_case(row.rstrip(",;.")) for row in _rows(cases["body"]))
+        if len(items) > 1:
+            return Collection("", items, "")
+    match = _MATRIX.fullmatch(text)
+    if not match or "\\begin" in match["body"]:
         return None
-    rows = [row.strip() for row in _ROW_ENDS.split(match["body"])]
-    items = tuple(_case(row.rstrip(",;.")) for row in rows if row and row != "\\")
-    return Collection("", items, "") if len(items) > 1 else None
+    cells = [[cell.strip() for cell in row.split("&")] for row in _rows(match["body"])]
+    return _matrix(cells, "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix") if cells else None
+
+
+def _rows(body: str) -> list[str]:
+    return [row for row in map(str.strip, _ROW_ENDS.split(body)) if row and row != "\\"]
 
 
 def _case(row: str) -> str:
@@ -195,15 +212,6 @@ def _case(row: str) -> str:
     if not sign or condition.startswith(("=", "<", ">", "\\")) or not value:
         return value + condition
     return f"({value.rstrip(',')}, {_IF.sub('', condition)})"
-
-
-def _split_matrix(text: str) -> Collection | None:
-    match = _MATRIX.fullmatch(text)
-    if not match or "\\begin" in match["body"]:
-        return None
-    rows = [row.strip() for row in _ROW_ENDS.split(match["body"])]
-    cells = [[cell.strip() for cell in row.split("&")] for row in rows if row and row != "\\"]
-    return _matrix(cells, "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix") if cells else None
 
 
 def _matrix(rows: list[list[str]], kind: str = "matrix") -> Collection:

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 
 MAX_CHARS = 300  # a longer expression is not read
 _MAX_DEPTH, _MAX_FACTORIAL = 20, 50
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(?P<name>\\?[A-Za-z](?:(?<=\\.)[A-Za-z]+)?)|(?P<sign>[-+*/^_!(){}\[\]|]))"
-)
+_TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\\[A-Za-z]+|[A-Za-z]|[-+*/^_!(){}\[\]|]")
 _TIMES = ("*", r"\cdot", r"\times")
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     **{rf"\{name}": getattr(cmath, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")},
@@ -66,48 +64,29 @@ _NOT_READ = Reading()
 
 def read(text: str, point: int) -> tuple[complex | None, Reading]:
     """Return what `evaluate` does, and what else reading showed."""
-    if len(text) > MAX_CHARS:
-        return None, _NOT_READ
     try:
-        reader = _Reader(_tokens(text), point)
-    except _Unclear:
-        return None, _NOT_READ
-    try:
+        reader = _Reader(text, point)
         value = reader.sum(0)
         if reader.ahead():
-            return None, _NOT_READ
-        return (value if cmath.isfinite(value) else None), Reading(True, frozenset(reader.names), reader.largest)
+            raise _Unclear
     except _Unclear:
         return None, _NOT_READ
     except (ArithmeticError, ValueError):
         return None, Reading(True)
+    return (value if cmath.isfinite(value) else None), Reading(True, frozenset(reader.names), reader.largest)
 
 
 class _Unclear(Exception):
     """The text is not surely understood."""
 
 
-class _NoValue(ArithmeticError):
-    """The text is understood, but has no single value here."""
-
-
-def _tokens(text: str) -> list[str]:
-    tokens, position = [], 0
-    text = text.rstrip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if not match:
-            raise _Unclear
-        tokens.append(match.group().strip())
-        position = match.end()
-    return tokens
-
-
 class _Reader:
     """Recursive descent; each method consumes what it reads."""
 
-    def __init__(self, tokens: list[str], point: int) -> None:
-        self.tokens, self.point, self.position = tokens, point, 0
+    def __init__(self, text: str, point: int) -> None:
+        self.tokens, self.point, self.position = _TOKEN.findall(text), point, 0
+        if len(text) > MAX_CHARS or "".join(self.tokens) != "".join(text.split()):
+            raise _Unclear
         self.names: set[str] = set()
         self.largest, self.in_bars = 0.0, False
 
@@ -130,16 +109,16 @@ class _Reader:
     def sum(self, depth: int) -> complex:
         if depth > _MAX_DEPTH:
             raise _Unclear
-        total, sign = 0j, 1
-        if self.ahead() in ("+", "-"):
-            sign = -1 if self.take() == "-" else 1
-        while True:
+        total, sign = 0j, self.sign() or 1
+        while sign:
             term = self.product(depth)
             self.largest = max(self.largest, abs(term))
             total += sign * term
-            if self.ahead() not in ("+", "-"):
-                return total
-            sign = -1 if self.take() == "-" else 1
+            sign = self.sign()
+        return total
+
+    def sign(self) -> int:
+        return 1 if self.accept("+") else -1 if self.accept("-") else 0
 
     def product(self, depth: int) -> complex:
         value, number_before, divided = self.power(depth), self.tokens[self.position - 1][-1:].isdigit(), False
@@ -167,7 +146,7 @@ class _Reader:
             base = self.factorial(base)
         if not self.accept("^"):
             return base
-        exponent = self.argument(depth)
+        exponent = self.group(depth, or_sign=True)
         if self.ahead() in ("^", "!"):
             raise _Unclear
         return base**exponent if _is_integer(exponent) else _positive(base) ** exponent
@@ -185,21 +164,22 @@ class _Reader:
         if token == r"\frac":
             return self.group(depth) / self.group(depth)
         if token == r"\sqrt":
-            return self.root(depth)
+            degree = self.atom(depth) if self.ahead() == "[" else 2
+            return _positive(self.group(depth)) ** (1 / degree)
         if token == r"\binom":
             top, bottom = self.group(depth), self.group(depth)
             return self.factorial(top) / (self.factorial(bottom) * self.factorial(top - bottom))
         if token in _FUNCTIONS:
             return self.function(_FUNCTIONS[token], depth)
         if token == r"\log" and self.accept("_"):
-            base = _positive(self.argument(depth))
+            base = _positive(self.group(depth, or_sign=True))
             return self.function(lambda x: cmath.log(_positive(x)) / cmath.log(base), depth)
         return self.variable(token)
 
     def function(self, function: Callable[[complex], complex], depth: int) -> complex:
         exponent: complex = 1
         if self.accept("^"):
-            exponent = self.argument(depth)
+            exponent = self.group(depth, or_sign=True)
             if exponent == -1:  # the inverse function
                 raise _Unclear
         if self.ahead() in ("(", "{", "|", r"\frac", r"\sqrt"):
@@ -211,21 +191,11 @@ class _Reader:
                 raise _Unclear
         return function(value) ** exponent
 
-    def root(self, depth: int) -> complex:
-        degree = self.atom(depth) if self.ahead() == "[" else 2
-        return _positive(self.group(depth)) ** (1 / degree)
-
-    def group(self, depth: int) -> complex:
-        if self.ahead() != "{":
+    def group(self, depth: int, *, or_sign: bool = False) -> complex:
+        """Read a group in braces or, such as behind ``^``, one digit or letter."""
+        if self.ahead() != "{" and not (or_sign and len(self.ahead()) == 1):
             raise _Unclear
         return self.atom(depth)
-
-    def argument(self, depth: int) -> complex:
-        """Read what follows ``^``: a group, or one digit or letter."""
-        token = self.ahead()
-        if token == "{" or len(token) == 1:
-            return self.atom(depth)
-        raise _Unclear
 
     def index(self) -> str:
         """Read what follows ``_`` as a name."""
@@ -258,37 +228,32 @@ class _Reader:
 
     def call(self, letter: str) -> str:
         """Read the argument of a function that has no value of its own, such as ``I(0)``; nothing in ``x(x + 1)``."""
-        if self.tokens[self.position : self.position + 1] == ["("] and self.tokens[
-            self.position + 2 : self.position + 3
-        ] == [")"]:
-            if not _CALLED.fullmatch(letter):
+        match self.tokens[self.position : self.position + 3]:
+            case ["(", argument, ")"] if _CALLED.fullmatch(letter):
+                self.position += 3
+                return f"({argument})"
+            case ["(", _, ")"]:
                 raise _Unclear
-            self.position += 3
-            return f"({self.tokens[self.position - 2]})"
-        if self.ahead() == "(" and letter in _FUNCTION_NAMES:
-            raise _Unclear
+            case ["(", *_] if letter in _FUNCTION_NAMES:
+                raise _Unclear
         return ""
 
     @staticmethod
     def factorial(value: complex) -> complex:
         if value.imag or abs(value) > _MAX_FACTORIAL or (value.real < 0 and _is_integer(value)):
-            raise _NoValue
-        if _is_integer(value):
-            return complex(math.factorial(int(value.real)))
-        return complex(math.gamma(value.real + 1))
+            raise ArithmeticError
+        return complex(math.factorial(int(value.real)) if _is_integer(value) else math.gamma(value.real + 1))
 
 
 def _is_integer(value: complex) -> bool:
     return value.imag == 0 and value.real.is_integer()
 
 
-def _positive(value: complex) -> complex:
-    if value.imag or value.real < 0:
-        raise _NoValue
-    return value
-
-
-def _real(value: complex) -> float:
-    if value.imag:
-        raise _NoValue
+def _real(value: complex, least: float = -math.inf) -> float:
+    if value.imag or value.real < least:
+        raise ArithmeticError
     return value.real
+
+
+def _positive(value: complex) -> complex:
+    return complex(_real(value, 0.0))
