@@ -20,11 +20,7 @@ from lightning_pspo.errors import InputError
 
 
 def command(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; modules in the working directory can be named in settings.
-
-    Args:
-        arguments: Subcommand and its arguments; those of the process when None.
-    """
+    """Run the command line; modules in the working directory can be named in settings."""
     forgive_output()
     warnings.showwarning = show_warning
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -59,12 +55,7 @@ def _run(given: list[str], of_process: bool) -> int | None:
 
 
 def script(name: str, file: str) -> None:
-    """Run the subcommand that a file of ``scripts/`` is called after, if that file is the program.
-
-    Args:
-        name: Its ``__name__``.
-        file: Its ``__file__``.
-    """
+    """Run the subcommand that a file of ``scripts/`` is called after, if that file is the program."""
     if name == "__main__":
         command([Path(file).stem.replace("_", "-"), *sys.argv[1:]])
 

@@ -19,7 +19,6 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import lightning_pspo.callbacks  # noqa: F401 - so that settings can name its classes
@@ -49,7 +48,7 @@ from lightning_pspo.cli.source_setting import SourceSetting
 from lightning_pspo.cli.suggestions.mistakes import explain, refuse_linked, refuse_nulls
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
-from lightning_pspo.evaluation.results import Evaluation, result_tables
+from lightning_pspo.evaluation.results import result_tables
 from lightning_pspo.files import check_yaml
 from lightning_pspo.policy.accelerator import capability_of_gpu, settle
 from lightning_pspo.progress import begin, print_table, start
@@ -82,12 +81,7 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of pla
 
 
 class PSPOCLI(LightningCLI):
-    """LightningCLI with this application's links and run directory.
-
-    Args:
-        arguments: Arguments of the command line: a subcommand and its settings.
-        callbacks: Callbacks of every run, beside those of the settings.
-    """
+    """LightningCLI with this application's links and run directory; ``callbacks`` are in every run."""
 
     def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.module_name, arguments = chosen_module(arguments)
@@ -119,8 +113,9 @@ class PSPOCLI(LightningCLI):
         parser.add_instantiator(_module, TrainableModule)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
-        parser.link_arguments("model", "data.tokenizer", compute_fn=_tokenizer, apply_on="instantiate")
-        parser.link_arguments("model", "data.max_prompt_tokens", compute_fn=_max_prompt_tokens, apply_on="instantiate")
+        for name in ("tokenizer", "max_prompt_tokens"):
+            of_module = partial(_of_module, name)
+            parser.link_arguments("model", f"data.{name}", compute_fn=of_module, apply_on="instantiate")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; say what is wrong in one line that names the nearest valid setting."""
@@ -172,13 +167,9 @@ class PSPOCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Refuse to sample what nobody would keep."""
-        hook = "on_predict_batch_end"
-        writers = [
-            callback
-            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
-            if not isinstance(callback, ProgressBar) and getattr(type(callback), hook) is not getattr(Callback, hook)
-        ]
-        if not writers:
+        kinds = [type(callback) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
+        writes = (kind.on_predict_batch_end is not Callback.on_predict_batch_end for kind in kinds)
+        if not any(does and not issubclass(kind, ProgressBar) for kind, does in zip(kinds, writes, strict=True)):
             raise InputError("`predict` needs a callback that writes: add CompletionWriter to `trainer.callbacks`.")
 
     def _parse_ckpt_path(self) -> None:
@@ -231,12 +222,11 @@ class PSPOCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | quiet
 
     def after_validate(self) -> None:
-        """Print the results."""
-        _print_results(self.model.results)
+        """Print the results, on rank zero."""
+        for table in result_tables(self.model.results) if environment_rank() == 0 else ():
+            print_table(table, Console())
 
-    def after_test(self) -> None:
-        """Print the results."""
-        _print_results(self.model.results)
+    after_test = after_validate
 
 
 def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
@@ -286,24 +276,14 @@ def subcommand_parsers() -> Mapping[str, Any]:
     raise AssertionError("LightningCLI has parsed nothing")
 
 
-@rank_zero_only
-def _print_results(evaluation: Evaluation) -> None:
-    for table in result_tables(evaluation):
-        print_table(table, Console())
-
-
 def _seed(value: bool | int | None) -> int:
     if isinstance(value, bool) or value is None or value < 0:
         raise InputError(f"`seed_everything` must be an integer, at least 0, got {value}.")
     return value
 
 
-def _tokenizer(module: TrainableModule) -> Any:
-    return module.policy.tokenizer
-
-
-def _max_prompt_tokens(module: TrainableModule) -> int | None:
-    return module.max_prompt_tokens
+def _of_module(name: str, module: TrainableModule) -> Any:
+    return module.policy.tokenizer if name == "tokenizer" else module.max_prompt_tokens
 
 
 def _validate_once_at_least(config: Any) -> None:

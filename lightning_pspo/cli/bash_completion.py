@@ -71,7 +71,9 @@ def _cache_path() -> Path:
 
 def _made(subparsers: Mapping[str, Any]) -> str:
     shared = _settings(subparsers)
-    own = {name: dict(_options(_own_parser(name))) for name in COMMANDS if name not in subparsers}
+    own_names = [name for name in COMMANDS if name not in subparsers]
+    modules = [importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}") for name in own_names]
+    own = {name: dict(_options(module.parser())) for name, module in zip(own_names, modules, strict=True)}
     values = [("*", flag, words) for flag, words in shared.items()]
     values += [(name, flag, words) for name, flags in own.items() for flag, words in flags.items()]
     of_fit = shlex.quote(" ".join(["--config", "--help", "--print_config", *shared]))
@@ -91,11 +93,6 @@ def _made(subparsers: Mapping[str, Any]) -> str:
         ),
         flags="\n".join([*flags, f"    *) words={of_fit};;"]),
     )
-
-
-def _own_parser(name: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}").parser()
-    return parser
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[str]]]:

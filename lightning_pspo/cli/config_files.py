@@ -24,9 +24,6 @@ _MOST = 2000  # files that are looked at for a similar name
 def with_config_files(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with the paths of packaged configurations in place of their names.
 
-    Args:
-        arguments: Arguments after the program's name.
-
     Raises:
         InputError: A file is missing, cannot be read, or does not hold settings.
     """

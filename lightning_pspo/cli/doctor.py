@@ -111,11 +111,7 @@ def examine(folder: Path, options: argparse.Namespace, settings: list[str]) -> t
 
 
 def _output(process: subprocess.Popen[str], progress: Path, patience_s: float) -> str:
-    """Wait for the process and return its output; show its progress.
-
-    Raises:
-        subprocess.TimeoutExpired: The process takes longer than ``patience_s``.
-    """
+    """Wait for the process and return its output; show its progress. TimeoutExpired after ``patience_s``."""
     started = time.monotonic()
     with shown("doctor"):
         while True:

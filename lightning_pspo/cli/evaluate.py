@@ -127,11 +127,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def config_arguments(config: Path, folder: Path, *, trusted: bool) -> list[str]:
-    """Return the arguments for the settings of MODEL's run: its own file if trusted, else a file of the safe ones.
-
-    Raises:
-        InputError: The settings cannot be used.
-    """
+    """Return the arguments for the settings of MODEL's run: its own file if trusted, else a file of the safe ones."""
     if not trusted:
         import yaml
 
@@ -148,11 +144,7 @@ def config_arguments(config: Path, folder: Path, *, trusted: bool) -> list[str]:
 
 
 def settings_of(options: argparse.Namespace, checkpoint: Path | None, config: Path | None, output: Path) -> list[str]:
-    """Return the arguments for ``validate`` that this command's own options stand for.
-
-    Raises:
-        InputError: A source cannot be used.
-    """
+    """Return the arguments for ``validate`` that this command's own options stand for."""
     settings: dict[str, Any] = {}
     if checkpoint is None:
         settings["model.policy.model_name_or_path"] = options.model
@@ -187,11 +179,7 @@ def settings_of(options: argparse.Namespace, checkpoint: Path | None, config: Pa
 
 
 def find_checkpoint(model: str) -> Path | None:
-    """Return the checkpoint that MODEL stands for; None for a model of transformers.
-
-    Raises:
-        InputError: The run's folder has no checkpoint, or the checkpoint does not exist.
-    """
+    """Return the checkpoint that MODEL stands for; None for a model of transformers."""
     path = Path(model)
     if path.suffix == ".ckpt":
         if not path.exists():
@@ -223,11 +211,7 @@ def run_config(model: str, checkpoint: Path | None) -> Path | None:
 
 
 def own_sources(config: Path, limit: int | None, *, trusted: bool = False) -> dict[str, Any]:
-    """Return the run's sources for ``test``, else for ``val``, with at most ``limit`` problems each.
-
-    Raises:
-        InputError: The run has neither, or a source has no ``limit``.
-    """
+    """Return the run's sources for ``test``, else for ``val``, with at most ``limit`` problems each."""
     chosen = sources_of(config, trusted=trusted)
     if not chosen:
         raise InputError(f"--source is needed: {config} names no sources.")
@@ -243,9 +227,6 @@ def own_sources(config: Path, limit: int | None, *, trusted: bool = False) -> di
 
 def sources(entries: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
     """Return the settings of every ``--source`` option, by name.
-
-    Raises:
-        InputError: A name is unknown and has no path, or occurs twice.
 
     >>> sources(["gsm8k", "mine=a/problems.jsonl"], 10)["gsm8k"]
     {'class_path': 'GSM8K', 'init_args': {'split': 'test', 'limit': 10}}

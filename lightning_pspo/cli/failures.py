@@ -55,25 +55,18 @@ def ends_in_one_line(command: Callable[Arguments, int]) -> Callable[Arguments, i
             message = refusal_within(error)
             reason = error.strerror if isinstance(error, DiskFullError) else error
             status, line = (1, f"error: {reason}") if message is None else (BAD_INPUT, f"error: {message}")
-        print(line if line.isprintable() else _visible(line), file=sys.stderr)
+        if not line.isprintable():
+            from lightning_pspo.ledger.view import visible
+
+            line = visible(line)
+        print(line, file=sys.stderr)
         return status
 
     return run
 
 
-def _visible(text: str) -> str:
-    from lightning_pspo.ledger.view import visible
-
-    return visible(text)
-
-
 def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, str | None]:
-    """Return the exit status and the line to print; None for an error that needs its traceback.
-
-    Args:
-        error: Error that ended the command.
-        trainer: Trainer of the run, if there was one.
-    """
+    """Return the exit status and the line to print; None for an error that needs its traceback."""
     if (message := bad_input(error)) is not None or (message := _port_in_use(error)) is not None:
         return BAD_INPUT, message
     return 1, _full_disk(error, trainer) if is_full(error) else None
@@ -117,22 +110,14 @@ def environment_rank() -> int:
 
 
 def error_line(message: str, rank: int, parent: int) -> str:
-    """Return the line that says why this process ends; empty if rank zero has said it.
+    """Return the line that says why this process ends; empty if rank zero has said it, which then ends soon.
 
-    Args:
-        message: Message without its "error: ".
-        rank: Rank of this process.
-        parent: Process that started this one.
+    Lightning lets rank zero, whose process is the ``parent``, start the other ranks.
     """
-    return "" if rank and _outlives(parent) else f"error: {message}\n"
-
-
-def _outlives(parent: int) -> bool:
-    """Tell whether the process that started this one ends soon; Lightning lets rank zero start the other ranks."""
     deadline = time.monotonic() + _PATIENCE_S
-    while os.getppid() == parent and time.monotonic() < deadline:
+    while rank and os.getppid() == parent and time.monotonic() < deadline:
         time.sleep(0.1)
-    return os.getppid() != parent
+    return "" if rank and os.getppid() != parent else f"error: {message}\n"
 
 
 def _port_in_use(error: BaseException) -> str | None:

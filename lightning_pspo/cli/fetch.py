@@ -123,13 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> str:
     """Write ``model`` as a Hugging Face folder to ``output``, a new or empty folder, completely or not at all.
 
-    Returns a line that says what it holds.
-
-    The model is a name in `MODELS`, the path of a GGUF file, or the id of a model on the hub.
-
-    Raises:
-        InputError: If the model or ``output`` cannot be used.
-        OSError: If the disk is full.
+    The model is a name in `MODELS`, the path of a GGUF file, or the id of a model on the hub. Returns a line that says
+    what the folder holds.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"`OUTPUT` must be a new or empty folder, got {output}: name another, or remove it first.")

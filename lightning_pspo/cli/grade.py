@@ -87,16 +87,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:
-    """Grade what is not graded yet.
-
-    Returns:
-        Verdict -> number of rows of the whole output.
-
-    Raises:
-        InputError: A row, the output or a setting cannot be used.
-    """
-    check_paths(options.input, options.output)
-    output = locked(options.output)
+    """Grade what is not graded yet; return how often the whole output has each verdict."""
+    source, target = options.input, options.output
+    if not source.is_file():
+        raise InputError(f"INPUT.jsonl must be a file that exists, got {source}.")
+    if target.exists() and not target.is_file():
+        raise InputError(f"--output must be a file, got {target}.")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"--output must not be the input, got {target}.")
+    output = locked(target)
     if output is None:
         raise InputError(f"--output must not be in use, but another process is writing {options.output}.")
     with output:
@@ -121,22 +120,8 @@ def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:
     return counts
 
 
-def check_paths(source: Path, output: Path) -> None:
-    """Raise InputError unless ``source`` is a file that is not also the output."""
-    if not source.is_file():
-        raise InputError(f"INPUT.jsonl must be a file that exists, got {source}.")
-    if output.exists() and not output.is_file():
-        raise InputError(f"--output must be a file, got {output}.")
-    if output.exists() and output.samefile(source):
-        raise InputError(f"--output must not be the input, got {output}.")
-
-
 def read_rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Yield the rows, blank lines left out.
-
-    Raises:
-        InputError: A row cannot be used; its number is that of the line.
-    """
+    """Yield the rows, blank lines left out; InputError names the line of one that cannot be used."""
     parse = partial(json.loads, parse_constant=finite, parse_float=finite, object_pairs_hook=unique_keys)
     try:
         for number, size, fields in read_objects(options.input, parse=parse):
@@ -170,10 +155,7 @@ def finite(number: str) -> float:
 
 
 def unwrap(solution: str, where: str) -> str:
-    r"""Return the answer of a reference that has a marker.
-
-    Raises:
-        InputError: There is none, so that every completion would be wrong.
+    r"""Return the answer of a reference that has a marker; InputError if it has none: all completions would be wrong.
 
     >>> unwrap("48 + 24 = 72\n#### 72", "row 1")
     '72'
@@ -200,11 +182,8 @@ def text_field(fields: dict[str, Any], field: str, where: str, default: str | No
 def resume(output: BinaryIO, rows: Iterator[Row], options: argparse.Namespace) -> tuple[Counter[str], Iterator[Row]]:
     """Skip the rows that are graded already, and cut off a last line that was not finished.
 
-    Returns:
-        Verdict -> number of rows, and the rows that are left.
-
-    Raises:
-        InputError: The output has other rows than the input, or one without a verdict; it is left as it was.
+    Returns their verdicts, counted, and the rows that are left. An output with other rows than the input, or with one
+    that has no verdict, is refused and left as it was.
     """
     counts: Counter[str] = Counter()
     end = 0
@@ -244,11 +223,7 @@ def read_verdict(end: bytes) -> str | None:
 
 
 def check_settings(options: argparse.Namespace, graded: int) -> None:
-    """Keep the settings in a file beside the output, and compare them with those of the rows that it has.
-
-    Raises:
-        InputError: They differ, or cannot be read.
-    """
+    """Keep the settings in a file beside the output; refuse others than those of the rows that it has."""
     path = options.output.with_name(f"{options.output.name}.settings.json")
     settings = {name: getattr(options, name) for name in SETTINGS}
     if not (graded and path.is_file()):

@@ -158,10 +158,7 @@ class _OwnParser(argparse.ArgumentParser):
 def own_parser(name: str, *, description: str | None = None, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser for the options of one of the project's own subcommands.
 
-    Args:
-        name: Subcommand.
-        description: Text with line breaks of its own; None for the subcommand's purpose.
-        epilog: Text below the options.
+    A ``description`` takes the place of the subcommand's purpose and keeps its line breaks.
     """
     more = " All other options are settings of `fit`." if name in WITH_FIT_SETTINGS else ""
     return _OwnParser(
@@ -174,12 +171,7 @@ def own_parser(name: str, *, description: str | None = None, epilog: str | None 
 
 
 def describe(parser: Any, subparsers: Mapping[str, Any]) -> None:
-    """Replace Lightning's help texts by this application's.
-
-    Args:
-        parser: Parser of the program.
-        subparsers: Subcommand -> its parser.
-    """
+    """Replace Lightning's help texts by this application's."""
     for name, subparser in subparsers.items():
         subparser.description, subparser.epilog = COMMANDS[name], _HINTS
         subparser.usage = f"{parser.prog} {name} [--config FILE]... [--SETTING VALUE]..."

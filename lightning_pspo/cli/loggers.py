@@ -19,11 +19,7 @@ _PASSED_ON = {"WandbLogger": "wandb.init", "TensorBoardLogger": "torch.utils.ten
 
 
 def settle_loggers(loggers: Any, root: Path) -> None:
-    """Take relative folders and data bases from the run directory, in place.
-
-    Args:
-        loggers: ``trainer.logger`` as it was parsed: one entry, several, a bool or None.
-        root: Directory of the run.
+    """Take relative folders and data bases of ``trainer.logger`` from the run directory, in place.
 
     Raises:
         InputError: The package that a logger needs is not installed, or what it passes on does not exist.

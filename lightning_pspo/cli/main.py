@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a subcommand of Lightning; bad input ends it with one line and exit status 2, a full disk with one and 1.
-
-    Args:
-        args: Subcommand and settings; those of the process when None.
-    """
+    """Run a subcommand of Lightning; bad input ends it with one line and exit status 2, a full disk with one and 1."""
     parent = os.getppid()
     try:
         arguments = with_config_files(sys.argv[1:] if args is None else args)
@@ -77,11 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def resolve(options: Sequence[str]) -> dict[str, Any]:
-    """Return all settings of ``fit`` with these options.
-
-    Raises:
-        InputError: They are refused.
-    """
+    """Return all settings of ``fit`` with these options; InputError if they are refused."""
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:

@@ -19,9 +19,6 @@ SETTING = "model.class_path"
 def chosen_module(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Return the module's name, the last that is given, and the arguments with ``--model NAME`` as a setting.
 
-    Raises:
-        InputError: The name is not that of a module.
-
     >>> chosen_module(["fit", "--model", "SupervisedModule", "--data.seed=1"])
     ('SupervisedModule', ['fit', '--model.class_path', 'SupervisedModule', '--data.seed=1'])
     """

@@ -21,12 +21,8 @@ _UNVERIFIED = "unverified_references.jsonl"
 class RunConfig(SaveConfigCallback):
     """Writes the run's full settings into its directory when training starts.
 
-    Not earlier: a run that was refused must leave no trace that would block the next try.
-
-    Args:
-        parser: Parser of the subcommand.
-        config: Settings as this process uses them.
-        given: Settings as they were given: the file starts the same run again, in any directory.
+    Not earlier: a run that was refused must leave no trace that would block the next try. ``given`` are the settings as
+    they were given: the file starts the same run again, in any directory.
     """
 
     def __init__(self, parser: Any, config: Namespace, given: Namespace) -> None:

@@ -40,15 +40,7 @@ def usable_root(value: str | Path | None) -> Path:
 
 
 def check_writable(name: str, folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to; nothing is left behind.
-
-    Args:
-        name: Setting or purpose of the folder, for the message.
-        folder: Folder that need not exist yet.
-
-    Raises:
-        InputError: It cannot be a folder with files in it.
-    """
+    """Refuse a folder, which need not exist, that cannot be made or written to; nothing is left behind."""
     existing = folder.absolute()
     while not os.path.lexists(existing):  # False where a folder above may not be searched, or a name is too long
         existing = existing.parent

@@ -28,14 +28,7 @@ FINAL = (0, 2, 128 + signal.SIGINT)
 
 
 class RestartLoop:
-    """Runs a command until it is done.
-
-    Args:
-        command: Command line of the run.
-        root: The run's directory, whose checkpoints show its progress.
-        tries: Runs without progress after which to give up, at least 1.
-        pause_s: Seconds before each restart.
-    """
+    """Runs a command until it is done, or made no new checkpoint in ``root`` for ``tries`` runs."""
 
     def __init__(self, command: list[str], root: Path, *, tries: int, pause_s: float) -> None:
         self.command, self.root, self.tries, self.pause_s = command, root, tries, pause_s

@@ -35,12 +35,7 @@ _WIDEST, _FLAGS = 100, 40  # columns of the text, and of its flags
 
 
 def short_help(parser: Any, subcommand: str) -> str:
-    """Return the help of one of Lightning's subcommands.
-
-    Args:
-        parser: Parser of the subcommand.
-        subcommand: Its name.
-    """
+    """Return the help of one of Lightning's subcommands."""
     width = min(_WIDEST, shutil.get_terminal_size().columns)
     actions = {action.dest: action for action in parser._actions}
     parts = [f"usage: {parser.usage}", textwrap.fill(parser.description, width)]

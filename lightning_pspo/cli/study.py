@@ -103,7 +103,8 @@ def run(options: argparse.Namespace) -> int:
         check_writable("--output", root)
         cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
     devices = [] if cells[0].config["trainer"].get("accelerator") == "cpu" else visible_devices()
-    workers = options.workers or len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
+    here = len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
+    workers = options.workers or (len(cells) if options.slurm else here)
     if options.dry_run:
         return forecast(study, cells, root, workers)
     root.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,8 @@ def run(options: argparse.Namespace) -> int:
         )
         runner: Runner | SlurmRunner = Runner(workers=workers, devices=devices)
         if options.slurm:
-            runner = SlurmRunner(folder=root / "slurm", parameters={"name": "study", **study.slurm})
+            at_once = {"slurm_array_parallelism": options.workers} if options.workers else {}
+            runner = SlurmRunner(folder=root / "slurm", parameters={"name": "study", **at_once, **study.slurm})
         failed, cells = finish(study, cells, root, runner)
     finally:
         unlock(lock)

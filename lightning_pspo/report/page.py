@@ -98,13 +98,12 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"arm_class": arm_class, "number": number, "percent": percent, "short": short, "tex": render}
-    environment.filters |= {"duration": duration, "sha256": _sha256, "on_scale": _on_scale}
+    environment.filters |= {
+        "duration": duration,
+        "sha256": _sha256,
+        "on_scale": lambda share: f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}",
+    }
     return environment
-
-
-def _on_scale(share: float) -> str:
-    """Return where a share lies on an interval's line."""
-    return f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}"
 
 
 @lru_cache

@@ -124,7 +124,7 @@ class _Settings:
         last = {setting.key.removesuffix(".class_path"): setting for setting in self.given}
         for place, setting in last.items():
             hint = self._hint(setting)
-            if not isinstance(setting.value, str) or not _takes_class(hint):
+            if not _names_class(hint, setting.value):
                 continue
             if isinstance(cls := self._chosen(place, classes_of(hint), setting), type):
                 signature = inspect.signature(cls).parameters
@@ -263,7 +263,7 @@ class _Settings:
         if setting.key in self.groups - self.actions.keys():
             self._refuse_for_group(name, value, setting.key, self.actions)
             return
-        if isinstance(value, str) and _takes_class(hint):
+        if _names_class(hint, value):
             if "." not in value and value != bases[0].__name__ and _is_group(bases):  # such as LoRA's
                 self._refuse_for_group(name, value, name, [f"{name}.{argument}" for argument in parameters(bases[0])])
             is_class = os.path.isfile(value) or _class(name, setting.key, bases, value) is not None
@@ -298,11 +298,10 @@ def _is_group(bases: Sequence[type]) -> bool:
     return len(bases) == 1 and [*known_classes(bases).values()] == [*bases]
 
 
-def _takes_class(hint: Any) -> bool:
-    """Tell whether texts are names of classes."""
-    return bool(classes_of(hint)) and not {int, float, str}.intersection(
-        [*options_of(hint), *options_of(items_of(hint))]
-    )
+def _names_class(hint: Any, value: Any) -> bool:
+    """Tell whether a value must be the name of a class, unlike a number or a truth value that a setting takes too."""
+    plain = {int, float, bool, str}.intersection([*options_of(hint), *options_of(items_of(hint))])
+    return isinstance(value, str) and bool(classes_of(hint)) and not any(_accepts(kind, value) for kind in plain)
 
 
 def _accepts(hint: Any, value: Any) -> bool:
