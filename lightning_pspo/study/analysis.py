@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, compare, read_run
+from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, ProblemKey, compare, read_run
 from lightning_pspo.report.curves import Curves, read_curves
 from lightning_pspo.statistics import Estimate, compare_arms, holm, mean_interval, t_quantile, wilson_interval
 from lightning_pspo.study.cells import CELLS, altered_files, read_done
@@ -33,7 +34,7 @@ MEASURES = {
     "truncated": ("completion/truncated", "last"),
     "train_accuracy": ("train/accuracy", "last"),
 }
-"""Name -> log key, and how the rollouts of a run become one number."""
+"""Name -> log key, and how the rollouts of a run become one number; extremes of an arm are those of all its runs."""
 
 _MORE = re.compile(r"judge/.*|val/.*/(prompt_repeated|text_after_answer|truncated_correct)")  # last values
 COLLAPSED = 0.5  # share of its best accuracy below which a run that ends there has collapsed
@@ -46,19 +47,39 @@ class RunResult:
     """What the files of one finished cell say."""
 
     seed: int
-    final: EvaluatedRun  # the last validation, on the source and at the temperature that are compared
-    accuracy: Mapping[int, float]  # rollout -> accuracy, in order
+    validations: Mapping[int, EvaluatedRun]  # rollout -> verdicts, of the source and temperature compared, in order
     measures: Mapping[str, float]
 
+    @cached_property
+    def accuracy(self) -> dict[int, float]:
+        """Rollout -> accuracy, in order."""
+        return {rollout: float(np.mean([*scores_of(run).values()])) for rollout, run in self.validations.items()}
+
     @property
-    def best(self) -> float:
-        """The best of all validations."""
-        return max(self.accuracy.values())
+    def first(self) -> EvaluatedRun:
+        """The validation before training."""
+        return self.validations[min(self.validations)]
+
+    @property
+    def final(self) -> EvaluatedRun:
+        """The last validation."""
+        return self.validations[max(self.validations)]
+
+    @property
+    def best(self) -> EvaluatedRun:
+        """The best validation, the first of equals."""
+        return self.validations[max(self.accuracy, key=lambda rollout: self.accuracy[rollout])]
 
     @property
     def has_collapsed(self) -> bool:
         """Whether it ended far below its best."""
-        return list(self.accuracy.values())[-1] < COLLAPSED * self.best
+        final, best = self.accuracy[max(self.accuracy)], max(self.accuracy.values())
+        return final < COLLAPSED * best
+
+
+def scores_of(run: EvaluatedRun) -> Mapping[ProblemKey, float]:
+    """Return the scores of a run of which only what is compared is left."""
+    return next(iter(run.scores.values()))
 
 
 def read_cell(folder: Path, seed: int, source: str | None) -> RunResult:
@@ -83,13 +104,12 @@ def read_cell(folder: Path, seed: int, source: str | None) -> RunResult:
     _check_problems([*only.values()])
     if not (curves := read_curves(folder / "logs")):
         raise InputError(f"{folder / 'logs'} must hold the curves of the run, got none.")
-    accuracy = {rollout: float(np.mean([*run.scores[chosen].values()])) for rollout, run in only.items()}
-    return RunResult(seed=seed, final=only[max(only)], accuracy=accuracy, measures=measures(curves))
+    return RunResult(seed=seed, validations=only, measures=measures(curves))
 
 
 def _check_problems(runs: Sequence[EvaluatedRun]) -> None:
     """Refuse runs that are not about the same problems, such as of a file from which rows were cut."""
-    first, *others = [next(iter(run.scores.values())).keys() for run in runs]
+    first, *others = [scores_of(run).keys() for run in runs]
     for run, problems in zip(runs[1:], others, strict=True):
         if odd := first ^ problems:
             raise InputError(
@@ -224,9 +244,6 @@ def _comparison(comparison: ArmComparison, tests: int) -> dict[str, Any]:
 
 def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
     """Return what is reported of an arm at a point."""
-    scores = [next(iter(run.final.scores.values())) for run in runs]
-    finals = np.array([[run[problem] for problem in scores[0]] for run in scores])  # (runs, problems)
-    against_nothing = compare_arms(np.zeros_like(finals), finals, paired_runs=True).estimate  # by problem and run
     collapsed = sum(run.has_collapsed for run in runs)
     low, high = wilson_interval(collapsed, len(runs))
     names = list(dict.fromkeys(name for run in runs for name in run.measures))
@@ -235,12 +252,12 @@ def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
     return {
         "runs": len(runs),
         "seeds": [run.seed for run in runs],
-        "before": _share(mean_interval(by_rollout[:, 0])),
-        "final": _share(against_nothing),
-        "best": _share(mean_interval([run.best for run in runs])),
+        "before": _accuracy([run.first for run in runs]),
+        "final": _accuracy([run.final for run in runs]),
+        "best": _accuracy([run.best for run in runs]),
         "collapsed": {"value": collapsed / len(runs), "low": low, "high": high},
         "measures": {
-            name: _interval(mean_interval(values))
+            name: _over_runs(name, values)
             for name in names
             if (values := [run.measures[name] for run in runs if name in run.measures])
         },
@@ -253,11 +270,20 @@ def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
     }
 
 
-def _share(estimate: Estimate) -> dict[str, float]:
-    """Return an interval of a share; that of a single run, which is infinite, stays so."""
-    if not isfinite(estimate.low):
-        return _interval(estimate)
-    return {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
+def _accuracy(runs: Sequence[EvaluatedRun]) -> dict[str, float]:
+    """Return the mean accuracy of runs with its interval, clustered by problem and by run."""
+    scores = [scores_of(run) for run in runs]
+    table = np.array([[run[problem] for problem in scores[0]] for run in scores])  # (runs, problems)
+    estimate = compare_arms(np.zeros_like(table), table, paired_runs=True).estimate
+    return {"value": estimate.value, "low": max(0.0, estimate.low), "high": estimate.high}
+
+
+def _over_runs(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Return an arm's number of a measure: the mean of its runs, or the extreme of all where each run has its own."""
+    how = MEASURES.get(name, ("", "last"))[1]
+    if how in ("min", "max"):
+        return {"value": float(_REDUCE[how](values)), "low": min(values), "high": max(values)}
+    return _interval(mean_interval(values))
 
 
 def _interval(estimate: Estimate) -> dict[str, float]:

@@ -25,6 +25,8 @@ from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done
 
 FIT = (sys.executable, "-m", "lightning_pspo", "fit")
 LOG = "log.txt"
+JOB = "job"
+_ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "COMPLETING")
 _BAD_INPUT = 2
 _TRIES = 2  # starts of a cell without a new checkpoint in between
 _LEAST_BYTES = 200 << 20  # that must be free before a cell starts
@@ -98,7 +100,6 @@ class Runner:
             while waiting or progress.running:
                 for slot in range(self.workers):
                     if waiting and slot not in progress.running:
-                        check_disk(waiting[0].folder)
                         progress.running[slot] = self._start(waiting.popleft(), slot)
                 for slot, attempt in list(progress.running.items()):
                     if (status := attempt.process.poll()) is not None:
@@ -116,9 +117,11 @@ class Runner:
         return progress.failed
 
     def _start(self, cell: Cell, slot: int, failures: int = 0) -> Attempt:
-        """Start or continue a cell."""
+        """Start or continue a cell, unless the disk is nearly full."""
+        check_disk(cell.folder)
         fresh, checkpoint = cell.state == "waiting", _newest_checkpoint(cell.folder)
         variables = {**os.environ, "OMP_NUM_THREADS": str(cell.threads), "MKL_NUM_THREADS": str(cell.threads)}
+        variables["SLURM_JOB_NAME"] = "interactive"  # within a job Lightning would take a cell for one of its tasks
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         options = cell.prepare()
@@ -206,7 +209,7 @@ def visible_devices() -> list[str]:
 
 
 class SlurmRunner:
-    """Brings every cell to its end as a job of its own, through submitit.
+    """Brings every cell to its end as a job of its own, through submitit; jobs of an interrupted study are waited for.
 
     Args:
         folder: For submitit's scripts and logs.
@@ -227,7 +230,8 @@ class SlurmRunner:
             raise InputError("--slurm needs submitit: pip install 'lightning-pspo[study]'.") from None
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise InputError("--slurm needs SLURM's `sbatch` on the path: run it where jobs can be submitted.")
-        self.command = tuple(command)
+        self.command, self.folder = tuple(command), folder
+        self._job = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(**parameters)
@@ -235,20 +239,41 @@ class SlurmRunner:
             raise InputError(f"`slurm` must hold parameters of submitit's executor: {error}.") from error
 
     def run(self, cells: Sequence[Cell], show: Callable[[Progress], None] = lambda progress: None) -> dict[str, str]:
-        """Run what is not done; return the cells that failed and why."""
+        """Run what is not done; return the cells that failed and why.
+
+        Raises:
+            InputError: The cluster refuses the jobs.
+        """
+        from submitit.core.utils import FailedJobError
+
         todo = [cell for cell in cells if cell.state != "done"]
         progress = Progress(cells, max(1, len(todo)))
-        jobs = self.executor.map_array(partial(run_cell, command=self.command), todo) if todo else []
-        while not all(job.done() for job in jobs):
+        jobs = {cell.name: job for cell in todo if (job := self.earlier_job(cell)) is not None}
+        new = [cell for cell in todo if cell.name not in jobs]
+        try:
+            submitted = self.executor.map_array(partial(run_cell, command=self.command), new) if new else []
+        except (FailedJobError, OSError) as error:
+            raise InputError(f"`slurm`: the jobs could not be submitted: {str(error).strip()}.") from error
+        for cell, job in zip(new, submitted, strict=True):
+            write_atomically(cell.folder / JOB, job.job_id.encode())
+            jobs[cell.name] = job
+        while not all(job.done() for job in jobs.values()):
             progress.look()
             show(progress)
             time.sleep(_POLL_S)
         failed = {}
-        for cell, job in zip(todo, jobs, strict=True):
+        for name, job in jobs.items():
             error = job.exception()  # whatever ended the job, the others go on
             if message := str(error).strip() if error is not None else job.result():
-                failed[cell.name] = message.splitlines()[-1]
+                failed[name] = message.splitlines()[-1]
         return failed
+
+    def earlier_job(self, cell: Cell) -> Any:
+        """Return the job of an interrupted study that still waits or runs for a cell; None for none."""
+        if not (note := cell.folder / JOB).is_file():
+            return None
+        job = self._job(folder=self.folder, job_id=note.read_text(encoding="utf-8"))
+        return job if job.state.upper() in _ALIVE else None
 
 
 def run_cell(cell: Cell, command: Sequence[str] = FIT) -> str:

@@ -10,7 +10,8 @@ _NOTES = """\
 Accuracy of {source} at temperature {temperature:g}, on {problems} problems; every arm is compared with {control}.
 Intervals are of 95 %: those of accuracies and differences are clustered by problem and by seed, the others are
 Student's over runs. Differences are between the runs of one seed; `pairs` is how many seeds both arms have. Those of a
-single run are about that run, and nothing is tested there. p (Holm) is adjusted for all tests of this study.
+single run are about that run, and nothing is tested there. p (Holm) is adjusted for all tests of this study. Ratios are
+the extremes of all runs of an arm, other measures are means.
 `detectable`, in points, is the difference that such a study would have found in 80 of 100 cases after that adjustment.
 `best` is the best of a run's validations, chosen on the problems that it is measured on, and so too high. A run that
 ends below half of its best accuracy has collapsed."""

@@ -11,7 +11,7 @@ import pytest
 from lightning_pspo.errors import InputError
 from lightning_pspo.study import runner
 from lightning_pspo.study.cells import read_done
-from lightning_pspo.study.runner import Progress, Runner, SlurmRunner
+from lightning_pspo.study.runner import JOB, Progress, Runner, SlurmRunner
 from tests.support.study_cells import COMMAND, cells
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +69,32 @@ def test_cells_end_with_a_killed_study(tmp_path: Path) -> None:
     study.wait()
     while Path(f"/proc/{pid.read_text()}").exists():  # the test's own limit ends it if it lives on
         time.sleep(0.05)
+
+
+def test_a_cell_within_a_job_is_none_of_its_tasks(tmp_path: Path) -> None:
+    code = "import os, sys; sys.exit(os.environ['SLURM_JOB_NAME'] != 'interactive')"  # as Lightning looks
+    assert Runner(workers=1, command=(sys.executable, "-c", code)).run(cells(tmp_path, "Plain")[:1]) == {}
+
+
+def test_jobs_of_an_interrupted_study_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    for name, text in {
+        "srun": "",
+        "sbatch": "echo no such partition >&2; exit 1",
+        "sacct": "printf 'JobID|State|NodeList\\n7_0|RUNNING|a\\n7_1|FAILED|a\\n'",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    jobs, all_cells = SlurmRunner(folder=tmp_path / "slurm", parameters={}), cells(tmp_path, "Plain")
+    assert jobs.earlier_job(all_cells[0]) is None
+    for number, cell in enumerate(all_cells):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / JOB).write_text(f"7_{number}", encoding="utf-8")
+    assert jobs.earlier_job(all_cells[0]).job_id == "7_0"
+    assert jobs.earlier_job(all_cells[1]) is None
+    with pytest.raises(InputError, match=r"the jobs could not be submitted: .*no such partition"):
+        jobs.run(all_cells[1:])
 
 
 @pytest.mark.slow
