@@ -1,11 +1,10 @@
 """Extract answers and decide whether they are right. Needs no torch."""
 
 from lightning_pspo.grading.equivalence import equivalent, quick
-from lightning_pspo.grading.extraction import extract, last_boxed
-from lightning_pspo.grading.grader import grade
+from lightning_pspo.grading.extraction import Mode, extract, last_boxed
+from lightning_pspo.grading.grader import Attempt, CutOff, Grade, Scorer, Verdict, grade
 from lightning_pspo.grading.numbers import parse_number
 from lightning_pspo.grading.pool import Grader
-from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Scorer, Verdict
 
 __all__ = [
     "Attempt",

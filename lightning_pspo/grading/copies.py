@@ -20,7 +20,8 @@ _OPERATION = re.compile(
     r"[+*/^!|]|(?<=[0-9A-Za-z)}\]!])\s*-|[0-9)}]\s*\(|\\(?!circ|degree|infty|emptyset)[A-Za-z]+|\d\s?[xX]\s?\d"
 )
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
-_PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?([0-9]+)\)?\s*/\s*\(?([0-9]+)\)?|\\frac\{-?([0-9]+)\}\{([0-9]+)\})")
+_PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
+_NO_DECIMAL = re.compile(r"[/^]|\\frac")
 _ASKS_FORM = re.compile(
     r"(?i)\b(?:convert|simplif\w*|reduced?|express|rewrite|write|rounds?|rounded|evaluate|expand|factor\w*|calculate"
     r"|compute)\b|\b(?:as|to|into|in|for) (?:an? |its |the )?(?:\w+ ){0,2}(?:fraction|decimal|percent\w*|lowest"
@@ -68,14 +69,13 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
 
 def _same_form(text: str, own: str) -> bool:
     """Whether a text is spelled as the reference, its terms in any order, or both are integers or decimals."""
-    if _tokens(text) == _tokens(own) or (not split_collection(text) and sorted(_tokens(text)) == sorted(_tokens(own))):
+    tokens, own_tokens = _tokens(text), _tokens(own)
+    if tokens == own_tokens or (not split_collection(text) and sorted(tokens) == sorted(own_tokens)):
         return True
     a, b = read_number(text), read_number(own)
-    return bool(a and b and _is_decimal(text) and _is_decimal(own) and (a.value == b.value or a.percent == b.percent))
-
-
-def _is_decimal(text: str) -> bool:
-    return not re.search(r"[/^]|\\frac", split_unit(text)[0])
+    if not a or not b or any(_NO_DECIMAL.search(split_unit(side)[0]) for side in (text, own)):
+        return False
+    return a.value == b.value or a.percent == b.percent
 
 
 def _is_undone(text: str, own: str) -> bool:
@@ -91,14 +91,10 @@ def _is_undone(text: str, own: str) -> bool:
     bare = split_unit(without_modulus(text))[0].strip("() ")
     if value := read_number(bare):
         quotient = _PLAIN_QUOTIENT.fullmatch(bare)
-        return bool(quotient) and value.value.denominator == 1 and _last_group(quotient) != "1"
+        return quotient is not None and value.value.denominator == 1 and quotient[2] != "1"
     if not number.is_exact and _IRRATIONAL.search(bare):
         return False  # more exact than a rounded value
     return bool(_OPERATION.search(bare.lstrip("+-")))
-
-
-def _last_group(match: re.Match[str] | None) -> str:
-    return next(group for group in reversed(match.groups()) if group) if match else ""
 
 
 def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
@@ -107,7 +103,7 @@ def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
     if not _CONTENT.search(text) or not _contains(_tokens(clean(question)), _tokens(text), any_order=any_order):
         return False
     number, quotient = read_number(text), _PLAIN_QUOTIENT.fullmatch(text)
-    reduced = number and (not quotient or str(number.value.denominator) == _last_group(quotient))
+    reduced = number and (not quotient or str(number.value.denominator) == quotient[2])
     return not (reduced and is_number) or bool(_ASKS_FORM.search(question))
 
 
@@ -126,11 +122,8 @@ def _tokens(text: str) -> list[str]:
     for _ in range(2):
         text = _FRACTION.sub(r"\1/\2", text)
     text = _NO_ZERO.sub("0.", text)
-    return [
-        token.replace(",", "") if token[0].isdigit() else token
-        for token in _TOKEN.findall(text)
-        if token not in _PRODUCTS
-    ]
+    tokens = (token for token in _TOKEN.findall(text) if token not in _PRODUCTS)
+    return [token.replace(",", "") if token[0].isdigit() else token for token in tokens]
 
 
 def _contains(tokens: list[str], part: list[str], *, any_order: bool = False) -> bool:

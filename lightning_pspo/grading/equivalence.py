@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lightning_pspo.grading.kinds import decide_choice, decide_kind
 from lightning_pspo.grading.names import RELATION, as_plain_number, is_equation, last_row, without_names
@@ -21,13 +21,17 @@ _FREE = re.compile(  # what says of a letter only that it is any constant
     r"(?:[ ,]+(?:is|are|be|an|any|some|arbitrary|fixed|real|complex|constants?|numbers?|integers?|and|[A-Za-z]|\\in"
     r"|\\mathbb ?\{?[RCZ]\}?)(?![A-Za-z]))+\Z"
 )
-_SYNONYMS = (
-    "yes true",
-    "no false",
-    "undefined doesnotexist dne",
-    "nosolution nosolutions norealsolution norealsolutions none emptyset theemptyset",
-    "mathbb{R} R allrealnumbers allreals realnumbers",
-    "infinitelymany infinitelymanysolutions infinite",
+_SYNONYMS = tuple(
+    frozenset(words.split())
+    for words in (
+        "i I",
+        "yes true",
+        "no false",
+        "undefined doesnotexist dne",
+        "nosolution nosolutions norealsolution norealsolutions none emptyset theemptyset",
+        "mathbb{R} R allrealnumbers allreals realnumbers",
+        "infinitelymany infinitelymanysolutions infinite",
+    )
 )
 _YES_NO_WORDS = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)[A-Za-z]{4,}")
@@ -79,14 +83,15 @@ def _decide_whole(extracted: str, answer: str, symbolic: _Decide) -> bool | None
 
 def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     """Compare two cleaned answers, or two parts of them."""
-    if compact(left) == compact(right) or _are_synonyms(compact(left), compact(right)):
+    word, own = compact(left), compact(right)
+    if _same_word(word, own):
         return True
-    if {compact(left), compact(right)} & _YES_NO_WORDS and left.isalpha() and right.isalpha():
+    if {word, own} & _YES_NO_WORDS and left.isalpha() and right.isalpha():
         return False
     if r"\begin" in left and r"\begin" not in right and not split_collection(right):
         left = last_row(left)
-    if (word := _YES_OR_NO.fullmatch(left)) and (same := _same_word(word[1], right)) is not None:
-        return same
+    if own in _YES_NO_WORDS and (reasoned := _YES_OR_NO.fullmatch(left)):
+        return _same_word(compact(reasoned[1]), own)
     if bool(_FREE.search(left)) != bool(_FREE.search(right)):
         left, right = _FREE.sub("", left), _FREE.sub("", right)
     if not left or not right:
@@ -124,8 +129,9 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     if compact(left) == compact(right):
         return True
     left, right = in_tex(left) if a else left, in_tex(right) if b else right
-    if (a or b) and _is_plain_symbol(right if a else left):
-        return False
+    other = right if a else left
+    if (a or b) and len(other) == 1 and other.isalpha() and other not in "eEiIπ":
+        return False  # a letter that is no constant
     if _is_prose(left) or _is_prose(right):
         return False
     compare = same_relation if "=" in left or RELATION.search(left) else same_values
@@ -150,12 +156,11 @@ def _decide_collections(
     parts, others = _like(left, parts, others), _like(right, others, parts)
     if not parts or not others:
         return _decide_against_single(left if not parts else right, parts or others, symbolic)
-    if _is_list_in_brackets(parts, others):
-        parts = Collection("", parts.items, "")
+    if (parts.opening, parts.closing, others.opening) == ("[", "]", "") and r"\infty" not in "".join(parts.items):
+        parts = Collection("", parts.items, "")  # a list as programs print it
     if _is_vector(parts, others) or _is_vector(others, parts):
-        if len(parts.items) != len(others.items):
-            return False
-        return _decide_ordered(list(parts.items), list(others.items), symbolic)
+        same_size = len(parts.items) == len(others.items)
+        return _decide_ordered(parts.items, others.items, symbolic) if same_size else False
     if parts.opening != others.opening or parts.closing != others.closing:
         if "matrix" in (parts.opening, others.opening) or "cup" in (parts.opening, others.opening):
             return None
@@ -169,13 +174,6 @@ def _decide_collections(
         return None if any(dots in left + right for dots in ("dots", "...", "…")) else False
     ordered = parts.ordered or others.ordered
     return _decide_ordered(items, golds, symbolic) if ordered else _decide_unordered(items, golds, symbolic)
-
-
-def _is_list_in_brackets(parts: Collection, others: Collection) -> bool:
-    """Whether the extracted answer is a list as programs print it: ``[1, 2]`` where ``1, 2`` is asked for."""
-    if (parts.opening, parts.closing, others.opening) != ("[", "]", ""):
-        return False
-    return not any(r"\infty" in item for item in parts.items)
 
 
 def _is_vector(matrix: Collection, other: Collection) -> bool:
@@ -210,19 +208,17 @@ def _decide_against_single(single: str, parts: Collection | None, symbolic: _Dec
 
 def _expand(parts: Collection) -> list[str]:
     r"""Return the items, with ``a \pm b`` as two where the order does not matter."""
-    if parts.ordered:
-        return list(parts.items)
     items: list[str] = []
     for item in parts.items:
-        for plus_minus, minus_plus in ("+-", "-+") if _PLUS_MINUS.search(item) else ():
-            changed = re.sub(r"\\mp(?![A-Za-z])", minus_plus, re.sub(r"\\pm(?![A-Za-z])", plus_minus, item))
+        both = () if parts.ordered or not _PLUS_MINUS.search(item) else ("+-", "-+")
+        for upper, lower in both:
+            changed = re.sub(r"\\pm(?![A-Za-z])", upper, re.sub(r"\\mp(?![A-Za-z])", lower, item))
             items.append(changed.strip().removeprefix("+").strip())
-        if not _PLUS_MINUS.search(item):
-            items.append(item)
+        items += [] if both else [item]
     return items
 
 
-def _decide_ordered(items: list[str], golds: list[str], symbolic: _Decide) -> bool | None:
+def _decide_ordered(items: Sequence[str], golds: Sequence[str], symbolic: _Decide) -> bool | None:
     return _all_of([_decide(item, gold, symbolic) for item, gold in zip(items, golds, strict=True)])
 
 
@@ -248,23 +244,10 @@ def _all_of(decisions: list[bool | None]) -> bool | None:
     return None if None in decisions else True
 
 
-def _are_synonyms(left: str, right: str) -> bool:
-    names = {left.removeprefix("\\"), right.removeprefix("\\")}
-    return names == {"i", "I"} or any(names <= set(group.split()) for group in _SYNONYMS)
-
-
-def _same_word(word: str, answer: str) -> bool | None:
-    """Compare a yes or no with the reference answer; None when that is neither."""
-    word, answer = compact(word), compact(answer)
-    known = any(answer in group.split() for group in _SYNONYMS[:2])
-    return word == answer or _are_synonyms(word, answer) if known else None
+def _same_word(word: str, own: str) -> bool:
+    return word == own or any({word.removeprefix("\\"), own.removeprefix("\\")} <= words for words in _SYNONYMS)
 
 
 def _is_prose(text: str) -> bool:
     """Whether a text holds a word that is not mathematics."""
     return bool(_PROSE.search(_ENVIRONMENT.sub("", text)))
-
-
-def _is_plain_symbol(text: str) -> bool:
-    """Whether a text is one letter that is not a constant."""
-    return len(text) == 1 and text.isalpha() and text not in "eEiIπ"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from typing import Literal
 
-from lightning_pspo.grading.last_number import last_formula, last_match, last_number, repeats
+from lightning_pspo.grading.last_number import MATHS, last_formula, last_match, last_number, repeats
 from lightning_pspo.grading.normalize import plain
 from lightning_pspo.grading.statements import concluded, stated
-from lightning_pspo.grading.verdicts import Mode
+
+Mode = Literal["lenient", "strict"]
+"""Which rules may find the answer: see `extract`."""
 
 _HASH = "####"
 _THOUGHT_ENDS = "</think>"
@@ -29,11 +32,10 @@ _MAX_QUESTIONS = 3
 _PRINTED = re.compile(r"```output[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _PROGRAM = re.compile(r"```(?:python|py|tool_code)\b.*?(?:```|\Z)|<llm-code>.*?(?:</llm-code>|\Z)", re.DOTALL)
 _FINAL_ANSWER = re.compile(  # with nothing but a number or a formula, and a unit, to the end of the sentence
-    r"(?i)\bfinal answer is:?[\s*_]{0,4}"
+    r"(?i)\bfinal answer is:?[\s*_]{0,4}(?!\$[0-9.,]{1,20} [a-z])"
     r"(?:[-−]?\\?\$?[-−]?(?:[0-9]|\.[0-9])[0-9,]{0,20}(?:[./][0-9]{1,20})?\s?\\?%?(?![0-9$])"
-    r"|\$\$[^$]{1,200}\$\$|\$(?![0-9.,]{1,20} [a-z])[^$\n]{1,200}\$(?![0-9])"
-    r"|\\\((?:(?!\\\)).){1,200}\\\)|\\\[(?:(?!\\\]).){1,200}\\\])"
-    r"(?: [a-z]{1,20}){0,2}(?=[*_]{0,4}(?:[.!][*_]{0,4}\s|[.!]?[*_]{0,4}[ \t]{0,8}(?:\n|\Z)))",
+    rf"|(?:{MATHS})(?![0-9]))(?: [a-z]{{1,20}}){{0,2}}"
+    r"(?=[*_]{0,4}(?:[.!][*_]{0,4}\s|[.!]?[*_]{0,4}[ \t]{0,8}(?:\n|\Z)))",
     re.DOTALL,
 )
 _DIGIT = re.compile(r"(?![0-9])\d|[\u00bc-\u00be\u2150-\u215e]")

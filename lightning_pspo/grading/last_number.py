@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from itertools import accumulate
 
 from lightning_pspo.grading.qualifiers import is_remark, with_qualifiers
 from lightning_pspo.grading.words import NUMBER_WORDS
@@ -48,11 +49,9 @@ _SPACED_MINUS = re.compile(
 _SPACED_MINUS_CHARS = 40
 _PERCENT = re.compile(r"\s?(?:\\?%|per ?cent\b)")
 
-_MATHS = re.compile(
-    r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
-    r"|=([^=&]{1,300})\\end\{(?:align|aligned|equation|gather|eqnarray)\*?\}",
-    re.DOTALL,
-)
+MATHS = r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
+ENVIRONMENT = r"\{(?:align|aligned|equation|gather|eqnarray)\*?\}"
+_MATHS = re.compile(rf"{MATHS}|=([^=&]{{1,300}})\\end{ENVIRONMENT}", re.DOTALL)
 _FORMULA = re.compile(r"\\[A-Za-z]|[\^_(\[|=<>:,]|[A-Za-z]")
 _SAYS_MORE = re.compile(r"\\(?!circ|[,;:! ])|=")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -122,9 +121,14 @@ def last_formula(text: str) -> str | None:
     return _around(text, match) if match else None
 
 
+def inside(maths: re.Match[str]) -> str:
+    """Return what stands between a pair of TeX's delimiters."""
+    return next(group for group in maths.groups() if group).strip()
+
+
 def _content(maths: re.Match[str]) -> str:
-    """Return what stands in a pair of TeX's delimiters if it is a formula; dollar signs may be money."""
-    content = next(group for group in maths.groups() if group).strip()
+    """Return what stands in delimiters if it is a formula; dollar signs may be money."""
+    content = inside(maths)
     if content.endswith(("=", "+", "-", "*", "/", ",", "\\")) or _PROSE.search(_TEXT.sub("", content)):
         return ""
     return content if _FORMULA.search(content) else ""
@@ -172,29 +176,9 @@ def _around(text: str, match: re.Match[str]) -> str | None:
     before = [word.end() for word in _WORD.finditer(text, low, match.start())]
     after = _WORD.search(text, match.end(), high)
     run = text[before[-1] if before else low : after.start() if after else high]
-    inside = _enclosing(run, match.start() - (before[-1] if before else low))
-    if inside == "{" or (inside and len([number for number in _ANY_NUMBER.finditer(run) if number["number"]]) > 1):
-        return run.strip(" .,") if _is_balanced(run) else None
+    head = text[before[-1] if before else low : match.start()]
+    in_group, *in_brackets = (head.count(opening) > head.count(closing) for opening, closing in ("{}", "()", "[]"))
+    depths = list(accumulate((character in "{([") - (character in "})]") for character in run))
+    if in_group or (any(in_brackets) and "," in run and len(numbers(run)) > 1):
+        return run.strip(" .,") if min(depths) >= 0 == depths[-1] else None
     return None
-
-
-def _enclosing(run: str, position: int) -> str:
-    """Return the innermost bracket around a position that holds a group or a list; empty without one."""
-    opened: list[str] = []
-    for character in run[:position]:
-        if character in "{([":
-            opened.append(character)
-        elif character in "})]" and opened:
-            opened.pop()
-    if "{" in opened:
-        return "{"
-    return opened[-1] if opened and "," in run else ""
-
-
-def _is_balanced(run: str) -> bool:
-    depth = 0
-    for character in run:
-        depth += (character in "{([") - (character in "})]")
-        if depth < 0:
-            return False
-    return depth == 0

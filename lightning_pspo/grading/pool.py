@@ -11,9 +11,9 @@ from typing import Any, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.equivalence import quick
-from lightning_pspo.grading.grader import read_answer, settle
+from lightning_pspo.grading.extraction import Mode
+from lightning_pspo.grading.grader import Attempt, CutOff, Grade, Verdict, read_answer, settle
 from lightning_pspo.grading.processes import WorkerPool
-from lightning_pspo.grading.verdicts import Attempt, CutOff, Grade, Mode, Verdict
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from lightning_pspo.grading import worker as far
-from lightning_pspo.grading.verdicts import Verdict
+from lightning_pspo.grading.grader import Verdict
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_pspo.grading.last_number import last_formula, last_match, last_number, numbers, whole
+from lightning_pspo.grading.last_number import (
+    ENVIRONMENT,
+    MATHS,
+    inside,
+    last_formula,
+    last_match,
+    last_number,
+    numbers,
+    whole,
+)
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.structure import is_without_points
@@ -28,11 +37,7 @@ _YES_OR_NO = re.compile(
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
 _MAX_STATEMENT_CHARS = 400
-_MATHS = re.compile(
-    r"(\\begin\{(?:align|aligned|gather|equation|eqnarray)\*?\}.+?\\end\{[a-z]{5,8}\*?\})|"
-    r"\$\$\s?(.+?)\$\$|\\\[\s?(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$((?:\\\$|[^$\n])+)(?<!\\)\$(?!\d)",
-    re.DOTALL,
-)
+_MATHS = re.compile(rf"(\\begin{ENVIRONMENT}.+?\\end{ENVIRONMENT})|(?:{MATHS})(?!(?<=\$)\d)", re.DOTALL)
 _JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
 _PERCENT = re.compile(r"\s{0,3}(?:\\?%|percent)")
 _SENTENCE_END = re.compile(
@@ -224,7 +229,7 @@ def _joined_maths(text: str, maths: re.Match[str]) -> str:
     contents: list[str] = []
     following: re.Match[str] | None = maths
     while following:
-        contents.append(next(group for group in following.groups() if group).strip())
+        contents.append(inside(following))
         end = following.end()
         following = _MATHS.match(text, end + len(_JOINS_MATHS.match(text, end).group()))  # type: ignore[union-attr]
     return ", ".join(contents) + ("%" if _PERCENT.match(text, end) else "")
