@@ -3,11 +3,13 @@
     python benchmarks/gpu.py --output gpu.json
     python benchmarks/gpu.py --parts engines iteration --shapes 0.5B
     python benchmarks/gpu.py --parts learning --model models/smollm2-135m-instruct
+    python benchmarks/gpu.py --device cpu --shapes tiny --prompts 2 --prompt-tokens 6 --max-new-tokens 6
 
 Nothing is downloaded: models have the shapes of SmolLM2-135M, Qwen2.5-0.5B and Qwen2.5-1.5B and random weights, whose
 last norm is scaled so that the distribution of the next token is as peaked as a trained model's. ``learning`` needs a
-model folder. Every part has a process of its own; one that fails is listed with its last line. Nothing ends a
-completion, so that all have ``--max-new-tokens`` tokens.
+model folder. Every part has a process of its own; one that fails is listed with its last line, and one that takes too
+long is ended: what was measured until then stays. Nothing ends a completion, so that all have ``--max-new-tokens``
+tokens. ``--device cpu`` tries the program itself; its times mean nothing.
 
 Model FLOPs utilisation counts two operations for each weight and token of a forward pass and four of a backward pass,
 against the data sheet's dense bfloat16 rate; the share of bandwidth counts the weights and the keys and values that a
@@ -17,13 +19,16 @@ step must read, against what a large copy reached on this GPU.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,16 +40,19 @@ from recorder import MIB, Recorder, machine
 from workload import Workload, questions, tokenizer
 
 SHAPES = {
+    "tiny": {"hidden_size": 64, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate_size": 64},
     "135M": {"hidden_size": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate_size": 1536},
     "0.5B": {"hidden_size": 896, "layers": 24, "heads": 14, "kv_heads": 2, "intermediate_size": 4864},
     "1.5B": {"hidden_size": 1536, "layers": 28, "heads": 12, "kv_heads": 2, "intermediate_size": 8960},
 }
-VOCABULARY = {"135M": 49_152, "0.5B": 151_936, "1.5B": 151_936}
-MICRO_BATCH = {"135M": 64, "0.5B": 32, "1.5B": 16}
+VOCABULARY = {"tiny": 300, "135M": 49_152, "0.5B": 151_936, "1.5B": 151_936}
+MICRO_BATCH = {"tiny": 4, "135M": 64, "0.5B": 32, "1.5B": 16}
 """Rows of a pass: about 30 GiB of activations."""
 PEAKEDNESS = 12.0
-ROUNDS = 3
-ON_GPU = ("--trainer.accelerator=gpu", "--trainer.precision=bf16-mixed", "--model.engine=GraphEngine")
+ROUNDS, ENOUGH = 3, 6.0
+"""Repetitions of what is timed, and the seconds after which there are no more."""
+PART_SECONDS = 150.0
+"""Of a part, at most; only ``learning`` may take longer."""
 Figures = dict[str, Any]
 
 
@@ -61,13 +69,19 @@ def workload_of(shape: str, options: argparse.Namespace) -> Workload:
         iterations=2,
         micro_batch=min(MICRO_BATCH[shape], options.prompts * options.group_size),
         precision="bf16-mixed",
-        device="cuda",
+        device=options.device,
         engine="GraphEngine",
     )
 
 
-def policy_class() -> type:
-    """Return a policy with random weights, made on the GPU."""
+def on_device(options: argparse.Namespace) -> list[str]:
+    """Return the arguments of ``fit`` on the device."""
+    accelerator = "gpu" if options.device == "cuda" else "cpu"
+    return [f"--trainer.accelerator={accelerator}", "--trainer.precision=bf16-mixed", "--model.engine=GraphEngine"]
+
+
+def policy_class(device: str) -> type:
+    """Return a policy with random weights, made on the device."""
     from transformers import AutoModelForCausalLM
 
     from lightning_pspo.policy.policy import Policy
@@ -77,7 +91,7 @@ def policy_class() -> type:
             if self.quantization is not None:  # reads files
                 return super().load_base()
             torch.manual_seed(0)
-            with torch.device("cuda"):
+            with torch.device(device):
                 make: Any = AutoModelForCausalLM.from_config
                 model: Any = make(self.config, attn_implementation="sdpa")
             model.model.norm.weight.data.mul_(PEAKEDNESS)
@@ -90,24 +104,49 @@ def built(workload: Workload, folder: Path, **settings: Any) -> Any:
     """Return a policy on the GPU."""
     from lightning_pspo.policy.sharding import Unsharded
 
-    policy = policy_class()(model_name_or_path=str(workload.model_path(folder)), **settings)
+    policy = policy_class(workload.device)(model_name_or_path=str(workload.model_path(folder)), **settings)
     policy.build(workload.seed)
     policy.shard(Unsharded())
-    return policy.to("cuda")
+    return policy.to(workload.device)
 
 
 def timed(action: Callable[[], Any]) -> float:
     """Return the seconds of an action, the GPU's work included."""
-    torch.cuda.synchronize()
+    wait_for_gpu()
     start = time.perf_counter()
     action()
-    torch.cuda.synchronize()
+    wait_for_gpu()
     return time.perf_counter() - start
 
 
-def bandwidth() -> float:
+def wait_for_gpu() -> None:
+    """Return once a GPU is idle."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def median_of(action: Callable[[], Any]) -> float:
+    """Return the median seconds of an action, which has run before."""
+    seconds: list[float] = []
+    while len(seconds) < ROUNDS and sum(seconds) < ENOUGH:
+        seconds.append(timed(action))
+    return statistics.median(seconds)
+
+
+def peak_mib(reset: bool = False) -> float | None:
+    """Return the peak of the GPU's memory since the last ``reset``; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / MIB
+    if reset:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def bandwidth(device: str) -> float:
     """Return the bytes a second of a large copy, those read and those written."""
-    source = torch.empty(2**30, dtype=torch.float32, device="cuda")
+    source = torch.empty(2**30 if device == "cuda" else 2**20, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
     seconds = min(timed(lambda: target.copy_(source)) for _ in range(5))
@@ -120,9 +159,9 @@ def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[F
     from lightning_pspo.rollout import Sampling, keyed_uniforms
     from tests.support.rollouts import prompts_of
 
-    workload, copied = workload_of(shape, options), bandwidth()
+    workload, copied = workload_of(shape, options), bandwidth(options.device)
     words = tokenizer(workload, folder)
-    prompts = prompts_of([words(text).input_ids for text in questions(folder)]).to(torch.device("cuda"))
+    prompts = prompts_of([words(text).input_ids for text in questions(folder)]).to(torch.device(options.device))
     head_width = workload.hidden_size // workload.heads
     for compiled in (False, True):
         policy = built(workload, folder, compile_layers=compiled)
@@ -141,11 +180,11 @@ def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[F
             def sample(
                 engine: Any = engine, sampling: Any = sampling, noise: Any = noise, policy: Any = policy
             ) -> None:
-                with torch.autocast("cuda", torch.bfloat16), policy.generating() as model:
+                with torch.autocast(options.device, torch.bfloat16), policy.generating() as model:
                     engine.generate(model, prompts, sampling, noise)
 
             first = timed(sample)
-            seconds = sorted(timed(sample) for _ in range(ROUNDS))[ROUNDS // 2]
+            seconds = median_of(sample)
             own = workload.rows * steps / 2  # tokens of completions that a step reads, on average
             read = (own + sum(workload.prompt_lengths)) * workload.layers * 2 * workload.kv_heads * head_width * 2
             yield {
@@ -167,24 +206,24 @@ def update(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
 
     workload = workload_of(shape, options)
     rows, prompt, tokens = workload.micro_batch, workload.prompt_tokens, workload.max_new_tokens
-    peak = peak_tflops(torch.cuda.get_device_name())
+    peak = peak_tflops(torch.cuda.get_device_name()) if options.device == "cuda" else None
     for compiled in (False, True):
         policy = built(workload, folder, compile_layers=compiled)
         size = ModelSize.of(policy.causal_lm)
         assert size is not None
-        ids = torch.randint(1, workload.vocab_size - 1, (rows, prompt + tokens), device="cuda")
+        ids = torch.randint(1, workload.vocab_size - 1, (rows, prompt + tokens), device=options.device)
         every = torch.ones_like(ids, dtype=torch.bool)
-        order = torch.arange(rows, device="cuda")
+        order = torch.arange(rows, device=options.device)
         inputs = Inputs(ids[:, :prompt], every[:, :prompt], ids[:, prompt:], every[:, prompt:], prompt_of=order)
 
         def step(policy: Any = policy, inputs: Any = inputs) -> None:
-            with torch.autocast("cuda", torch.bfloat16):
+            with torch.autocast(options.device, torch.bfloat16):
                 logprobs, _ = policy.logprobs(inputs, 1.0, 1.0)
             logprobs.mean().backward()
 
         first = timed(step)
-        torch.cuda.reset_peak_memory_stats()
-        seconds = sorted(timed(step) for _ in range(ROUNDS))[ROUNDS // 2]
+        peak_mib(reset=True)
+        seconds = median_of(step)
         flops = 6 * rows * (size.body * (prompt + tokens) + size.head * tokens)
         yield {
             "compiled": compiled,
@@ -192,10 +231,9 @@ def update(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
             "first_s": first,
             "tokens_per_second": rows * (prompt + tokens) / seconds,
             "mfu": None if peak is None else flops / seconds / peak / 1e12,
-            "peak_mib": torch.cuda.max_memory_allocated() / MIB,
+            "peak_mib": peak_mib(),
         }
         del policy, step, inputs
-        torch.cuda.empty_cache()
 
 
 def iteration(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
@@ -207,10 +245,9 @@ def adapters(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[
     """Measure whole iterations with LoRA, and with LoRA on a base in four bits."""
     lora = {"rank": 16, "alpha": 32.0, "target_modules": "all-linear"}
     yield from _iterations(shape, options, folder, {"lora": lora, "dtype": "bfloat16"})
-    model: Any = policy_class()(model_name_or_path=str(folder / "model")).load_base()
+    model: Any = policy_class(options.device)(model_name_or_path=str(folder / "model")).load_base()
     model.to(torch.bfloat16).save_pretrained(folder / "model")
     del model
-    torch.cuda.empty_cache()
     yield from _iterations(shape, options, folder, {"lora": lora, "dtype": "bfloat16", "quantization": "nf4"})
 
 
@@ -221,9 +258,10 @@ def _iterations(shape: str, options: argparse.Namespace, folder: Path, settings:
 
     workload = workload_of(shape, options)
     kept = settings | ({"lora": LoRA(**settings["lora"])} if "lora" in settings else {})
-    torch.cuda.reset_peak_memory_stats()
+    peak_mib(reset=True)
     recorder = Recorder(workload)
-    ours.run(folder, workload, recorder, lambda path: policy_class()(model_name_or_path=str(path), **kept))
+    make = policy_class(options.device)
+    ours.run(folder, workload, recorder, lambda path: make(model_name_or_path=str(path), **kept))
     last = recorder.iterations[-1]
     yield {
         **settings,
@@ -231,7 +269,7 @@ def _iterations(shape: str, options: argparse.Namespace, folder: Path, settings:
         "phases": last["phases"],
         "first_s": recorder.iterations[0]["seconds"],
         "tokens_per_second": sum(last["lengths"]) / last["seconds"],
-        "peak_mib": torch.cuda.max_memory_allocated() / MIB,
+        "peak_mib": peak_mib(),
     }
 
 
@@ -255,7 +293,7 @@ def resume(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
                 *FIT,
                 "--config=quickstart",
                 f"--config={overlay}",
-                *ON_GPU,
+                *on_device(options),
                 f"--trainer.default_root_dir={root}",
             ]
             command += [f"--trainer.deterministic={str(deterministic).lower()}", "--trainer.limit_train_batches=4"]
@@ -289,7 +327,7 @@ def learning(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[
     if not options.model:
         raise RuntimeError("learning needs --model")
     root = folder / "learning"
-    settings = [*ON_GPU, f"--trainer.max_time=00:00:{options.learning_minutes:02d}:00"]
+    settings = [*on_device(options), f"--trainer.max_time=00:00:{options.learning_minutes:02d}:00"]
     settings += [f"--trainer.default_root_dir={root}"]
     settings += [f"--model.policy.model_name_or_path={options.model}", "--model.policy.compile_layers=true"]
     run = subprocess.run(
@@ -331,60 +369,84 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def lines_of(command: list[str], refused: dict[str, str], title: str) -> Iterator[str]:
-    """Run a part and yield its figures, one JSON object a line, as they come; note why it failed."""
+def lines_of(command: list[str], refused: dict[str, str], title: str, seconds: float) -> Iterator[str]:
+    """Run a part and yield its figures, one JSON object a line, as they come; note why it failed.
+
+    After so many ``seconds`` it is ended, with all that it has started.
+    """
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
-            assert process.stdout is not None
+        started = {"stdout": subprocess.PIPE, "stderr": errors, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, **started) as process:
+            late = threading.Timer(seconds, end, [process])
+            late.start()
             try:
                 yield from (line for line in process.stdout if line.startswith('{"part"'))
-            except BaseException:
-                process.terminate()  # nothing of a stopped benchmark stays on the GPU
-                raise
+            finally:
+                in_time = late.is_alive()
+                late.cancel()
+                end(process)  # nothing of a stopped benchmark stays on the GPU
         if process.returncode:
             errors.seek(0)
-            refused[title] = (errors.read().strip().splitlines() or ["?"])[-1]
+            reason = (errors.read().strip().splitlines() or ["?"])[-1]
+            refused[title] = reason if in_time else f"ended after {seconds:.0f} s"
+
+
+def end(process: Any) -> None:
+    """Kill a process that leads a session, and all others of that session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def jobs(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Yield parts and shapes, those that matter most first."""
+    first = [part for part in options.parts if part not in ("resume", "adapters", "learning")]
+    yield from ((part, "") for part in first if part not in BY_SHAPE)
+    yield from ((part, shape) for shape in options.shapes for part in first if part in BY_SHAPE)
+    for part in options.parts:
+        if part not in first:
+            yield from ((part, shape) for shape in (options.shapes if part in BY_SHAPE else [""]))
 
 
 def main() -> None:
     """Run the parts in processes of their own; print the table and write the file."""
     parser = make_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "learning"])
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.5B", "1.5B", "135M"])
     for name, value in {"prompts": 64, "group_size": 8, "prompt_tokens": 128, "max_new_tokens": 512, "mu": 1}.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=value)
     parser.add_argument("--model", help="model folder for `learning`")
     parser.add_argument("--learning-minutes", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=9.0, help="no part is started after so many")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which everything is ended")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--output", type=Path, help="file to write all figures to, as JSON")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # a part and its shape, in this process
     options = parser.parse_args()
     sys.path.append(str(REPOSITORY))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end what they have started
     if options.only:
         part, shape = options.only
         work(part, shape, options)
         return
-    if not torch.cuda.is_available():
-        parser.error("there is no CUDA device; see engines.py and vs_trl.py for CPUs.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("gpu.py: error: there is no CUDA device; see engines.py and vs_trl.py for CPUs.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end what they have started
     started, rows, refused = time.monotonic(), [], {}
-    for part in options.parts:
-        for shape in options.shapes if part in BY_SHAPE else [""]:
-            title = f"{part} {shape}".strip()
-            if time.monotonic() - started > 60 * options.minutes:
-                refused[title] = "not started: out of time"
-                continue
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    for part, shape in jobs(options):
+        title, left = f"{part} {shape}".strip(), 60 * options.minutes - (time.monotonic() - started)
+        if left <= 0:
+            refused[title] = "not started: out of time"
+        else:
             command = [sys.executable, __file__, *sys.argv[1:], "--only", part, shape]
-            for line in lines_of(command, refused, title):
+            for line in lines_of(command, refused, title, left if part == "learning" else min(left, PART_SECONDS)):
                 rows.append(json.loads(line))
                 print("  ".join(f"{key} {cell(value)}" for key, value in rows[-1].items()), flush=True)
-            if title in refused:
-                print(f"{title}: {refused[title]}", flush=True)
-            print(f"-- {time.monotonic() - started:.0f} s", flush=True)
-            if options.output is not None:
-                gpu = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
-                result = {"command": sys.argv, "machine": machine() | gpu, "figures": rows, "refused": refused}
-                options.output.write_text(json.dumps(result, indent=1) + "\n")
+        if title in refused:
+            print(f"{title}: {refused[title]}", flush=True)
+        print(f"-- {time.monotonic() - started:.0f} s", flush=True)
+        if options.output is not None:
+            facts = {"gpu": device, "torch": torch.__version__}
+            result = {"command": sys.argv, "machine": machine() | facts, "figures": rows, "refused": refused}
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

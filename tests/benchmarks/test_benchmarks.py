@@ -1,5 +1,7 @@
 """The benchmarks run at a tiny shape and count right. Nothing here looks at a time."""
 
+import argparse
+import contextlib
 import importlib.util
 import json
 import re
@@ -8,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
+from lightning_pspo.policy import compiled
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = [
@@ -116,6 +121,56 @@ def test_scaling_over_prompts_and_ranks(run: Run, tmp_path: Path) -> None:
     one, two = figures["axes"]["prompts"][0], figures["axes"]["ranks"][0]
     assert two["peak_rss_mib"] > 1.5 * one["peak_rss_mib"], "the memory of both ranks counts"
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["engines", "update", "iteration", "adapters"])
+def test_parts_of_the_benchmark_for_a_gpu(
+    part: str, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a CPU, so that no typing error spoils the run on a GPU; layers are compiled without making code."""
+    if part == "adapters":
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    gpu = load("gpu")
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    sizes = {"prompts": 2, "group_size": 4, "prompt_tokens": 6, "max_new_tokens": 4, "mu": 1}
+    gpu.work(part, "tiny", argparse.Namespace(**sizes, device="cpu"))
+    lines = capsys.readouterr().out.splitlines()
+    figures = [json.loads(line) for line in lines if line.startswith('{"part"')]
+    assert len(figures) == {"engines": 5, "update": 2, "iteration": 1, "adapters": 2}[part]
+    for row in figures:
+        assert (row["part"], row["shape"]) == (part, "tiny")
+        assert row["tokens_per_second"] > 0.0
+
+
+def test_a_part_that_fails_or_hangs_costs_no_other_figures(load: Load) -> None:
+    """What it has measured stays, and it is ended with what it has started."""
+    gpu = load("gpu")
+    refused: dict[str, str] = {}
+    first = "import json, sys; print(json.dumps({'part': 'p', 'pid': %s}), flush=True); "
+    fails = [sys.executable, "-c", first % 0 + "print('no part'); sys.exit('out of memory')"]
+    assert [json.loads(line) for line in gpu.lines_of(fails, refused, "fails", 60.0)] == [{"part": "p", "pid": 0}]
+    child = "__import__('subprocess').Popen(['sleep', '600']).pid"
+    hangs = [sys.executable, "-c", first % child + "__import__('time').sleep(600)"]
+    (line,) = gpu.lines_of(hangs, refused, "hangs", 3.0)
+    assert refused == {"fails": "out of memory", "hangs": "ended after 3 s"}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(json.loads(line)["pid"]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_matters_most_is_measured_first(load: Load) -> None:
+    gpu = load("gpu")
+    options = argparse.Namespace(parts=["tests", "engines", "adapters", "update", "resume"], shapes=["a", "b"])
+    assert [" ".join(job).strip() for job in gpu.jobs(options)] == [
+        *("tests", "engines a", "update a", "engines b", "update b", "adapters a", "adapters b", "resume")
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_no_gpu_is_said_in_one_line(run: Run) -> None:
+    with pytest.raises(SystemExit, match=r"^gpu\.py: error: there is no CUDA device; see \S+ and \S+ for CPUs\.$"):
+        run("gpu")
 
 
 @pytest.mark.parametrize(
