@@ -92,7 +92,8 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
 def _monitors(subject: Subject) -> list[Finding]:
     """Check that validations log what callbacks monitor, as ``fit`` does at its start."""
     findings = []
-    for name, arguments in subject.callbacks:
+    for path, arguments in subject.callbacks:
+        name = path.rpartition(".")[2]
         callback = type(name, (Callback,), {"monitor": arguments.get("monitor")})()
         try:
             check_monitor(callback, subject.module, subject.data.val)

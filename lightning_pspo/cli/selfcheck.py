@@ -20,9 +20,9 @@ from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import main as run
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.cli.streams import log_level
+from lightning_pspo.preflight.short_run import CHECKS
 from lightning_pspo.progress import WORK, print_table, shown
 
-CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "export")
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 

@@ -36,9 +36,9 @@ from lightning_pspo.files import (
     write_atomically,
 )
 from lightning_pspo.progress import WORK, clock, shown
-from lightning_pspo.study.cells import CELLS, CONFIG, Cell, altered_files, check_stale, make_cells, read_done
+from lightning_pspo.study.cells import CELLS, CONFIG, DONE, Cell, altered_files, check_stale, make_cells, read_done
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
-from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, visible_devices
+from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, shares, visible_devices
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
@@ -102,7 +102,8 @@ def run(options: argparse.Namespace) -> int:
 
         check_writable("--output", root)
         cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
-    devices = [] if cells[0].config["trainer"].get("accelerator") == "cpu" else visible_devices()
+    trainer = cells[0].config["trainer"]
+    devices = [] if trainer.get("accelerator") == "cpu" else shares(visible_devices(), trainer.get("devices"))
     here = len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
     workers = options.workers or (len(cells) if options.slurm else here)
     if options.dry_run:
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     if (lock := locked(root / "study.lock")) is None:
         raise InputError(f"--output must not be in use, but another process runs a study in {root}.")
     try:
-        if study.search is None:
+        if study.search is None or (root / CHOSEN).is_file():  # no cells but those of a search before it has chosen
             check_stale(cells)
         write_atomically(
             root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode()
@@ -193,10 +194,11 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
     if study.search is not None:
         search = study.search
         trials = len(study.variants()) * len(search.seeds) * (len(search.values) or search.trials)
+        trials -= sum(1 for _ in root.glob(f"search/**/{DONE}"))
     arms = len({cell.variant.arm for cell in cells})
     points = len({cell.variant.point for cell in cells})
     print(f"{len(cells)} cells: {arms} arms x {points} points of the grid x {len(study.seeds)} seeds", end="")
-    print(f", after {trials} of the search." if trials else ".")
+    print(f", after {trials} more of the search." if trials else ".")
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f"; {workers} at a time.")
     done = [cell for cell in cells if cell.state == "done"]
     left = len(cells) + trials - len(done)
@@ -279,8 +281,8 @@ def repeat(folder: Path) -> int:
     config = folder / CONFIG
     if not config.is_file() or not (before := read_done(folder)):
         raise InputError(f"CELL must be the folder of a finished cell, such as DIR/cells/ARM/seed=1, got {folder}.")
-    if CONFIG in (altered := altered_files(folder)):
-        raise InputError(f"{config} was edited after the run: undo that, and the cell can be repeated.")
+    if altered := altered_files(folder):
+        print(f"note: altered since the run: {', '.join(altered)}")
     with tempfile.TemporaryDirectory(prefix="repeat-") as name:
         again = Path(name)
         settings = read_yaml(config)
@@ -302,8 +304,7 @@ def repeat(folder: Path) -> int:
         for file in names:
             old, new = (root / "validations" / file for root in (folder, again))
             same = old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes()
-            since = " (altered after the run)" if f"validations/{file}" in altered else ""
-            different += [] if same else [f"validations/{file}{since}"]
+            different += [] if same else [f"validations/{file}"]
         curves = [
             {key: [part.tolist() for part in series] for key, series in read_curves(root / "logs").items()}
             for root in (folder, again)

@@ -1,8 +1,10 @@
-"""Trainer settings of a short run on one device that prints and saves nothing."""
+"""Short runs: trainer settings of one on a device that prints and saves nothing, and the checks of a self-check."""
 
 from __future__ import annotations
 
 from typing import Any
+
+CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "export")
 
 TRAINER: dict[str, Any] = {
     "devices": 1,

@@ -101,17 +101,18 @@ def finished(run: TrainingRun) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in hours, minutes and seconds.
+    """Return a time as text.
 
-    >>> duration(37.3), duration(754), duration(7384)
-    ('37 s', '12 min 34 s', '2 h 3 min')
+    >>> duration(4.26), duration(37.3), duration(754), duration(7384), duration(200000)
+    ('4.3 s', '37 s', '12 min 34 s', '2 h 3 min', '2 d 7 h')
     """
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60} s"
-    return f"{total // 3600:,} h {total % 3600 // 60} min"
+    if seconds < 59.5:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _notes(runs: Sequence[TrainingRun]) -> list[tuple[str, str]]:

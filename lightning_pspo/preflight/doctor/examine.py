@@ -30,18 +30,12 @@ def before(subject: Subject) -> list[Finding]:
         parameters = machine.count_parameters(subject)
         yield from machine.check_model(subject, parameters)
 
-    on_machine = (machine.check_directory, machine.check_trainer_settings, machine.check_threads)
-    on_data = (data.load, data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions)
-    on_tokens = (tokens.check_ends, tokens.check_prompt)
-    on_objective = (objective.check_rules, objective.check_objective, objective.check_reward)
-    return _results(
-        [
-            *(partial(check, subject) for check in (*on_machine, *on_data, *on_tokens)),
-            model,
-            *(partial(check, subject) for check in on_objective),
-            lambda: objective.check_optimizer(subject, parameters),
-        ]
-    )
+    first = [machine.check_directory, machine.check_trainer_settings, machine.check_threads, data.load]
+    first += [data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions]
+    first += [tokens.check_ends, tokens.check_prompt]
+    last = [objective.check_rules, objective.check_objective, objective.check_reward]
+    checks = [*(partial(check, subject) for check in first), model, *(partial(check, subject) for check in last)]
+    return _results([*checks, lambda: objective.check_optimizer(subject, parameters)])
 
 
 def after(subject: Subject, seen: Observed, device: str, free_mib: float) -> tuple[list[Finding], dict[str, Any]]:
@@ -50,12 +44,9 @@ def after(subject: Subject, seen: Observed, device: str, free_mib: float) -> tup
     tokens_per_prompt = sum(step.tokens for step in seen.steps) / sum(step.prompts for step in seen.steps)
     logs = int(_LOG_BYTES_PER_TOKEN * tokens_per_prompt * subject.data.prompts_per_rollout * subject.rollouts)
     checkpoint = int(seen.checkpoint[0]) if seen.checkpoint else 0
+    of_completions = (measured.check_signal, measured.check_lengths, measured.check_answers)
     checks: list[Check] = [
-        lambda: measured.check_signal(subject, seen),
-        lambda: measured.check_lengths(subject, seen),
-        lambda: measured.check_answers(subject, seen),
-        lambda: measured.check_rewards(subject, seen),
-        lambda: measured.check_steps(subject, seen),
+        *(partial(check, subject, seen) for check in (*of_completions, measured.check_rewards, measured.check_steps)),
         lambda: outlook.check_time(subject, seen, forecast, device),
         lambda: outlook.check_memory(subject, seen, forecast, device, free_mib),
         lambda: machine.check_disk(subject, checkpoint, logs),

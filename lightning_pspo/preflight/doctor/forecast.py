@@ -74,14 +74,8 @@ class Forecast:
 def next_size(done: Sequence[Step], full: int, sample: int, left_s: float) -> int:
     """Return the number of prompts of the probe's next rollout; 0 to end the probe.
 
-    The first rollouts are small; then the run's own size follows as soon as the time allows. Two sizes are aimed at,
-    since an extrapolation needs them.
-
-    Args:
-        done: The rollouts so far.
-        full: Prompts per rollout of the run, at least 1.
-        sample: Prompts that the sample should have in all.
-        left_s: Seconds that are left.
+    The first rollouts are small; then the run's own size, ``full``, follows as soon as the time allows, until there are
+    ``sample`` prompts in all. Two sizes are aimed at, since an extrapolation needs them.
 
     >>> next_size([], full=64, sample=64, left_s=60.0)
     2
@@ -173,14 +167,9 @@ def _proportional_mib(steps: Sequence[Step], name: str, sizes: Sequence[float], 
 def forecast(steps: Sequence[Step], run: RunSize, other_mib: Sequence[float], costs: Costs) -> Forecast:
     """Return the time and memory that the run will need.
 
-    The interval of the time is Student's for rollouts of the run's own size. From smaller rollouts it has bounds: a
-    rollout is no faster than a smaller one and no slower than in proportion to its prompts.
-
-    Args:
-        steps: The probe's rollouts in order; the first one warms up and counts only if it is alone.
-        run: Size of the run.
-        other_mib: Peak memory outside of rollouts and updates: start, validation, saving.
-        costs: Seconds of everything but rollouts.
+    The first of the probe's ``steps`` warms up and counts only if it is alone. The interval of the time is Student's for
+    rollouts of the run's own size. From smaller rollouts it has bounds: a rollout is no faster than a smaller one and no
+    slower than in proportion to its prompts. ``other_mib`` are peaks outside of rollouts: start, validation, saving.
     """
     warm = list(steps[1:]) or list(steps)
     own = [step for step in warm if step.prompts == run.prompts]
@@ -194,17 +183,16 @@ def forecast(steps: Sequence[Step], run: RunSize, other_mib: Sequence[float], co
     names = list(dict.fromkeys(name for step in warm for name in step.phases))
     if own:
         usual = _undisturbed([step.seconds for step in own])
-        seconds = fmean(usual)
-        low, high = _interval(usual)
+        seconds, low, high = fmean(usual), usual[0] / 2, usual[0] * 2
+        if len(usual) > 1:
+            interval = mean_interval(usual)  # Student's, of positive values
+            low, high = max(min(usual), interval.low), interval.high
         phases = {name: fmean(_undisturbed([step.phases.get(name, 0.0) for step in own])) for name in names}
         peak = max(value for step in own for value in step.peaks_mib.values())
     else:
         seconds = from_small or 0.0
-        low, high = (
-            max(step.seconds for step in small),
-            max(step.seconds / step.prompts for step in small) * run.prompts,
-        )
-        low, high = min(low, seconds), max(high, seconds)
+        low = min(seconds, max(step.seconds for step in small))
+        high = max(seconds, max(step.seconds / step.prompts for step in small) * run.prompts)
         phases = {name: extrapolated(lambda step, name=name: step.phases.get(name, 0.0)) for name in names}  # type: ignore[misc]
         peak = extrapolated_mib(small, run)
     validation = costs.validated * run.problems
@@ -227,29 +215,3 @@ def _undisturbed(values: Sequence[float]) -> list[float]:
     """Return the values up to twice their median: larger ones were disturbed by another program."""
     middle = median(values)
     return [value for value in values if value <= 2.0 * middle]
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return Student's interval of positive values; of a single one, from half to twice."""
-    if len(values) == 1:
-        return values[0] / 2, values[0] * 2
-    interval = mean_interval(values)
-    return max(min(values), interval.low), interval.high
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as text.
-
-    >>> clock(4.26), clock(75), clock(7300), clock(200000)
-    ('4.3 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"

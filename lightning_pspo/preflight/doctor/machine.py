@@ -37,10 +37,13 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     trainer, world = subject.trainer, subject.world_size
     names = ("accelerator", "devices", "num_nodes", "precision")
     options: dict[str, Any] = {name: trainer[name] for name in names if trainer.get(name) is not None}
+    strategy: Any = trainer.get("strategy")
     try:
+        if isinstance(strategy, Mapping):
+            strategy = pkgutil.resolve_name(strategy["class_path"])(**(strategy.get("init_args") or {}))
         built = Trainer(
             **options,
-            strategy=_strategy(trainer.get("strategy")),
+            strategy=strategy or "auto",
             enable_model_summary=False,
             default_root_dir=os.devnull,
             logger=False,
@@ -62,7 +65,7 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     yield from _refusal("prompts_per_rollout", lambda: subject.data.check_ranks(world), change)
     for name, message in refusals(trainer):
         yield error(name, f"the run is refused: {message}", f"trainer.{name}")
-    for path, _ in subject.callback_paths:
+    for path, _ in subject.callbacks:
         if (fault := unusable(pkgutil.resolve_name(path))) is not None:
             yield error("callbacks", f"the run is refused: {fault}", f"trainer.callbacks: without {path}")
     for name in ("fast_dev_run", "detect_anomaly"):
@@ -71,12 +74,6 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     if not subject.module.policy.lora and subject.module.policy.dtype == "bfloat16":
         change = "model.policy.dtype: float32, with trainer.precision: bf16-mixed"
         yield error("dtype", "trained weights in bfloat16 lose small updates: the run is refused.", change)
-
-
-def _strategy(setting: Any) -> Any:
-    if not isinstance(setting, Mapping):
-        return setting or "auto"
-    return pkgutil.resolve_name(setting["class_path"])(**(setting.get("init_args") or {}))
 
 
 def _device(trainer: Trainer) -> str:
@@ -92,7 +89,11 @@ def _refusal(name: str, check: Callable[[], object], change: str) -> Iterator[Fi
 
 def _precision(trainer: Trainer, setting: str) -> Iterator[Finding]:
     on_gpu = _device(trainer) == "cuda"
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
+    if on_gpu:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        info = Path("/proc/cpuinfo")
+        has_bf16 = not info.is_file() or any(flag in info.read_text(errors="replace") for flag in _BF16_FLAGS)
     if setting in ("16", "16-mixed"):
         text = f"trainer.precision {setting} is refused on a GPU; on a CPU Lightning turns it into {trainer.precision}."
         yield warning("precision", text, f"trainer.precision: one of {', '.join(PRECISIONS)}")
@@ -104,12 +105,6 @@ def _precision(trainer: Trainer, setting: str) -> Iterator[Finding]:
     elif on_gpu and has_bf16:
         text = "float32 on a GPU with bfloat16 is several times slower."
         yield note("precision", text, "trainer.precision: bf16-mixed")
-
-
-def _cpu_has_bf16() -> bool:
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text(errors="replace") if info.is_file() else "bf16"
-    return any(flag in flags for flag in _BF16_FLAGS)
 
 
 def check_threads(subject: Subject) -> Iterator[Finding]:
@@ -136,14 +131,13 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     config = policy.config.get_text_config()
     yield fine("model", f"{policy.config.model_type}, {parameters / 1e6:,.3g} M parameters.")
     folder = policy.pretrained.folder
-    if (
-        folder is not None
-        and (pickled := sorted(Path(folder).glob("*.bin")))
-        and not any(Path(folder).glob("*.safet*"))
-    ):
+    pickled = [] if folder is None or any(Path(folder).glob("*.safet*")) else sorted(Path(folder).glob("*.bin"))
+    if pickled:
         text = f"the weights ({pickled[0].name}) are pickled: only a probe or a run opens them, and refuses any code."
         yield note("weights", text, "the model: weights in safetensors")
-    if changed := _dropout(policy.config):
+    stored, _ = PreTrainedConfig.get_config_dict(str(policy.config.name_or_path))
+    dropouts = {name: value for name, value in stored.items() if "drop" in name and isinstance(value, float) and value}
+    if changed := [f"{name} {value:g}" for name, value in dropouts.items()]:
         yield note("dropout", f"the model's {', '.join(changed)}: set to 0, so that training and rollout agree.")
     longest = max((len(row.ids) for row in subject.rows.get("train", [])), default=0) + subject.max_new_tokens
     window = getattr(config, "sliding_window", None)
@@ -165,13 +159,6 @@ def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
     if module.limits.micro_batch_tokens is None and module.limits.micro_batch_size is None:
         text = "passes have no limit: each mini-batch is one pass, and memory grows with it."
         yield note("micro_batch_tokens", text, "model.limits.micro_batch_tokens: 2048 to 16384")
-
-
-def _dropout(config: PreTrainedConfig) -> list[str]:
-    stored, _ = PreTrainedConfig.get_config_dict(str(config.name_or_path))
-    return [
-        f"{name} {value:g}" for name, value in stored.items() if "drop" in name and isinstance(value, float) and value
-    ]
 
 
 def check_directory(subject: Subject) -> Iterator[Finding]:
@@ -220,10 +207,7 @@ def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Itera
 
 
 def available_mib(device: str, own_mib: float) -> float:
-    """Return the memory available to the run, including ``own_mib`` of this process.
-
-    It is the GPU's, or the machine's within its control group's limit.
-    """
+    """Return the GPU's memory, or what the machine and its control group leave, with ``own_mib`` of this process."""
     if device == "cuda":
         return machine_bytes(device) / 2**20
     return min(psutil.virtual_memory().available, machine_bytes(device)) / 2**20 + own_mib

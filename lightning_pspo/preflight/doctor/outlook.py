@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
-from lightning_pspo.preflight.doctor.forecast import Costs, Forecast, RunSize, clock, forecast
+from lightning_pspo.preflight.doctor.forecast import Costs, Forecast, RunSize, forecast
 from lightning_pspo.preflight.doctor.observed import Observed
 from lightning_pspo.preflight.doctor.subject import Subject
+from lightning_pspo.report.overview import duration
 
 _TIME_TOLERANCE = 0.25
 _WIDE = 3.0  # ratio of a forecast's ends above which it counts as unknown
@@ -54,14 +55,14 @@ def look_ahead(subject: Subject, seen: Observed) -> Forecast:
 
 def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -> Iterator[Finding]:
     """Report how long the run will take and how certain that is."""
-    phases = ", ".join(f"{name} {clock(seconds)}" for name, seconds in ahead.phases.items())
+    phases = ", ".join(f"{name} {duration(seconds)}" for name, seconds in ahead.phases.items())
     size = size_of(subject)
     measured = (
-        f"a rollout takes {clock(ahead.rollout_s)} ({phases}), "
+        f"a rollout takes {duration(ahead.rollout_s)} ({phases}), "
         f"{'measured at its own size' if ahead.measured else 'extrapolated from smaller ones'}; the run of "
-        f"{size.rollouts} takes {clock(ahead.run_s)} ({clock(ahead.run_low_s)} to {clock(ahead.run_high_s)}), "
+        f"{size.rollouts} takes {duration(ahead.run_s)} ({duration(ahead.run_low_s)} to {duration(ahead.run_high_s)}), "
         f"of which each of {size.validations:.3g} validations "
-        f"{clock(ahead.validation_s)}, while completions keep their length"
+        f"{duration(ahead.validation_s)}, while completions keep their length"
     )
     if ahead.run_high_s > _WIDE * ahead.run_low_s and ahead.run_high_s > _LONG_S:
         seconds = 6 * (ahead.rollout_s if ahead.measured else ahead.run_high_s / max(1, size.rollouts))
@@ -82,7 +83,7 @@ def check_time(subject: Subject, seen: Observed, ahead: Forecast, device: str) -
     if ahead.measured and ahead.from_smaller_s:
         off = ahead.from_smaller_s / ahead.rollout_s - 1
         yield (note if abs(off) > _TIME_TOLERANCE else fine)(
-            "time_probe", f"the probe's smaller rollouts predicted {clock(ahead.from_smaller_s)} ({off:+.0%})."
+            "time_probe", f"the probe's smaller rollouts predicted {duration(ahead.from_smaller_s)} ({off:+.0%})."
         )
     if ahead.validation_s * size.validations > 0.5 * ahead.run_s:
         yield note(

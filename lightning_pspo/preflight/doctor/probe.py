@@ -91,28 +91,18 @@ class ProbeData(pl.LightningDataModule):
 
 
 class Watch(pl.Callback):
-    """Measures the probe and ends it.
-
-    Args:
-        full: Prompts per rollout of one rank of the run.
-        sample: Number of prompts that the probe should sample.
-        deadline: Time at which the rollouts should end, as ``time.monotonic``.
-        stray_ids: Ids to look for inside completions.
-        saves: Whether the run writes checkpoints.
-        started: Time at which the process started, as ``time.monotonic``, without the doctor's own work.
-        say: Shows a line of progress.
-    """
+    """Measures the probe and ends it."""
 
     def __init__(
         self,
         *,
-        full: int,
-        sample: int,
-        deadline: float,
-        stray_ids: Sequence[int],
-        saves: bool,
-        started: float,
-        say: Callable[[str], None] = lambda line: None,
+        full: int,  # prompts per rollout of one rank of the run
+        sample: int,  # prompts that the probe should sample
+        deadline: float,  # when the rollouts should end, as `time.monotonic`
+        stray_ids: Sequence[int],  # to look for inside completions
+        saves: bool,  # whether the run writes checkpoints
+        started: float,  # when the process started, as `time.monotonic`, without the doctor's own work
+        say: Callable[[str], None] = lambda line: None,  # shows a line of progress
     ) -> None:
         self.full, self.sample, self.deadline, self.saves = full, sample, deadline, saves
         self.stray_ids, self.started, self.say = list(stray_ids), started, say

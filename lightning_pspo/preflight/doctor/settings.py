@@ -19,12 +19,8 @@ _LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
     """Change the trainer's settings in place; return the names of callbacks and loggers that are left out.
 
-    Local loggers and the package's callbacks that write below the run's directory stay, so that their costs are
-    measured. All others could write elsewhere, cost money, or talk to a server.
-
-    Args:
-        trainer: Settings of the trainer, as parsed.
-        scratch: The probe's directory.
+    Local loggers and the package's callbacks that write below the run's directory, which becomes ``scratch``, stay, so
+    that their costs are measured. All others could write elsewhere, cost money, or talk to a server.
     """
     left_out: list[str] = []
     trainer["callbacks"] = [entry for entry in _entries(trainer.get("callbacks")) if _stays(entry, left_out)]
@@ -33,9 +29,8 @@ def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
         local = [entry for entry in loggers if _name(entry) in _LOCAL_LOGGERS and not _elsewhere(entry)]
         left_out += [_name(entry) for entry in loggers if entry not in local]
         trainer["logger"] = local or False
-    for name, value in TRAINER.items():
+    for name, value in (TRAINER | {"default_root_dir": str(scratch)}).items():
         trainer[name] = value
-    trainer["default_root_dir"] = str(scratch)
     return left_out
 
 

@@ -15,19 +15,12 @@ from lightning_pspo.module import PSPOModule
 
 @dataclass
 class Subject:
-    """A run that has not started.
+    """A run that has not started."""
 
-    Attributes:
-        settings: All settings of the run: ``trainer``, ``model``, ``data``, ``seed_everything``.
-        module: The module, without weights.
-        data: The data module, without problems.
-        rows: Source, such as ``val.NAME``, -> its encoded problems, once the data were examined.
-    """
-
-    settings: Mapping[str, Any]
-    module: PSPOModule
-    data: MathDataModule
-    rows: dict[str, list[EncodedProblem]] = field(default_factory=dict)
+    settings: Mapping[str, Any]  # all of the run: ``trainer``, ``model``, ``data``, ``seed_everything``
+    module: PSPOModule  # without weights
+    data: MathDataModule  # without problems
+    rows: dict[str, list[EncodedProblem]] = field(default_factory=dict)  # source, such as ``val.NAME``, -> problems
 
     @property
     def chat(self) -> ChatTemplate | None:
@@ -79,22 +72,15 @@ class Subject:
         return max(1, self.data.prompts_per_rollout // self.world_size)
 
     @property
-    def callback_paths(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def callbacks(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Class path and arguments of each callback."""
         entries = self.trainer.get("callbacks") or []
-        return [
-            (str(entry.get("class_path", "")), entry.get("init_args") or {})
-            for entry in (entries if isinstance(entries, list) else [entries])
-        ]
-
-    @property
-    def callbacks(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """Class name and arguments of each callback."""
-        return [(path.rpartition(".")[2], arguments) for path, arguments in self.callback_paths]
+        entries = entries if isinstance(entries, list) else [entries]
+        return [(str(entry.get("class_path", "")), entry.get("init_args") or {}) for entry in entries]
 
     def callback(self, name: str) -> Mapping[str, Any] | None:
         """Return the arguments of the callback of class ``name``; None if the run has no such callback."""
-        return next((arguments for callback, arguments in self.callbacks if callback == name), None)
+        return next((arguments for path, arguments in self.callbacks if path.rpartition(".")[2] == name), None)
 
 
 def percent(share: float) -> str:

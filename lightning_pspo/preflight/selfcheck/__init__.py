@@ -2,6 +2,6 @@
 
 from lightning_pspo.preflight.selfcheck.results import Result, explained, result_table
 from lightning_pspo.preflight.selfcheck.settings import OrGenerated, Size
-from lightning_pspo.preflight.selfcheck.suite import CHECKS, Report, check
+from lightning_pspo.preflight.selfcheck.suite import Report, check
 
-__all__ = ["CHECKS", "OrGenerated", "Report", "Result", "Size", "check", "explained", "result_table"]
+__all__ = ["OrGenerated", "Report", "Result", "Size", "check", "explained", "result_table"]

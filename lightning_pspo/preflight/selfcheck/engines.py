@@ -32,14 +32,7 @@ def plain_logits(model: PreTrainedModel, prompt: list[int], completion: list[int
 
 
 class EngineChecks:
-    """The checks of an engine on one batch of prompts.
-
-    Args:
-        module: Module with the configured engine.
-        batch: B prompts.
-        completions: Completions of the engine for training, G per prompt.
-        tolerances: Tolerances of the run's dtype.
-    """
+    """The checks of the module's engine on one batch of B prompts and its completions for training, G per prompt."""
 
     def __init__(
         self, module: PSPOModule, batch: PromptBatch, completions: Completions, tolerances: Tolerances
@@ -83,11 +76,8 @@ class EngineChecks:
     def sampled(self, rollout: Rollout, mask: Tensor) -> list[Result]:
         """Compare the sampled tokens, and all log-probs, with one plain forward pass of each row.
 
-        A sampled token must be the one that its noise selects, up to the boundary of two tokens.
-
-        Args:
-            rollout: Rollout with the training pass's log-probs as ``old_logprobs``.
-            mask: (N,) bool, the rows for which it has them.
+        A sampled token must be the one that its noise selects, up to the boundary of two tokens. The rollout has the
+        training pass's log-probs as ``old_logprobs``, in the rows of ``mask`` (N,).
         """
         module, sampling, sampled = self.module, self.module.sampling, self.completions.unpadded()
         keys = (module.seed, TRAINING_NOISE)
@@ -135,14 +125,8 @@ class EngineChecks:
         return Result(check, f"max {largest:.2g}, mean {mean:.2g} nats", limit, good, against)
 
 
-def _off_the_noise(logprobs: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
-    """Return how far each token's interval of the cumulative distribution is from its uniform number, (T,).
-
-    Args:
-        logprobs: (T, V).
-        ids: (T, 1) long, the tokens.
-        noise: (T,).
-    """
+def _off_the_noise(logprobs: Tensor, ids: Tensor, noise: Tensor) -> Tensor:  # (T, V), (T, 1), (T,)
+    """Return how far the interval of each token (``ids``) in the cumulative distribution is from its noise, (T,)."""
     masses, ids = logprobs.double().softmax(-1).cpu(), ids.cpu()  # a GPU's prefix sums have no fixed order
     above = masses.cumsum(-1).gather(1, ids).squeeze(1)
     below = above - masses.gather(1, ids).squeeze(1)

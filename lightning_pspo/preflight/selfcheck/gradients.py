@@ -82,15 +82,10 @@ def spread(count: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Gradient:
-    """A gradient before clipping.
+    """A gradient before clipping."""
 
-    Attributes:
-        entries: Name -> some of the entries of a weight's gradient, always the same, float32 on the CPU.
-        norm: Of all entries, over all ranks.
-    """
-
-    entries: dict[str, Tensor]
-    norm: float
+    entries: dict[str, Tensor]  # name -> some entries of a weight's gradient, always the same, float32 on the CPU
+    norm: float  # of all entries, over all ranks
 
     def off_by(self, other: Gradient) -> float:
         """Return the relative distance of another gradient: the larger of entries and norm; nan if this one is 0."""
@@ -183,18 +178,10 @@ def off_policy(module: PSPOModule, scored: Rollout) -> Rollout:
 
 
 def parted(mini_batch: MiniBatch, part_of: Tensor) -> MiniBatch:
-    """Return a mini-batch of one pass in several.
-
-    Args:
-        mini_batch: Of n rows in one pass.
-        part_of: (n,) long, the pass of each row.
-    """
+    """Return a mini-batch of n rows in one pass in several; ``part_of`` (n,) has the pass of each row."""
     (full,) = mini_batch.micro_batches
-    parts = [
-        MicroBatch(full.rows[part_of == part], full.loss_mask[part_of == part])
-        for part in sorted(set(part_of.tolist()))
-    ]
-    return MiniBatch(parts, mini_batch.denominator)
+    parts = [part_of == part for part in sorted(set(part_of.tolist()))]
+    return MiniBatch([MicroBatch(full.rows[own], full.loss_mask[own]) for own in parts], mini_batch.denominator)
 
 
 def micro_batch_check(
@@ -226,14 +213,7 @@ def split_check(
 
 
 def ratio_check(module: PSPOModule, batch: PromptBatch, scored: Rollout, tolerances: Tolerances) -> list[Result]:
-    """Run the first update of every mini-batch without its step, and compare its log-probs with an earlier pass.
-
-    Args:
-        module: Module that is checked.
-        batch: Prompts.
-        scored: The same rollout with the log-probs of an earlier pass, without gradient.
-        tolerances: Tolerances of the run's dtype.
-    """
+    """Run the first update of every mini-batch without its step, and compare its log-probs with an earlier pass's."""
     rollout, mini_batches = module.collect(batch)
     first = again = 0.0
     with no_steps(module):

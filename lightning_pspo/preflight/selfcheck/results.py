@@ -83,18 +83,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far values may be off that differ only by the order of floating-point additions.
-
-    Attributes:
-        tokens: Least share of the tokens that must be the same on any number of ranks; one tie costs the rest of a row.
-    """
+    """How far values may be off that differ only by the order of floating-point additions."""
 
     gradient: float  # relative difference of two gradients
     logprob: float  # largest difference of two log-probs of a token, in nats
     mean_logprob: float  # mean absolute difference of log-probs
     gap: float  # difference of two logits at which greedy choices may differ
     mass: float  # distance in probability between the noise and another token at which sampled tokens may differ
-    tokens: float
+    tokens: float  # least share of tokens that are the same on any number of ranks; one tie costs the rest of a row
 
 
 FLOAT32 = Tolerances(gradient=1e-4, logprob=1e-3, mean_logprob=1e-4, gap=1e-3, mass=1e-4, tokens=0.75)
@@ -103,11 +99,7 @@ BFLOAT16 = Tolerances(gradient=0.25, logprob=1.0, mean_logprob=0.05, gap=0.5, ma
 
 
 def tolerances_of(precision: str, dtype: str) -> Tolerances:
-    """Return the tolerances of a run.
-
-    Args:
-        precision: Precision of the trainer.
-        dtype: Dtype of the policy.
+    """Return the tolerances for a precision of the trainer and a dtype of the policy.
 
     >>> tolerances_of("32-true", "float32").gradient, tolerances_of("32-true", "bfloat16").gradient
     (0.0001, 0.25)

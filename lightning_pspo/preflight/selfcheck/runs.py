@@ -39,12 +39,10 @@ _LAST = 8  # last tokens of these rows, whose logits depend on all tokens before
 
 
 class ReplacedStep(pl.Callback):
-    """Replaces the first training step by ``run``, which writes into ``folder``, and ends the run after it.
+    """Replaces the first training step by ``run``, and ends the run after it.
 
-    Args:
-        folder: Where the runs leave results for each other.
-        checks: Names of the checks to make.
-        is_consistent: Whether the check at the start of ``fit`` would change nothing, and need not be made.
+    The runs leave results for each other in ``folder``. If the module ``is_consistent``, the check at the start of
+    ``fit`` would change nothing, and is not made.
     """
 
     def __init__(self, folder: str, checks: Sequence[str], is_consistent: bool = False) -> None:
@@ -139,7 +137,9 @@ class Measure(ReplacedStep):
         if {"checkpoint", "export"} & set(self.checks):
             module.update(on_policy, mini_batch, first=True)  # gives the optimiser a state
             nudge(module)
-            torch.save(fingerprint(module, batch, completions), self.folder / "before.pt")
+            prompts, rows = prompt_rows(batch)[:_PROBED], completions.unpadded()[:: module.group_size][:_PROBED]
+            state = {"prompts": prompts, "completions": rows, "logits": probe(module, prompts, rows)}
+            torch.save(state | {"weights": weights_of(module)}, self.folder / "before.pt")
         self._write(module, results, made_up, len(batch))
 
     def _fit_into_time(self, module: PSPOModule, batch: PromptBatch) -> None:
@@ -188,18 +188,17 @@ class Measure(ReplacedStep):
 
     def _write(self, module: PSPOModule, results: Sequence[Result], made_up: int, groups: int) -> None:
         source: Any = module.trainer.datamodule.train  # type: ignore[attr-defined]
-        notes = self.notes
         if isinstance(source, OrGenerated) and source.why is not None:
-            notes.append(f"generated problems were used instead of data.train: {source.why}")
+            self.notes.append(f"generated problems were used instead of data.train: {source.why}")
         if made_up:
-            notes.append(
+            self.notes.append(
                 f"{made_up} of {groups} groups had equal rewards, which give no gradient, and got made-up rewards"
             )
         self.write(
             "measured.json",
             {
                 "results": [asdict(result) for result in results],
-                "notes": notes,
+                "notes": self.notes,
                 "is_consistent": self.is_consistent,
                 "group_size": module.group_size,
                 "minibatches_per_rollout": module.minibatches_per_rollout,
@@ -288,13 +287,6 @@ def nudge(module: PSPOModule) -> None:
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         size = float(parameter.float().square().mean().sqrt()) or 1.0
         parameter.add_(noise, alpha=NUDGE * size)
-
-
-def fingerprint(module: PSPOModule, batch: PromptBatch, completions: Completions) -> dict[str, Any]:
-    """Return the logits of a few completions, and some entries of each weight and of the optimiser's state."""
-    prompts, rows = prompt_rows(batch)[:_PROBED], completions.unpadded()[:: module.group_size][:_PROBED]
-    logits = probe(module, prompts, rows)
-    return {"prompts": prompts, "completions": rows, "logits": logits, "weights": weights_of(module)}
 
 
 def probe(module: PSPOModule, prompts: list[list[int]], completions: list[list[int]]) -> list[Tensor]:

@@ -22,23 +22,12 @@ _BUILT_IN = Procedural(task="basic_arithmetic", size=8)
 
 @dataclass(frozen=True)
 class Size:
-    """The size of the rollout.
+    """The size of the rollout; InputError if a number is out of range."""
 
-    Attributes:
-        prompts: Number of prompts, at least 2 and even: two ranks share them.
-        completions: Completions per prompt, at least 2.
-        tokens: Token limit of a completion, at least 1.
-        seconds: Approximate time for the passes over the rollout, above 0. Where a pass is slow, fewer completions and
-            tokens are taken.
-
-    Raises:
-        InputError: A number is out of range.
-    """
-
-    prompts: int = 2
-    completions: int = 4
-    tokens: int = 24
-    seconds: float = 30.0
+    prompts: int = 2  # at least 2 and even: two ranks share them
+    completions: int = 4  # of a prompt, at least 2
+    tokens: int = 24  # limit of a completion, at least 1
+    seconds: float = 30.0  # about, for the passes over it, above 0; a slow model gets fewer completions and tokens
 
     def __post_init__(self) -> None:
         if self.prompts < 2 or self.prompts % 2:
@@ -50,18 +39,11 @@ class Size:
 
 
 class OrGenerated(PromptSource):
-    """Loads the problems of a source, or eight generated ones if it cannot be read.
-
-    Args:
-        source: The source; None for generated problems.
-
-    Attributes:
-        why: Why the source was not used; None if it was.
-    """
+    """Loads the problems of a source, or eight generated ones if there is none or it cannot be read."""
 
     def __init__(self, source: PromptSource | None = None) -> None:
         self.source = source
-        self.why: str | None = None
+        self.why: str | None = None  # it was not used
 
     def load(self) -> list[Problem]:
         """Return the problems."""
@@ -115,12 +97,7 @@ def on_two_ranks(small: Mapping[str, Any], config: Mapping[str, Any], callback: 
 def affordable(pass_s: float, prompts: int, completions: int, tokens: int, seconds: float) -> tuple[int, int]:
     """Return how many completions per prompt, and tokens of each, can be checked in about ``seconds``.
 
-    Args:
-        pass_s: Seconds of a forward pass of one row.
-        prompts: Number of prompts.
-        completions: Most completions per prompt.
-        tokens: Most tokens of a completion.
-        seconds: Time for all passes.
+    ``pass_s`` are those of a forward pass of one row; ``completions`` and ``tokens`` are the most that are taken.
 
     >>> affordable(0.2, 2, 4, 24, 30.0), affordable(0.5, 2, 4, 24, 30.0), affordable(4.0, 2, 4, 24, 30.0)
     ((4, 24), (2, 24), (2, 8))

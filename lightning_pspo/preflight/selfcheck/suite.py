@@ -29,8 +29,8 @@ from lightning_pspo.preflight.selfcheck.results import (
     tolerances_of,
 )
 from lightning_pspo.preflight.selfcheck.settings import Size, on_two_ranks, small_run
+from lightning_pspo.preflight.short_run import CHECKS
 
-CHECKS = ("microbatches", "ranks", "ratio", "bits", "engine", "checkpoint", "export")
 SMALL = 200_000_000
 """Largest number of parameters for which the export is checked by default."""
 
@@ -42,15 +42,10 @@ Command = Callable[[list[str]], None]
 
 @dataclass
 class Report:
-    """The results of a self-check.
+    """The results of a self-check."""
 
-    Attributes:
-        results: In the order of the table.
-        notes: What to know about how they were measured.
-    """
-
-    results: list[Result] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)  # in the order of the table
+    notes: list[str] = field(default_factory=list)  # what to know about how they were measured
 
     @property
     def passed(self) -> bool:
@@ -108,7 +103,7 @@ def check(config: Mapping[str, Any], run: Command, size: Size, checks: Sequence[
                 reason = f"{parameters / 1e9:.2g} billion parameters: --only export checks it"
                 report.results.append(left_out(Check.EXPORTED, reason))
             else:
-                report.results += _export_check(folder, tolerances, trust)
+                report.results += attempt(Check.EXPORTED, lambda: _export_check(folder, tolerances, trust))
     return report
 
 
@@ -173,12 +168,7 @@ def _checkpoint_check(run: Command, config: str, folder: Path) -> list[Result]:
 
 
 def _export_check(folder: Path, tolerances: Tolerances, trust: bool) -> list[Result]:
-    checkpoint = folder / runs.CHECKPOINT
-    if not checkpoint.exists():
+    if not (checkpoint := folder / runs.CHECKPOINT).exists():
         return [left_out(Check.EXPORTED, "no checkpoint was saved")]
-
-    def difference() -> list[Result]:
-        exported = export(checkpoint, folder / "exported", trust_remote_code=trust)
-        return [at_most(Check.EXPORTED, exported.difference, tolerances.gradient, "relative, on four texts")]
-
-    return attempt(Check.EXPORTED, difference)
+    exported = export(checkpoint, folder / "exported", trust_remote_code=trust)
+    return [at_most(Check.EXPORTED, exported.difference, tolerances.gradient, "relative, on four texts")]

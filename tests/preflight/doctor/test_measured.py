@@ -9,8 +9,9 @@ from lightning_pspo.grading import Grader, grade
 from lightning_pspo.objective.advantages import GroupAdvantage
 from lightning_pspo.preflight.doctor import measured, outlook
 from lightning_pspo.preflight.doctor.findings import Finding, Severity, ordered
-from lightning_pspo.preflight.doctor.forecast import Forecast, Step, clock
+from lightning_pspo.preflight.doctor.forecast import Forecast, Step
 from lightning_pspo.preflight.doctor.observed import Observed
+from lightning_pspo.report.overview import duration
 from lightning_pspo.rewards import Correctness
 from lightning_pspo.types import Problem, Sample
 from tests.support.models import make_tokenizer
@@ -102,5 +103,5 @@ def test_a_forecast_is_as_certain_as_its_interval(low: float, high: float, sever
     seen = Observed(steps=[Step(2, 10, 1.0, cpu_s=1.0)])
     finding = verdict(outlook.check_time(subject(), seen, ahead, "cpu"), "time")
     assert finding.severity == severity
-    assert f"{clock(low)} to {clock(high)}" in finding.measured
+    assert f"{duration(low)} to {duration(high)}" in finding.measured
     assert bool(finding.change) == (severity == "warning")
