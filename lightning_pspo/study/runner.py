@@ -208,6 +208,16 @@ def visible_devices() -> list[str]:
     return listed.split(",")[:count] if listed else [str(index) for index in range(count)]
 
 
+def shares(devices: Sequence[str], of_cell: Any) -> list[str]:
+    """Return the GPUs of each worker, for cells with so many ``trainer.devices``, one unless that is a number.
+
+    >>> shares(["0", "1", "2", "5", "7"], 2), shares(["0", "1"], "auto"), shares(["0"], 2)
+    (['0,1', '2,5'], ['0', '1'], [])
+    """
+    count = of_cell if isinstance(of_cell, int) and of_cell > 1 else 1
+    return [",".join(devices[first : first + count]) for first in range(0, len(devices) - count + 1, count)]
+
+
 class SlurmRunner:
     """Brings every cell to its end as a job of its own, through submitit; jobs of an interrupted study are waited for.
 
