@@ -21,6 +21,8 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     prompts = getattr(data, "prompts", None)
     settings = pl_module.evaluation_settings()
     stage = None if trainer.state.fn is None else str(trainer.state.fn.value)
+    by_key = [getattr(data, key, None) for key in _DATA_KEYS.get(stage or "", ())]
+    sources: Mapping[str, Any] = next((group for group in by_key if isinstance(group, Mapping) and group), {})
     return {
         "stage": stage,
         "checkpoint": None if untyped.ckpt_path is None else str(untyped.ckpt_path),
@@ -29,15 +31,8 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         **({} if prompts is None else prompts.format.settings()),
         "date": getattr(data, "printed_date", None),
         "precision": str(trainer.precision),
-        "sources": _sources(data, stage),
+        "sources": {name: {"class": type(source).__name__} | _arguments(source) for name, source in sources.items()},
     }
-
-
-def _sources(data: Any, stage: str | None) -> dict[str, dict[str, Any]]:
-    """Return name -> class and plain arguments of the sources that a stage evaluates."""
-    by_key = [getattr(data, key, None) for key in _DATA_KEYS.get(stage or "", ())]
-    sources: Mapping[str, Any] = next((group for group in by_key if isinstance(group, Mapping) and group), {})
-    return {name: {"class": type(source).__name__} | _arguments(source) for name, source in sources.items()}
 
 
 def _arguments(source: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Judgements:
         questions = _read(self.root / ITEMS, _parse_question)
         missing = {row["id"]: question for row, question in questions if question.rollout <= rollout}
         judged = {}
-        for row, judgement in _read(self.root / JUDGEMENTS, _parse_judgement):
+        for row, judgement in _read(self.root / JUDGEMENTS, row_judgement):
             if row["rollout"] <= rollout and (judgement.scores or row["id"] not in missing):
                 judged[row["id"]] = row
         self.close()
@@ -103,7 +103,7 @@ class Judgements:
 
 def gather(root: Path) -> None:
     """Put the parts of other ranks into the files; called by one process while no other writes."""
-    for name, parse in ((JUDGEMENTS, _parse_judgement), (ITEMS, _parse_question)):
+    for name, parse in ((JUDGEMENTS, row_judgement), (ITEMS, _parse_question)):
         parts = sorted(root.glob(f"{name}.rank*.part"))
         if parts:
             rows = (row for path in (root / name, *parts) for row, _ in _read(path, parse))
@@ -115,7 +115,7 @@ def gather(root: Path) -> None:
 def finish(root: Path, judge: Judge, spent: Mapping[str, float]) -> dict[str, Any]:
     """Merge the parts, write the summary, and return it; the items are deleted if all have scores."""
     gather(root)
-    rows = {row["id"]: (row, judgement) for row, judgement in _read(root / JUDGEMENTS, _parse_judgement)}
+    rows = {row["id"]: (row, judgement) for row, judgement in _read(root / JUDGEMENTS, row_judgement)}
     write_atomically(root / JUDGEMENTS, _lines(row for row, _ in rows.values()))
     tally = Tally(judge.identity())
     for row, judgement in rows.values():
@@ -128,21 +128,10 @@ def finish(root: Path, judge: Judge, spent: Mapping[str, float]) -> dict[str, An
 
 
 def _parse_question(row: dict[str, Any]) -> Question:
-    _check_place(row)
     texts = [row[name] for name in FIELDS]
     if not all(isinstance(text, str) for text in texts) or not isinstance(row["fields"], dict):
         raise TypeError("not a row of items")
     return Question(Item(*texts), row["rollout"], row["source"], row["fields"])
-
-
-def _parse_judgement(row: dict[str, Any]) -> Judgement:
-    _check_place(row)
-    return row_judgement(row)
-
-
-def _check_place(row: dict[str, Any]) -> None:
-    if type(row["rollout"]) is not int or not isinstance(row["source"], str) or not isinstance(row["id"], str):
-        raise TypeError("not a row of this run")
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], Any]) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -151,7 +140,8 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Any]) -> Iterator[tuple[
         for line in path.read_bytes().split(b"\n"):
             try:
                 row = json.loads(line)
-                yield row, parse(row)
+                if type(row["rollout"]) is int and isinstance(row["source"], str) and isinstance(row["id"], str):
+                    yield row, parse(row)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 

@@ -43,8 +43,11 @@ def smooth(values: Sequence[float]) -> NDArray[np.float64]:
 
 def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any]) -> bytes:
     """Return a PNG of accuracy, with the measurements, and of up to three other curves that were logged."""
-    others = [name for name in ("reward", "length", "ratio_p99", "entropy") if _says_more(name, curves)]
-    panels = ["accuracy", *others[:3]]
+    panels = ["accuracy"]
+    for name in ("reward", "length", "ratio_p99", "entropy"):
+        values = np.asarray(curves[name], dtype=np.float64)
+        repeats = np.allclose(values, curves["accuracy"], equal_nan=True)  # as a reward of 0 and 1 does
+        panels += [name] if np.isfinite(values).any() and not repeats and len(panels) < 4 else []
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=140, layout=layout, facecolor="white")
@@ -69,12 +72,6 @@ def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
-
-
-def _says_more(name: str, curves: Mapping[str, Sequence[float]]) -> bool:
-    """Tell whether a curve has values, and others than accuracy has, as a reward of 0 and 1 would."""
-    values = np.asarray(curves[name], dtype=np.float64)
-    return bool(np.isfinite(values).any()) and not np.allclose(values, curves["accuracy"], equal_nan=True)
 
 
 def _curve(axes: Axes, curves: Mapping[str, Sequence[float]], name: str) -> None:

@@ -22,9 +22,6 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
 
     A callback class may name in ``distinct_by`` the settings in which several instances must differ, such as ``path``;
     a class of this project without it may occur once.
-
-    Raises:
-        InputError: With what to do instead.
     """
     callbacks = list(callbacks)
     check_lightning_callbacks(callbacks)
@@ -86,9 +83,6 @@ def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -
     """Refuse a callback's ``monitor`` of a validation whose source or metric does not exist, and misspelt other names.
 
     Names that are like none of ours may be those of a user's own callback.
-
-    Raises:
-        InputError: With the metrics that ``module`` logs for the validation ``sources``, or the name that is meant.
     """
     monitor = getattr(callback, "monitor", None)
     if not isinstance(monitor, str):

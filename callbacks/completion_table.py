@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -61,7 +62,12 @@ class CompletionTable(Callback):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("completions", _markdown(rows), rollout)
+                lines = [
+                    [*rows[0]],
+                    ["---"] * len(rows[0]),
+                    *([_cell(value) for value in row.values()] for row in rows),
+                ]
+                logger.experiment.add_text("completions", "\n".join(f"| {' | '.join(row)} |" for row in lines), rollout)
             elif isinstance(logger, WandbLogger):
                 cells = [list(row.values()) for row in rows]
                 logger.log_table("completions", columns=list(rows[0]), data=cells, step=rollout)
@@ -70,32 +76,19 @@ class CompletionTable(Callback):
 def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
     rewards = rollout.rewards.flatten().tolist()
     chosen = random.Random(number).sample(range(len(rewards)), min(count, len(rewards)))
-    return [
-        {"rollout": number, "reward": rewards[index], **sample_row(rollout.samples[index])} for index in sorted(chosen)
-    ]
+    return [{"rollout": number, "reward": rewards[row], **sample_row(rollout.samples[row])} for row in sorted(chosen)]
 
 
 def _drop_rows_after(path: Path, rollout: int) -> int:
     """Drop the rows after ``rollout``, and a line that a crash cut short; return how many."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    remaining = [line for line in lines if _rollout_of(line) <= rollout]
+    lines, remaining = path.read_bytes().splitlines(keepends=True), []
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
+            if line.endswith(b"\n") and float(json.loads(line)["rollout"]) <= rollout:
+                remaining.append(line)
     if len(remaining) < len(lines):
         write_atomically(path, b"".join(remaining))
     return len(lines) - len(remaining)
-
-
-def _rollout_of(line: bytes) -> float:
-    try:
-        return float(json.loads(line)["rollout"]) if line.endswith(b"\n") else float("inf")
-    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
-        return float("inf")
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    """Return a table of rows; nothing in a model's text is read as markup."""
-    lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
-    lines += [f"| {' | '.join(_cell(value) for value in row.values())} |" for row in rows]
-    return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:

@@ -121,13 +121,7 @@ class CompletionWriter(Callback):
         files.part(trainer.global_rank).write_bytes(b"")
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Append the batch to this rank's part."""
         if not self._is_active(trainer):

@@ -113,7 +113,10 @@ class RolloutCheckpoint(Checkpoint):
         rollout = finished_rollouts(trainer)
         due = self.every_n_rollouts is not None and rollout % self.every_n_rollouts == 0
         due = due or rollout == trainer.num_training_batches or trainer.should_stop
-        if due or self._is_time(trainer):
+        if not due and self.every_n_minutes is not None:
+            passed = time.monotonic() - self._saved_at >= 60.0 * self.every_n_minutes
+            due = bool(trainer.strategy.broadcast(passed))
+        if due:
             self._save(trainer)
             if self.monitor is not None and not any(trainer.num_val_batches):
                 self._update_best(trainer, self.monitor)
@@ -142,12 +145,6 @@ class RolloutCheckpoint(Checkpoint):
 
     def _folder(self, trainer: Trainer) -> Path:
         return checkpoint_folder(root_folder(trainer))
-
-    def _is_time(self, trainer: Trainer) -> bool:
-        if self.every_n_minutes is None:
-            return False
-        passed = time.monotonic() - self._saved_at >= 60.0 * self.every_n_minutes
-        return bool(trainer.strategy.broadcast(passed))
 
     def _save(self, trainer: Trainer) -> None:
         rollout, start = finished_rollouts(trainer), time.perf_counter()

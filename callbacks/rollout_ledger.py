@@ -35,8 +35,6 @@ class RolloutLedger(Callback):
         rows_per_file: Rows after which a file is full, at least 1. The newest file is rewritten with every rollout.
         megabytes_per_file: MiB in memory after which a file is full, greater than 0.
 
-    Raises:
-        InputError: A number is out of range.
     """
 
     reads_rollouts = True

@@ -47,7 +47,7 @@ class RolloutProgressBar(ProgressBar):
         if self._enabled:
             start(stage)
             begin("loading the model")
-            _hide_loading_bar()
+            hide_loading_bars()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop."""
@@ -110,7 +110,7 @@ class RolloutProgressBar(ProgressBar):
         WORK.left_s = lambda now: None
 
 
-def _hide_loading_bar() -> None:
+def hide_loading_bars() -> None:
     """Hide the bars of transformers, which would break the line; those of the hub's downloads stay as they were."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils.logging import disable_progress_bar

@@ -79,11 +79,14 @@ class RunReport(Callback):
 
 def environment(ranks: int, nodes: int) -> dict[str, Any]:
     """Return versions, machine and state of the code, as plain values."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines() if cpu.is_file() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": {name: package.version for name in _PACKAGES for package in distributions(name=name)},
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": next(models, platform.machine()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -93,13 +96,6 @@ def environment(ranks: int, nodes: int) -> dict[str, Any]:
         "git": _git(Path.cwd()),
     }
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
-
-
-def _processor() -> str:
-    """Return the processor's name, which Linux keeps in a file."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git(folder: Path) -> dict[str, str] | None:

@@ -16,7 +16,6 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.evaluation.results import EvaluationResult
 from lightning_pspo.files import write_atomically
 from lightning_pspo.progress import print_table, stop
-from lightning_pspo.types import EvaluationOutput
 
 from ._completion_files import sample_rows
 from ._summary_figures import before_after_table, draw_curves, examples_table
@@ -31,6 +30,7 @@ CURVES = {
     "ratio_p99": "trust/ratio_p99",
     "ratio_max": "trust/ratio_max",
 }
+_EXAMPLE = ("id", "question", "answer", "completion", "verdict")
 _Measurement = dict[str, Any]
 
 
@@ -124,7 +124,10 @@ class RunSummary(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Remember the first problems' first samples."""
         if self.source in (None, outputs.batch.source) and len(self._seen) < self.examples:
-            self._seen += _example_rows(outputs)[: self.examples - len(self._seen)]
+            temperature = next((temperature for temperature in outputs.samples if temperature > 0), 0.0)
+            rows = [row for _, row in sample_rows(outputs) if (row["temperature"], row["sample"]) == (temperature, 0)]
+            examples = [{name: row[name] for name in _EXAMPLE} for row in rows]  # greedy where nothing is sampled
+            self._seen += examples[: self.examples - len(self._seen)]
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the measurement before training, if it covered every problem."""
@@ -192,10 +195,3 @@ class RunSummary(Callback):
 
     def _seconds(self) -> float:
         return self._earlier_seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
-
-
-def _example_rows(output: EvaluationOutput) -> list[dict[str, str]]:
-    """Return the first sample of every problem of the batch, at the first temperature above 0, or else greedy."""
-    temperature = next((temperature for temperature in output.samples if temperature > 0), 0.0)
-    rows = [row for _, row in sample_rows(output) if (row["temperature"], row["sample"]) == (temperature, 0)]
-    return [{name: row[name] for name in ("id", "question", "answer", "completion", "verdict")} for row in rows]

@@ -72,14 +72,12 @@ def _read(path: Path) -> _History:
 
 def summary(rollout: int, results: Mapping[str, EvaluationResult], before: Mapping[str, float]) -> str:
     """Return the line: each source's result, and its difference to the accuracy ``before``, if there was one."""
-    return f"val rollout {rollout}: {'; '.join(_source(name, result, before) for name, result in results.items())}"
-
-
-def _source(name: str, result: EvaluationResult, before: Mapping[str, float]) -> str:
-    text = f"{name} accuracy {100 * result.accuracy:.1f} %"
-    if "accuracy" in result.estimates:
-        estimate = result.estimates["accuracy"]
-        text += f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-    if name in before:
-        text += f" ({100 * (result.accuracy - before[name]):+.1f})"
-    return f"{text}, length {result.length_tokens:.0f} tokens"
+    texts = []
+    for name, result in results.items():
+        text = f"{name} accuracy {100 * result.accuracy:.1f} %"
+        if (estimate := result.estimates.get("accuracy")) is not None:
+            text += f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+        if name in before:
+            text += f" ({100 * (result.accuracy - before[name]):+.1f})"
+        texts.append(f"{text}, length {result.length_tokens:.0f} tokens")
+    return f"val rollout {rollout}: {'; '.join(texts)}"

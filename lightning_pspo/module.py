@@ -24,7 +24,7 @@ from torch import Tensor
 from lightning_pspo.checkpoints.compatibility import check_solutions, restore_controller, save_controller
 from lightning_pspo.errors import InputError, check_at_least, check_at_most
 from lightning_pspo.evaluation.module import TRAINING_NOISE
-from lightning_pspo.lazy import lazy_instance
+from lightning_pspo.lazy import from_lazy, lazy_instance
 from lightning_pspo.objective.advantages import Advantage, GroupAdvantage
 from lightning_pspo.objective.alpha import AlphaController
 from lightning_pspo.objective.kl import KLSettings
@@ -36,7 +36,6 @@ from lightning_pspo.policy.nucleus import without_waiting
 from lightning_pspo.progress import advance, begin
 from lightning_pspo.rewards import Correctness, Reward
 from lightning_pspo.trainable import TrainableModule
-from lightning_pspo.training.defaults import built
 from lightning_pspo.training.groups import Groups
 from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.memory import check_rollout_fits
@@ -110,16 +109,16 @@ class PSPOModule(TrainableModule):
         staleness: int = 0,
         **common: Any,
     ) -> None:
-        reward = built(reward)
+        reward = from_lazy(reward)
         super().__init__(sampling=sampling, reward=reward, **common)
         check_at_least("group_size", group_size, 2, 10**5)
         check_at_least("updates_per_rollout", updates_per_rollout, 1, 10**4)
         check_at_least("minibatches_per_rollout", minibatches_per_rollout, 1, 10**6)
         check_at_least("refill_rounds", refill_rounds, 0)
         self.objective = Objective(
-            surrogate=built(surrogate),
+            surrogate=from_lazy(surrogate),
             ratio_level=ratio_level,
-            kl=replace(kl, estimator=built(kl.estimator)),
+            kl=replace(kl, estimator=from_lazy(kl.estimator)),
             entropy_coef=entropy_coef,
             mismatch_cap=mismatch_cap,
             mismatch_level=mismatch_level,
@@ -127,8 +126,8 @@ class PSPOModule(TrainableModule):
         self.alpha_controller = alpha_controller
         self.mask_truncated = mask_truncated
         self.refill_rounds = refill_rounds
-        self.aggregation = built(aggregation)
-        self.advantage = built(advantage)
+        self.aggregation = from_lazy(aggregation)
+        self.advantage = from_lazy(advantage)
         self.reward = reward
         self.group_size = group_size
         self.updates_per_rollout = updates_per_rollout

@@ -15,10 +15,9 @@ from torch import Tensor
 from lightning_pspo.checkpoints.compatibility import check_solutions
 from lightning_pspo.data.prompt_format import answer_after
 from lightning_pspo.errors import InputError
-from lightning_pspo.lazy import lazy_instance
+from lightning_pspo.lazy import from_lazy, lazy_instance
 from lightning_pspo.objective.surrogates import Aggregation, TokenMean
 from lightning_pspo.trainable import TrainableModule
-from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import finished_rollouts
 from lightning_pspo.training.minibatches import MiniBatch, Rows, plan
 from lightning_pspo.training.phases import Phases, training_loader
@@ -50,7 +49,7 @@ class SupervisedModule(TrainableModule):
 
     def __init__(self, *, aggregation: Aggregation = lazy_instance(TokenMean), **common: Any) -> None:
         super().__init__(**common)
-        self.aggregation = built(aggregation)
+        self.aggregation = from_lazy(aggregation)
         self._opening, self._prefix = "", ""  # the end of a prompt, and the beginning of an answer in it
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> SupervisedOutput:

@@ -27,7 +27,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.answers import decoded_answers
 from lightning_pspo.evaluation.module import EVALUATION_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
-from lightning_pspo.lazy import lazy_instance
+from lightning_pspo.lazy import from_lazy, lazy_instance
 from lightning_pspo.objective.schedules import Constant, Schedule
 from lightning_pspo.policy.accelerator import fuse
 from lightning_pspo.policy.policy import Policy
@@ -39,7 +39,6 @@ from lightning_pspo.training.checks import (
     run_every_rollout_of_a_trial,
     take_defaults,
 )
-from lightning_pspo.training.defaults import built
 from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
 from lightning_pspo.training.pass_tokens import choose_pass_tokens
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
@@ -92,9 +91,9 @@ class TrainableModule(SamplingModule):
         reward: Reward | None = None,
     ) -> None:
         super().__init__(
-            policy=built(policy),
-            engine=built(engine),
-            grader=built(grader),
+            policy=from_lazy(policy),
+            engine=from_lazy(engine),
+            grader=from_lazy(grader),
             sampling=sampling,
             evaluation=evaluation,
             seed=seed,
@@ -104,7 +103,7 @@ class TrainableModule(SamplingModule):
         if max_grad_norm is not None and not max_grad_norm > 0.0:
             raise InputError(f"`max_grad_norm` must be greater than 0, got {max_grad_norm}.")
         self.optimizer = optimizer
-        self.lr_schedule = built(lr_schedule)
+        self.lr_schedule = from_lazy(lr_schedule)
         self.limits = limits
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()

@@ -68,8 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    epilog = "RUN is what `lightning-pspo evaluate` wrote, or a run's folder with one evaluation. Each arm is compared "
-    result = own_parser("compare", epilog=f"{epilog}with the first.")
+    result = own_parser("compare", description=__doc__)
     result.add_argument("arms", nargs="+", metavar="[NAME=]RUN[,RUN...]", help="an arm: one run, or several seeds")
     result.add_argument("--output", type=Path, default=Path(), help="folder for comparison.json and comparison.png")
     result.add_argument("--intersect", action="store_true", help="leave out problems that are missing from some run")

@@ -1,4 +1,4 @@
-"""Files of settings on a command line: packaged configurations by name, and mistakes found before torch is imported."""
+"""Files of settings on a command line: packaged configurations by name, and mistakes paths before torch is imported."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def _similar_file(path: Path) -> str | None:
     depth = 2 if path.is_absolute() or path.parts[:1] == ("..",) else 3
     patterns = ("*.y*ml", "*/*.y*ml", "*/*/*.y*ml")[:depth]
     files = islice((file for pattern in patterns for file in folder.glob(pattern)), _MOST)
-    found = [str(file) for file in files if file.parent.name != "study"]
-    same = [file for file in found if Path(file).stem == path.stem]
-    return min(same, key=len) if same else next(iter(difflib.get_close_matches(str(path), sorted(found), 1)), None)
+    paths = [str(file) for file in files if file.parent.name != "study"]
+    same = [file for file in paths if Path(file).stem == path.stem]
+    return min(same, key=len) if same else next(iter(difflib.get_close_matches(str(path), sorted(paths), 1)), None)
 
 
 def _similar_name(key: str, packaged: dict[str, Path]) -> str | None:

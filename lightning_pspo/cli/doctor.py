@@ -56,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    epilog = "Exit status: 0 at most notes, 3 warnings, 4 errors, 2 settings that cannot be read."
-    result = own_parser("doctor", epilog=epilog)
+    result = own_parser("doctor", description=__doc__)
     result.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     result.add_argument(
         "--limit-prompts", type=int, default=64, help="approximate number of training prompts to sample (default 64)"

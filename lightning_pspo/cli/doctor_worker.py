@@ -25,8 +25,7 @@ from lightning_pspo.preflight.doctor.findings import Finding, as_rows, error, no
 from lightning_pspo.preflight.doctor.machine import available_mib
 from lightning_pspo.preflight.doctor.observed import Observed, now_mib
 from lightning_pspo.preflight.doctor.probe import ProbeData, Watch
-from lightning_pspo.preflight.doctor.settings import for_probe
-from lightning_pspo.preflight.doctor.subject import Subject
+from lightning_pspo.preflight.doctor.subject import Subject, for_probe
 from lightning_pspo.preflight.doctor.tokens import turn_ends
 
 

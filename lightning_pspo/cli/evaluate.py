@@ -89,8 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's own options."""
-    epilog = "Other options go to `lightning-pspo validate`, such as --trainer.devices 2."
-    result = own_parser("evaluate", epilog=epilog)
+    result = own_parser("evaluate", description=__doc__)
     result.add_argument(
         "model", help="a run's folder, a checkpoint of a run, a Hugging Face or adapter folder, a hub id, or embedded"
     )

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    parser = own_parser("grade", epilog="The same command continues after an interruption.")
+    parser = own_parser("grade", description=__doc__)
     parser.add_argument("input", type=Path, metavar="INPUT.jsonl", help="rows with a completion and a reference answer")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="the rows with their verdicts")
     for name, what in (

@@ -33,11 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     if "SLURM_NTASKS" in os.environ:
         os.environ["SLURM_JOB_NAME"] = "interactive"  # otherwise Lightning takes this process for one rank of several
     from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
 
+    from lightning_pspo.callbacks.rollout_progress_bar import hide_loading_bars
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    hide_loading_bars()
     size = Size(options.prompts, options.completions, options.tokens, options.seconds)
     with shown("selfcheck"), log_level(logging.WARNING, *_LIGHTNING):
         WORK.stage = "reading the settings"

@@ -36,7 +36,17 @@ from lightning_pspo.files import (
     write_atomically,
 )
 from lightning_pspo.progress import WORK, clock, shown
-from lightning_pspo.study.cells import CELLS, CONFIG, DONE, Cell, altered_files, check_stale, make_cells, read_done
+from lightning_pspo.study.cells import (
+    CELLS,
+    CONFIG,
+    DONE,
+    Cell,
+    altered_files,
+    check_stale,
+    file_digests,
+    make_cells,
+    read_done,
+)
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
 from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, shares, visible_devices
 
@@ -300,11 +310,9 @@ def repeat(folder: Path) -> int:
             print(f"error: the repeated cell failed: {next(iter(failed.values()))}", file=sys.stderr)
             return 1
         different = [] if read_done(again)["weights"] == before["weights"] else ["the weights"]
-        names = sorted({path.name for root in (folder, again) for path in root.glob("validations/*")})
-        for file in names:
-            old, new = (root / "validations" / file for root in (folder, again))
-            same = old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes()
-            different += [] if same else [f"validations/{file}"]
+        old, new = file_digests(folder), file_digests(again)
+        names = [name for name in sorted(old | new) if name.startswith("validations/")]
+        different += [name for name in names if old.get(name) != new.get(name)]
         curves = [
             {key: [part.tolist() for part in series] for key, series in read_curves(root / "logs").items()}
             for root in (folder, again)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-import math
 import os
 import random
 import re
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError, check_at_least, check_positive
 from lightning_pspo.judging.base import Judge, JudgeError, Messages, Reply, UnusableReplyError
 from lightning_pspo.judging.limits import Breaker, Budget, Pace
 from lightning_pspo.judging.parsing import completion_text, error_message, one_line, reported_tokens
@@ -90,9 +89,8 @@ class EndpointJudge(Judge):
         check_at_least("concurrency", concurrency, 1, 10**4)
         check_at_least("max_reply_tokens", max_reply_tokens, 1)
         check_at_least("max_retries", max_retries, 0)
-        for name, seconds in (("timeout_s", timeout_s), ("backoff_s", backoff_s)):
-            if not 0 < seconds < math.inf:
-                raise InputError(f"`{name}` must be above 0 and finite, got {seconds}.")
+        check_positive("timeout_s", timeout_s)
+        check_positive("backoff_s", backoff_s)
         if not max_retry_after_s >= 0:
             raise InputError(f"`max_retry_after_s` must be at least 0, got {max_retry_after_s}.")
         self.base_url, self.model, self.api_key_env = base_url, model, api_key_env

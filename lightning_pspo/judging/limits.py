@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, check_at_least, check_coefficient, check_positive
 from lightning_pspo.judging.base import JudgeError
 
 _CAPS = ("max_requests", "max_tokens", "max_cost")
@@ -27,9 +27,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in (*_CAPS, "prompt_price", "completion_price"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InputError(f"`{name}` must be at least 0, got {value}.")
+            check_coefficient(name, getattr(self, name) or 0.0)
         if self.max_cost is not None and self.prompt_price == self.completion_price == 0.0:
             raise InputError("`max_cost` needs `prompt_price` or `completion_price` above 0, got 0 for both.")
 
@@ -59,8 +57,8 @@ class Pace:
     """Spreads requests evenly over time, at most ``requests_per_minute``; None sets no cap."""
 
     def __init__(self, requests_per_minute: float | None) -> None:
-        if requests_per_minute is not None and not requests_per_minute > 0:
-            raise InputError(f"`requests_per_minute` must be above 0, got {requests_per_minute}.")
+        if requests_per_minute is not None:
+            check_positive("requests_per_minute", requests_per_minute)
         self.interval_s = 0.0 if requests_per_minute is None else 60.0 / requests_per_minute
         self._next = 0.0
 
@@ -90,11 +88,9 @@ class Breaker:
     _last: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        if self.give_up_after < 1 or not self.cooldown_s > 0 or not self.give_up_after_s >= 0:
-            raise InputError(
-                "`give_up_after` must be at least 1, `cooldown_s` above 0 and `give_up_after_s` at least 0, "
-                f"got {self.give_up_after}, {self.cooldown_s} and {self.give_up_after_s}."
-            )
+        check_at_least("give_up_after", self.give_up_after, 1)
+        check_positive("cooldown_s", self.cooldown_s)
+        check_coefficient("give_up_after_s", self.give_up_after_s)
 
     def check(self) -> None:
         """Raise JudgeError while the endpoint is taken for dead."""

@@ -25,9 +25,6 @@ class LocalJudge(Judge):
         max_reply_tokens: Longest reply, at least 1 token.
         dtype: Data type of the weights.
         device: Device of the model, such as ``cuda:1`` or ``cpu``.
-
-    Raises:
-        InputError: ``max_reply_tokens`` is below 1.
     """
 
     def __init__(
@@ -66,8 +63,7 @@ class LocalJudge(Judge):
                 messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
             ids = encoded["input_ids"].to(self.device)
-            length = int(ids.shape[1])
-            limit = policy.context_length
+            length, limit = int(ids.shape[1]), policy.context_length
             if limit is not None and length + self.max_reply_tokens > limit:
                 raise JudgeError(f"prompt of {length} tokens and a reply do not fit the model's {limit}")
             with policy.generating() as model, torch.no_grad():

@@ -128,8 +128,9 @@ def completion_text(body: Any) -> str | None:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        texts = [text for part in content if (text := _part_text(part)) is not None]
-        if texts:
+        kinds = ("text", "output_text")
+        parts = [p.get("text") if isinstance(p, dict) and p.get("type", "text") in kinds else p for p in content]
+        if texts := [part for part in parts if isinstance(part, str)]:
             return "".join(texts)
     elif content is not None:
         return None
@@ -140,12 +141,6 @@ def completion_text(body: Any) -> str | None:
         raise UnusableReplyError("reply has no text within `max_reply_tokens`, raise it")
     words = error_message(choice.get("error")) or (f"finish_reason {finish}" if isinstance(finish, str) else None)
     raise UnusableReplyError(f"reply has no text ({words})" if words else "reply has no text")
-
-
-def _part_text(part: Any) -> str | None:
-    if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
-        part = part.get("text")
-    return part if isinstance(part, str) else None
 
 
 def error_message(body: Any) -> str | None:

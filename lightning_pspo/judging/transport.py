@@ -86,7 +86,10 @@ class Connection:
         except TimeoutError:
             raise TransportError(f"no reply within {self.timeout_s:g} s") from None
         except Exception as error:  # connection, protocol, address: the client has no common class for them
-            via = " (through the proxy that the environment names)" if _proxied(self.url) else ""
+            parts = urlsplit(self.url)
+            host, has_proxy = parts.hostname or "", bool(getproxies().keys() & {parts.scheme, "all"})
+            proxied = has_proxy and not _is_loopback(host) and not proxy_bypass(host)
+            via = " (through the proxy that the environment names)" if proxied else ""
             innermost: BaseException = error  # the client's own message is only `All connection attempts failed`
             while innermost.__cause__ is not None:
                 innermost = innermost.__cause__
@@ -135,10 +138,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _proxied(url: str) -> bool:
-    """Return whether the environment has a proxy for an address."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return not _is_loopback(host) and bool(getproxies().keys() & {parts.scheme, "all"}) and not proxy_bypass(host)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -23,7 +23,6 @@ THRESHOLDS: Mapping[str, float] = {
 
 _SHOWN = 3  # reasons that are spelled out
 _FEWEST = 10  # observations that a measure needs before it marks anything
-_Scores = Mapping[str, int]
 
 
 class Tally:
@@ -54,23 +53,20 @@ class Tally:
         self.with_injection += bool(judgement.injections)
         self.scored += judgement.scores is not None or judgement.preference is not None
         if judgement.scores is not None:
-            self._add_scores(judgement.scores, judgement.repeats, correct)
+            self.replies += len(judgement.repeats)
+            for name in DIMENSIONS:
+                self.counts[name][judgement.scores[name]] += 1
+                for left, right in combinations(judgement.repeats, 2):
+                    self._same += left[name] == right[name]
+                    self._compared += 1
+            if correct is not None:
+                self._sound[correct][judgement.scores["mathematical_soundness"]] += 1
         elif judgement.preference is not None:
             self.replies += 2
             self._preferences[judgement.preference] += 1
             self._swaps[bool(judgement.consistent)] += 1
             first = {"first": 1.0, "second": 0.0}.get(judgement.preference, 0.5)
             self._wins.append((first, 1.0 - first))
-
-    def _add_scores(self, scores: _Scores, repeats: Sequence[_Scores], correct: bool | None) -> None:
-        self.replies += len(repeats)
-        for name in DIMENSIONS:
-            self.counts[name][scores[name]] += 1
-            for left, right in combinations(repeats, 2):
-                self._same += left[name] == right[name]
-                self._compared += 1
-        if correct is not None:
-            self._sound[correct][scores["mathematical_soundness"]] += 1
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain values."""

@@ -100,7 +100,6 @@ class Chart:
 
     plan: Plan
     lines: Sequence[NamedLine]  # at least one
-    x_name: str  # what the horizontal axis counts
     identity: str  # prefix of its ids, unique on the page
     markers: bool = False  # whether to draw the points themselves
     whiskers: Sequence[Whisker] = ()
@@ -189,7 +188,7 @@ class Chart:
         """Return in words what is shown, and where each line begins and ends."""
         show = FORMATS[self.plan.format]
         ends = (
-            f"{drawn.name}: {show(drawn.line.mean[0])} at {self.x_name} {number(drawn.line.x[0])}, "
+            f"{drawn.name}: {show(drawn.line.mean[0])} at rollout {number(drawn.line.x[0])}, "
             f"{show(drawn.line.mean[-1])} at {number(drawn.line.x[-1])}."
             for drawn in self.lines
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ _EVALUATION = ("val/", "test/")
 _LARGEST = 1e100  # so that sums, differences and logarithms of values stay finite
 _MAX_STEP = 10**15
 _IGNORED = ("epoch", "hp_metric", "step")
-_STEPS = "train/optimizer_steps"  # without it, logs are of an earlier version, whose loggers counted optimiser steps
 
 
 def finite(value: Any) -> float | None:
@@ -47,29 +46,6 @@ def read_versions(root: Path) -> list[_Points]:
         folders = sorted({path.parent for path in _below(root, "events.out.tfevents.*")}, key=_version)
         versions = [_read_events(folder) for folder in folders]
     return versions
-
-
-def by_rollout(versions: Sequence[_Points], steps: int | None) -> tuple[list[_Points], int | None]:
-    """Return the parts of a run by rollouts, and the optimiser steps of a rollout.
-
-    Args:
-        versions: The parts; those of earlier versions of this program are by optimiser steps.
-        steps: Optimiser steps of a rollout by the settings, None if not known.
-
-    Returns:
-        The second is None where it is not known, or a step falls between rollouts; the parts are then by steps.
-    """
-    old = next((index for index, version in enumerate(versions) if _STEPS in version), len(versions))
-    if old < len(versions):
-        rollout, steps_then = next(iter(versions[old][_STEPS].items()))
-        steps = round(steps_then / rollout) if rollout else steps
-    if not steps or any(step % steps for version in versions[:old] for points in version.values() for step in points):
-        return list(versions), None
-    divided = [
-        {key: {step // steps: value for step, value in points.items()} for key, points in version.items()}
-        for version in versions[:old]
-    ]
-    return [*divided, *versions[old:]], steps
 
 
 def stitch(versions: Iterable[Mapping[str, Mapping[int, float]]]) -> Curves:

@@ -97,7 +97,7 @@ def finished(run: TrainingRun) -> float | None:
     if count is not None:
         return count
     ends = [rollouts[-1] for key, (rollouts, _) in run.curves.items() if not key.startswith("val/")]
-    return max(ends) if run.steps_per_rollout and ends else None
+    return max(ends, default=None)
 
 
 def duration(seconds: float) -> str:

@@ -70,8 +70,6 @@ class Panels:
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = arms
         runs = [run for arm in arms for run in arm.runs if run.curves]
-        self.by_step = any(run.steps_per_rollout is None for run in runs)
-        self.x_name = "optimiser step" if self.by_step else "rollout"
         self.keys = sorted({key for run in runs for key in run.curves})
         self._used: set[str] = set()
         self._count = 0
@@ -169,7 +167,7 @@ class Panels:
             self._bucket = max([self._bucket, *(drawn.line.bucket for drawn in lines)])
             whiskers = self._whiskers(plan.keys[0]) if plan.format == "percent" and markers else ()
             name = f"chart-{self._count}"
-            charts.append(Chart(plan, lines, self.x_name, identity=name, markers=markers, whiskers=whiskers))
+            charts.append(Chart(plan, lines, identity=name, markers=markers, whiskers=whiskers))
         return charts
 
     def _lines(self, plan: Plan) -> Iterator[NamedLine]:
@@ -180,7 +178,7 @@ class Panels:
         self._used |= set(keys)
         for key in keys:
             for arm in self.arms:
-                line = arm_line(arm, key, by_step=self.by_step)
+                line = arm_line(arm, key)
                 if line is not None:
                     part = key.rpartition("_")[2] if len(keys) > 1 else ""
                     yield NamedLine(arm.number, f"{arm.name} {part}".strip(), line)
@@ -194,8 +192,7 @@ class Panels:
             measured = finite(run.summary.get("temperature"))
             if others or measured is None or f"{measured:g}" != temperature or run.summary.get("source") != source:
                 continue
-            end = (finite(run.summary.get("rollouts")) or 0.0) * ((run.steps_per_rollout or 0) if self.by_step else 1)
-            for x, when in ((0.0, "before"), (end, "after")):
+            for x, when in ((0.0, "before"), (finite(run.summary.get("rollouts")) or 0.0, "after")):
                 value = finite(run.summary.get(f"accuracy_{when}"))
                 low, high = pair(run.summary.get(f"interval_{when}"))
                 if value is not None and low is not None and high is not None:
@@ -219,7 +216,7 @@ class Panels:
             low, high = float(drawn.line.low[0]), float(drawn.line.high[0])
             name = f"{drawn.name} " if len(lines) > 1 else ""
             band = f" ({show(low)} to {show(high)})" if high > low else ""
-            values.append(f"{name}{show(float(drawn.line.mean[0]))}{band} at {self.x_name} {drawn.line.x[0]:g}")
+            values.append(f"{name}{show(float(drawn.line.mean[0]))}{band} at rollout {drawn.line.x[0]:g}")
         return ", ".join(values)
 
 

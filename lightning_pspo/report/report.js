@@ -50,7 +50,7 @@
       rows.push([path.dataset.name, format(chart.toY(point[1])), path.getAttribute("class")]);
     }
     const head = document.createElement("b");
-    head.textContent = `${chart.svg.dataset.xname} ${formats.number(Math.round(chart.toX(x) * 10) / 10)}`;
+    head.textContent = `rollout ${formats.number(Math.round(chart.toX(x) * 10) / 10)}`;
     chart.tip.replaceChildren(head, ...rows.map(([name, value, kind]) => {
       const row = document.createElement("span");
       const dot = document.createElement("i");

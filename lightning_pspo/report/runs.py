@@ -16,10 +16,9 @@ import numpy as np
 
 from lightning_pspo.errors import InputError, near_path
 from lightning_pspo.files import as_size, read_yaml
-from lightning_pspo.report.curves import Curves, by_rollout, finite, read_versions, stitch
+from lightning_pspo.report.curves import Curves, finite, read_curves
 
 SAMPLES_KEPT = 6  # training completions at either end of a run
-_MAX_STEPS = 1_000_000  # of a rollout, to be credible
 _MAX_BYTES = 64 << 20  # of a JSON document
 _MARKS = (
     *("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints"),
@@ -55,7 +54,6 @@ class TrainingRun:
     judge: Sequence[Mapping[str, Any]] = ()  # rows of ``judgements.jsonl``
     judge_summary: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what is missing, damaged or odd, as sentences
-    steps_per_rollout: int | None = None  # optimiser steps; None where the curves are by steps, not by rollouts
 
     def setting(self, name: str, default: Any = None) -> Any:
         """Return a setting by its dotted name, ``default`` if it is not known."""
@@ -85,10 +83,7 @@ def read_run(path: Path) -> TrainingRun:
     _check_is_run(path)
     run = TrainingRun(path)
     run.config = _read_config(run)
-    versions, run.steps_per_rollout = by_rollout(
-        _attempt(run, lambda: read_versions(path), [], "logs"), _steps_per_rollout(run)
-    )
-    run.curves = stitch(versions)
+    run.curves = _attempt(run, lambda: read_curves(path), {}, "logs")
     run.summary = _read_json(run, path / "summary.json")
     run.evaluations = _read_evaluations(run)
     run.training = _read_lines(run, path / "completions.jsonl", SAMPLES_KEPT)
@@ -103,13 +98,6 @@ def read_run(path: Path) -> TrainingRun:
     if not run.summary and not (path / "summary.json").exists():
         run.notes.append("no summary.json: it was stopped, has not ended, or ran without RunSummary.")
     return run
-
-
-def _steps_per_rollout(run: TrainingRun) -> int | None:
-    """Return the optimiser steps of a rollout by the run's settings."""
-    updates, parts = run.setting("model.updates_per_rollout"), run.setting("model.minibatches_per_rollout", 1)
-    known = isinstance(updates, int) and isinstance(parts, int) and 0 < updates * parts <= _MAX_STEPS
-    return updates * parts if known else None
 
 
 def with_measurement_before(run: TrainingRun) -> Curves:
@@ -210,7 +198,12 @@ def _read_config(run: TrainingRun) -> Mapping[str, Any]:
 
 def _read_evaluations(run: TrainingRun) -> list[EvaluationFile]:
     patterns = ("evaluation*.json", "evaluation/*/evaluation*.json")
-    paths = [path for pattern in patterns for path in sorted(run.path.glob(pattern), key=_natural)]
+
+    def natural(path: Path) -> list[tuple[bool, int, str]]:  # sorts ``evaluation-10`` after ``evaluation-9``
+        parts = re.split(r"(\d+)", path.as_posix().removesuffix(".json"))
+        return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+    paths = [path for pattern in patterns for path in sorted(run.path.glob(pattern), key=natural)]
     files = []
     for path in paths:
         document = _read_json(run, path)
@@ -221,12 +214,6 @@ def _read_evaluations(run: TrainingRun) -> list[EvaluationFile]:
             checkpoint = settings.get("checkpoint") if isinstance(settings, dict) and not inside else None
             files.append(EvaluationFile(f"{name} ({Path(str(checkpoint)).stem})" if checkpoint else name, document))
     return files
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts ``evaluation-10`` after ``evaluation-9``."""
-    parts = re.split(r"(\d+)", path.as_posix().removesuffix(".json"))
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _name(run: TrainingRun, path: Path) -> str:

@@ -20,7 +20,7 @@ _Array = NDArray[np.float64]
 class Line:
     """A curve as it is drawn, of K points."""
 
-    x: _Array  # rollouts or steps, increasing
+    x: _Array  # rollouts, increasing
     mean: _Array  # over runs, and over the rollouts of a bucket
     low: _Array  # the lowest of several runs, or the lowest value in a bucket of one run
     high: _Array  # likewise
@@ -37,16 +37,9 @@ class Line:
         return list(zip(self.x.tolist(), self.mean.tolist(), strict=True))
 
 
-def arm_line(arm: Arm, key: str, *, by_step: bool) -> Line | None:
-    """Return an arm's curve of a log key, by optimiser steps or by rollouts; None if no run has it.
-
-    Runs are averaged where at least one has a value; how far each has come may differ.
-    """
-    curves = []
-    for run in arm.runs:
-        if key in run.curves:
-            x, values = run.curves[key]
-            curves.append((x * (run.steps_per_rollout or 1) if by_step else x, values))
+def arm_line(arm: Arm, key: str) -> Line | None:
+    """Return an arm's curve of a log key, averaged over the runs that have come so far; None if no run has it."""
+    curves = [run.curves[key] for run in arm.runs if key in run.curves]
     return combine(curves) if curves else None
 
 

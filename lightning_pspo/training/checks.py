@@ -63,20 +63,25 @@ _LEAST = {"num_sanity_val_steps": -1, "log_every_n_steps": 1}
 PRECISIONS = ("32-true", "bf16-mixed")
 """bfloat16 weights would lose small updates; float16 needs a loss scale that this loop does not keep."""
 
+HALF = ("16", "16-mixed")
+"""What Lightning turns into bf16-mixed on a CPU."""
+
 
 def check_trainer(trainer: Trainer) -> Sharding:
-    """Refuse a strategy or precision that the loop does not support.
-
-    Returns how the weights lie under the strategy. The InputError names the setting.
-    """
+    """Refuse a strategy or precision that the loop does not support; return how the weights lie under the strategy."""
     sharding = sharding_of(trainer.strategy)
     _check_launched(trainer)
     sharding.check()
     if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
         raise InputError(_NOT_LIGHTNINGS)
     if trainer.precision not in PRECISIONS:
-        raise InputError(f"`trainer.precision` must be one of {', '.join(PRECISIONS)}, got {trainer.precision}.")
+        raise InputError(precision_rule(trainer.precision))
     return sharding
+
+
+def precision_rule(precision: Any) -> str:
+    """Return the message about a precision that the loop does not support."""
+    return f"`trainer.precision` must be one of {', '.join(PRECISIONS)}, got {precision}."
 
 
 def _check_launched(trainer: Trainer) -> None:
@@ -95,15 +100,13 @@ def _check_launched(trainer: Trainer) -> None:
 
 
 def check_unsupported(settings: Any) -> None:
-    """Refuse settings with which no Trainer can be built, before Lightning asks for packages that would not help.
+    """Refuse settings of ``trainer`` with which no Trainer can be built, or only one of another kind than asked for.
 
-    Args:
-        settings: Settings of the group ``trainer``.
-
-    Raises:
-        InputError: Naming the setting and what to use instead.
+    Lightning would ask for packages that do not help, and on a CPU take bfloat16 for float16.
     """
     check_plugins(settings.plugins)
+    if str(settings.precision) in HALF:
+        raise InputError(precision_rule(settings.precision))
     if settings.barebones:
         raise InputError("`trainer.barebones` must be false: it takes away the callbacks and logs of a run.")
     strategy = settings.strategy
@@ -115,14 +118,7 @@ def check_unsupported(settings: Any) -> None:
 
 
 def check_plugins(plugins: Any) -> None:
-    """Refuse Lightning's own quantisation in the settings: on a CPU no Trainer could be built with it.
-
-    Args:
-        plugins: Setting ``trainer.plugins``: a class name, an object with ``class_path``, a list of these, or None.
-
-    Raises:
-        InputError: Naming the setting to use instead.
-    """
+    """Refuse Lightning's own quantisation in ``trainer.plugins``: on a CPU no Trainer could be built with it."""
     for entry in plugins if isinstance(plugins, list) else [plugins]:
         name = entry if isinstance(entry, str) else getattr(entry, "class_path", "")
         if str(name).rpartition(".")[2] == BitsandbytesPrecision.__name__:
@@ -168,10 +164,8 @@ def refusals(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     ('max_epochs', '`trainer.max_epochs` must be 1 (`data.num_rollouts` sets the length), got 3.')
     """
     if trainer.get("inference_mode"):
-        yield (
-            "inference_mode",
-            "`trainer.inference_mode` must be false: inference tensors cannot enter a backward pass.",
-        )
+        reason = "must be false: inference tensors cannot enter a backward pass."
+        yield "inference_mode", f"`trainer.inference_mode` {reason}"
     for name, (neutral, mend) in _FIXED.items():
         value = trainer.get(name)
         if value != neutral and (value is not None or name == "max_epochs"):

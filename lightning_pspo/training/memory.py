@@ -22,44 +22,20 @@ def machine_bytes(device: str) -> int:
     return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
-def least_rollout_bytes(*, rows: int, tokens: int, decoded: int, vocabulary: int) -> int:
-    """Return the least memory that a rollout takes: its ids, log-probs and noise, and the logits of one step.
-
-    Args:
-        rows: Completions of a rollout on one rank, B * G.
-        tokens: Token limit of a completion, T.
-        decoded: Rows that the engine decodes at once; 0 if that is not known.
-        vocabulary: V.
-
-    >>> least_rollout_bytes(rows=64, tokens=128, decoded=64, vocabulary=49_152)
-    12746752
-    """
-    return rows * tokens * (_ID + _LOGPROB + _NOISE) + decoded * vocabulary * _LOGIT
-
-
 def check_rollout_fits(
     *, prompts: int, group_size: int, tokens: int, max_rows: int | None, vocabulary: int, device: str
 ) -> None:
-    """Refuse a rollout whose least memory exceeds that of the machine, before any long work.
+    """Refuse a rollout of one rank whose least memory exceeds that of the machine, before any long work.
 
-    Args:
-        prompts: Prompts of a rollout on one rank, B.
-        group_size: Completions of a prompt, G.
-        tokens: Token limit of a completion, T.
-        max_rows: Rows that the engine decodes at once; None for all.
-        vocabulary: V.
-        device: Type of the device, ``cpu`` or ``cuda``.
-
-    Raises:
-        InputError: With the numbers.
+    That is its ids, log-probs and noise, and the logits of one step of ``max_rows`` rows, of all if None.
     """
     rows = prompts * group_size
     decoded = rows if max_rows is None else min(rows, max_rows)
-    need = least_rollout_bytes(rows=rows, tokens=tokens, decoded=decoded, vocabulary=vocabulary)
-    if need > (there := machine_bytes(device)):
+    need = rows * tokens * (_ID + _LOGPROB + _NOISE) + decoded * vocabulary * _LOGIT
+    if need > (available := machine_bytes(device)):
         raise InputError(
             f"a rollout of {prompts} prompts x {group_size} completions x {tokens} tokens needs at least "
             f"{as_size(need)} ({decoded} rows decoded at once, vocabulary {vocabulary}), the {device} has "
-            f"{as_size(there)}: lower `data.prompts_per_rollout`, `model.group_size` or "
+            f"{as_size(available)}: lower `data.prompts_per_rollout`, `model.group_size` or "
             "`model.sampling.max_new_tokens`, or set `max_rows` of the engine."
         )

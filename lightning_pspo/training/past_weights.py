@@ -17,11 +17,7 @@ _KEY = "past_weights"
 class PastWeights:
     """Copies of the weights with which the last rollouts began, in the memory of the host.
 
-    Args:
-        staleness: Rollouts between the weights that sample and those that are updated, at least 0; 0 keeps no copy.
-
-    Raises:
-        InputError: It is out of range.
+    ``staleness`` are the rollouts between the weights that sample and those that are updated; 0 keeps no copy.
     """
 
     def __init__(self, staleness: int) -> None:
@@ -52,11 +48,7 @@ class PastWeights:
             checkpoint[_KEY] = self._copies[-self.staleness :]
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take the copies of the interrupted run.
-
-        Raises:
-            InputError: That run had another staleness.
-        """
+        """Take the copies of the interrupted run, unless it had another staleness."""
         copies = checkpoint.get(_KEY, [])
         if bool(copies) != bool(self.staleness) or len(copies) > self.staleness:
             raise InputError(

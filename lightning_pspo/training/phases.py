@@ -28,10 +28,7 @@ def planned_rollouts(trainer: Trainer) -> int:
 
 
 class Phases(dict[str, float]):
-    """The seconds that each phase of an iteration took.
-
-    Attributes:
-        listeners: Called with the name of each phase that begins.
+    """The seconds that each phase of an iteration took; ``listeners`` are called with the name of each that begins.
 
     >>> phases = Phases([print])
     >>> with phases.timed("rollout"):

@@ -42,16 +42,12 @@ class RankGuard(Callback):
     NCCL's for minutes. So a rank that fails prints its traceback and ends without waiting for anyone; rank zero watches
     the processes that it started and ends when one of them has failed, and they end with it. The error that began it is
     reported first, not the lost connections that follow.
-
-    Attributes:
-        trainer: Of the run, as soon as it is set up.
-        interrupted: True once the user has pressed Ctrl-C.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.trainer: Trainer | None = None
-        self.interrupted = False
+        self.trainer: Trainer | None = None  # of the run, as soon as it is set up
+        self.interrupted = False  # whether the user has pressed Ctrl-C
         self._processes: list[subprocess.Popen[bytes]] = []
         self._leaving = threading.Lock()
 
@@ -63,11 +59,9 @@ class RankGuard(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watch the other ranks, where this process has started them."""
         self.trainer = trainer
-        if self._processes:
+        if self._processes or not (started := list(getattr(trainer.strategy.launcher, "procs", []))):
             return
-        self._processes = list(getattr(trainer.strategy.launcher, "procs", []))
-        if not self._processes:
-            return
+        self._processes = started
         for thread in threading.enumerate():
             if isinstance(thread, _ChildProcessObserver):
                 thread._child_processes = []  # Lightning's would kill this process before it can report the error

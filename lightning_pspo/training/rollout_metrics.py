@@ -26,10 +26,10 @@ def rollout_metrics(
 ) -> Metrics:
     """Return ``train/``, ``completion/``, ``time/`` and ``throughput/`` of a rollout: see docs/metrics.md.
 
-    Every rank must call it; the result is over all of them.
+    Every rank must call it, with its own part; the result is over all of them.
 
     Args:
-        rollout: The rank's part.
+        rollout: Of this rank.
         seconds: Phase -> seconds of this rank; ``iteration`` for all of them.
         tokens_and_surprise: Number of the rank's scored tokens, and the sum of their -log pi_old in nats.
         flops: Floating-point operations of this rank, 0 if not known.
@@ -63,13 +63,8 @@ def rollout_metrics(
     longest = torch.tensor(float(max(sample.length_tokens for sample in samples)), device=rewards.device)
 
     ranks, count = total["ranks"], total["samples"]
-    per_sample = [
-        "reward",
-        "accuracy",
-        "no_answer",
-        "advantage_abs",
-        *(f"reward/{name}" for name in rollout.reward_terms),
-    ]
+    terms = [f"reward/{name}" for name in rollout.reward_terms]
+    per_sample = ["reward", "accuracy", "no_answer", "advantage_abs", *terms]
     metrics = {f"train/{name}": total[name] / count for name in per_sample}
     variance = total["squared"] / count - metrics["train/reward"] ** 2
     metrics |= {
@@ -79,9 +74,8 @@ def rollout_metrics(
         "train/entropy": total["surprise"] / total["scored"] if total["scored"] else math.nan,
         "completion/length_max": float(reduce(longest, "max")),
     }
-    metrics |= {
-        f"completion/{name}": total[name] / count for name in ("length_tokens", "truncated", "truncated_correct")
-    }
+    lengths = ("length_tokens", "truncated", "truncated_correct")
+    metrics |= {f"completion/{name}": total[name] / count for name in lengths}
     metrics |= {f"time/{phase}_s": total[f"time/{phase}"] / ranks for phase in seconds}
     iteration_s = max(metrics["time/iteration_s"], 1e-9)
     metrics["throughput/tokens_per_s"] = total["length_tokens"] / iteration_s
@@ -99,8 +93,8 @@ def trust_metrics(
     the last value of a key that is missing.
     """
     by_update = [update.trust_region.reduced(reduce) for update in updates]
-    whole = sum(by_update[1:], start=by_update[0])
-    region = TrustRegion.report(whole)
+    total = sum(by_update[1:], start=by_update[0])
+    region = TrustRegion.report(total)
     names = ("ratio_mean", "ratio_p01", "ratio_p99", "ratio_max", "would_clip", "retained", "effective_share")
     norms = [float(update.grad_norm) for update in updates]
     bound = sum(norm > (max_grad_norm or math.inf) for norm in norms)
@@ -108,4 +102,4 @@ def trust_metrics(
     metrics |= {"trust/grad_norm_max": max(norms), "trust/clip_bound_share": bound / len(norms)}
     for number, sums in enumerate(by_update, start=1):
         metrics[f"trust/kl_update_{number}"] = TrustRegion.report(sums).kl
-    return metrics, whole
+    return metrics, total

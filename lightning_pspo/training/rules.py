@@ -217,16 +217,13 @@ def _group_is_large_enough(choices: Choices) -> Iterator[Objection]:
         yield (_warning if size == 2 else _note)("group_size", text, mend)
 
 
-def _terms_are_moderate(choices: Choices) -> Iterator[Objection]:
+def _terms_suit(choices: Choices) -> Iterator[Objection]:
     coef, entropy_coef = choices.objective.kl.coef, choices.objective.entropy_coef
     if coef > 1.0:
         yield _warning("kl", f"kl.coef {coef:g}: the KL term outweighs any reward.", "model.kl.coef: 0.001 to 0.1")
     if entropy_coef > 0.1:
         text = f"an entropy bonus of {entropy_coef:g} a token: the policy is paid for noise."
         yield _warning("entropy_coef", text, "model.entropy_coef: at most 0.01")
-
-
-def _engine_is_corrected(choices: Choices) -> Iterator[Objection]:
     if choices.engine.uses_own_kernels and choices.objective.mismatch_cap is None:
         text = f"{_name(choices.engine)} computes differently from training, and nothing corrects for it."
         yield _warning("mismatch_cap", text, "model.mismatch_cap: 2.0")
@@ -256,8 +253,7 @@ RULES: tuple[Callable[[Choices], Iterator[Objection]], ...] = (
     _bounds_act,
     _alpha_is_moderate,
     _group_is_large_enough,
-    _terms_are_moderate,
-    _engine_is_corrected,
+    _terms_suit,
     _lengths_are_within_the_limit,
 )
 

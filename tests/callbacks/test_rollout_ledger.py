@@ -17,7 +17,7 @@ from lightning_pspo.ledger import Ledger
 from lightning_pspo.objective.objective import Objective, ObjectiveInputs
 from lightning_pspo.objective.surrogates import PSPO, Clip, Surrogate
 from lightning_pspo.training.passes import Update
-from tests.support.loop import Fit, NoSignal, fit
+from tests.support.loop import Fit, fit
 from tests.support.processes import ended, start, wait_for
 
 __all__ = ["fit"]
@@ -85,16 +85,6 @@ def check_update(row: dict[str, Any], entry: int, update: Update, index: int, su
     return abs(row["ratio_max"][entry] - 1) > 1e-4
 
 
-def test_rows_without_a_gradient_have_empty_lists(fit: Fit, tmp_path: Path) -> None:
-    fit(callbacks=[RolloutLedger()], reward=NoSignal())
-    rows = rows_of(tmp_path)
-    assert len(rows) == 32
-    for row in rows:
-        assert row["advantage"] == 0.0
-        assert row["reward"] == pytest.approx(0.3)
-        assert row["updates"] == row["ratio_max"] == row["gradient_weight"] == []
-
-
 def test_weights_hold_the_correction_for_an_engine() -> None:
     """At ratio 1, PSPO's weight is 1 - alpha; an engine that says it is half as sure doubles it."""
 
@@ -111,12 +101,6 @@ def test_weights_hold_the_correction_for_an_engine() -> None:
     outputs.objective.sum().backward()
     torch.testing.assert_close(outputs.weight, torch.tensor([[1.5, 1.5]]))
     torch.testing.assert_close(logs.grad, outputs.weight)  # w A, with A = 1
-
-
-def test_a_trial_leaves_nothing(tiny_run: Callable[..., list[str]], tmp_path: Path) -> None:
-    more = ["--trainer.callbacks+=RolloutLedger", "--trainer.fast_dev_run=1"]
-    main(["fit", *tiny_run(tmp_path / "run", *more)])
-    assert not (tmp_path / "run").exists()
 
 
 def command(tiny_run: Callable[..., list[str]], root: Path, *more: str) -> list[str]:

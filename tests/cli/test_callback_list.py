@@ -14,7 +14,7 @@ BOTH = "RolloutCheckpoint RunReport"
 OWN = """
 from lightning.pytorch import Callback
 
-class Notebook(Callback):
+class Notes(Callback):
     def __init__(self, path: str, rows: int = 2) -> None: ...
 """
 JUDGE = "{class_path: lightning_pspo.judging.EndpointJudge, init_args: {base_url: 'http://localhost', model: a}}"
@@ -72,8 +72,8 @@ def callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             {"patience": 2, "monitor": "a", "mode": "max"},
         ),
         (
-            ["callbacks: {my_diary.Notebook: {path: a}}", "--callbacks.my_diary.Notebook.path=b", "--callbacks.Notebook.rows=3"],
-            f"{BOTH} Notebook",
+            ["callbacks: {my_diary.Notes: {path: a}}", "--callbacks.my_diary.Notes.path=b", "--callbacks.Notes.rows=3"],
+            f"{BOTH} Notes",
             {"path": "b", "rows": 3},
         ),
         (

@@ -71,7 +71,9 @@ def test_help_of_the_projects_own_subcommands_needs_no_torch() -> None:
     code = f"""
 import importlib, sys
 for name in {[name for name in COMMANDS if name not in LIGHTNING]}:
-    importlib.import_module("lightning_pspo.cli." + name.replace("-", "_")).parser().format_help()
+    text = importlib.import_module("lightning_pspo.cli." + name.replace("-", "_")).parser().format_help()
+    assert text.startswith("usage: lightning-pspo " + name + " ")
+    assert not any(word in text for word in ("scripts/", "docs/", "python -m")), text
     assert "torch" not in sys.modules, name
 """
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)

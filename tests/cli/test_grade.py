@@ -107,16 +107,7 @@ def test_a_cut_output_is_continued_wherever_it_was_cut(run, source, output, sett
     run(source)
     whole = output.read_bytes()
     third_line_ends = len(b"".join(whole.splitlines(keepends=True)[:3]))
-    for end in [
-        0,
-        1,
-        30,
-        third_line_ends - 3,
-        third_line_ends - 1,
-        third_line_ends,
-        third_line_ends + 1,
-        len(whole) - 1,
-    ]:
+    for end in (0, 30, third_line_ends - 1, third_line_ends, third_line_ends + 1, len(whole) - 1):
         output.write_bytes(whole[:end])
         if not settings_file:
             output.with_name("out.jsonl.settings.json").unlink()
@@ -128,11 +119,8 @@ def test_a_cut_output_is_continued_wherever_it_was_cut(run, source, output, sett
     "damage",
     [
         b', "verdict": "perfect", "extracted": "71", "rule": "last_number"}',
-        b', "verdict": ["wrong"], "extracted": "71", "rule": "last_number"}',
         b', "verdict": "wrong"}',
-        b', "extracted": "71"}',
         b', "verdict": "wro\xff", "extracted": "71", "rule": "last_number"}',
-        b"\x00\x00\x00}",
         b"[" * 100_000 + b"}",
         b"}",
     ],
@@ -213,9 +201,7 @@ def test_a_killed_run_is_continued(tmp_path, output):
         ('{"response": "x"}', "must have the field 'answer', got ['response']"),
         ('{"answer": "1"}', "must have the field 'response', got ['answer']"),
         ('{"answer": " ", "response": "x"}', "field 'answer' must not be empty"),
-        ('{"answer": ["1", "2"], "response": "x"}', """field 'answer' must be one text, got ["1", "2"]"""),
         ('{"answer": 72, "response": "x"}', "field 'answer' must be one text, got 72"),
-        ('{"answer": null, "response": "x"}', "field 'answer' must be one text, got null"),
         ('{"answer": "1", "response": ["x"]}', """field 'response' must be one text, got ["x"]"""),
         ('{"answer": "1", "response": "x', "malformed JSON"),
         ("[" * 100_000, "malformed JSON"),
@@ -225,12 +211,9 @@ def test_a_killed_run_is_continued(tmp_path, output):
             r'{"answer": "x = 5, so \\boxed{ }", "response": "5"}',
             "field 'answer' must have an answer behind its `####`",
         ),
-        ('{"answer": "2 + 3 = 5\\n####", "response": "5"}', "field 'answer' must have an answer behind its `####`"),
         ('{"answer": "1", "response": "x", "score": NaN}', "malformed JSON: NaN is not a finite number"),
-        ('{"answer": "1", "response": "x", "score": [-1e999]}', "malformed JSON: -1e999 is not a finite number"),
         ('{"answer": "1", "response": "x", "answer": "2"}', "malformed JSON: the key 'answer' occurs twice"),
         ('{"answer": "1", "response": "x", "truncated": "yes"}', "field 'truncated' must be true or false, got 'yes'"),
-        ('{"answer": "1", "response": "x", "question": 7}', "field 'question' must be one text, got 7"),
         (b'{"answer": "1", "response": "\xff"}', "not UTF-8 (byte 30 of the line)"),
     ],
 )

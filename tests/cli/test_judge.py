@@ -163,9 +163,7 @@ def test_a_file_that_is_not_json_lines_is_one_clear_line(run, tmp_path, content)
 @pytest.mark.parametrize(
     "row",
     [
-        *("not JSON", "[]", "7", "{}", "[" * 10**5, '{"id": 1}', '{"id": 1, "key": 7}', '{"id": [], "key": {}}'),
-        *('{"id": 1, "key": "k", "scores": {"clarity": 5}}', '{"id": 1, "key": "k", "repeats": 5}'),
-        '{"id": 1, "key": "k", "injections": [1]}',
+        *("not JSON", "[]", "[" * 10**5, '{"id": 1, "key": 7}', '{"id": 1, "key": "k", "scores": {"clarity": 5}}'),
     ],
 )
 def test_an_output_of_something_else_is_left_alone(run, tmp_path, row):

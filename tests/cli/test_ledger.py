@@ -300,14 +300,7 @@ def test_export(run: Path, tmp_path: Path, suffix: str) -> None:
         assert rows[3]["ratio_max"] == {"jsonl": [None], "csv": "[null]"}[suffix]
 
 
-@pytest.mark.parametrize(
-    "texts",
-    [
-        ["=cmd|x", "+1+1", "-2+3", "@SUM(A1)"],
-        ["\t=1", "\r=1", " =1+1", "\uff1d1"],
-        ["\u2060=1", "\u202e=1", "\x01@1", "\xad+a"],
-    ],
-)
+@pytest.mark.parametrize("texts", [["=cmd|x", "\t=1", " =1+1", "\u202e=1"], ["-2+3", "\uff1d1", "\x01@1", "\xad+a"]])
 def test_no_cell_of_csv_is_executed(tmp_path: Path, texts: list[str]) -> None:
     run = write(tmp_path / "run", extracted=lambda _: texts, answer=lambda _: ["-17", "+2.5", "4", "-"])
     assert main(["export", str(run), "--output", str(tmp_path / "out.csv"), "--rollout", "1"]) == 0

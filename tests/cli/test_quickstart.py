@@ -2,8 +2,6 @@
 
 import os
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,12 +53,3 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path, rollouts: int, advice: str)
     assert advice in output
     if rollouts == 1:
         assert "--trainer.default_root_dir 'my run'" in output
-
-
-def test_bad_settings_are_refused_as_by_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["lightning-pspo"])
-    line = refusal(main, ["--root", str(tmp_path / "run"), "--model.group_sise=4"])
-    assert "did you mean `--model.group_size`?" in line
-    assert not (tmp_path / "run").exists()

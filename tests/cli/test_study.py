@@ -1,11 +1,13 @@
 """``lightning-pspo study``: refusals before anything runs; a study from its first cell to one that is repeated."""
 
+import errno
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from lightning_pspo.cli import study
 from lightning_pspo.cli.study import main
 
 STUDY = """
@@ -43,8 +45,8 @@ def write(folder: Path, text: str) -> str:
 def test_a_study_is_refused_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
 ) -> None:
-    study = write(tmp_path, STUDY.replace(old, new))
-    assert main([study, "--output", str(tmp_path / "out")]) == 2
+    path = write(tmp_path, STUDY.replace(old, new))
+    assert main([path, "--output", str(tmp_path / "out")]) == 2
     errors = capsys.readouterr().err
     assert errors.count("error: ") == 1
     assert message in errors
@@ -75,25 +77,36 @@ def test_wrong_arguments(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_ends_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study, "report", full)
+    assert main(["report", str(tmp_path)]) == 1
+    assert "error: the disk is full: free some space and give the same command again" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_study_and_its_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = STUDY.replace("  clip: {config: [objective/grpo]}\n", "")
-    study, root = write(tmp_path, text), tmp_path / "out"
-    assert main([study, "--output", str(root)]) == 0
+    path, root = write(tmp_path, text), tmp_path / "out"
+    assert main([path, "--output", str(root)]) == 0
     printed = capsys.readouterr().out
     assert "1 of 1 cells are finished." in printed
     assert str(root / "tables.md") in printed
     results = (root / "results.json").read_bytes()
     assert set(json.loads(results)["runs"]) == {"unclipped/seed=1"}
 
-    assert main([study, "--output", str(root), "--dry-run"]) == 0
+    assert main([path, "--output", str(root), "--dry-run"]) == 0
     assert "for 0 cells" in capsys.readouterr().out
     cell = root / "cells" / "unclipped" / "seed=1"
     assert main(["repeat", str(cell)]) == 0
     assert "the same bits" in capsys.readouterr().out
 
     write(tmp_path, text.replace("group_size: 2", "group_size: 4"))
-    assert main([study, "--output", str(root)]) == 2
+    assert main([path, "--output", str(root)]) == 2
     error = capsys.readouterr().err
     assert "1 of 1 cells were run with other settings" in error
     assert "`model.group_size` was 2, is 4" in error
@@ -102,5 +115,6 @@ def test_a_study_and_its_repetition(tmp_path: Path, capsys: pytest.CaptureFixtur
     last = cell / "validations" / "rollout=000002.jsonl"
     last.write_text(re.sub(r'"verdict": "\w+"', '"verdict": "correct"', last.read_text()), encoding="utf-8")
     assert main(["report", str(root)]) == 0
+    assert "Altered since the run:** unclipped/seed=1/validations/rollout=000002.jsonl." in capsys.readouterr().out
     altered = json.loads((root / "results.json").read_bytes())
     assert altered["runs"]["unclipped/seed=1"]["accuracy"]["2"] == 1.0

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_pspo.errors import InputError
 from lightning_pspo.judging import DIMENSIONS, Item, JudgeError, JudgementCache, Pair, Panel, Tally, UnusableReplyError
 from tests.support.faulty_endpoint import GOOD
 from tests.support.judging import ITEM, Scripted, items, score
@@ -98,9 +97,3 @@ def test_pairs_are_asked_in_both_orders(reply, completions, result):
     judgement = asyncio.run(Panel(judge, JudgementCache()).judge_item(Pair("1", "q", completions, "a")))
     assert (judgement.preference, judgement.consistent) == result
     assert len(judge.asked) == (4 if reply == "nonsense" else 2)
-
-
-@pytest.mark.parametrize("settings", [{"repeats": 0}, {"repeat_share": 1.5}, {"repeat_share": float("nan")}])
-def test_a_setting_out_of_range_is_named(settings):
-    with pytest.raises(InputError, match=next(iter(settings))):
-        Panel(Scripted(lambda _: REPLY), JudgementCache(), **settings)

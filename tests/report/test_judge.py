@@ -44,7 +44,7 @@ def test_a_judge_with_low_trust_is_marked(tmp_path: Path) -> None:
 def test_what_was_measured_once_is_written_not_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     keys = {"judge/train/clarity": 3.5, "judge/train/missing": 0.0, "judge/rollout": 3.0, "val/x/length_tokens": 12.0}
-    write_metrics(run, [{"step": 12, **keys}], version=1)
+    write_metrics(run, [{"step": 3, **keys}], version=1)
     page = render_page(read_arms([run]))
     assert "Measured once: Validation length: x (mean, tokens, temperature 0): 12 at rollout 3." in plain(page)
     assert "Clarity: train (mean score, 1 to 5): 3.5 at rollout 3" in plain(page)

@@ -7,13 +7,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-)
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
 
@@ -58,13 +51,6 @@ def validated(fit: Fit, problem_file: Path) -> Fit:
         ({"check_val_every_n_epoch": 0}, "`trainer.check_val_every_n_epoch` must be 1", "val_check_interval"),
         ({"accumulate_grad_batches": 2}, "`trainer.accumulate_grad_batches` must be 1", "minibatches_per_rollout"),
         ({"overfit_batches": 1}, "`trainer.overfit_batches` must be 0", "`limit`"),
-        (
-            {"callbacks": [GradientAccumulationScheduler({0: 2})]},
-            "must not hold GradientAcc",
-            "minibatches_per_rollout",
-        ),
-        ({"callbacks": [LearningRateFinder()]}, "must not hold LearningRateFinder", "model.optimizer.lr"),
-        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "must not hold StochasticWeightAveraging", "lr_schedule"),
     ],
 )
 def test_what_the_loop_cannot_honour(validated: Fit, settings: dict[str, Any], rule: str, mend: str) -> None:
@@ -85,15 +71,6 @@ def test_the_tuner_is_refused(validated: Fit) -> None:
 @pytest.mark.parametrize("rollouts", [1, 2])
 def test_a_trial_makes_as_many_rollouts_as_it_says(validated: Fit, rollouts: int) -> None:
     assert len(validated(fast_dev_run=rollouts)[1].outputs) == rollouts
-
-
-def test_callbacks_act_after_each_validation(validated: Fit, tmp_path: Path) -> None:
-    """The metric never improves, so that the run stops after the validations that the patience allows."""
-    stopping = EarlyStopping(monitor="val/few/truncated", mode="max", patience=1)
-    saving = ModelCheckpoint(tmp_path / "saved", monitor="val/few/accuracy", save_top_k=-1)
-    _, record = validated([stopping, saving], enable_checkpointing=True)
-    assert len(record.outputs) == len(list((tmp_path / "saved").glob("*.ckpt"))) == 2
-    assert stopping.stopped_epoch == 0
 
 
 def test_a_checkpoint_gives_a_module(validated: Fit, tmp_path: Path) -> None:

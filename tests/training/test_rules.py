@@ -8,12 +8,10 @@ from torch import Tensor
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.objective.advantages import Advantage, GroupAdvantage, NoBaseline, SeparateAdvantage
+from lightning_pspo.objective.advantages import Advantage, GroupAdvantage, NoBaseline
 from lightning_pspo.objective.alpha import AlphaController, KLTarget, ScheduledAlpha
 from lightning_pspo.objective.schedules import Linear
 from lightning_pspo.objective.surrogates import (
-    CISPO,
-    GMPO,
     PSPO,
     TOPR,
     Clip,
@@ -31,7 +29,6 @@ from tests.support.loop import grouped
 
 PSPO_ONCE: dict[str, Any] = {"surrogate": PSPO(), "updates_per_rollout": 1}
 NEUTRAL: dict[str, Any] = {"surrogate": Unclipped(), "group_size": 8, "sampling": {"max_new_tokens": 64}}
-SEPARATE = SeparateAdvantage(base=GroupAdvantage(), weights={"a": 1.0})
 RIGHT_AND_SHORT = WeightedSum(
     terms={"right": Correctness(), "short": SoftOverlong(max_tokens=70, buffer=20)},
     weights={"right": 1.0, "short": 1.0},
@@ -84,14 +81,11 @@ def test_nothing_is_said_of_a_sound_run(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"surrogate": GMPO(), "ratio_level": "sequence"}, ("ratio_level", "GMPO")),
         ({"surrogate": TOPR(whole_row=True), "ratio_level": "sequence"}, ("ratio_level", "TOPR")),
         ({"surrogate": OwnSurrogate(), "ratio_level": "sequence"}, ("ratio_level", "OwnSurrogate")),
         ({"surrogate": Clip(), "alpha_controller": KLTarget(target=0.1)}, ("alpha_controller", "Clip")),
-        ({**PSPO_ONCE, "alpha_controller": KLTarget(target=0.1)}, ("KLTarget", "model.updates_per_rollout: 2")),
         ({**PSPO_ONCE, "alpha_controller": OwnController()}, ("alpha_controller", "OwnController")),
         ({"advantage": NoBaseline(), "refill_rounds": 1}, ("refill_rounds", "NoBaseline", "got 1")),
-        ({"advantage": SEPARATE, "refill_rounds": 1}, ("refill_rounds", "SeparateAdvantage")),
         ({"advantage": OwnAdvantage(), "refill_rounds": 1}, ("refill_rounds", "OwnAdvantage")),
         ({"sampling": {"temperature": 0.0}}, ("sampling.temperature", "got 0.0")),
         ({"sampling": {"temperature": 0.4}, "engine": OwnEngine()}, ("sampling.temperature", "OwnEngine", "got 0.4")),
@@ -112,24 +106,19 @@ def test_contradictions_are_refused(tiny_model: Path, settings: dict[str, Any], 
         ({"updates_per_rollout": 1}, "updates_per_rollout", "note"),
         ({"updates_per_rollout": 1, "surrogate": Clip()}, "updates_per_rollout", "warning"),
         ({"surrogate": PSPO(alpha=0.4)}, "alpha_under_adam", "note"),
-        ({"surrogate": OwnSurrogate(alpha=0.4)}, "alpha_under_adam", "note"),
         ({"surrogate": PSPO(alpha=0.95)}, "alpha", "warning"),
         ({"surrogate": PSPO(alpha=0.0)}, "alpha", "note"),
-        ({"surrogate": Clip(epsilon_low=1.0)}, "clip", "warning"),
         ({"surrogate": Clip(epsilon_high=9.0)}, "clip", "warning"),
-        ({"surrogate": CISPO(cap=60.0)}, "clip", "warning"),
         ({"surrogate": OwnSurrogate()}, "clip", "warning"),
         ({"surrogate": Clip(), "ratio_level": "sequence"}, "clip", "warning"),
         ({"surrogate": Clip(epsilon_low=3e-4, epsilon_high=4e-4)}, "clip", "warning"),
         ({"group_size": 2}, "group_size", "warning"),
-        ({"group_size": 3}, "group_size", "note"),
         ({"advantage": OwnAdvantage()}, "group_size", "note"),
         ({"aggregation": FixedLength(max_tokens=100)}, "aggregation", "note"),
         ({"kl": {"coef": 2.0}}, "kl", "warning"),
         ({"entropy_coef": 0.5}, "entropy_coef", "warning"),
         ({"engine": OwnEngine(), "mismatch_cap": None}, "mismatch_cap", "warning"),
         ({"sampling": {"temperature": 0.1}}, "temperature", "warning"),
-        ({"sampling": {"temperature": 2.0}}, "temperature", "warning"),
         ({"sampling": {"top_p": 0.4}}, "top_p", "warning"),
         ({"reward": OwnReward()}, "length_reward", "warning"),
         ({"reward": TargetLength(tokens=65)}, "length_reward", "warning"),

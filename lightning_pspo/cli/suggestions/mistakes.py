@@ -22,17 +22,19 @@ from lightning_pspo.cli.source_names import source_settings
 from lightning_pspo.cli.suggestions.classes import (
     classes_of,
     container_of,
+    expected,
     find_class,
     items_of,
     known_classes,
     options_of,
     parameters,
     settings_of,
+    shown,
     takes_any,
+    takes_null,
 )
 from lightning_pspo.cli.suggestions.given import Given, pairs, written
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
-from lightning_pspo.cli.suggestions.values import expected, shown, takes_null
 from lightning_pspo.errors import InputError
 
 _SPEC = ("class_path", "init_args", "dict_kwargs")
@@ -160,7 +162,7 @@ class _Settings:
             end = next((index for index, word in enumerate(parts, 1) if word[:1].isupper()), 0)
             if end:
                 place, cls = f"{place}.{'.'.join(parts[:end])}", find_class(bases, ".".join(parts[:end]), f"`{place}`")
-                part, more = parts[end] if end < len(parts) else "", parts[end + 1 :]
+                part, more = parts[end] if end < len(parts) else "", [*parts[end + 1 :]]
             else:
                 cls = self._chosen(place, bases, setting) or bases[0]
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,19 +23,11 @@ _LOG_BYTES_PER_TOKEN = 4.0
 
 def before(subject: Subject) -> list[Finding]:
     """Check settings, data, tokenizer and machine, before the weights are read. Fills ``subject.rows``."""
-    parameters = 0
-
-    def model() -> Iterator[Finding]:
-        nonlocal parameters
-        parameters = machine.count_parameters(subject)
-        yield from machine.check_model(subject, parameters)
-
-    first = [machine.check_directory, machine.check_trainer_settings, machine.check_threads, data.load]
-    first += [data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions]
-    first += [tokens.check_ends, tokens.check_prompt]
-    last = [objective.check_rules, objective.check_objective, objective.check_reward]
-    checks = [*(partial(check, subject) for check in first), model, *(partial(check, subject) for check in last)]
-    return _results([*checks, lambda: objective.check_optimizer(subject, parameters)])
+    checks = [machine.check_directory, machine.check_trainer_settings, machine.check_threads, data.load]
+    checks += [data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions]
+    checks += [tokens.check_ends, tokens.check_prompt, machine.check_model]
+    checks += [objective.check_rules, objective.check_objective, objective.check_reward, objective.check_optimizer]
+    return _results(partial(check, subject) for check in checks)
 
 
 def after(subject: Subject, seen: Observed, device: str, free_mib: float) -> tuple[list[Finding], dict[str, Any]]:

@@ -167,9 +167,9 @@ def _proportional_mib(steps: Sequence[Step], name: str, sizes: Sequence[float], 
 def forecast(steps: Sequence[Step], run: RunSize, other_mib: Sequence[float], costs: Costs) -> Forecast:
     """Return the time and memory that the run will need.
 
-    The first of the probe's ``steps`` warms up and counts only if it is alone. The interval of the time is Student's for
-    rollouts of the run's own size. From smaller rollouts it has bounds: a rollout is no faster than a smaller one and no
-    slower than in proportion to its prompts. ``other_mib`` are peaks outside of rollouts: start, validation, saving.
+    The first of the probe's ``steps`` warms up and counts only if it is alone. The interval of the time is Student's
+    for rollouts of the run's own size. From smaller rollouts it has bounds: a rollout is no faster than a smaller one
+    and no slower than in proportion to its prompts. ``other_mib`` are peaks at the start, in validations and savings.
     """
     warm = list(steps[1:]) or list(steps)
     own = [step for step in warm if step.prompts == run.prompts]

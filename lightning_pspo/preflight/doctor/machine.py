@@ -20,16 +20,11 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject
-from lightning_pspo.training.checks import PRECISIONS, check_trainer, refusals, unusable
+from lightning_pspo.training.checks import HALF, PRECISIONS, check_trainer, precision_rule, refusals, unusable
 from lightning_pspo.training.memory import machine_bytes
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 _LARGE_FOR_A_CPU = 300_000_000
-
-
-def count_parameters(subject: Subject) -> int:
-    """Return the number of the model's parameters, from its config alone."""
-    return sum(parameter.numel() for parameter in subject.module.policy.pretrained.skeleton().parameters())
 
 
 def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
@@ -94,10 +89,9 @@ def _precision(trainer: Trainer, setting: str) -> Iterator[Finding]:
     else:
         info = Path("/proc/cpuinfo")
         has_bf16 = not info.is_file() or any(flag in info.read_text(errors="replace") for flag in _BF16_FLAGS)
-    if setting in ("16", "16-mixed"):
-        text = f"trainer.precision {setting} is refused on a GPU; on a CPU Lightning turns it into {trainer.precision}."
-        yield warning("precision", text, f"trainer.precision: one of {', '.join(PRECISIONS)}")
-    if trainer.precision == "bf16-mixed" and has_bf16:
+    if setting in HALF:
+        yield error("precision", f"the run is refused: {precision_rule(setting)}", "trainer.precision: bf16-mixed")
+    elif trainer.precision == "bf16-mixed" and has_bf16:
         yield fine("precision", "bf16-mixed, and the hardware supports it.")
     elif trainer.precision == "bf16-mixed":
         text = f"this {'GPU' if on_gpu else 'processor'} has no bfloat16, so bf16-mixed is slower than float32."
@@ -125,9 +119,9 @@ def check_threads(subject: Subject) -> Iterator[Finding]:
         yield note("threads", text, "stop the other programs, and run the doctor again")
 
 
-def check_model(subject: Subject, parameters: int) -> Iterator[Finding]:
+def check_model(subject: Subject) -> Iterator[Finding]:
     """Report the model's size, and properties that need attention."""
-    policy, module = subject.module.policy, subject.module
+    policy, module, parameters = subject.module.policy, subject.module, subject.parameters
     config = policy.config.get_text_config()
     yield fine("model", f"{policy.config.model_type}, {parameters / 1e6:,.3g} M parameters.")
     folder = policy.pretrained.folder

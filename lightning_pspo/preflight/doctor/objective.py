@@ -68,8 +68,8 @@ def check_objective(subject: Subject) -> Iterator[Finding]:
         yield note("kl", f"kl.coef {kl.coef:g}: the reference policy is {reference}; every row enters each update.")
 
 
-def check_optimizer(subject: Subject, parameters: int) -> Iterator[Finding]:
-    """Check the learning rate over the run, for a model of that many parameters."""
+def check_optimizer(subject: Subject) -> Iterator[Finding]:
+    """Check the learning rate over the run."""
     module = subject.module
     try:
         optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
@@ -85,7 +85,7 @@ def check_optimizer(subject: Subject, parameters: int) -> Iterator[Finding]:
     if peak <= 0.0:
         yield error("lr", "the learning rate is 0 in every update: no weight moves.", "model.optimizer.lr: above 0")
         return
-    yield _learning_rate(subject, name, peak, moved, count, parameters, adaptive="betas" in group)
+    yield _learning_rate(subject, name, peak, moved, count, adaptive="betas" in group)
     if count < int(getattr(module.lr_schedule, "warmup_updates", 0)):
         text = f"the warm-up is longer than the run: the learning rate reaches {max(factors):.0%} of {rate:g}."
         yield warning("lr_schedule", text, f"model.lr_schedule.warmup_updates: well below {count}")
@@ -98,17 +98,16 @@ def check_optimizer(subject: Subject, parameters: int) -> Iterator[Finding]:
         yield warning("optimizer", text, "model.optimizer.eps: 1e-8")
 
 
-def _learning_rate(
-    subject: Subject, name: str, peak: float, moved: float, count: int, parameters: int, *, adaptive: bool
-) -> Finding:
-    lora, small = subject.module.policy.lora is not None, parameters < SMALL_MODEL
+def _learning_rate(subject: Subject, name: str, peak: float, moved: float, count: int, *, adaptive: bool) -> Finding:
+    lora, size = subject.module.policy.lora is not None, subject.parameters
+    small = size < SMALL_MODEL
     largest = 3e-3 if lora or small else 2e-5
     if adaptive and peak > largest:
         usual = "at most 1e-3" if small else "1e-5 to 2e-4" if lora else "1e-7 to 5e-6"
         return (error if peak > 30 * largest else warning)(
             "lr",
-            f"a learning rate of {peak:g} with {name} is too large for {parameters / 1e6:,.3g} M parameters: such a "
-            "run diverges or forgets.",
+            f"a learning rate of {peak:g} with {name} is too large for {size / 1e6:,.3g} M parameters: such a run "
+            "diverges or forgets.",
             f"model.optimizer.lr: {usual}",
         )
     if not adaptive and peak > 1.0:

@@ -18,8 +18,7 @@ from lightning_pspo.evaluation.module import TRAINING_NOISE
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.objective.schedules import Constant
 from lightning_pspo.preflight.selfcheck import gradients
-from lightning_pspo.preflight.selfcheck.bits import bit_checks, shared_tokens
-from lightning_pspo.preflight.selfcheck.engines import EngineChecks, plain_logits
+from lightning_pspo.preflight.selfcheck.engines import EngineChecks, bit_checks, plain_logits, shared_tokens
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, say, tolerances_of
 from lightning_pspo.preflight.selfcheck.settings import OrGenerated, affordable

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_pspo.data.sources import Procedural, PromptSource
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError, check_at_least, check_positive
 from lightning_pspo.preflight.short_run import TRAINER
 from lightning_pspo.types import Problem
 
@@ -34,8 +34,7 @@ class Size:
             raise InputError(f"`prompts` must be even and at least 2, got {self.prompts}.")
         check_at_least("completions", self.completions, 2)
         check_at_least("tokens", self.tokens, 1)
-        if not self.seconds > 0.0:
-            raise InputError(f"`seconds` must be above 0, got {self.seconds}.")
+        check_positive("seconds", self.seconds)
 
 
 class OrGenerated(PromptSource):

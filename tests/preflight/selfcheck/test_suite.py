@@ -18,7 +18,7 @@ from lightning_pspo.preflight.selfcheck.gradients import Gradient, with_signal
 from tests.support.loop import NoSignal
 
 pytestmark = pytest.mark.filterwarnings("ignore:A constant alpha only rescales")
-BROKEN = '''
+BROKEN = """
 from dataclasses import replace
 import torch
 from torch import nn
@@ -39,15 +39,11 @@ def own_noise(uniforms):
 
 
 class Warm(GenerateEngine):
-    """Samples at another temperature."""
-
     def generate(self, model, prompts, sampling, uniforms):
         return super().generate(model, prompts, replace(sampling, temperature=1.6 * sampling.temperature), uniforms)
 
 
 class OwnNoise(GenerateEngine):
-    """Samples correctly, with its own noise."""
-
     uses_given_noise = False
 
     def generate(self, model, prompts, sampling, uniforms):
@@ -55,12 +51,8 @@ class OwnNoise(GenerateEngine):
 
 
 class WarmOwnNoise(Warm, OwnNoise):
-    """Samples at another temperature, with its own noise."""
-
 
 class Says(GenerateEngine):
-    """Reports log-probs that are 0.01 too high."""
-
     def __init__(self, more: float = 0.01):
         super().__init__()
         self.more = more
@@ -76,15 +68,11 @@ class Says(GenerateEngine):
 
 
 class Stops(GenerateEngine):
-    """Stops one token before the limit."""
-
     def generate(self, model, prompts, sampling, uniforms):
         return super().generate(model, prompts, replace(sampling, max_new_tokens=sampling.max_new_tokens - 1), uniforms)
 
 
 class SecondBest(GenerateEngine):
-    """Takes the second-best first token when greedy."""
-
     def generate(self, model, prompts, sampling, uniforms):
         drawn = super().generate(model, prompts, sampling, uniforms)
         if uniforms is None:
@@ -93,52 +81,38 @@ class SecondBest(GenerateEngine):
 
 
 class PerPass(PSPO):
-    """Divides by the rows of its own pass."""
-
     def __call__(self, log_ratio, advantages, mask=None):
         return super().__call__(log_ratio, advantages, mask) / len(log_ratio)
 
 
 class PerRank(Advantage):
-    """Centres over the rank's own prompts."""
-
     def __call__(self, rewards, terms={}, reduce=None):
         return rewards - rewards.mean() + 0.1 * len(rewards)
 
 
 class Hooked(Policy):
-    """Calls ``hook`` with the loaded model."""
-
     def build(self, seed, reference=False):
         super().build(seed, reference)
         self.hook(self.causal_lm.model)
 
 
 class Dropping(Hooked):
-    """Has dropout in its layers."""
-
     def hook(self, model):
         for layer in model.layers:
             layer.mlp.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1, part.training))
 
 
 class Random(Hooked):
-    """Is random in evaluation mode too."""
-
     def hook(self, model):
         model.norm.register_forward_hook(lambda part, _, output: nn.functional.dropout(output, 0.1))
 
 
 class Company(Hooked):
-    """Computes other logits for several rows than for a single row."""
-
     def hook(self, model):
         model.norm.register_forward_hook(lambda part, _, output: output.roll(1, -1) if len(output) > 1 else output)
 
 
 class Forgetful(Hooked):
-    """Has a state that no checkpoint holds."""
-
     built = 0
 
     def hook(self, model):
@@ -150,7 +124,7 @@ class Forgetful(Hooked):
 class Unreachable(PromptSource):
     def load(self):
         raise InputError("the hub cannot be reached")
-'''
+"""
 Check = Callable[..., tuple[int, dict[str, dict[str, Any]], str]]
 
 
