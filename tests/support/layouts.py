@@ -63,12 +63,15 @@ def drawn(outputs: list[StepOutput], rollouts: int) -> list[tuple[int, str, list
 
 
 class Exchanges(TorchDispatchMode):
-    """Counts the collective operations of a block."""
+    """Collects the names of the collective operations of a block."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += "c10d" in func.namespace
+        if "c10d" in func.namespace:
+            self.names.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
@@ -78,6 +81,7 @@ def strategy(layout: str, ranks: int) -> Any:
         "single": lambda: SingleDeviceStrategy("cpu"),
         "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
         "fsdp2": FSDP2Strategy,
+        "fsdp2 deferring": lambda: FSDP2Strategy(defer_gradient_sync=True),
         "fsdp2 in one file": lambda: FSDP2Strategy(save_distributed_checkpoint=False),
         "lightning's fsdp2": lambda: ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1),
         "fsdp1": lambda: CPUFSDPStrategy(process_group_backend="gloo", state_dict_type="sharded"),
@@ -100,7 +104,8 @@ def run(
     Returns:
         All weights by name; completions of all ranks as (rollout, problem, ids), sorted; gradient norms; the means of
         the validation by temperature; dtypes of what is trained; numbers that this rank holds of the weights, and of
-        the reference's; exchanges between ranks in a pass, and while sampling.
+        the reference's; exchanges between ranks in a pass, and while sampling, and reductions of gradients in the first
+        and the last of two backward passes.
     """
     settings: dict[str, Any] = {
         "reward": Even(),
@@ -162,8 +167,8 @@ def held(module: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in weights)
 
 
-def exchanges(module: PSPOModule, loader: Any) -> tuple[int, int]:
-    """Return how often ranks exchange something in a pass over a completion, and while sampling it."""
+def exchanges(module: PSPOModule, loader: Any) -> tuple[int, int, int, int]:
+    """Return how often ranks exchange something in a pass over a completion, and while sampling it, and gradients."""
     batch = next(iter(loader[0] if isinstance(loader, list) else loader))
     with module.policy.generating(), Exchanges() as sampling:
         completions = module.sample(batch, 1, module.sampling, 1)
@@ -173,7 +178,12 @@ def exchanges(module: PSPOModule, loader: Any) -> tuple[int, int]:
     )
     with torch.no_grad(), Exchanges() as scoring:
         module.policy.logprobs(inputs, 1.0, 1.0)
-    return scoring.count, sampling.count
+    reductions = []
+    for is_last in (False, True):
+        with Exchanges() as training, module.policy.sharding.without_sync(not is_last):
+            module.policy.logprobs(inputs, 1.0, 1.0)[0].sum().backward()
+        reductions.append(sum("reduce_scatter" in name for name in training.names))
+    return len(scoring.names), len(sampling.names), *reductions
 
 
 def main(arguments: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.constants import default_pg_timeout
@@ -32,6 +32,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             rank zero, which writes the file that a single device would.
         process_group_backend: Of torch.distributed; None for gloo on CPU and nccl on GPU.
         timeout: For which a rank waits for the others.
+        defer_gradient_sync: Exchange gradients once an update and not in every pass: less traffic, but each rank holds
+            the gradient of all weights in float32.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
+        defer_gradient_sync: bool = False,
     ) -> None:
         super().__init__("auto", 1, save_distributed_checkpoint, process_group_backend, timeout)
+        self.defer_gradient_sync = defer_gradient_sync
 
     def setup_environment(self) -> None:
         """Start the processes' group; how many there are is known now."""
@@ -91,6 +95,10 @@ class FSDP2(Sharding):
     strategies = (ModelParallelStrategy,)
     reads = (StoredFormat.FSDP2, StoredFormat.FILE)
 
+    def __init__(self, *, strategy: Strategy | None = None, max_norm: float | None = None) -> None:
+        super().__init__(strategy=strategy, max_norm=max_norm)
+        self._roots: list[FSDPModule] = []
+
     def check(self) -> None:
         """Refuse tensor parallelism, in which ranks would have to get the same prompts."""
         sizes = (self.strategy._data_parallel_size, self.strategy._tensor_parallel_size)
@@ -117,6 +125,7 @@ class FSDP2(Sharding):
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
         cast(Any, model).run_pass = MethodType(lambda model, function, *arguments: function(model, *arguments), model)
         register_fsdp_forward_method(model, "run_pass")
+        self._roots.append(cast(FSDPModule, model))
         return model
 
     def run(self, root: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -138,6 +147,13 @@ class FSDP2(Sharding):
             for part in parts:
                 part.set_reshard_after_forward(True, recurse=False)
                 part.reshard()
+
+    @contextlib.contextmanager
+    def without_sync(self, block: bool) -> Iterator[None]:
+        """Let only the last of several backward passes exchange gradients, if the strategy asks for it."""
+        for root in self._roots:
+            root.set_requires_gradient_sync(not (block and getattr(self.strategy, "defer_gradient_sync", False)))
+        yield
 
     def _clip(self, root: nn.Module, parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
