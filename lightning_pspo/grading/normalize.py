@@ -52,6 +52,15 @@ _COMMANDS = {
     **dict.fromkeys(("backslash", "smallsetminus"), r"\setminus"),
 }
 _COMMAND = rf"\\({'|'.join(sorted(_COMMANDS, key=len, reverse=True))})(?![A-Za-z])"
+_FUNCTION = "sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
+_CODE_CONSTANT = (  # I and E of programs
+    r"(?:(?<=\*)|(?<=\*\s))[IE](?![A-Za-z(])|\A-I\Z|(?<![A-Za-z\\])[IE](?=\s?\*)|(?<=[+-]\s)I\Z|(?<=[0-9}])I\Z"
+)
+_FONT = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|it|sf|tt)|mbox|emph|operatorname|rm|bf|it)\*?\s*"
+    r"\{((?:[^{}]|\{[^{}]*\})*)\}|\{\s?\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\(?:rm|bf|it)(?![A-Za-z])"
+)
+_TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"
 # In this order: what a text must hold for the rule to apply, a pattern, its spelling. A command's name ends where no
 # letter follows.
 _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
@@ -73,35 +82,19 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
     ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|boldsymbol|mathbf|Bbb)(?![A-Za-z])\.?", ""),
     ("\\", _COMMAND, lambda command: _COMMANDS[command[1]]),
-    (
-        r"\over",
-        r"\{([^{}]*)\\over(?![A-Za-z])\s*([^{}]*)\}|\A([^{}=]*)\\over(?![A-Za-z])\s*([^{}=]*)\Z",
-        r"\\frac{\1\3}{\2\4}",
-    ),
+    (r"\over", r"\{([^{}]*)\\over(?![A-Za-z])\s*([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\over", r"\A([^{}=]*)\\over(?![A-Za-z])\s*([^{}=]*)\Z", r"\\frac{\1}{\2}"),
     ("\\", r"\\(frac|sqrt)\s+(?=[\[{])", r"\\\1"),
     (r"\frac", rf"\\frac\s*(?:{_GROUP}|{_SIGN})\s*(?:{_GROUP}|{_SIGN})", r"\\frac{\1\2}{\3\4}"),
     (r"\frac", rf"\\frac\s*{_SIGN}\s*(?=\{{)", r"\\frac{\1}"),
     (r"\sqrt", r"\\sqrt(\[[^\[\]]{1,9}\])?\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
     ("sqrt", r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
-    (
-        "",
-        r"(?<![A-Za-z\\])(sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log)(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)",
-        r"\\\1 ",
-    ),
+    ("", rf"(?<![A-Za-z\\])({_FUNCTION})(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)", r"\\\1 "),
     ("a", r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()", r"\\arc\1 "),
-    (
-        "",
-        r"(?:(?<=\*)|(?<=\*\s))[IE](?![A-Za-z(])|\A-I\Z|(?<![A-Za-z\\])[IE](?=\s?\*)|(?<=[+-]\s)I\Z|(?<=[0-9}])I\Z",
-        lambda unit: unit.group().lower(),
-    ),
+    ("", _CODE_CONSTANT, lambda constant: constant.group().lower()),
     # joule, volt; A, C and F may be digits, K and M factors
     ("\\", rf"(?<=[0-9}}])(?:\s?{_TEXT}[HJNSTVW]|(?:\s{_TEXT}|{_TEXT}(?<=\s))[ACFKM])\s?\}}(?=\s*\Z)", ""),
-    (
-        "\\",
-        r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|it|sf|tt)|mbox|emph|operatorname|rm|bf|it)\*?\s*"
-        r"\{((?:[^{}]|\{[^{}]*\})*)\}|\{\s?\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\(?:rm|bf|it)(?![A-Za-z])",
-        r" \1\2",
-    ),
+    ("\\", _FONT, r" \1\2"),
     ("", rf"(?<![A-Za-z\\])(?=[A-Zk])(?:{_CURRENCIES})\s{{0,2}}(?=[-+]?[0-9.])", ""),
     ("-", r"(?<=[0-9])(?:\s?/-|[.,]-+)(?=\s|\Z)", ""),  # Rs. 500/- and 500,-
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
@@ -125,11 +118,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),
     ("p", r"(?<![A-Za-z])(?:percent(?:age)?|per cent|pct)(?![A-Za-z])", "%"),
     ("%", r"\s*\\?%", "%"),
-    (  # a transposed tuple is a column
-        "^",
-        r"\A\s*(\([^()]*,[^()]*\))\s?\^[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}\Z",
-        r"\1",
-    ),
+    ("^", rf"\A\s*(\([^()]*,[^()]*\))\s?\^{_TRANSPOSED}\Z", r"\1"),  # a tuple that is a column
     ("", r"(?i)\A\s*either\s", " "),
     ("i.e.", r",?\s*\bi\.e\.,?(?=\s)", ","),
     ("", r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?(?:remainder|rem)(?: of|\.)?|r\.?)\s*([0-9]+)\)?\Z", r" R \1"),
@@ -140,21 +129,13 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
 _COMPILED = [(needed, re.compile(pattern).sub, spelling) for needed, pattern, spelling in _RULES]
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _QUOTED = re.compile(r"(?<![A-Za-z0-9])'([^']*)'(?![A-Za-z0-9])")
-_CALLS = {
-    "sqrt": r"\sqrt{{{0}}}",
-    "cbrt": r"\sqrt[3]{{{0}}}",
-    "exp": "e^{{{0}}}",
-    "factorial": "({0})!",
+_CALLS = {  # name -> spelling
+    **{"sqrt": r"\sqrt{{{0}}}", "cbrt": r"\sqrt[3]{{{0}}}", "root": r"\sqrt[{1}]{{{0}}}", "exp": "e^{{{0}}}"},
+    **{"factorial": "({0})!", "binomial": r"\binom{{{0}}}{{{1}}}", "Tuple": "({0})", "FiniteSet": r"\{{{0}\}}"},
     **dict.fromkeys(("Abs", "abs"), "|{0}|"),
     **dict.fromkeys(("Rational", "Fraction"), r"\frac{{{0}}}{{{1}}}"),
-    "root": r"\sqrt[{1}]{{{0}}}",
-    "binomial": r"\binom{{{0}}}{{{1}}}",
-    "Interval": "[{0},{1}]",
-    "Interval.open": "({0},{1})",
-    "Interval.Lopen": "({0},{1}]",
-    "Interval.Ropen": "[{0},{1})",
-    "FiniteSet": r"\{{{0}\}}",
-    "Tuple": "({0})",
+    **{"Interval": "[{0},{1}]", "Interval.open": "({0},{1})", "Interval.Lopen": "({0},{1}]"},
+    **{"Interval.Ropen": "[{0},{1})"},
     **dict.fromkeys(("Integer", "Float", "Decimal", "float64", "int64", "float", "int"), "{0}"),
     **dict.fromkeys(("Matrix", "array", "list", "set", "Union"), "{0}"),
 }
@@ -219,11 +200,8 @@ def plain(character: str) -> str:
         return rf"\frac{{{top}}}{{{bottom}}}"
     if kind.startswith("<") and kind not in ("<super>", "<sub>"):
         return "".join(_SIGNS.get(chr(int(code, 16)), chr(int(code, 16))) for code in codes)
-    gone = (
-        unicodedata.category(character) in ("Cf", "Sc", "So", "Sk", "Pi", "Pf", "Me")
-        or "\ufe00" <= character <= "\ufe0f"
-    )
-    return "" if gone and character != "°" else character
+    gone = unicodedata.category(character) in ("Cf", "Sc", "So", "Sk", "Pi", "Pf", "Me") and character != "°"
+    return "" if gone or "\ufe00" <= character <= "\ufe0f" else character
 
 
 def _is_one_group(text: str) -> bool:

@@ -17,11 +17,14 @@ MAX_ANSWER_CHARS = 1000  # a longer answer is compared as it stands
 MAX_NUMBER_CHARS = 100  # a longer text is not read as a number
 MAX_EXPONENT = 100  # a power of ten beyond this is not read as a number
 
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = "|".join(_SCALES)
+
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _WHOLE_NUMBER = re.compile(
     rf"{_SIGN}(?P<value>{_PLAIN})(?:[eE](?P<power>[-+]?[0-9]{{1,3}}))?"
-    r"(?:\s*(?P<scale>dozen|hundred|thousand|million|billion|trillion)s?)?"
+    rf"(?:\s*(?P<scale>{_SCALE})s?)?"
 )
 _WHOLE_QUOTIENT = re.compile(
     rf"{_SIGN}(?:(?P<units>[0-9]+|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+)\s+(?:and )?|(?P<glued>[0-9]+)(?=\\))?"
@@ -51,16 +54,15 @@ _POWER_OF_TEN = re.compile(r"\A([-+]?)10\s*\^\s*(?:\{\s*)?(-?[0-9]{1,3})(?:\s*\}
 _GLOSS = re.compile(r"\s+\(([^()]{1,80})\)\Z")
 _THAT_IS = re.compile(r"\A(?:(?:or|i\.?e\.?,?|that is,?|which is|equals|exactly|in words:?|\\approx)\s+)+")
 _E_NOTATION = re.compile(r"(?<=[0-9.])[eE]\+?(-?[0-9]{1,3})\Z")
-_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _WORD = r"[A-Za-z](?:[A-Za-z'’-]|\.(?=\s?[A-Za-z]))*"
 _PART = rf"(?:(?:\\mu\s?|μ)?{_WORD}|[kM]?(?:\\Omega|Ω))(?:\s?\^\s?\{{?-?[0-9]\}}?)?"
 _JOIN = r"(?:\s*(?:[/*]|\\cdot(?![A-Za-z]))\s*\(?|\s+)"
+_AFTER_NUMBER = r"(?:(?<=[0-9}.)i%])|(?<=illion|undred|ousand|.dozen))"
 _UNIT = re.compile(
-    rf"(?<=[0-9}}.)i%])(?:\s*/\s*|\s+|\s*\\cdot\s+)\(?({_PART}(?:{_JOIN}{_PART}){{0,3}})\)?\Z"
+    rf"{_AFTER_NUMBER}(?:\s*/\s*|\s+|\s*\\cdot\s+)\(?((?!(?:{_SCALE})(?![a-z])){_PART}(?:{_JOIN}{_PART}){{0,3}})\)?\Z"
     rf"|(?<=[0-9}}.)i%])\s*\\frac\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\Z"
 )
-_UNIT_AFTER_SCALE = re.compile(rf"(?<=illion|undred|ousand|.dozen)\s+({_WORD})\Z")
 _GLUED_UNIT = re.compile(
     r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s)(?:\^\{?[23]\}?)?)\Z"
 )
@@ -92,20 +94,16 @@ _SHORT_WORDS = frozenset(_LETTERS.findall(_SHORT))
 _SYMBOLS = frozenset(["L", "Rs", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
 _SI = frozenset(["m", "s", "kg", "g", "mol", "rad", "cm", *"ACFHJKNSTVW"])
 """Symbols that a letter may be a variable beside, except in a product with another of them."""
-_UNITS_OF_ONE_KIND = (
-    ("mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre"),
-    ("in inch inches", "ft foot feet", "yd yard", "mi mile"),
-    ("s sec second", "min minute", "h hr hour", "day", "week", "month", "yr year"),
-    ("mg milligram", "g gm gram", "kg kilogram", "lb pound", "oz ounce", "ton tonne"),
-    ("ml milliliter millilitre", "l liter litre", "cup", "pint", "quart", "gallon gal"),
-    ("cent", "dollar"),
-    ("am", "pm"),
+_UNITS = (
+    "mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre, in inch inches"
+    ", ft foot feet, yd yard, mi mile, s sec second, min minute, h hr hour, day, week, month, yr year, mg milligram"
+    ", g gm gram, kg kilogram, lb pound, oz ounce, ton tonne, ml milliliter millilitre, l liter litre, cup, pint"
+    ", quart, gallon gal, cent, dollar, am, pm"
 )
 _UNIT_IDS = {
-    spelling + plural: group.split()[0]
-    for kind in _UNITS_OF_ONE_KIND
-    for group in kind
-    for spelling in group.split()
+    spelling + plural: spellings.split()[0]
+    for spellings in _UNITS.split(", ")
+    for spelling in spellings.split()
     for plural in ("", "s")
 }
 
@@ -149,13 +147,11 @@ def read_number(text: str) -> Number | None:
     if len(text) > MAX_NUMBER_CHARS:
         return None
     text = _ungrouped(text)
-    if match := _WHOLE_NUMBER.fullmatch(text):
-        return _decimal(match, percent, unit)
-    if match := _REPEATING.fullmatch(text):
-        return Number(_repeating(match), percent=percent, unit=unit)
-    if match := _WHOLE_QUOTIENT.fullmatch(text):
-        value = _quotient(match)
-        return None if value is None else Number(value, percent=percent, unit=unit)
+    for pattern, read in ((_WHOLE_NUMBER, _decimal), (_REPEATING, _repeating), (_WHOLE_QUOTIENT, _quotient)):
+        if match := pattern.fullmatch(text):
+            value, places, digits = read(match)
+            sign = -1 if match["sign"] == "-" else 1
+            return None if value is None else Number(sign * value, places, digits, percent, unit)
     return None
 
 
@@ -204,8 +200,6 @@ def split_unit(text: str) -> tuple[str, str]:
     if not match:
         return text, ""
     unit = " ".join(filter(None, match.groups())).replace(r"\cdot", "*").replace(".", "")
-    if _LETTERS.findall(unit.lower())[0] in _SCALES and (after := _UNIT_AFTER_SCALE.search(text)):
-        match, unit = after, after[1]
     words, spellings = _LETTERS.findall(unit.lower()), _ANY_LETTERS.findall(unit)
     is_unit = all(map(_is_unit, spellings)) or (len(spellings) > 1 and _SI.issuperset(spellings))
     if words[0] in ("more", "fewer") or words == ["times"]:  # "5 more pages", "5 times"
@@ -259,40 +253,27 @@ def _is_rounded(rounded: Number, exact: Number, difference: Fraction) -> bool:
     return (2 * units <= 1 or cut) and difference < ROUNDED_TOLERANCE * abs(exact.value)
 
 
-def _decimal(match: re.Match[str], percent: bool, unit: str) -> Number | None:
-    power = int(match["power"] or 0)
+def _decimal(match: re.Match[str]) -> tuple[Fraction | None, int, int]:
+    """Return the value without its sign, the digits behind the point, and the significant ones."""
+    power, scale, value = int(match["power"] or 0), _SCALES.get(match["scale"] or "", 1), Fraction(match["value"])
     if abs(power) > MAX_EXPONENT:
-        return None
-    scale = _SCALES.get(match["scale"] or "", 1)
-    value = Fraction(match["value"])
+        return None, 0, 0
     if power or scale > 1:
         value *= Fraction(10) ** power * scale
     whole, _, behind = match["value"].partition(".")
-    digits = len((whole + behind).lstrip("0"))
-    return Number(
-        -value if match["sign"] == "-" else value,
-        max(0, len(behind) - power - len(str(scale)) + 1),
-        digits,
-        percent,
-        unit,
-    )
+    return value, max(0, len(behind) - power - len(str(scale)) + 1), len((whole + behind).lstrip("0"))
 
 
-def _repeating(match: re.Match[str]) -> Fraction:
+def _repeating(match: re.Match[str]) -> tuple[Fraction | None, int, int]:
     fixed, cycle = match["fixed"] or match["start"] or "", match["cycle"] or match["digit"] or match["seen"]
-    shift = Fraction(10) ** len(fixed)
-    value: Fraction = Fraction(int((match["whole"] or "0") + fixed)) + Fraction(int(cycle), 10 ** len(cycle) - 1)
-    return -value / shift if match["sign"] == "-" else value / shift
+    value = int((match["whole"] or "0") + fixed) + Fraction(int(cycle), 10 ** len(cycle) - 1)
+    return value / 10 ** len(fixed), 0, 0
 
 
-def _quotient(match: re.Match[str]) -> Fraction | None:
+def _quotient(match: re.Match[str]) -> tuple[Fraction | None, int, int]:
     numerator, denominator = Fraction(match["a"] or match["c"]), Fraction(match["b"] or match["d"])
-    if denominator == 0:
-        return None
-    value = numerator / denominator
     units = match["units"] or match["glued"]
-    if units is not None:
-        if match["inner"] or value >= 1:  # a mixed number has a proper fraction
-            return None
-        value += int(units.replace(" ", ""))
-    return -value if (match["sign"] == "-") != (match["inner"] == "-") else value
+    if denominator == 0 or (units and (match["inner"] or numerator >= denominator)):
+        return None, 0, 0  # a mixed number has a proper fraction
+    value = numerator / denominator + int((units or "0").replace(" ", ""))
+    return -value if match["inner"] else value, 0, 0

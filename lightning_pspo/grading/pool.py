@@ -6,7 +6,6 @@ import logging
 import os
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
@@ -117,9 +116,7 @@ class Grader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,22 +143,22 @@ class Grader:
         verdicts, settled = [Verdict.ERROR] * len(pairs), self._settled
         undecided: dict[tuple[str, str], list[int]] = {}  # equal pairs of a batch are compared once
         for index, (extracted, answer) in enumerate(pairs):
+            pair = extracted, answer
             try:
-                same = quick(extracted, answer)
+                same = quick(*pair)
             except Exception as error:
-                _log.warning("The quick rules failed on %.200r and %.200r: %r", extracted, answer, error)
+                _log.warning("The quick rules failed on %.200r and %.200r: %r", *pair, error)
                 continue
-            if same is None and (known := settled.get((extracted, answer))):
-                verdicts[index] = known
-            elif same is None:
-                undecided.setdefault((extracted, answer), []).append(index)
-            else:
+            if same is not None:
                 verdicts[index] = Verdict.CORRECT if same else Verdict.WRONG
+            elif known := settled.get(pair):
+                verdicts[index] = known
+            else:
+                undecided.setdefault(pair, []).append(index)
         if undecided:
             judged = dict(zip(undecided, self._pool.judge(list(undecided)), strict=True))
-            for pair, indices in undecided.items():
-                for index in indices:
-                    verdicts[index] = judged[pair]
+            for pair, index in ((pair, index) for pair, indices in undecided.items() for index in indices):
+                verdicts[index] = judged[pair]
             new = [(pair, verdict) for pair, verdict in judged.items() if verdict is not Verdict.ERROR]
             self._settled = dict([*self._settled.items(), *new][-_REMEMBERED:])
         return verdicts

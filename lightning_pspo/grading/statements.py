@@ -31,7 +31,7 @@ _STATED = re.compile(
 )
 _LAST_LINE_ANSWER = re.compile(rf"[ \t]{{0,8}}{_MARK}A{_MARK}:{_MARK}\s{{0,4}}")
 _MAX_STATEMENTS = 5
-_FENCE = re.compile(r"```[a-z]{0,12}\n\s{0,8}")
+_FENCE = re.compile(r"\A```[a-z]{0,12}\n\s{0,8}")
 _YES_OR_NO = re.compile(
     r"(?i)(?:likely |probably |indeed |clearly )?(yes|no|true|false)(?=[,;:]| [-–—] | (?:because|since|as)\b)"
 )
@@ -47,6 +47,7 @@ _LEADING = re.compile(
     r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
 )
 _CLAUSE = re.compile(  # "there are 840 ways to choose 2 of 6": the number that the first verb governs
+    r"(?:\W{0,4}(?:[Ss]tep )?[0-9]{1,2}[:.)]\**\s)?"
     r"(?![^0-9]*\b(?i:if|when|since|because|let|given|suppose|assume)\b)[^0-9=\\:]{0,200}?"
     r"\b(?:is|are|was|were|(?:will|would|must|should|can) [a-z]{2,12}|has|have|had|needs?|needed|takes?|took|costs?"
     r"|pays?|paid|spends?|spent|earns?|earned|makes?|made|gets?|got|sells?|sold|saves?|saved|owes?|receives?|received"
@@ -78,7 +79,6 @@ _CALCULATION = re.compile(r"[^=,;:(]*=")
 _DIGITS = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _AND_MORE = re.compile(r"[^0-9.]{0,40}\band\b[^0-9.]{0,4}[0-9]")
 _TEX = re.compile(r"[\\^{]|(?<![A-Za-z])[A-Za-z]\s?=[^=]*\Z")
-_STEP = re.compile(r"\A\W{0,4}(?:[Ss]tep )?[0-9]{1,2}[:.)]\**\s")
 _SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
 _EQUATIONS_FOLLOW = re.compile(r"[^\n]*=[^\n]*\n[^\n]*=")
 _RESULT_FOLLOWS = re.compile(r"\n\n.*=\s?\\?\$?[0-9]", re.DOTALL)
@@ -114,7 +114,7 @@ def stated(text: str, *, cut: bool = False) -> str | None:
 
 def _read_statement(text: str, before: str, cut: bool) -> str | None:
     """Return the formula, the number or the few words that a statement begins with, or else its result."""
-    text = _FENCE.sub("", text.lstrip("\"' "), count=1) if text.startswith("```") else text.lstrip("\"' }")
+    text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
     if _EMPTY_BOX.match(text):
         return None
     if maths := _MATHS.match(text):
@@ -128,17 +128,13 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     if not any(character.isalnum() for character in sentence):
         return None
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
-    words = (
-        []
-        if is_without_points(cleaned)
-        else _LONG_WORDS.findall(cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0])
-    )
+    bare = cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0]
+    words = [] if is_without_points(cleaned) else _LONG_WORDS.findall(bare)
     if word := _YES_OR_NO.match(sentence):
         return word[1]
     if read_number(cleaned) or not words:
-        derived = (
-            "=" in sentence and _EQUATIONS_FOLLOW.match(text) and not read_number(cleaned.rpartition("=")[2].strip())
-        )
+        end_of_chain = cleaned.rpartition("=")[2].strip()
+        derived = "=" in sentence and _EQUATIONS_FOLLOW.match(text) and not read_number(end_of_chain)
         return last_number(text.partition("\n\n")[0]) if derived else sentence
     if not _HAS_DIGIT.search(cleaned):
         return sentence if len(words) <= _MAX_WORDS and raw[-1] != ":" and not _NO_ANSWER.match(sentence) else None
@@ -147,7 +143,9 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     paragraph = sentence if cut else text.partition("\n\n")[0]
     leading = _LEADING.match(sentence)
     if leading and not _AND_MORE.match(sentence, leading.end()):
-        return _plain(_calculated(sentence, leading) or leading)
+        calculation = _CALCULATION.match(sentence, leading.end())  # "9 eggs * $2 = $18"
+        is_calculated = calculation and not _SUBORDINATE.search(calculation.group())
+        return _plain((is_calculated and _result(sentence)) or leading)
     if not end if cut else _RESULT_FOLLOWS.search(text):  # the beginning of a sentence or of a solution
         return None
     if computed := _computed(before, sentence):
@@ -169,44 +167,35 @@ def concluded(text: str) -> str | None:
         sentence = in_digits(sentence)
         if (share := _SHARE.search(sentence)) and len(numbers(sentence)) == 2:
             return share.group()
-        starts = _CLAUSE.match(sentence) or _SUBJECT.match(sentence)
-        return (
-            last_number(sentence) if starts and len(numbers(sentence)) == 1 and not _DENIES.search(sentence) else None
-        )
-    equals = last_match(_EQUALS, sentence)
-    if not equals:
+        is_one = len(numbers(sentence)) == 1 and (_CLAUSE.match(sentence) or _SUBJECT.match(sentence))
+        return last_number(sentence) if is_one and not _DENIES.search(sentence) else None
+    if not _EQUALS.search(sentence):
         number = _behind_verb(sentence, "")
         rest = sentence[number.end() :] if number else ""
         return _plain(number) if number and _ENDS.match(rest) and not _RESULT_IN_TAIL.search(rest) else None
-    number = _LEADING.match(sentence, equals.end())
-    left = sentence[: equals.start()].rpartition("=")[2]
+    number = _result(sentence)
+    left = sentence[: number.start()].rpartition("=")[0].rpartition("=")[2] if number else ""
     if not number or not _HAS_DIGIT.search(left) or not _OPERATOR.search(left):
         return None
     rest = sentence[number.end() :]
     return None if _RESULT.search(rest) or _NO_RESULT.search(rest) else _plain(number)
 
 
-def _calculated(sentence: str, leading: re.Match[str]) -> re.Match[str] | None:
-    """Match the result of a calculation that a sentence begins with: ``9 eggs * $2 = $18``."""
-    rest = _CALCULATION.match(sentence, leading.end())
-    if not rest or _SUBORDINATE.search(rest.group()):
-        return None
-    last = last_match(_EQUALS, sentence)
-    return _LEADING.match(sentence, last.end()) if last else None
+def _result(text: str) -> re.Match[str] | None:
+    """Match the number behind the last equals sign."""
+    last = last_match(_EQUALS, text)
+    return _LEADING.match(text, last.end()) if last else None
 
 
 def _computed(before: str, sentence: str) -> str | None:
     """Return the result of the last equation before a sentence if that is one of several numbers that it speaks of."""
-    last = last_match(_EQUALS, before)
-    result = _LEADING.match(before, last.end()) if last else None
-    mentioned = numbers(sentence)
+    result, mentioned = _result(before), numbers(sentence)
     value = numbers(result.group())[:1] if result and len(mentioned) > 1 and "=" not in sentence else []
     if not value or value[0] not in mentioned:
         return None
-    behind = next(
-        (sentence[digits.end() :] for digits in _DIGITS.finditer(sentence) if numbers(digits.group()) == value), ""
-    )
-    return None if _GOES_ON.search(_SUBORDINATE.split(behind)[0]) or _AND_MORE.match(behind) else value[0]
+    mentions = (digits for digits in _DIGITS.finditer(sentence) if numbers(digits.group()) == value)
+    behind = next((sentence[digits.end() :] for digits in mentions), "")
+    return None if _goes_on(behind) or _AND_MORE.match(behind) else value[0]
 
 
 def _plain(number: re.Match[str]) -> str:
@@ -215,21 +204,21 @@ def _plain(number: re.Match[str]) -> str:
 
 def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:
     """Match the number that a clause states before it speaks of others; None where those may be the result."""
-    step = _STEP.match(sentence)
-    verb = _CLAUSE.match(sentence, step.end() if step else 0)
+    verb = _CLAUSE.match(sentence)
     number = _LEADING.match(sentence, verb.end()) if verb else None
     rest = sentence[number.end() :] if number else ""
-    if not number or _HAS_DIGIT.search(following) or _RESULT.search(rest):
-        return None
-    return None if _GOES_ON.search(_SUBORDINATE.split(rest)[0]) else number
+    return None if _HAS_DIGIT.search(following) or _RESULT.search(rest) or _goes_on(rest) else number
+
+
+def _goes_on(rest: str) -> bool:
+    """Whether a clause speaks of other numbers behind a number."""
+    return bool(_GOES_ON.search(_SUBORDINATE.split(rest)[0]))
 
 
 def _joined_maths(text: str, maths: re.Match[str]) -> str:
     """Return the formulas that a statement begins with, as one list."""
-    contents: list[str] = []
-    following: re.Match[str] | None = maths
-    while following:
+    contents = [inside(maths)]
+    while following := _MATHS.match(text, _JOINS_MATHS.match(text, maths.end()).end()):  # type: ignore[union-attr]
         contents.append(inside(following))
-        end = following.end()
-        following = _MATHS.match(text, end + len(_JOINS_MATHS.match(text, end).group()))  # type: ignore[union-attr]
-    return ", ".join(contents) + ("%" if _PERCENT.match(text, end) else "")
+        maths = following
+    return ", ".join(contents) + "%" * bool(_PERCENT.match(text, maths.end()))
