@@ -32,7 +32,7 @@ from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, read_objects, unique_keys, write_atomically
 from lightning_pspo.grading import Attempt, CutOff, Grade, Mode, Verdict, extract
-from lightning_pspo.grading.pool import Grader
+from lightning_pspo.grading.grader import Grader
 from lightning_pspo.progress import advance, begin, shown
 
 ADDED = ("verdict", "extracted", "rule")

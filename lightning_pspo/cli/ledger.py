@@ -250,7 +250,7 @@ def make_grader(options: argparse.Namespace) -> Any:
     names = {"mode": "mode", "cut_off": "cut_off", "workers": "workers", "deadline": "deadline_s"}
     settings = {name: value for option, name in names.items() if (value := getattr(options, option)) is not None}
     if options.grader is None:
-        from lightning_pspo.grading.pool import Grader
+        from lightning_pspo.grading.grader import Grader
 
         return Grader(**settings)
     if settings:

@@ -2,9 +2,9 @@
 
 from lightning_pspo.grading.equivalence import equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract, last_boxed
-from lightning_pspo.grading.grader import Attempt, CutOff, Grade, Scorer, Verdict, grade
+from lightning_pspo.grading.grader import Attempt, CutOff, Grade, Grader, Scorer, grade
 from lightning_pspo.grading.numbers import parse_number
-from lightning_pspo.grading.pool import Grader
+from lightning_pspo.grading.processes import Verdict
 
 __all__ = [
     "Attempt",

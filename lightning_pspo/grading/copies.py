@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from lightning_pspo.grading.extraction import without_drawings
-from lightning_pspo.grading.kinds import decide_choice
-from lightning_pspo.grading.names import as_plain_number, without_modulus, without_names
+from lightning_pspo.grading.forms import as_plain_number, decide_choice, without_modulus, without_names
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.structure import split_collection, split_top

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from lightning_pspo.grading.kinds import decide_choice, decide_kind
-from lightning_pspo.grading.names import RELATION, as_plain_number, is_equation, last_row, without_names
+from lightning_pspo.grading.expressions import same_relation, same_values, symbolically_equal
+from lightning_pspo.grading.forms import (
+    RELATION,
+    as_plain_number,
+    decide_choice,
+    decide_kind,
+    is_equation,
+    last_row,
+    without_names,
+)
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, same_number, split_unit
-from lightning_pspo.grading.probe import same_relation, same_values
 from lightning_pspo.grading.structure import Collection, as_intervals, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
 
@@ -62,13 +69,7 @@ def equivalent(extracted: str, answer: str) -> bool:
     >>> equivalent(r"\log 8", r"3\log 2"), equivalent("x + 1", "x - 1")
     (True, False)
     """
-    return bool(_decide_whole(extracted, answer, _symbolic))
-
-
-def _symbolic(left: str, right: str) -> bool:
-    from lightning_pspo.grading.symbolic import symbolically_equal
-
-    return symbolically_equal(left, right)
+    return bool(_decide_whole(extracted, answer, symbolically_equal))
 
 
 def _decide_whole(extracted: str, answer: str, symbolic: _Decide) -> bool | None:

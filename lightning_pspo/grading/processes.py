@@ -22,10 +22,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from lightning_pspo.grading import worker as far
-from lightning_pspo.grading.grader import Verdict
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -35,6 +35,18 @@ BACKSTOP, LEAST_BACKSTOP_S = 60.0, 60.0  # wall time for one pair: so many deadl
 
 _START_S, _CHECK_S = 300.0, 1.0
 _ATTEMPTS = 3  # at a batch at which the server is ended from outside
+
+
+class Verdict(StrEnum):
+    """How a completion was judged."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
 _VERDICTS = {
     far.EQUIVALENT[0]: Verdict.CORRECT,
     far.DIFFERENT[0]: Verdict.WRONG,

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_pspo.grading import Grade, Verdict, processes
-from lightning_pspo.grading import pool as grading_pool
+from lightning_pspo.grading import grader as grading_pool
 from lightning_pspo.grading import worker as far
-from lightning_pspo.grading.pool import Grader
+from lightning_pspo.grading.grader import Grader
 from lightning_pspo.grading.processes import WorkerPool
 from tests.support.processes import gone
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lightning_pspo.grading import Verdict, grade
-from lightning_pspo.grading.pool import Grader
+from lightning_pspo.grading.grader import Grader
 from tests.support.processes import gone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_pairs_that_are_not_two_texts_are_refused(grader, pair):
 
 FORK = """
 import os
-from lightning_pspo.grading.pool import Grader
+from lightning_pspo.grading.grader import Grader
 pairs = [(r"\\boxed{\\frac{\\log 9}{2}}", r"\\log 3"), (r"\\boxed{\\log 7}", r"\\log 3")]
 grader = Grader()
 before = grader.grade(pairs)
@@ -128,7 +128,7 @@ def test_a_forked_process_has_workers_of_its_own(tmp_path):
 
 LIMITED = """
 import resource
-from lightning_pspo.grading.pool import Grader
+from lightning_pspo.grading.grader import Grader
 resource.setrlimit(resource.RLIMIT_AS, (900_000 << 10, 900_000 << 10))
 with Grader(workers=1, memory_mb=1024) as grader:
     assert grader.equivalent([(r"\\log 8", r"3\\log 2"), (r"\\log 9", r"3\\log 2")]) == [True, False]
