@@ -85,9 +85,7 @@ class RunSummary(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the measurements of the interrupted run."""
         self._before = state_dict["before"]
-        curves = state_dict["curves"]  # of an earlier version without some of them
-        unknown = [math.nan] * len(curves["rollout"])
-        self._curves = {name: list(curves.get(name, unknown)) for name in ("rollout", *CURVES)}
+        self._curves = {name: list(values) for name, values in state_dict["curves"].items()}
         self._earlier_seconds = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Names of settings and classes that earlier versions, TRL and verl use, and what they are called here."""
+"""Names of settings in TRL and verl, and what they are called here."""
 
 from __future__ import annotations
 
@@ -26,6 +26,3 @@ ELSEWHERE: dict[str, str] = {
     "bf16": "trainer.precision",
 }
 """Last part of a name in TRL or verl -> full name here."""
-
-REMOVED = {"RewardLogger": "the module logs rewards itself; remove this entry"}
-"""Class of an earlier version -> what to do."""

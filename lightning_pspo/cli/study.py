@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from lightning_pspo.cli.config_files import packaged_configs
-from lightning_pspo.cli.failures import ends_in_one_line
+from lightning_pspo.cli.failures import BAD_INPUT, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.errors import InputError, check_at_least
@@ -173,11 +173,21 @@ def finish(
             from lightning_pspo.study.search import search_settings
 
             WORK.stage = f"search of {study.search.setting}"
-            chosen = search_settings(study, study.search, root, resolve, lambda trials: runner.run(trials, show))
+            chosen = search_settings(study, study.search, root, resolve, lambda cells: run_trials(cells, runner))
             write_atomically(root / CHOSEN, json.dumps(chosen, indent=1).encode())
             cells = make_cells(study, root, resolve, variants_of(study, root))
             check_stale(cells)
         return runner.run(cells, show), cells
+
+
+def run_trials(cells: Sequence[Cell], runner: Runner | SlurmRunner) -> Mapping[str, str]:
+    """Run cells of a search; one that fails counts as 0 there, is named, and ends the search if it was refused."""
+    failed, folders = runner.run(cells, show), {cell.name: cell.folder for cell in cells}
+    for name, reason in failed.items():
+        if reason.startswith(f"status {BAD_INPUT}:"):
+            raise InputError(f"a trial of the search was refused: {reason} ({folders[name] / LOG})")
+        print(f"note: a trial failed and counts as 0: {reason} ({folders[name] / LOG})", file=sys.stderr)
+    return failed
 
 
 def show(progress: Progress) -> None:

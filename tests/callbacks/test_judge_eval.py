@@ -17,14 +17,11 @@ from lightning_pspo.judging import EndpointJudge, Judge, Judgement
 from lightning_pspo.module import PSPOModule
 from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
 from tests.support.loop import Fit, fit
+from tests.support.rows import read_rows
 
 __all__ = ["fit"]
 
 KEY = "sk-of-the-test-0123456789"
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def endpoint(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Any:
-    return lambda: read(tmp_path / "log.jsonl")
+    return lambda: read_rows(tmp_path / "log.jsonl")
 
 
 class Fail(pl.Callback):
@@ -74,7 +71,7 @@ def expected(problem_file: Path) -> int:
 def test_every_item_is_judged_once(judged: Any, endpoint: Any, log: Any, tmp_path: Path, problem_file: Path) -> None:
     judge = EndpointJudge(base_url=endpoint(TENTHS), model="m", timeout_s=5.0, backoff_s=0.02)
     judged(judge)
-    rows = read(tmp_path / "run/judgements.jsonl")
+    rows = read_rows(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
     assert Counter(row["source"] for row in rows)["train"] == 48
     assert {row["rollout"] for row in rows} == {1, 2, 3}
@@ -95,7 +92,7 @@ def test_a_dead_endpoint_ends_nothing(
     judge = EndpointJudge(base_url=endpoint(failures), model="m", max_retries=1, backoff_s=0.02, give_up_after=5)
     with pytest.warns(UserWarning, match="items are not judged"):
         module = judged(judge, final_wait_s=10.0)
-    rows = read(tmp_path / "run/judgements.jsonl")
+    rows = read_rows(tmp_path / "run/judgements.jsonl")
     assert len(rows) == expected(problem_file)
     scored = sum(row["scores"] is not None for row in rows)
     assert scored == 0 if "401" in failures else 15 <= scored < len(rows)  # one reply is for all equal completions
@@ -109,7 +106,7 @@ def test_a_dead_endpoint_ends_nothing(
 def test_what_is_not_finished_in_time_is_named(judged: Any, endpoint: Any, tmp_path: Path, problem_file: Path) -> None:
     with pytest.warns(UserWarning, match="items are not judged"):
         judged(EndpointJudge(base_url=endpoint({"timeout": 1.0}), model="m", concurrency=2), final_wait_s=0.0)
-    rows = read(tmp_path / "run/judgements.jsonl")
+    rows = read_rows(tmp_path / "run/judgements.jsonl")
     assert len(rows) == expected(problem_file)
     assert {row["reason"] for row in rows} == {"not finished 0 s after the end of training (`final_wait_s`)"}
 
@@ -121,7 +118,7 @@ def test_a_resumed_run_asks_only_for_what_is_missing(
         judged(EndpointJudge(base_url=endpoint({}), model="m"), fail=True)
     before = len(log())
     judged(EndpointJudge(base_url=endpoint({}), model="m"), ckpt_path=tmp_path / "first.ckpt")
-    rows = read(tmp_path / "run/judgements.jsonl")
+    rows = read_rows(tmp_path / "run/judgements.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == expected(problem_file)
     assert all(row["scores"] == GOOD for row in rows)
     assert before < len(log())

@@ -61,7 +61,6 @@ def test_a_resumed_run_still_knows_what_was_before(tmp_path):
     path = tmp_path / "checkpoints/rollout=000002.ckpt"
     state = torch.load(path, weights_only=True)  # primitives only
     state["callbacks"]["RunSummary"]["seconds"] += 1000.0
-    del state["callbacks"]["RunSummary"]["curves"]["entropy"]  # as of an earlier version
     torch.save(state, path)
     fit(tmp_path, summary_parts(), ckpt_path=path)
     summary = summary_of(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from lightning_pspo.cli import grade as script
 from lightning_pspo.grading import grade
+from tests.support.rows import read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
@@ -24,12 +25,7 @@ VERDICTS = ["correct", "wrong", "no_answer", "correct", "correct", "wrong", "no_
 
 
 def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return write_rows(path.parent, *rows, name=path.name)
 
 
 @pytest.fixture
@@ -58,7 +54,7 @@ def test_every_row_gets_its_verdict(run, source, output):
     status, printed, _ = run(source)
     assert status == 0
     assert printed == "7 rows: correct 3, wrong 2, no_answer 2, error 0, timeout 0; accuracy 0.4286\n"
-    rows = read(output)
+    rows = read_rows(output)
     assert [row.pop("verdict") for row in rows] == VERDICTS
     assert [row.pop("rule") for row in rows] == [grade(row["response"], "1").rule for row in ROWS]
     assert [row.pop("extracted") for row in rows][:4] == ["72", "71", None, r"\frac{1}{2}"]
@@ -69,7 +65,7 @@ def test_every_row_gets_its_verdict(run, source, output):
 def test_hard_comparisons_go_to_workers(run, output, tmp_path):
     rows = [{"answer": r"3\log 2", "response": rf"\boxed{{\log {number}}}"} for number in (8, 9)]
     assert run(write(tmp_path / "hard.jsonl", rows), "--workers", "1", "--deadline", "60")[0] == 0
-    assert [row["verdict"] for row in read(output)] == ["correct", "wrong"]
+    assert [row["verdict"] for row in read_rows(output)] == ["correct", "wrong"]
 
 
 def test_fields_and_mode_can_be_chosen(run, output, tmp_path):
@@ -77,7 +73,7 @@ def test_fields_and_mode_can_be_chosen(run, output, tmp_path):
     source = write(tmp_path / "other.jsonl", rows)
     status, _, _ = run(source, "--answer-field", "gold", "--response-field", "text", "--mode", "strict")
     assert status == 0
-    assert [row["verdict"] for row in read(output)] == ["no_answer", "correct"]
+    assert [row["verdict"] for row in read_rows(output)] == ["no_answer", "correct"]
 
 
 def test_the_question_and_the_end_of_a_completion_are_seen(run, output, tmp_path):
@@ -85,13 +81,13 @@ def test_the_question_and_the_end_of_a_completion_are_seen(run, output, tmp_path
     rows = [{"question": "What is 6*7?", "answer": "42", "response": "#### 6*7"}, cut, cut | {"response": "#### 7"}]
     source = write(tmp_path / "seen.jsonl", rows)
     assert run(source)[0] == 0
-    assert [(row["verdict"], row["rule"]) for row in read(output)] == [
+    assert [(row["verdict"], row["rule"]) for row in read_rows(output)] == [
         ("wrong", "unevaluated"),
         ("no_answer", "truncated"),
         ("correct", "hash"),
     ]
     assert run(source, "--cut-off", "any", "--question-field", "none", output=tmp_path / "any.jsonl")[0] == 0
-    assert [row["verdict"] for row in read(tmp_path / "any.jsonl")] == ["correct"] * 3
+    assert [row["verdict"] for row in read_rows(tmp_path / "any.jsonl")] == ["correct"] * 3
 
 
 def test_a_finished_output_is_left_as_it_is(run, source, output):
@@ -143,7 +139,7 @@ def test_a_reference_with_a_marker_may_be_a_word_or_have_headings(run, output, t
         tmp_path / "words.jsonl", [{"answer": answer, "response": f"#### {word}"} for word in ("north", "east")]
     )
     assert run(source)[0] == 0
-    assert [row["verdict"] for row in read(output)] == ["correct", "wrong"]
+    assert [row["verdict"] for row in read_rows(output)] == ["correct", "wrong"]
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"mode": "len', b"\xff\xfe", b"[" * 100_000])
@@ -190,7 +186,7 @@ def test_a_killed_run_is_continued(tmp_path, output):
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("20000 rows: ")
     assert output.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
-    graded = read(output)
+    graded = read_rows(output)
     assert [row["id"] for row in graded] == list(range(20_000))
     assert all((row["verdict"] == "correct") == (row["id"] % 7 == row["id"] % 5) for row in graded)
 
@@ -225,10 +221,10 @@ def test_a_row_that_cannot_be_used_is_named_and_what_came_before_is_kept(run, so
     assert status == 2
     assert error.startswith(f"error: {source}, row 5: {message}")
     assert "The 3 rows before it are graded and kept" in error
-    assert [row["verdict"] for row in read(output)] == VERDICTS[:3]
+    assert [row["verdict"] for row in read_rows(output)] == VERDICTS[:3]
     source.write_bytes(b"".join([*good[:3], b"\n", *good[3:]]))
     assert run(source)[0] == 0
-    assert [row["verdict"] for row in read(output)] == VERDICTS
+    assert [row["verdict"] for row in read_rows(output)] == VERDICTS
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])
@@ -245,19 +241,19 @@ def test_any_text_is_read_and_written(run, tmp_path, output):
     write(source, rows).write_bytes(b"\xef\xbb\xbf" + source.read_bytes())  # as some editors begin a file
     for _ in range(2):
         assert run(source)[0] == 0
-        assert [row["response"] for row in read(output)] == texts
+        assert [row["response"] for row in read_rows(output)] == texts
     output.write_bytes(output.read_bytes()[:-9])
     assert run(source)[0] == 0
-    assert len(read(output)) == len(texts)
+    assert len(read_rows(output)) == len(texts)
 
 
 def test_verdicts_that_the_input_has_already_are_replaced(run, source, output, tmp_path):
     run(source)
     again = tmp_path / "again.jsonl"
     assert run(output, "--mode", "strict", output=again)[0] == 0
-    rows = read(again)
+    rows = read_rows(again)
     assert rows[1]["verdict"] == "no_answer"
-    assert [list(row) for row in rows] == [list(row) for row in read(output)]
+    assert [list(row) for row in rows] == [list(row) for row in read_rows(output)]
     assert run(output, "--mode", "strict", output=again)[0] == 0
 
 

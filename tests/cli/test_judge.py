@@ -16,6 +16,7 @@ import pytest
 
 from lightning_pspo.cli import judge as command
 from tests.support.faulty_endpoint import GOOD, TENTHS, FaultyEndpoint
+from tests.support.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-of-the-test-0123456789"
@@ -44,55 +45,46 @@ def run(tmp_path, capsys, monkeypatch):
 def write(path, count):
     names = ("id", "question", "completion", "answer")
     rows = [(n, f"What is {n} + 1?", f"It is {n + 1}.", n + 1) for n in range(count)]
-    return write_rows(path, [dict(zip(names, row, strict=True)) for row in rows])
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return write_rows(path.parent, *(dict(zip(names, row, strict=True)) for row in rows), name=path.name)
 
 
 def test_everything_is_accounted_for_and_nothing_judged_twice(run, endpoint, tmp_path):
     """A fifth of the requests fails; a rerun, and one after the output was cut, ask only for what is missing."""
     source, output, url = write(tmp_path / "in.jsonl", 150), tmp_path / "out.jsonl", endpoint(TENTHS)
     assert run(source, url)[0] == 0
-    rows = read(output)
+    rows = read_rows(output)
     assert [row["id"] for row in rows] == list(range(150))
     assert all(row["scores"] == GOOD or (row["scores"] is None and row["reason"]) for row in rows)
     assert sum(row["scores"] is not None for row in rows) >= 145
-    kinds = Counter(row["kind"] for row in read(tmp_path / "log.jsonl"))
+    kinds = Counter(row["kind"] for row in read_rows(tmp_path / "log.jsonl"))
     assert all(kinds[kind] for kind in TENTHS)
     output.write_bytes(output.read_bytes()[: output.stat().st_size // 2])
     run(source, url)
-    asked = read(tmp_path / "log.jsonl")
+    asked = read_rows(tmp_path / "log.jsonl")
     assert max(Counter(row["asked"] for row in asked if row["kind"] == "ok").values()) == 1
-    if all(row["scores"] for row in read(output)):
+    if all(row["scores"] for row in read_rows(output)):
         run(source, url)
-        assert read(tmp_path / "log.jsonl") == asked
+        assert read_rows(tmp_path / "log.jsonl") == asked
     assert not [path for path in tmp_path.iterdir() if path.name != "log.jsonl" and KEY.encode() in path.read_bytes()]
 
 
 def test_the_output_alone_is_enough_to_go_on(run, endpoint, tmp_path):
     source = write(tmp_path / "in.jsonl", 30)
     run(source, endpoint(), "--max-requests", "12")
-    reasons = Counter(row["reason"] for row in read(tmp_path / "out.jsonl"))
+    reasons = Counter(row["reason"] for row in read_rows(tmp_path / "out.jsonl"))
     assert reasons["not asked: `max_requests` = 12 is used up"] == 18
     (tmp_path / "out.jsonl.cache.sqlite").unlink()
     status, printed, _ = run(source, endpoint())
     assert status == 0
     assert printed.startswith("30 rows: 30 judged, 0 not")
-    assert len(read(tmp_path / "log.jsonl")) == 30
+    assert len(read_rows(tmp_path / "log.jsonl")) == 30
 
 
 def test_a_server_without_structured_output(run, endpoint, tmp_path):
     status, _, _ = run(write(tmp_path / "in.jsonl", 5), endpoint({"refuse_format": 1}), "--concurrency", "1")
     assert status == 0
-    assert all(row["scores"] == GOOD for row in read(tmp_path / "out.jsonl"))
-    asked = read(tmp_path / "log.jsonl")
+    assert all(row["scores"] == GOOD for row in read_rows(tmp_path / "out.jsonl"))
+    asked = read_rows(tmp_path / "log.jsonl")
     assert [row["format"] for row in asked] == ["json_schema", "json_object", *[None] * 5]
     assert {row["key"] for row in asked} == {f"Bearer {KEY}"}
 
@@ -101,18 +93,20 @@ def test_a_server_without_structured_output(run, endpoint, tmp_path):
 def test_replies_that_cannot_be_used(run, endpoint, tmp_path, kind):
     status, printed, _ = run(write(tmp_path / "in.jsonl", 12), endpoint({kind: 1.0}))
     assert status == 0
-    assert all(row["scores"] is None and row["reason"].startswith("unusable") for row in read(tmp_path / "out.jsonl"))
+    assert all(
+        row["scores"] is None and row["reason"].startswith("unusable") for row in read_rows(tmp_path / "out.jsonl")
+    )
     assert "trust: low (usable_replies is 0.00, below 0.95)" in printed
-    assert len(read(tmp_path / "log.jsonl")) == 24  # each is asked twice
+    assert len(read_rows(tmp_path / "log.jsonl")) == 24  # each is asked twice
 
 
 def test_pairs(run, endpoint, tmp_path):
     first, second = write(tmp_path / "in.jsonl", 20), tmp_path / "other.jsonl"
-    rows = [row | {"completion": row["completion"] + " That is right." * (row["id"] < 15)} for row in read(first)]
-    write_rows(second, rows)
+    rows = [row | {"completion": row["completion"] + " That is right." * (row["id"] < 15)} for row in read_rows(first)]
+    write_rows(tmp_path, *rows, name=second.name)
     status, printed, _ = run(first, endpoint(), "--pairwise", str(second))
     assert status == 0
-    assert [row["preference"] for row in read(tmp_path / "out.jsonl")] == ["second"] * 15 + ["tie"] * 5
+    assert [row["preference"] for row in read_rows(tmp_path / "out.jsonl")] == ["second"] * 15 + ["tie"] * 5
     assert "first 0, second 15, tie 5" in printed
     summary = json.loads((tmp_path / "out.jsonl.summary.json").read_text())
     assert summary["trust"]["swap_consistency"]["value"] == 1.0
@@ -221,6 +215,6 @@ def test_transformers_serve_as_judge(run, tmp_path):
     finally:
         process.kill()
         process.wait()
-    reasons = [row["reason"] for row in read(tmp_path / "out.jsonl")]
+    reasons = [row["reason"] for row in read_rows(tmp_path / "out.jsonl")]
     assert len(reasons) == 2
     assert all(reason.startswith("unusable") for reason in reasons), reasons

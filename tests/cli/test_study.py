@@ -3,12 +3,16 @@
 import errno
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_pspo.cli import study
 from lightning_pspo.cli.study import main
+from lightning_pspo.errors import InputError
+from lightning_pspo.study.runner import Runner
+from tests.support.study_cells import cells
 
 STUDY = """
 config: [quickstart]
@@ -86,6 +90,18 @@ def test_a_full_disk_ends_with_a_line(
     monkeypatch.setattr(study, "report", full)
     assert main(["report", str(tmp_path)]) == 1
     assert "error: the disk is full: free some space and give the same command again" in capsys.readouterr().err
+
+
+def test_a_trial_that_fails_is_named_and_one_that_is_refused_ends_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runner(status: int) -> Runner:
+        return Runner(workers=1, command=(sys.executable, "-c", f"print('diverged'); raise SystemExit({status})"))
+
+    assert study.run_trials(cells(tmp_path, "Plain")[:1], runner(1)) == {"Plain/seed=1": "status 1: diverged"}
+    assert "a trial failed and counts as 0: status 1: diverged (" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"refused: status 2: diverged \(.*seed=1/log.txt"):
+        study.run_trials(cells(tmp_path, "Plain")[:1], runner(2))
 
 
 @pytest.mark.slow

@@ -18,6 +18,11 @@ def write_rows(folder, *rows, name="data.jsonl"):
     return file
 
 
+def read_rows(file):
+    """Return the rows of a file of JSON Lines."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def real_file(name, folder=DATA):
     """Return a file of real data; skip the test where it is absent."""
     if not (folder / name).is_file():
@@ -27,4 +32,4 @@ def real_file(name, folder=DATA):
 
 def real_rows(name, folder=DATA):
     """Return the rows of a file of real data; skip the test where it is absent."""
-    return [json.loads(line) for line in real_file(name, folder).read_text(encoding="utf-8").splitlines()]
+    return read_rows(real_file(name, folder))

@@ -107,17 +107,18 @@ class _Settings:
     """The settings of a command as they were written, and what the parser of its subcommand accepts."""
 
     def __init__(self, parser: Any, arguments: Sequence[str]) -> None:
-        self.given, self.actions = written(arguments), settings_of(parser)
+        self.actions = settings_of(parser)
         beginnings = (name.split(".")[:length] for name in self.actions for length in range(1, name.count(".") + 1))
         self.groups = {".".join(beginning) for beginning in beginnings}
         flags = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
-        self.others = flags - self.actions.keys() - self.groups  # such as --print_config
+        others = flags - self.actions.keys() - self.groups  # such as --print_config
+        given = (setting for setting in written(arguments) if not setting.key.endswith(".help"))
+        self.given = [setting for setting in given if setting.key not in others]
 
     def check(self, setting: Given) -> None:
         """Raise InputError unless a setting exists and takes its value."""
         try:
-            if setting.key not in self.others and not setting.key.endswith(".help"):
-                self._check_value(setting, self._hint(setting))
+            self._check_value(setting, self._hint(setting))
         except InputError as mistake:
             raise type(mistake)(f"{setting.file}{mistake}") from mistake.__cause__
 
@@ -129,8 +130,9 @@ class _Settings:
             if not _names_class(hint, setting.value):
                 continue
             if isinstance(cls := self._chosen(place, classes_of(hint), setting), type):
-                signature = inspect.signature(cls).parameters
-                needed = [name for name in parameters(cls) if signature[name].default is inspect.Parameter.empty]
+                signature = inspect.signature(cls).parameters.values()
+                without = {parameter.name for parameter in signature if parameter.default is parameter.empty}
+                needed = [name for name in parameters(cls) if name in without]
                 if missing := [f"`{name}`" for name in needed if f"{place}.{name}" not in last]:
                     raise InputError(f"`{place}` ({cls.__name__}) needs {', '.join(missing)}.")
 

@@ -95,7 +95,7 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         ("--model.optimizer=SGD --model.optimizer.learning=1", " of SGD; choose from  | `--model.optimizer.lr`"),
         ("--trainer.callbacks+=CompletionTable --trainer.callbacks.row=3", "`--trainer.callbacks.rows`?"),
         ("--data.train=JSONL --data.train.pth=x", " of JSONL | `--data.train.path`?"),
-        ("--data.val.a=JSONL", "`data.val.a` (JSONL) needs `path`."),
+        ("--data.val.a=JSONL --print_config", "`data.val.a` (JSONL) needs `path`."),
         ("--data.predict.a.path=x", "`--data.predict.a.path` needs a class first, such as `--data.predict.a "),
         ("--model.group_size", "`--model.group_size` needs a value."),
         ("--model.lora.rank", "did you mean `--model.policy.lora.rank`?"),
@@ -227,10 +227,6 @@ def test_the_command_says_it(capsys: pytest.CaptureFixture[str], message, slip: 
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {message(slip)}"
     assert message(slip) != NOTHING
-
-
-def test_a_class_that_is_gone(message) -> None:
-    assert "`RewardLogger` no longer exists: the module logs" in message("--trainer.callbacks+=RewardLogger")
 
 
 def test_nothing_is_found_in_what_is_right(message) -> None:
