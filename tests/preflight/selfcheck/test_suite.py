@@ -51,6 +51,8 @@ class OwnNoise(GenerateEngine):
 
 
 class WarmOwnNoise(Warm, OwnNoise):
+    pass
+
 
 class Says(GenerateEngine):
     def __init__(self, more: float = 0.01):
