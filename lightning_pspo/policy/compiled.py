@@ -1,4 +1,4 @@
-"""How decoder layers run: compiled, for fewer kernels on a GPU, or computed again in the backward pass.
+"""How decoder layers run: compiled, for fewer kernels, or computed again in the backward pass.
 
 Layers are compiled, not the model: they share one graph, so that compiling takes seconds. What is recorded of a run of
 shapes serves all others (``dynamic``).
@@ -35,13 +35,21 @@ def compile_layers(model: nn.Module) -> None:
     """Compile a transformers model's layers and head at their next call.
 
     Raises:
-        InputError: If it has none that transformers marks as layers.
+        InputError: If it has none that transformers marks as layers, or nothing can be compiled here.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise InputError(
             f"`compile_layers` must be false for {type(model).__name__}: it has no layers of transformers."
         )
+    if not torch.cuda.is_available():
+        try:
+            torch.compile(lambda numbers: numbers + 1, backend=BACKEND)(torch.zeros(1))
+        except RuntimeError as error:
+            raise InputError(
+                "`compile_layers` must be false without a C++ compiler that works: install g++, or name another by the "
+                f"environment variable CXX ({first_line(error)})."
+            ) from error
     embeddings: Any = getattr(model, "get_output_embeddings", None)  # PEFT's wrapper has it too
     head = None if embeddings is None else embeddings()
     for module in layers if head is None else [*layers, head]:

@@ -17,7 +17,7 @@ from lightning_pspo.policy.head import head_logprobs
 from lightning_pspo.policy.location import first_line
 from lightning_pspo.policy.logprobs import logprobs_and_entropies
 from lightning_pspo.policy.packing import PackedInputs, rows, trees
-from lightning_pspo.policy.short_attention import short_attention
+from lightning_pspo.policy.short_attention import is_short, short_attention
 from lightning_pspo.types import Inputs
 
 logger = logging.getLogger(__name__)
@@ -30,16 +30,20 @@ def completion_logprobs(
     top_p: float,
     with_entropy: bool,
     plain_head: bool,
+    unfolds: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the log-probs of the completion tokens under the sampled distribution, and its entropies or None.
 
     Both are (M,) float32 in nats, with graph where gradients are enabled. ``plain_head`` is what ``has_plain_head``
-    returns; if it is False, the pass holds all M * V logits.
+    returns; if it is False, the pass holds all M * V logits. ``unfolds`` is what ``check_sharing`` returns.
     """
     if not plain_head:
         return logprobs_and_entropies(_logits(model, packed), packed.chosen, temperature, top_p, with_entropy)
-    with short_attention(model):
-        states = _forward(model.base_model, packed).last_hidden_state[packed.sequences, packed.columns]  # (M, H)
+    short = is_short(model)
+    unfolding = packed.unfolding if short and unfolds else None
+    with short_attention(unfolding) if short else contextlib.nullcontext():
+        states = _forward(model.base_model, packed, masked=unfolding is None).last_hidden_state
+    states = states[packed.sequences, packed.columns]  # (M, H)
     head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
     return head_logprobs(states, head, packed.chosen, temperature, top_p, with_entropy)
 
@@ -72,16 +76,17 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def check_sharing(model: PreTrainedModel) -> None:
-    """Refuse a model whose outputs differ between trees and rows."""
+def check_sharing(model: PreTrainedModel) -> bool:
+    """Refuse a model whose outputs differ between trees and rows; tell if ``short_attention`` can unfold its trees."""
     config = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if windowed else "full_attention"])
     ids = torch.arange(1, 7, device=model.device).view(2, 3) % config.vocab_size
     every = torch.ones_like(ids, dtype=torch.bool)
     two = Inputs(ids[:1], every[:1], ids, every, prompt_of=torch.zeros_like(ids[:, 0]))
+    packed = trees(two)
     try:
-        apart, shared = (_logits(model, pack(two)) for pack in (rows, trees))
+        apart, shared = (_logits(model, pack) for pack in (rows(two), packed))
         worst = float((apart - shared).abs().max() / apart.abs().max())
         problem = f"its logits would change by {worst:.1%}" if not worst <= 0.01 else ""
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -90,10 +95,17 @@ def check_sharing(model: PreTrainedModel) -> None:
         problem = f"its layers are {' and '.join(sorted(kinds))}"
     if problem:
         raise InputError(f"`share_prompts` must be false for this model: {problem}.")
+    try:
+        with short_attention(packed.unfolding):
+            unfolded = _logits(model, packed, masked=False)
+    except RuntimeError:  # from its attention, which is not the one that is caught
+        return False
+    return bool((apart - unfolded).abs().max() <= 0.01 * apart.abs().max())
 
 
-def _forward(model: nn.Module, packed: PackedInputs, **options: Any) -> Any:
-    inputs = {"attention_mask": packed.attention_mask, "position_ids": packed.position_ids, **options}
+def _forward(model: nn.Module, packed: PackedInputs, masked: bool = True, **options: Any) -> Any:
+    mask = packed.attention_mask if masked else None
+    inputs = {"attention_mask": mask, "position_ids": packed.position_ids, **options}
     with _no_search_for_packed_sequences():
         return model(
             input_ids=packed.input_ids,
@@ -114,12 +126,12 @@ def _no_search_for_packed_sequences() -> Iterator[None]:
         setattr(masking_utils, name, search)
 
 
-def _logits(model: PreTrainedModel, packed: PackedInputs) -> Tensor:
+def _logits(model: PreTrainedModel, packed: PackedInputs, masked: bool = True) -> Tensor:
     """Return the model's own logits that predict the completion tokens, (M, V)."""
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return cast(Tensor, _forward(model, packed).logits[packed.sequences, packed.columns])
+        return cast(Tensor, _forward(model, packed, masked).logits[packed.sequences, packed.columns])
     columns = packed.columns.unique()  # type: ignore[no-untyped-call]
-    logits = _forward(model, packed, logits_to_keep=columns).logits
+    logits = _forward(model, packed, masked, logits_to_keep=columns).logits
     return cast(Tensor, logits[packed.sequences, torch.searchsorted(columns, packed.columns)])
 
 

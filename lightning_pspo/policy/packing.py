@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ completions would save little of the prompt."""
 
 
 LEAST_PROMPT, LEAST_GAIN = 64, 0.1
-"""Tokens of a mean prompt, and part of the estimated cost that is saved, from which on sharing is chosen."""
+"""Tokens of a mean prompt, where trees are not unfolded, and part of the estimated cost that is saved, from which on
+sharing is chosen."""
 
 
 def joins(length: int, completions: int, prompt: int) -> bool:
@@ -31,7 +32,9 @@ def joins(length: int, completions: int, prompt: int) -> bool:
     return completions + length <= max(TREE_TOKENS, prompt)
 
 
-def sharing_pays(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int], hidden: int) -> bool:
+def sharing_pays(
+    prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int], hidden: int, unfolds: bool = False
+) -> bool:
     """Tell whether trees cost less than a sequence for each completion, by an estimate.
 
     A token's matrix products cost 6 * ``hidden`` times what attention does for a pair of tokens: at SmolLM2-135M's
@@ -42,6 +45,7 @@ def sharing_pays(prompts: Sequence[int], completions: Sequence[int], prompt_of: 
         completions: Tokens of each completion.
         prompt_of: Each completion's prompt.
         hidden: Width of the model.
+        unfolds: Attention runs in rows all the same (``short_attention``), so that it costs nothing more.
 
     >>> sharing_pays([100], [100] * 8, [0] * 8, hidden=576), sharing_pays([40], [400] * 8, [0] * 8, hidden=576)
     (True, False)
@@ -56,11 +60,20 @@ def sharing_pays(prompts: Sequence[int], completions: Sequence[int], prompt_of: 
             trees.append(trunk)
         trees[tree] += length
 
-    def cost(sequences: list[int]) -> int:
-        return sum(6 * hidden * tokens + tokens * tokens for tokens in sequences)
+    def cost(sequences: list[int], attended: list[int]) -> int:
+        return 6 * hidden * sum(sequences) + sum(tokens * tokens for tokens in attended)
 
-    long_enough = sum(apart) - sum(completions) >= LEAST_PROMPT * len(apart)
-    return bool(apart) and long_enough and cost(trees) <= (1.0 - LEAST_GAIN) * cost(apart)
+    long_enough = unfolds or sum(apart) - sum(completions) >= LEAST_PROMPT * len(apart)
+    cost_shared = cost(trees, apart if unfolds else trees)
+    return bool(apart) and long_enough and cost_shared <= (1.0 - LEAST_GAIN) * cost(apart, apart)
+
+
+class Unfolding(NamedTuple):
+    """Where the tokens of S trees of L columns are in n rows of W, one for each completion, with its prompt."""
+
+    unfolded: Tensor  # (n, W) long, place in the flat trees of each token; padding has that of the first token
+    folded: Tensor  # (S, L) long, place in the flat rows of each token, for prompts the first of several; 0 for padding
+    branches: Tensor  # (S, L) long, as in ``PackedInputs``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +102,30 @@ class PackedInputs:
         causal = torch.ones(key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
         # Padding sees the prompt, so that no row is without a key.
         return (causal & ((key == -1) | (key == query))).unsqueeze(1)
+
+    @property
+    def unfolding(self) -> Unfolding | None:
+        """How trees become rows; None if they are rows already."""
+        if self.branches is None:
+            return None
+        length = self.branches.shape[1]
+        trunk = (self.branches == -1).sum(dim=1)  # (S,)
+        sequences, columns = (self.branches >= 0).nonzero(as_tuple=True)
+        row = self.branches[sequences, columns]
+        completion = row.bincount(minlength=self.shape[0])  # (n,)
+        tree, first = torch.zeros_like(completion), torch.full_like(completion, length)
+        tree[row] = sequences
+        first = first.scatter_reduce(0, row, columns, "amin")
+        place = torch.arange(int((trunk[tree] + completion).max()), device=row.device).expand(len(tree), -1)  # (n, W)
+        own = place - trunk[tree].unsqueeze(1)
+        column = torch.where(own < 0, place, first.unsqueeze(1) + own).masked_fill(own >= completion.unsqueeze(1), 0)
+        width = place.shape[1]
+        folded = torch.zeros_like(self.branches)
+        folded[sequences, columns] = row * width + trunk[sequences] + columns - first[row]
+        row_of = torch.full_like(trunk, len(tree)).scatter_reduce(0, sequences, row, "amin")  # the first of each tree
+        prompts = torch.arange(length, device=row.device) + (row_of * width).unsqueeze(1)
+        folded = torch.where(self.branches == -1, prompts, folded)
+        return Unfolding(tree.unsqueeze(1) * length + column, folded, self.branches)
 
     def padded(self, multiple: int) -> PackedInputs:
         """Return the inputs with more padding, so that L is a multiple: compiled layers ask for one in their masks."""

@@ -36,6 +36,7 @@ from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, tree
 from lightning_pspo.policy.pretrained import Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
 from lightning_pspo.policy.sharding.base import Check
+from lightning_pspo.policy.short_attention import is_short
 from lightning_pspo.types import Inputs
 
 
@@ -52,8 +53,8 @@ class Policy(nn.Module):
         gradient_checkpointing: Recompute activations in the backward pass.
         share_prompts: In updates, run a prompt's tokens once for all its completions, which needs full attention in all
             layers. ``auto`` does so for each rollout whose lengths let it save time, where the model can.
-        compile_layers: Compile the decoder layers, for updates and for ``GraphEngine``. Faster on a GPU; the first pass
-            of each kind takes up to a minute.
+        compile_layers: Compile the decoder layers, for updates and ``GraphEngine``. Faster on a GPU, and on a CPU in
+            bfloat16, where it needs a C++ compiler. The first pass of each kind takes up to a minute.
         dtype: Dtype of the loaded weights, and of the computation with four-bit weights. Trained weights must be
             float32 (bfloat16 loses small updates; use ``trainer.precision: bf16-mixed``); bfloat16 is for a frozen base
             under LoRA, whose adapters are float32 anyway.
@@ -99,6 +100,7 @@ class Policy(nn.Module):
         check_targets(self.pretrained.skeleton, lora)
         self.model: nn.Module | None = None
         self._plain_head: bool | None = None  # not yet known
+        self._unfolds = False  # see ``check_sharing``
         self._reference: list[nn.Module] = []  # a list, so that it is not a submodule: neither saved nor synchronised
         self.sharding: Sharding = Unsharded()
         self._cast_linears: CastLinears | None = None  # of the model, unless it is sharded
@@ -182,7 +184,7 @@ class Policy(nn.Module):
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         if self.share_prompts:
             try:
-                check_sharing(model)
+                self._unfolds = check_sharing(model)
             except InputError:
                 if self.share_prompts is True:
                     raise
@@ -318,7 +320,7 @@ class Policy(nn.Module):
                 self.sharding.gathered(self._root),
                 cast_once(model),
                 self._with_copies(self._root, sampling=True),
-                compiled.eager() if self.compile_layers else contextlib.nullcontext(),
+                self.eager(),
             ):
                 yield model
         finally:
@@ -327,6 +329,10 @@ class Policy(nn.Module):
                 module.training = mode
             if self.gradient_checkpointing:
                 compiled.set_recomputing(model, True)
+
+    def eager(self) -> contextlib.AbstractContextManager[object]:
+        """Run layers as they are written within the block, even if they are compiled."""
+        return compiled.eager() if self.compile_layers else contextlib.nullcontext()
 
     def shares(self, prompts: Tensor, completions: Tensor, prompt_of: Tensor) -> bool:
         """Tell whether completions share their prompts' tokens in passes.
@@ -339,7 +345,8 @@ class Policy(nn.Module):
         if self.share_prompts != "auto":
             return self.share_prompts
         hidden = int(self.config.get_text_config().hidden_size)
-        return sharing_pays(prompts.tolist(), completions.tolist(), prompt_of.tolist(), hidden)
+        unfolds = self._unfolds and is_short(self.causal_lm)
+        return sharing_pays(prompts.tolist(), completions.tolist(), prompt_of.tolist(), hidden, unfolds)
 
     def pack(self, inputs: Inputs, shared: bool | None = None) -> PackedInputs:
         """Lay the tokens out for a pass, on the device they are on; ``shared`` None decides by ``shares``."""
@@ -389,11 +396,11 @@ class Policy(nn.Module):
         with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         if self._plain_head is None:
-            with self.sharding.gathered(root), compiled.eager() if self.compile_layers else contextlib.nullcontext():
+            with self.sharding.gathered(root), self.eager():
                 self._plain_head = has_plain_head(self.sharding.unwrapped(root))
         packed = inputs if isinstance(inputs, PackedInputs) else self.pack(inputs)
         with self._with_copies(root, sampling=False):
             logprobs, entropies = self.sharding.run(
-                root, completion_logprobs, packed, temperature, top_p, with_entropy, self._plain_head
+                root, completion_logprobs, packed, temperature, top_p, with_entropy, self._plain_head, self._unfolds
             )
         return packed.table(logprobs), None if entropies is None else packed.table(entropies)

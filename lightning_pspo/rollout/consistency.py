@@ -177,7 +177,8 @@ class _Probe:
         ids, mask = self._padded([self.completions[member] for member in members], left=False)
         order = torch.arange(len(members), device=self.device)
         inputs = Inputs(batch.prompt_ids, batch.prompt_mask, ids, mask, prompt_of=order)
-        logprobs, _ = self.policy.logprobs(inputs, temperature=1.0, top_p=1.0)
+        with self.policy.eager():  # not worth compiling for
+            logprobs, _ = self.policy.logprobs(inputs, temperature=1.0, top_p=1.0)
         row = members.index(1)
         return logprobs[row][mask[row]]
 

@@ -4,6 +4,7 @@ The backend generates no code, which would take a minute.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,7 +74,8 @@ def test_updates_have_the_same_gradient_and_shapes_share_a_graph(
     plain, fast = policy(**settings), policy(**settings, compile_layers=True)
     assert is_compiled(fast.causal_lm)
     assert not is_compiled(plain.causal_lm)
-    graphs = []
+    graphs: list[int] = []
+    counters.clear()
     for rows, tokens in ((4, 12), (6, 17), (8, 5)):
         batch = inputs(rows, tokens)
         results, expected = (gradient(model, batch, temperature, entropy) for model in (fast, plain))
@@ -107,6 +109,16 @@ def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs() 
             )
         assert counters["stats"]["unique_graphs"] == graphs[-1]
     assert graphs[0] == graphs[1] > 0
+
+
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compiled_module, "BACKEND", "inductor")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    with pytest.raises(InputError, match=r"install g\+\+, or name another by .* CXX .*no-such-compiler") as refusal:
+        compile_layers(llama(1))
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_model_without_layers_is_refused() -> None:

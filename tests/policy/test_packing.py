@@ -88,5 +88,12 @@ def test_when_sharing_pays(prompt: int, length: int, group: int, hidden: int, pa
     assert pays == (saves and prompt >= packing.LEAST_PROMPT)
 
 
+def test_unfolded_trees_pay_for_short_prompts_too() -> None:
+    """Tokens 1,072 and 1,408, and in both 8 * 176 ** 2 pairs."""
+    assert sharing_pays([48], [128] * 8, [0] * 8, 576, unfolds=True)
+    assert not sharing_pays([48], [128] * 8, [0] * 8, 576)
+    assert not sharing_pays([48], [128] * 8, [0] * 8, 16, unfolds=True)  # attention costs nearly all
+
+
 def test_nothing_to_share_without_rows() -> None:
     assert not sharing_pays([100], [], [], 576)

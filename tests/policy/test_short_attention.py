@@ -1,4 +1,4 @@
-"""Gradients of attention over short sequences in bfloat16: closer to the exact ones than PyTorch's."""
+"""Attention over short rows and over trees in bfloat16: gradients closer to the exact ones than PyTorch's."""
 
 import contextlib
 
@@ -8,13 +8,15 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lightning_pspo.policy import short_attention as module
-from lightning_pspo.policy.short_attention import short_attention
+from lightning_pspo.policy.packing import rows, trees
+from lightning_pspo.policy.short_attention import is_short
+from lightning_pspo.types import Inputs
 from tests.support.models import make_model
 
 TOKENS, WIDTH = 70, 16
 
 
-def attention(dtype: torch.dtype, masked: bool, fast: bool) -> list[Tensor]:
+def attention(dtype: torch.dtype, fast: bool) -> list[Tensor]:
     """Return the output for four query heads and two key heads, and the gradients of all states."""
     generator = torch.Generator().manual_seed(3)
     query, key, value = (
@@ -22,18 +24,15 @@ def attention(dtype: torch.dtype, masked: bool, fast: bool) -> list[Tensor]:
         for heads in (4, 2, 2)
     )
     weights = torch.randn(2, 4, TOKENS, WIDTH, generator=generator).bfloat16().to(dtype)
-    mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().logical_or(torch.arange(TOKENS) < 9).expand(2, 1, -1, -1)
-    options = {"attn_mask": mask} if masked else {"is_causal": True}
     with module._ShortAttention() if fast else contextlib.nullcontext():
-        out = scaled_dot_product_attention(query, key, value, scale=0.3, enable_gqa=True, **options)
+        out = scaled_dot_product_attention(query, key, value, scale=0.3, enable_gqa=True, is_causal=True)
     (out * weights).sum().backward()
     return [out.detach(), *(states.grad for states in (query, key, value) if states.grad is not None)]
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_forward_bits_and_gradients(masked: bool) -> None:
-    exact = attention(torch.float64, masked, fast=False)
-    plain, ours = (attention(torch.bfloat16, masked, fast=fast) for fast in (False, True))
+def test_forward_bits_and_gradients() -> None:
+    exact = attention(torch.float64, fast=False)
+    plain, ours = (attention(torch.bfloat16, fast=fast) for fast in (False, True))
     assert torch.equal(ours[0], plain[0])
     for tensor, plain_tensor, reference in zip(ours[1:], plain[1:], exact[1:], strict=True):
         error, plain_error = (float((t.double() - reference).norm() / reference.norm()) for t in (tensor, plain_tensor))
@@ -41,11 +40,46 @@ def test_forward_bits_and_gradients(masked: bool) -> None:
         assert error <= plain_error
 
 
+@pytest.mark.parametrize("short", [1, 1000])
+def test_a_tree_has_the_outputs_and_gradients_of_its_rows(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
+    """Two prompts, five completions: what a token sees is read from the mask of the tree."""
+    monkeypatch.setattr(module, "SHORT", short)
+    prompts, owners = torch.tensor([[0, 7, 8, 9], [3, 4, 5, 6]]), torch.tensor([0, 1, 0, 0, 1])
+    completions = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 1, 0], [2, 3, 0, 0]])
+    packed = trees(Inputs(prompts, prompts > 0, completions, completions > 0, owners)).padded(8)
+    assert packed.branches is not None
+    generator = torch.Generator().manual_seed(1)
+    query, key, value, weights = (
+        torch.randn(2, heads, packed.branches.shape[1], 8, generator=generator, dtype=torch.float64)
+        for heads in (4, 2, 2, 4)
+    )
+    weights = weights.masked_fill((packed.branches == -2)[:, None, :, None], 0.0)  # nothing reads the padding's outputs
+    results = []
+    for mode, options in (
+        (contextlib.nullcontext(), {"attn_mask": packed.attention_mask}),
+        (module._ShortAttention(packed.unfolding), {"is_causal": True}),
+    ):
+        states = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+        with mode:
+            out = scaled_dot_product_attention(*states, enable_gqa=True, **options)
+        (out * weights).sum().backward()
+        results.append([out.detach() * (weights != 0.0), *(tensor.grad for tensor in states)])
+    for expected, result in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+def test_rows_are_not_unfolded_and_a_tree_needs_plain_attention() -> None:
+    ids = torch.tensor([[5, 6]])
+    assert rows(Inputs(ids, ids > 0, ids, ids > 0, torch.tensor([0]))).unfolding is None
+    unfolding = trees(Inputs(ids, ids > 0, ids, ids > 0, torch.tensor([0]))).unfolding
+    states = torch.randn(1, 1, 4, 8)
+    with module._ShortAttention(unfolding), pytest.raises(RuntimeError, match="must be plain and causal"):
+        scaled_dot_product_attention(states, states, states)
+
+
 def test_long_sequences_and_biases_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHORT", TOKENS)
-    for tensor, reference in zip(
-        attention(torch.bfloat16, False, True), attention(torch.bfloat16, False, False), strict=True
-    ):
+    for tensor, reference in zip(attention(torch.bfloat16, True), attention(torch.bfloat16, False), strict=True):
         assert torch.equal(tensor, reference)
     states = torch.randn(1, 1, 3, 8)
     with module._ShortAttention():
@@ -55,8 +89,8 @@ def test_long_sequences_and_biases_are_left_to_pytorch(monkeypatch: pytest.Monke
 
 def test_where_it_is_used() -> None:
     model = make_model()
+    assert not is_short(model)
     with torch.autocast("cpu", torch.bfloat16):
-        assert isinstance(short_attention(model), module._ShortAttention)
-        with torch.no_grad():
-            assert not isinstance(short_attention(model), module._ShortAttention)
-    assert not isinstance(short_attention(model), module._ShortAttention)
+        assert is_short(model)
+        model.gradient_checkpointing_enable()
+        assert not is_short(model)
