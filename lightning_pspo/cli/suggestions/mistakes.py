@@ -305,7 +305,8 @@ def _is_group(bases: Sequence[type]) -> bool:
 def _names_class(hint: Any, value: Any) -> bool:
     """Tell whether a value must be the name of a class, unlike a number or a truth value that a setting takes too."""
     plain = {int, float, bool, str}.intersection([*options_of(hint), *options_of(items_of(hint))])
-    return isinstance(value, str) and bool(classes_of(hint)) and not any(_accepts(kind, value) for kind in plain)
+    is_text = isinstance(value, str) and not value[:1].isdigit()
+    return is_text and bool(classes_of(hint)) and not any(_accepts(kind, value) for kind in plain)
 
 
 def _accepts(hint: Any, value: Any) -> bool:
