@@ -19,6 +19,7 @@ from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, same_number, split_unit
 from lightning_pspo.grading.structure import Collection, as_intervals, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
+from lightning_pspo.grading.words import ordinal
 
 _Decide = Callable[[str, str], bool | None]
 
@@ -97,6 +98,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         left, right = _FREE.sub("", left), _FREE.sub("", right)
     if not left or not right:
         return False
+    if right[-2:] in ("st", "nd", "rd", "th"):
+        left = ordinal(left) or left
     a, b = read_number(left), read_number(right)
     if b and not a:
         left = as_plain_number(left)

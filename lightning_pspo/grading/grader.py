@@ -16,7 +16,8 @@ from lightning_pspo.grading.equivalence import equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
-from lightning_pspo.grading.qualifiers import in_terms_of, without_scale
+from lightning_pspo.grading.qualifiers import in_asked_money, in_terms_of, without_scale
+from lightning_pspo.grading.statements import replied
 
 CutOff = Literal["marked", "any", "none"]
 """Which answers count in a completion that the token limit cut off: marked ones, all that a rule finds, or none."""
@@ -30,6 +31,8 @@ _TAGGED = re.compile(rf"<answer>\s*([^<]{{1,{MAX_ANSWER_CHARS}}}?)\s*</answer>")
 MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
+_YES_OR_NO = re.compile(r"(?i)\s*(?:yes|no|true|false)\.?\s*")
+_UNMARKED = ("last_number", "last_formula", "none")
 _REMEMBERED = 4096
 _DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
 
@@ -104,6 +107,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         extracted, rule = extract(text, mode)
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
+    if rule in _UNMARKED and mode == "lenient" and _YES_OR_NO.fullmatch(attempt.answer) and (reply := replied(text)):
+        extracted, rule = reply, "stated"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")
@@ -114,6 +119,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         right = attempt.scorer(extracted)
         if right is not None:
             return Grade(Verdict.CORRECT if right else Verdict.WRONG, extracted, rule)
+    extracted = in_asked_money(attempt.question, attempt.answer, extracted)
     bare = without_scale(attempt.question, extracted)
     if bare and quick(bare, attempt.answer):
         return bare, rule

@@ -64,7 +64,7 @@ _UNIT = re.compile(
     rf"|(?<=[0-9}}.)i%])\s*\\frac\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\Z"
 )
 _GLUED_UNIT = re.compile(
-    r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s)(?:\^\{?[23]\}?)?)\Z"
+    r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s|st|nd|rd|th)(?:\^\{?[23]\}?)?)\Z"
 )
 _LETTERS, _ANY_LETTERS = re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
 # Words after a number that change its value, take it back, or go on to another one, so that they are not a unit.
@@ -87,8 +87,8 @@ _NO_UNITS = frozenset(
 ) - {"in"}
 # Other words of one or two letters are variables.
 _SHORT = (
-    "a am an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nm of on oz pm pt qt s sq t yd "
-    "yo yr"
+    "a am an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nd nm of on oz pm pt qt rd s sq"
+    " st t th yd yo yr"
 )
 _SHORT_WORDS = frozenset(_LETTERS.findall(_SHORT))
 _SYMBOLS = frozenset(["L", "Rs", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])

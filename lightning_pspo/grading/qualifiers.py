@@ -6,7 +6,9 @@ A number that is read out of a sentence takes them along, so that comparing deci
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
+from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import read_number, same_number
 
 INCLUSIVE = (
@@ -21,7 +23,7 @@ _LARGE = r"(?:hours?|hrs?|h|feet|foot|ft|min(?:ute)?s?|pounds?|lbs?|dollars?|yea
 _SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|months?|days?|hours?|cm|g|feet)(?![a-z])"
 _OF = r"(?: out)? of(?: the| every| all)?"
 _BEFORE = re.compile(
-    rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?<!\A)(?<!\n){_SIGN}"
+    rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?:(?<!\A)(?<!\n)|(?!>)){_SIGN}"
     rf"|\b(?:between|(?:sum|difference|product|quotient) of) {_NUMBER}(?: [a-z]+)? and"
     rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
     r"|over|under|above|below|beyond|(?:al|ut)most|nearly|hardly|barely|between|except|unless|but not"
@@ -52,10 +54,13 @@ _AFTER = re.compile(
     r"| (?:more|less|fewer|greater) than [b-z]\b|\+(?!\w| [^a-z]| [a-z]\b)"
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
     rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b| at (?:most|least)\b| degrees? below\b"
-    rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}"
+    rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
 )
+_MONEY = re.compile(r"\\?\$\s?([0-9.][0-9.,]*)(?: dollars?)?\.?|([0-9.][0-9.,]*)(?: (dollar|cent)s?|\s?(¢))\.?")
+_ASKS_MONEY = re.compile(r"(?i)\b(?:how (?:many|much)|in|number of|amount of)(?: (?:total|us|more))* (dollar|cent)s?\b")
+_IN_DOLLARS = re.compile(r"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\$[0-9][0-9.,]*(?= [a-z]|[.,?!]))")
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
 _WINDOW = 60  # characters before a number in which its qualifier is looked for
 _REMARK = re.compile(  # between a result and a number that says something of it
@@ -134,6 +139,22 @@ def in_terms_of(question: str, text: str) -> str:
     if question and (whole := _WITH_REST.fullmatch(text)):
         return whole[2] if _ASKS_REST.search(question) else whole[1]
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
+
+
+def in_asked_money(question: str, answer: str, text: str) -> str:
+    """Return an amount of money in dollars or in cents, as the reference is or the question asks.
+
+    >>> in_asked_money("How many dollars?", "0.5", "50 cents"), in_asked_money("How many cents?", "50", "$0.50")
+    ('0.5', '50')
+    """
+    money = _MONEY.fullmatch(text) or (_MONEY.fullmatch(clean(text)) if "cent" in text or "¢" in text else None)
+    amount = money and read_number((money[1] or money[2]).rstrip(".,"))
+    named = [*_ASKS_MONEY.findall(question.lower()), *re.findall(r"\$|¢|dollar|cent(?=s?\b)", answer.lower())]
+    if not money or not amount or not (named or _IN_DOLLARS.match(question)):
+        return text
+    in_cents, asks_cents = bool(money[3] == "cent" or money[4]), named[-1:] in (["cent"], ["¢"])
+    value = amount.value * Fraction(100) ** (asks_cents - in_cents)
+    return text if in_cents == asks_cents else f"{float(value):.12g}"
 
 
 def without_scale(question: str, text: str) -> str | None:

@@ -18,7 +18,7 @@ from lightning_pspo.grading.last_number import (
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.structure import is_without_points
-from lightning_pspo.grading.words import in_digits
+from lightning_pspo.grading.words import in_digits, ordinal
 
 _MARK = r"(?:\*\*|__|[#*_]){0,4}"
 _STATED = re.compile(
@@ -34,6 +34,10 @@ _MAX_STATEMENTS = 5
 _FENCE = re.compile(r"\A```[a-z]{0,12}\n\s{0,8}")
 _YES_OR_NO = re.compile(
     r"(?i)(?:likely |probably |indeed |clearly )?(yes|no|true|false)(?=[,;:]| [-–—] | (?:because|since|as)\b)"
+)
+_REPLY = re.compile(
+    r"(?i)(?:\A|[.!?]\s|\n)[\s*]*(?:(?:so|thus|therefore|hence),? )?(yes|no|true|false)\b"
+    r"(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
 _MAX_STATEMENT_CHARS = 400
@@ -112,6 +116,12 @@ def stated(text: str, *, cut: bool = False) -> str | None:
     return None
 
 
+def replied(text: str) -> str | None:
+    """Return the last yes or no that a sentence begins with, as ``Yes, 7 is prime.`` does."""
+    reply = last_match(_REPLY, text)
+    return reply[1] if reply else None
+
+
 def _read_statement(text: str, before: str, cut: bool) -> str | None:
     """Return the formula, the number or the few words that a statement begins with, or else its result."""
     text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
@@ -164,6 +174,8 @@ def concluded(text: str) -> str | None:
     if _TEX.search(sentence):
         return None
     if not _HAS_DIGIT.search(sentence) and (_CONCLUDES.match(sentence) or not _HAS_DIGIT.search(text)):
+        if not _HAS_DIGIT.search(text) and " " in sentence and (place := ordinal(sentence)):
+            return place
         sentence = in_digits(sentence)
         if (share := _SHARE.search(sentence)) and len(numbers(sentence)) == 2:
             return share.group()

@@ -33,6 +33,19 @@ _NONE = re.compile(  # "no apples", "she has no apples left"; but "no solutions"
     r"(?i)\A\s*no(?= (?!(?:solution|answer|root|value)s)[a-z]{3,}(?<!s)s\s*\Z)"
     r"|\bno(?= [a-z]{3,}s (?:are )?(?:left|remain)\b)"
 )
+_ORDINALS = [
+    "first",
+    "second",
+    "third",
+    *_PARTS[4:],
+    "eleventh",
+    "twelfth",
+    *(f"{word}th" for word in NUMBER_WORDS[13:]),
+]
+_ORDINAL = re.compile(  # "the third one", "He came in third."
+    rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) )(?:in )?(?:the )?"
+    rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"
+)
 _ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_SCALE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 
@@ -44,8 +57,16 @@ def in_digits(text: str) -> str:
     """
     if (word := text.strip().lower()) in _ALONE:
         return _ALONE[word]
+    if (word.startswith("the ") or "-" in word) and (place := ordinal(word)):  # "third" may be a part
+        return place
     text = _NONE.sub("0", text)
     return _MINUS.sub("-", _NUMBER.sub(_in_digits, text)) if _ANY.search(text) else text
+
+
+def ordinal(text: str) -> str | None:
+    """Return the number of an ordinal that a text consists of, or ends in: ``the twenty-first``, ``He came third``."""
+    match = _ORDINAL.match(text)
+    return str(_value(match[1] or "") + _ORDINALS.index(match[2].lower()) + 1) if match else None
 
 
 def _in_digits(number: re.Match[str]) -> str:

@@ -240,6 +240,30 @@ QUESTIONS = r"""
 ? What is the largest integer n with n < 19? => 18
 + So n is at most 18, and n = 18 works. | n ≤ 18, so the largest is 18. | The largest is n = 18. | So n <= 18
 - n < 18
+? How much does it cost, in dollars? => 0.5
++ 50 cents | It costs 50 cents. | #### 50¢ | #### $0.50 | $.50 | \boxed{50 \text{ cents}}
+- 50 dollars | 5 cents | .5 cents | It costs 50.
+? How many dollars does she have? => 50
++ $50 | 50 dollars | 5000 cents
+- 50 cents | #### 50¢ | She has 50 cents. | The answer is 50 cents. | \boxed{50\text{ cents}} | $0.50
+? How many cents does she have? => 50
++ 50 cents | #### $0.50 | #### 50¢ | \boxed{\$0.50} | 50
+- #### $50 | #### 50 dollars | 5 cents
+? Is 7 prime? => yes
++ Yes, 7 is prime. | **Yes**, because 7 has two divisors. | Let me check 7. Yes, it is. | Yes! | True
+- No, 7 is not prime. | 7 | Yes? No. | Yes and no: 7 | Yesterday, 7 was prime.
+? Is 8 prime? => No
++ No, 8 = 2 * 4. | 8 = 2 * 4. No, it is not. | False
+- Yes, 8 is prime. | No. Wait. Yes. | Nobody, 8
+? In which place did he finish? => 3
++ He finished in third place. | 3rd | the third | #### 3rd | He came in third. | He is the third one.
+- a third | the second | the thirteenth | #### third of 3 | 1/3 | the twenty-third | 23rd | third
+? In which place did he finish? => 3rd
++ 3 | 3rd | third place | #### third | He came in third.
+- 4th | 1/3 | a third | thirteenth
+? What is 78 divided by 3? => 26
++ 26 | #### 26 R 0 | 78 / 3 = 26
+- 26 remainder 1 | 26 R 2 | ±26 | ≥26 | \le 26 | < 26 apples
 ? How much money is left (in millions)? => 4
 + There is $4 million left. | $4 million | 4 | The answer is 4 million.
 """
