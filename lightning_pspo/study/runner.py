@@ -142,8 +142,8 @@ class Runner:
         cell = attempt.cell
         if status == 0:
             seconds = round(time.monotonic() - attempt.begun, 1) if attempt.fresh and not attempt.failures else None
-            content = {"seconds": seconds, "threads": cell.threads, "weights": weights_digest(cell.folder)}
-            content["files"] = file_digests(cell.folder)
+            content: dict[str, Any] = {"seconds": seconds, "threads": cell.threads}
+            content |= {"weights": weights_digest(cell.folder), "files": file_digests(cell.folder)}
             write_atomically(cell.folder / DONE, json.dumps(content).encode())
             return None
         failures = 0 if _newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
@@ -258,23 +258,23 @@ class SlurmRunner:
 
         todo = [cell for cell in cells if cell.state != "done"]
         progress = Progress(cells, max(1, len(todo)))
-        jobs = {cell.name: job for cell in todo if (job := self.earlier_job(cell)) is not None}
+        jobs: dict[str, Any] = {cell.name: job for cell in todo if (job := self.earlier_job(cell)) is not None}
         new = [cell for cell in todo if cell.name not in jobs]
         try:
             submitted = self.executor.map_array(partial(run_cell, command=self.command), new) if new else []
         except (FailedJobError, OSError) as error:
             raise InputError(f"`slurm`: the jobs could not be submitted: {str(error).strip()}.") from error
-        for cell, job in zip(new, submitted, strict=True):
-            write_atomically(cell.folder / JOB, job.job_id.encode())
-            jobs[cell.name] = job
+        for cell, started in zip(new, submitted, strict=True):
+            write_atomically(cell.folder / JOB, started.job_id.encode())
+            jobs[cell.name] = started
         while not all(job.done() for job in jobs.values()):
             progress.look()
             show(progress)
             time.sleep(_POLL_S)
         failed = {}
         for name, job in jobs.items():
-            error = job.exception()  # whatever ended the job, the others go on
-            if message := str(error).strip() if error is not None else job.result():
+            failure = job.exception()  # whatever ended the job, the others go on
+            if message := str(failure).strip() if failure is not None else job.result():
                 failed[name] = message.splitlines()[-1]
         return failed
 
@@ -282,7 +282,7 @@ class SlurmRunner:
         """Return the job of an interrupted study that still waits or runs for a cell; None for none."""
         if not (note := cell.folder / JOB).is_file():
             return None
-        job = self._job(folder=self.folder, job_id=note.read_text(encoding="utf-8"))
+        job: Any = self._job(folder=self.folder, job_id=note.read_text(encoding="utf-8"))
         return job if job.state.upper() in _ALIVE else None
 
 
