@@ -214,7 +214,7 @@ def _expand(parts: Collection) -> list[str]:
     r"""Return the items, with ``a \pm b`` as two where the order does not matter."""
     items: list[str] = []
     for item in parts.items:
-        both = () if parts.ordered or not _PLUS_MINUS.search(item) else ("+-", "-+")
+        both = () if parts.ordered or not _PLUS_MINUS.search(item) else (("+", "-"), ("-", "+"))
         for upper, lower in both:
             changed = re.sub(r"\\pm(?![A-Za-z])", upper, re.sub(r"\\mp(?![A-Za-z])", lower, item))
             items.append(changed.strip().removeprefix("+").strip())

@@ -176,11 +176,8 @@ def decide_kind(left: str, right: str, a: Number | None, b: Number | None) -> bo
         matches = pattern.fullmatch(left), pattern.fullmatch(right)
         if any(matches) and (same := decide(*matches, left, right, a, b)) is not None:
             return same
-    if b and not a and (number := read_comma_decimal(left)):  # beside a list it is a list
-        return same_number(number, b)
-    if a and not b and (number := read_comma_decimal(right)):
-        return same_number(a, number)
-    return None
+    x, y = (a or read_comma_decimal(left), b or read_comma_decimal(right)) if a or b else (a, b)
+    return same_number(x, y) if x and y else None  # beside a list it is a list
 
 
 def _same_base(first: _Match, second: _Match, left: str, right: str, *numbers: Number | None) -> bool | None:

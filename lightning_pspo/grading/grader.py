@@ -126,11 +126,13 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     return in_terms_of(attempt.question, extracted), rule
 
 
-def settle(attempt: Attempt, extracted: str, rule: str, same: bool) -> Grade:
-    """Return the grade of an answer that is, or is not, equivalent to the reference."""
-    if same and attempt.question and (reason := refusal(extracted, attempt.answer, attempt.question)):
+def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:
+    """Return the grade of an answer that is, or is not, equivalent to the reference, or has a verdict."""
+    verdict = same if isinstance(same, Verdict) else Verdict.CORRECT if same else Verdict.WRONG
+    correct = verdict is Verdict.CORRECT
+    if correct and attempt.question and (reason := refusal(extracted, attempt.answer, attempt.question)):
         return Grade(Verdict.WRONG, extracted, reason)
-    return Grade(Verdict.CORRECT if same else Verdict.WRONG, extracted, rule)
+    return Grade(verdict, extracted, rule)
 
 
 class Grader:
@@ -201,7 +203,7 @@ class Grader:
         pairs = [(answer[0], row.answer) for row, answer in zip(rows, read, strict=True) if isinstance(answer, tuple)]
         verdicts = iter(self._compare(pairs))
         return [
-            self._settle(row, *answer, next(verdicts)) if isinstance(answer, tuple) else answer
+            answer if isinstance(answer, Grade) else settle(row, *answer, next(verdicts))
             for row, answer in zip(rows, read, strict=True)
         ]
 
@@ -242,11 +244,6 @@ class Grader:
         except Exception as error:
             _log.warning("Extraction failed on %.200r: %r", attempt.completion, error)
             return Grade(Verdict.ERROR, None, "none")
-
-    @staticmethod
-    def _settle(attempt: Attempt, text: str, rule: str, verdict: Verdict) -> Grade:
-        same = _DECIDED.get(verdict)
-        return Grade(verdict, text, rule) if same is None else settle(attempt, text, rule, same)
 
     def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return a verdict for each pair."""

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.values import evaluate
+from lightning_pspo.grading.words import SCALES
 
 TOLERANCE = Fraction(1, 10**6)  # of two equal numbers, one no integer; relative for numbers below 1
 MIN_ROUNDED_DIGITS = 4  # a decimal of so many significant digits equals each number that it is the rounding of
@@ -17,8 +18,7 @@ MAX_ANSWER_CHARS = 1000  # a longer answer is compared as it stands
 MAX_NUMBER_CHARS = 100  # a longer text is not read as a number
 MAX_EXPONENT = 100  # a power of ten beyond this is not read as a number
 
-_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALE = "|".join(_SCALES)
+_SCALE = "|".join(SCALES)
 
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -255,7 +255,7 @@ def _is_rounded(rounded: Number, exact: Number, difference: Fraction) -> bool:
 
 def _decimal(match: re.Match[str]) -> tuple[Fraction | None, int, int]:
     """Return the value without its sign, the digits behind the point, and the significant ones."""
-    power, scale, value = int(match["power"] or 0), _SCALES.get(match["scale"] or "", 1), Fraction(match["value"])
+    power, scale, value = int(match["power"] or 0), SCALES.get(match["scale"] or "", 1), Fraction(match["value"])
     if abs(power) > MAX_EXPONENT:
         return None, 0, 0
     if power or scale > 1:

@@ -12,10 +12,9 @@ NUMBER_WORDS = re.findall(
 _TENS = re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety")
 _PARTS = re.findall("[a-z]+", "half halve third quarter fourth fifth sixth seventh eighth ninth tenth")
 _SIZES = (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10)
-_HALVES = {"dozen": "6", "hundred": "50", "thousand": "500", "million": "500000", "billion": "500000000"}
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_ONES, _SMALL, _SCALE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "|".join(_SCALES)
+_ONES, _SMALL, _SCALE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "thousand|million|billion"
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL}))"
 _BELOW_1000 = rf"(?:(?:{_SMALL}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_SCALE})))"
 _INTEGER = rf"(?:[0-9]{{1,9}}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_SCALE})(?:,?(?: and)? {_BELOW_1000})?)*)"
@@ -73,7 +72,7 @@ def _in_digits(number: re.Match[str]) -> str:
     if part := number["part"]:
         return f"{_value(number['count'])}/{_SIZES[_PARTS.index(part.lower())]}"
     if unit := number["halved"] or number["unit"]:
-        return f"{3 - 2 * bool(number['halved'])}/2 {unit}" if unit not in _HALVES else _HALVES[unit]
+        return str(SCALES[unit] // 2) if unit in SCALES else f"{3 - 2 * bool(number['halved'])}/2 {unit}"
     value = _value(number["integer"])
     if number["half"]:
         return f"{2 * value + 1}/2"
@@ -86,10 +85,10 @@ def _value(words: str) -> int:
     """Return the value of an integer in words, below a trillion."""
     total = current = 0
     for word in re.findall("[a-z]+|[0-9]+", words.lower()):
-        if word in _SCALES:
-            total, current = total + current * _SCALES[word], 0
-        elif word == "hundred":
+        if word == "hundred":
             current *= 100
+        elif word in SCALES:
+            total, current = total + current * SCALES[word], 0
         elif word in _TENS:
             current += 20 + 10 * _TENS.index(word)
         elif word != "and":
