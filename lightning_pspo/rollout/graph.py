@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
-from lightning_pspo.errors import check_at_least
+from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.cast_linears import CastLinear
 from lightning_pspo.policy.compiled import as_compiled, compiled, is_compiled
 from lightning_pspo.policy.head import compute_dtype
@@ -26,7 +29,7 @@ from lightning_pspo.rollout.base import Report, RolloutEngine, Sampling, complet
 from lightning_pspo.rollout.fixed_attention import FixedAttention, FixedCache, FixedLayer, View
 from lightning_pspo.rollout.kv_cache import PromptCache
 from lightning_pspo.rollout.prefix_attention import CannotShareError
-from lightning_pspo.rollout.shared_prefix import SharedPrefixEngine, can_share, prefill, warn_once
+from lightning_pspo.rollout.shared_prefix import SharedPrefixEngine, _first_logits, can_share, prefill, warn_once
 from lightning_pspo.types import Completions, PromptBatch
 
 LENGTH_STEP = 128
@@ -44,6 +47,24 @@ def sample(logits: Tensor, noise: Tensor, temperature: float, top_p: float, top:
         outside, decided = outside_top(scores.softmax(dim=-1), top_p, top)
         scores = scores.masked_fill(outside, float("-inf"))
     return pick(scores, noise), decided
+
+
+def prefill_at_width(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, width: int, pad_id: int
+) -> tuple[PromptCache, Tensor]:
+    """Return what ``prefill`` does for (B, P) prompts, from one pass over (B, width) tokens with a mask."""
+    more = width + 1 - mask.shape[1]  # one more, so that no mask is left out because nothing is padded
+    if more < 1:
+        raise InputError(f"`fixed_prompt_tokens` must be at least the longest prompt's {mask.shape[1]}, got {width}.")
+    mask = pad(mask, (more, 0), value=False)
+    prompts, cache = PromptCache(mask, compute_dtype(model)), DynamicCache(config=model.config)
+    logits = _first_logits(model, pad(ids, (more, 0), value=pad_id), mask, cache)
+    prompts.write(0, cache)
+    return prompts, logits
+
+
+def no_report(going_on: Tensor, completion_ids: Tensor) -> None:
+    """Tell nobody."""
 
 
 def _round_up(number: int, step: int) -> int:
@@ -69,16 +90,24 @@ class GraphEngine(RolloutEngine):
     Args:
         max_rows: Rows decoded at once, at least 1; bounds the KV cache.
         steps_per_check: Tokens after which finished rows are dropped, at least 1.
+        fixed_prompt_tokens: Width to which all prompts are padded, at least that of the longest, so that each pass has
+            one shape, whatever else is sampled, and with it the same kernels: completions then do not depend on the
+            other prompts, to the bit. Finished rows are not dropped, and few prompts take as long as ``max_rows`` rows.
+            None for shapes that fit.
 
     Raises:
-        InputError: If a number is below 1.
+        InputError: If a number is below 1, or a prompt is longer than ``fixed_prompt_tokens``.
     """
 
-    def __init__(self, *, max_rows: int = 512, steps_per_check: int = 16) -> None:
+    def __init__(
+        self, *, max_rows: int = 512, steps_per_check: int = 16, fixed_prompt_tokens: int | None = None
+    ) -> None:
         check_at_least("max_rows", max_rows, 1)
         check_at_least("steps_per_check", steps_per_check, 1)
+        check_at_least("fixed_prompt_tokens", fixed_prompt_tokens, 1)
         self.max_rows = max_rows
         self.steps_per_check = steps_per_check
+        self.fixed_prompt_tokens = fixed_prompt_tokens
         self._decoder: Decoder | None = None
 
     def generate(
@@ -100,18 +129,25 @@ class GraphEngine(RolloutEngine):
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
         order = prompts.prompt_mask.sum(dim=1).argsort(stable=True)
-        every, device = self.steps_per_check, order.device
+        every, device, fixed = self.steps_per_check, order.device, self.fixed_prompt_tokens
         result = torch.full((len(order) * sampling.samples, sampling.max_new_tokens), sampling.pad_id, device=device)
-        for chunk in torch.split(order, max(1, self.max_rows // sampling.samples)):
+        at_once = max(1, self.max_rows // sampling.samples)
+        for chunk in torch.split(order, at_once):
+            real = len(chunk)
+            if fixed is not None:  # the last prompt again and again
+                chunk = torch.cat([chunk, chunk[-1:].expand(at_once - real)])
             ids, mask = prompts.prompt_ids[chunk], prompts.prompt_mask[chunk]
             width = int(mask.sum(dim=1).max())
-            cache, logits = prefill(model, ids[:, -width:], mask[:, -width:])
+            prefilled = prefill if fixed is None else partial(prefill_at_width, width=fixed, pad_id=sampling.pad_id)
+            cache, logits = prefilled(model, ids[:, -width:], mask[:, -width:])
             for members in torch.split(torch.arange(sampling.samples, device=device), self.max_rows):
                 rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 decoder = self._fitting(model, cache, len(rows), logits.shape[1], sampling.max_new_tokens)
-                report = self.report_of(rows, sampling)
-                result[rows] = decoder.decode(cache, logits, len(members), sampling, noise, every, report)
+                report = self.report_of(rows, sampling) if fixed is None else no_report
+                tokens = decoder.decode(cache, logits, len(members), sampling, noise, every, report, fixed is None)
+                own = real * len(members)
+                result[rows[:own]] = tokens[:own]
         mask, unfinished = completion_mask(result, sampling.eos_ids)
         longest = int(mask.sum(dim=1).max())
         return Completions(result[:, :longest], mask[:, :longest], truncated=unfinished)
@@ -220,6 +256,7 @@ class Decoder:
         noise: Tensor | None,
         every: int,
         report: Report,
+        compacts: bool = True,
     ) -> Tensor:
         """Return ``repeats`` completions of each prompt, (n, max_new_tokens) long, padded after the end.
 
@@ -240,7 +277,7 @@ class Decoder:
             if active == 0:
                 break
             report(self.row_of[: len(groups)][(~finished).to(self.device)], self.result)
-            if bucket(active) < len(groups):
+            if compacts and bucket(active) < len(groups):
                 groups = self._compact(finished, bucket(active), groups)
         report(self.row_of[:0], self.result)
         return self.result[: len(logits) * repeats, :steps].clone()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -25,6 +26,7 @@ from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, graph
 from lightning_pspo.rollout.fixed_attention import attention_and_sum
 from lightning_pspo.rollout.graph import bucket
 from lightning_pspo.rollout.shared_prefix import warn_once
+from lightning_pspo.types import PromptBatch
 from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, draw, prompts_of
 from tests.support.waits import Waits
@@ -106,6 +108,8 @@ def test_other_attention_goes_to_the_shared_prefix_engine(name: str, caplog: pyt
         (PROMPTS * 4, {"steps_per_check": 2}, {"samples": 3, "max_new_tokens": 40, "eos_ids": MANY_EOS}),
         (PROMPTS[:2], {"steps_per_check": 7}, {"samples": 2, "max_new_tokens": 140, "eos_ids": (2,)}),
         ([[*range(3, 70)], [4]], {}, {"samples": 2}),
+        (PROMPTS, {"max_rows": 8, "fixed_prompt_tokens": 20}, {"samples": 3, "eos_ids": MANY_EOS, "top_p": 0.9}),
+        (PROMPTS[:2], {"max_rows": 2, "fixed_prompt_tokens": 64}, {"samples": 5}),
     ],
 )
 def test_odd_shapes(
@@ -168,6 +172,37 @@ def test_a_step_never_waits_for_the_device(
     assert steps == [[]] * 11
 
 
+def drawn_from(model: PreTrainedModel, prompts: PromptBatch, row: int, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return the logits from which a prompt's rows are drawn, (2, V) for each token, where all shapes are fixed."""
+    logits: list[Tensor] = []
+    first = 2 * prompts.prompt_mask.sum(dim=1).argsort(stable=True).tolist().index(row)
+    original = graph.Decoder._draw
+
+    def watched(self: graph.Decoder, shape: graph.Shape) -> Tensor:
+        logits.append(self.logits[first : first + 2].clone())
+        return original(self, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph.Decoder, "_draw", watched)
+        draw(GraphEngine(max_rows=12, fixed_prompt_tokens=24), model, prompts, samples=2, eos_ids=())
+    return logits
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_of_fixed_shapes_no_bit_depends_on_the_other_prompts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt = model_of(PLAIN[name]), PROMPTS[0]
+    alone = drawn_from(model, prompts_of([prompt], [3]), 0, monkeypatch)
+    others = [[8, 9], [*range(40, 64)], prompt, [7]]
+    among = drawn_from(model, prompts_of(others, [1, 2, 3, 4]), 2, monkeypatch)
+    assert len(alone) == 12
+    assert all(torch.equal(one, other) for one, other in zip(alone, among, strict=True))
+
+
+def test_a_prompt_beyond_the_fixed_width(llama: PreTrainedModel) -> None:
+    with pytest.raises(InputError, match=r"`fixed_prompt_tokens` must be at least the longest prompt's 20, got 19"):
+        draw(GraphEngine(fixed_prompt_tokens=19), llama, prompts_of(PROMPTS))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("name", PLAIN)
@@ -212,7 +247,7 @@ def test_buckets_hold_their_rows() -> None:
     assert len({bucket(rows) for rows in range(1, 513)}) == 36
 
 
-@pytest.mark.parametrize("name", ["max_rows", "steps_per_check"])
+@pytest.mark.parametrize("name", ["max_rows", "steps_per_check", "fixed_prompt_tokens"])
 def test_numbers_below_one_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"`?{name}`?.*0"):
         GraphEngine(**{name: 0})
