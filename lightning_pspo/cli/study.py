@@ -63,9 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         if words[:1] == ["report"]:
-            return report(report_parser().parse_args(words[1:]).study)
+            return report(folder_of(words, "Make the tables of a study again.", "DIR", "--output of the study"))
         if words[:1] == ["repeat"]:
-            return repeat(repeat_parser().parse_args(words[1:]).cell)
+            cell = "folder of a finished cell: DIR/cells/ARM/seed=1"
+            return repeat(folder_of(words, "Run a cell again, compare the bits.", "CELL", cell))
         return run(parser().parse_args(words))
     except OSError as error:
         if not is_full(error):
@@ -87,18 +88,12 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def report_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study report``."""
-    result = argparse.ArgumentParser("lightning-pspo study report", description="Make the tables of a study again.")
-    result.add_argument("study", type=Path, metavar="DIR", help="--output of the study")
-    return result
-
-
-def repeat_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``study repeat``."""
-    result = argparse.ArgumentParser("lightning-pspo study repeat", description="Run a cell again, compare the bits.")
-    result.add_argument("cell", type=Path, metavar="CELL", help="folder of a finished cell: DIR/cells/ARM/seed=1")
-    return result
+def folder_of(words: Sequence[str], description: str, metavar: str, text: str) -> Path:
+    """Return the argument of ``study report`` or ``study repeat``."""
+    result = argparse.ArgumentParser(f"lightning-pspo study {words[0]}", description=description)
+    result.add_argument("folder", type=Path, metavar=metavar, help=text)
+    folder: Path = result.parse_args(words[1:]).folder
+    return folder
 
 
 def run(options: argparse.Namespace) -> int:
@@ -225,7 +220,8 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
     seconds = [value for cell in done if (value := read_done(cell.folder).get("seconds")) is not None]
     if seconds:
         each, basis = sum(seconds) / len(seconds), f"the mean of {len(seconds)} finished cells"
-        bytes_each = sum(size_of(cell.folder) for cell in done) / len(done)
+        files = (path for cell in done for path in cell.folder.rglob("*") if path.is_file())
+        bytes_each = sum(path.stat().st_size for path in files) / len(done)
     else:
         each, bytes_each, basis = probed(cells)
     if each is None:
@@ -237,11 +233,6 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
         print(f"About {disk} of disk for {left} cells; {free} are free.")
     check_stale(cells)
     return 0
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def probed(cells: Sequence[Cell]) -> tuple[float | None, float, str]:
