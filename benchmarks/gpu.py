@@ -166,16 +166,18 @@ def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[F
     for compiled in (False, True):
         policy = built(workload, folder, compile_layers=compiled)
         weights = 2 * sum(weight.numel() for weight in policy.parameters())
-        for name, top_p, steps in (
-            ("GraphEngine", 1.0, options.max_new_tokens),
-            ("GraphEngine", 0.9, options.max_new_tokens),
-            ("SharedPrefixEngine", 1.0, min(64, options.max_new_tokens)),
+        fixed = {"fixed_prompt_tokens": options.prompt_tokens}
+        for name, settings, top_p, steps in (
+            ("GraphEngine", {}, 1.0, options.max_new_tokens),
+            ("GraphEngine", {}, 0.9, options.max_new_tokens),
+            ("GraphEngine", fixed, 1.0, options.max_new_tokens),
+            ("SharedPrefixEngine", {}, 1.0, min(64, options.max_new_tokens)),
         ):
-            if compiled and name != "GraphEngine":
+            if compiled and (name != "GraphEngine" or settings):
                 continue
             sampling = Sampling(workload.group_size, 1.0, top_p, steps, eos_ids=(), pad_id=0)
             noise = keyed_uniforms((0, 0), prompts.positions, workload.group_size, steps)
-            engine = getattr(ours, name)()
+            engine = getattr(ours, name)(max_rows=workload.rows, **settings)
 
             def sample(
                 engine: Any = engine, sampling: Any = sampling, noise: Any = noise, policy: Any = policy
@@ -189,6 +191,7 @@ def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[F
             read = (own + sum(workload.prompt_lengths)) * workload.layers * 2 * workload.kv_heads * head_width * 2
             yield {
                 "engine": name,
+                **settings,
                 "compiled": compiled,
                 "top_p": top_p,
                 "steps": steps,

@@ -138,7 +138,7 @@ def test_parts_of_the_benchmark_for_a_gpu(
     gpu.work(part, "tiny", argparse.Namespace(**sizes, device="cpu"))
     lines = capsys.readouterr().out.splitlines()
     figures = [json.loads(line) for line in lines if line.startswith('{"part"')]
-    assert len(figures) == {"engines": 5, "update": 2, "iteration": 1, "adapters": 2}[part]
+    assert len(figures) == {"engines": 6, "update": 2, "iteration": 1, "adapters": 2}[part]
     for row in figures:
         assert (row["part"], row["shape"]) == (part, "tiny")
         assert row["tokens_per_second"] > 0.0
