@@ -69,7 +69,9 @@ def module(workload: Workload, folder: Path, make_policy: Callable[[Path], Polic
         surrogate=Clip(),
         reward=Alternating(workload),
         engine=getattr(engines, workload.engine)(**json.loads(workload.engine_args)),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=workload.learning_rate, weight_decay=0.0),
+        optimizer=lambda parameters: torch.optim.AdamW(
+            parameters, lr=workload.learning_rate, weight_decay=0.0, fused=workload.precision != "32-true" or None
+        ),
         group_size=workload.group_size,
         updates_per_rollout=workload.mu,
         limits=PassLimits(micro_batch_size=workload.micro_batch, **limits),

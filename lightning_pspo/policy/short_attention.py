@@ -68,7 +68,7 @@ def _in_rows(states: Tensor, unfolded: Tensor | None) -> Tensor:
     if unfolded is None:
         return states
     width = states.shape[1], states.shape[3]
-    return states.transpose(1, 2).flatten(2).flatten(0, 1)[unfolded].unflatten(2, width).transpose(1, 2)
+    return states.transpose(1, 2).flatten(2).flatten(0, 1)[unfolded].view(*unfolded.shape, *width).transpose(1, 2)
 
 
 @torch.library.custom_op("lightning_pspo::short_attention", mutates_args=())
