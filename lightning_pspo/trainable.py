@@ -31,6 +31,7 @@ from lightning_pspo.lazy import from_lazy, lazy_instance
 from lightning_pspo.objective.schedules import Constant, Schedule
 from lightning_pspo.policy.accelerator import fuse
 from lightning_pspo.policy.policy import Policy
+from lightning_pspo.policy.sharding import sharding_of
 from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
 from lightning_pspo.training.checks import (
@@ -191,7 +192,8 @@ class TrainableModule(SamplingModule):
         if stage == "fit":
             run_every_rollout_of_a_trial(self.trainer)
             act_after_validations(self.trainer)
-            self._built_optimizer([torch.nn.Parameter(torch.zeros(1))])  # refuses its settings before weights are read
+            optimizer = self._built_optimizer([torch.nn.Parameter(torch.zeros(1))])  # before weights are read
+            sharding_of(self.trainer.strategy).check_optimizer(optimizer)
             self.policy.check_trainable()
 
     def configure_model(self) -> None:

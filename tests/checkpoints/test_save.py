@@ -81,8 +81,15 @@ def test_a_copy_keeps_ties_and_what_the_checkpoint_was(tmp_path: Path) -> None:
     assert written["state_dict"]["embedding"].data_ptr() == written["state_dict"]["head"].data_ptr()
 
 
-def test_while_a_checkpoint_is_written(disk: Path, command: Command, tmp_path: Path, refusal: Refusal) -> None:
-    root = disk / "run"
+@pytest.mark.parametrize("background", [False, True])
+def test_while_a_checkpoint_is_written(
+    disk: Path, command: Command, tmp_path: Path, refusal: Refusal, background: bool
+) -> None:
+    root, plain = disk / "run", command
+
+    def command(root: Path, *more: str) -> list[str]:
+        return plain(root, f"--callbacks.RolloutCheckpoint.background={background}", *more)
+
     main(command(root, "--trainer.limit_train_batches=2"))
     before = {path: path.read_bytes() for path in find_checkpoints(root / "checkpoints")}
     ballast = fill(disk, 316_000)  # half a checkpoint, and something for the settings and the rows of the resumed run

@@ -79,7 +79,7 @@ def strategy(layout: str, ranks: int) -> Any:
     """Return a new strategy."""
     return {
         "single": lambda: SingleDeviceStrategy("cpu"),
-        "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
+        "ddp": lambda: DDPStrategy(process_group_backend="gloo", gradient_as_bucket_view=True),
         "fsdp2": FSDP2Strategy,
         "fsdp2 deferring": lambda: FSDP2Strategy(defer_gradient_sync=True),
         "fsdp2 in one file": lambda: FSDP2Strategy(save_distributed_checkpoint=False),

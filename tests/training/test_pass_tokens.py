@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from torch import Tensor
 
+from lightning_pspo.training import pass_tokens
+from lightning_pspo.types import Inputs
 from tests.support.loop import Fit, fit  # noqa: F401
 
 
@@ -18,3 +22,49 @@ def test_a_resumed_run_has_the_passes_of_its_checkpoint(fit: Fit, tmp_path: Path
     assert module.limits.micro_batch_tokens == 70
     module, _ = fit(ckpt_path=path, limits={"micro_batch_tokens": 90})
     assert module.limits.micro_batch_tokens == 90
+
+
+class Activations(torch.autograd.graph.saved_tensors_hooks):
+    """A device whose memory holds what passes keep for their gradient, and nothing else."""
+
+    def __init__(self, free: int) -> None:
+        self.kept: dict[int, tuple[Tensor, int]] = {}
+        self.memory = pass_tokens.Memory(allocated=self.allocated, free=lambda: free)
+        super().__init__(self.pack, lambda tensor: tensor)
+
+    def allocated(self) -> int:
+        return sum(size for _, size in self.kept.values())
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.kept[storage.data_ptr()] = tensor, storage.nbytes()
+        return tensor
+
+
+def inputs(rows: int) -> Inputs:
+    prompts, completions = torch.full((rows, 64), 5), torch.full((rows, 448), 5)
+    return Inputs(prompts, prompts > 0, completions, completions > 0, prompt_of=torch.arange(rows))
+
+
+@pytest.mark.parametrize(("free", "least", "most"), [(2**20, 1024, 1024), (2**26, 2048, 15360), (2**33, 16384, 16384)])
+def test_half_of_the_free_memory_is_filled(
+    fit: Fit,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    least: int,
+    most: int,
+) -> None:
+    """On a device that is simulated: a pass of the tokens that were chosen keeps what it should."""
+    device = Activations(free)
+    monkeypatch.setattr(pass_tokens, "memory_of", lambda _: device.memory)
+    with device:
+        module, _ = fit(limit=1)
+    tokens = module.limits.micro_batch_tokens
+    assert isinstance(tokens, int)
+    assert least <= tokens <= most
+    if least < most:
+        device.kept.clear()
+        with device:
+            module.policy.logprobs(module.policy.pack(inputs(tokens // 512), shared=False), 1.0, 1.0)
+        room = free - 12 * sum(weight.numel() for weight in module.policy.parameters())
+        assert 0.35 * room < device.allocated() < 0.55 * room

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError
@@ -48,6 +49,14 @@ class Sharding(ABC):
             raise InputError(
                 f"`ckpt_path` must be {readable} under {type(self.strategy).__name__}, got {stored_format.value}, "
                 f"{path}: continue under the strategy that saved it, on any number of devices, or export it."
+            )
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse an optimiser that cannot step weights that are spread over the ranks."""
+        if self.sharded and type(optimizer).__module__.startswith("bitsandbytes"):
+            raise InputError(
+                f"`model.optimizer` must not be bitsandbytes' {type(optimizer).__name__} under "
+                f"{type(self.strategy).__name__}, whose weights it cannot read: use torch.optim.AdamW, or DDP."
             )
 
     @abstractmethod
