@@ -29,7 +29,8 @@ def without_waiting() -> Iterator[list[Tensor]]:
     was computed is then worth nothing, and has to be computed again outside of the block.
     """
     global _missed
-    _missed = missed = []
+    missed: list[Tensor] = []
+    _missed = missed
     try:
         yield missed
     finally:
