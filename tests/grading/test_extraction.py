@@ -126,14 +126,14 @@ So he needs 8 / 2 = 4 boxes for 8 hens. => 4
 It takes 30 minutes and she does it 13 times, so 30 * 13 = 390 minutes in 12 months. => 390
 She has $15 left for 5 books so they would cost 15/5 = $3.00 each. => 3.00
 They need 100 / 6 = 16.7 buses, which rounds up to 17. => 17 | That is 30 / 50 = 0.6 or 60%. => 60%
-The price is $80 000 + $16 000 = $96 000. => 96 000 | She pays 4 * 3 = 12 dollars, 1,300 cents more. => 1,300
+The price is $80 000 + $16 000 = $96 000. => 96 000 | She pays 4 * 3 = 12 dollars, 1,300 cents more. => 1,300 cents
 The car needs x = 3300/275 = 12 litres for 100 km. => 12 | It takes 900/90 = 10 hours to fill the pool to 3/4. => 10
 With $T=60$, the number of minutes to run is 101. => 101
 The area is $\frac{12}{2} = 6$ for each and all have $18$. => 18
 He fills 4 jars per shelf for 5 shelves, making 20 jars. => 20 | She sold 8 lamps, earning $96. => 96
 Ben earns $12 an hour for a daily wage of $84. => 84 | Eve sells 7 cakes for $35. => 35
 He uses 3 crates → 36 bottles. => 36 | The tip is 20% of $30 and the bill becomes $36. => 36
-Ann reads 6 pages each evening for 5 evenings, totaling 30. => 30 | She has 5 coins worth 50 cents. => 50
+Ann reads 6 pages each evening for 5 evenings, totaling 30. => 30 | She has 5 coins worth 50 cents. => 50 cents
 He has 4 bags (each of 9 balls). => 9 | Gain = $90 sales - $40 rent is $50. => 50
 Taking total weight = 60 kg we find the number of sacks to be 4. => 4
 With distance = 80 km the ride takes 2 hours. => 2
