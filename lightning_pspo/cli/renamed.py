@@ -1,6 +1,12 @@
-"""Names of settings in TRL and verl, and what they are called here."""
+"""Names of settings and classes that earlier versions, TRL and verl use, and what they are called here."""
 
 from __future__ import annotations
+
+MOVED: dict[str, str] = {
+    "model.alpha_controller.alpha": "model.surrogate.alpha",
+    "model.kl.class_path": "model.kl.estimator",
+}
+"""Argument of a class in an earlier version -> full name now."""
 
 ELSEWHERE: dict[str, str] = {
     "num_generations": "model.group_size",
@@ -26,3 +32,6 @@ ELSEWHERE: dict[str, str] = {
     "bf16": "trainer.precision",
 }
 """Last part of a name in TRL or verl -> full name here."""
+
+REMOVED = {"RewardLogger": "the module logs rewards itself; remove this entry"}
+"""Class of an earlier version -> what to do."""

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentParser
 from jsonargparse._typehints import get_all_subclass_paths, get_class_types
 
+from lightning_pspo.cli.renamed import REMOVED
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
 from lightning_pspo.errors import InputError
 
@@ -70,6 +71,8 @@ def find_class(bases: Sequence[type], name: str, place: str) -> type | None:
     """
     known = known_classes(bases)
     kind = " or ".join(base.__name__ for base in bases)
+    if (why := REMOVED.get(name.removeprefix("lightning_pspo.").removeprefix("callbacks."))) is not None:
+        raise InputError(f"{place}: `{name}` no longer exists: {why}.")
     if "." not in name:
         by_name = {cls.__name__: cls for cls in reversed([*bases, *known.values()])}  # of one name, the first: torch's
         if name not in by_name:

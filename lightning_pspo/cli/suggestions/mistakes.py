@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 from lightning_pspo.checkpoints.run_folder import RENAMED
 from lightning_pspo.cli.config_files import CONFIG_FLAGS
-from lightning_pspo.cli.renamed import ELSEWHERE
+from lightning_pspo.cli.renamed import ELSEWHERE, MOVED
 from lightning_pspo.cli.source_names import source_settings
 from lightning_pspo.cli.suggestions.classes import (
     classes_of,
@@ -182,7 +182,9 @@ class _Settings:
             return Any
         if part in (hints := parameters(cls)):
             return self._inside(setting, hints[part], f"{place}.{part}", more)
-        raise _UnknownError(f"unknown setting `{as_written}` of {cls.__name__}{self._argument(cls, as_written, place)}")
+        new = MOVED.get(f"{place}.{part}")
+        end = f"; it is now `--{new}`." if new else self._argument(cls, as_written, place)
+        raise _UnknownError(f"unknown setting `{as_written}` of {cls.__name__}{end}")
 
     def _chosen(self, place: str, bases: Sequence[type], asking: Given | None) -> Any:
         """Return the class of the object in a place; ``...`` if only the parser knows it, None if there is none.
@@ -223,7 +225,7 @@ class _Settings:
 
     def _meant(self, name: str, dashes: str) -> str:
         """Return the end of the message about an unknown setting: its new name, or the most similar one."""
-        if new := RENAMED.get(name):
+        if new := RENAMED.get(name) or MOVED.get(name):
             return f"; it is now `{dashes}{new}`."
         group, _, last = name.rpartition(".")
         names = [*self.actions, *self._arguments()]

@@ -216,6 +216,10 @@ def test_names_of_other_versions_and_programs(subparsers, message) -> None:
         assert message(f"--{old}=1") == f"unknown setting `--{old}`; it is now `--{new}`."
     for new in ELSEWHERE.values():
         assert new in known
+    assert message("--model.kl.class_path=K3").endswith("it is now `--model.kl.estimator`.")
+    controller = ("--model.alpha_controller=ScheduledAlpha", "--model.alpha_controller.alpha=0.4")
+    assert message(*controller).endswith(" of ScheduledAlpha; it is now `--model.surrogate.alpha`.")
+    assert "`RewardLogger` no longer exists: the module logs" in message("--trainer.callbacks+=RewardLogger")
 
 
 @pytest.mark.parametrize(
