@@ -10,11 +10,10 @@ Nothing of a rollout outlives its step, so every checkpoint falls between iterat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -50,8 +49,6 @@ from lightning_pspo.training.scoring import Scorer, laid_out, shares_prompts
 from lightning_pspo.training.settings import SamplingSettings
 from lightning_pspo.training.throughput import ModelSize, utilisation
 from lightning_pspo.types import PromptBatch, Rollout
-
-Value = TypeVar("Value")
 
 
 class PSPOModule(TrainableModule):
@@ -206,14 +203,14 @@ class PSPOModule(TrainableModule):
             self.policy, rollout.prompts, rollout.completions, mini_batches, self.group_size, shared
         )
         with self.phases.timed("old_logprobs"):
-            rollout = self._without_waiting(
-                lambda: self.scorer.with_old_and_ref_logprobs(
-                    rollout,
-                    mini_batches,
-                    with_reference=self.objective.kl.coef > 0.0,
-                    with_first=self.past_weights.staleness > 0,
-                )
+            score = partial(
+                self.scorer.with_old_and_ref_logprobs,
+                rollout,
+                mini_batches,
+                with_reference=self.objective.kl.coef > 0.0,
+                with_first=self.past_weights.staleness > 0,
             )
+            rollout = without_waiting(score, self.sampling.top_p, self.device, self._any_rank)
         return rollout, mini_batches
 
     def update(self, rollout: Rollout, mini_batch: MiniBatch, first: bool) -> Update:
@@ -221,7 +218,8 @@ class PSPOModule(TrainableModule):
 
         The rollout's first update supplies the log-probs of the behaviour policy, which it still is.
         """
-        passes = self._without_waiting(lambda: self._passes(rollout, mini_batch, first))
+        add_up = partial(self._passes, rollout, mini_batch, first)
+        passes = without_waiting(add_up, self.sampling.top_p, self.device, self._any_rank)
         loss = sum((one_pass.loss for one_pass in passes), start=torch.zeros((), device=self.device))
 
         def refusal(norm: Tensor) -> Exception:
@@ -253,12 +251,6 @@ class PSPOModule(TrainableModule):
             )
             advance()
         return passes
-
-    def _without_waiting(self, run: Callable[[], Value]) -> Value:
-        """Return ``run()``, with searches for nuclei that never wait for a GPU; run it again if one has failed."""
-        with without_waiting() as missed:
-            result = run()
-        return run() if missed and self._any_rank(torch.stack(missed)) else result
 
     def _set_alpha(self) -> None:
         if self.alpha_controller is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 TOPS = (256, 4096)
 """Numbers of most probable tokens to try before the vocabulary as a whole."""
@@ -21,20 +23,29 @@ DEFERRING = ("cuda",)
 _missed: list[Tensor] | None = None  # a global, since a GPU's backward pass runs in a thread of its own
 
 
-@contextlib.contextmanager
-def without_waiting() -> Iterator[list[Tensor]]:
-    """Look for nuclei among a fixed number of most probable tokens within the block, and never wait for a GPU.
+def without_waiting(
+    run: Callable[[], Value], top_p: float, device: torch.device, any_rank: Callable[[Tensor], bool]
+) -> Value:
+    """Return ``run()``, in which nuclei are looked for among a fixed number of tokens, without waiting for a GPU.
 
-    Yields the list that gets a () bool of each search, True if these tokens did not hold the nucleus of every row: what
-    was computed is then worth nothing, and has to be computed again outside of the block.
+    Where these tokens did not hold the nucleus of every row, on any rank, what was computed is worth nothing, and
+    ``run`` is called again with searches that wait.
+
+    Args:
+        run: Has no effect that a second call does not undo.
+        top_p: Mass of the nuclei, in (0, 1]; at 1 there is nothing to look for.
+        device: Device of the probabilities.
+        any_rank: Tells whether a flag of (n,) is true on any rank; every rank calls it, also one without rows.
     """
     global _missed
-    missed: list[Tensor] = []
-    _missed = missed
+    if top_p >= 1.0 or device.type not in DEFERRING:
+        return run()
+    missed = _missed = [torch.zeros((), dtype=torch.bool, device=device)]
     try:
-        yield missed
+        result = run()
     finally:
         _missed = None
+    return run() if any_rank(torch.stack(missed)) else result
 
 
 def fixed_point(values: Tensor, bits: int = SUM_BITS) -> Tensor:
