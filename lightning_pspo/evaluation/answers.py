@@ -24,7 +24,7 @@ def decoded_answers(
     tokenizer, prefix = policy.tokenizer, prompts.answer_prefix
     if not prefix:
         texts: list[str] = tokenizer.batch_decode(list(completions), skip_special_tokens=True)
-        raw = policy.decoded_with_special_tokens(completions)
+        raw = policy.pretrained.decoded_with_special_tokens(completions)
     else:
         own = tokenizer(prefix, add_special_tokens=False)["input_ids"]
         has_special = not set(own).isdisjoint(tokenizer.all_special_ids)
@@ -42,7 +42,7 @@ def decoded_answers(
         texts = [begin + rest for rest in rests]
         raw = [
             prefix + (rest if text is None else text.removeprefix(head)) if has_special or text is not None else None
-            for text, head, rest in zip(policy.decoded_with_special_tokens(rows), heads, rests, strict=True)
+            for text, head, rest in zip(policy.pretrained.decoded_with_special_tokens(rows), heads, rests, strict=True)
         ]
     if prompts.stop_ids:  # the empty line that ended it
         texts, raw = [text.rstrip() for text in texts], [text and text.rstrip() for text in raw]

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -124,20 +124,6 @@ class Policy(nn.Module):
         """Id that fills padding; masks come from lengths, so that it may equal an EOS id."""
         pad = self.tokenizer.pad_token_id
         return int(self.eos_ids[0] if pad is None else pad)
-
-    def decoded_with_special_tokens(self, rows: Sequence[list[int]]) -> list[str | None]:
-        """Decode completions with their special tokens, without those of beginning, end and padding.
-
-        A completion without such a token gives None.
-        """
-        tokenizer = self.tokenizer
-        dropped = {*self.eos_ids, tokenizer.pad_token_id, tokenizer.bos_token_id}
-        special = set(tokenizer.all_special_ids) - dropped
-        texts: list[str | None] = []
-        for row in rows:
-            ids = [id_ for id_ in row if id_ not in dropped]
-            texts.append(None if special.isdisjoint(row) else str(tokenizer.decode(ids, skip_special_tokens=False)))
-        return texts
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a checkpoint to belong to this policy (primitives only).

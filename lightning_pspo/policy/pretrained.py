@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import pickle
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -145,6 +146,20 @@ class Pretrained:
         entries = [self.tokenizer.eos_token_id, self.generation_config.eos_token_id, self.config.eos_token_id]
         flat = [id_ for entry in entries for id_ in (entry if isinstance(entry, list | tuple) else [entry])]
         return tuple(sorted({id_ for id_ in flat if id_ is not None}))
+
+    def decoded_with_special_tokens(self, rows: Sequence[list[int]]) -> list[str | None]:
+        """Decode completions with their special tokens, without those of beginning, end and padding.
+
+        A completion without such a token gives None.
+        """
+        tokenizer = self.tokenizer
+        dropped = {*self.eos_ids, tokenizer.pad_token_id, tokenizer.bos_token_id}
+        special = set(tokenizer.all_special_ids) - dropped
+        texts: list[str | None] = []
+        for row in rows:
+            ids = [id_ for id_ in row if id_ not in dropped]
+            texts.append(None if special.isdisjoint(row) else str(tokenizer.decode(ids, skip_special_tokens=False)))
+        return texts
 
     @functools.cached_property
     def fingerprint(self) -> str | None:

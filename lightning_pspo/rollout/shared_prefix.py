@@ -117,7 +117,7 @@ class SharedPrefixEngine(RolloutEngine):
             else:
                 prompts.fork_into(cache, groups)
         else:  # a sliding window counts padding, so all prompts need the same width
-            logits = _first_logits(model, ids, mask, cache)
+            logits = first_logits(model, ids, mask, cache)
             cache.batch_repeat_interleave(repeats)
         return _Batch(model, cache, prefix, mask.repeat_interleave(repeats, 0), logits.repeat_interleave(repeats, 0))
 
@@ -276,12 +276,13 @@ def prefill(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[PromptCa
     for batch in prefill_batches(lengths):
         cache = DynamicCache(config=model.config)
         width = lengths[batch.stop - 1]
-        logits.append(_first_logits(model, ids[batch, -width:], mask[batch, -width:], cache))
+        logits.append(first_logits(model, ids[batch, -width:], mask[batch, -width:], cache))
         prompts.write(batch.start, cache)
     return prompts, torch.cat(logits)
 
 
-def _first_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+def first_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    """Return the (B, V) logits of the tokens after (B, P) prompts, and fill the cache with their keys and values."""
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return _logits(model, ids, None if bool(mask.all()) else mask.long(), positions, cache)
 

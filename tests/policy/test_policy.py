@@ -23,7 +23,7 @@ def thinking(tmp_path: Path) -> Policy:
 def test_special_tokens_of_the_text_are_decoded(thinking: Policy) -> None:
     four, end, pad, begin = thinking.tokenizer.convert_tokens_to_ids("4"), 2, 0, 1
     rows = [[259, four, 260, four, end], [four, end], [begin, 259, four, end, pad]]
-    assert thinking.decoded_with_special_tokens(rows) == ["<think>4</think>4", None, "<think>4"]
+    assert thinking.pretrained.decoded_with_special_tokens(rows) == ["<think>4</think>4", None, "<think>4"]
     assert thinking.tokenizer.batch_decode(rows, skip_special_tokens=True) == ["44", "4", "4"]
 
 

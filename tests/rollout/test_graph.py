@@ -22,9 +22,9 @@ from transformers import (
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA, with_adapters
-from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, graph
+from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, fixed_decoder
 from lightning_pspo.rollout.fixed_attention import attention_and_sum
-from lightning_pspo.rollout.graph import bucket
+from lightning_pspo.rollout.fixed_decoder import bucket
 from lightning_pspo.rollout.shared_prefix import warn_once
 from lightning_pspo.types import PromptBatch
 from tests.support.models import SIZES
@@ -137,7 +137,7 @@ def test_buffers_serve_the_next_rollout_and_follow_the_weights() -> None:
 
 
 def test_a_nucleus_beyond_the_most_probable_tokens(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "NUCLEUS", 3)
+    monkeypatch.setattr(fixed_decoder, "NUCLEUS", 3)
     engine = GraphEngine(steps_per_check=4)
     assert_same_tokens(engine, llama, PROMPTS, top_p=0.7, eos_ids=MANY_EOS, max_new_tokens=30)
     assert engine._decoder is not None
@@ -159,15 +159,15 @@ def test_a_step_never_waits_for_the_device(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     steps: list[list[str]] = []
-    original = graph.Decoder._step
+    original = fixed_decoder.Decoder._step
 
-    def watched(self: graph.Decoder, shape: graph.Shape) -> None:
+    def watched(self: fixed_decoder.Decoder, shape: fixed_decoder.Shape) -> None:
         with Waits() as waits:
             original(self, shape)
         assert waits.operations > 50
         steps.append(waits.names)
 
-    monkeypatch.setattr(graph.Decoder, "_step", watched)
+    monkeypatch.setattr(fixed_decoder.Decoder, "_step", watched)
     draw(GraphEngine(), llama, prompts_of(PROMPTS), **changes)
     assert steps == [[]] * 11
 
@@ -176,14 +176,14 @@ def drawn_from(model: PreTrainedModel, prompts: PromptBatch, row: int, monkeypat
     """Return the logits from which a prompt's rows are drawn, (2, V) for each token, where all shapes are fixed."""
     logits: list[Tensor] = []
     first = 2 * prompts.prompt_mask.sum(dim=1).argsort(stable=True).tolist().index(row)
-    original = graph.Decoder._draw
+    original = fixed_decoder.Decoder._draw
 
-    def watched(self: graph.Decoder, shape: graph.Shape) -> Tensor:
+    def watched(self: fixed_decoder.Decoder, shape: fixed_decoder.Shape) -> Tensor:
         logits.append(self.logits[first : first + 2].clone())
         return original(self, shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(graph.Decoder, "_draw", watched)
+        patch.setattr(fixed_decoder.Decoder, "_draw", watched)
         draw(GraphEngine(max_rows=12, fixed_prompt_tokens=24), model, prompts, samples=2, eos_ids=())
     return logits
 
@@ -211,14 +211,14 @@ def test_captured_steps_draw_the_same_tokens(name: str, deterministic: bool, mon
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     model, engine, prompts = model_of(PLAIN[name]).cuda(), GraphEngine(steps_per_check=5), prompts_of(PROMPTS)
     prompts = prompts.to(torch.device("cuda"))
-    launch = graph.Decoder._launch
+    launch = fixed_decoder.Decoder._launch
 
-    def watched(self: graph.Decoder, shape: graph.Shape) -> None:
+    def watched(self: fixed_decoder.Decoder, shape: fixed_decoder.Shape) -> None:
         torch.cuda.set_sync_debug_mode("error" if self.graphs.get(shape) else "default")
         launch(self, shape)
         torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(graph.Decoder, "_launch", watched)
+    monkeypatch.setattr(fixed_decoder.Decoder, "_launch", watched)
     torch.use_deterministic_algorithms(deterministic)  # type: ignore[no-untyped-call]
     try:
         for changes in ({"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9}, {"eos_ids": MANY_EOS, "samples": 7}):

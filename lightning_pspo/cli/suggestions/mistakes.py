@@ -183,8 +183,8 @@ class _Settings:
         if part in (hints := parameters(cls)):
             return self._inside(setting, hints[part], f"{place}.{part}", more)
         new = MOVED.get(f"{place}.{part}")
-        end = f"; it is now `--{new}`." if new else self._argument(cls, as_written, place)
-        raise _UnknownError(f"unknown setting `{as_written}` of {cls.__name__}{end}")
+        meant = f"; it is now `--{new}`." if new else self._argument(cls, as_written, place)
+        raise _UnknownError(f"unknown setting `{as_written}` of {cls.__name__}{meant}")
 
     def _chosen(self, place: str, bases: Sequence[type], asking: Given | None) -> Any:
         """Return the class of the object in a place; ``...`` if only the parser knows it, None if there is none.
