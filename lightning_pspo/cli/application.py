@@ -45,7 +45,8 @@ from lightning_pspo.cli.run_directory import (
 from lightning_pspo.cli.short_help import EVERYTHING, short_help
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.source_setting import SourceSetting
-from lightning_pspo.cli.suggestions.mistakes import explain, refuse_linked, refuse_nulls
+from lightning_pspo.cli.suggestions.nulls import refuse_linked, refuse_nulls
+from lightning_pspo.cli.suggestions.reworded import explain
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.results import result_tables
@@ -124,7 +125,7 @@ class PSPOCLI(LightningCLI):
             untyped: Any = subparser
             untyped.format_help = partial(short_help, subparser, name)
         subparser, words = self._subcommand_parsers[self.arguments[0]], self.arguments[1:]
-        refuse_linked(words, subparser)
+        refuse_linked(self.arguments, subparser)
         try:
             with torch_first():
                 self.config = parser.parse_args(args)
@@ -132,7 +133,7 @@ class PSPOCLI(LightningCLI):
             if refusal_within(error) is None and (message := explain(error, subparser, words)):
                 raise InputError(message) from error
             raise
-        refuse_nulls(words, subparser)
+        refuse_nulls(self.config[self.config.subcommand], subparser)
         settle(self.config[self.config.subcommand], os.environ, capability_of_gpu())
 
     def before_instantiate_classes(self) -> None:

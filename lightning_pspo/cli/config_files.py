@@ -1,4 +1,4 @@
-"""Files of settings on a command line: packaged configurations by name, and mistakes paths before torch is imported."""
+"""Files of settings on a command line: packaged configurations by name, and mistakes found before torch is imported."""
 
 from __future__ import annotations
 

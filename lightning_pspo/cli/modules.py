@@ -19,14 +19,16 @@ SETTING = "model.class_path"
 def chosen_module(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Return the module's name, the last that is given, and the arguments with ``--model NAME`` as a setting.
 
+    Raises:
+        InputError: The name is not that of a module.
+
     >>> chosen_module(["fit", "--model", "SupervisedModule", "--data.seed=1"])
     ('SupervisedModule', ['fit', '--model.class_path', 'SupervisedModule', '--data.seed=1'])
     """
     names = [
         setting.value
         for setting in written(arguments)
-        if (setting.key == SETTING and setting.value is not ...)
-        or (setting.name == "--model" and _is_name(setting.value))
+        if setting.key == SETTING or (setting.name == "--model" and _is_name(setting.value))
     ]
     if (name := next(reversed(names), "PSPOModule")) not in MODULES:
         raise InputError(f"`{SETTING}` must be {' or '.join(MODULES)}, got {name!r:.60}.")

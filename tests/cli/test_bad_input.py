@@ -61,11 +61,13 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("--model.group_sise=4", r"unknown setting `--model\.group_sise`; did you mean `--model\.group_size`\?"),
         ("--model.surrogate=PSPO --model.surrogate.alpha=1.5", r"`alpha` must lie in \[0, 1\), got 1\.5\."),
         ("--model.optimizer=SGD --model.optimizer.lr=-1", "`model.optimizer` refuses .*learning rate: -1"),
         ("--model.policy.lora.rank=0", "`lora.rank` must be at least 1, got 0."),
         ("--model.policy.lora.rank=1 --model.policy.lora.target_modules=no", "`lora.target_modules` .* no "),
         ("--model.policy.dtype=bfloat16", "`dtype` must be float32 .* got bfloat16"),
+        ("--model.sampling.max_new_tokens=512", "`max_new_tokens` must be below the model's context of 512"),
         ("--data.num_rollouts=0", "`num_rollouts` must be at least 1, got 0."),
         *(
             (f"--{name}={10**20}", rf"`{name.partition('.')[2]}` must be at most \d+, got {10**20}\.")
@@ -75,10 +77,14 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
             (f"--model.{name}={10**12}", rf"`{name}` must be at most \d+, got {10**12}\.")
             for name in ("updates_per_rollout", "minibatches_per_rollout")
         ),
+        ("--data.prompt.template=Q:", r"`prompt.template` must contain \{question\}, got 'Q:'\."),
         ("--data.train.path=/no/such.jsonl", "`path` must be a file that exists, got '/no/such.jsonl'"),
         ("--data.train.path=pyprojct.toml", r"got 'pyprojct\.toml' \(from .*; did you mean `pyproject\.toml`\?"),
         ("--seed_everything=false", "`seed_everything` must be an integer, at least 0, got False."),
+        ("--seed_everything=-3", "`seed_everything` must be an integer, at least 0, got -3."),
+        ("--trainer.precision=bf16-true", "`trainer.precision` must be one of 32-true, .* got bf16-true."),
         ("--trainer.precision=16", "`trainer.precision` must be one of 32-true, bf16-mixed, got 16."),
+        ("--trainer.max_epochs=2", "`trainer.max_epochs` must be 1 .*, got 2."),
         ("--trainer.strategy=deepspeed_stage_2", "`trainer.strategy` must not be deepspeed_stage_2, .*strategy/fsdp"),
         ("--trainer.barebones=true", "`trainer.barebones` must be false"),
         ("--trainer.enable_progress_bar=false --trainer.callbacks+=RolloutProgressBar", "by --callbacks.Roll"),
@@ -198,6 +204,18 @@ def test_predictions_that_nobody_would_keep(refused: Refused) -> None:
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_model_without_its_weights(refused: Refused, tiny_model: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    if damage == "cut":
+        weights.write_bytes(data[: len(data) // 2])
+    assert refused(model=folder).startswith(f"Cannot load the weights of '{folder}': ")
+
+
 def test_a_tokenizer_without_an_end(refused: Refused, tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
@@ -245,6 +263,17 @@ def test_a_folder_that_holds_a_run(refused: Refused, tiny_run: TinyRun, model_fo
 def test_no_checkpoint_to_evaluate(refused: Refused, subcommand: str) -> None:
     error = refused("--ckpt_path=last", subcommand=subcommand)
     assert error == f"`ckpt_path` last needs a checkpoint in {refused.root / 'checkpoints'}, there is none."
+
+
+def test_predictions_are_not_overwritten(refused: Refused) -> None:
+    refused.root.mkdir()
+    (refused.root / "predictions.jsonl").write_text("mine\n")
+    error = refused(
+        "--trainer.callbacks+=CompletionWriter",
+        *("--data.val.a=JSONL", f"--data.val.a.path={refused.problems}"),
+        subcommand="predict",
+    )
+    assert str(refused.root / "predictions.jsonl") in error
 
 
 def test_a_run_directory_that_is_a_file(refused: Refused) -> None:

@@ -14,7 +14,7 @@ BOTH = "RolloutCheckpoint RunReport"
 OWN = """
 from lightning.pytorch import Callback
 
-class Notes(Callback):
+class Diary(Callback):
     def __init__(self, path: str, rows: int = 2) -> None: ...
 """
 JUDGE = "{class_path: lightning_pspo.judging.EndpointJudge, init_args: {base_url: 'http://localhost', model: a}}"
@@ -72,8 +72,8 @@ def callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             {"patience": 2, "monitor": "a", "mode": "max"},
         ),
         (
-            ["callbacks: {my_diary.Notes: {path: a}}", "--callbacks.my_diary.Notes.path=b", "--callbacks.Notes.rows=3"],
-            f"{BOTH} Notes",
+            ["callbacks: {my_diary.Diary: {path: a}}", "--callbacks.my_diary.Diary.path=b", "--callbacks.Diary.rows=3"],
+            f"{BOTH} Diary",
             {"path": "b", "rows": 3},
         ),
         (
@@ -106,7 +106,7 @@ def test_nested_settings(callbacks) -> None:
     [
         ("--callbacks.RunReprt=null", "unknown Callback `RunReprt`; did you mean `RunReport`?"),
         ("callbacks: {RunReprt: null}", "unknown Callback `RunReprt`; did you mean `RunReport`?"),
-        ("--callbacks.runreport.others=[]", "of Callback; did you mean `--callbacks.RunReport`?"),
+        ("--callbacks.runreport.others=[]", "`--callbacks.runreport`; did you mean `--callbacks.RunReport`?"),
         ("--callbacks.Watchdog=null", "`callbacks.Watchdog` must be in the list to be removed; it has Rollout"),
         ("--callbacks.RunReport=7", "`callbacks.RunReport` must be a mapping of settings, true, or null to remove it"),
         ("--callbacks.RolloutCheckpoint.keep_bst=3", "did you mean `--callbacks.RolloutCheckpoint.keep_best`?"),

@@ -26,6 +26,10 @@ from lightning_pspo.cli.suggestions.classes import find_class
 from lightning_pspo.grading import grade
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 TinyRun = Callable[..., list[str]]
 
 
@@ -167,6 +171,27 @@ def test_printed_and_kept_settings_give_the_same_run(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "printed.yaml", "second", "third"]
 
 
+def test_the_seed_decides(tmp_path: Path, tiny_run: TinyRun) -> None:
+    settings = ["--model.optimizer.lr=0.01", "--data.num_rollouts=1", "--model.group_size=8"]
+    for name, seed in (("one", 5), ("again", 5), ("other", 6)):
+        main(["fit", *tiny_run(tmp_path / name, *settings, f"--seed_everything={seed}")])
+    assert same(state(tmp_path / "one", 1), state(tmp_path / "again", 1))
+    assert not same(state(tmp_path / "one", 1), state(tmp_path / "other", 1))
+
+
+def test_two_ways_to_name_validation_sources(tmp_path: Path, tiny_run: TinyRun, problem_file: Path) -> None:
+    mapping = {name: {"class_path": "JSONL", "init_args": {"path": str(problem_file), "limit": 3}} for name in "ab"}
+    flags = [
+        *("--data.val.a=JSONL", f"--data.val.a.path={problem_file}", "--data.val.a.limit=3"),
+        *("--data.val.b=JSONL", f"--data.val.b.path={problem_file}", "--data.val.b.limit=3"),
+    ]
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
+    main(["validate", *tiny_run(tmp_path / "json", *logger, f"--data.val={json.dumps(mapping)}")])
+    main(["validate", *tiny_run(tmp_path / "flags", *logger, *flags)])
+    assert {"val/a/accuracy", "val/b/accuracy", "val/b/length_tokens"} <= metrics(tmp_path / "json").keys()
+    assert metrics(tmp_path / "json") == metrics(tmp_path / "flags")
+
+
 OWN_CLASSES = '''
 from pathlib import Path
 from lightning.pytorch import Callback
@@ -209,6 +234,15 @@ class Diary(Callback):
             columns = batch.problems, rollout.rewards.tolist(), rollout.reward_terms["brevity"].tolist()
             for problem, rewards, terms in zip(*columns):
                 file.write(f"{problem.id} {problem.answer} {rewards} {terms}\\n")
+
+
+class Prompts(Callback):
+    """Writes the first prompt as the model gets it."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        text = pl_module.policy.tokenizer.decode(batch.prompt_ids[0][batch.prompt_mask[0]])
+        Path(trainer.default_root_dir).mkdir(exist_ok=True)
+        Path(trainer.default_root_dir, "prompt.txt").write_text(text)
 '''
 
 
@@ -245,6 +279,24 @@ def test_classes_of_ones_own(tmp_path: Path, tiny_run: TinyRun, own_module: str)
     assert same(state(root, 1), state(root, 2))
 
 
+def test_short_class_names(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = {
+        "model.surrogate": "lightning_pspo.objective.surrogates.Clip",
+        "model.aggregation": "lightning_pspo.objective.surrogates.SequenceMean",
+        "model.reward": "lightning_pspo.rewards.GSM8KPaperReward",
+        "model.lr_schedule": "lightning_pspo.objective.schedules.Cosine",
+        "model.engine": "lightning_pspo.rollout.GenerateEngine",
+        "model.optimizer": "torch.optim.SGD",
+        "data.train": "lightning_pspo.data.sources.GSM8K",
+        "trainer.logger": "lightning.pytorch.loggers.CSVLogger",
+    }
+    flags = [f"--{name}={path.rpartition('.')[2]}" for name, path in classes.items()]
+    config = printed_config(capsys, *flags, "--model.optimizer.lr=0.1", "--trainer.logger.save_dir=logs")
+    for name, path in classes.items():
+        section, key = name.split(".")
+        assert config[section][key]["class_path"] == path
+
+
 def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text("model: {group_size: 4, max_grad_norm: 2, surrogate: {class_path: PSPO, init_args: {alpha: 0.3}}}")
@@ -271,6 +323,24 @@ def test_resume_from_the_last_checkpoint(tmp_path: Path, tiny_run: TinyRun, capl
     before = contents(root)
     main(["fit", *tiny_run(root, *settings, "--ckpt_path=last")])  # nothing left to do, no other settings
     assert contents(root) == before
+
+
+def test_chat_template_and_system_prompt(
+    tmp_path: Path, tiny_run: TinyRun, model_folder: Callable[..., Path], own_module: str
+) -> None:
+    problems = tmp_path / "one.jsonl"
+    problems.write_text(json.dumps({"question": "What is 1 + 1?", "answer": "2"}))
+    arguments = tiny_run(
+        tmp_path / "run",
+        "--data.num_rollouts=1",
+        "--data.prompt.system_prompt=Be brief.",
+        f"--trainer.callbacks+={own_module}.Prompts",
+        model=model_folder(chat_template=CHAT_TEMPLATE),
+        train=problems,
+    )
+    main(["fit", *arguments])
+    expected = "[system] Be brief. [user] What is 1 + 1? [assistant]"
+    assert (tmp_path / "run" / "prompt.txt").read_text() == expected
 
 
 def test_short_names_are_torchs_whatever_is_loaded() -> None:

@@ -1,4 +1,4 @@
-"""What settings accept: classes by the names that settings give them, their arguments, and all of it in words."""
+"""Classes by the names that settings give them, and the arguments that can be set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pkgutil
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from functools import cache
 from typing import Any, get_args, get_origin
 
@@ -31,7 +30,12 @@ def options_of(hint: Any) -> list[Any]:
 
 
 def classes_of(hint: Any) -> list[type]:
-    """Return the classes whose subclasses a setting may name, also as items of a list or mapping."""
+    """Return the classes whose subclasses a setting may name, also as items of a list or mapping.
+
+    >>> from lightning_pspo.objective.schedules import Schedule
+    >>> classes_of(Schedule | float | None), classes_of(int)
+    ([<class 'lightning_pspo.objective.schedules.Schedule'>], [])
+    """
     return list(dict.fromkeys(get_class_types(hint)))
 
 
@@ -54,6 +58,10 @@ def known_classes(bases: Sequence[type]) -> dict[str, type]:
     """Return the imported classes that can stand where one of ``bases`` is expected: name to write -> class.
 
     Ours have short names, others that of their module as well.
+
+    >>> from lightning_pspo.objective.schedules import Schedule
+    >>> sorted(known_classes([Schedule]))[:3]
+    ['Constant', 'Cosine', 'Linear']
     """
     known: dict[str, type] = {}
     for path in (path for base in bases for path in get_all_subclass_paths(base)):
@@ -64,7 +72,12 @@ def known_classes(bases: Sequence[type]) -> dict[str, type]:
 
 
 def find_class(bases: Sequence[type], name: str, place: str) -> type | None:
-    """Return the class, one of ``bases``, that ``place`` names with or without its module; None for a function.
+    """Return the class that a setting names; None for something else that may build one, such as a function.
+
+    Args:
+        bases: Classes of which one is expected.
+        name: As the user wrote it, with or without its module.
+        place: The setting, for messages.
 
     Raises:
         InputError: There is no such class, or it is not one of these.
@@ -129,7 +142,7 @@ def parameters(cls: type) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for action in parser._actions:
         name = action.dest.split(".")[0]
-        if name not in ("help", "params"):  # the latter of an optimiser
+        if name != "help":
             hint = getattr(action, "_typehint", None) if action.dest == name else None
             hints[name] = hint if hint is not None else getattr(action, "basetype", hints.get(name, Any))
     return hints
@@ -148,59 +161,3 @@ def settings_of(parser: Any) -> dict[str, Any]:
         if hasattr(action, "_typehint") and not action.dest.endswith(".help")
         for option in action.option_strings  # sometimes with a short name
     }
-
-
-_KINDS = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    dict: "a mapping",
-    list: "a list such as [0, 1]",
-}
-
-
-def takes_null(hint: Any) -> bool:
-    """Tell whether a hint has None among its alternatives.
-
-    >>> takes_null(int | None), takes_null(Any), takes_null(float)
-    (True, True, False)
-    """
-    if get_origin(hint) in (typing.Union, types.UnionType, typing.Annotated):
-        return any(map(takes_null, get_args(hint)))
-    return hint in (Any, None, type(None))
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, as YAML has it and shortened."""
-    return "null" if value is None else f"{value!r:.80}"
-
-
-def expected(hint: Any, value: Any) -> str:
-    """Say what a hint takes; of a few words, also the nearest one.
-
-    >>> expected(float, "x"), expected(typing.Literal["token", "sequence"], "sequnce")
-    ('a number', 'one of token, sequence (nearest: sequence)')
-    """
-    choices: list[str] = []
-    kinds: list[str] = []
-    for option in options_of(hint):
-        if get_origin(option) is typing.Literal:
-            choices += map(str, get_args(option))
-        elif isinstance(option, type) and issubclass(option, Enum):
-            choices += option.__members__
-        kind = container_of(option) or get_origin(option) or option
-        if get_origin(option) is tuple and Ellipsis not in get_args(option):
-            kinds.append(f"a list of {len(get_args(option))} values")
-        elif kind in _KINDS:
-            kinds.append(_KINDS[kind])
-    if int in options_of(hint) and _KINDS[bool] in kinds:
-        kinds.remove(_KINDS[bool])  # a number of something, of which none and all have words of their own
-    words = [f"one of {', '.join(dict.fromkeys(choices))}"] if choices else []
-    close = nearest(str(value), choices)
-    for cls in classes_of(hint) if not (kinds or choices) else ():
-        example = next((name for name, known in known_classes([cls]).items() if known is not cls), cls.__name__)
-        words.append(f"{'an' if cls.__name__[0] in 'AEIO' else 'a'} {cls.__name__}, such as `{example}`")
-    others = [f"a {getattr(option, '__name__', option)}" for option in options_of(hint)]
-    text = " or ".join(words + list(dict.fromkeys(kinds)) or others)
-    return f"{text} (nearest: {close})" if close else text

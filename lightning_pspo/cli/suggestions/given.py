@@ -21,7 +21,7 @@ class Given:
     Attributes:
         file: File that it is in, as the beginning of a message; empty for a flag.
         name: ``--model.surrogate``, or ``model.surrogate.init_args.alpha`` in a file.
-        value: Text of the flag, or a list, mapping or null; ``...`` of a flag without one; value in the file.
+        value: Text of the flag, or a list, mapping or null; value in the file.
     """
 
     file: str
@@ -59,11 +59,9 @@ def written(arguments: Sequence[str]) -> list[Given]:
     result: list[Given] = []
     for flag, value in pairs(arguments):
         group = "" if flag in CONFIG_FLAGS else flag.removeprefix("--")
-        if value is None:
-            result += [Given("", flag, ...)] if flag.startswith("--") and group else []
-        elif (not group or group in GROUPS) and os.path.isfile(value):
+        if value is not None and (not group or group in GROUPS) and os.path.isfile(value):
             result += _nested(f"{value}: ", group, settings_in(Path(value)))
-        elif flag.startswith("-"):
+        elif value is not None and flag.startswith("-"):
             result += _nested("", flag if group else "", parsed(value))
     return result
 

@@ -13,7 +13,7 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.cli.renamed import ELSEWHERE
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.suggestions.classes import settings_of
-from lightning_pspo.cli.suggestions.mistakes import explain
+from lightning_pspo.cli.suggestions.reworded import explain
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -58,21 +58,28 @@ def names(text: str) -> list[str]:
         ("mine.yaml", "--config mine.yaml"),
         ("model.group_size=4", "--model.group_size=4"),
         ("--model.group_sise=4", "--model.group_size"),
+        ("--model.groupSize=4", "--model.group_size"),
         ("--modle.group_size=4", "--model.group_size"),
         ("--group_size=4", "--model.group_size"),
+        ("--data.group_size=4", "--model.group_size"),
         ("--model.alpha=0.2", "--model.surrogate.alpha"),
         ("--learning_rate=1", "--model.optimizer.lr"),
         ("--seed_evrything=1", "--seed_everything"),
         ("--seed=1", "--seed_everything"),
         ("--trainer.max_epoch=1", "--trainer.max_epochs"),
-        ("--data.vall.a=JSONL", "--data.val"),
+        ("--data.vall.a=JSONL", "--data.val.a"),
         ("--model.surrogate.alpah=1", "--model.surrogate.alpha"),
+        ("--model.policy.lora.rnak=1", "--model.policy.lora.rank"),
         ("--model.optimizer.learning_rate=1", "--model.optimizer.lr"),
         ("--model.surrogate.class=PSPO", "--model.surrogate.class_path"),
         ("--model.optimizer=AdmaW", "torch.optim.AdamW"),
         ("--model.surrogate=PSPOO", "PSPO"),
+        ("--model.surrogate=pspo", "PSPO"),
         ("--model.surrogate=lightning_pspo.surrogate.PSPO", "PSPO"),
+        ("--model.surrogate=lightning_pspo.objective.PSPO", "PSPO"),
+        ("--model.reward=Corectness", "Correctness"),
         ("--data.train=JSONLL", "JSONL"),
+        ("--data.val.a=JSOONL", "JSONL"),
         ("--data.val=JSONL", "--data.val.NAME JSONL"),
         ('--data.val={"a": {"class_path": "JSONL", "init_arg": {"path": "x"}}}', "--data.val.a.init_args"),
         ("--trainer.callbacks+=RunSumary", "RunSummary"),
@@ -95,9 +102,11 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         ("--model.optimizer=SGD --model.optimizer.learning=1", " of SGD; choose from  | `--model.optimizer.lr`"),
         ("--trainer.callbacks+=CompletionTable --trainer.callbacks.row=3", "`--trainer.callbacks.rows`?"),
         ("--data.train=JSONL --data.train.pth=x", " of JSONL | `--data.train.path`?"),
-        ("--data.val.a=JSONL --print_config", "`data.val.a` (JSONL) needs `path`."),
+        ("--data.train=JSONL", "`data.train` (JSONL) needs `path`."),
+        ("--data.val.a=JSONL", "`data.val.a` (JSONL) needs `path`."),
         ("--data.predict.a.path=x", "`--data.predict.a.path` needs a class first, such as `--data.predict.a "),
         ("--model.group_size", "`--model.group_size` needs a value."),
+        ("--model.group_sise", "did you mean `--model.group_size`?"),
         ("--model.lora.rank", "did you mean `--model.policy.lora.rank`?"),
         ("--data.prompt.few_shot.n", "did you mean `--data.prompt.few_shot.k`?"),
         ("--model.n", "did you mean `--model.group_size`?"),
@@ -107,16 +116,21 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         ("--model.surrogate=lightning_pspo.objective.surrogates.Surrogate", "is abstract | `PSPO`"),
         ("--model.reward=no_such_file.Mine", "there is no module `no_such_file` | working directory"),
         ("--model.group_size=many", "`--model.group_size` must be an integer, got 'many'."),
+        ("--model.group_size=[1]", "`--model.group_size` must be an integer, got [1]."),
         ("--model.ratio_level=sequnce", "must be one of token, sequence (nearest: sequence), got 'sequnce'."),
         ("--model.mask_truncated=perhaps", "`--model.mask_truncated` must be true or false, got 'perhaps'."),
         ("--trainer.precision=bf16-mixd", "`--trainer.precision` must be one of  | (nearest: bf16-mixed)"),
+        ("--model.grader.mode=loose", "`--model.grader.mode` must be one of  | got 'loose'"),
         ("--model.sampling.temperature=null", "`--model.sampling.temperature` must be a number, got null."),
+        ("--model.surrogate=null", "`--model.surrogate` must be a Surrogate, such as ` | got null."),
         ("--model.surrogate=os.system", "`--model.surrogate` must be a Surrogate, such as ` | 'os.system'."),
+        ("--model.surrogate=[]", "`--model.surrogate` must be a Surrogate, such as ` | got []."),
         ("--model.evaluation.selector={}", "`--model.evaluation.selector` must be a Reward | got {}."),
         ("--model.kl=0.1", "`--model.kl` is a group of settings such as `--model.kl.coef`, got '0.1'."),
         ("--data.prompt.few_shot.source.path=x", "source.path` needs a class first, such as `--data.prompt.few_shot.s"),
         ('--model.optimizer={"class_path":"foo.Bar"}', "there is no module `foo` for `foo.Bar`"),
         ("--trainer.callbacks=[[", "`--trainer.callbacks`: unknown Callback `[[`"),
+        ("--model.limits=4", "`--model.limits` is a group of settings such as `--model.limits.micro | got '4'."),
         ('--model.kl={"coeff":1}', "unknown setting `--model.kl.coeff`; did you mean `--model.kl.coef`?"),
         ("--model.kl_estimator=K1", "; did you mean `--model.kl.estimator`?"),
         ("--model.qqqqqqqq=1", "unknown setting `--model.qqqqqqqq`; `--help.all` lists"),
@@ -127,10 +141,16 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         ("--model.policy.lora=true", "is a group of settings such as `--model.policy.lora.rank`, got 'true'."),
         ("--data.train.settings=many", "`--data.train.settings` must be a mapping, got 'many'."),
         ("--seed_everything=x", "`--seed_everything` must be an integer, got 'x'."),
+        ("--trainer.logger=CSVLogger --trainer.logger.save_dri=x", "did you mean `--trainer.logger.save_dir`?"),
+        (
+            "--trainer.logger=TensorBoardLogger --trainer.logger.nam=x",
+            " of TensorBoardLogger; did you mean `--trainer.logger.name`?",
+        ),
         (
             "--trainer.logger=WandbLogger --trainer.logger.entity=x",
             "what WandbLogger passes on is `--trainer.logger.dict_kwargs.entity`.",
         ),
+        ("--model.optimizer.lr=1e-x", "`--model.optimizer.lr` must be a number, got '1e-x'."),
     ],
 )
 def test_other_mistakes(message, slips: str, parts: str) -> None:
@@ -142,23 +162,28 @@ def test_other_mistakes(message, slips: str, parts: str) -> None:
     ("text", "meant"),
     [
         ("model: {updates_per_rolout: 2}", "model.updates_per_rollout"),
-        ("modell: {group_size: 4}", "model"),
+        ("modell: {group_size: 4}", "model.group_size"),
+        ("modell: 4", "model"),
         ("group_size: 4", "model.group_size"),
         ("model.group_sise: 4", "model.group_size"),
+        ("model: {surrogate: {class_path: PSPOO}}", "PSPO"),
         ("model: {surrogate: {class_pth: PSPO}}", "model.surrogate.class_path"),
         ("model: {surrogate: PSPOO}", "PSPO"),
         ("model: {surrogate: {class_path: PSPO, init_args: {alpah: 0.3}}}", "model.surrogate.init_args.alpha"),
         ("model: {surrogate: {class_path: PSPO, init_arg: {alpha: 0.3}}}", "model.surrogate.init_args"),
+        ("model: {surrogate: {init_args: {alpah: 0.3}}}", "model.surrogate.init_args.alpha"),
         ("data: {val: {new: {clas_path: JSONL, init_args: {path: x}}}}", "data.val.new.class_path"),
         (
             "model: {reward: {class_path: WeightedSum, init_args: {terms: {a: {class_path: Corectness}}}}}",
             "Correctness",
         ),
         ("trainer: {callbacks: [{class_path: RunSummary}, {class_path: RunSumary}]}", "RunSummary"),
+        ("trainer: {callbacks: [{class_path: callback.RunSummary}]}", "RunSummary"),
         (
             "trainer: {callbacks+: [{class_path: CompletionTable, init_args: {every_n_rolouts: 1}}]}",
             ".every_n_rollouts",
         ),
+        ("data: {val: {a: {class_path: GSM8K, init_args: {splitt: test}}}}", "data.val.a.init_args.split"),
     ],
 )
 def test_files(message, tmp_path: Path, text: str, meant: str) -> None:
@@ -173,7 +198,9 @@ def test_files(message, tmp_path: Path, text: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("model: {limits: no_such.yaml}", "`model.limits` is a group of settings such as `model.limits.micro_batch"),
         ("model: {group_size: many}", "`model.group_size` must be an integer, got 'many'."),
+        ("model: {group_size: {a: 1}}", "`model.group_size` must be an integer, got {'a': 1}."),
         ("model: {ratio_level: tokens}", "`model.ratio_level` must be one of token, sequence (nearest: token)"),
     ],
 )
@@ -216,10 +243,6 @@ def test_names_of_other_versions_and_programs(subparsers, message) -> None:
         assert message(f"--{old}=1") == f"unknown setting `--{old}`; it is now `--{new}`."
     for new in ELSEWHERE.values():
         assert new in known
-    assert message("--model.kl.class_path=K3").endswith("it is now `--model.kl.estimator`.")
-    controller = ("--model.alpha_controller=ScheduledAlpha", "--model.alpha_controller.alpha=0.4")
-    assert message(*controller).endswith(" of ScheduledAlpha; it is now `--model.surrogate.alpha`.")
-    assert "`RewardLogger` no longer exists: the module logs" in message("--trainer.callbacks+=RewardLogger")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +254,10 @@ def test_the_command_says_it(capsys: pytest.CaptureFixture[str], message, slip: 
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {message(slip)}"
     assert message(slip) != NOTHING
+
+
+def test_a_class_that_is_gone(message) -> None:
+    assert "`RewardLogger` no longer exists: the module logs" in message("--trainer.callbacks+=RewardLogger")
 
 
 def test_nothing_is_found_in_what_is_right(message) -> None:
@@ -246,31 +273,34 @@ def test_nothing_is_found_in_what_is_right(message) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (
-            "model: {sampling: null}",
-            "PATH`model.sampling` is a group of settings such as `model.sampling.max_new_tokens`",
-        ),
-        ("model: {sampling: {top_p: null}}", "PATH`model.sampling.top_p` must be a number"),
+        ("model: {sampling: null}", "`model.sampling` is a group of settings such as `model.sampling.max_new_tokens`"),
+        ("model: {sampling: {top_p: null}}", "`model.sampling.top_p` must be a number"),
         ("data: {seed: 1}", "PATH`data.seed` is set by `seed_everything` and cannot be given."),
-        ("model: {limits: 4}", "PATH`model.limits` is a group of settings such as `model.limits.micro"),
+        ("data: {tokenizer: x}", "PATH`data.tokenizer` is set by `model` and cannot be given."),
+        ("model: {limits: 4}", "`model.limits` is a group of settings such as `model.limits.micro"),
+        ("model: {evaluation: [0, 1]}", "`model.evaluation` is a group of settings such as `model.evaluation.temp"),
         ("trainer: {devices: x}", "`trainer` cannot be built with these settings: `devices`"),
         ("data: {train: {class_path: Procedural, init_args: {size: 1.5}}}", "PATH`data.train.init_args.size` must be "),
-        ("model: {surrogate: null}", "PATH`model.surrogate` must be a Surrogate, such as `"),
+        ("model: {surrogate: null}", "`model.surrogate` must be a Surrogate, such as `"),
+        (
+            "model: {optimizer: {class_path: torch.optim.SGD, dict_kwargs: {momentun: 1}}}",
+            "`model.optimizer.dict_kwargs`: SGD takes no further arguments, got `momentun`; did you mean `momentum`?",
+        ),
         (
             "trainer: {logger: {class_path: TensorBoardLogger, init_args: {save_dir: x}, dict_kwargs: {flush_sec: 1}}}",
             "unknown setting `trainer.logger.dict_kwargs.flush_sec` of TensorBoardLogger; did you mean `flush_secs`?",
         ),
         (
             "model: {surrogate: {class_path: PSPO, init_args: {alpha: null}}}",
-            "PATH`model.surrogate.init_args.alpha` must be a number",
+            "`model.surrogate.alpha` must be a number",
         ),
         (
             "data: {val: {a: {class_path: Procedural, init_args: {task: null}}}}",
-            "PATH`data.val.a.init_args.task` must be text",
+            "`data.val.a` (Procedural) needs `task`.",
         ),
         (
             "trainer: {callbacks: [{class_path: CompletionTable, init_args: {rows: null}}]}",
-            "PATH`trainer.callbacks[0].init_args.rows",
+            "`trainer.callbacks[0].rows",
         ),
     ],
 )
