@@ -44,26 +44,20 @@ class GrowingLayer(CacheLayerMixin):
         """Append (rows, heads, new, head dimension) states; return views of all states."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        new = key_states.shape[2]
-        keys, values = self.extend(new)
-        keys[:, :, -new:] = key_states
-        values[:, :, -new:] = value_states
-        return keys, values
+        self.keys = self._with(self.keys, key_states)
+        self.values = self._with(self.values, value_states)
+        self.length += key_states.shape[2]
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
-    def extend(self, new: int) -> tuple[Tensor, Tensor]:
-        """Make room for so many tokens; return views of all states, of which the new ones are yet to be written."""
-        end = self.length + new
-        self.keys, self.values = self._with_room(self.keys, end), self._with_room(self.values, end)
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def _with_room(self, buffer: Tensor, end: int) -> Tensor:
-        if end <= buffer.shape[2]:
-            return buffer
-        rows, heads, _, width = buffer.shape
-        grown = buffer.new_empty(rows, heads, -(-end // CHUNK) * CHUNK, width)
-        grown[:, :, : self.length] = buffer[:, :, : self.length]
-        return grown
+    def _with(self, buffer: Tensor, states: Tensor) -> Tensor:
+        end = self.length + states.shape[2]
+        if end > buffer.shape[2]:
+            rows, heads, _, width = states.shape
+            grown = buffer.new_empty(rows, heads, -(-end // CHUNK) * CHUNK, width)
+            grown[:, :, : self.length] = buffer[:, :, : self.length]
+            buffer = grown
+        buffer[:, :, self.length : end] = states
+        return buffer
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the number of positions that the next queries see, and the first of them."""

@@ -31,10 +31,9 @@ class SharedPrefix:
         self.own = own  # cache of the completions
         self.groups = groups  # (n,) long, the prompt of each row; every prompt has at least one row
         self.attended = 0  # calls, to notice a layer with its own attention
-        self.least_width = 1  # slots of a prompt, at least
-        self.arrange()
+        self._arrange()
 
-    def arrange(self) -> None:
+    def _arrange(self) -> None:
         """Give each row a slot of its prompt; every prompt has as many slots as the one with the most rows."""
         groups, mask = self.groups, self.prompts.mask
         order = groups.argsort(stable=True)
@@ -42,13 +41,10 @@ class SharedPrefix:
         first = counts.cumsum(0) - counts
         rank = torch.empty_like(groups)
         rank[order] = torch.arange(len(groups), device=groups.device) - first[groups[order]]
-        self.width = max(self.least_width, int(counts.max()))
+        self.width = int(counts.max())
         self.slots = groups * self.width + rank  # (n,)
         everything = torch.arange(len(mask) * self.width, device=groups.device)
         self.in_place = torch.equal(self.slots, everything)
-        self.rows = torch.zeros_like(everything)  # in each slot, any one in an empty one; then (B, width)
-        self.rows[self.slots] = torch.arange(len(groups), device=groups.device)
-        self.rows = self.rows.view(-1, self.width)
         self.bias: Tensor | None = None  # (B, 1, 1, P)
         if not bool(mask.all()):
             self.bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None, None]
@@ -58,7 +54,7 @@ class SharedPrefix:
         prompts, self.groups = torch.unique(self.groups[rows], return_inverse=True)
         if len(prompts) < len(self.prompts.mask):
             self.prompts.select(prompts)
-        self.arrange()
+        self._arrange()
 
     def grouped(self, rows: Tensor) -> Tensor:
         """Arrange (n, heads, r, width) by prompt: (B * heads, slots * r, width); empty slots are zero."""
@@ -83,9 +79,7 @@ class SharedPrefix:
         the completions so far are (n, key heads, t, width).
         """
         if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
-            prompts = self.prompts.keys[layer], self.prompts.values[layer]
-            bias = None if self.bias is None else self.bias.to(keys.dtype)
-            return merged(query.to(keys.dtype), (keys, values), prompts, bias, self.rows, self.slots, scaling)
+            return self._merged(layer, query.to(keys.dtype), keys, values, scaling)
         query = query * scaling
         heads, prompt_length = keys.shape[1], self.prompts.mask.shape[1]
         prompt_keys, prompt_values = self.prompts.keys[layer].flatten(0, 1), self.prompts.values[layer].flatten(0, 1)
@@ -97,39 +91,19 @@ class SharedPrefix:
         from_prompt = torch.bmm(self.grouped(weights[..., :prompt_length]), prompt_values)
         return self.ungrouped(from_prompt, heads) + weights[..., prompt_length:] @ values
 
+    def _merged(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Do the same with one fused kernel over prompts and one over completions, weighed by their softmax's sums.
 
-def merged(
-    query: Tensor,
-    own: tuple[Tensor, Tensor],
-    prompts: tuple[Tensor, Tensor],
-    bias: Tensor | None,
-    rows: Tensor,
-    slots: Tensor,
-    scale: float,
-) -> Tensor:
-    """Return the same as ``attend``, by a fused kernel over prompts and one over completions.
-
-    Their results are weighed by their softmax's sums. In bfloat16 the plain products are slow on a CPU, and would round
-    every score.
-
-    Args:
-        query: (n, key heads, r, width).
-        own: Keys and values of the completions.
-        prompts: Keys and values of the B prompts, (B, key heads, P, width) each.
-        bias: (B, 1, 1, P), -inf at padding.
-        rows: (B, slots) long, the rows of each prompt, any one in an empty slot.
-        slots: (n,) long, the slot of each row.
-        scale: Of the scores.
-    """
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    heads, repeats, width = query.shape[1:]
-    grouped = query[rows].transpose(1, 2).reshape(rows.shape[0], heads, rows.shape[1] * repeats, width)
-    outs = fused(grouped, *prompts, attn_mask=bias, scale=scale)
-    split = (out.unflatten(2, (rows.shape[1], repeats)).transpose(1, 2) for out in outs)
-    prompt, prompt_sum = (out.reshape(-1, *out.shape[2:])[slots] for out in split)
-    completion, own_sum = fused(query, *own, scale=scale)
-    share = torch.sigmoid(prompt_sum - own_sum).unsqueeze(3)  # (n, heads, r, 1) float32
-    return torch.lerp(completion.float(), prompt.float(), share).to(query.dtype)
+        In bfloat16 the plain products are slow on a CPU, and would round every score.
+        """
+        fused, heads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, keys.shape[1]
+        grouped = torch.unflatten(self.grouped(query), 0, (-1, heads))  # (B, heads, slots * r, width)
+        bias = None if self.bias is None else self.bias.to(query.dtype)
+        outs = fused(grouped, self.prompts.keys[layer], self.prompts.values[layer], attn_mask=bias, scale=scale)
+        prompt, prompt_sum = (self.ungrouped(t.flatten(0, 1), heads) for t in (outs[0], outs[1].unsqueeze(3)))
+        own, own_sum = fused(query, keys, values, scale=scale)
+        share = torch.sigmoid(prompt_sum - own_sum.unsqueeze(3))  # (n, heads, r, 1) float32
+        return torch.lerp(own.float(), prompt.float(), share).to(query.dtype)
 
 
 def _attention(

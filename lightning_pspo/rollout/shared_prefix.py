@@ -35,9 +35,6 @@ PREFILL_WASTE = 128
 NUMBERS_PER_DRAW = 2**19
 """Logits from which a CPU draws tokens at once: about as many as its cache holds in float32."""
 
-COMPILED_WEIGHTS = 50_000_000
-"""Weights of a model from which compiling its steps is worth the seconds that it takes."""
-
 STEPS_PER_CHECK = 8
 """Tokens between two checks for finished rows, where a check waits for the device."""
 
@@ -57,28 +54,19 @@ class SharedPrefixEngine(RolloutEngine):
             and full attention in all layers. None: only on a CPU, where it was measured to take up to three times less
             memory, in float32 in the same time and in bfloat16 in less.
         steps_per_check: Tokens after which finished rows are dropped, at least 1. None: 1 on a CPU, else 8.
-        compile_steps: Compile what lies between the products of a layer, for models of Llama's, Mistral's, Qwen2's and
-            Qwen3's classes in bfloat16 on a CPU. It takes some seconds at the first rollout, and a C++ compiler. None:
-            where that can be done, if the model has at least 50 million weights.
 
     Raises:
-        InputError: If a number is below 1, or the model cannot share prompts or have its steps compiled.
+        InputError: If a number is below 1, or the model cannot share prompts.
     """
 
     def __init__(
-        self,
-        *,
-        max_rows: int | None = None,
-        share_prompts: bool | None = None,
-        steps_per_check: int | None = None,
-        compile_steps: bool | None = None,
+        self, *, max_rows: int | None = None, share_prompts: bool | None = None, steps_per_check: int | None = None
     ) -> None:
         check_at_least("max_rows", max_rows, 1)
         check_at_least("steps_per_check", steps_per_check, 1)
         self.max_rows = max_rows
         self.share_prompts = share_prompts
         self.steps_per_check = steps_per_check
-        self.compile_steps = compile_steps
 
     def generate(
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
@@ -96,7 +84,8 @@ class SharedPrefixEngine(RolloutEngine):
             for members in torch.split(torch.arange(sampling.samples, device=device), rows_at_once):
                 rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
                 batch = self._prefilled(model, prompts.prompt_ids[chunk], prompts.prompt_mask[chunk], len(members))
-                self._set_decoder(batch)
+                if batch.prefix is not None and can_decode(model, len(rows)):
+                    batch.decoder = Decoder(model)
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 result[rows] = batch.decode(sampling, noise, every, self.report_of(rows, sampling))
         mask, unfinished = completion_mask(result, sampling.eos_ids)
@@ -120,19 +109,6 @@ class SharedPrefixEngine(RolloutEngine):
             logits = first_logits(model, ids, mask, cache)
             cache.batch_repeat_interleave(repeats)
         return _Batch(model, cache, prefix, mask.repeat_interleave(repeats, 0), logits.repeat_interleave(repeats, 0))
-
-    def _set_decoder(self, batch: _Batch) -> None:
-        model = batch.model
-        if batch.prefix is not None and can_decode(model, len(batch.mask)):
-            compiles = self.compile_steps
-            if compiles is None:
-                compiles = model.num_parameters() >= COMPILED_WEIGHTS
-            batch.decoder = Decoder(model, batch.prefix, compiles=compiles)
-        elif self.compile_steps:
-            raise InputError(
-                f"`compile_steps` must be false or null for {len(batch.mask)} rows of {type(model).__name__} in "
-                f"{str(compute_dtype(model)).removeprefix('torch.')} on {model.device.type}."
-            )
 
     def _shares(self, model: PreTrainedModel) -> bool:
         is_able = can_share(model)
@@ -158,7 +134,7 @@ class _Batch:
         self.mask = mask  # (n, P) bool, of the rows' prompts
         self.logits = logits  # (n, V), of the rows' next tokens
         self.positions = mask.sum(dim=1)  # (n,), position of the next token
-        self.decoder: Decoder | None = None  # takes the steps in the model's place
+        self.decoder: Decoder | None = None  # takes the steps in the model's place; needs a prefix
 
     def decode(self, sampling: Sampling, noise: Tensor | None, every: int, report: Report) -> Tensor:
         """Return the completions, (n, max_new_tokens) long, padded after the end.
@@ -218,8 +194,8 @@ class _Batch:
         self.seen += 1
         ids, positions = tokens.unsqueeze(1), self.positions.unsqueeze(1)
         self.positions = self.positions + 1
-        if self.decoder is not None:
-            self.logits = self.decoder.step(tokens, positions.squeeze(1))
+        if self.prefix is not None and self.decoder is not None:
+            self.logits = self.decoder.step(self.prefix, tokens, positions.squeeze(1))
             return
         if self.prefix is not None:
             try:

@@ -1,4 +1,4 @@
-"""A ``Decoder`` against the modules that it stands in for: to the bit, or to rounding if it is compiled."""
+"""A ``Decoder`` against the modules of the model that it stands in for, to the bit."""
 
 from typing import Any
 
@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from lightning_pspo.errors import InputError
 from lightning_pspo.policy.cast_linears import CastLinears, can_join, joined
 from lightning_pspo.rollout import SharedPrefixEngine, shared_prefix
-from lightning_pspo.rollout.decoder import Decoder, Shape, can_decode, compiled_layer
+from lightning_pspo.rollout.decoder import Decoder, can_decode
 from tests.support.models import SIZES
 from tests.support.rollouts import assert_equal, draw, prompts_of
 
@@ -88,69 +87,3 @@ def test_joined_products_are_those_of_the_layers_at_a_real_width() -> None:
         for rows in (1, 64, 256, 512):
             states = torch.randn(rows, 576).bfloat16()
             assert torch.equal(joined(*mlp)(states), torch.cat([layer(states) for layer in mlp], dim=1)), rows
-
-
-@pytest.mark.slow
-def test_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One compilation serves all sizes, a second gives the same tokens; log-probs are near to those of a pass."""
-    model, choose, steps = model_of("qwen3", torch.float32), shared_prefix._choose, list[Tensor]()
-    prompts = prompts_of([[*range(5, 25)], [8, 9], [10, 11, 12]])
-    endless: dict[str, Any] = {"samples": 3, "max_new_tokens": 12, "eos_ids": ()}
-
-    def spy(logits: Tensor, *arguments: Any) -> Tensor:
-        steps.append(logits)
-        return choose(logits, *arguments)
-
-    def distance() -> float:
-        """Return the mean distance in nats of the drawn tokens' log-probs from those of a plain pass."""
-        drawn = draw(SharedPrefixEngine(compile_steps=True), model, prompts, **endless)
-        sampled = torch.stack(steps, dim=1).float().log_softmax(-1)[::3]  # of the first completion of each prompt
-        order = prompts.prompt_mask.sum(dim=1).argsort(stable=True)
-        gaps = []
-        for index, logprobs in zip(order.tolist(), sampled, strict=True):
-            ids = drawn.completion_ids[3 * index]
-            prompt = prompts.prompt_ids[index][prompts.prompt_mask[index]]
-            expected = model(torch.cat([prompt, ids])[None]).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            gaps.append((logprobs - expected).gather(1, ids.unsqueeze(1)).abs())
-        return float(torch.cat(gaps).mean())
-
-    with (
-        torch.no_grad(),
-        torch.autocast("cpu", torch.bfloat16),
-        CastLinears(model).used("cpu", sampling=True),
-    ):
-        if not can_decode(model, 9):
-            pytest.skip("this processor has no products of packed bfloat16 weights")
-        monkeypatch.setattr(shared_prefix, "_choose", spy)
-        assert 0.0 < distance() < 0.03
-        varied: dict[str, Any] = {"samples": 4, "max_new_tokens": 40, "eos_ids": range(180, 200)}
-        with torch._dynamo.config.patch(error_on_recompile=True):
-            first = draw(SharedPrefixEngine(compile_steps=True), model, prompts, **varied)
-        torch._dynamo.reset()
-        compiled_layer.cache_clear()
-        assert_equal(draw(SharedPrefixEngine(compile_steps=True), model, prompts, **varied), first)
-
-
-def test_without_a_compiler_steps_are_as_written(caplog: pytest.LogCaptureFixture) -> None:
-    shape = Shape(
-        key_heads=1,
-        groups=1,
-        width=24,
-        hidden=24,
-        inner=40,
-        scaling=0.2,
-        epsilon=1e-5,
-        activation="silu",
-        norms_heads=False,
-        joins=True,
-    )
-    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}), torch.no_grad():
-        assert compiled_layer(shape, torch.float32, torch.get_num_threads()) is None
-    assert "Decoding steps are not compiled, and slower: " in caplog.text
-
-
-def test_steps_that_cannot_be_compiled() -> None:
-    with pytest.raises(
-        InputError, match="`compile_steps` must be false or null for 3 rows of LlamaForCausalLM in float32"
-    ):
-        draw(SharedPrefixEngine(compile_steps=True), model_of("llama", torch.float32), prompts_of([[5, 6]]))
