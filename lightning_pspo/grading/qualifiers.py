@@ -59,8 +59,13 @@ _AFTER = re.compile(
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
 )
 _MONEY = re.compile(r"\\?\$\s?([0-9.][0-9.,]*)(?: dollars?)?\.?|([0-9.][0-9.,]*)(?: (dollar|cent)s?|\s?(¢))\.?")
-_ASKS_MONEY = re.compile(r"(?i)\b(?:how (?:many|much)|in|number of|amount of)(?: (?:total|us|more))* (dollar|cent)s?\b")
-_IN_DOLLARS = re.compile(r"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\$[0-9][0-9.,]*(?= [a-z]|[.,?!]))")
+_ASKS_MONEY = re.compile(r"(?i)\b(how (?:many|much)|in|number of|amount of)(?: (?:total|us|more))* (dollar|cent)s?\b")
+_NO_TEX = r"(?![^$\n]*(?<=\S)\$(?![0-9]))"  # a formula's end is unlike the sign of another amount
+_IN_DOLLARS = re.compile(
+    rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\${_NO_TEX}[0-9][0-9.,]*(?= [a-z]|[.,?!]))"
+)
+_UNIT = re.compile(r"\$|¢|dollar|(?<!per)(?<!per )cent(?=s?\b)")
+_TEX = re.compile(r"(?<!\\)\$([^$]*)(?<!\\)\$")
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
 _WINDOW = 60  # characters before a number in which its qualifier is looked for
 _REMARK = re.compile(  # between a result and a number that says something of it
@@ -149,7 +154,8 @@ def in_asked_money(question: str, answer: str, text: str) -> str:
     """
     money = _MONEY.fullmatch(text) or (_MONEY.fullmatch(clean(text)) if "cent" in text or "¢" in text else None)
     amount = money and read_number((money[1] or money[2]).rstrip(".,"))
-    named = [*_ASKS_MONEY.findall(question.lower()), *re.findall(r"\$|¢|dollar|cent(?=s?\b)", answer.lower())]
+    asked = sorted(_ASKS_MONEY.findall(question.lower()), key=lambda match: match[0].startswith("how"))
+    named = [*(unit for _, unit in asked), *_UNIT.findall(_TEX.sub(r"\1", answer.lower()))]  # the last one decides
     if not money or not amount or not (named or _IN_DOLLARS.match(question)):
         return text
     in_cents, asks_cents = bool(money[3] == "cent" or money[4]), named[-1:] in (["cent"], ["¢"])

@@ -17,22 +17,33 @@ from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask
 from lightning_pspo.rollout.fixed_decoder import LENGTH_STEP, PROMPT_STEP, Decoder, Sizes, round_up
 from lightning_pspo.rollout.kv_cache import PromptCache
 from lightning_pspo.rollout.prefix_attention import CannotShareError
-from lightning_pspo.rollout.shared_prefix import SharedPrefixEngine, can_share, first_logits, prefill, warn_once
+from lightning_pspo.rollout.shared_prefix import (
+    PREFILL_TOKENS,
+    SharedPrefixEngine,
+    can_share,
+    first_logits,
+    prefill,
+    warn_once,
+)
 from lightning_pspo.types import Completions, PromptBatch
 
 
 def prefill_at_width(
     model: PreTrainedModel, ids: Tensor, mask: Tensor, width: int, pad_id: int
 ) -> tuple[PromptCache, Tensor]:
-    """Return what ``prefill`` does for (B, P) prompts, from one pass over (B, width) tokens with a mask."""
+    """Return what ``prefill`` does for (B, P) prompts, from passes of ``width`` tokens a prompt with a mask."""
     more = width + 1 - mask.shape[1]  # one more, so that no mask is left out because nothing is padded
     if more < 1:
         raise InputError(f"`fixed_prompt_tokens` must be at least the longest prompt's {mask.shape[1]}, got {width}.")
-    mask = pad(mask, (more, 0), value=False)
-    prompts, cache = PromptCache(mask, compute_dtype(model)), DynamicCache(config=model.config)
-    logits = first_logits(model, pad(ids, (more, 0), value=pad_id), mask, cache)
-    prompts.write(0, cache)
-    return prompts, logits
+    mask, ids = pad(mask, (more, 0), value=False), pad(ids, (more, 0), value=pad_id)
+    prompts, logits = PromptCache(mask, compute_dtype(model)), []
+    size = min(max(1, PREFILL_TOKENS // width), len(ids))
+    for begin in range(0, len(ids), size):
+        start = min(begin, len(ids) - size)  # so that every pass has the same shape
+        batch, cache = slice(start, start + size), DynamicCache(config=model.config)
+        logits.append(first_logits(model, ids[batch], mask[batch], cache)[begin - start :])
+        prompts.write(start, cache)
+    return prompts, torch.cat(logits)
 
 
 def no_report(going_on: Tensor, completion_ids: Tensor) -> None:

@@ -209,12 +209,13 @@ def visible_devices() -> list[str]:
 
 
 def shares(devices: Sequence[str], of_cell: Any) -> list[str]:
-    """Return the GPUs of each worker, for cells with so many ``trainer.devices``, one unless that is a number.
+    """Return the GPUs of each worker, for cells with so many ``trainer.devices``, one unless that is a number or list.
 
-    >>> shares(["0", "1", "2", "5", "7"], 2), shares(["0", "1"], "auto"), shares(["0"], 2)
+    >>> shares(["0", "1", "2", "5", "7"], 2), shares(["0", "1"], "auto"), shares(["0"], [0, 1])
     (['0,1', '2,5'], ['0', '1'], [])
     """
-    count = of_cell if isinstance(of_cell, int) and of_cell > 1 else 1
+    number = len(of_cell) if isinstance(of_cell, list) else of_cell
+    count = number if isinstance(number, int) and number > 1 else 1
     return [",".join(devices[first : first + count]) for first in range(0, len(devices) - count + 1, count)]
 
 

@@ -249,6 +249,14 @@ QUESTIONS = r"""
 ? How many cents does she have? => 50
 + 50 cents | #### $0.50 | #### 50¢ | \boxed{\$0.50} | 50
 - #### $50 | #### 50 dollars | 5 cents
+? How many cents does one pencil cost if the price in dollars of six is 3? => 50
++ 50 cents | So it costs 50 cents.
+? How many cents does it cost? => $50$
++ 50 cents | #### $0.50 | \boxed{50 \text{ cents}}
+? Let $5 a$ be the cost of a pens. Find a. => 50
++ 50 cents
+? A pen costs $5 and a book $7. How much is missing? => 0.5
++ 50 cents | #### 50¢
 ? Is 7 prime? => yes
 + Yes, 7 is prime. | **Yes**, because 7 has two divisors. | Let me check 7. Yes, it is. | Yes! | True
 - No, 7 is not prime. | 7 | Yes? No. | Yes and no: 7 | Yesterday, 7 was prime.

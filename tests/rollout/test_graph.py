@@ -22,7 +22,7 @@ from transformers import (
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA, with_adapters
-from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, fixed_decoder
+from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, fixed_decoder, graph
 from lightning_pspo.rollout.fixed_attention import attention_and_sum
 from lightning_pspo.rollout.fixed_decoder import bucket
 from lightning_pspo.rollout.shared_prefix import warn_once
@@ -190,6 +190,7 @@ def drawn_from(model: PreTrainedModel, prompts: PromptBatch, row: int, monkeypat
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_of_fixed_shapes_no_bit_depends_on_the_other_prompts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "PREFILL_TOKENS", 100)  # four prompts a pass, of six
     model, prompt = model_of(PLAIN[name]), PROMPTS[0]
     alone = drawn_from(model, prompts_of([prompt], [3]), 0, monkeypatch)
     others = [[8, 9], [*range(40, 64)], prompt, [7]]
