@@ -140,7 +140,7 @@ class Pretrained:
         entries = self.config.get_text_config().to_dict().items()
         return any("jitter" in name and isinstance(value, float) and value > 0.0 for name, value in entries)
 
-    @property
+    @functools.cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends a completion."""
         entries = [self.tokenizer.eos_token_id, self.generation_config.eos_token_id, self.config.eos_token_id]

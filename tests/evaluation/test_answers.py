@@ -15,10 +15,10 @@ def policy(tiny_model):
     raw = Tokenizer(models.WordLevel({token: index for index, token in enumerate(TOKENS)}, unk_token="<pad>"))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     made = Policy(model_name_or_path=str(tiny_model))
-    made.tokenizer = PreTrainedTokenizerFast(
+    made.tokenizer = made.pretrained.tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", extra_special_tokens=["<think>"]
     )
-    made.eos_ids = (END,)
+    made.eos_ids = made.pretrained.eos_ids = (END,)
     return made
 
 
