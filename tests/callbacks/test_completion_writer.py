@@ -87,6 +87,19 @@ def test_an_existing_file_is_refused_before_anything_is_generated(tmp_path):
     assert (tmp_path / "predictions.jsonl").read_text() == "kept"
 
 
+def test_the_parts_of_two_ranks_are_merged_in_order(tmp_path):
+    class HalfEach(Predicting):
+        def predict_dataloader(self):
+            positions = [[0, 3], [1, 2]][self.global_rank]
+            return DataLoader([prompts("svamp", positions, [True, self.global_rank == 0])], batch_size=None)
+
+    settings = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
+    trainer_for(tmp_path, CompletionWriter(), **settings).predict(HalfEach())
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").split("\n")[:-1]]
+    assert [row["id"] for row in rows] == [f"svamp/{position}" for position in (0, 1, 3) for _ in range(3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
 BREAKING = """
 from lightning.pytorch import Callback
 

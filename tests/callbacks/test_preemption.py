@@ -14,6 +14,7 @@ from tests.support.checkpoints import same_weights
 from tests.support.processes import SLOW_REWARD, ended, start, wait_for
 
 Command = Callable[..., list[str]]
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 @pytest.fixture
@@ -48,6 +49,21 @@ def test_a_signal_saves_and_stops(command: Command, tmp_path: Path, monkeypatch:
     main(command(root, seconds=0.0))
     main(command(undisturbed, seconds=0.0))
     assert same_weights(root, undisturbed, 3)
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_to_stop(command: Command, tmp_path: Path) -> None:
+    """One of them gets the signal."""
+    root = tmp_path / "run"
+    process = start(command(root, *TWO, seconds=1.0), tmp_path)
+    wait_for((tmp_path / "rewarding-1").exists, process)
+    os.kill(process.pid, signal.SIGTERM)
+    status, output = ended(process)
+    assert status == 143, output
+    assert output.count("Stopped by SIGTERM after rollout") == 1
+    (saved,) = find_checkpoints(root / "checkpoints")
+    check_whole(saved)
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow

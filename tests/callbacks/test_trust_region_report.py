@@ -95,6 +95,30 @@ def test_a_rollout_without_a_token_is_nan_and_changes_no_total(tmp_path, capsys)
     assert "clipped on 25 % of the steps." in printed
 
 
+class OnTwoRanks(HandMade):
+    """The second rank has two other tokens in the second update and none in the first; norms are those of all ranks."""
+
+    def training_step(self, batch, batch_idx):
+        if self.global_rank:
+            self.rollouts = [[(0.5, (), 1.0), (3.0, (4.0, 1.0), -1.0)]]
+        return super().training_step(batch, batch_idx)
+
+
+def test_values_are_those_of_all_ranks(tmp_path):
+    # Two forked processes: "ddp" would start this test again, "ddp_spawn" could not find the class.
+    (row, *_) = fit(tmp_path, OnTwoRanks([[FIRST, SECOND]], Clip()), 2, strategy="ddp_fork", devices=2)
+    expected = EXPECTED | {
+        "trust/ratio_mean": 1.5,
+        "trust/ratio_p99": 4.0,
+        "trust/ratio_max": 4.0,
+        "trust/would_clip": 1 / 6,
+        "trust/retained": (4.5 + 5) / (6 + 5),
+        "trust/effective_share": 9**2 / (6 * (4.5 + 17)),
+        "trust/kl_update_2": (3 - math.log(1.5) - math.log(0.5) - math.log(4)) / 4,
+    }
+    check(row, expected)
+
+
 def test_a_resumed_run_sums_up_all_of_it(tmp_path, capsys):
     rollouts = [[FIRST, SECOND], [FIRST, FIRST], [FIRST, (0.1, (0.2,), 1.0)]]
     fit(tmp_path, HandMade(rollouts, Clip()), 3, [RolloutCheckpoint(every_n_rollouts=2)])

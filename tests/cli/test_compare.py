@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_pspo.cli import compare as command
+from lightning_pspo.grading import Verdict
 
 
 def write(folder: Path, verdicts: list[str], source: str = "toy", temperature: float = 0.0, first: int = 0) -> Path:
@@ -170,11 +171,15 @@ def test_a_run_counts_as_one_seed(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("field", "value", "message"),
     [
         ("temperature", "hot", "`temperature` must be a number, at least 0, got hot"),
+        ("temperature", float("inf"), "`temperature` must be"),
         ("temperature", float("nan"), "`temperature` must be"),
         ("temperature", -1, "`temperature` must be"),
+        ("temperature", True, "`temperature` must be"),
         ("temperature", 10**400, "`temperature` must be"),
+        ("sample", [0], "`sample` must be an integer"),
         ("sample", 1.5, "`sample` must be an integer"),
         ("verdict", None, "`verdict` must be one of correct, wrong, .*, got 'None'"),
+        ("verdict", ["correct"], "`verdict` must be one of correct, wrong"),
     ],
 )
 def test_a_bad_value_is_named(
@@ -182,6 +187,13 @@ def test_a_bad_value_is_named(
 ) -> None:
     good, bad = write(tmp_path / "good", ["c", "w"]), with_field(write(tmp_path / "bad", ["c", "w"]), field, value)
     assert re.search(f"bad/samples.jsonl, row 2: {message}", refusal(good, bad, capsys=capsys))
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_can_be_read(tmp_path: Path, verdict: Verdict) -> None:
+    a, b = write(tmp_path / "a", ["w", "w"]), write(tmp_path / "b", ["w", "w"])
+    (comparison,) = compared(a, with_field(b, "verdict", verdict.value), output=tmp_path)
+    assert comparison["difference"]["second"] == (0.5 if verdict is Verdict.CORRECT else 0.0)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,17 @@ def test_the_overview_has_every_subcommand() -> None:
     assert {*LIGHTNING, *WITH_FIT_SETTINGS} <= COMMANDS.keys()
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in LIGHTNING])
+def test_the_projects_own_subcommands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"lightning_pspo.cli.{name.replace('-', '_')}")
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: lightning-pspo {name} ")
+    assert not re.search(r"scripts/|docs/|python -m", text)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -115,14 +126,24 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["fi"], ["fit"]),
         ([""], list(COMMANDS)),
+        (["led"], ["ledger"]),
         (["ledger", "re"], ["regrade"]),
         (["ledger", "--whe"], ["--where"]),
         (["grade", "--mode", ""], ["lenient", "strict"]),
+        (["grade", "--model.group_s"], []),
+        (["compare", "--resam"], ["--resamples"]),
+        (["doctor", "--sec"], ["--seconds"]),
         (["doctor", "--model.group_s"], ["--model.group_size"]),
         (["quickstart", "--model.surrogate", "PSP"], ["PSPO"]),
         (["fit", "--config", "quick"], ["quickstart"]),
+        (["fit", "--config", "strategy/dd"], ["strategy/ddp"]),
+        (["fit", "--model.group_s"], ["--model.group_size"]),
+        (["fit", "--model.surrogate.al"], ["--model.surrogate.alpha"]),
         (["fit", "--model.surrogate.epsilon_l"], ["--model.surrogate.epsilon_low"]),
+        (["fit", "--model.surrogate", "PS"], ["PSPO"]),
         (["fit", "--model.surrogate", "=", "PS"], ["PSPO"]),
+        (["fit", "--data.train", "JS"], ["JSONL"]),
+        (["fit", "--model.ratio_level", ""], ["token", "sequence"]),
         (["fit", "--model.ratio_level", "="], ["token", "sequence"]),
         (["fit", "--model.mask_truncated", "t"], ["true"]),
         (["fit", "--trainer.logger", "lightning.pytorch.loggers.CSV"], ["lightning.pytorch.loggers.CSVLogger"]),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_pspo.cli.help import COMMANDS
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -25,6 +27,20 @@ class Mine(Callback):
 
     def on_fit_end(self, trainer, module):
         open(self.path, "w").write(" ".join(type(callback).__module__ for callback in trainer.callbacks))
+"""
+
+
+HELP = """
+import contextlib
+from lightning_pspo import callbacks
+from lightning_pspo.cli.help import COMMANDS
+from lightning_pspo.__main__ import command
+
+print(callbacks.__file__)
+for name in COMMANDS:
+    print("help of", name, flush=True)
+    with contextlib.suppress(SystemExit):
+        command([name, "--help"])
 """
 
 
@@ -103,13 +119,20 @@ def test_everything_is_in_the_wheel_and_in_the_source_distribution(tree: Path, w
     assert files(build(source, "wheel", tmp_path)) == expected
 
 
+def test_every_subcommand_has_help(run, installed: Path) -> None:
+    assert run("--version").stdout.startswith("lightning-pspo ")
+    shown = run("-c", HELP, python=True).stdout
+    assert shown.startswith(f"{installed}/lightning_pspo/callbacks/")
+    assert [line.split()[-1] for line in shown.splitlines() if line.startswith("help of ")] == [*COMMANDS]
+    assert shown.count("usage: ") >= len(COMMANDS)
+
+
 def test_quickstart_with_a_users_own_callbacks(run, tmp_path: Path) -> None:
     """From a file, and from a package of the name that the project's folder has in its repository."""
     for name in ("callbacks/__init__.py", "mine.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(OWN)
     own = [f"--trainer.callbacks+={name}.Mine --trainer.callbacks.path={name}.txt" for name in ("callbacks", "mine")]
-    assert run("--version").stdout.startswith("lightning-pspo ")
     run("quickstart", *SMALL, *" ".join(own).split())
     modules = (tmp_path / "mine.txt").read_text().split()
     assert (tmp_path / "callbacks.txt").read_text().split() == modules
