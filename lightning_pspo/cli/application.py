@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,9 +115,8 @@ class PSPOCLI(LightningCLI):
         parser.add_instantiator(_module, TrainableModule)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
-        for name in ("tokenizer", "max_prompt_tokens"):
-            of_module = partial(_of_module, name)
-            parser.link_arguments("model", f"data.{name}", compute_fn=of_module, apply_on="instantiate")
+        for name, attribute in (("tokenizer", "policy.tokenizer"), ("max_prompt_tokens", "max_prompt_tokens")):
+            parser.link_arguments("model", f"data.{name}", compute_fn=attrgetter(attribute), apply_on="instantiate")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; say what is wrong in one line that names the nearest valid setting."""
@@ -168,9 +168,9 @@ class PSPOCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Refuse to sample what nobody would keep."""
-        kinds = [type(callback) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
-        writes = (kind.on_predict_batch_end is not Callback.on_predict_batch_end for kind in kinds)
-        if not any(does and not issubclass(kind, ProgressBar) for kind, does in zip(kinds, writes, strict=True)):
+        kinds = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        writers = {kind for kind in kinds if kind.on_predict_batch_end is not Callback.on_predict_batch_end}
+        if all(issubclass(kind, ProgressBar) for kind in writers):
             raise InputError("`predict` needs a callback that writes: add CompletionWriter to `trainer.callbacks`.")
 
     def _parse_ckpt_path(self) -> None:
@@ -281,10 +281,6 @@ def _seed(value: bool | int | None) -> int:
     if isinstance(value, bool) or value is None or value < 0:
         raise InputError(f"`seed_everything` must be an integer, at least 0, got {value}.")
     return value
-
-
-def _of_module(name: str, module: TrainableModule) -> Any:
-    return module.policy.tokenizer if name == "tokenizer" else module.max_prompt_tokens
 
 
 def _validate_once_at_least(config: Any) -> None:
