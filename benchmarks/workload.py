@@ -27,7 +27,8 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.utils import logging
+
+from lightning_pspo.progress import hidden_bars
 
 PAD_ID = 0
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -157,14 +158,14 @@ class Workload:
 
     def write(self, folder: Path, weights: bool = True) -> None:
         """Write the settings, the model unless there is one, its tokenizer and the prompts."""
-        logging.disable_progress_bar()
         (folder / "workload.json").write_text(json.dumps(asdict(self)))
         chance = random.Random(self.seed)
         if self.model:
             words = tokenizer(self, folder)
             texts = [_sum(words, length, chance) for length in self.prompt_lengths]
         else:
-            self._write_model(folder, weights)
+            with hidden_bars("transformers"):
+                self._write_model(folder, weights)
             tokens = range(1, self.eos_ids[0])
             texts = [" ".join(map(word, chance.choices(tokens, k=length))) for length in self.prompt_lengths]
         rows = [json.dumps({"question": text, "answer": "1"}) + "\n" for text in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from lightning_pspo.progress import WORK, begin, start, stop
+from lightning_pspo.progress import WORK, begin, hidden_bars, start, stop
 
 from ._trainer import finished_rollouts
 
@@ -30,6 +31,7 @@ class RolloutProgressBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
+        self._hidden = contextlib.ExitStack()  # bars of transformers, which would break the line
         self._seconds: deque[float] = deque(maxlen=_WINDOW)
         self._begun = 0.0  # of the rollout or the evaluation
 
@@ -47,10 +49,11 @@ class RolloutProgressBar(ProgressBar):
         if self._enabled:
             start(stage)
             begin("loading the model")
-            hide_loading_bars()
+            self._hidden.enter_context(hidden_bars("transformers"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop."""
+        self._hidden.close()
         if self._enabled:
             stop()
 
@@ -108,14 +111,3 @@ class RolloutProgressBar(ProgressBar):
         """Forget the evaluation."""
         begin("measuring")
         WORK.left_s = lambda now: None
-
-
-def hide_loading_bars() -> None:
-    """Hide the bars of transformers, which would break the line; those of the hub's downloads stay as they were."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-    from transformers.utils.logging import disable_progress_bar
-
-    shows_downloads = not are_progress_bars_disabled()
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    if shows_downloads:
-        enable_progress_bars()

@@ -1,4 +1,4 @@
-"""What the command is doing: whoever works reports it here, and one line shows it, in a terminal or a plain file.
+"""Progress of a command: code reports what it does, and one line shows it, in a terminal or in a plain file.
 
 Reporting costs an addition on the host: no printing, no waiting for a device, nothing random. Needs no torch.
 
@@ -15,6 +15,7 @@ Reporting costs an addition on the host: no printing, no waiting for a device, n
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
@@ -37,7 +38,7 @@ _OPEN_S = 1.0  # for which another writer's unfinished line is left alone
 
 @dataclass
 class Work:
-    """What this process is doing. One thread writes it, another reads it: each attribute stands for itself."""
+    """What this process is doing. One thread writes while another reads: no two attributes change together."""
 
     stage: str = ""  # such as "rollout 3/30"
     phase: str = ""  # what runs within it
@@ -120,6 +121,23 @@ def shown(name: str) -> Iterator[None]:
         yield
     finally:
         stop()
+
+
+@contextlib.contextmanager
+def hidden_bars(library: Literal["datasets", "transformers"]) -> Iterator[None]:
+    """Hide a library's own progress bars during the block; those of the hub's downloads stay as they were."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+
+    bars: Any = importlib.import_module(f"{library}.utils.logging")
+    shown_before, shows_downloads = bars.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    bars.disable_progress_bar()  # also those of the hub, in transformers
+    if shows_downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown_before:
+            bars.enable_progress_bar()
 
 
 def clock(seconds: float) -> str:

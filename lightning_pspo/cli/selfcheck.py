@@ -21,7 +21,7 @@ from lightning_pspo.cli.main import main as run
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.preflight.short_run import CHECKS
-from lightning_pspo.progress import WORK, print_table, shown
+from lightning_pspo.progress import WORK, hidden_bars, print_table, shown
 
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
@@ -34,12 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["SLURM_JOB_NAME"] = "interactive"  # otherwise Lightning takes this process for one rank of several
     from rich.console import Console
 
-    from lightning_pspo.callbacks.rollout_progress_bar import hide_loading_bars
     from lightning_pspo.preflight.selfcheck import Size, check, explained, result_table
 
-    hide_loading_bars()
     size = Size(options.prompts, options.completions, options.tokens, options.seconds)
-    with shown("selfcheck"), log_level(logging.WARNING, *_LIGHTNING):
+    with shown("selfcheck"), hidden_bars("transformers"), log_level(logging.WARNING, *_LIGHTNING):
         WORK.stage = "reading the settings"
         report = check(resolve(others), run, size, options.only or ())
     print_table(result_table(report.results), Console(width=None if sys.stdout.isatty() else 140))

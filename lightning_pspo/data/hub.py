@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_pspo.data.rows import SUFFIXES, Row, one_line
 from lightning_pspo.errors import InputError
+from lightning_pspo.progress import hidden_bars
 
 PATIENCE_S = 2.0
 """Longest time in which the hub must answer; the library itself would try for half a minute."""
@@ -33,7 +34,7 @@ def hub_rows(
     import datasets
 
     try:
-        with offline_unless(reached.answered()), _quiet():
+        with offline_unless(reached.answered()), hidden_bars("datasets"):
             rows = datasets.load_dataset(dataset, config, split=split, revision=revision)
     except Exception as error:  # the library raises a dozen unrelated types
         raise InputError(
@@ -84,17 +85,3 @@ def offline_unless(reachable: bool) -> Iterator[None]:
     finally:
         for module, value in zip(modules, before, strict=True):
             module.HF_HUB_OFFLINE = value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block the library shows no progress of its own."""
-    from datasets.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
