@@ -21,10 +21,10 @@ def got_missing(path: str | Path) -> str:
 
 
 def near_path(path: str | Path) -> str:
-    """Return the end of a message about a path that does not exist: the most similar one in its folder."""
+    """Return the end of a message about a path that cannot be used: the most similar one in its folder."""
     folder, names = Path(path).expanduser().parent, list[str]()
     with contextlib.suppress(OSError):
-        names = sorted(entry.name for entry in folder.iterdir())
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name != Path(path).name)
     close = difflib.get_close_matches(Path(path).name, names, 1)
     return f"; did you mean `{folder / close[0]}`?" if close else "."
 

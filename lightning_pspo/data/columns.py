@@ -23,6 +23,8 @@ ANSWERS = ("answer", "final_answer", "reward_model.ground_truth", "ground_truth"
 """Columns that hold the answer, likewise; ``solution`` must mark its answer."""
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
+_TURNS_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
+_OBJECT_AS_TEXT = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
 _EXACT = 2**53
 """From here on a float stands for several integers."""
 
@@ -48,7 +50,13 @@ class Columns:
         name = _first(row, self.question)
         if not _FIELD.search(name) and (turns := _turns(value_of(row, name, where))):
             return _last_question(turns, name, where)
-        return text_field(row, name, where), None
+        answer = _first(row, self.answer)
+        if set(columns_in(name)) & set(columns_in(answer)):
+            raise InputError(f"{where}: the question {name!r} must not contain the column of the answer, {answer!r}.")
+        text = text_field(row, name, where)
+        if _TURNS_AS_TEXT.match(text):
+            raise InputError(f"{where}: field {name!r} must hold a conversation as a list, not as text: {text[:40]!r}.")
+        return text, None
 
     def answer_of(self, row: Row, where: str) -> tuple[str, str | None]:
         """Return the reference answer, and the worked solution if there is one."""
@@ -115,7 +123,7 @@ def text_field(row: Row, field: str, where: str) -> str:
     value = _content(value_of(row, field, where))
     is_number = isinstance(value, int | float | ExactDecimal) and not isinstance(value, bool) and math.isfinite(value)
     if not isinstance(value, str) and not is_number:
-        hint = f" (a list of {len(value)} values: join them into one text, as '1, 2')" if _is_long(value) else ""
+        hint = _hint(row, value)
         raise InputError(f"{where}: field {field!r} must be text or a finite number, got {str(value)[:40]!r}{hint}.")
     if isinstance(value, float) and not isinstance(value, Decimal) and abs(value) >= _EXACT:
         raise InputError(f"{where}: field {field!r} must be text, for a number of this size has lost digits: {value}.")
@@ -140,10 +148,14 @@ def value_of(row: Row, field: str, where: str) -> Any:
     nested = [f"{name}.{key}" for name, value in row.items() if isinstance(value, Mapping) for key in value]
     close = [name for name in nested if name.rpartition(".")[2] in (field, "ground_truth")]
     close = close or difflib.get_close_matches(field, [*names, *nested], 1)
-    hint = f"; did you mean {close[0]!r}? Name it" if close else "; name the right one"
+    hint = (f"did you mean {close[0]!r}? Name it" if close else "name the right one") + " in the source's settings"
     if len(names) == 1 and (marks := re.findall("[;\t|]", names[0])):
-        hint = f"; is its `delimiter` {marks[0]!r}? Set that"
-    raise InputError(f"{where}: must have the field {field!r}, got {names}{hint} in the source's settings.")
+        hint = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
+    if len(names) == 1 and isinstance(row[names[0]], list):
+        hint = f"write the rows in {names[0]!r} alone, as `jq .{names[0]}` does"
+    if as_text := [name for name, value in row.items() if isinstance(value, str) and _OBJECT_AS_TEXT.match(value)]:
+        hint = f"{as_text[0]!r} must hold an object, not its text"
+    raise InputError(f"{where}: must have the field {field!r}, got {names}; {hint}.")
 
 
 def columns_in(field: str) -> list[str]:
@@ -169,12 +181,22 @@ def _turns(value: Any) -> list[Mapping[str, Any]]:
     """Return the turns of a conversation as role and content; none for any other value."""
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         return []
-    roles = {"human": "user", "gpt": "assistant"}
-    turns = [
-        {"role": turn.get("role", turn.get("from")), "content": turn.get("content", turn.get("value"))}
-        for turn in value
+    names = {"human": "user", "gpt": "assistant"}
+    roles = [str(turn.get("role", turn.get("from", ""))).lower() for turn in value]
+    contents = [_joined(turn.get("content", turn.get("value"))) for turn in value]
+    return [
+        {"role": names.get(role, role), "content": content}
+        for role, content in zip(roles, contents, strict=True)
+        if role
     ]
-    return [turn | {"role": roles.get(turn["role"], turn["role"])} for turn in turns if isinstance(turn["role"], str)]
+
+
+def _joined(content: Any) -> Any:
+    """Return the text of a message that is a list of parts, if all of them are texts."""
+    parts = content if isinstance(content, list) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    whole = texts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts)
+    return "".join(texts) if whole else content
 
 
 def _last_question(turns: Sequence[Mapping[str, Any]], name: str, where: str) -> tuple[str, str | None]:
@@ -197,5 +219,12 @@ def _content(value: Any) -> Any:
     return answers[-1] if answers else value
 
 
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1
+def _hint(row: Row, value: Any) -> str:
+    """Return what to do about a value that is neither text nor a number; nothing if that is not known."""
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(turn, Mapping) for turn in value):
+        return " (a conversation has turns with `role`, user or assistant, and `content`, a text)"
+    kinds = {type(other) for other in row.values()}
+    if len(row) > 1 and kinds in ({list}, {dict}) and len({len(other) for other in row.values()}) == 1:
+        return " (columns instead of rows: write one object per row, as pandas does with orient='records')"
+    is_long = isinstance(value, list) and len(value) > 1
+    return f" (a list of {len(value)} values: join them into one text, as '1, 2')" if is_long else ""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_pspo.data.rows import SUFFIXES, Row, one_line
+from lightning_pspo.data.rows import SUFFIXES, Row, one_line, short_floats
 from lightning_pspo.errors import InputError
 from lightning_pspo.progress import hidden_bars
 
@@ -41,7 +41,11 @@ def hub_rows(
             f"{dataset} (split {split}) cannot be read from the hub: {one_line(error)[:200]}. Without a network, "
             f"set `path` of {instead} to a local {', '.join(SUFFIXES)} file with the same fields."
         ) from error
-    yield from rows
+    if rows.data.schema == short_floats(rows.data.slice(0, 0)).schema:
+        yield from rows
+    else:
+        for table in rows.with_format("arrow").iter(1000):
+            yield from short_floats(table).to_pylist()
 
 
 class _Reached(threading.Thread):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError, got_missing
-from lightning_pspo.files import COMPRESSED, as_size, open_bytes, read_objects, unique_keys
+from lightning_pspo.files import COMPRESSED, as_size, foreign, open_bytes, read_objects, unique_keys
 
 Row = Mapping[str, Any]
 _MAX_ARRAY = 1 << 30  # bytes; a small compressed file may hold one that fills the memory
@@ -130,11 +130,14 @@ def read_rows(file: Path, *, lines: bool = False, delimiter: str | None = None) 
     """
     suffix = ".jsonl" if lines else format_of(file)[1]
     try:
+        head = _head(file)
+        if suffix in (".csv", ".tsv", ".parquet") and (reason := foreign(head)):
+            raise InputError(f"{file}{reason}")
         if suffix in (".csv", ".tsv"):
             yield from _read_csv(file, delimiter or ("\t" if suffix == ".tsv" else ","))
         elif suffix in (".parquet", ".arrow"):
             yield from _read_columnar(file, suffix)
-        elif suffix == ".json" and _begins_with_bracket(file):
+        elif suffix == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             yield from _read_array(file)
         else:
             yield from _read_lines(file)
@@ -142,9 +145,9 @@ def read_rows(file: Path, *, lines: bool = False, delimiter: str | None = None) 
         raise InputError(f"{file} cannot be read: {one_line(error)}.") from error
 
 
-def _begins_with_bracket(file: Path) -> bool:
+def _head(file: Path) -> bytes:
     with open_bytes(file) as stream:
-        return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        return stream.read(1024)
 
 
 def _read_lines(file: Path) -> Iterator[tuple[int, Row]]:
@@ -219,11 +222,35 @@ def _read_columnar(file: Path, suffix: str) -> Iterator[tuple[int, Row]]:
             else:
                 batches = _arrow_batches(ipc, stream)
             for batch in batches:
-                for row in batch.to_pylist():
+                names = batch.schema.names
+                if len(set(names)) < len(names):
+                    raise InputError(f"{file}: every column must have another name, got {names}.")
+                for row in short_floats(batch).to_pylist():
                     number += 1
                     yield number, row
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{file}: malformed {suffix[1:].capitalize()}: {one_line(error)}.") from None
+
+
+def short_floats(table: Any) -> Any:
+    """Return an Arrow table or batch in which a float32 is the shortest number that means it: 0.1, not 0.10000000149.
+
+    As a float64 it would have digits that nobody wrote, and a reference answer of which no completion is the equal.
+    """
+    import pyarrow
+
+    def replaced(kind: Any, by: Any) -> Any:
+        if kind == pyarrow.float32():
+            return by
+        if pyarrow.types.is_struct(kind):
+            return pyarrow.struct([field.with_type(replaced(field.type, by)) for field in kind])
+        return pyarrow.list_(replaced(kind.value_type, by)) if pyarrow.types.is_list(kind) else kind
+
+    names, kinds = table.schema.names, table.schema.types
+    steps = [[replaced(kind, by) for kind in kinds] for by in (pyarrow.string(), pyarrow.float64())]
+    for step in steps if steps[0] != kinds else ():
+        table = table.cast(pyarrow.schema(list(zip(names, step, strict=True))))
+    return table
 
 
 def _arrow_batches(ipc: Any, stream: Any) -> Iterator[Any]:

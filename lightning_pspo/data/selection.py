@@ -30,7 +30,7 @@ def matching(expression: str, rows: Sequence[Row], origin: str) -> list[int]:
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
     head = 'SELECT "row number" FROM rows WHERE (\n'
     try:
-        text = read_filter(expression, names)
+        text = read_filter(expression, names, repeatable=True)
         columns = {name: _column([row.get(name) for row in rows]) for name in columns_in(text, names)}
         table = pa.table(columns | {"row number": pa.array(range(len(rows)), pa.int64())})
         with explained_errors(text, len(head), names), connect() as connection, limited(connection, text):

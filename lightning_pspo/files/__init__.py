@@ -4,6 +4,7 @@ from lightning_pspo.files.atomic import (
     PARTIAL,
     DiskFullError,
     as_size,
+    existing_part,
     free_bytes,
     is_full,
     new_folder,
@@ -14,9 +15,9 @@ from lightning_pspo.files.atomic import (
     sync_to_disk,
     write_atomically,
 )
-from lightning_pspo.files.json_lines import COMPRESSED, open_bytes, read_objects, unique_keys
+from lightning_pspo.files.json_lines import COMPRESSED, foreign, open_bytes, read_objects, unique_keys
 from lightning_pspo.files.locks import locked, unlock
-from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml
+from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml, setting_at
 
 __all__ = [
     "COMPRESSED",
@@ -24,6 +25,8 @@ __all__ = [
     "DiskFullError",
     "as_size",
     "check_yaml",
+    "existing_part",
+    "foreign",
     "free_bytes",
     "is_full",
     "locked",
@@ -35,6 +38,7 @@ __all__ = [
     "read_yaml",
     "remove",
     "replacing",
+    "setting_at",
     "sync_entry",
     "sync_to_disk",
     "unique_keys",

@@ -68,13 +68,26 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+def foreign(head: bytes) -> str:
+    """Return what the beginning of a file shows that is none of rows, and what to do; nothing if it may be one."""
+    if head.startswith(b"\x1f\x8b"):
+        return ": the file is compressed with gzip; unpack it with `gunzip`."
+    if head.startswith(b"PK\x03\x04"):
+        return ": the file is a zip archive, as those of Excel are; unpack it, or save the sheet as CSV (UTF-8)."
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in head[:4]:
+        return ": the file is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`."
+    if head.startswith(b"version https://git-lfs"):
+        return ": the file is a pointer of Git LFS; get what it stands for with `git lfs pull`."
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return ": the file is a web page, perhaps that of a failed download."
+    return ""
+
+
 def _other_format(line: bytes) -> str:
     """Return what a line shows of a file that is not JSON Lines, and what to do; a full stop if nothing."""
     start = line.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if line.startswith(b"\x1f\x8b"):
-        return ": the file is compressed with gzip; unpack it with `gunzip`."
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line[:4]:
-        return ": the file is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`."
+    if reason := foreign(line):
+        return reason
     if b"\r" in start.rstrip():
         return ": its lines end in CR alone; convert it with `tr '\\r' '\\n'`."
     if start.rstrip() == b"[" or start.startswith((b"[{", b"[ {")):

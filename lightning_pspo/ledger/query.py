@@ -16,8 +16,14 @@ from lightning_pspo.errors import InputError
 LIMIT_S = 300.0
 """Longest time that a filter may need."""
 
-_ENDLESS = re.compile("range|generate_series|repeat|query(?:_table)?|[lr]pad|(?:list|array)_resize|printf|format|bar")
-"""Functions whose result is as long as a number says, or that run a query."""
+_ENDLESS = re.compile(
+    "range|generate_series|repeat|query(?:_table)?|[lr]pad|(?:list|array)_resize|printf|format|bar|.*sleep.*"
+)
+"""Functions whose result is as long as a number says, or that run a query, or wait."""
+_CHANGING = re.compile(
+    "random|setseed|.*uuid.*|now|today|age|current_date|(?:get_current|current|local|transaction)_?(?:local)?time.*"
+)
+"""Functions, some of them called without parentheses, that depend on chance or on the clock."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -41,8 +47,17 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def read_filter(text: str, columns: Sequence[str]) -> str:
-    """Return a filter that is one SQL expression, with column names such as ``reward/format`` in quotes."""
+def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) -> str:
+    """Return a filter that is one SQL expression, with column names such as ``reward/format`` in quotes.
+
+    Args:
+        text: The expression.
+        columns: Names of the columns that there are.
+        repeatable: Refuse functions whose result may be another one at the next time, such as ``random()``.
+
+    Raises:
+        InputError: It is not an expression, or works on more than a row.
+    """
     special = [name for name in columns if not re.fullmatch(r"[A-Za-z_]\w*", name)]
     if special:
         names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
@@ -56,22 +71,35 @@ def read_filter(text: str, columns: Sequence[str]) -> str:
         with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
             connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
         raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
-    _refuse_endless(text)
+    names = set(_functions(text))
+    if endless := sorted(filter(_ENDLESS.fullmatch, names)):
+        raise InputError(
+            f"the filter must be an expression about one row, without the function {endless[0]}, got {text!r}."
+        )
+    changing = filter(_CHANGING.fullmatch, names - {column.lower() for column in columns})
+    if repeatable and (name := next(changing, None)):
+        raise InputError(
+            f"the filter must choose the same rows at any time, without {name}, got {text!r}; `shuffle_seed` and "
+            "`limit` draw rows at random."
+        )
     return text
 
 
-def _refuse_endless(expression: str) -> None:
-    """Refuse what lets an expression work on more than a row: a subquery, or a function with an endless result."""
+def _functions(expression: str) -> Iterator[str]:
+    """Yield the names of functions and columns in an expression; raise InputError for a subquery."""
     with connect() as connection:
         (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{expression}\n)"]).fetchall()[0]
     nodes = [json.loads(tree)]
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
-            name = str(node.get("function_name", "")).lower()
-            if node.get("class") == "SUBQUERY" or _ENDLESS.fullmatch(name):
-                kind = f"the function {name}" if name else "a subquery"
-                raise InputError(f"the filter must be an expression about one row, without {kind}, got {expression!r}.")
+            if node.get("class") == "SUBQUERY":
+                raise InputError(
+                    f"the filter must be an expression about one row, without a subquery, got {expression!r}."
+                )
+            yield from (
+                str(name).lower() for name in (node.get("function_name"), *node.get("column_names", ())) if name
+            )
         nodes.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
 
 

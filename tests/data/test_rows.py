@@ -54,6 +54,13 @@ ROW = {"question": "a", "answer": 1}
             "must be a conversation with one question, got 2 user turns and 0 system turns",
         ),
         (b'{"question": "a", "answer": [{"role": "user", "content": "b"}]}', "'answer' must have an assistant's turn"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; .* `git lfs pull`"),
+        (b"<!DOCTYPE html>", "the file is a web page"),
+        (b'{"question": "[{\\"role\\": \\"user\\"}]", "answer": 1}', "'question' must hold a conversation as a list"),
+        (b'{"question": "a", "reward": "{\'answer\': 1}"}', "'reward' must hold an object, not its text"),
+        (b'{"data": [{"question": "a", "answer": 1}]}', "write the rows in 'data' alone, as `jq .data` does"),
+        (b'{"question": ["a", "b"], "answer": ["1", "2"]}', "columns instead of rows"),
+        (b'{"question": "a", "answer": [{"role": "x"}, {"role": "y"}]}', "a conversation has turns with `role`"),
     ],
 )
 def test_errors_name_file_and_row_and_say_what_to_do(tmp_path, content, message):
@@ -77,6 +84,7 @@ def test_errors_name_file_and_row_and_say_what_to_do(tmp_path, content, message)
         ("100", "100"),
         ('["5"]', "5"),
         ('[{"role": "user", "content": "How many?"}]', "How many?"),
+        ('[{"from": "Human", "value": "?"}, {"from": "GPT", "value": [{"type": "text", "text": "5"}]}]', "5"),
     ],
 )
 def test_a_value_keeps_its_digits_and_comes_out_of_its_list(tmp_path, answer, text):
@@ -107,13 +115,31 @@ def test_every_file_format_gives_the_same_problems(tmp_path):
         ("a.csv", b'question,answer\na,#### 1\nb,"c', "row 2: malformed CSV"),
         ("a.csv", b"question,answer\na,#### 1\nb\n", "row 2: must have the field 'answer'"),
         ("a.csv", b"question,answer\n\xff,#### 1\n", "not UTF-8"),
+        ("a.csv", "question,answer\na,5\n".encode("utf-16"), "the file is UTF-16"),
+        ("a.csv", b"PK\x03\x04 of Excel", "the file is a zip archive"),
         ("a.parquet", b"PAR1 but not really", "malformed Parquet"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
     ],
 )
 def test_malformed_files_of_other_formats_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}.*{message}"):
         GSM8K(tmp_path / name).load()
+
+
+def test_a_parquet_float32_is_the_number_that_was_written(tmp_path):
+    kind = pyarrow.struct([("truth", pyarrow.float32())])
+    columns = {"a": pyarrow.array([0.1], pyarrow.float32()), "b": pyarrow.array([{"truth": 0.7}], kind), "c": [0.1]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert list(read_rows(tmp_path / "a.parquet")) == [(1, {"a": 0.1, "b": {"truth": 0.7}, "c": 0.1})]
+
+
+def test_a_parquet_table_that_would_lose_a_column_or_is_not_unicode(tmp_path):
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 1, pyarrow.array([b"\xff"]).buffers())
+    for names, message in ((["a", "a"], "every column must have another name"), (["a", "b"], "malformed Parquet")):
+        parquet.write_table(pyarrow.Table.from_arrays([text, text], names=names), tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=message):
+            list(read_rows(tmp_path / "a.parquet"))
 
 
 def test_an_array_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):

@@ -62,10 +62,13 @@ def test_csv_keeps_newlines_quotes_latex_and_leading_zeros(tmp_path, suffix):
         ("a,a\n1,2\n", {}, "every column must have another name"),
         ("question,answer\na,5\n", {"answer": "anwser"}, r"\['answer', 'question'\]; did you mean 'answer'"),
         ("question,answer\na,5\n", {"question": "{question} {answer}", "answer": "answer"}, "must not contain"),
+        ("question,answer\na,5\n", {"question": "{answer}?"}, "must not contain the column of the answer"),
         ("question,answer\na,5\n", {"filter": "levle = 1"}, "`filter`: unknown column `levle`"),
+        ("question,answer\na,5\n", {"filter": "answer > random()"}, "the same rows at any time, without random"),
+        ("question,answer\na,5\n", {"filter": "current_date > answer"}, "without current_date, .*`shuffle_seed`"),
         ("question,answer\na,\n", {"unusable": "skip"}, "1 left out, the first: .*must not be empty"),
     ],
-    ids=["comma", "semicolon", "twice", "typo", "leak", "filter", "nothing_left"],
+    ids=["comma", "semicolon", "twice", "typo", "leak", "leak_by_default", "filter", "chance", "clock", "nothing_left"],
 )
 def test_faults_of_a_table_are_said_in_one_line(tmp_path, content, settings, message):
     file = tmp_path / "mine.csv"
