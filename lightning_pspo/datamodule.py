@@ -31,7 +31,7 @@ class MathDataModule(pl.LightningDataModule):
 
     Args:
         tokenizer: The policy's tokenizer; None takes that of the module when a Trainer connects the two.
-        max_prompt_tokens: Longest prompt that leaves room for a completion in the model's context; None for no limit.
+        max_prompt_tokens: Longest prompt that leaves room for a completion and that the engine takes; None for any.
             Taken from the module together with the tokenizer; linked by the command line.
         train: Source of training problems.
         val: Name -> source, for ``validate`` and for validation during ``fit``.
@@ -75,10 +75,8 @@ class MathDataModule(pl.LightningDataModule):
         check_at_least("prompts_per_rollout", prompts_per_rollout, 1, 10**6)
         check_at_least("num_rollouts", num_rollouts, 1, 10**9)
         check_at_least("eval_batch_size", eval_batch_size, 1, 10**6)
-        try:
-            check_date(date := date or datetime.now().date().isoformat())
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        date = date or datetime.now().date().isoformat()
+        check_date(date)
         self._tokenizer = tokenizer
         self.max_prompt_tokens = max_prompt_tokens
         self.train = train
@@ -263,7 +261,8 @@ class MathDataModule(pl.LightningDataModule):
         if self.max_prompt_tokens is not None and len(longest.ids) > self.max_prompt_tokens:
             raise InputError(
                 f"data.{key}: the prompt of problem {longest.problem.id!r} must have at most "
-                f"{self.max_prompt_tokens} tokens (the model's context less `max_new_tokens`), "
+                f"{self.max_prompt_tokens} tokens (the model's context less `max_new_tokens`, or the engine's "
+                f"`fixed_prompt_tokens`), "
                 f"it has {len(longest.ids)}"
                 f"{f' with {k} solved examples' if (k := encoder.format.few_shot.k) else ''}."
             )

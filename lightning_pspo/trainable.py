@@ -136,9 +136,10 @@ class TrainableModule(SamplingModule):
 
     @property
     def max_prompt_tokens(self) -> int | None:
-        """Longest prompt that leaves room for a completion in the model's context; None for no limit."""
-        context = self.policy.context_length
-        return None if context is None else context - self.longest_completion
+        """Longest prompt that leaves room for a completion in the model's context, and that the engine takes."""
+        context, limit = self.policy.context_length, self.engine.max_prompt_tokens
+        limits = [limit, None if context is None else context - self.longest_completion]
+        return min((tokens for tokens in limits if tokens is not None), default=None)
 
     def complete(
         self,

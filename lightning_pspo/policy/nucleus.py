@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lightning_pspo.progress import WORK
+
 Value = TypeVar("Value")
 
 TOPS = (256, 4096)
@@ -40,12 +42,16 @@ def without_waiting(
     global _missed
     if top_p >= 1.0 or device.type not in DEFERRING:
         return run()
-    missed = _missed = [torch.zeros((), dtype=torch.bool, device=device)]
+    done, missed = WORK.done, [torch.zeros((), dtype=torch.bool, device=device)]
+    _missed = missed
     try:
         result = run()
     finally:
         _missed = None
-    return run() if any_rank(torch.stack(missed)) else result
+    if not any_rank(torch.stack(missed)):
+        return result
+    WORK.done = done  # what is made again is not counted twice
+    return run()
 
 
 def fixed_point(values: Tensor, bits: int = SUM_BITS) -> Tensor:

@@ -152,6 +152,10 @@ class RolloutEngine(ABC):
     mismatch correction applies."""
     min_temperature: float = 0.0
     """Lowest temperature above 0 that it samples at."""
+    max_prompt_tokens: int | None = None
+    """Longest prompt that it takes; None for any that fits the model."""
+    ignores_batch: bool = False
+    """Whether no bit of a completion depends on the other prompts of its batch, where operations have a fixed order."""
     listener: Listener | None = None
     """Told of completions that have ended while others are still drawn, so that they are graded meanwhile."""
 

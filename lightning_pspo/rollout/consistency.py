@@ -127,7 +127,8 @@ class _Probe:
             picks: Tensor = torch.randint(len(ordinary), (length,), generator=generator)
             return list(ordinary[picks].tolist())
 
-        self.prompts = [text(max(1, min(length, room - self.new_tokens))) for length in PROMPT_LENGTHS]
+        longest = max(1, min(room - self.new_tokens, engine.max_prompt_tokens or room))
+        self.prompts = [text(min(length, longest)) for length in PROMPT_LENGTHS]
         self.completions = [text(max(1, self.new_tokens - 2)), text(self.new_tokens), text(1)]
 
     def noise(self) -> float:

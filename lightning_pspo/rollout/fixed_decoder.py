@@ -146,16 +146,18 @@ class Decoder:
         ``logits`` (B, V) are those of the prompts' next tokens, ``noise`` is (n, max_new_tokens) float64.
         """
         steps, groups = sampling.max_new_tokens, torch.arange(len(logits)).repeat_interleave(repeats)
+        searches = noise is not None and sampling.top_p < 1.0
         self._start(prompts, logits, groups, sampling, noise)
         for step in range(0, steps, every):
             end = min(step + every, steps)
-            before = self._snapshot(len(groups))
+            before = self._snapshot(len(groups)) if searches else None
             self._run(step, end, groups, sampling, noise is not None, whole_vocabulary=False)
             finished, undecided = self._state(len(groups))
-            if undecided:
+            if before is not None and undecided:
                 self._restore(before, step)
                 self._run(step, end, groups, sampling, noise is not None, whole_vocabulary=True)
                 finished, _ = self._state(len(groups))
+            advance((end - step) * len(groups))
             active = int((~finished).sum())
             if active == 0:
                 break
@@ -246,7 +248,6 @@ class Decoder:
                 self._draw(shape)
             else:
                 self._launch(shape)
-            advance(len(groups))
 
     def _launch(self, shape: Shape) -> None:
         """Take one step. The first of a shape warms up, the second is captured, and all others are one launch."""

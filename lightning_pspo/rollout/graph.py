@@ -54,8 +54,8 @@ class GraphEngine(RolloutEngine):
     """Decodes on a CUDA device with one graph launch per token; the same steps run one by one on other devices.
 
     A prompt's keys and values are stored and read once for all its completions. Models with other caches or attention
-    than the full attention of transformers' attention interface are passed to ``SharedPrefixEngine``. The buffers are
-    kept for the next rollout.
+    than the full attention of transformers' attention interface are passed to ``SharedPrefixEngine``, or refused where
+    shapes are fixed. The buffers are kept for the next rollout.
 
     Args:
         max_rows: Rows decoded at once, at least 1; bounds the KV cache.
@@ -66,7 +66,8 @@ class GraphEngine(RolloutEngine):
             None for shapes that fit.
 
     Raises:
-        InputError: If a number is below 1, or a prompt is longer than ``fixed_prompt_tokens``.
+        InputError: If a number is below 1; where ``fixed_prompt_tokens`` is set, if a prompt is longer (before the run
+            starts, where its data are known) or the model has other attention.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class GraphEngine(RolloutEngine):
         check_at_least("fixed_prompt_tokens", fixed_prompt_tokens, 1)
         self.max_rows = max_rows
         self.steps_per_check = steps_per_check
-        self.fixed_prompt_tokens = fixed_prompt_tokens
+        self.fixed_prompt_tokens = self.max_prompt_tokens = fixed_prompt_tokens
+        self.ignores_batch = fixed_prompt_tokens is not None
         self._decoder: Decoder | None = None
 
     def generate(
@@ -92,6 +94,11 @@ class GraphEngine(RolloutEngine):
                 self._decoder = None
         else:
             reason = f"{type(model).__name__} has no plain full attention"
+        if self.fixed_prompt_tokens is not None:
+            raise InputError(
+                f"`fixed_prompt_tokens` must be null for this model, got {self.fixed_prompt_tokens}: {reason}, so that "
+                "SharedPrefixEngine would have to sample, whose shapes vary."
+            )
         warn_once(f"SharedPrefixEngine samples instead of GraphEngine: {reason}.")
         return SharedPrefixEngine(max_rows=self.max_rows).generate(model, prompts, sampling, uniforms)
 

@@ -29,6 +29,7 @@ class UnpaddedEngine(RolloutEngine):
         self.uses_given_noise = engine.uses_given_noise
         self.uses_own_kernels = engine.uses_own_kernels
         self.min_temperature = engine.min_temperature
+        self.max_prompt_tokens = engine.max_prompt_tokens
 
     def generate(
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None

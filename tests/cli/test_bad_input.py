@@ -126,13 +126,16 @@ def test_no_subcommand_of_lightning(capsys: pytest.CaptureFixture[str], argument
     assert not arguments or "call `lightning_pspo.cli.run_until_done.main`" in message
 
 
-def test_a_prompt_longer_than_the_context(refused: Refused) -> None:
+def test_a_prompt_longer_than_the_limit(refused: Refused) -> None:
+    """Of the model's context, or of the engine."""
     path = refused.file("long.jsonl", json.dumps({"question": "why " * 200, "answer": "1"}))
     prompt = len("Question: " + ("why " * 200).strip() + "\nAnswer:")
-    assert refused(train=path) == (
-        f"data.train: the prompt of problem 'long-1' must have at most {512 - 8} tokens "
-        f"(the model's context less `max_new_tokens`), it has {prompt}."
-    )
+    fixed = ["--model.engine=GraphEngine", "--model.engine.fixed_prompt_tokens=80"]
+    for limit, engine in ((512 - 8, []), (80, fixed)):
+        assert refused(*engine, train=path) == (
+            f"data.train: the prompt of problem 'long-1' must have at most {limit} tokens "
+            f"(the model's context less `max_new_tokens`, or the engine's `fixed_prompt_tokens`), it has {prompt}."
+        )
 
 
 def test_a_generated_task_that_does_not_exist(refused: Refused) -> None:

@@ -22,6 +22,7 @@ from transformers import (
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.adapters import LoRA, with_adapters
+from lightning_pspo.progress import WORK
 from lightning_pspo.rollout import GraphEngine, SharedPrefixEngine, fixed_decoder, graph
 from lightning_pspo.rollout.fixed_attention import attention_and_sum
 from lightning_pspo.rollout.fixed_decoder import bucket
@@ -91,6 +92,8 @@ def test_other_attention_goes_to_the_shared_prefix_engine(name: str, caplog: pyt
     with caplog.at_level(logging.WARNING):
         assert_same_tokens(GraphEngine(), model, PROMPTS)
     assert "GraphEngine" in caplog.text
+    with pytest.raises(InputError, match=r"`fixed_prompt_tokens` must be null .* got 99: .*, so that Shared"):
+        draw(GraphEngine(fixed_prompt_tokens=99), model, prompts_of(PROMPTS))
     assert model.config._attn_implementation == attention
 
 
@@ -142,6 +145,9 @@ def test_a_nucleus_beyond_the_most_probable_tokens(llama: PreTrainedModel, monke
     assert_same_tokens(engine, llama, PROMPTS, top_p=0.7, eos_ids=MANY_EOS, max_new_tokens=30)
     assert engine._decoder is not None
     assert {shape.whole_vocabulary for shape in engine._decoder.graphs} == {True, False}
+    WORK.clear()
+    draw(engine, llama, prompts_of(PROMPTS), top_p=0.7, eos_ids=(), samples=2, max_new_tokens=30)
+    assert WORK.done == len(PROMPTS) * 2 * 30  # steps that are made again count once
 
 
 def test_few_shapes_need_a_graph(llama: PreTrainedModel) -> None:

@@ -30,6 +30,7 @@ from lightning_pspo.objective.surrogates import (
 )
 from lightning_pspo.policy import nucleus
 from lightning_pspo.policy.adapters import LoRA
+from lightning_pspo.progress import WORK
 from lightning_pspo.training.minibatches import MiniBatch
 from lightning_pspo.training.passes import Pass
 from lightning_pspo.types import Rollout
@@ -104,11 +105,17 @@ def test_a_nucleus_beyond_the_most_probable_tokens(
 ) -> None:
     """Its passes are made again, and the run ends with the bits of one that waited."""
     runs: list[bool] = []
-    original = PSPOModule._passes
+    made: list[int] = []
+    original, update = PSPOModule._passes, PSPOModule.update
 
     def counted(*arguments: Any) -> list[Pass]:
         runs.append(nucleus._missed is None)
         return original(*arguments)
+
+    def watched(module: PSPOModule, rollout: Rollout, mini_batch: MiniBatch, first: bool) -> Any:
+        before, result = WORK.done, update(module, rollout, mini_batch, first)
+        made.append(WORK.done - before - len(mini_batch.micro_batches))
+        return result
 
     settings: dict[str, Any] = {"sampling": {"top_p": 0.7}, "limits": {"micro_batch_size": 3}, "limit": 1}
     settings |= {"minibatches_per_rollout": 2, "kl": {"coef": 0.1}}
@@ -117,5 +124,7 @@ def test_a_nucleus_beyond_the_most_probable_tokens(
         expected = weights(fit(**settings)[0])
     monkeypatch.setattr(nucleus, "TOPS", tops)
     monkeypatch.setattr(PSPOModule, "_passes", counted)
+    monkeypatch.setattr(PSPOModule, "update", watched)
     assert torch.equal(weights(fit(**settings)[0]), expected)
     assert runs == ([False, True] if tops == (2, 4) else [False]) * 4
+    assert made == [0] * 4  # passes that are made again count once

@@ -57,8 +57,10 @@ def _encode(subject: Subject, key: str, problems: Sequence[Problem]) -> Finding:
     lengths = {len(row.ids): row.problem.id for row in rows}
     measured = f"data.{key}: {len(problems)} problems, prompts of {min(lengths)} to {max(lengths)} tokens"
     if too_long := len(rows) - len(subject.rows[key]):
-        text = f"{measured}; {too_long} exceed the {limit} tokens that completions leave of the model's context (the "
-        text += f"longest: {lengths[max(lengths)]!r}): the run is refused."
+        text = (
+            f"{measured}; {too_long} exceed the {limit} tokens that completions leave of the model's context, or that "
+        )
+        text += f"the engine takes (the longest: {lengths[max(lengths)]!r}): the run is refused."
         return error("prompt_length", text, "model.sampling.max_new_tokens: fewer, or the data without long prompts")
     return fine("prompt_length", f"{measured}.")
 
