@@ -1,4 +1,4 @@
-"""What several callbacks ask of the Trainer."""
+"""What several callbacks need of the Trainer: the run's folder, trial runs, finished rollouts, file names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.training.loop_counters import finished_rollouts as finished_rollouts
+from lightning_pspo.training.loop_counters import validate_now as validate_now
 
 _NAME_BYTES = 200  # file systems allow 255, and others are written beside a file under longer names
 
@@ -22,13 +23,6 @@ def is_trial(trainer: Trainer) -> bool:
     """Return True under ``fast_dev_run``, which must leave nothing behind."""
     untyped: Any = trainer  # the Trainer's connectors set the attribute; mypy does not know it
     return bool(untyped.fast_dev_run)
-
-
-def validate_now(trainer: Trainer) -> None:
-    """Make the validation after the last rollout; Lightning does nothing more in a run that is resumed there."""
-    trainer.validating = True
-    trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training = True
 
 
 def check_file_name(setting: str, path: str) -> None:

@@ -46,6 +46,12 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(paths, key=rollout_of)
 
 
+def newest_checkpoint(path: Path) -> Path | None:
+    """Return the newest checkpoint of the run in ``path``, or directly in that folder; None if there is none."""
+    checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
+    return checkpoints[-1] if checkpoints else None
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint so that a run can continue without it; return its new path."""
     renamed = path.with_name(path.name + _DAMAGED)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config
-from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.checkpoints.store import newest_checkpoint
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.source_names import BENCHMARKS, source_settings
@@ -188,10 +188,9 @@ def find_checkpoint(model: str) -> Path | None:
         raise InputError(f"MODEL must be a path that exists, or a hub id, {got_missing(path)}")
     if not path.is_dir() or any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return None
-    checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
-    if not checkpoints:
+    if (newest := newest_checkpoint(path)) is None:
         raise InputError(f"MODEL must be a run with checkpoints or a folder with a config.json, got {path}.")
-    return checkpoints[-1]
+    return newest
 
 
 def run_config(model: str, checkpoint: Path | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""Where loggers write, and what they need, settled before they are built."""
+"""Resolve where loggers write, and check that their packages are installed, before they are built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which LightningModule a command line trains: ``--model NAME``, or ``class_path`` in the group ``model``."""
+"""Choose the LightningModule of a command line: ``--model NAME``, or ``class_path`` in the group ``model``."""
 
 from __future__ import annotations
 

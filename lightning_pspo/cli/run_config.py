@@ -1,4 +1,4 @@
-"""The settings of a run, kept in its directory."""
+"""Save the settings of a run in its directory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning_pspo.checkpoints.run_folder import read_run_config
 from lightning_pspo.cli.run_directory import CONFIG
 from lightning_pspo.files import parse_yaml, write_atomically
+from lightning_pspo.report.arms import leaves
 
 _UNVERIFIED = "unverified_references.jsonl"
 
@@ -73,15 +74,9 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
     >>> changed_settings({"model": {"a": 1, "b": 2}}, {"model": {"a": 1, "b": 3}})
     'model.b: 2 -> 3'
     """
-
-    def leaves(value: Any, name: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {name: value}
-        return {key: leaf for part, inner in value.items() for key, leaf in leaves(inner, f"{name}.{part}").items()}
-
-    before, after = leaves(old), leaves(new)
+    before, after = dict(leaves(old)), dict(leaves(new))
     changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    return "; ".join(f"{name.lstrip('.')}: {before.get(name)} -> {after.get(name)}" for name in changed)
+    return "; ".join(f"{name}: {before.get(name)} -> {after.get(name)}" for name in changed)
 
 
 def _list_unverified(trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Where a run writes and from which checkpoint it starts, settled before anything is built."""
+"""Resolve a run's directory and the checkpoint that it starts from, before anything is built."""
 
 from __future__ import annotations
 

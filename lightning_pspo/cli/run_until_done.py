@@ -19,7 +19,7 @@ from types import FrameType
 
 import yaml
 
-from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, rollout_of
+from lightning_pspo.checkpoints.store import newest_checkpoint, rollout_of
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import check_at_least, check_coefficient
@@ -58,7 +58,8 @@ class RestartLoop:
 
     def progress(self) -> int:
         """Return the rollout of the newest checkpoint, 0 without one."""
-        return max(map(rollout_of, find_checkpoints(checkpoint_folder(self.root))), default=0)
+        newest = newest_checkpoint(self.root)
+        return 0 if newest is None else rollout_of(newest)
 
     def pass_on(self, number: int, frame: FrameType | None) -> None:
         """Send a signal on to the run, and do not restart it."""

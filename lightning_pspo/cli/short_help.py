@@ -1,4 +1,4 @@
-"""What ``fit --help`` prints: the settings that people use first, a screen for each group, with their defaults."""
+"""The short ``--help``: the most used settings with their defaults, a screen for each group."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ from lightning_pspo.study.cells import (
     read_done,
 )
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
-from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, shares, visible_devices
+from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, gpus_of_workers, visible_devices
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         check_writable("--output", root)
         cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
     trainer = cells[0].config["trainer"]
-    devices = [] if trainer.get("accelerator") == "cpu" else shares(visible_devices(), trainer.get("devices"))
+    devices = [] if trainer.get("accelerator") == "cpu" else gpus_of_workers(visible_devices(), trainer.get("devices"))
     here = len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
     workers = options.workers or (len(cells) if options.slurm else here)
     if options.dry_run:

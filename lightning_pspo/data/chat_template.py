@@ -1,4 +1,4 @@
-"""Chat templates: programs, perhaps a stranger's, that are checked once and rendered in a bounded time. No torch."""
+"""Chat templates, which are untrusted programs: checked once and rendered in a bounded time. Needs no torch."""
 
 from __future__ import annotations
 
@@ -116,11 +116,11 @@ def prints_date(template: str | None) -> bool:
 
 
 def check_date(date: str) -> None:
-    """Raise ValueError unless a day that chat templates are to print has the form YYYY-MM-DD."""
+    """Raise InputError unless a day that chat templates are to print has the form YYYY-MM-DD."""
     try:
         Date.fromisoformat(date)
     except ValueError:
-        raise ValueError(f"`date` must be a day such as 2026-01-31, got {date!r}.") from None
+        raise InputError(f"`date` must be a day such as 2026-01-31, got {date!r}.") from None
 
 
 class ChatTemplate:

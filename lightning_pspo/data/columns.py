@@ -1,4 +1,4 @@
-"""From a row to a problem: columns, templates, conversations, and rules for the answer. Needs no torch."""
+"""Turn a row into a problem: columns, templates, conversations, and rules for the answer. Needs no torch."""
 
 from __future__ import annotations
 

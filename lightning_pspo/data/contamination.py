@@ -1,4 +1,4 @@
-"""Evaluation questions that training has seen, word for word or nearly. Needs no torch."""
+"""Find evaluation questions that also occur in training, word for word or nearly. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a problem to the tokens of its prompt."""
+"""Encode a problem as the tokens of its prompt."""
 
 from __future__ import annotations
 

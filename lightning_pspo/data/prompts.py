@@ -1,4 +1,4 @@
-"""Texts of prompts, and answer markers. Needs no torch."""
+"""Plain prompt templates, and the markers of answers. Needs no torch."""
 
 from __future__ import annotations
 

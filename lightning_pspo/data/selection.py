@@ -1,4 +1,4 @@
-"""Rows for which an SQL expression holds. Needs no torch."""
+"""Select the rows for which an SQL expression holds. Needs no torch."""
 
 from __future__ import annotations
 

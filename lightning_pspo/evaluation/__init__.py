@@ -1,1 +1,1 @@
-"""Measuring a policy: sampling, metrics, votes, results, comparisons."""
+"""Measure a policy: sampling, metrics, votes, results and comparisons."""

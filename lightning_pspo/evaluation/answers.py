@@ -1,4 +1,4 @@
-"""Text of answers: what their prompt begins, and what the policy has written after it."""
+"""Decode answers: the beginning that the prompt supplies, and what the policy wrote after it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Read the settings of a run that its evaluation needs: plain values and classes of this package.
 
-The settings may come from a stranger, beside a checkpoint or in an export. They cannot name a class to import, a
+The settings are untrusted: they lie beside a checkpoint or in an export. They cannot name a class to import, a
 function to call or code to trust: only what is listed here is read.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_pspo.checkpoints.run_folder import RENAMED, read_run_config
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import setting_at
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 """Implementations that come with transformers; any other name is a kernel to download."""
@@ -66,8 +67,8 @@ def evaluation_settings_of(file: Path) -> dict[str, Any]:
         InputError: The file cannot be read, or a needed setting names a class or code outside this package.
     """
     settings = read_run_config(file)
-    values = {name: _at(settings, name) for name in (*_VALUES, *_CLASSES)}
-    values |= {name: _at(settings, old) for old, name in RENAMED.items() if values.get(name, ...) is None}
+    values = {name: setting_at(settings, name) for name in (*_VALUES, *_CLASSES)}
+    values |= {name: setting_at(settings, old) for old, name in RENAMED.items() if values.get(name, ...) is None}
     needed: dict[str, Any] = {}
     for name, value in values.items():
         if value is None:
@@ -98,8 +99,8 @@ def sources_of(file: Path, *, trusted: bool = False) -> dict[str, dict[str, Any]
         InputError: A source is not a class of this package.
     """
     settings = read_run_config(file)
-    key = "data.test" if _at(settings, "data.test") else "data.val"
-    sources = _at(settings, key) or {}
+    key = "data.test" if setting_at(settings, "data.test") else "data.val"
+    sources = setting_at(settings, key) or {}
     if not isinstance(sources, dict):
         raise InputError(f"{file}: {key} must map names to sources, got {str(sources)[:40]!r}.")
     if trusted:
@@ -108,13 +109,6 @@ def sources_of(file: Path, *, trusted: bool = False) -> dict[str, dict[str, Any]
         str(name): _safe(entry, f"{file}: {key}.{name}", "lightning_pspo.data.sources", _SOURCES)
         for name, entry in sources.items()
     }
-
-
-def _at(settings: Mapping[str, Any], name: str) -> Any:
-    value: Any = settings
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _safe(value: Any, where: str, module: str = "", classes: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Files and folders that exist completely or not at all; how a full disk shows."""
+"""Write files and folders completely or not at all, and recognise a full disk."""
 
 from __future__ import annotations
 
@@ -153,9 +153,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def free_bytes(path: Path) -> int:
     """Return the free bytes of the file system that ``path`` is on, or would be."""
-    while not path.exists():
+    return shutil.disk_usage(existing_part(path)).free
+
+
+def existing_part(path: Path) -> Path:
+    """Return ``path``, or the innermost folder above it that exists."""
+    while not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 def as_size(count: float) -> str:

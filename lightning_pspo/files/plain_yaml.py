@@ -1,7 +1,8 @@
-"""YAML of plain values that may come from a stranger."""
+"""Untrusted YAML: plain values only, bounded in size; nothing in a file runs or builds objects."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Parse a YAML document of plain values that may come from a stranger.
+    """Parse an untrusted YAML document of plain values.
 
-    Nothing in it can run code or make objects, and its aliases cannot blow it up. Messages begin with ``name``.
+    Nothing in it can run code or build objects, and its aliases cannot expand without bound. Messages begin with
+    ``name``.
 
     Raises:
         InputError: It is not YAML, has a tag or a repeated key, is nested too deeply, or holds too many values.
@@ -60,6 +62,17 @@ def parse_yaml(text: str, name: str) -> Any:
         raise
     except ValueError as error:  # a number or date that Python cannot hold
         raise InputError(f"{name} has a value that cannot be read: {str(error).partition(';')[0]}.") from None
+
+
+def setting_at(settings: Any, name: str) -> Any:
+    """Return a nested setting by its dotted name; None where it is not set.
+
+    >>> setting_at({"model": {"group_size": 8}}, "model.group_size"), setting_at({}, "data.train")
+    (8, None)
+    """
+    for part in name.split("."):
+        settings = settings.get(part) if isinstance(settings, Mapping) else None
+    return settings
 
 
 @dataclass

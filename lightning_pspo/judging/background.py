@@ -1,4 +1,4 @@
-"""Judging beside something else, in a process of its own or, for a judge that cannot be copied, in a thread."""
+"""Judge in the background: in a process of its own, or in a thread if the judge cannot be copied."""
 
 from __future__ import annotations
 

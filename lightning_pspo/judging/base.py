@@ -1,4 +1,4 @@
-"""What is judged, who judges it, and what comes of it."""
+"""Base class of judges, what they are asked, and what they return."""
 
 from __future__ import annotations
 

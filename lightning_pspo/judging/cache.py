@@ -1,4 +1,4 @@
-"""Replies that were paid for, on disk."""
+"""Cache a judge's replies on disk."""
 
 from __future__ import annotations
 

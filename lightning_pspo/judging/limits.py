@@ -1,4 +1,4 @@
-"""How fast and how much a judge may be asked, and when to stop asking a dead one."""
+"""Limit a judge's requests: a budget, a rate, and a circuit breaker for a dead endpoint."""
 
 from __future__ import annotations
 

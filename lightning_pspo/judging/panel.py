@@ -1,4 +1,4 @@
-"""From items to judgements: cache, repeats, both orders of a pair. Every question is asked once."""
+"""Turn items into judgements: cache, repeats, and both orders of a pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of a judge's reply. Nothing but the reply itself is read, and all of it must be the one object asked for."""
+"""Parse a judge's reply, which must be exactly the one JSON object that was asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages that a judge is sent. A completion is quoted data between marks that it cannot contain."""
+"""Build the messages for a judge, with completions quoted between marks that they cannot contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions as data: how they are quoted for a judge, and which of them try to steer it."""
+"""Quote completions for a judge as data, and find those that try to steer it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is scored, and what each score means."""
+"""The rubric: the dimensions that a judge scores, and what each score means."""
 
 from __future__ import annotations
 

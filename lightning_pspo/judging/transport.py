@@ -1,4 +1,4 @@
-"""One HTTP request to a server that is not trusted: bounded in time and size, and without redirects."""
+"""Make one HTTP request to an untrusted server: bounded in time and size, without redirects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a judge scored, and how far it can be trusted."""
+"""Summarise a judge's scores, and measure how reliable it is."""
 
 from __future__ import annotations
 

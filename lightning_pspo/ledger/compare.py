@@ -1,4 +1,4 @@
-"""Two ledgers side by side: how often the same prompts are solved, and where the completions first differ."""
+"""Compare two ledgers: how often the same prompts are solved, and where the completions first differ."""
 
 from __future__ import annotations
 

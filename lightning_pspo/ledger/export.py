@@ -1,4 +1,4 @@
-"""Rows of a ledger as JSON Lines, CSV or Parquet, written as they come."""
+"""Stream rows of a ledger into a JSON Lines, CSV or Parquet file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a ledger: DuckDB says which rows are wanted, and only the files that hold them are read further."""
+"""Read a ledger: DuckDB selects the rows, and only the files that hold them are read further."""
 
 from __future__ import annotations
 

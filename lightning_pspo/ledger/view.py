@@ -1,4 +1,4 @@
-"""A ledger's rows as text for a terminal, which nothing that a model wrote can control."""
+"""Show a ledger's rows as text that cannot control the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short runs: trainer settings of one on a device that prints and saves nothing, and the checks of a self-check."""
+"""Trainer settings of the short runs of doctor and selfcheck, and the names of selfcheck's checks."""
 
 from __future__ import annotations
 

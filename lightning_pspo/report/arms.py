@@ -1,4 +1,4 @@
-"""Runs whose settings differ only in the seed form one arm; settings and environments of arms."""
+"""Group runs whose settings differ only in the seed into arms; list their settings and environments."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def group(runs: Sequence[TrainingRun]) -> list[Arm]:
 
 def seed(run: TrainingRun) -> str:
     """Return the seed of a run, a dash where it is not known."""
-    value = run.summary.get("seed", run.setting("seed_everything"))
+    value = run.summary.get("seed", run.config.get("seed_everything"))
     return "–" if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Charts: where lines, bands, points and ticks lie in a picture, and its numbers as a table."""
+"""Lay out charts: lines, bands, points and ticks, and their numbers as a table."""
 
 from __future__ import annotations
 

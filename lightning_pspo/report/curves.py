@@ -1,4 +1,4 @@
-"""A run's scalars, from the files of the CSV or TensorBoard logger; what a resumed run repeated counts once."""
+"""Read a run's scalars from the CSV or TensorBoard logger; steps that a resumed run repeated count once."""
 
 from __future__ import annotations
 

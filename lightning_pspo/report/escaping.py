@@ -1,4 +1,4 @@
-"""Texts from anywhere as HTML: markup is escaped, and characters that are invisible are spelt out."""
+"""Escape untrusted text for HTML, with invisible characters spelled out."""
 
 from __future__ import annotations
 

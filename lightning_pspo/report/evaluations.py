@@ -1,4 +1,4 @@
-"""What was measured, with intervals: before and after training, and every evaluation in a run's folder."""
+"""Collect the measurements with their intervals: before and after training, and of every evaluation."""
 
 from __future__ import annotations
 

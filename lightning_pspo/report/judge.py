@@ -1,4 +1,4 @@
-"""A judge's scores of completions: means, how often each was given, and which completions have none."""
+"""Summarise a judge's scores: means, histograms, and completions without a score."""
 
 from __future__ import annotations
 

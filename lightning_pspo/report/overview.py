@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from lightning_pspo.files import setting_at
 from lightning_pspo.report.arms import Arm, seed
 from lightning_pspo.report.charts import number, percent
 from lightning_pspo.report.curves import finite
@@ -22,7 +23,7 @@ class ArmSummary:
         lengths = (self.mean("length_tokens_before"), self.mean("length_tokens_after"))
         self.tokens = " → ".join(number(length) for length in lengths if length is not None)
         self.seconds = self.mean("seconds")
-        self.planned = finite(arm.runs[0].setting("data.num_rollouts"))
+        self.planned = finite(setting_at(arm.runs[0].config, "data.num_rollouts"))
         self.seeds = f"{len(arm.runs)} seed{'s'[: len(arm.runs) - 1]}: {', '.join(seed(run) for run in arm.runs)}"
 
     def values(self, name: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""The charts of a report: which log keys they show, and what is said about them."""
+"""Choose the charts of a report: their log keys, titles and notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds for a report. What is missing or damaged becomes a note, and nothing else fails."""
+"""Read a run's folder for a report; what is missing or damaged becomes a note."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightning_pspo.errors import InputError, near_path
-from lightning_pspo.files import as_size, read_yaml
+from lightning_pspo.files import as_size, read_yaml, setting_at
 from lightning_pspo.report.curves import Curves, finite, read_curves
 
 SAMPLES_KEPT = 6  # training completions at either end of a run
@@ -55,19 +55,10 @@ class TrainingRun:
     judge_summary: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what is missing, damaged or odd, as sentences
 
-    def setting(self, name: str, default: Any = None) -> Any:
-        """Return a setting by its dotted name, ``default`` if it is not known."""
-        value: Any = self.config
-        for part in name.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                return default
-            value = value[part]
-        return value
-
     @property
     def validation_temperature(self) -> str | None:
         """The temperature of the curves that have none in their name."""
-        temperatures = self.setting("model.evaluation.temperatures")
+        temperatures = setting_at(self.config, "model.evaluation.temperatures")
         first = finite(temperatures[0]) if isinstance(temperatures, list) and temperatures else None
         return None if first is None else f"{first:g}"
 

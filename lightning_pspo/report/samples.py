@@ -1,4 +1,4 @@
-"""What the policy wrote: the same problems before and after training, and completions during training."""
+"""Show completions: of the same problems before and after training, and during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of a model as HTML: formulas as MathML, which browsers draw by themselves, everything else escaped."""
+"""Render a model's text as HTML: formulas as MathML, everything else escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of two arms that answered the same prompts."""
+"""Compare two arms that answered the same prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strengths of arms from pairwise comparisons."""
+"""Estimate strengths of arms from pairwise comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of a study, from the files of its cells and nothing else."""
+"""Compute the results of a study from the files of its cells alone."""
 
 from __future__ import annotations
 

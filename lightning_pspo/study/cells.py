@@ -1,4 +1,4 @@
-"""Cells of a study: one run each, with its settings, its folder and how far it has come."""
+"""Cells of a study: one run each, with its settings, folder and state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_yaml, write_atomically
+from lightning_pspo.files import read_yaml, setting_at, write_atomically
 from lightning_pspo.report.arms import leaves
 from lightning_pspo.study.design import Study, Variant
 
@@ -207,24 +207,12 @@ def check_budget(study: Study, cells: Sequence[Cell]) -> None:
     for cell in cells:
         other = first.setdefault(cell.variant.point, cell)
         for name in _BUDGET:
-            values = [setting(each.config, name) for each in (other, cell)]
+            values = [setting_at(each.config, name) for each in (other, cell)]
             if values[0] != values[1] and not any(name.startswith(allowed) for allowed in study.unequal):
                 raise InputError(
                     f"arms must have equal budgets, but `{name}` is {values[0]!r:.60} in {other.variant.arm} and "
                     f"{values[1]!r:.60} in {cell.variant.arm}: make them equal, or list it under `unequal`."
                 )
-
-
-def setting(config: Mapping[str, Any], name: str) -> Any:
-    """Return a setting by its dotted name, None where it is not set.
-
-    >>> setting({"model": {"group_size": 8}}, "model.group_size"), setting({}, "data.train")
-    (8, None)
-    """
-    value: Any = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def check_stale(cells: Sequence[Cell]) -> None:

@@ -1,4 +1,4 @@
-"""What a study file says: arms, axes and seeds, and the variants that they span."""
+"""Read a study file: arms, axes and seeds, and the variants that they span."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.checkpoints.store import newest_checkpoint
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, write_atomically
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done
@@ -44,7 +44,7 @@ class Attempt:
     cell: Cell
     process: subprocess.Popen[bytes]
     begun: float  # by the monotonic clock
-    checkpoint: str  # that it started from; empty for none
+    checkpoint: Path | None  # that it started from
     fresh: bool  # whether nothing of it existed before
     failures: int = 0  # starts before this one that have made no checkpoint
 
@@ -59,8 +59,8 @@ class Progress:
     failed: dict[str, str] = field(default_factory=dict)  # cell -> last line of its output
     done: dict[str, float | None] = field(default_factory=dict)  # finished cell -> its seconds, if it ran in one go
 
-    def look(self) -> None:
-        """Look which cells are finished."""
+    def refresh(self) -> None:
+        """Note which cells have finished."""
         for cell in self.cells:
             if cell.name not in self.done and cell.state == "done":
                 self.done[cell.name] = read_done(cell.folder).get("seconds")
@@ -94,7 +94,7 @@ class Runner:
             InputError: The disk is full. What has ended is kept.
         """
         progress = Progress(cells, self.workers)
-        progress.look()
+        progress.refresh()
         waiting = deque(cell for cell in cells if cell.name not in progress.done)
         try:
             while waiting or progress.running:
@@ -106,7 +106,7 @@ class Runner:
                         del progress.running[slot]
                         if (again := self._ended(attempt, slot, status, progress)) is not None:
                             progress.running[slot] = again
-                        progress.look()
+                        progress.refresh()
                 show(progress)
                 time.sleep(_TICK_S)
         finally:  # by Ctrl-C or a full disk: the running cells save what they have
@@ -119,7 +119,7 @@ class Runner:
     def _start(self, cell: Cell, slot: int, failures: int = 0) -> Attempt:
         """Start or continue a cell, unless the disk is nearly full."""
         check_disk(cell.folder)
-        fresh, checkpoint = cell.state == "waiting", _newest_checkpoint(cell.folder)
+        fresh, checkpoint = cell.state == "waiting", newest_checkpoint(cell.folder)
         variables = {**os.environ, "OMP_NUM_THREADS": str(cell.threads), "MKL_NUM_THREADS": str(cell.threads)}
         variables["SLURM_JOB_NAME"] = "interactive"  # within a job Lightning would take a cell for one of its tasks
         if self.devices:
@@ -146,7 +146,7 @@ class Runner:
             content |= {"weights": weights_digest(cell.folder), "files": file_digests(cell.folder)}
             write_atomically(cell.folder / DONE, json.dumps(content).encode())
             return None
-        failures = 0 if _newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
+        failures = 0 if newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
         if status != _BAD_INPUT and failures < _TRIES:
             return self._start(cell, slot, failures)
         progress.failed[cell.name] = f"status {status}: {_last_line(cell.folder / LOG)}"
@@ -179,20 +179,15 @@ def weights_digest(folder: Path) -> str | None:
     """Return the SHA-256 of the weights in a run's newest checkpoint; None for one in several files, or none."""
     import torch
 
-    paths = find_checkpoints(checkpoint_folder(folder))
-    if not paths or paths[-1].is_dir():
+    newest = newest_checkpoint(folder)
+    if newest is None or newest.is_dir():
         return None
-    weights = torch.load(paths[-1], map_location="cpu", weights_only=True)["state_dict"]
+    weights = torch.load(newest, map_location="cpu", weights_only=True)["state_dict"]
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _newest_checkpoint(folder: Path) -> str:
-    paths = find_checkpoints(checkpoint_folder(folder))
-    return paths[-1].name if paths else ""
 
 
 def _last_line(path: Path) -> str:
@@ -208,11 +203,13 @@ def visible_devices() -> list[str]:
     return listed.split(",")[:count] if listed else [str(index) for index in range(count)]
 
 
-def shares(devices: Sequence[str], of_cell: Any) -> list[str]:
+def gpus_of_workers(devices: Sequence[str], of_cell: Any) -> list[str]:
     """Return the GPUs of each worker, for cells with so many ``trainer.devices``, one unless that is a number or list.
 
-    >>> shares(["0", "1", "2", "5", "7"], 2), shares(["0", "1"], "auto"), shares(["0"], [0, 1])
-    (['0,1', '2,5'], ['0', '1'], [])
+    >>> gpus_of_workers(["0", "1", "2", "5", "7"], 2), gpus_of_workers(["0", "1"], "auto")
+    (['0,1', '2,5'], ['0', '1'])
+    >>> gpus_of_workers(["0"], [0, 1])
+    []
     """
     number = len(of_cell) if isinstance(of_cell, list) else of_cell
     count = number if isinstance(number, int) and number > 1 else 1
@@ -269,7 +266,7 @@ class SlurmRunner:
             write_atomically(cell.folder / JOB, started.job_id.encode())
             jobs[cell.name] = started
         while not all(job.done() for job in jobs.values()):
-            progress.look()
+            progress.refresh()
             show(progress)
             time.sleep(_POLL_S)
         failed = {}

@@ -1,4 +1,4 @@
-"""Settings of the Trainer that the loop cannot honour, refused before any work starts."""
+"""Refuse Trainer settings that the loop cannot honour, before any work starts."""
 
 from __future__ import annotations
 

@@ -44,9 +44,14 @@ def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
 
 
 def make_up_for_validation(trainer: Trainer) -> None:
-    """Run the validation after the last rollout if an interruption prevented it; Lightning would do nothing more."""
-    loop = trainer.fit_loop.epoch_loop
-    if loop.val_loop.restarted_mid_evaluation and loop.total_batch_idx + 1 == trainer.num_training_batches:
-        trainer.validating = True
-        loop.val_loop.run()
-        trainer.training = True
+    """Run the validation after the last rollout if an interruption prevented it."""
+    interrupted = trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation
+    if interrupted and finished_rollouts(trainer) == trainer.num_training_batches:
+        validate_now(trainer)
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Make the validation after the last rollout; Lightning does nothing more in a run that is resumed there."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True

@@ -1,4 +1,4 @@
-"""What a rollout must hold in memory whatever is sampled, against what the machine has."""
+"""Refuse a rollout that cannot fit in the machine's memory, whatever is sampled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a rollout's rows are split into optimiser steps and into forward and backward passes."""
+"""Split a rollout's rows into optimiser steps, and those into forward and backward passes."""
 
 from __future__ import annotations
 

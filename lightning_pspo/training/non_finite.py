@@ -1,4 +1,4 @@
-"""The refusal of an optimiser step whose loss or gradient is not finite."""
+"""Refuse an optimiser step whose loss or gradient is not finite, and save its rows."""
 
 from __future__ import annotations
 

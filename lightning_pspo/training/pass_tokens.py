@@ -1,4 +1,4 @@
-"""How many tokens a pass may have on a GPU, from what a forward pass is seen to keep for its gradient."""
+"""Choose the tokens of a pass on a GPU by measuring the memory that a forward pass keeps."""
 
 from __future__ import annotations
 

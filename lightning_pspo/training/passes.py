@@ -1,4 +1,4 @@
-"""What the passes of one optimiser step leave behind, and what a training step returns."""
+"""Results of a pass, of an optimiser step, and of a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run is, and how long its phases take."""
+"""The length of a run, and the time that its phases take."""
 
 from __future__ import annotations
 

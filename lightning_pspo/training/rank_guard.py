@@ -1,4 +1,4 @@
-"""Ends the processes of a run together: when one fails, the others follow, and its own error is reported first."""
+"""End the processes of a run together: when one fails, the others follow, and its error is reported first."""
 
 from __future__ import annotations
 

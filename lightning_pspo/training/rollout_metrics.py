@@ -1,4 +1,4 @@
-"""What is logged of a rollout, over all ranks."""
+"""Metrics of a rollout over all ranks."""
 
 from __future__ import annotations
 

@@ -76,12 +76,17 @@ def restore_threads(checkpoint: dict[str, Any], trainer: Trainer) -> bool:
     threads = checkpoint.get("threads")
     if threads is None or not _is_free(trainer):
         return False
-    threads = min(threads, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    threads = min(threads, usable_cores())
     if threads != torch.get_num_threads():
         number = f"{threads} thread{'s'[: threads > 1]}"
         rank_zero_info(f"note: this run computes with {number}, as before the checkpoint. {_CHANGE}")
         torch.set_num_threads(threads)
     return True
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_free(trainer: Trainer) -> bool:

@@ -1,4 +1,4 @@
-"""Floating-point operations of a rollout, and what a device could do in the same time."""
+"""Count the floating-point operations of a rollout, and compare them with the device's peak."""
 
 from __future__ import annotations
 

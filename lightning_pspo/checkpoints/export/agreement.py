@@ -1,4 +1,4 @@
-"""Checks that an export is the policy: the same logits, the same tokens."""
+"""Check that an export is the policy: the same logits, the same tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports a policy as a folder that transformers loads, and loads it back to make sure."""
+"""Export a policy as a folder that transformers loads, and load it back to make sure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from lightning_pspo.checkpoints.export.agreement import check_logits, check_merged, check_tokens, probe_logits
 from lightning_pspo.checkpoints.export.card import licence_of, model_card
 from lightning_pspo.checkpoints.export.merging import merged
-from lightning_pspo.checkpoints.export.reading import newest_checkpoint, read_policy
+from lightning_pspo.checkpoints.export.reading import checkpoint_at, read_policy
 from lightning_pspo.checkpoints.export.tokens import write_generation_config, write_tokenizer
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config, read_run_config, results_of
 from lightning_pspo.errors import InputError
@@ -73,7 +73,7 @@ def export(
         raise InputError(f"`output` must be a new or empty folder, got {output}.")
     if os.path.ismount(output):  # it cannot be replaced
         raise InputError(f"`output` must not be a mounted file system, got {output}: name a new folder in it.")
-    path = newest_checkpoint(checkpoint)
+    path = checkpoint_at(checkpoint)
     with new_folder(output) as folder:  # made first: reading a large model takes minutes
         begin("reading the checkpoint")
         policy, description = read_policy(path, base=base, trust_remote_code=trust_remote_code)

@@ -1,4 +1,4 @@
-"""Publishes an export on the Hugging Face hub: refused before the work if it cannot succeed, checked after it."""
+"""Publish an export on the Hugging Face hub: refused early if it cannot succeed, verified afterwards."""
 
 from __future__ import annotations
 

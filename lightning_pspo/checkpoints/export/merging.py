@@ -1,4 +1,4 @@
-"""Merges adapters into the weights that they belong to."""
+"""Merge adapters into the weights that they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the policy out of a checkpoint, whatever layout it was saved in."""
+"""Read the policy out of a checkpoint, whatever layout it was saved in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import check_policy
 from lightning_pspo.checkpoints.integrity import check_readable
-from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
+from lightning_pspo.checkpoints.store import newest_checkpoint
 from lightning_pspo.errors import InputError, near_path
 from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.policy.policy import Policy
@@ -21,17 +21,16 @@ from lightning_pspo.policy.sharding import read_folder
 _PREFIX = "policy."
 
 
-def newest_checkpoint(path: Path) -> Path:
-    """Return a checkpoint itself, or the newest complete one of a run's folder; refuse a path that is neither."""
+def checkpoint_at(path: Path) -> Path:
+    """Return a checkpoint itself, or the newest of a run's folder; refuse a path that is neither."""
     if not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be
         rule = "`checkpoint` must be a checkpoint or the folder of a run"
         raise InputError(f"{rule}, got {path}, which does not exist{near_path(path)}")
     if path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file():
         return path
-    checkpoints = find_checkpoints(checkpoint_folder(path)) or find_checkpoints(path)
-    if not checkpoints:
+    if (newest := newest_checkpoint(path)) is None:
         raise InputError(f"`checkpoint` must be a checkpoint or the folder of a run, got {path}, which holds none.")
-    return checkpoints[-1]
+    return newest
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

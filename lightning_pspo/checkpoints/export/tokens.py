@@ -1,4 +1,4 @@
-"""Writes tokenizer and generation settings of an export, as the base model's files have them."""
+"""Write tokenizer and generation settings of an export, as the base model's files have them."""
 
 from __future__ import annotations
 

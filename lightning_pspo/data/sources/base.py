@@ -74,10 +74,8 @@ class RowSource(PromptSource, ABC):
 
     def __post_init__(self) -> None:
         check_at_least("offset", self.offset, 0)
-        if self.limit is not None:
-            check_at_least("limit", self.limit, 1)
-        if self.shuffle_seed is not None:
-            check_at_least("shuffle_seed", self.shuffle_seed, 0)
+        check_at_least("limit", self.limit, 1)
+        check_at_least("shuffle_seed", self.shuffle_seed, 0)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Reference answers that no completion could match, found before any model is loaded."""
+"""Find reference answers that no completion could match, before any model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data of the user's own: files and folders of tables, and data sets of the hub, with columns by any name."""
+"""Your own data: files and folders of tables, and data sets of the hub, with columns by any name."""
 
 from __future__ import annotations
 

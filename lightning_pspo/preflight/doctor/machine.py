@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pkgutil
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from transformers import PreTrainedConfig
 
 from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import as_size
+from lightning_pspo.files import as_size, existing_part, free_bytes
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject
 from lightning_pspo.training.checks import HALF, PRECISIONS, check_trainer, precision_rule, refusals, unusable
 from lightning_pspo.training.memory import machine_bytes
+from lightning_pspo.training.threads import usable_cores
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 _LARGE_FOR_A_CPU = 300_000_000
@@ -105,8 +105,7 @@ def check_threads(subject: Subject) -> Iterator[Finding]:
     """Compare the threads of a rank with the cores that this process may use."""
     if torch.cuda.is_available() and subject.trainer.get("accelerator") != "cpu":
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads, ranks = torch.get_num_threads(), subject.world_size
+    cores, threads, ranks = usable_cores(), torch.get_num_threads(), subject.world_size
     change = f"OMP_NUM_THREADS: {max(1, cores // ranks)}"
     if threads * ranks > cores and threads > 1:
         yield warning("threads", f"{ranks} ranks of {threads} threads on {cores} cores wait for each other.", change)
@@ -163,7 +162,7 @@ def check_directory(subject: Subject) -> Iterator[Finding]:
         change = "--ckpt_path last to continue it, or another trainer.default_root_dir"
         yield error("directory", f"{root} already holds a run: `fit` refuses it.", change)
         return
-    parent = _existing(root)
+    parent = existing_part(root)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         yield error("directory", f"{root} cannot be written to.", "trainer.default_root_dir: another folder")
     else:
@@ -186,7 +185,7 @@ def check_disk(subject: Subject, checkpoint_bytes: int, log_bytes: int) -> Itera
         text = f"a checkpoint every {every} rollouts in a run of {subject.rollouts}: only the end is saved."
         yield note("checkpoints", text, "trainer.callbacks: RolloutCheckpoint every_n_rollouts")
     number = 1 + (keep if timed else min(keep, -(-subject.rollouts // every)))  # a new one before the oldest goes
-    need, free = number * checkpoint_bytes + log_bytes, shutil.disk_usage(_existing(subject.root)).free
+    need, free = number * checkpoint_bytes + log_bytes, free_bytes(subject.root)
     measured = (
         f"{number} checkpoints of {as_size(checkpoint_bytes)} (one more than are kept, while it is written) and "
         f"{as_size(log_bytes)} of completions need {as_size(need)}; {as_size(free)} are free"
@@ -205,9 +204,3 @@ def available_mib(device: str, own_mib: float) -> float:
     if device == "cuda":
         return machine_bytes(device) / 2**20
     return min(psutil.virtual_memory().available, machine_bytes(device)) / 2**20 + own_mib
-
-
-def _existing(path: Path) -> Path:
-    while not os.path.exists(path):
-        path = path.parent
-    return path

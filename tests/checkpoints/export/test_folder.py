@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from lightning_pspo.checkpoints.export import Export, export, newest_checkpoint, read_policy
+from lightning_pspo.checkpoints.export import Export, checkpoint_at, export, read_policy
 from lightning_pspo.checkpoints.export.agreement import difference
 from lightning_pspo.cli import export as script
 from lightning_pspo.errors import InputError
@@ -159,7 +159,7 @@ def test_what_stands_beside_the_weights(base: Path, tmp_path: Path) -> None:
     module = module_of(base)
     for rollout in (1, 2):
         saved(module, run / "checkpoints" / f"rollout=00000{rollout}.ckpt")
-    assert newest_checkpoint(run).name == "rollout=000002.ckpt"
+    assert checkpoint_at(run).name == "rollout=000002.ckpt"
     last = export(run, tmp_path / "last").folder
     first = export(run / "checkpoints" / "rollout=000001.ckpt", tmp_path / "first").folder
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
