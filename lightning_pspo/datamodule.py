@@ -236,7 +236,9 @@ class MathDataModule(pl.LightningDataModule):
 
     def _evaluation_sources(self, stage: str) -> dict[str, PromptSource]:
         """Return key -> source; the key names the stage's setting and the source."""
-        setting = "test" if stage == "test" else "predict" if stage == "predict" and self.predict else "val"
+        setting = "test" if stage == "test" else "val"
+        if stage == "predict" and self.predict:
+            setting = "predict"
         if not (sources := self._named(setting)) and stage != "fit":
             raise InputError(f"`data.{setting}` must name at least one source, got none.")
         return sources
@@ -258,13 +260,13 @@ class MathDataModule(pl.LightningDataModule):
         except ValueError as error:
             raise InputError(f"data.{key}: {error}") from error
         longest = max(rows, key=lambda row: len(row.ids))
+        k = encoder.format.few_shot.k
+        examples = f" with {k} solved examples" if k else ""
         if self.max_prompt_tokens is not None and len(longest.ids) > self.max_prompt_tokens:
             raise InputError(
                 f"data.{key}: the prompt of problem {longest.problem.id!r} must have at most "
                 f"{self.max_prompt_tokens} tokens (the model's context less `max_new_tokens`, or the engine's "
-                f"`fixed_prompt_tokens`), "
-                f"it has {len(longest.ids)}"
-                f"{f' with {k} solved examples' if (k := encoder.format.few_shot.k) else ''}."
+                f"`fixed_prompt_tokens`), it has {len(longest.ids)}{examples}."
             )
         self._encoded[key] = rows
 

@@ -63,7 +63,9 @@ class Work:
         """
         seconds = self.left_s(now)
         left = "" if seconds is None else f"{clock(max(0.0, seconds))} left"
-        amount = f" {self.done:,}" + ("" if self.total is None else f"/{self.total:,}") if self.unit else ""
+        amount = f" {self.done:,}" if self.unit else ""
+        if self.unit and self.total is not None:
+            amount += f"/{self.total:,}"
         counted = f"{self.phase}{amount} {self.unit}".strip()
         extras = [clock(now - self.begun), *self.figures]
         variants = [[self.stage, counted, *extras[:count]] for count in range(len(extras), -1, -1)]

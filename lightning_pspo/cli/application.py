@@ -121,9 +121,10 @@ class PSPOCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse; say what is wrong in one line that names the nearest valid setting."""
         describe(parser, self._subcommand_parsers)
-        for name, subparser in self._subcommand_parsers.items() if not self.helps_in_full else ():
-            untyped: Any = subparser
-            untyped.format_help = partial(short_help, subparser, name)
+        if not self.helps_in_full:
+            for name, subparser in self._subcommand_parsers.items():
+                untyped: Any = subparser
+                untyped.format_help = partial(short_help, subparser, name)
         subparser, words = self._subcommand_parsers[self.arguments[0]], self.arguments[1:]
         refuse_linked(self.arguments, subparser)
         try:
@@ -224,8 +225,9 @@ class PSPOCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Print the results, on rank zero."""
-        for table in result_tables(self.model.results) if environment_rank() == 0 else ():
-            print_table(table, Console())
+        if environment_rank() == 0:
+            for table in result_tables(self.model.results):
+                print_table(table, Console())
 
     after_test = after_validate
 
@@ -234,9 +236,10 @@ def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
     """Build an object of the trainer's settings; what its class refuses, now or when it is set up, is bad input."""
     with _refusals(setting, kind, kwargs):
         built: Any = kind(*args, **kwargs)
-    for name in ("_setup_model", "setup_distributed") if setting == "strategy" else ():  # with arguments for torch
-        if (method := getattr(built, name, None)) is not None:
-            setattr(built, name, _refusals(setting, kind, kwargs)(method))
+    if setting == "strategy":
+        for name in ("_setup_model", "setup_distributed"):  # which pass arguments on to torch
+            if (method := getattr(built, name, None)) is not None:
+                setattr(built, name, _refusals(setting, kind, kwargs)(method))
     return built
 
 

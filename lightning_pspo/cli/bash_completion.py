@@ -119,16 +119,19 @@ def _settings(subparsers: Mapping[str, Any]) -> dict[str, list[str]]:
     def add(flag: str, hint: Any, deep: bool) -> None:
         known = flags.setdefault(flag, [])
         known += [word for word in _values(hint) if word not in known]
-        for cls in known_classes(classes_of(hint)).values() if deep else ():
-            for name, inner in parameters(cls).items():
-                add(f"{flag}.{name}", inner, False)
+        if deep:
+            for cls in known_classes(classes_of(hint)).values():
+                for name, inner in parameters(cls).items():
+                    add(f"{flag}.{name}", inner, False)
 
     for subparser in subparsers.values():
-        for name, hint in ((name, action._typehint) for name, action in settings_of(subparser).items()):
-            add(f"--{name}", hint, not name.startswith(("trainer.", "callbacks")) and items_of(hint) is Any)
+        for name, action in settings_of(subparser).items():
+            deep = not name.startswith(("trainer.", "callbacks")) and items_of(action._typehint) is Any
+            add(f"--{name}", action._typehint, deep)
         for cls in known_classes([Callback]).values():
-            for name, inner in parameters(cls).items() if cls.__module__.startswith("lightning_pspo.") else ():
-                add(f"--callbacks.{cls.__name__}.{name}", inner, False)
+            if cls.__module__.startswith("lightning_pspo."):
+                for name, inner in parameters(cls).items():
+                    add(f"--callbacks.{cls.__name__}.{name}", inner, False)
     return flags
 
 

@@ -92,7 +92,9 @@ def _check_file(path: Path, is_group: bool = False) -> None:
         raise InputError(f"{path} must be a mapping of settings, got {settings!r:.80}.")
     if {"arms", "seeds"} <= settings.keys():
         raise InputError(_not_a_study(str(path)))
-    for group in () if is_group else GROUPS:
+    if is_group:
+        return
+    for group in GROUPS:
         value = settings.get(group)
         if value is not None and not isinstance(value, dict | str):
             raise InputError(f"{path}: `{group}` must be a mapping of settings, got {value!r:.80}.")

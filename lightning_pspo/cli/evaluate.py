@@ -213,7 +213,9 @@ def own_sources(config: Path, limit: int | None, *, trusted: bool = False) -> di
     chosen = sources_of(config, trusted=trusted)
     if not chosen:
         raise InputError(f"--source is needed: {config} names no sources.")
-    for name, entry in chosen.items() if limit is not None else ():
+    if limit is None:
+        return chosen
+    for name, entry in chosen.items():
         arguments = entry.get("init_args") or {}
         if "limit" not in arguments:  # a run's settings are complete: they show every limit, even null
             raise InputError(

@@ -142,9 +142,8 @@ class PromptEncoder:
             if message["content"].strip() not in text:  # left out, or spelt in another way
                 other = message | {"content": f"{message['content']}?"}
                 if text == _render(chat, [*messages[:index], other, *messages[index + 1 :]]):
-                    is_last, is_system = index == len(messages) - 1, message["role"] == "system"
-                    lost = "question" if is_last else "system" if is_system else "example"
-                    raise ValueError(f"the chat template {_LOST[lost]}.")
+                    role = "question" if index == len(messages) - 1 else message["role"]
+                    raise ValueError(f"the chat template {_LOST.get(role, _LOST['example'])}.")
         if prefix and text == _render(chat, messages, opened=False):
             raise ValueError(
                 f"`prompt.answer_prefix` must be empty with a chat template that does not open the assistant's turn "

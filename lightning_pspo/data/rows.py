@@ -248,7 +248,9 @@ def short_floats(table: Any) -> Any:
 
     names, kinds = table.schema.names, table.schema.types
     steps = [[replaced(kind, by) for kind in kinds] for by in (pyarrow.string(), pyarrow.float64())]
-    for step in steps if steps[0] != kinds else ():
+    if steps[0] == kinds:
+        return table
+    for step in steps:
         table = table.cast(pyarrow.schema(list(zip(names, step, strict=True))))
     return table
 

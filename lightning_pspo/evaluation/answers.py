@@ -40,10 +40,13 @@ def decoded_answers(
         ]
         heads = [str(tokenizer.decode(ids[:1], skip_special_tokens=False)) for ids in rows]
         texts = [begin + rest for rest in rests]
-        raw = [
-            prefix + (rest if text is None else text.removeprefix(head)) if has_special or text is not None else None
-            for text, head, rest in zip(policy.pretrained.decoded_with_special_tokens(rows), heads, rests, strict=True)
-        ]
+        raw = []
+        special = policy.pretrained.decoded_with_special_tokens(rows)
+        for text, head, rest in zip(special, heads, rests, strict=True):
+            if text is not None:
+                raw.append(prefix + text.removeprefix(head))
+            else:
+                raw.append(prefix + rest if has_special else None)
     if prompts.stop_ids:  # the empty line that ended it
         texts, raw = [text.rstrip() for text in texts], [text and text.rstrip() for text in raw]
     return texts, raw

@@ -82,6 +82,7 @@ class Tally:
             if measure["value"] is not None and measure["n"] >= _FEWEST and measure["value"] < THRESHOLDS[name]
         ]
         measured = any(measures[name]["n"] >= _FEWEST for name in list(measures)[:3])
+        level = "ok" if measured else "not measured"
         summary: dict[str, Any] = {
             "judge": dict(self.identity),
             "items": self.items,
@@ -90,7 +91,7 @@ class Tally:
             "reasons": dict(self.reasons.most_common()),
             "examples": [f"{count} {self._examples[kind]}" for kind, count in self.reasons.most_common(_SHOWN)],
             "trust": {
-                "level": "low" if low else "ok" if measured else "not measured",
+                "level": "low" if low else level,
                 "why": low,
                 "thresholds": dict(THRESHOLDS),
                 **measures,

@@ -100,7 +100,9 @@ def _functions(expression: str) -> Iterator[str]:
             yield from (
                 str(name).lower() for name in (node.get("function_name"), *node.get("column_names", ())) if name
             )
-        nodes.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+            nodes.extend(node.values())
+        elif isinstance(node, list):
+            nodes.extend(node)
 
 
 @contextlib.contextmanager

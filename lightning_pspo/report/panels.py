@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from lightning_pspo.report.series import BUCKETS, arm_line
 MAX_OTHERS = 24
 """Charts of log keys that no section names."""
 _MAX_CHARTS = 40  # of a kind, such as terms of the reward
+_UPDATE = re.compile(r"trust/kl_update_(\d+)", re.ASCII)
 _MAX_WRITTEN = 4  # lines of one point each that are written as text instead of drawn
 
 
@@ -173,8 +175,8 @@ class Panels:
     def _lines(self, plan: Plan) -> Iterator[NamedLine]:
         keys = plan.keys
         if keys == ("kl",):  # the last update is furthest from the old policy
-            updates = [key for key in self.keys if key.startswith("trust/kl_update_")]
-            keys = (max(updates, key=lambda key: int(key[16:]) if key[16:].isdecimal() else 0),) if updates else ()
+            updates = [int(match[1]) for key in self.keys if (match := _UPDATE.fullmatch(key))]
+            keys = (f"trust/kl_update_{max(updates)}",) if updates else ()
         self._used |= set(keys)
         for key in keys:
             for arm in self.arms:

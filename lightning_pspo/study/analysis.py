@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -142,26 +142,11 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
         InputError: No cell is finished, or a finished one cannot be read.
     """
     variants = study.variants()
-    runs: dict[str, list[RunResult]] = {}
-    missing: list[str] = []
-    altered: list[str] = []
-    same: dict[str, list[str]] = {}  # digest of weights -> runs that ended with them
+    cells = _read_cells(study, root, variants)
+    runs = cells.runs
     points: dict[str, list[Variant]] = {}
     for variant in variants:
         points.setdefault(variant.point, []).append(variant)
-        for seed in study.seeds:
-            name = f"{variant.name}/seed={seed}"
-            if done := read_done(folder := root / CELLS / name):
-                altered += [f"{name}/{file}" for file in altered_files(folder, name)]
-                runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
-                if weights := done.get("weights"):
-                    same.setdefault(weights, []).append(name)
-            else:
-                missing.append(name)
-        if len({tuple(run.accuracy) for run in runs.get(variant.name, ())}) > 1:
-            raise InputError(f"{root / CELLS / variant.name}: all seeds must have validations after the same rollouts.")
-    if not runs:
-        raise InputError(f"{root} has no finished cell: run the study first.")
     for members in points.values():
         if finals := [run.final for variant in members for run in runs.get(variant.name, ())]:
             _check_problems(finals)
@@ -176,9 +161,9 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
         "control": study.control_arm,
         "seeds": list(study.seeds),
         "cells": {"planned": len(variants) * len(study.seeds), "done": sum(map(len, runs.values()))},
-        "missing": missing,
-        "altered": altered,  # files that are not as their runs left them
-        "same_weights": [names for names in same.values() if len(names) > 1],
+        "missing": cells.missing,
+        "altered": cells.altered,
+        "same_weights": [names for names in cells.by_weights.values() if len(names) > 1],
         "points": [
             {
                 "point": point,
@@ -203,6 +188,35 @@ def analyse(study: Study, root: Path) -> tuple[dict[str, Any], list[ArmCompariso
         for comparison in members
     ]
     return _plain(results), labelled
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What the folders of a study hold."""
+
+    runs: dict[str, list[RunResult]] = field(default_factory=dict)  # variant -> its finished cells
+    missing: list[str] = field(default_factory=list)  # cells that are not finished
+    altered: list[str] = field(default_factory=list)  # files that are not as their runs left them
+    by_weights: dict[str, list[str]] = field(default_factory=dict)  # digest of weights -> cells that ended with them
+
+
+def _read_cells(study: Study, root: Path, variants: Sequence[Variant]) -> _Cells:
+    cells = _Cells()
+    for variant in variants:
+        for seed in study.seeds:
+            name = f"{variant.name}/seed={seed}"
+            if done := read_done(folder := root / CELLS / name):
+                cells.altered.extend(f"{name}/{file}" for file in altered_files(folder, name))
+                cells.runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
+                if weights := done.get("weights"):
+                    cells.by_weights.setdefault(weights, []).append(name)
+            else:
+                cells.missing.append(name)
+        if len({tuple(run.accuracy) for run in cells.runs.get(variant.name, ())}) > 1:
+            raise InputError(f"{root / CELLS / variant.name}: all seeds must have validations after the same rollouts.")
+    if not cells.runs:
+        raise InputError(f"{root} has no finished cell: run the study first.")
+    return cells
 
 
 def _compared(

@@ -184,7 +184,8 @@ def as_cell(config: dict[str, Any]) -> dict[str, Any]:
     if not config["data"].get("val"):
         raise InputError("`data.val` must name the problems on which the arms are compared, got none.")
     rollouts, interval = config["data"]["num_rollouts"], trainer.get("val_check_interval")
-    every = interval if isinstance(interval, int) else int(rollouts * (1.0 if interval is None else interval))
+    share = 1.0 if interval is None else interval  # of the run, or a number of rollouts
+    every = share if isinstance(share, int) else int(rollouts * share)
     if every < 1 or (every < rollouts and rollouts % every):
         raise InputError(
             f"`data.num_rollouts` must be a multiple of trainer.val_check_interval, so that the last rollout is "

@@ -119,7 +119,8 @@ def check_unsupported(settings: Any) -> None:
 
 def check_plugins(plugins: Any) -> None:
     """Refuse Lightning's own quantisation in ``trainer.plugins``: on a CPU no Trainer could be built with it."""
-    for entry in plugins if isinstance(plugins, list) else [plugins]:
+    entries = plugins if isinstance(plugins, list) else [plugins]
+    for entry in entries:
         name = entry if isinstance(entry, str) else getattr(entry, "class_path", "")
         if str(name).rpartition(".")[2] == BitsandbytesPrecision.__name__:
             raise InputError(_NOT_LIGHTNINGS)

@@ -111,7 +111,9 @@ def check_training(subject: Subject) -> Iterator[Finding]:
 def check_overlap(subject: Subject) -> Iterator[Finding]:
     """Compare validation and test questions with those of training."""
     training = [row.problem.question for row in subject.rows.get("train", [])]
-    for key, rows in subject.rows.items() if training else ():
+    if not training:
+        return
+    for key, rows in subject.rows.items():
         if key == "train":
             continue
         overlap = find_overlap(training, [row.problem.question for row in rows])

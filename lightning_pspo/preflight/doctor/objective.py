@@ -103,12 +103,12 @@ def _learning_rate(subject: Subject, name: str, peak: float, moved: float, count
     small = size < SMALL_MODEL
     largest = 3e-3 if lora or small else 2e-5
     if adaptive and peak > largest:
-        usual = "at most 1e-3" if small else "1e-5 to 2e-4" if lora else "1e-7 to 5e-6"
+        large = "1e-5 to 2e-4" if lora else "1e-7 to 5e-6"
         return (error if peak > 30 * largest else warning)(
             "lr",
             f"a learning rate of {peak:g} with {name} is too large for {size / 1e6:,.3g} M parameters: such a run "
             "diverges or forgets.",
-            f"model.optimizer.lr: {usual}",
+            f"model.optimizer.lr: {'at most 1e-3' if small else large}",
         )
     if not adaptive and peak > 1.0:
         return warning("lr", f"a learning rate of {peak:g} with {name} is very large.", "model.optimizer.lr: below 1")

@@ -74,7 +74,8 @@ class Subject:
     def world_size(self) -> int:
         """Number of ranks that the settings ask for; 1 if they leave it to the machine."""
         devices = self.trainer.get("devices")
-        count = len(devices) if isinstance(devices, list) else int(str(devices)) if str(devices).isdecimal() else 1
+        number = str(len(devices) if isinstance(devices, list) else devices)
+        count = int(number) if number.isdecimal() else 1
         return max(1, count) * int(self.trainer.get("num_nodes") or 1)
 
     @property
@@ -127,7 +128,9 @@ def for_probe(trainer: Namespace, scratch: Path) -> list[str]:
 
 
 def _entries(setting: Any) -> list[Any]:
-    return setting if isinstance(setting, list) else [setting] if setting else []
+    if isinstance(setting, list):
+        return setting
+    return [setting] if setting else []
 
 
 def _stays(entry: Any, left_out: list[str]) -> bool:
