@@ -202,16 +202,14 @@ class RolloutCheckpoint(Checkpoint):
             return
         rollout, folder = finished_rollouts(trainer), self._folder(trainer)
         later = [path for path in find_checkpoints(folder) if rollout_of(path) > rollout]
-        for path in reversed(later):
-            if is_whole(path):
-                raise InputError(
-                    f"The checkpoint folder must hold no later rollout than the {rollout} that this run has finished,"
-                    f" got {path}; continue that run (--ckpt_path last), or choose another trainer.default_root_dir."
-                )
-        trainer.strategy.barrier("pspo.checkpoints.check")  # all have looked before rank zero renames
-        if trainer.is_global_zero:
-            for path in later:
-                rank_zero_warn(f"{path} is damaged; it is now {set_aside(path).name}, and its rollout is done again.")
+        whole = next(filter(is_whole, reversed(later)), None) if trainer.is_global_zero else None  # reads every byte
+        if (path := trainer.strategy.broadcast(whole)) is not None:
+            raise InputError(
+                f"The checkpoint folder must hold no later rollout than the {rollout} that this run has finished,"
+                f" got {path}; continue that run (--ckpt_path last), or choose another trainer.default_root_dir."
+            )
+        for path in later if trainer.is_global_zero else ():
+            rank_zero_warn(f"{path} is damaged; it is now {set_aside(path).name}, and its rollout is done again.")
         if self.monitor is None:
             return
         scores = self._best | read_scores(folder, self.monitor, self.mode)  # a crash may have cost the latest there

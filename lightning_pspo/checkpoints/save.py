@@ -1,4 +1,4 @@
-"""Saves a run's state so that a checkpoint exists completely or not at all, in the background if asked to."""
+"""Save a run's state so that a checkpoint exists completely or not at all, in the background if asked to."""
 
 from __future__ import annotations
 
@@ -69,8 +69,9 @@ def save_atomically(trainer: Trainer, path: Path | str, *, background: bool = Fa
     Args:
         trainer: Of the run.
         path: Of the checkpoint, a folder under a sharded strategy.
-        background: Return once the state is copied into the host's memory, and let a thread write it; see
-            ``finish_saving``. Not under a sharded strategy that saves a folder, nor with a user's own ``CheckpointIO``.
+        background: Return once the state is copied into the host's memory, or its parts are written under a sharded
+            strategy that saves a folder; a thread of rank zero does the rest, see ``finish_saving``. Not with a user's
+            own ``CheckpointIO``.
 
     Raises:
         DiskFullError: The disk is full, with the bytes that are missing and the checkpoint to resume from.
@@ -83,7 +84,8 @@ def save_atomically(trainer: Trainer, path: Path | str, *, background: bool = Fa
     finish_saving(trainer)
     io = trainer.strategy.checkpoint_io
     direct = io if isinstance(io, DirectIO) else DirectIO()
-    with _whole_or_nothing(trainer, path):
+    needed = _state_bytes(trainer)  # before a thread works beside the optimiser
+    with _whole_or_nothing(path, needed, trainer.is_global_zero):
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
             for leftover in path.parent.glob(f"*{PARTIAL}"):  # of a crash
@@ -92,12 +94,11 @@ def save_atomically(trainer: Trainer, path: Path | str, *, background: bool = Fa
         direct.defers = background
         trainer.save_checkpoint(partial, weights_only=False)  # every rank takes part; ends with a barrier
         direct.defers = False
-        if direct.copied is not None:
-            direct.pending = _in_thread(trainer, direct, path)
+        copied, direct.copied = direct.copied, None
+        if trainer.is_global_zero and background and direct is io:
+            direct.pending = _in_thread(path, needed, copied)
         elif trainer.is_global_zero:
-            if direct is not io or partial.is_dir():
-                seal(partial)
-            _put_in_place(partial, path)
+            _complete(path, copied, sealed=direct is io and not partial.is_dir())
     trainer.strategy.barrier("pspo.save.end")
 
 
@@ -129,22 +130,26 @@ def on_the_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(checkpoint, memo)
 
 
-def _in_thread(trainer: Trainer, io: DirectIO, path: Path) -> Future[None]:
-    """Write what ``io`` has copied; the process ends only after that, unless it is killed."""
-    checkpoint, io.copied = io.copied, None
+def _in_thread(path: Path, needed: int, copied: dict[str, Any] | None) -> Future[None]:
+    """Complete a checkpoint beside the run; the process ends only after that, unless it is killed."""
 
-    def write() -> None:
-        with _whole_or_nothing(trainer, path):
-            DirectIO().save_checkpoint(checkpoint or {}, partial_name(path))
-            _put_in_place(partial_name(path), path)
+    def complete() -> None:
+        with _whole_or_nothing(path, needed, is_zero=True):
+            _complete(path, copied)
 
     executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-    pending = executor.submit(write)
+    pending = executor.submit(complete)
     executor.shutdown(wait=False)
     return pending
 
 
-def _put_in_place(partial: Path, path: Path) -> None:
+def _complete(path: Path, copied: dict[str, Any] | None, sealed: bool = False) -> None:
+    """Write what was copied, or seal what was written; give it its name once it is on the disk."""
+    partial = partial_name(path)
+    if copied is not None:
+        DirectIO().save_checkpoint(copied, partial)
+    elif not sealed:
+        seal(partial)
     sync_to_disk(partial)
     if path.is_dir():  # a folder cannot be replaced in one step
         remove(path)
@@ -153,14 +158,13 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _whole_or_nothing(trainer: Trainer, path: Path) -> Iterator[None]:
+def _whole_or_nothing(path: Path, needed: int, is_zero: bool) -> Iterator[None]:
     """Remove what was written of a checkpoint after an error; say so where the disk was full."""
     try:
         yield
     except BaseException as error:
-        if trainer.is_global_zero:
+        if is_zero:
             remove(partial_name(path))
-        needed = _state_bytes(trainer)
         if is_full(error) or (_CUT_SHORT in str(error) and free_bytes(path) < _MARGIN * needed):
             raise _disk_full(path, needed) from error
         raise
@@ -177,8 +181,8 @@ def _disk_full(path: Path, needed: int) -> DiskFullError:
 
 
 def _state_bytes(trainer: Trainer) -> int:
-    """Return about how many bytes weights and optimiser take in a checkpoint, over all ranks."""
-    tensors = list(trainer.lightning_module.state_dict().values())
+    """Return about how many bytes trained weights and optimiser take in a checkpoint, over all ranks."""
+    tensors = [weight for weight in trainer.lightning_module.parameters() if weight.requires_grad]
     for optimizer in trainer.optimizers:
         tensors += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

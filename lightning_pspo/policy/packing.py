@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ class PackedInputs:
 
     @property
     def attention_mask(self) -> Tensor | None:
-        """(S, 1, L, L) bool, True where a query may look; None for plain causal attention."""
+        """(S, 1, L, L) bool, True where a query may look; None for plain causal attention. Made anew: it is large."""
         if self.branches is None:
             return None
         query, key = self.branches.unsqueeze(2), self.branches.unsqueeze(1)
@@ -103,9 +104,9 @@ class PackedInputs:
         # Padding sees the prompt, so that no row is without a key.
         return (causal & ((key == -1) | (key == query))).unsqueeze(1)
 
-    @property
+    @cached_property
     def unfolding(self) -> Unfolding | None:
-        """How trees become rows; None if they are rows already."""
+        """How trees become rows, for all passes of a rollout; None if they are rows already."""
         if self.branches is None:
             return None
         length = self.branches.shape[1]

@@ -163,12 +163,15 @@ def test_two_processes_evaluate_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The second one from a checkpoint that was written in the background; rank zero alone hashes any."""
     settings = ["--model.optimizer.lr=0.01", "--model.lr_schedule=Linear"]
+    settings += ["--callbacks.RolloutCheckpoint.background=true", "--trainer.callbacks+=tests.support.hashes.Hashes"]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     succeed("fit", arguments(straight, *settings), tmp_path)
     first = straight / "checkpoints" / "rollout=000001.ckpt"
     succeed("fit", arguments(resumed, *settings, f"--ckpt_path={first}"), tmp_path)
     last = saved_weights(straight, 3)
+    assert {path.name: path.read_text() for path in tmp_path.glob("hashed-*")} == {"hashed-0": "." * (3 + 1 + 2)}
     assert same_weights(straight, resumed, 3)
     assert any(not torch.equal(weight, last[name]) for name, weight in saved_weights(straight, 1).items())
     assert completions(resumed) == [row for row in completions(straight) if row["rollout"] > 0]

@@ -150,8 +150,8 @@ def bit_checks(
 ) -> list[Result]:
     """Draw the completions of a rollout and compute its gradient again; draw each prompt's completions alone.
 
-    A GPU promises the same bits under ``trainer.deterministic`` only, and completions that do not depend on their batch
-    never: there the results are reported, not judged.
+    A GPU promises the same bits under ``trainer.deterministic`` only, and only few engines promise completions that do
+    not depend on their batch: elsewhere the results are reported, not judged.
     """
     again = gradient_of(module, rollout, mini_batch)
     equal = again.norm == gradient.norm
@@ -171,7 +171,10 @@ def bit_checks(
     results.append(Result(Check.SAME_TOKENS, f"{share:.1%} of the tokens", limit, share == 1.0 if promised else None))
     alone = [row for index in range(len(batch)) for row in drawn(batch.rows([index]))]
     share = shared_tokens(alone, rows)
-    return [*results, Result(Check.ALONE, f"{share:.1%} of the tokens", "none: kernels differ with the batch", None)]
+    promised &= module.engine.ignores_batch
+    limit = limit if module.engine.ignores_batch else "none: kernels differ with the batch"
+    results.append(Result(Check.ALONE, f"{share:.1%} of the tokens", limit, share == 1.0 if promised else None))
+    return results
 
 
 def shared_tokens(ours: list[list[int]], other: list[list[int]]) -> float:

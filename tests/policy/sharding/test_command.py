@@ -57,8 +57,11 @@ def two_processes(arguments: list[str], folder: Path) -> None:
 def test_a_run_moves_between_processes_by_one_overlay(
     arguments: Command, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
+    """From a folder that rank zero alone has hashed, beside the run."""
     root = tmp_path / "run"
-    two_processes(["fit", *arguments(root, "fsdp", "--trainer.limit_train_batches=2")], tmp_path)
+    more = ["--callbacks.RolloutCheckpoint.background=true", "--trainer.callbacks+=tests.support.hashes.Hashes"]
+    two_processes(["fit", *arguments(root, "fsdp", "--trainer.limit_train_batches=2", *more)], tmp_path)
+    assert [path.name for path in tmp_path.glob("hashed-*")] == ["hashed-0"]
     folder = root / "checkpoints" / "rollout=000002.ckpt"
     assert {"__0_0.distcp", "__1_0.distcp", "meta.pt"} <= {path.name for path in folder.iterdir()}
 
