@@ -113,8 +113,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         return choice
     left, right, names_differ = without_names(left, right)
     if names_differ:
-        a, b = read_number(left.rpartition("=")[2].strip()), read_number(right.rpartition("=")[2].strip())
-        if a and b:
+        if all(read_number(text.rpartition("=")[2].strip()) for text in (left, right)):
             return False
         return symbolic(left, right) if (same := same_relation(left, right)) is None else same
     only_one_is_equation = is_equation(left) != is_equation(right) and not RELATION.search(left + right)
@@ -128,7 +127,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     parts, others = split_collection(left), split_collection(right)
     if parts or others:
         decided = _decide_collections(left, right, parts, others, symbolic)
-        return decided if decided is not None or _is_prose(left) or _is_prose(right) else symbolic(left, right)
+        return decided if decided is not None or _is_prose(left, right) else symbolic(left, right)
     left, right = _without_units(left, right)
     if compact(left) == compact(right):
         return True
@@ -136,7 +135,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     other = right if a else left
     if (a or b) and len(other) == 1 and other.isalpha() and other not in "eEiIπ":
         return False  # a letter that is no constant
-    if _is_prose(left) or _is_prose(right):
+    if _is_prose(left, right):
         return False
     compare = same_relation if "=" in left or RELATION.search(left) else same_values
     same = compare(left, right)
@@ -146,11 +145,9 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
 def _without_units(left: str, right: str) -> tuple[str, str]:
     """Take units away; a letter that the other side holds as well is a variable: ``9 m`` beside ``9m``."""
     bare = split_unit(left)[0], split_unit(right)[0]
-    for text, without, other, other_without in ((left, bare[0], right, bare[1]), (right, bare[1], left, bare[0])):
-        unit = text[len(without) :].strip()
-        if len(unit) == 1 and other == other_without and unit in other:
-            return left, right
-    return bare
+    units = left[len(bare[0]) :].strip(), right[len(bare[1]) :].strip()
+    is_variable = sorted(map(len, units)) == [0, 1] and "".join(units) in (right if units[0] else left)
+    return (left, right) if is_variable else bare
 
 
 def _decide_collections(
@@ -164,7 +161,7 @@ def _decide_collections(
         parts = Collection("", parts.items, "")  # a list as programs print it
     if _is_vector(parts, others) or _is_vector(others, parts):
         same_size = len(parts.items) == len(others.items)
-        return _decide_ordered(parts.items, others.items, symbolic) if same_size else False
+        return same_size and _decide_items(parts.items, others.items, symbolic, ordered=True)
     if parts.opening != others.opening or parts.closing != others.closing:
         if "matrix" in (parts.opening, others.opening) or "cup" in (parts.opening, others.opening):
             return None
@@ -176,8 +173,7 @@ def _decide_collections(
     items, golds = _expand(parts), _expand(others)
     if len(items) != len(golds):
         return None if any(dots in left + right for dots in ("dots", "...", "…")) else False
-    ordered = parts.ordered or others.ordered
-    return _decide_ordered(items, golds, symbolic) if ordered else _decide_unordered(items, golds, symbolic)
+    return _decide_items(items, golds, symbolic, ordered=parts.ordered or others.ordered)
 
 
 def _is_vector(matrix: Collection, other: Collection) -> bool:
@@ -202,10 +198,10 @@ def _decide_against_single(single: str, parts: Collection | None, symbolic: _Dec
     """Compare one answer with several."""
     if parts is None:
         return None
+    has_signs = any(map(_PLUS_MINUS.search, parts.items))
     if len(parts.items) == 1 and parts.opening in ("(", "{", "[", ""):
-        inner = parts.items[0]
-        return None if _PLUS_MINUS.search(inner) else _decide(inner, single, symbolic)
-    if not parts.opening and not any(_PLUS_MINUS.search(item) for item in parts.items):  # one answer in several forms?
+        return None if has_signs else _decide(parts.items[0], single, symbolic)
+    if not parts.opening and not has_signs:  # one answer in several forms?
         return _all_of([_decide(item, single, symbolic) for item in parts.items])
     return False if parts.opening != "determinant" and (read_number(single) or evaluate(single)) else None
 
@@ -222,14 +218,10 @@ def _expand(parts: Collection) -> list[str]:
     return items
 
 
-def _decide_ordered(items: Sequence[str], golds: Sequence[str], symbolic: _Decide) -> bool | None:
-    return _all_of([_decide(item, gold, symbolic) for item, gold in zip(items, golds, strict=True)])
-
-
-def _decide_unordered(items: list[str], golds: list[str], symbolic: _Decide) -> bool | None:
+def _decide_items(items: Sequence[str], golds: Sequence[str], symbolic: _Decide, *, ordered: bool) -> bool | None:
     """Match the items one to one; equivalence is transitive enough for the first match to be as good as any."""
-    if len(items) > _MAX_MATCHED:
-        return _decide_ordered(items, golds, symbolic)
+    if ordered or len(items) > _MAX_MATCHED:
+        return _all_of([_decide(item, gold, symbolic) for item, gold in zip(items, golds, strict=True)])
     left, undecided = list(golds), False
     for item in items:
         verdicts = [_decide(item, gold, symbolic) for gold in left]
@@ -252,6 +244,6 @@ def _same_word(word: str, own: str) -> bool:
     return word == own or any({word.removeprefix("\\"), own.removeprefix("\\")} <= words for words in _SYNONYMS)
 
 
-def _is_prose(text: str) -> bool:
+def _is_prose(*texts: str) -> bool:
     """Whether a text holds a word that is not mathematics."""
-    return bool(_PROSE.search(_ENVIRONMENT.sub("", text)))
+    return any(_PROSE.search(_ENVIRONMENT.sub("", text)) for text in texts)

@@ -60,23 +60,17 @@ def same_values(left: str, right: str) -> bool | None:
             if not (first.understood and second.understood):
                 return None
             continue
-        size = max(1.0, abs(a), abs(b))
-        allowed = (_ROUGHLY if decimal else _NEARLY) * max(size, 1e-9 * max(first.largest, second.largest))
-        if point < POSITIVE and abs(a - b) > allowed:
+        difference, size, largest = abs(a - b), max(abs(a), abs(b)), max(first.largest, second.largest)
+        allowed = (_ROUGHLY if decimal else _NEARLY) * max(1.0, size, 1e-9 * largest)
+        if point < POSITIVE and difference > allowed:
             return False
         shared += 1
-        if not first.names | second.names:
-            return None if decimal or not proof else _same_constants(a, b, max(first.largest, second.largest))
-        smallest = max(abs(a), abs(b), 1e-9)
-        proof = proof and abs(a - b) <= (_EQUAL_ROUNDED if rounded else _EQUAL) * smallest
-        proof = proof and max(first.largest, second.largest) <= _MOST_CANCELLED * max(abs(a), abs(b))
+        if not first.names | second.names:  # near the limits of the arithmetic only exact arithmetic can tell
+            is_safe = largest <= _LARGEST_CONSTANT and (not a or abs(a) >= 1 / _LARGEST_CONSTANT)
+            return True if proof and is_safe and not decimal and difference <= _EQUAL_CONSTANTS * size else None
+        proof = proof and difference <= (_EQUAL_ROUNDED if rounded else _EQUAL) * max(size, 1e-9)
+        proof = proof and largest <= _MOST_CANCELLED * size
     return True if proof and shared >= _MIN_SHARED else None
-
-
-def _same_constants(a: complex, b: complex, largest: float) -> bool | None:
-    """Whether two constants are equal; None near the limits of the arithmetic, where exact arithmetic must tell."""
-    close = abs(a - b) <= _EQUAL_CONSTANTS * max(abs(a), abs(b))
-    return True if close and largest <= _LARGEST_CONSTANT and (not a or abs(a) >= 1 / _LARGEST_CONSTANT) else None
 
 
 def same_relation(left: str, right: str) -> bool | None:
@@ -113,8 +107,8 @@ def symbolically_equal(extracted: str, answer: str) -> bool:
     r"""Compare two cleaned expressions by their meaning.
 
     Both are read as LaTeX, never as Python. What math-verify cannot read equals nothing, and neither does what would
-    surely take unbounded time: see ``MAX_CHARS``, ``MAX_DEPTH``; towers of powers. Two expressions without variables
-    must also have the same value to many digits, and the value decides when one of them holds a decimal.
+    take unbounded time. Two expressions without variables must also have the same value to many digits, and the value
+    decides when one of them holds a decimal.
 
     >>> symbolically_equal(r"(x+1)^2", "x^2 + 2x + 1"), symbolically_equal(r"\frac{\sqrt{3}}{2}", r"\frac{1}{2}")
     (True, False)
@@ -125,12 +119,13 @@ def symbolically_equal(extracted: str, answer: str) -> bool:
     if left is None or right is None:
         return False
     a, b = _number(left, extracted), _number(right, answer)
-    if a is None or b is None:
-        return _verify(right, left)
-    if "." in extracted + answer or a.percent != b.percent:
-        return same_number(a, b)
-    close = abs(a.value - b.value) <= _EXACT * max(abs(a.value), abs(b.value))
-    return close and _verify(right, left)
+    if a and b:
+        if "." in extracted + answer or a.percent != b.percent:
+            return same_number(a, b)
+        if abs(a.value - b.value) > _EXACT * max(abs(a.value), abs(b.value)):
+            return False
+    _, verify, _ = _math_verify()
+    return bool(verify(right, left, timeout_seconds=None, allow_set_relation_comp=True))
 
 
 def _is_tame(text: str) -> bool:
@@ -167,24 +162,15 @@ def _math_verify() -> tuple[Any, Any, Any]:
 
 @lru_cache(maxsize=256)
 def _parse(text: str) -> Any:
-    """Return what math-verify makes of a text, or None."""
-    parse, _, config = _math_verify()
-    results = parse(f"$${text}$$", config, fallback_mode="no_fallback", parsing_timeout=None)
-    return _with_imaginary_unit(results[0]) if results else None
-
-
-def _with_imaginary_unit(expression: Any) -> Any:
-    """Put the imaginary unit where math-verify leaves a variable i."""
+    """Return what math-verify makes of a text, with the imaginary unit where it leaves a variable i, or None."""
     import sympy
 
-    if not isinstance(expression, sympy.Expr) or "i" not in (symbol.name for symbol in expression.free_symbols):
-        return expression
-    return expression.subs({symbol: sympy.I for symbol in expression.free_symbols if symbol.name == "i"})
-
-
-def _verify(answer: Any, extracted: Any) -> bool:
-    _, verify, _ = _math_verify()
-    return bool(verify(answer, extracted, timeout_seconds=None, allow_set_relation_comp=True))
+    parse, _, config = _math_verify()
+    results = parse(f"$${text}$$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    if not results or not isinstance(results[0], sympy.Expr):
+        return results[0] if results else None
+    imaginary = [symbol for symbol in results[0].free_symbols if symbol.name == "i"]
+    return results[0].subs(dict.fromkeys(imaginary, sympy.I)) if imaginary else results[0]
 
 
 def _number(expression: Any, text: str) -> Number | None:

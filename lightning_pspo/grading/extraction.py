@@ -57,15 +57,8 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     * ``last_number``: what the last sentence says (`statements.concluded`), or else the last number.
 
     What stands before the last ``</think>`` counts only if nothing is found behind it, and what stands before a next
-    question (``Question:``, ``Q:``, a token of a chat template) decides if it is marked or stated.
-
-    Args:
-        completion: The model's text.
-        mode: ``strict`` or ``lenient``.
-        cut: Whether it was cut off, so that only an answer at a marker or a statement counts.
-
-    Returns:
-        The answer (None when there is none) and the rule's name, ``none`` if none applied.
+    question (``Question:``, ``Q:``, a token of a chat template) decides if it is marked or stated. Only that counts in
+    a text that was ``cut`` off. Returns the answer, None without one, and the rule's name, ``none`` without one.
 
     >>> extract("6 * 7 = 42\n#### 42"), extract(r"\boxed{1}, or rather \boxed{\frac{3}{4}}")
     (('42', 'hash'), ('\\frac{3}{4}', 'boxed'))
@@ -125,7 +118,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
-    """Return where the contents of complete, non-empty boxes start and end, by start."""
+    """Return where the contents of complete, non-empty boxes start and end."""
     boxes: list[tuple[int, int]] = []
     opened: list[tuple[bool, int]] = []  # one pass with a stack, so that a thousand unclosed boxes stay linear
     for match in _BRACES.finditer(text):

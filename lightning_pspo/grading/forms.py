@@ -180,10 +180,10 @@ def decide_kind(left: str, right: str, a: Number | None, b: Number | None) -> bo
     return same_number(x, y) if x and y else None  # beside a list it is a list
 
 
-def _same_base(first: _Match, second: _Match, left: str, right: str, *numbers: Number | None) -> bool | None:
+def _same_base(first: _Match, second: _Match, left: str, right: str, *_: object) -> bool | None:
     """Compare numbers with an index for their base, which one side may leave out as it may a unit."""
     digits = [base[1] if base else text for base, text in ((first, left), (second, right))]
-    if not all(_DIGITS.fullmatch(text) for text in digits):
+    if not all(map(_DIGITS.fullmatch, digits)):
         return None
     same_base = not (first and second) or first[2] == second[2]
     return same_base and digits[0].lower().lstrip("0") == digits[1].lower().lstrip("0")
@@ -224,15 +224,10 @@ def _same_residue(first: _Match, second: _Match, left: str, right: str, a: Numbe
     return a.value == int(second[1]) if second and a else None
 
 
-def _same_remainder(first: _Match, second: _Match, *_: object) -> bool:
-    """Compare quotients with a remainder."""
-    return first is not None and second is not None and first.groups() == second.groups()
-
-
 _KINDS: tuple[tuple[re.Pattern[str], Callable[..., bool | None]], ...] = (
     (_BASE, _same_base),
     (_CLOCK, _same_time),
     (_RATIO, _same_ratio),
     (_RESIDUE, _same_residue),
-    (re.compile(r"([0-9]+) R ([0-9]+)"), _same_remainder),
+    (re.compile("[0-9]+ R [0-9]+"), lambda *_: False),  # a quotient with a remainder equals only itself
 )

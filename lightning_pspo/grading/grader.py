@@ -41,10 +41,10 @@ class Attempt(NamedTuple):
     """A completion with all that its grade depends on."""
 
     completion: str  # any text, also hostile
-    answer: str  # without its derivation
-    question: str = ""  # empty if it is unknown, and then a copy of it is not recognised
+    answer: str  # the reference, without its derivation
+    question: str = ""  # a copy of it, or of a part of it, is no answer: see `copies.refusal`; empty if it is unknown
     truncated: bool = False  # whether the token limit ended the completion
-    scorer: Scorer | None = None  # None compares with the answer
+    scorer: Scorer | None = None  # judges the extracted answer; where it gives None, the reference decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +75,7 @@ def grade(
     cut_off: CutOff = "marked",
     scorer: Scorer | None = None,
 ) -> Grade:
-    r"""Judge a completion against the reference answer.
-
-    Args:
-        completion: The model's text; any text, also hostile or cut off.
-        answer: The reference answer, without its derivation.
-        mode: Which rules may find the answer: see `extraction.extract`.
-        question: The question; a copy of it, or of a part of it, is not an answer: see `copies.refusal`.
-        truncated: Whether the token limit ended the completion.
-        cut_off: Which answers count in such a completion: ``marked`` ones (``####``, a box, "the answer is"), ``any``,
-            or ``none``.
-        scorer: A task's own judgement of the extracted answer; where it gives None, the reference decides.
+    r"""Judge a completion against the reference answer, without a deadline; for the arguments see `Attempt`, `Grader`.
 
     >>> grade("2 + 2 = 4\n#### 4", "4.0")
     Grade(verdict=<Verdict.CORRECT: 'correct'>, extracted='4', rule='hash')
@@ -138,11 +128,10 @@ def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) ->
 class Grader:
     r"""Grades whole batches; no text can stop it.
 
-    Pairs that the cheap rules decide are decided in this process, in time linear in the text. All others go to worker
-    processes, which are started when the first such pair comes: a worker that is stuck is ended at the pair's deadline
-    (verdict ``timeout``), one that crashes is replaced (verdict ``error``, after a second try), and all others of the
-    batch are graded as if it had not been there. What became of the last few thousand such pairs, errors aside, is
-    remembered until ``close``: one that is stuck costs its deadline once, in however many calls it comes.
+    Pairs that the cheap rules leave open go to worker processes, started for the first such pair: one that is stuck is
+    ended at the pair's deadline (verdict ``timeout``), one that crashes is replaced (``error``, after a second try).
+    The verdicts on the last few thousand such pairs, errors aside, are remembered until ``close``: one that is stuck
+    costs its deadline once, in however many calls it comes.
 
     Any thread may call it; calls take turns. A copy, a pickle or a fork of a grader takes the settings along and starts
     its own workers. They end with ``close``, with the grader, and with this process however it ends.
@@ -198,14 +187,9 @@ class Grader:
             RuntimeError: No worker could be started, or `close` was called before the pairs were compared.
         """
         _check(attempts)
-        rows = [Attempt(*attempt) for attempt in attempts]
-        read = [self._read(row) for row in rows]
-        pairs = [(answer[0], row.answer) for row, answer in zip(rows, read, strict=True) if isinstance(answer, tuple)]
-        verdicts = iter(self._compare(pairs))
-        return [
-            answer if isinstance(answer, Grade) else settle(row, *answer, next(verdicts))
-            for row, answer in zip(rows, read, strict=True)
-        ]
+        rows = [(row, self._read(row)) for row in (Attempt(*attempt) for attempt in attempts)]
+        verdicts = iter(self._compare([(read[0], row.answer) for row, read in rows if isinstance(read, tuple)]))
+        return [read if isinstance(read, Grade) else settle(row, *read, next(verdicts)) for row, read in rows]
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Return whether the two answers of each pair are equivalent, in order; None where that was not decided.

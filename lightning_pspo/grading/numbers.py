@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.values import evaluate
-from lightning_pspo.grading.words import SCALES
+from lightning_pspo.grading.words import PART, PARTS, SCALE, SCALES
 
 TOLERANCE = Fraction(1, 10**6)  # of two equal numbers, one no integer; relative for numbers below 1
 MIN_ROUNDED_DIGITS = 4  # a decimal of so many significant digits equals each number that it is the rounding of
@@ -18,13 +18,11 @@ MAX_ANSWER_CHARS = 1000  # a longer answer is compared as it stands
 MAX_NUMBER_CHARS = 100  # a longer text is not read as a number
 MAX_EXPONENT = 100  # a power of ten beyond this is not read as a number
 
-_SCALE = "|".join(SCALES)
-
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _WHOLE_NUMBER = re.compile(
     rf"{_SIGN}(?P<value>{_PLAIN})(?:[eE](?P<power>[-+]?[0-9]{{1,3}}))?"
-    rf"(?:\s*(?P<scale>{_SCALE})s?)?"
+    rf"(?:\s*(?P<scale>{SCALE})s?)?"
 )
 _WHOLE_QUOTIENT = re.compile(
     rf"{_SIGN}(?:(?P<units>[0-9]+|[1-9][0-9]{{0,2}}(?: [0-9]{{3}})+)\s+(?:and )?|(?P<glued>[0-9]+)(?=\\))?"
@@ -53,6 +51,7 @@ _TEN = re.compile(
 _POWER_OF_TEN = re.compile(r"\A([-+]?)10\s*\^\s*(?:\{\s*)?(-?[0-9]{1,3})(?:\s*\})?\Z")
 _GLOSS = re.compile(r"\s+\(([^()]{1,80})\)\Z")
 _THAT_IS = re.compile(r"\A(?:(?:or|i\.?e\.?,?|that is,?|which is|equals|exactly|in words:?|\\approx)\s+)+")
+_ADJECTIVE = re.compile(rf"\b(?:{PART}) (?=[a-z]{{3,}}s\b)")  # "third graders"
 _E_NOTATION = re.compile(r"(?<=[0-9.])[eE]\+?(-?[0-9]{1,3})\Z")
 
 _WORD = r"[A-Za-z](?:[A-Za-z'’-]|\.(?=\s?[A-Za-z]))*"
@@ -60,7 +59,7 @@ _PART = rf"(?:(?:\\mu\s?|μ)?{_WORD}|[kM]?(?:\\Omega|Ω))(?:\s?\^\s?\{{?-?[0-9]\
 _JOIN = r"(?:\s*(?:[/*]|\\cdot(?![A-Za-z]))\s*\(?|\s+)"
 _AFTER_NUMBER = r"(?:(?<=[0-9}.)i%])|(?<=illion|undred|ousand|.dozen))"
 _UNIT = re.compile(
-    rf"{_AFTER_NUMBER}(?:\s*/\s*|\s+|\s*\\cdot\s+)\(?((?!(?:{_SCALE})(?![a-z])){_PART}(?:{_JOIN}{_PART}){{0,3}})\)?\Z"
+    rf"{_AFTER_NUMBER}(?:\s*/\s*|\s+|\s*\\cdot\s+)\(?((?!(?:{SCALE})(?![a-z])){_PART}(?:{_JOIN}{_PART}){{0,3}})\)?\Z"
     rf"|(?<=[0-9}}.)i%])\s*\\frac\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\{{ ({_PART}(?:{_JOIN}{_PART})?)\}}\Z"
 )
 _GLUED_UNIT = re.compile(
@@ -70,21 +69,17 @@ _LETTERS, _ANY_LETTERS = re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
 # Words after a number that change its value, take it back, or go on to another one, so that they are not a unit.
 _NO_UNITS = frozenset(
     _LETTERS.findall(
-        "ones twos fives tens hundred hundreds thousand thousands million millions billion billions trillion trillions "
-        "dozen dozens score gross lakh lakhs crore crores bn mil mio fold half halves third thirds fourth fourths "
-        "quarter fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth "
-        "hundredths thousandth thousandths millionth millionths halved mille permille double doubled twice thrice "
-        "triple tripled squared cubed exponent root sqrt pi sin cos tan log ln mod modulo choose times multiplied plus "
-        "minus over divided reciprocal factorial base binary octal hex hexadecimal remainder negative infinity "
-        "below above under beneath less fewer more than greater larger bigger smaller lower higher least most between "
-        "about almost nearly approximately beyond "
-        "not no nor never neither cannot isn aren wasn weren doesn didn don wrong incorrect false untrue "
-        "instead rather and or but if unless except without either maybe perhaps possibly versus vs then "
-        "else because however though is was are were be been being has have had do does did will would could should "
-        "might may must "
-        "equals means makes gives becomes to out another in infty"
+        "ones twos fives tens score gross lakh lakhs crore crores bn mil mio fold half quarter halved mille permille "
+        "double doubled twice thrice triple tripled squared cubed exponent root sqrt pi sin cos tan log ln mod modulo "
+        "choose times multiplied plus minus over divided reciprocal factorial base binary octal hex hexadecimal "
+        "remainder negative infinity infty below above under beneath less fewer more than greater larger bigger "
+        "smaller lower higher least most between about almost nearly approximately beyond not no nor never neither "
+        "cannot isn aren wasn weren doesn didn don wrong incorrect false untrue instead rather and or but if unless "
+        "except without either maybe perhaps possibly versus vs then else because however though is was are were be "
+        "been being has have had do does did will would could should might may must equals means makes gives becomes "
+        "to out another"
     )
-) - {"in"}
+) | {word + plural for word in [*SCALES, *PARTS] for plural in ("", "s")}
 # Other words of one or two letters are variables.
 _SHORT = (
     "a am an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nd nm of on oz pm pt qt rd s sq"
@@ -172,7 +167,8 @@ def _glossed(text: str, gloss: str) -> Number | None:
     plain = not any(character.isdigit() for character in gloss)
     if number and not plain and (value := evaluate(remark)) is not None:
         return number if abs(value - number.value) < TOLERANCE else None
-    return number if plain and _NO_UNITS.isdisjoint(_LETTERS.findall(gloss.lower())) else None
+    words = _LETTERS.findall(_ADJECTIVE.sub("", gloss.lower()))
+    return number if plain and _NO_UNITS.isdisjoint(words) else None
 
 
 def in_tex(number: str) -> str:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import read_number, same_number
+from lightning_pspo.grading.words import PART, SCALE
 
 INCLUSIVE = (
     r"(?:at (?:most|least)|(?:\A|\b(?:is|are|be|holds?) )up to|(?:no|not) (?:more|less|fewer|greater) than"
@@ -42,8 +43,7 @@ _RESTS = {  # what must follow
     "full": re.compile(rf"[0-9]+{_LEFT}"),
 }
 _AFTER = re.compile(
-    r"(?i:[- ](?:(?:dozen|score|gross|hundred|thousand|[mbtr]+illion|lakh|crore|ten(?=s))s?"
-    r"|(?:ten|hundred|thousand)ths|halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths)\b"
+    rf"(?i:[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
     r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
     rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
@@ -81,7 +81,7 @@ _SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})")
 _ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
 _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
-_SCALE = re.compile(r"(?<=[0-9])(?:(?i: (dozen|hundred|thousand|[mbtr]+illion)s?)|([kKMB])|([mb])n)\Z")
+_SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
 _ASKS_EXTREME = re.compile(
     r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"

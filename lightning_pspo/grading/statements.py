@@ -17,7 +17,7 @@ from lightning_pspo.grading.last_number import (
 )
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
-from lightning_pspo.grading.structure import is_without_points
+from lightning_pspo.grading.structure import HOLES
 from lightning_pspo.grading.words import in_digits, ordinal
 
 _MARK = r"(?:\*\*|__|[#*_]){0,4}"
@@ -139,7 +139,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return None
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
     bare = cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0]
-    words = [] if is_without_points(cleaned) else _LONG_WORDS.findall(bare)
+    words = [] if HOLES.match(cleaned) else _LONG_WORDS.findall(bare)
     if word := _YES_OR_NO.match(sentence):
         return word[1]
     if read_number(cleaned) or not words:

@@ -27,7 +27,7 @@ _CASES = re.compile(
 _DIAGONAL = re.compile(r"\\?diag\s?\(([^()]*)\)")
 _IF = re.compile(r"\A(?:,|if|for|when|\s)+(?![A-Za-z])")
 _REALS = r"(?:\\mathbb\s?\{?\s?R\s?\}?|\{?R\}?|(?:all )?real(?:s| numbers)|\(-\s?\\infty\s?,\s?\+?\s?\\infty\s?\))"
-_HOLES = re.compile(
+HOLES = re.compile(  # the real numbers without some
     rf"(?:x\s?\\in\s*)?{_REALS}\s*(?:\\setminus(?![A-Za-z])|[\\-](?=\s*\\\{{)|except(?: for)?)"
     rf"|(?:\\\{{\s*)?(?:x(?:\s?\\in\s*{_REALS})?\s*(?:\||:|,|\\mid(?![A-Za-z])))?\s*x\s?\\ne(?![A-Za-z])"
 )
@@ -92,21 +92,16 @@ def as_intervals(left: str, right: str) -> tuple[str, str]:
     >>> as_intervals(r"x \le 2", r"(-\infty, 2]")[0], as_intervals(r"x \ne 1", r"(-\infty,1)\cup(1,\infty)")[0]
     ('(-\\infty,2]', '(-\\infty,1)\\cup (1,\\infty)')
     """
-    holes = _HOLES.match(left) and _HOLES.match(right)
+    holes = HOLES.match(left) and HOLES.match(right)
     if holes or _INTERVAL.match(right):
         left = _as_union(left)
     return left, _as_union(right) if holes or _INTERVAL.match(left) else right
 
 
-def is_without_points(text: str) -> bool:
-    """Whether a text is the real numbers without some."""
-    return bool(_HOLES.match(text))
-
-
 def _as_union(text: str) -> str:
     if match := _BUILDER.fullmatch(text):
         text = match[1]
-    if not (match := _HOLES.match(text)):
+    if not (match := HOLES.match(text)):
         return text if _INTERVAL.match(text) else _from_inequalities(text) or text
     points = text[match.end() :].strip().removeprefix(r"\{").removesuffix(r"\}").strip()
     items = [_UNEQUAL.sub("", item).strip() for item in split_top(_AND.sub(", ", points), (",",))]

@@ -10,18 +10,21 @@ NUMBER_WORDS = re.findall(
     "eighteen nineteen",
 )
 _TENS = re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety")
-_PARTS = re.findall("[a-z]+", "half halve third quarter fourth fifth sixth seventh eighth ninth tenth")
-_SIZES = (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10)
+_NTHS = re.findall("[a-z]+", "fourth fifth sixth seventh eighth ninth tenth")
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, **{nth: size for size, nth in enumerate(_NTHS, 4)}}
 SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+PARTS = ["halve", "third", *_NTHS, "hundredth", "thousandth", "millionth"]
+SCALE, PART = "|".join(SCALES), "|".join(PARTS)
+YES_NO = "yes|no|true|false"
 
-_ONES, _SMALL, _SCALE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "thousand|million|billion"
+_ONES, _SMALL, _LARGE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "thousand|million|billion"
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL}))"
-_BELOW_1000 = rf"(?:(?:{_SMALL}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_SCALE})))"
-_INTEGER = rf"(?:[0-9]{{1,9}}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_SCALE})(?:,?(?: and)? {_BELOW_1000})?)*)"
+_BELOW_1000 = rf"(?:(?:{_SMALL}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_LARGE})))"
+_INTEGER = rf"(?:[0-9]{{1,9}}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_LARGE})(?:,?(?: and)? {_BELOW_1000})?)*)"
 _NUMBER = re.compile(
     rf"(?i)(?<![\w\\'’-])(?<!\bno )(?<!\b(?:the|any) )(?<!\b(?:this|that|each|next|last) )"
     rf"(?:(?P<count>a|{_SMALL})[- ](?P<part>{'|'.join(_PARTS)})s?(?![\w'’-]| to\b| time)"
-    rf"|half an? (?P<halved>dozen|hundred|{_SCALE}|hour|minute|day|year|mile|gallon|pound)(?![\w'’-])"
+    rf"|half an? (?P<halved>dozen|hundred|{_LARGE}|hour|minute|day|year|mile|gallon|pound)(?![\w'’-])"
     rf"|an? (?P<unit>hour|minute|day|year|mile|gallon|pound) and a half(?![\w'’-])"
     rf"|(?P<integer>{_INTEGER})(?:(?P<half> and (?:a|one)[- ]half)| point(?P<places>(?: (?:{_SMALL}))+))?"
     r"(?![\w'’]|-[a-z]|(?<=one)\s+(?:of|can|could|must|may|might|should|would|way|more|another|by)\b))"
@@ -32,20 +35,12 @@ _NONE = re.compile(  # "no apples", "she has no apples left"; but "no solutions"
     r"(?i)\A\s*no(?= (?!(?:solution|answer|root|value)s)[a-z]{3,}(?<!s)s\s*\Z)"
     r"|\bno(?= [a-z]{3,}s (?:are )?(?:left|remain)\b)"
 )
-_ORDINALS = [
-    "first",
-    "second",
-    "third",
-    *_PARTS[4:],
-    "eleventh",
-    "twelfth",
-    *(f"{word}th" for word in NUMBER_WORDS[13:]),
-]
+_ORDINALS = ["first", "second", "third", *_NTHS, "eleventh", "twelfth", *(f"{word}th" for word in NUMBER_WORDS[13:])]
 _ORDINAL = re.compile(  # "the third one", "He came in third."
     rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) )(?:in )?(?:the )?"
     rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"
 )
-_ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_SCALE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
+_ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_LARGE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 
 def in_digits(text: str) -> str:
@@ -70,7 +65,7 @@ def ordinal(text: str) -> str | None:
 
 def _in_digits(number: re.Match[str]) -> str:
     if part := number["part"]:
-        return f"{_value(number['count'])}/{_SIZES[_PARTS.index(part.lower())]}"
+        return f"{_value(number['count'])}/{_PARTS[part.lower()]}"
     if unit := number["halved"] or number["unit"]:
         return str(SCALES[unit] // 2) if unit in SCALES else f"{3 - 2 * bool(number['halved'])}/2 {unit}"
     value = _value(number["integer"])
