@@ -26,7 +26,7 @@ class Question:
 
 
 @dataclass(slots=True)
-class Evaluation:
+class JudgedEvaluation:
     """The judged part of one evaluation or rollout."""
 
     source: str
@@ -47,7 +47,7 @@ class Judgements:
     def __init__(self, root: Path, rank: int, model: str) -> None:
         self.root, self.model = root, model
         self._questions: dict[str, Question] = {}
-        self._evaluations: dict[tuple[str, int], Evaluation] = {}
+        self._evaluations: dict[tuple[str, int], JudgedEvaluation] = {}
         root.mkdir(parents=True, exist_ok=True)
         self._open(f".rank{rank}.part" if rank else "")
 
@@ -75,14 +75,14 @@ class Judgements:
         for question in fresh:
             item, source, rollout = question.item, question.source, question.rollout
             self._questions[item.id] = question
-            self._evaluations.setdefault((source, rollout), Evaluation(source, rollout)).waiting += 1
+            self._evaluations.setdefault((source, rollout), JudgedEvaluation(source, rollout)).waiting += 1
             row = {"id": item.id, "rollout": rollout, "source": source, "question": item.question}
             row |= {"completion": item.completion, "answer": item.answer, "fields": dict(question.fields)}
             self._items.write(_lines([row]))
         self._items.flush()
         return [question.item for question in fresh]
 
-    def record(self, judgement: Judgement) -> Evaluation | None:
+    def record(self, judgement: Judgement) -> JudgedEvaluation | None:
         """Write a judgement; return its evaluation where this is the last item of it."""
         question = self._questions.pop(judgement.id)
         more = {"rollout": question.rollout, "source": question.source, **question.fields}

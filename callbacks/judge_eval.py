@@ -16,7 +16,7 @@ from lightning_pspo.judging import Background, Item, Judge, JudgementCache, Pane
 from lightning_pspo.training.passes import StepOutput
 
 from ._completion_files import sample_row, sample_rows
-from ._judgements import ITEMS, SUMMARY, Evaluation, Judgements, Question, finish, gather
+from ._judgements import ITEMS, SUMMARY, JudgedEvaluation, Judgements, Question, finish, gather
 from ._trainer import finished_rollouts, is_trial, root_folder
 
 _WAIT_SHARE, _LEAST_WAIT_S = 0.02, 0.5
@@ -216,7 +216,7 @@ class JudgeEval(Callback):
             if time.monotonic() >= end:
                 break
 
-    def _log(self, trainer: Trainer, evaluation: Evaluation | None) -> None:
+    def _log(self, trainer: Trainer, evaluation: JudgedEvaluation | None) -> None:
         """Log the means of an evaluation whose last item has arrived."""
         if evaluation is None or not trainer.is_global_zero:
             return

@@ -15,13 +15,13 @@ from lightning_pspo.cli.config_files import with_config_files
 from lightning_pspo.cli.failures import BAD_INPUT, INTERRUPTED, refusal_within
 from lightning_pspo.cli.help import COMMAND, LIGHTNING, check_subcommand, overview
 from lightning_pspo.cli.main import main
-from lightning_pspo.cli.streams import forgive_output, show_warning
+from lightning_pspo.cli.streams import ignore_output_errors, show_warning
 from lightning_pspo.errors import InputError
 
 
 def command(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; modules in the working directory can be named in settings."""
-    forgive_output()
+    ignore_output_errors()
     warnings.showwarning = show_warning
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

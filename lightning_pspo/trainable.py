@@ -1,4 +1,4 @@
-"""What a run of training is made of and goes on from: its settings, its optimiser and its checkpoints."""
+"""Base of the training modules: settings of any training, its optimiser and its checkpoints."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
 from lightning_pspo.training.checks import (
     act_after_validations,
+    apply_loop_defaults,
     check_fit,
     run_every_rollout_of_a_trial,
-    take_defaults,
 )
-from lightning_pspo.training.loop_counters import make_up_for_validation, put_after_rollout, resume_after_rollout
+from lightning_pspo.training.loop_counters import put_after_rollout, resume_after_rollout, run_missed_validation
 from lightning_pspo.training.pass_tokens import choose_pass_tokens
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
 from lightning_pspo.training.settings import EvaluationSettings, PassLimits, SamplingSettings
@@ -182,7 +182,7 @@ class TrainableModule(SamplingModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse settings of the trainer that the loop cannot honour, before Lightning does without the way out."""
-        take_defaults(self.trainer)
+        apply_loop_defaults(self.trainer)
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_fit(self.trainer)
         return []
@@ -211,7 +211,7 @@ class TrainableModule(SamplingModule):
 
     def on_train_start(self) -> None:
         """Go on where an interruption has stopped the run."""
-        make_up_for_validation(self.trainer)
+        run_missed_validation(self.trainer)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Mapping[str, Any]]]:  # type: ignore[override]
         """Build the optimiser and its schedule, which ``training_step`` steps itself."""

@@ -1,4 +1,4 @@
-"""The values that pass between the parts: problems, prompts, samples, rollouts, updates.
+"""Dataclasses that pass between rooms: problems, prompts, samples, completions, rollouts.
 
 Shape letters: B prompts of this rank, G completions per prompt, N = B * G rows (row b * G + g), P prompt tokens,
 T completion tokens. A mask is bool and True counts.

@@ -201,7 +201,7 @@ class PSPOCLI(LightningCLI):
             trainer: Any = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
-        trainer.defaults_are_ours = True  # see training.checks.take_defaults
+        trainer.defaults_are_ours = True  # see training.checks.apply_loop_defaults
         if (bar := trainer.progress_bar_callback) is not None and bar not in callbacks:  # Lightning's own
             trainer.callbacks[trainer.callbacks.index(bar)] = RolloutProgressBar()
         if self.subcommand in ("validate", "test"):

@@ -24,7 +24,7 @@ from lightning_pspo.preflight.doctor import examine
 from lightning_pspo.preflight.doctor.findings import Finding, as_rows, error, note
 from lightning_pspo.preflight.doctor.machine import available_mib
 from lightning_pspo.preflight.doctor.observed import Observed, now_mib
-from lightning_pspo.preflight.doctor.probe import ProbeData, Watch
+from lightning_pspo.preflight.doctor.probe import ProbeData, ProbeMonitor
 from lightning_pspo.preflight.doctor.subject import Subject, for_probe
 from lightning_pspo.preflight.doctor.tokens import turn_ends
 
@@ -60,7 +60,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     record(_monitors(subject))
     built = time.monotonic()
     say("checking settings, data and tokenizer")
-    record(examine.before(subject))
+    record(examine.check_before_probe(subject))
     if options.no_probe:
         return record([], done=True)
     if not subject.rows.get("train"):
@@ -68,7 +68,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     if cli.trainer is None:
         return record([note("probe", "not made, as the trainer cannot be built.")], done=True)
     say("loading the model's weights")
-    watch = Watch(
+    watch = ProbeMonitor(
         full=subject.prompts,
         sample=options.limit_prompts,
         deadline=max(time.monotonic() + 0.2 * options.seconds, start + 0.6 * options.seconds),
@@ -83,7 +83,7 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     findings = [error("probe", f"the probe failed: {seen.failure}")] if seen.failure else []
     values: dict[str, Any] | None = None
     if seen.steps:
-        judged, values = examine.after(subject, seen, device, free_mib)
+        judged, values = examine.check_probe(subject, seen, device, free_mib)
         findings += judged
     return record(findings, done=True, forecast=values)
 
@@ -101,7 +101,7 @@ def _monitors(subject: Subject) -> list[Finding]:
     return findings
 
 
-def probe(trainer: Any, subject: Subject, watch: Watch) -> Observed:
+def probe(trainer: Any, subject: Subject, watch: ProbeMonitor) -> Observed:
     """Fit until ``watch`` has measured enough; return its observations."""
     trainer.callbacks.append(watch)
     try:

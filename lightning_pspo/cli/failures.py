@@ -89,15 +89,15 @@ def refusal_within(error: BaseException | None) -> str | None:
         if isinstance(error, InputError):
             return str(error)
         if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename is not None:
-            return f"`{shown(error.filename)}` cannot be used: {error.strerror}."
+            return f"`{short_path(error.filename)}` cannot be used: {error.strerror}."
         error = error.__cause__
     return None
 
 
-def shown(path: str | bytes | int | Path) -> str:
+def short_path(path: str | bytes | int | Path) -> str:
     """Return a path for a message, shortened if it is long.
 
-    >>> shown("runs/one"), len(shown("x" * 300))
+    >>> short_path("runs/one"), len(short_path("x" * 300))
     ('runs/one', 123)
     """
     text = os.fsdecode(path) if isinstance(path, bytes) else str(path).replace("\0", "\\0")

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, get_args
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import locked, read_objects, unique_keys, write_atomically
+from lightning_pspo.files import locked, read_objects, text_value, unique_keys, write_atomically
 from lightning_pspo.grading import Attempt, CutOff, Grade, Mode, Verdict, extract
 from lightning_pspo.grading.grader import Grader
 from lightning_pspo.progress import advance, begin, shown
@@ -126,13 +126,13 @@ def read_rows(options: argparse.Namespace) -> Iterator[Row]:
     try:
         for number, size, fields in read_objects(options.input, parse=parse):
             where = f"{options.input}, row {number}"
-            completion = text_field(fields, options.response_field, where)
-            answer = text_field(fields, options.answer_field, where)
+            completion = text_value(fields, options.response_field, where)
+            answer = text_value(fields, options.answer_field, where)
             if not answer.strip():
                 raise InputError(f"{where}: field {options.answer_field!r} must not be empty.")
             if "####" in answer or r"\boxed" in answer:
                 answer = unwrap(answer, f"{where}: field {options.answer_field!r}")
-            question = text_field(fields, options.question_field, where, default="")
+            question = text_value(fields, options.question_field, where, default="")
             truncated = fields.get(options.truncated_field, False)
             if not isinstance(truncated, bool):
                 raise InputError(
@@ -167,16 +167,6 @@ def unwrap(solution: str, where: str) -> str:
         shown = solution if len(solution) <= 80 else f"... {solution[-80:]}"
         raise InputError(f"{where} must have an answer behind its `####` or in its `\\boxed{{}}`, got {shown!r}.")
     return answer
-
-
-def text_field(fields: dict[str, Any], field: str, where: str, default: str | None = None) -> str:
-    """Return a field; InputError if it is not a text, or missing and without a default."""
-    value = fields.get(field, default)
-    if field not in fields and default is None:
-        raise InputError(f"{where}: must have the field {field!r}, got {sorted(fields)!s:.200}.")
-    if not isinstance(value, str):
-        raise InputError(f"{where}: field {field!r} must be one text, got {json.dumps(value):.80}.")
-    return value
 
 
 def resume(output: BinaryIO, rows: Iterator[Row], options: argparse.Namespace) -> tuple[Counter[str], Iterator[Row]]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from lightning_pspo.cli.failures import bad_input, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.streams import log_level
 from lightning_pspo.errors import InputError, check_at_least
@@ -22,12 +23,12 @@ _NAMED = 8
 """Most ids that end a completion that are named."""
 
 
+@ends_in_one_line
 def main(arguments: list[str] | None = None) -> int:
     """Show the prompts; return the exit code."""
     options, settings = parser().parse_known_args(arguments)
     check_at_least("--count", options.count, 1)
     from lightning_pspo.cli.application import PSPOCLI  # takes seconds: only once the options are valid
-    from lightning_pspo.cli.failures import bad_input
 
     try:
         with shown("prompts"), log_level(logging.ERROR, "lightning.pytorch", "lightning.fabric"):

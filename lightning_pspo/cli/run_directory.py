@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name, find_checkpoints, read_scores
-from lightning_pspo.cli.failures import environment_rank, shown
+from lightning_pspo.cli.failures import environment_rank, short_path
 from lightning_pspo.cli.help import program
 from lightning_pspo.errors import InputError, near_path
 
@@ -55,8 +55,8 @@ def check_writable(name: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):  # a file without a name
             return
     except OSError as error:
-        reason = error.strerror if existing == folder.absolute() else f"{error.strerror} ({shown(existing)})"
-        raise InputError(f"{name} must be a folder to write to, got {shown(folder)}: {reason}.") from None
+        reason = error.strerror if existing == folder.absolute() else f"{error.strerror} ({short_path(existing)})"
+        raise InputError(f"{name} must be a folder to write to, got {short_path(folder)}: {reason}.") from None
 
 
 def command_with(given: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 
-class _Forgiving(io.FileIO):
+class _IgnoringErrors(io.FileIO):
     """A file whose writes never fail: text that nobody can read is dropped."""
 
     def write(self, data: object) -> int:
@@ -22,23 +22,23 @@ class _Forgiving(io.FileIO):
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
-def forgive_output() -> None:
+def ignore_output_errors() -> None:
     """Let stdout and stderr survive a reader that is gone, a full disk, and characters that they cannot encode.
 
     A run must not end because ``| head`` has seen enough or the terminal knows ASCII only.
     """
     for name, number in (("stdout", 1), ("stderr", 2)):
-        setattr(sys, name, _forgiving(getattr(sys, name), number))
+        setattr(sys, name, _ignoring_errors(getattr(sys, name), number))
 
 
-def _forgiving(stream: TextIO | None, number: int) -> TextIO:
+def _ignoring_errors(stream: TextIO | None, number: int) -> TextIO:
     if stream is None:  # closed when the process began
         return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != number:
         return stream
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Forgiving(number, "w", closefd=False)),
+        io.BufferedWriter(_IgnoringErrors(number, "w", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",
         line_buffering=stream.line_buffering,

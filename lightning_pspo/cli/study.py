@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 def folder_of(words: Sequence[str], description: str, metavar: str, text: str) -> Path:
     """Return the argument of ``study report`` or ``study repeat``."""
-    result = argparse.ArgumentParser(f"lightning-pspo study {words[0]}", description=description)
+    result = own_parser(f"study {words[0]}", description=description)
     result.add_argument("folder", type=Path, metavar=metavar, help=text)
     folder: Path = result.parse_args(words[1:]).folder
     return folder

@@ -15,7 +15,7 @@ from lightning_pspo.files.atomic import (
     sync_to_disk,
     write_atomically,
 )
-from lightning_pspo.files.json_lines import COMPRESSED, foreign, open_bytes, read_objects, unique_keys
+from lightning_pspo.files.json_lines import COMPRESSED, foreign, open_bytes, read_objects, text_value, unique_keys
 from lightning_pspo.files.locks import locked, unlock
 from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml, setting_at
 
@@ -41,6 +41,7 @@ __all__ = [
     "setting_at",
     "sync_entry",
     "sync_to_disk",
+    "text_value",
     "unique_keys",
     "unlock",
     "write_atomically",

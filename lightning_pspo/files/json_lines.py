@@ -1,4 +1,4 @@
-"""JSON Lines, one object a line."""
+"""Read JSON Lines, compressed or not, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
+
+from lightning_pspo.errors import InputError
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _MAX_LINE = 1 << 28  # bytes; a small compressed file may hold a line that fills the memory
@@ -53,6 +55,20 @@ def read_objects(
             if not isinstance(fields, dict):
                 raise ValueError(f"{where}: must be a JSON object, got {text[:40]!r}{_other_format(line)}")
             yield number, len(line), fields
+
+
+def text_value(fields: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+    """Return a text of an object; InputError if it is something else, or missing and without a default.
+
+    >>> text_value({"answer": "4"}, "answer", "a.jsonl, row 1")
+    '4'
+    """
+    value = fields.get(name, default)
+    if name not in fields and default is None:
+        raise InputError(f"{where}: must have the field {name!r}, got {sorted(fields)!s:.200}.")
+    if not isinstance(value, str):
+        raise InputError(f"{where}: field {name!r} must be one text, got {json.dumps(value):.80}.")
+    return value
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_objects, replacing, unique_keys
+from lightning_pspo.files import read_objects, replacing, text_value, unique_keys
 from lightning_pspo.judging.base import Item, Judgement
 from lightning_pspo.judging.parsing import is_score
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, RUBRIC_VERSION
@@ -36,20 +36,10 @@ def read_records(path: Path) -> Iterator[Record]:
     try:
         for number, _, fields in read_objects(path, parse=parse):
             where = f"{path}, row {number}"
-            yield Record(Item(*(_text(fields, name, where) for name in FIELDS)), fields, where)
+            numbers = {name: str(fields[name]) for name in ("id", "answer") if type(fields.get(name)) in (int, float)}
+            yield Record(Item(*(text_value(fields | numbers, name, where) for name in FIELDS)), fields, where)
     except ValueError as error:
         raise InputError(str(error)) from None
-
-
-def _text(fields: dict[str, Any], name: str, where: str) -> str:
-    if name not in fields:
-        raise InputError(f"{where}: must have the field {name!r}, got {sorted(fields)!s:.200}.")
-    value = fields[name]
-    if name in ("id", "answer") and type(value) in (int, float):
-        value = str(value)
-    if not isinstance(value, str):
-        raise InputError(f"{where}: field {name!r} must be one text, got {json.dumps(value):.80}.")
-    return value
 
 
 def judgement_row(judgement: Judgement, model: str, *, pair: bool = False, **more: Any) -> bytes:

@@ -122,7 +122,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def setting_rows(value: Any) -> list[tuple[str, str]]:
     """Return nested settings as names and texts, the first two thousand."""
-    return [(name, shown(leaf)) for name, leaf in islice(leaves(value), _MAX_ROWS)]
+    return [(name, as_yaml(leaf)) for name, leaf in islice(leaves(value), _MAX_ROWS)]
 
 
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str | None]]]:
@@ -131,17 +131,17 @@ def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str | None]]]:
     names = dict.fromkeys(name for settings in known for name in settings)
     different = []
     for name in names:
-        values = [shown(settings[name]) if name in settings else None for settings in known]
+        values = [as_yaml(settings[name]) if name in settings else None for settings in known]
         are_known = map(bool, known)  # an arm without settings differs in none
         if not _RUN_SETTING.fullmatch(name) and len(set(compress(values, are_known))) > 1:
             different.append((name, values))
     return different[:_MAX_ROWS]
 
 
-def shown(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """Return a setting as YAML writes it.
 
-    >>> shown(None), shown(True), shown(1e-6), shown([1, "a"])
+    >>> as_yaml(None), as_yaml(True), as_yaml(1e-6), as_yaml([1, "a"])
     ('null', 'true', '1e-06', '[1, "a"]')
     """
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

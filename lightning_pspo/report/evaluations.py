@@ -19,7 +19,7 @@ _Bounded = tuple[float, float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Measurement:
+class EvaluationRow:
     """One row of the table."""
 
     arm: Arm
@@ -39,7 +39,7 @@ class Measurement:
 def evaluations(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return the table of all measurements, in groups of a source and temperature, and its columns."""
     rows = [row for arm in arms for run in arm.runs for row in islice(_of_run(arm, run), _MAX_ROWS)]
-    groups: dict[str, list[Measurement]] = {}
+    groups: dict[str, list[EvaluationRow]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)
     votes = sorted({name for row in rows for name in row.estimates if "@" in name and not name.endswith("@1")}, key=_k)
@@ -50,7 +50,7 @@ def evaluations(arms: Sequence[Arm]) -> dict[str, Any]:
     return {"groups": groups, "columns": [*shares, *votes], "headings": [*headings, *votes, "tokens"]}
 
 
-def _of_run(arm: Arm, run: TrainingRun) -> Iterator[Measurement]:
+def _of_run(arm: Arm, run: TrainingRun) -> Iterator[EvaluationRow]:
     summary = run.summary
     for when in ("before", "after"):
         accuracy = finite(summary.get(f"accuracy_{when}"))
@@ -60,19 +60,19 @@ def _of_run(arm: Arm, run: TrainingRun) -> Iterator[Measurement]:
         if (length := finite(summary.get(f"length_tokens_{when}"))) is not None:
             estimates["length_tokens"] = (length, None, None)
         size = _problems(summary.get("problems"), summary.get("n"))
-        yield _measurement(arm, run, f"{when} training", summary, size, estimates)
+        yield _row(arm, run, f"{when} training", summary, size, estimates)
     for evaluation in run.evaluations:
         for result in evaluation.document["results"]:
             if isinstance(result, dict) and isinstance(result.get("estimates"), dict):
                 problems, each = result.get("problems"), result.get("samples_per_problem", 1)
                 total = problems * each if isinstance(problems, int) and isinstance(each, int) else None
                 estimates = dict(_estimates(result["estimates"]))
-                yield _measurement(arm, run, evaluation.name, result, _problems(problems, total), estimates)
+                yield _row(arm, run, evaluation.name, result, _problems(problems, total), estimates)
 
 
-def _measurement(arm: Arm, run: TrainingRun, name: str, document: Mapping[str, Any], *rest: Any) -> Measurement:
+def _row(arm: Arm, run: TrainingRun, name: str, document: Mapping[str, Any], *rest: Any) -> EvaluationRow:
     source, temperature = str(document.get("source", "–")), finite(document.get("temperature"))
-    return Measurement(arm, run.label, name, source, temperature, *rest)
+    return EvaluationRow(arm, run.label, name, source, temperature, *rest)
 
 
 def _estimates(document: Mapping[str, Any]) -> Iterator[tuple[str, _Bounded]]:

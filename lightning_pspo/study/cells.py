@@ -153,7 +153,7 @@ def cells_of(variant: Variant, seeds: Sequence[int], root: Path, threads: int, r
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.settings.items()
     ]
     try:
-        config = as_cell(resolve(options))
+        config = cell_settings(resolve(options))
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
     for seed in seeds:
@@ -163,7 +163,7 @@ def cells_of(variant: Variant, seeds: Sequence[int], root: Path, threads: int, r
         )
 
 
-def as_cell(config: dict[str, Any]) -> dict[str, Any]:
+def cell_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run whose files the analysis reads, without what only a person would look at.
 
     Raises:

@@ -22,7 +22,7 @@ _MOST_CELLS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class StudyArm:
     """A way to train that the study compares with others."""
 
     name: str
@@ -70,7 +70,7 @@ class Study:
         arms: At least one.
         grid: Setting -> values; every arm runs at every combination.
         seeds: At least one; cells of one seed see the same prompts.
-        control: Arm that the others are compared with.
+        control: StudyArm that the others are compared with.
         source: Key of ``data.val`` that is compared; None for the first.
         unequal: Settings of the budget in which arms may differ.
         threads: Threads of a cell, at least 1. Sums over more threads are rounded differently.
@@ -81,7 +81,7 @@ class Study:
     title: str
     config: Sequence[str]
     settings: Settings
-    arms: Sequence[Arm]
+    arms: Sequence[StudyArm]
     grid: Mapping[str, Sequence[Any]]
     seeds: Sequence[int]
     control: str
@@ -267,7 +267,7 @@ class _Reader:
             raise self.error(key, "a list of different integers, at least 0", value)
         return tuple(value)
 
-    def arms(self, value: Any) -> list[Arm]:
+    def arms(self, value: Any) -> list[StudyArm]:
         if not isinstance(value, dict) or not value:
             raise self.error("arms", "a mapping of at least one name to an arm", value)
         arms = []
@@ -279,7 +279,7 @@ class _Reader:
             config = self.configs(f"{key}.config", arm.get("config", []))
             settings = self.settings(f"{key}.settings", arm.get("settings"))
             arms.append(
-                Arm(name=name, config=config, settings=settings, grid=self.grid(f"{key}.grid", arm.get("grid")))
+                StudyArm(name=name, config=config, settings=settings, grid=self.grid(f"{key}.grid", arm.get("grid")))
             )
         return arms
 

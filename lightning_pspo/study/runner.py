@@ -38,7 +38,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 @dataclass
-class Attempt:
+class RunningCell:
     """A cell that is running."""
 
     cell: Cell
@@ -55,7 +55,7 @@ class Progress:
 
     cells: Sequence[Cell]
     workers: int
-    running: dict[int, Attempt] = field(default_factory=dict)  # slot -> what runs in it
+    running: dict[int, RunningCell] = field(default_factory=dict)  # slot -> what runs in it
     failed: dict[str, str] = field(default_factory=dict)  # cell -> last line of its output
     done: dict[str, float | None] = field(default_factory=dict)  # finished cell -> its seconds, if it ran in one go
 
@@ -116,7 +116,7 @@ class Runner:
                 _wait(attempt.process)
         return progress.failed
 
-    def _start(self, cell: Cell, slot: int, failures: int = 0) -> Attempt:
+    def _start(self, cell: Cell, slot: int, failures: int = 0) -> RunningCell:
         """Start or continue a cell, unless the disk is nearly full."""
         check_disk(cell.folder)
         fresh, checkpoint = cell.state == "waiting", newest_checkpoint(cell.folder)
@@ -135,9 +135,9 @@ class Runner:
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
-        return Attempt(cell, process, time.monotonic(), checkpoint, fresh, failures)
+        return RunningCell(cell, process, time.monotonic(), checkpoint, fresh, failures)
 
-    def _ended(self, attempt: Attempt, slot: int, status: int, progress: Progress) -> Attempt | None:
+    def _ended(self, attempt: RunningCell, slot: int, status: int, progress: Progress) -> RunningCell | None:
         """Note how a cell has ended; start it again if it died on its way."""
         cell = attempt.cell
         if status == 0:

@@ -25,7 +25,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import Sharding, sharding_of
 
-_NOT_LIGHTNINGS = (
+_NO_BITSANDBYTES = (
     "`trainer.plugins` must not hold BitsandbytesPrecision, which would quantise whatever is trained: for QLoRA set "
     "`model.policy.quantization` and `model.policy.lora`."
 )
@@ -56,7 +56,7 @@ _FIXED: dict[str, tuple[float | None, str]] = {
 }
 
 _EPOCHS, _LOG_EVERY = 1000, 50  # what Lightning takes for `max_epochs` and `log_every_n_steps` that are not given
-warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # it is 1 then: see take_defaults
+warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # it is 1 then: see apply_loop_defaults
 
 _LEAST = {"num_sanity_val_steps": -1, "log_every_n_steps": 1}
 
@@ -73,7 +73,7 @@ def check_trainer(trainer: Trainer) -> Sharding:
     _check_launched(trainer)
     sharding.check()
     if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
-        raise InputError(_NOT_LIGHTNINGS)
+        raise InputError(_NO_BITSANDBYTES)
     if trainer.precision not in PRECISIONS:
         raise InputError(precision_rule(trainer.precision))
     return sharding
@@ -123,10 +123,10 @@ def check_plugins(plugins: Any) -> None:
     for entry in entries:
         name = entry if isinstance(entry, str) else getattr(entry, "class_path", "")
         if str(name).rpartition(".")[2] == BitsandbytesPrecision.__name__:
-            raise InputError(_NOT_LIGHTNINGS)
+            raise InputError(_NO_BITSANDBYTES)
 
 
-def take_defaults(trainer: Trainer) -> None:
+def apply_loop_defaults(trainer: Trainer) -> None:
     """Replace what Lightning takes for settings that were not given by what the loop needs.
 
     ``max_epochs`` 1000 becomes 1, since an epoch is the run; ``log_every_n_steps`` 50 becomes 1, since a batch is a

@@ -43,7 +43,7 @@ def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
     rollouts["is_last_batch"] = rollouts["current"]["ready"] >= planned
 
 
-def make_up_for_validation(trainer: Trainer) -> None:
+def run_missed_validation(trainer: Trainer) -> None:
     """Run the validation after the last rollout if an interruption prevented it."""
     interrupted = trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation
     if interrupted and finished_rollouts(trainer) == trainer.num_training_batches:

@@ -11,7 +11,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.statistics import holm
 from lightning_pspo.study.analysis import DETECTABLE, analyse, write_results
 from lightning_pspo.study.cells import CONFIG, DIGEST, DONE, file_digests, make_cells
-from lightning_pspo.study.design import Arm, Study
+from lightning_pspo.study.design import Study, StudyArm
 from lightning_pspo.study.tables import draw_curves, markdown
 from tests.support.study_cells import resolve, write_cell
 
@@ -20,7 +20,7 @@ STUDY = Study(
     title="A study",
     config=(),
     settings={},
-    arms=[Arm(name=name) for name in FINALS],
+    arms=[StudyArm(name=name) for name in FINALS],
     grid={},
     seeds=(1, 2, 3),
     control="plain",

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.study.cells import DONE, as_cell, check_stale, make_cells
-from lightning_pspo.study.design import Arm, Study
+from lightning_pspo.study.cells import DONE, cell_settings, check_stale, make_cells
+from lightning_pspo.study.design import Study, StudyArm
 from tests.support.study_cells import CONFIG, resolve
 
 ARMS = (
-    Arm(name="a", settings={"model.surrogate": "Clip"}),
-    Arm(name="b", settings={"model.updates_per_rollout": 1}),
+    StudyArm(name="a", settings={"model.surrogate": "Clip"}),
+    StudyArm(name="b", settings={"model.updates_per_rollout": 1}),
 )
 STUDY = Study(title="t", config=(), settings={}, arms=ARMS[:1], grid={}, seeds=(1, 2), control="a")
 
@@ -27,12 +27,12 @@ def test_all_variants_of_a_seed_come_before_the_next_seed(tmp_path: Path) -> Non
 
 
 def test_a_cell_writes_what_the_analysis_reads() -> None:
-    trainer = as_cell(CONFIG)["trainer"]
+    trainer = cell_settings(CONFIG)["trainer"]
     names = [entry["class_path"].rpartition(".")[2] for entry in trainer["callbacks"]]
     assert names == ["TrustRegionReport", "RolloutCheckpoint", "ValidationVerdicts"]
     assert trainer["num_sanity_val_steps"] == -1
     assert CONFIG["trainer"]["callbacks"], "the settings given are left alone"
-    assert as_cell(CONFIG)["data"]["date"], "a template must not see another day tomorrow"
+    assert cell_settings(CONFIG)["data"]["date"], "a template must not see another day tomorrow"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_cell_writes_what_the_analysis_reads() -> None:
 )
 def test_what_is_never_measured_at_the_end(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        as_cell({**CONFIG, "data": {**CONFIG["data"], **changes}})
+        cell_settings({**CONFIG, "data": {**CONFIG["data"], **changes}})
 
 
 def test_arms_must_have_equal_budgets(tmp_path: Path) -> None:

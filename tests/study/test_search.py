@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_pspo.study.cells import DONE, Cell
-from lightning_pspo.study.design import Arm, Search, Study
+from lightning_pspo.study.design import Search, Study, StudyArm
 from lightning_pspo.study.search import search_settings, with_chosen
 from tests.support.study_cells import resolve, write_cell
 
@@ -18,7 +18,7 @@ STUDY = Study(
     title="t",
     config=(),
     settings={},
-    arms=[Arm(name="a"), Arm(name="b", settings={"model.surrogate": "Clip"})],
+    arms=[StudyArm(name="a"), StudyArm(name="b", settings={"model.surrogate": "Clip"})],
     grid={},
     seeds=(1,),
     control="a",

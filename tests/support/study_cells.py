@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.study.cells import Cell, make_cells
-from lightning_pspo.study.design import Arm, Study
+from lightning_pspo.study.design import Study, StudyArm
 
 CONFIG: dict[str, Any] = {
     "trainer": {"callbacks": [{"class_path": "lightning_pspo.callbacks.RunSummary"}], "val_check_interval": 2},
@@ -56,7 +56,7 @@ def resolve(options: Sequence[str]) -> dict[str, Any]:
 
 def cells(root: Path, *surrogates: str) -> list[Cell]:
     """Return the cells of a study with these surrogates as arms and the seeds 1 and 2."""
-    arms = [Arm(name=name, settings={"model.surrogate": name}) for name in surrogates]
+    arms = [StudyArm(name=name, settings={"model.surrogate": name}) for name in surrogates]
     study = Study(title="t", config=(), settings={}, arms=arms, grid={}, seeds=(1, 2), control=surrogates[0])
     return make_cells(study, root, resolve)
 

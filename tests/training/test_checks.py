@@ -13,7 +13,7 @@ from lightning.pytorch.tuner import Tuner
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.errors import InputError
 from lightning_pspo.module import PSPOModule
-from lightning_pspo.training.checks import take_defaults
+from lightning_pspo.training.checks import apply_loop_defaults
 from tests.support.loop import Fit, Record, fit, weights
 
 __all__ = ["fit"]  # a fixture
@@ -88,5 +88,5 @@ def test_a_checkpoint_gives_a_module(validated: Fit, tmp_path: Path) -> None:
 def test_fifty_is_a_default_only_from_python(from_command_line: bool, expected: int) -> None:
     trainer: Any = Trainer(accelerator="cpu", log_every_n_steps=50, logger=False, enable_checkpointing=False)
     trainer.state.fn, trainer.defaults_are_ours = TrainerFn.FITTING, from_command_line
-    take_defaults(trainer)
+    apply_loop_defaults(trainer)
     assert trainer.log_every_n_steps == expected

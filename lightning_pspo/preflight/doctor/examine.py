@@ -21,7 +21,7 @@ _LOG_BYTES_PER_TOKEN = 4.0
 """Approximate size of a completion token in the ledger and the tables."""
 
 
-def before(subject: Subject) -> list[Finding]:
+def check_before_probe(subject: Subject) -> list[Finding]:
     """Check settings, data, tokenizer and machine, before the weights are read. Fills ``subject.rows``."""
     checks = [machine.check_directory, machine.check_trainer_settings, machine.check_threads, data.load]
     checks += [data.check_training, data.check_overlap, data.check_evaluation, data.check_instructions]
@@ -30,9 +30,9 @@ def before(subject: Subject) -> list[Finding]:
     return _results(partial(check, subject) for check in checks)
 
 
-def after(subject: Subject, seen: Observed, device: str, free_mib: float) -> tuple[list[Finding], dict[str, Any]]:
+def check_probe(subject: Subject, seen: Observed, device: str, free_mib: float) -> tuple[list[Finding], dict[str, Any]]:
     """Check the probe's observations of at least one rollout; return the findings and the numbers of the forecast."""
-    forecast = outlook.look_ahead(subject, seen)
+    forecast = outlook.forecast_of(subject, seen)
     tokens_per_prompt = sum(step.tokens for step in seen.steps) / sum(step.prompts for step in seen.steps)
     logs = int(_LOG_BYTES_PER_TOKEN * tokens_per_prompt * subject.data.prompts_per_rollout * subject.rollouts)
     checkpoint = int(seen.checkpoint[0]) if seen.checkpoint else 0

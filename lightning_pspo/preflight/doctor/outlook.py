@@ -45,7 +45,7 @@ def size_of(subject: Subject) -> RunSize:
     )
 
 
-def look_ahead(subject: Subject, seen: Observed) -> Forecast:
+def forecast_of(subject: Subject, seen: Observed) -> Forecast:
     """Return the forecast from the probe's observations."""
     problems, validation_s, validation_mib = seen.validated or (1, 0.0, 0.0)
     _, checkpoint_s, checkpoint_mib = seen.checkpoint or (0.0, 0.0, 0.0)

@@ -29,7 +29,7 @@ _SHORTEST = 64  # least number of batches of the probe's epoch, which ends once 
 class _Prompts:
     """Rollouts of the size that ``watch`` asks for, with the prompts and noise of the run's first rollouts."""
 
-    def __init__(self, rows: Sequence[EncodedProblem], data: MathDataModule, pad_id: int, watch: Watch) -> None:
+    def __init__(self, rows: Sequence[EncodedProblem], data: MathDataModule, pad_id: int, watch: ProbeMonitor) -> None:
         self.rows, self.pad_id, self.watch = rows, pad_id, watch
         self.prompts_per_rollout, self.seed = data.prompts_per_rollout, data.seed
         self.length = max(data.num_rollouts, _SHORTEST)
@@ -56,7 +56,9 @@ class _Prompts:
 class _Validation:
     """One batch of validation problems, as many as the time allows."""
 
-    def __init__(self, name: str, rows: Sequence[EncodedProblem], data: MathDataModule, pad: int, watch: Watch) -> None:
+    def __init__(
+        self, name: str, rows: Sequence[EncodedProblem], data: MathDataModule, pad: int, watch: ProbeMonitor
+    ) -> None:
         self.name, self.rows, self.data, self.pad_id, self.watch = name, rows, data, pad, watch
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class _Validation:
 class ProbeData(pl.LightningDataModule):
     """The prompts of the probe: encoded problems by source, in rollouts of the size that ``watch`` asks for."""
 
-    def __init__(self, data: MathDataModule, rows: Mapping[str, Sequence[EncodedProblem]], watch: Watch) -> None:
+    def __init__(self, data: MathDataModule, rows: Mapping[str, Sequence[EncodedProblem]], watch: ProbeMonitor) -> None:
         super().__init__()
         self.data, self.rows, self.watch = data, rows, watch
         tokenizer = data.tokenizer
@@ -90,7 +92,7 @@ class ProbeData(pl.LightningDataModule):
         return []
 
 
-class Watch(pl.Callback):
+class ProbeMonitor(pl.Callback):
     """Measures the probe and ends it."""
 
     def __init__(

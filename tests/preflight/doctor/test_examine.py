@@ -69,7 +69,7 @@ def rows(path: Path, *problems: tuple[str, str]) -> Path:
 
 def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
     """The base configuration with a user's tiny model."""
-    findings = examine.before(build())
+    findings = examine.check_before_probe(build())
     assert [finding for finding in findings if finding.severity in (Severity.ERROR, Severity.WARNING)] == []
     assert {"lr", "eos", "pad", "round_trip", "golds", "directory", "devices", "group_size"} <= {
         finding.check for finding in findings if finding.severity is Severity.OK
