@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         with shown("prompts"), log_level(logging.ERROR, "lightning.pytorch", "lightning.fabric"):
             model, data = _built(PSPOCLI, settings)
             key = options.source or ("train" if data.train is not None else f"val.{next(iter(data.val), 'NAME')}")
-            rows = [data.prompts.encode(problem) for problem in data.first_problems(key, options.count)]
+            problems, encoder = data.first_problems(key, options.count), data.prompts
+            try:
+                rows = [encoder.encode(problem) for problem in problems]
+            except ValueError as error:
+                raise InputError(f"data.{key}: {error}") from None
     except Exception as error:
         if (message := bad_input(error)) is None:
             raise

@@ -46,6 +46,11 @@ def test_prompts_as_text_and_tokens(settings: list[str], capsys: pytest.CaptureF
         (["--source=val.x"], r"`source` must be one of train, got 'val\.x'\."),
         (["--data.prompt.few_shot.k=10"], "`prompt.few_shot.k` must be at most 9, "),
         (["--data.prompt.chat_template=no.jinja"], "must be a file with a Jinja template, `plain` or null"),
+        (
+            ["--data.prompt.chat_template={{ messages[0].content + 1 }}"],
+            "data.train: the chat template cannot be rendered",
+        ),
+        (["--data.prompt.chat_template={{ bos_token }}"], "data.train: the chat template leaves the question out"),
         (["--data.promt.answer_prefix=a"], r"did you mean `--data\.prompt"),
     ],
 )
