@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -51,7 +50,6 @@ def draw_curves(curves: Mapping[str, Sequence[float]], summary: Mapping[str, Any
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=140, layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
     last = max(curves["rollout"], default=1)
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
         if name == "ratio_p99":

@@ -15,6 +15,15 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: BaseException) -> str:
+    r"""Return the beginning of an error's message, on one line and without a full stop.
+
+    >>> one_line(ValueError("No such\n  column.")), one_line(EOFError())
+    ('No such column', 'EOFError')
+    """
+    return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
+
+
 def got_missing(path: str | Path) -> str:
     """Return the end of a message about a path that does not exist: where it was looked for, and the nearest one."""
     return f"got {str(path)!r} (from {Path.cwd()}){near_path(path)}"

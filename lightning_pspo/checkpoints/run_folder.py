@@ -36,7 +36,7 @@ _CONFIG = re.compile(r"config(?:-(\d+))?\.yaml")
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Read the settings of a run that may come from a stranger: plain values, bounded in size.
+    """Read the untrusted settings of a run: plain values, bounded in size.
 
     Reading them is safe; building the classes that they name is not.
     """

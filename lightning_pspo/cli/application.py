@@ -49,7 +49,7 @@ from lightning_pspo.cli.source_setting import SourceSetting
 from lightning_pspo.cli.suggestions.nulls import refuse_linked, refuse_nulls
 from lightning_pspo.cli.suggestions.reworded import explain
 from lightning_pspo.datamodule import MathDataModule
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.evaluation.results import result_tables
 from lightning_pspo.files import check_yaml
 from lightning_pspo.policy.accelerator import capability_of_gpu, settle
@@ -251,9 +251,9 @@ def _refusals(setting: str, kind: type, arguments: Mapping[str, Any]) -> Iterato
     except InputError:
         raise
     except (TypeError, ValueError, AssertionError, ImportError, MisconfigurationException) as error:
-        reason = f"{' '.join(str(error).split()).rstrip('.') or type(error).__name__:.300}"
+        # Only texts are listed: a value of the wrong type reached the class as one.
         words = ", ".join(f"{name}={value!r:.40}" for name, value in arguments.items() if isinstance(value, str))
-        end = f"refuses its settings{f' ({words})' if words else ''}: {reason}."  # what has a wrong type is a text
+        end = f"refuses its settings{f' ({words})' if words else ''}: {one_line(error)}."
         raise InputError(f"`trainer.{setting}`: {kind.__name__} {end}") from error
 
 

@@ -147,11 +147,9 @@ def show(comparisons: Sequence[ArmComparison]) -> None:
 
 def draw(comparisons: Sequence[ArmComparison], path: Path) -> None:
     """Draw the differences with their intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.4 + 0.45 * len(comparisons)), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     labels = []
     for row, comparison in enumerate(reversed(comparisons)):

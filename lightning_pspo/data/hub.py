@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_pspo.data.rows import SUFFIXES, Row, one_line, short_floats
-from lightning_pspo.errors import InputError
+from lightning_pspo.data.rows import SUFFIXES, Row, short_floats
+from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.progress import hidden_bars
 
 PATIENCE_S = 2.0

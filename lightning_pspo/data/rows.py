@@ -14,7 +14,7 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.errors import InputError, got_missing
+from lightning_pspo.errors import InputError, got_missing, one_line
 from lightning_pspo.files import COMPRESSED, as_size, foreign, open_bytes, read_objects, unique_keys
 
 Row = Mapping[str, Any]
@@ -39,11 +39,6 @@ class Decimal(float):
 
 
 _parse = partial(json.loads, parse_float=Decimal, object_pairs_hook=unique_keys)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the beginning of an error's message, on one line and without a full stop."""
-    return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
 
 
 def format_of(path: str | Path) -> tuple[str, str]:

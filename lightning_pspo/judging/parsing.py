@@ -154,6 +154,6 @@ def error_message(body: Any) -> str | None:
 
 
 def one_line(text: str, length: int = 200) -> str:
-    """Return a stranger's text as one short line of printable characters."""
+    """Return an untrusted text as one short line of printable characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * length]).split())
     return text if len(text) <= length else f"{text[:length]}..."

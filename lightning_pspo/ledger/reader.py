@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from lightning_pspo.errors import InputError, near_path
+from lightning_pspo.errors import InputError, near_path, one_line
 from lightning_pspo.ledger.columns import FOLDER, find_files, rollout_span
 from lightning_pspo.ledger.columns import schema as ledger_schema
 from lightning_pspo.ledger.query import (
@@ -74,7 +74,7 @@ class Ledger:
                     _check_columns(schema)
                     self.schema = pa.unify_schemas([self.schema, schema], promote_options="permissive")
             except (pa.ArrowException, OSError, ValueError) as error:
-                self.damaged[path] = _first_line(error)
+                self.damaged[path] = one_line(error)
                 continue
             self.files.append(file)
         if not self.files:
@@ -203,7 +203,7 @@ class Ledger:
             arrays = [known.get(field.name, pa.nulls(length)).cast(field.type) for field in fields]
             return pa.table(arrays, schema=pa.schema(fields))
         except (pa.ArrowException, OSError) as error:
-            self.damaged[file.path] = _first_line(error)
+            self.damaged[file.path] = one_line(error)
             return None
 
 
@@ -227,7 +227,3 @@ def _content(kind: pa.DataType) -> str:
         return "texts"
     is_number = pa.types.is_integer(kind) or kind in (pa.float32(), pa.float64(), pa.bool_())
     return "numbers" if is_number else f"values of type {str(kind)[:60]}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

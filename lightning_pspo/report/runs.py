@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lightning_pspo.errors import InputError, near_path
+from lightning_pspo.errors import InputError, near_path, one_line
 from lightning_pspo.files import as_size, read_yaml, setting_at
 from lightning_pspo.report.curves import Curves, finite, read_curves
 
@@ -128,7 +128,7 @@ def _attempt(run: TrainingRun, read: Callable[[], _Read], otherwise: _Read, name
     try:
         return read()
     except (OSError, ValueError, RecursionError) as error:
-        run.notes.append(f"{name} could not be read: {' '.join(str(error).split())[:200]}.")
+        run.notes.append(f"{name} could not be read: {one_line(error)}.")
         return otherwise
 
 

@@ -128,14 +128,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def draw_curves(results: Mapping[str, Any]) -> bytes:
     """Draw the accuracy over the rollouts, a panel for each point; the band is from the worst seed to the best."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points = results["points"]
     columns = min(3, len(points))
     rows = -(-len(points) // columns)
     figure = Figure(figsize=(1.5 + 5 * columns, 0.6 + 3.6 * rows), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     names = list(dict.fromkeys(name for point in points for name in point["arms"]))
     for axes, point in zip(figure.subplots(rows, columns, squeeze=False).flat, points, strict=False):
         for name, arm in point["arms"].items():
