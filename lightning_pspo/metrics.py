@@ -147,7 +147,7 @@ COMPLETIONS = (
         "share",
         "completions that were cut off and are graded correct nevertheless",
         "below 0.02",
-        "the policy is paid for not ending: `model.grader.cut_off: none` grades no cut-off text",
+        "the policy is rewarded for not ending: `model.grader.cut_off: none` grades no cut-off text",
     ),
 )
 TRUST = (
@@ -267,7 +267,7 @@ EVALUATION = (
         "share",
         "samples that are correct in the grader's mode",
         "rises; its 95 % interval is in the printed line",
-        "falls while `train/accuracy` rises: take the best checkpoint (`--ckpt_path best`)",
+        "falls while `train/accuracy` rises: use the best checkpoint (`--ckpt_path best`)",
     ),
     Metric("val/<source>/accuracy_strict", "share", "correct by the marked answer only", "near `accuracy_lenient`"),
     Metric(

@@ -139,7 +139,7 @@ class SupervisedModule(TrainableModule):
             if not (problem.solution or "").strip():
                 raise InputError(
                     f"data.train: SupervisedModule learns from worked solutions, and problem {problem.id!r} has none: "
-                    "take a source with solutions, or name their column."
+                    "use a source with solutions, or name their column."
                 )
             if (tokens := len(row.ids) + len(self._encoded(problem))) > limit:
                 raise InputError(

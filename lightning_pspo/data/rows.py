@@ -189,7 +189,7 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
             reader = csv.DictReader(text, delimiter=delimiter, strict=True)
             header = list(reader.fieldnames or ())
             if len(set(header)) < len(header):
-                raise InputError(f"{file}: every column must have another name, got {header}.")
+                raise InputError(f"{file}: the names of the columns must be unique, got {header}.")
             for number, row in enumerate(reader, start=1):
                 if None in row:
                     raise InputError(
@@ -219,7 +219,7 @@ def _read_columnar(file: Path, suffix: str) -> Iterator[tuple[int, Row]]:
             for batch in batches:
                 names = batch.schema.names
                 if len(set(names)) < len(names):
-                    raise InputError(f"{file}: every column must have another name, got {names}.")
+                    raise InputError(f"{file}: the names of the columns must be unique, got {names}.")
                 for row in short_floats(batch).to_pylist():
                     number += 1
                     yield number, row

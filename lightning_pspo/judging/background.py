@@ -223,7 +223,7 @@ class _Process:
                     if judgement is not None:
                         self._deliver(judgement)
         except (EOFError, OSError, pickle.UnpicklingError):
-            why = f"the judge's process ended by itself, with status {self._process.wait()}"
+            why = f"the judge's process ended unexpectedly, with status {self._process.wait()}"
         except Exception as error:  # what an object of a user's class may raise when it is put together again
             self._process.kill()
             why = f"what the judge's process sent cannot be read: {type(error).__name__}"

@@ -1,4 +1,4 @@
-"""What the parts of a run need and forbid: one table for what ``fit`` refuses and for what the doctor reports.
+"""Rules about the parts of a run: one table for what ``fit`` refuses and what the doctor reports.
 
 A rule reads what a part declares in class attributes, never its class, so that a class of your own is treated like one
 of this package once it declares the same attributes:
@@ -222,7 +222,7 @@ def _terms_suit(choices: Choices) -> Iterator[Objection]:
     if coef > 1.0:
         yield _warning("kl", f"kl.coef {coef:g}: the KL term outweighs any reward.", "model.kl.coef: 0.001 to 0.1")
     if entropy_coef > 0.1:
-        text = f"an entropy bonus of {entropy_coef:g} a token: the policy is paid for noise."
+        text = f"an entropy bonus of {entropy_coef:g} a token: the policy is rewarded for noise."
         yield _warning("entropy_coef", text, "model.entropy_coef: at most 0.01")
     if choices.engine.uses_own_kernels and choices.objective.mismatch_cap is None:
         text = f"{_name(choices.engine)} computes differently from training, and nothing corrects for it."

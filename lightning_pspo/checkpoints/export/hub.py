@@ -18,7 +18,7 @@ _SECONDS = 10.0  # longest wait for each answer before the work
 _EMPTY = {".gitattributes"}  # all that a new repository holds
 _REASONS = {
     401: "the hub refuses this token: set HF_TOKEN to one with write access",
-    403: "this token may not write there: take one with write access to that user or organisation",
+    403: "this token may not write there: use one with write access to that user or organisation",
     404: "it does not exist there, or this token may not see it",
     429: "the hub asks to wait: try again in some minutes",
 }

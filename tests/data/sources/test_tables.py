@@ -59,7 +59,7 @@ def test_csv_keeps_newlines_quotes_latex_and_leading_zeros(tmp_path, suffix):
     [
         ("question,answer\nHow many, then?,5\n", {}, "row 1: must have 2 fields as the header has, got more"),
         ("question;answer\na;5\n", {}, "is its `delimiter` ';'"),
-        ("a,a\n1,2\n", {}, "every column must have another name"),
+        ("a,a\n1,2\n", {}, "names of the columns must be unique"),
         ("question,answer\na,5\n", {"answer": "anwser"}, r"\['answer', 'question'\]; did you mean 'answer'"),
         ("question,answer\na,5\n", {"question": "{question} {answer}", "answer": "answer"}, "must not contain"),
         ("question,answer\na,5\n", {"question": "{answer}?"}, "must not contain the column of the answer"),
