@@ -125,24 +125,25 @@ def test_scaling_over_prompts_and_ranks(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["engines", "update", "iteration", "adapters"])
+@pytest.mark.parametrize("part", ["engines", "update", "iteration", "adapters", "learning"])
 def test_parts_of_the_benchmark_for_a_gpu(
-    part: str, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    part: str, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:
     """On a CPU, so that no typing error spoils the run on a GPU; layers are compiled without making code."""
     if part == "adapters":
         pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(compiled, "BACKEND", "eager")
     gpu = load("gpu")
-    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(load("gpu_parts"), "ROUNDS", 1)
     sizes = {"prompts": 2, "group_size": 4, "prompt_tokens": 6, "max_new_tokens": 4, "mu": 1}
-    gpu.work(part, "tiny", argparse.Namespace(**sizes, device="cpu"))
+    gpu.work(part, "tiny", argparse.Namespace(**sizes, device="cpu", model=str(tiny_model), learning_minutes=0.5))
     lines = capsys.readouterr().out.splitlines()
     figures = [json.loads(line) for line in lines if line.startswith('{"part"')]
-    assert len(figures) == {"engines": 6, "update": 2, "iteration": 1, "adapters": 2}[part]
+    assert len(figures) == {"engines": 6, "update": 2, "iteration": 1, "adapters": 2, "learning": 1}[part]
     for row in figures:
         assert (row["part"], row["shape"]) == (part, "tiny")
-        assert row["tokens_per_second"] > 0.0
+        assert row["rollouts"] == 1 if part == "learning" else row["tokens_per_second"] > 0.0
+        assert gpu.line(row).startswith(f"| {part}")
 
 
 def test_a_part_that_fails_or_hangs_costs_no_other_figures(load: Load) -> None:
@@ -165,7 +166,7 @@ def test_what_matters_most_is_measured_first(load: Load) -> None:
     gpu = load("gpu")
     options = argparse.Namespace(parts=["tests", "engines", "adapters", "update", "resume"], shapes=["a", "b"])
     assert [" ".join(job).strip() for job in gpu.jobs(options)] == [
-        *("tests", "engines a", "update a", "engines b", "update b", "adapters a", "adapters b", "resume")
+        *("tests", "engines a", "update a", "engines b", "update b", "resume", "adapters a", "adapters b")
     ]
 
 
