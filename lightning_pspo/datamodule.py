@@ -23,7 +23,7 @@ from lightning_pspo.data.sources import PromptSource
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class MathDataModule(pl.LightningDataModule):
@@ -276,7 +276,7 @@ class MathDataModule(pl.LightningDataModule):
             if getattr(self, setting) == "refuse":
                 raise InputError(f"{message} Remove them, or set data.{setting}=warn.")
             if getattr(self, setting) == "warn":
-                logger.warning(message)
+                _log.warning(message)
 
     @cached_property
     def _held_out(self) -> dict[str, list[Problem]]:
@@ -286,7 +286,7 @@ class MathDataModule(pl.LightningDataModule):
             try:
                 held_out[key] = self._load(key, source)
             except InputError as error:  # training needs the test sources for nothing else
-                logger.warning("data.%s is not compared with data.train: %s", key, error)
+                _log.warning("data.%s is not compared with data.train: %s", key, error)
         return held_out
 
     def _evaluation_loaders(self, stage: str) -> list[EvaluationLoader]:

@@ -13,7 +13,7 @@ from lightning_pspo.preflight.doctor.findings import Finding, warning
 from lightning_pspo.preflight.doctor.observed import Observed
 from lightning_pspo.preflight.doctor.subject import Subject
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Check = Callable[[], Iterable[Finding]]
 
@@ -60,6 +60,6 @@ def _results(checks: Iterable[Check]) -> list[Finding]:
             for finding in check():
                 findings.append(finding)  # noqa: PERF402 - findings before an exception count
         except Exception as error:  # one broken check must not hide the others
-            logger.warning("A check failed.", exc_info=True)
+            _log.warning("A check failed.", exc_info=True)
             findings.append(warning("doctor", f"a check could not be made: {type(error).__name__}: {error}."))
     return findings

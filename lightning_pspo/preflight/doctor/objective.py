@@ -13,7 +13,7 @@ from lightning_pspo.preflight.doctor.subject import Subject
 from lightning_pspo.training.rules import objections
 from lightning_pspo.types import Problem, Sample
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 SMALL_MODEL = 50_000_000
 """Parameters below which learning rates are far larger: the quickstart's tiny policy trains at 1e-4."""
@@ -126,7 +126,7 @@ def check_reward(subject: Subject) -> Iterator[Finding]:
     try:
         values, _ = subject.module.reward.breakdown(samples)
     except Exception as failure:  # a user's function may raise anything
-        logger.info("The reward failed on made-up completions.", exc_info=True)
+        _log.info("The reward failed on made-up completions.", exc_info=True)
         yield error("reward", f"the reward fails on made-up completions: {failure}.", "model.reward")
         return
     best = {kind: max(values[3 * index : 3 * index + 3]) for index, kind in enumerate(_COMPLETIONS)}

@@ -1,7 +1,7 @@
 """Check in seconds that a model, an objective and an engine of your own keep what training relies on."""
 
-from lightning_pspo.preflight.selfcheck.results import Result, explained, result_table
-from lightning_pspo.preflight.selfcheck.settings import OrGenerated, Size
-from lightning_pspo.preflight.selfcheck.suite import Report, check
+from lightning_pspo.preflight.selfcheck.results import explained, result_table
+from lightning_pspo.preflight.selfcheck.settings import Size
+from lightning_pspo.preflight.selfcheck.suite import check
 
-__all__ = ["OrGenerated", "Report", "Result", "Size", "check", "explained", "result_table"]
+__all__ = ["Size", "check", "explained", "result_table"]

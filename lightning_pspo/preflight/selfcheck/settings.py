@@ -13,7 +13,7 @@ from lightning_pspo.errors import InputError, check_at_least, check_positive
 from lightning_pspo.preflight.short_run import TRAINER
 from lightning_pspo.types import Problem
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _PASSES = 12  # over each row in all the checks of one process; a backward pass counts twice
 _FEW_TOKENS = 8
@@ -53,7 +53,7 @@ class OrGenerated(PromptSource):
                 return self.source.load()
             except InputError as error:
                 self.why = str(error)
-        logger.warning("data.train cannot be read, so the checks run on generated problems: %s", self.why)
+        _log.warning("data.train cannot be read, so the checks run on generated problems: %s", self.why)
         return _BUILT_IN.load()
 
 
