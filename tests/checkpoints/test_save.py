@@ -60,10 +60,11 @@ def check_resumed(command: Command, root: Path, undisturbed: Path) -> None:
     assert (root / "completions.jsonl").read_bytes() == (undisturbed / "completions.jsonl").read_bytes()
 
 
-def test_a_copy_keeps_ties_and_what_the_checkpoint_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_copy_keeps_ties_and_what_the_checkpoint_was(tmp_path: Path, device: str) -> None:
     """Later changes do not reach it, and no weight is written twice."""
-    weight = torch.arange(6.0).view(2, 3)
-    state = OrderedDict(embedding=weight, head=weight.detach(), transposed=torch.ones(2, 3).T, count=torch.tensor(3))
+    weight, ones = torch.arange(6.0, device=device).view(2, 3), torch.ones(2, 3, device=device)
+    state = OrderedDict(embedding=weight, head=weight.detach(), transposed=ones.T, count=torch.tensor(3))
     loops: dict[str, Any] = {"rows": [1, (2, 3)]}
     checkpoint = {"state_dict": state, "loops": loops}
     copied = on_the_host(checkpoint)

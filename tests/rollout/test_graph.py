@@ -182,22 +182,26 @@ def drawn_from(model: PreTrainedModel, prompts: PromptBatch, row: int, monkeypat
     """Return the logits from which a prompt's rows are drawn, (2, V) for each token, where all shapes are fixed."""
     logits: list[Tensor] = []
     first = 2 * prompts.prompt_mask.sum(dim=1).argsort(stable=True).tolist().index(row)
-    original = fixed_decoder.Decoder._draw
+    launch, engine = fixed_decoder.Decoder._launch, GraphEngine(max_rows=12, fixed_prompt_tokens=24)
 
-    def watched(self: fixed_decoder.Decoder, shape: fixed_decoder.Shape) -> Tensor:
+    def watched(self: fixed_decoder.Decoder, shape: fixed_decoder.Shape) -> None:
         logits.append(self.logits[first : first + 2].clone())
-        return original(self, shape)
+        launch(self, shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fixed_decoder.Decoder, "_draw", watched)
-        draw(GraphEngine(max_rows=12, fixed_prompt_tokens=24), model, prompts, samples=2, eos_ids=())
-    return logits
+        patch.setattr(fixed_decoder.Decoder, "_launch", watched)
+        draw(engine, model, prompts.to(model.device), samples=2, eos_ids=())
+    assert engine._decoder is not None
+    return [*logits, engine._decoder.logits[first : first + 2]]
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_of_fixed_shapes_no_bit_depends_on_the_other_prompts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_fixed_shapes_no_bit_depends_on_the_other_prompts(
+    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(graph, "PREFILL_TOKENS", 100)  # four prompts a pass, of six
-    model, prompt = model_of(PLAIN[name]), PROMPTS[0]
+    model, prompt = model_of(PLAIN[name]).to(device), PROMPTS[0]  # type: ignore[arg-type]
     alone = drawn_from(model, prompts_of([prompt], [3]), 0, monkeypatch)
     others = [[8, 9], [*range(40, 64)], prompt, [7]]
     among = drawn_from(model, prompts_of(others, [1, 2, 3, 4]), 2, monkeypatch)

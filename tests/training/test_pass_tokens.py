@@ -24,6 +24,13 @@ def test_a_resumed_run_has_the_passes_of_its_checkpoint(fit: Fit, tmp_path: Path
     assert module.limits.micro_batch_tokens == 90
 
 
+@pytest.mark.gpu
+def test_passes_are_measured(fit: Fit) -> None:  # noqa: F811
+    """On a GPU, whose memory a tiny model leaves free."""
+    module, _ = fit(limit=1, trainer_settings={"accelerator": "gpu", "devices": 1})
+    assert module.limits.micro_batch_tokens == 16384
+
+
 class Activations(torch.autograd.graph.saved_tensors_hooks):
     """A device whose memory holds what passes keep for their gradient, and nothing else."""
 

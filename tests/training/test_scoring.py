@@ -96,6 +96,30 @@ def test_passes_never_wait_for_the_device(
     assert not any(updates), updates
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("shared", [False, True])
+def test_torch_sees_no_wait_either(
+    fit: Fit,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+    top_p: float,
+) -> None:
+    """On a GPU it raises where a pass waits."""
+    original = PSPOModule._passes
+
+    def strict(*arguments: Any) -> list[Pass]:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return original(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(PSPOModule, "_passes", strict)
+    settings: dict[str, Any] = {"sampling": {"top_p": top_p}, "kl": {"coef": 0.1}, "policy": {"share_prompts": shared}}
+    fit(**settings, limit=1, trainer_settings={"accelerator": "gpu", "devices": 1})
+
+
 @pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("tops", [(2, 4), (256, 4096)], ids=["missed", "held"])
 def test_a_nucleus_beyond_the_most_probable_tokens(
