@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ def recordings(rows: Sequence[Mapping[str, Any]]) -> dict[_ProblemKey, list[_Rec
     for row in rows:
         key, number, recorded = _recording(row)
         samples.setdefault(key, {})[number] = recorded
-    return {key: [by_number[n] for n in range(len(by_number)) if n in by_number] for key, by_number in samples.items()}
+    return {
+        key: [by_number[number] for number in takewhile(by_number.__contains__, count())]
+        for key, by_number in samples.items()
+    }
 
 
 def changed_setting(file: Path, settings: Mapping[str, Any]) -> str | None:

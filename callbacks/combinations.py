@@ -103,7 +103,7 @@ def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -
 
 def _validation_metrics(module: Any) -> set[str]:
     """Return the names of what an evaluation of the module logs, without source and temperature; empty if unknown."""
-    measurement, is_logged = getattr(module, "measurement", None), getattr(module, "_is_logged", None)
+    measurement, is_logged = getattr(module, "measurement", None), getattr(module, "is_logged", None)
     if measurement is None or is_logged is None:
         return set()
     names: set[str] = set()

@@ -41,7 +41,7 @@ def source_settings(text: Any, split: str) -> Any:
     >>> source_settings("my_module.MySource", "train"), source_settings("GSM8K", "train")
     ('my_module.MySource', 'GSM8K')
     """
-    if not isinstance(text, str) or not ({*"/@"} & {*text} or format_of(text)[1]):
+    if not isinstance(text, str) or not ("/" in text or "@" in text or format_of(text)[1]):
         return text
     path = _PATH.fullmatch(text)
     if os.path.exists(text) or path is None:

@@ -313,12 +313,12 @@ class SamplingModule(pl.LightningModule):
             for temperature, result in results.items():
                 suffix = "" if temperature == self.evaluation.temperatures[0] else f"@t{temperature:g}"
                 for name, estimate in result.estimates.items():
-                    if self._is_logged(name):
+                    if self.is_logged(name):
                         self.log(f"{stage}/{source}/{name}{suffix}", estimate.value, sync_dist=True)
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _is_logged(self, name: str) -> bool:
-        """Leave out values that another key has already (``finished``, every @1), and pass@k for k not asked for."""
+    def is_logged(self, name: str) -> bool:
+        """Return whether a metric is logged: not where another key has its value, nor for a k not asked for."""
         _, at, k = name.partition("@")
         return name != "finished" and (not at or (k != "1" and int(k) in self.measurement.k))

@@ -160,10 +160,12 @@ class EndpointJudge(Judge):
         while True:
             self.budget.take_request()
             await self.pace.wait()
-            described = {"name": name, "schema": dict(schema), "strict": True}
-            more = ({"json_schema": described}, {}, {})[index] | {"type": _FORMATS[index]}
-            body = {"model": self.model, "messages": messages, **options}
-            response = await self._post(body | ({"response_format": more} if _FORMATS[index] != "text" else {}))
+            body: dict[str, Any] = {"model": self.model, "messages": messages, **options}
+            if _FORMATS[index] != "text":
+                body["response_format"] = {"type": _FORMATS[index]}
+            if _FORMATS[index] == "json_schema":
+                body["response_format"]["json_schema"] = {"name": name, "schema": dict(schema), "strict": True}
+            response = await self._post(body)
             if response.status in _REFUSALS and (changed := _other_options(response.message, options)) is not None:
                 options = changed
             elif response.status in _REFUSALS and index + 1 < len(_FORMATS):

@@ -227,9 +227,9 @@ def check_stale(cells: Sequence[Cell]) -> None:
         return
     names = ", ".join(cell.name for cell in stale[:12]) + (f" and {len(stale) - 12} more" if stale[12:] else "")
     before, now = (dict(leaves(config)) for config in (read_yaml(stale[0].folder / CONFIG), stale[0].config))
-    old, new = ({**dict.fromkeys(now | before, "absent"), **each, _ROOT: ""} for each in (before, now))
-    changed = [name for name in new if new[name] != old[name]]
-    why = f"`{changed[0]}` was {old[changed[0]]}, is {new[changed[0]]}" if changed else f"`threads`, or {DIGEST}"
+    before, now = ({**dict.fromkeys(now | before, "absent"), **settings} for settings in (before, now))
+    changed = [name for name in now if name != _ROOT and now[name] != before[name]]
+    why = f"`{changed[0]}` was {before[changed[0]]}, is {now[changed[0]]}" if changed else f"`threads`, or {DIGEST}"
     raise InputError(
         f"{len(stale)} of {len(cells)} cells were run with other settings than the study has now ({why}): {names}. "
         "Undo the change (or use the version of this program that ran them), give another --output, or delete their "

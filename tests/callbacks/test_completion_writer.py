@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_pspo.callbacks import CompletionWriter
+from lightning_pspo.callbacks._completion_files import recordings
 from torch.utils.data import DataLoader
 
 from lightning_pspo.cli.main import main
@@ -129,3 +130,9 @@ def test_an_interrupted_validate_continues(tiny_run, problem_file, tmp_path, mon
     main([*arguments, "--seed_everything=1"])  # as is one under other settings
     assert caplog.text.count("completions already") == 1
     assert sorted(path.name for path in root.iterdir()) == ["validate.jsonl", "validate.jsonl.settings.json"]
+
+
+def test_samples_behind_a_missing_one_are_drawn_again() -> None:
+    row = {"source": "toy", "temperature": 1.0, "id": "p0", "question": "1 + 1 =", "truncated": False}
+    rows = [row | {"sample": number, "completion": str(number), "length_tokens": 1} for number in (0, 2, 3)]
+    assert recordings(rows) == {("toy", 1.0, "p0", "1 + 1 ="): [("0", False, 1)]}
