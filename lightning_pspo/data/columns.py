@@ -7,11 +7,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal as ExactDecimal
+from decimal import Decimal
 from typing import Any, Literal
 
 from lightning_pspo.data.prompts import BOXED_MARKER, HASH_MARKER
-from lightning_pspo.data.rows import Decimal, Row
+from lightning_pspo.data.rows import Row, WrittenNumber
 from lightning_pspo.errors import InputError
 from lightning_pspo.grading import extract, last_boxed
 
@@ -121,11 +121,11 @@ def text_field(row: Row, field: str, where: str) -> str:
     if _FIELD.search(field):
         return _FIELD.sub(lambda match: text_field(row, match[1], where), field)
     value = _content(value_of(row, field, where))
-    is_number = isinstance(value, int | float | ExactDecimal) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
     if not isinstance(value, str) and not is_number:
         hint = _hint(row, value)
         raise InputError(f"{where}: field {field!r} must be text or a finite number, got {str(value)[:40]!r}{hint}.")
-    if isinstance(value, float) and not isinstance(value, Decimal) and abs(value) >= _EXACT:
+    if isinstance(value, float) and not isinstance(value, WrittenNumber) and abs(value) >= _EXACT:
         raise InputError(f"{where}: field {field!r} must be text, for a number of this size has lost digits: {value}.")
     text = str(value).strip()
     if is_number and text.partition(".")[2].strip("0") == "":

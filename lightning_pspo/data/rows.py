@@ -22,12 +22,12 @@ _MAX_ARRAY = 1 << 30  # bytes; a small compressed file may hold one that fills t
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
-class Decimal(float):
+class WrittenNumber(float):
     """A number of JSON that remembers how it was written, so that no digit of an answer is lost."""
 
     text: str
 
-    def __new__(cls, text: str) -> Decimal:
+    def __new__(cls, text: str) -> WrittenNumber:
         """Read a number."""
         number = super().__new__(cls, text)
         number.text = text
@@ -38,7 +38,7 @@ class Decimal(float):
         return self.text
 
 
-_parse = partial(json.loads, parse_float=Decimal, object_pairs_hook=unique_keys)
+_parse = partial(json.loads, parse_float=WrittenNumber, object_pairs_hook=unique_keys)
 
 
 def format_of(path: str | Path) -> tuple[str, str]:

@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 class EarlyVerification:
     """Verifies the completions of one rollout that an engine reports, in a thread beside the sampling.
 
-    Results do not show it, since a grade depends on its completion alone. Rows that fail here are left to be verified
-    after the rollout, where the error can stop the run. Leaving the block ends the thread after the report it is at.
+    Results do not depend on it, since a grade depends on its completion alone. Rows that fail here are verified again
+    after the rollout, where the error can stop the run. Leaving the block ends the thread after its current report.
 
     Args:
         verify: Returns the samples of some rows of the rollout, which are on the CPU.

@@ -29,9 +29,9 @@ class EndpointJudge(Judge):
     """A model behind an OpenAI-compatible endpoint: vLLM, ``transformers serve``, Ollama, a hosted one.
 
     Asks at temperature 0 for structured output; a server that refuses a JSON schema is asked for a JSON object, and one
-    that refuses that as well for plain text. Requests that fail for a while (429, 5xx, time, connection, a broken body)
-    are retried after exponential pauses with jitter, or after ``Retry-After``. Redirects are not followed. The key
-    comes from the environment alone and is cut out of everything that leaves this object.
+    that refuses that as well for plain text. Requests that fail temporarily (429, 5xx, a time-out, a lost connection, a
+    broken body) are retried after exponential pauses with jitter, or after ``Retry-After``. Redirects are not followed.
+    The key comes from the environment alone and is cut out of everything that leaves this object.
 
     Args:
         base_url: Address of the endpoint, such as ``http://localhost:8000/v1``, without user and password.

@@ -128,26 +128,44 @@ def split_into_passes(chosen: Tensor, rows: Rows, limits: PassLimits) -> list[Te
     order = (rows.prompt_lengths + rows.completion_lengths)[chosen].argsort(descending=True, stable=True)
     if rows.group is not None:
         group_of = rows.group[chosen]
-        size = torch.zeros_like(rows.group).index_add(0, group_of, rows.completion_lengths[chosen])  # of a group's tree
+        trees = torch.zeros_like(rows.group).index_add(0, group_of, rows.completion_lengths[chosen])  # tokens of each
         order = order[group_of[order].argsort(stable=True)]
-        order = order[size[group_of[order]].argsort(descending=True, stable=True)]
+        order = order[trees[group_of[order]].argsort(descending=True, stable=True)]
         group = group_of[order].tolist()
     else:
         group = list(range(len(chosen)))  # each row is a sequence of its own
     chosen = chosen[order]
     passes: list[list[int]] = []
-    sequences = widest = prompt = branches = 0
+    size = _PassSize()
     columns = torch.stack([chosen, rows.prompt_lengths[chosen], rows.completion_lengths[chosen]], dim=1)  # (n, 3)
-    for index, (row, trunk, length) in enumerate(columns.tolist()):
-        joined = index > 0 and group[index] == group[index - 1] and joins(length, branches, prompt)
-        count = sequences + (not joined)
-        width = max(widest, trunk + length + (branches if joined else 0))
-        full = passes and (
-            len(passes[-1]) == limits.micro_batch_size or (limits.tokens is not None and count * width > limits.tokens)
-        )
-        if not passes or full:
+    for index, (row, prompt, completion) in enumerate(columns.tolist()):
+        grown = size.with_row(prompt, completion, same_group=index > 0 and group[index] == group[index - 1])
+        full = limits.tokens is not None and grown.tokens > limits.tokens
+        if not passes or full or len(passes[-1]) == limits.micro_batch_size:
             passes.append([])
-            joined, count, width = False, 1, trunk + length
+            grown = _PassSize().with_row(prompt, completion, same_group=False)
         passes[-1].append(row)
-        sequences, widest, prompt, branches = count, width, trunk, length + (branches if joined else 0)
+        size = grown
     return [torch.tensor(index, device=chosen.device) for index in passes]
+
+
+@dataclass(frozen=True)
+class _PassSize:
+    """Size of a pass: its sequences and the longest of them; prompt and completions of the last, for rows that join."""
+
+    sequences: int = 0
+    width: int = 0
+    prompt: int = 0
+    branches: int = 0  # tokens of the last sequence's completions
+
+    @property
+    def tokens(self) -> int:
+        """Tokens with padding."""
+        return self.sequences * self.width
+
+    def with_row(self, prompt: int, completion: int, *, same_group: bool) -> _PassSize:
+        """Return the size with one more row, which may share the prompt of the row before it."""
+        if same_group and joins(completion, self.branches, self.prompt):
+            branches = self.branches + completion
+            return _PassSize(self.sequences, max(self.width, prompt + branches), prompt, branches)
+        return _PassSize(self.sequences + 1, max(self.width, prompt + completion), prompt, completion)

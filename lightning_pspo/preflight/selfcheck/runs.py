@@ -21,7 +21,7 @@ from lightning_pspo.preflight.selfcheck import gradients
 from lightning_pspo.preflight.selfcheck.engines import EngineChecks, bit_checks, plain_logits, shared_tokens
 from lightning_pspo.preflight.selfcheck.gradients import FixedReward, Gradient, Replay, sampled
 from lightning_pspo.preflight.selfcheck.results import Check, Result, attempt, say, tolerances_of
-from lightning_pspo.preflight.selfcheck.settings import OrGenerated, affordable
+from lightning_pspo.preflight.selfcheck.settings import SourceWithFallback, affordable
 from lightning_pspo.rollout.base import prompt_rows
 from lightning_pspo.rollout.consistency import consistent_engine
 from lightning_pspo.training.passes import StepOutput
@@ -187,8 +187,8 @@ class Measure(ReplacedStep):
 
     def _write(self, module: PSPOModule, results: Sequence[Result], made_up: int, groups: int) -> None:
         source: Any = module.trainer.datamodule.train  # type: ignore[attr-defined]
-        if isinstance(source, OrGenerated) and source.why is not None:
-            self.notes.append(f"generated problems were used instead of data.train: {source.why}")
+        if isinstance(source, SourceWithFallback) and source.fallback_reason is not None:
+            self.notes.append(f"generated problems were used instead of data.train: {source.fallback_reason}")
         if made_up:
             self.notes.append(
                 f"{made_up} of {groups} groups had equal rewards, which give no gradient, and got made-up rewards"

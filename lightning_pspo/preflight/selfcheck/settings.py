@@ -37,23 +37,23 @@ class Size:
         check_positive("seconds", self.seconds)
 
 
-class OrGenerated(PromptSource):
+class SourceWithFallback(PromptSource):
     """Loads the problems of a source, or eight generated ones if there is none or it cannot be read."""
 
     def __init__(self, source: PromptSource | None = None) -> None:
         self.source = source
-        self.why: str | None = None  # it was not used
+        self.fallback_reason: str | None = None  # why the source was not used
 
     def load(self) -> list[Problem]:
         """Return the problems."""
         if self.source is None:
-            self.why = "it names no source"
+            self.fallback_reason = "it names no source"
         else:
             try:
                 return self.source.load()
             except InputError as error:
-                self.why = str(error)
-        _log.warning("data.train cannot be read, so the checks run on generated problems: %s", self.why)
+                self.fallback_reason = str(error)
+        _log.warning("data.train cannot be read, so the checks run on generated problems: %s", self.fallback_reason)
         return _BUILT_IN.load()
 
 
@@ -73,7 +73,7 @@ def small_run(config: Mapping[str, Any], size: Size, callback: Mapping[str, Any]
     }
     source = {"source": data["train"]} if data["train"] is not None else {}
     data |= {
-        "train": {"class_path": f"{__name__}.OrGenerated", "init_args": source},
+        "train": {"class_path": f"{__name__}.SourceWithFallback", "init_args": source},
         "val": None,
         "test": None,
         "predict": None,

@@ -320,7 +320,7 @@ def test_the_small_run_leaves_the_settings_alone() -> None:
     assert (small["model"]["group_size"], small["model"]["minibatches_per_rollout"]) == (4, 8)
     assert (small["trainer"]["strategy"], small["trainer"]["precision"]) == ("auto", "bf16-mixed")
     assert (two["trainer"]["strategy"], two["trainer"]["devices"]) == ("fsdp2", 2)
-    assert settings.OrGenerated().load()[0].answer
+    assert settings.SourceWithFallback().load()[0].answer
     with pytest.raises(InputError, match="`tokens` must be at least 1, got 0"):
         Size(tokens=0)
 
