@@ -194,7 +194,7 @@ def _turns(value: Any) -> list[Mapping[str, Any]]:
 def _joined(content: Any) -> Any:
     """Return the text of a message that is a list of parts, if all of them are texts."""
     parts = content if isinstance(content, list) else ()
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    texts: list[Any] = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
     whole = texts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts)
     return "".join(texts) if whole else content
 

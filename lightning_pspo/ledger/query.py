@@ -71,16 +71,16 @@ def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) 
         with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
             connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
         raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
-    names = set(_functions(text))
-    if endless := sorted(filter(_ENDLESS.fullmatch, names)):
+    used = set(_functions(text))
+    if endless := sorted(name for name in used if _ENDLESS.fullmatch(name)):
         raise InputError(
             f"the filter must be an expression about one row, without the function {endless[0]}, got {text!r}."
         )
-    changing = filter(_CHANGING.fullmatch, names - {column.lower() for column in columns})
-    if repeatable and (name := next(changing, None)):
+    changing = sorted(name for name in used - {column.lower() for column in columns} if _CHANGING.fullmatch(name))
+    if repeatable and changing:
         raise InputError(
-            f"the filter must choose the same rows at any time, without {name}, got {text!r}; `shuffle_seed` and "
-            "`limit` draw rows at random."
+            f"the filter must choose the same rows at any time, without {changing[0]}, got {text!r}; `shuffle_seed` "
+            "and `limit` draw rows at random."
         )
     return text
 
