@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_pspo.errors import InputError
@@ -20,6 +23,8 @@ from lightning_pspo.policy.location import first_line
 
 BACKEND = "inductor"
 """Of ``torch.compile``."""
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Names PyTorch's folder of what was compiled."""
 MULTIPLE = 8
 """Of tokens in a sequence: the kernels of attention with a mask are compiled again for other lengths."""
 
@@ -43,6 +48,7 @@ def compile_layers(model: nn.Module) -> None:
             f"`compile_layers` must be false for {type(model).__name__}: it has no layers of transformers."
         )
     if not torch.cuda.is_available():
+        _compile_apart()
         try:
             torch.compile(lambda numbers: numbers + 1, backend=BACKEND)(torch.zeros(1))
         except RuntimeError as error:
@@ -54,6 +60,20 @@ def compile_layers(model: nn.Module) -> None:
     head = None if embeddings is None else embeddings()
     for module in layers if head is None else [*layers, head]:
         module.compile(dynamic=True, backend=BACKEND)
+
+
+@functools.cache
+def _compile_apart() -> tempfile.TemporaryDirectory[str] | None:
+    """Make PyTorch keep what it compiles in a folder of this process, unless the user names one.
+
+    A library that a killed process leaves half written in the folder that all processes share would be loaded by the
+    next one.
+    """
+    if os.path.abspath(cache_dir()) != os.path.abspath(default_cache_dir()):
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="lightning_pspo_compiled_", ignore_cleanup_errors=True)
+    os.environ[CACHE_VARIABLE] = folder.name
+    return folder  # kept by the cache, and removed at exit
 
 
 def is_compiled(model: nn.Module) -> bool:

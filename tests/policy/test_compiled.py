@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from lightning_pspo.errors import InputError
@@ -119,6 +120,17 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(InputError, match=r"install g\+\+, or name another by .* CXX .*no-such-compiler") as refusal:
         compile_layers(llama(1))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_process_compiles_into_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that nothing is loaded that a killed process left half written."""
+    private = compiled_module._compile_apart.__wrapped__
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert private() is None
+    assert cache_dir() == str(tmp_path)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    with private() as folder:
+        assert cache_dir() == folder != default_cache_dir()
 
 
 def test_a_model_without_layers_is_refused() -> None:
