@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO
@@ -128,18 +129,22 @@ def shown(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def hidden_bars(library: Literal["datasets", "transformers"]) -> Iterator[None]:
     """Hide a library's own progress bars during the block; those of the hub's downloads stay as they were."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     bars: Any = importlib.import_module(f"{library}.utils.logging")
     shown_before, shows_downloads = bars.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    bars.disable_progress_bar()  # also those of the hub, in transformers
-    if shows_downloads:
-        enable_progress_bars()
+    with warnings.catch_warnings(action="ignore"):  # of the hub, whose bars the user's environment may decide on
+        bars.disable_progress_bar()  # also those of the hub, in transformers
+        if shows_downloads:
+            enable_progress_bars()
     try:
         yield
     finally:
         if shown_before:
-            bars.enable_progress_bar()
+            with warnings.catch_warnings(action="ignore"):
+                bars.enable_progress_bar()
+            if not shows_downloads:
+                disable_progress_bars()
 
 
 def clock(seconds: float) -> str:
