@@ -268,6 +268,7 @@ def _arm(runs: Sequence[RunResult]) -> dict[str, Any]:
         "seeds": [run.seed for run in runs],
         "before": _accuracy([run.first for run in runs]),
         "final": _accuracy([run.final for run in runs]),
+        "final_by_run": by_rollout[:, -1].tolist(),
         "best": _accuracy([run.best for run in runs]),
         "collapsed": {"value": collapsed / len(runs), "low": low, "high": high},
         "measures": {

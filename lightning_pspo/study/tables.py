@@ -62,7 +62,9 @@ def _accuracies(point: Mapping[str, Any]) -> str:
     compared = {comparison["arm"]: comparison for comparison in point["comparisons"]}
     rows = []
     for name, arm in point["arms"].items():
-        row = [name, str(arm["runs"]), _share(arm["before"], False), _share(arm["final"]), _share(arm["best"])]
+        row = [name, str(arm["runs"]), _share(arm["before"], False)]
+        row += [_share(arm["final"]), ", ".join(f"{100 * value:.0f}" for value in arm["final_by_run"])]
+        row.append(_share(arm["best"]))
         row.append(f"{round(arm['collapsed']['value'] * arm['runs'])} of {arm['runs']}")
         if comparison := compared.get(name):
             row.append(_points(comparison["difference"]))
@@ -74,8 +76,8 @@ def _accuracies(point: Mapping[str, Any]) -> str:
                     str(min(comparison["runs"])),
                 ]
         rows.append(row)
-    columns = ["arm", "runs", "before", "final", "best", "collapsed", "difference (points)", "p", "p (Holm)"]
-    return _table([*columns, "detectable", "pairs"], rows)
+    columns = ["arm", "runs", "before", "final", "of each run, %", "best", "collapsed", "difference (points)", "p"]
+    return _table([*columns, "p (Holm)", "detectable", "pairs"], rows)
 
 
 def _trust(point: Mapping[str, Any]) -> str:

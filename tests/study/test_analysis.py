@@ -56,6 +56,8 @@ def test_the_numbers(root: Path) -> None:
     assert results["missing"] == []
     assert plain["final"]["value"] == pytest.approx(0.6)
     assert plain["final"]["low"] < 0.5 < 0.7 < plain["final"]["high"], "with the spread of the problems"
+    assert plain["final_by_run"] == pytest.approx(FINALS["plain"])
+    assert f"| {', '.join(f'{100 * final:.0f}' for final in FINALS['plain'])} |" in markdown(results)
     assert plain["best"]["value"] == pytest.approx(0.8)
     assert good["best"]["value"] == pytest.approx(0.95)
     assert (plain["collapsed"]["value"], falls["collapsed"]["value"]) == (0.0, 1.0)
