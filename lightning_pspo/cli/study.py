@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -31,7 +32,6 @@ from lightning_pspo.files import (
     free_bytes,
     is_full,
     locked,
-    read_yaml,
     unlock,
     write_atomically,
 )
@@ -46,6 +46,7 @@ from lightning_pspo.study.cells import (
     file_digests,
     make_cells,
     read_done,
+    read_settings,
 )
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
 from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, gpus_of_workers, visible_devices
@@ -63,10 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         if words[:1] == ["report"]:
-            return report(folder_of(words, "Make the tables of a study again.", "DIR", "--output of the study"))
+            return report(**vars(report_parser().parse_args(words[1:])))
         if words[:1] == ["repeat"]:
-            cell = "folder of a finished cell: DIR/cells/ARM/seed=1"
-            return repeat(folder_of(words, "Run a cell again, compare the bits.", "CELL", cell))
+            return repeat(**vars(repeat_parser().parse_args(words[1:])))
         return run(parser().parse_args(words))
     except OSError as error:
         if not is_full(error):
@@ -88,12 +88,20 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def folder_of(words: Sequence[str], description: str, metavar: str, text: str) -> Path:
-    """Return the argument of ``study report`` or ``study repeat``."""
-    result = own_parser(f"study {words[0]}", description=description)
-    result.add_argument("folder", type=Path, metavar=metavar, help=text)
-    folder: Path = result.parse_args(words[1:]).folder
-    return folder
+def report_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study report``."""
+    result = own_parser("study report", description="Make the tables of a study again.")
+    result.add_argument("root", type=Path, metavar="DIR", help="--output of the study")
+    text = "arm to compare the others with, in place of the study's own control; written to DIR/against-ARM"
+    result.add_argument("--control", metavar="ARM", help=text)
+    return result
+
+
+def repeat_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``study repeat``."""
+    result = own_parser("study repeat", description="Run a cell again, compare the bits.")
+    result.add_argument("folder", type=Path, metavar="CELL", help="folder of a finished cell: DIR/cells/ARM/seed=1")
+    return result
 
 
 def run(options: argparse.Namespace) -> int:
@@ -265,23 +273,34 @@ def probed(cells: Sequence[Cell]) -> tuple[float | None, float, str]:
     return seconds, KEPT * size, basis
 
 
-def report(root: Path) -> int:
-    """Write the results, tables and figures of the cells that are finished; return the exit status."""
+def report(root: Path, control: str | None = None) -> int:
+    """Write the results, tables and figures of the cells that are finished; return the exit status.
+
+    Another ``control`` than the study's own writes to a folder below, and says that it was chosen afterwards.
+    """
     from lightning_pspo.cli.compare import draw
     from lightning_pspo.study.analysis import analyse, write_results
     from lightning_pspo.study.tables import draw_curves, markdown
 
-    results, comparisons = analyse(read_study(root / STUDY), root)
+    study, folder = read_study(root / STUDY), root
+    own_control = study.control_arm
+    if control is not None and control != study.control:
+        if control not in (names := [arm.name for arm in study.arms]):
+            raise InputError(f"--control must be one of the arms {', '.join(names)}, got {control}.")
+        study, folder = replace(study, control=control), root / f"against-{control}"
+    results, comparisons = analyse(study, root)
+    results["own_control"] = own_control
     if (root / CHOSEN).is_file():
         results["chosen"] = json.loads((root / CHOSEN).read_bytes())
-    write_atomically(root / "results.json", write_results(results))
-    write_atomically(root / "tables.md", markdown(results).encode())
-    write_atomically(root / "curves.png", draw_curves(results))
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / "results.json", write_results(results))
+    write_atomically(folder / "tables.md", markdown(results).encode())
+    write_atomically(folder / "curves.png", draw_curves(results))
     if comparisons:
-        draw(comparisons, root / "differences.png")
+        draw(comparisons, folder / "differences.png")
     print(markdown(results))
     for name in ("results.json", "tables.md", "curves.png", *["differences.png"][: len(comparisons)]):
-        print(root / name)
+        print(folder / name)
     return 0
 
 
@@ -296,7 +315,7 @@ def repeat(folder: Path) -> int:
         print(f"note: altered since the run: {', '.join(altered)}")
     with tempfile.TemporaryDirectory(prefix="repeat-") as name:
         again = Path(name)
-        settings = read_yaml(config)
+        settings = read_settings(folder)
         cell = Cell(
             variant=Variant(arm="", point="", config=(), settings={}),
             seed=settings["seed_everything"],

@@ -103,6 +103,21 @@ def read_done(folder: Path) -> dict[str, Any]:
     return content
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a cell was run with.
+
+    Raises:
+        InputError: They cannot be read, or are not those of a cell.
+    """
+    config: dict[str, Any] = read_yaml(folder / CONFIG)
+    for name, kind in (("trainer.default_root_dir", str), ("seed_everything", int)):
+        if type(value := setting_at(config, name)) is not kind:
+            raise InputError(
+                f"{folder / CONFIG} must set `{name}`, got {value!r:.60}: delete {folder} to run the cell again."
+            )
+    return config
+
+
 def file_digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that the analysis reads."""
     paths = sorted([*folder.glob("validations/*"), *folder.glob("logs/**/metrics.csv")])
@@ -115,15 +130,16 @@ def altered_files(folder: Path, name: str | None = None) -> list[str]:
     Raises:
         InputError: The folder holds a copy of another cell than ``name``, or files cannot be read.
     """
-    done, config = read_done(folder), read_yaml(folder / CONFIG)
-    root = str(config["trainer"].pop("default_root_dir"))
+    done, config = read_done(folder), read_settings(folder)
+    root = config["trainer"].pop("default_root_dir")
     if name is not None and not root.endswith(f"{CELLS}/{name}"):
         raise InputError(
             f"{folder} must hold the run of {name}, but its {CONFIG} is of {root}: delete it to run it again."
         )
     now = file_digests(folder)
     altered = [file for file, digest in done.get("files", {}).items() if now.get(file) != digest]
-    edited = _digest(config, done.get("threads", 1)) != (folder / DIGEST).read_text(encoding="utf-8").strip()
+    noted = (folder / DIGEST).read_text(encoding="utf-8") if (folder / DIGEST).is_file() else ""
+    edited = _digest(config, done.get("threads", 1)) != noted.strip()
     return [CONFIG, *altered] if edited else altered
 
 

@@ -54,6 +54,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts.append("\n".join(f"- {', '.join(names)}" for names in results["same_weights"]))
     figures = ["![Accuracy over the rollouts](curves.png)", "![Differences](differences.png)"]
     parts += figures if any(point["comparisons"] for point in results["points"]) else figures[:1]
+    if (own := results.get("own_control", results["control"])) != results["control"]:
+        parts.append(f"The study's own control is {own}; this comparison was chosen when its results were known.")
     parts.append(_NOTES.format(**results))
     return "\n\n".join(parts) + "\n"
 

@@ -11,8 +11,9 @@ import pytest
 from lightning_pspo.cli import study
 from lightning_pspo.cli.study import main
 from lightning_pspo.errors import InputError
+from lightning_pspo.study.cells import CONFIG, DONE
 from lightning_pspo.study.runner import Runner
-from tests.support.study_cells import cells
+from tests.support.study_cells import cells, write_cell
 
 STUDY = """
 config: [quickstart]
@@ -84,7 +85,7 @@ def test_wrong_arguments(
 def test_a_full_disk_ends_with_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(folder: Path) -> int:
+    def full(**options: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(study, "report", full)
@@ -102,6 +103,29 @@ def test_a_trial_that_fails_is_named_and_one_that_is_refused_ends_the_search(
     assert "a trial failed and counts as 0: status 1: diverged (" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"refused: status 2: diverged \(.*seed=1/log.txt"):
         study.run_trials(cells(tmp_path, "Plain")[:1], runner(2))
+
+
+def test_a_report_against_another_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, STUDY)
+    for arm, final in (("unclipped", 0.5), ("clip", 0.9)):
+        write_cell(folder := tmp_path / "cells" / arm / "seed=1", 1, {0: 0.2, 2: final})
+        config = {"seed_everything": 1, "trainer": {"default_root_dir": str(folder)}}
+        (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        (folder / DONE).write_text('{"threads": 1}', encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 0
+    assert "own control" not in capsys.readouterr().out
+    results = (tmp_path / "results.json").read_bytes()
+    assert main(["report", str(tmp_path), "--control", "clip"]) == 0
+    assert "own control is unclipped; this comparison was chosen when its results" in capsys.readouterr().out
+    (comparison,) = json.loads((tmp_path / "against-clip/results.json").read_bytes())["points"][0]["comparisons"]
+    assert (comparison["arm"], comparison["difference"]["value"]) == ("unclipped", pytest.approx(-0.4))
+    assert (tmp_path / "results.json").read_bytes() == results
+    assert main(["report", str(tmp_path), "--control", "ppo"]) == 2
+    assert "--control must be one of the arms unclipped, clip, got ppo." in capsys.readouterr().err
+    (folder / CONFIG).write_text("trainer: {}", encoding="utf-8")
+    for arguments in (["report", str(tmp_path)], ["repeat", str(folder)]):
+        assert main(arguments) == 2
+        assert "cell.yaml must set `trainer.default_root_dir`, got None: delete" in capsys.readouterr().err
 
 
 @pytest.mark.slow
