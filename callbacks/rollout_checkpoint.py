@@ -53,8 +53,8 @@ class RolloutCheckpoint(Checkpoint):
         mode: Whether the best score is the largest or the smallest.
         keep_best: Number of best checkpoints to keep if there is a ``monitor``, at least 1.
         background: Copy the state into the host's memory and write it while the run goes on. The next save and the end
-            of the run wait for it; an error ends the run after the next rollout. A folder of sharded ranks is always
-            written at once. None for True on a GPU; on a CPU writing takes the cores from the run.
+            of the run wait for it; an error ends the run after the next rollout. Of a folder of sharded ranks only the
+            checksum is made then. None for True on a GPU; on a CPU writing takes the cores from the run.
 
     Raises:
         InputError: A number is out of range; or (when training starts) the folder has a later rollout; or (after the
