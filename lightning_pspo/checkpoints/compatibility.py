@@ -45,9 +45,21 @@ def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) ->
 
 
 def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Refuse settings of a new optimiser that differ from the checkpoint's, which would silently replace them."""
+    """Refuse settings of a new optimiser that differ from the checkpoint's, which would silently replace them.
+
+    Raises:
+        InputError: They differ, or the checkpoint has no optimiser, with which the run would begin anew.
+    """
     states = checkpoint.get("optimizer_states")
-    group = states[0]["param_groups"][0] if states else checkpoint["optimizer"]
+    try:
+        if "state_dict" in checkpoint and not states:  # a sharded strategy has loaded both already
+            raise KeyError
+        group = dict(states[0]["param_groups"][0] if states else checkpoint["optimizer"])
+    except (LookupError, TypeError, ValueError):
+        raise InputError(
+            "`ckpt_path` must hold the optimiser's state to go on with a run, got a checkpoint without it, as of "
+            "Lightning's save_weights_only: evaluate or export it, or train from its export."
+        ) from None
     for name, value in optimizer.param_groups[0].items():
         if name == "fused" and value is None:  # chosen by the device where the run began, and kept
             continue

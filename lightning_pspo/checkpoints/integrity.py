@@ -29,6 +29,12 @@ _END_BYTES = 22
 _MARK = b"sha256 "
 _COMMENT_BYTES = len(_MARK) + 64
 _CHUNK = 1 << 20
+_PARTS: dict[str, type] = {
+    **dict.fromkeys(("state_dict", "policy", "MathDataModule", "loops", "callbacks", "optimizer"), dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    "pytorch-lightning_version": str,
+}
+"""Parts of a checkpoint, and their types."""
 
 
 class DamagedError(ValueError):
@@ -151,6 +157,22 @@ def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
         raise InputError(f"`ckpt_path` must be a whole checkpoint, got {path}: {reason}.{advice}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, which holds something else.")
+    if wrong := next(_wrong_parts(checkpoint, torch.Tensor), None):
+        raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, in which {wrong}.")
+
+
+def _wrong_parts(checkpoint: dict[str, Any], tensor: type) -> Iterator[str]:
+    """Yield what is not of the type that this program and Lightning write, in a checkpoint that someone has made."""
+    for name, kind in _PARTS.items():
+        if not isinstance(checkpoint.get(name, kind()), kind):
+            yield f"`{name}` is no {kind.__name__}"
+            return
+    for name, kind in (("state_dict", tensor), ("callbacks", dict)):
+        values = checkpoint.get(name, {}).items()
+        if any(not isinstance(value, kind) for key, value in values if not str(key).endswith("_extra_state")):
+            yield f"a value of `{name}` is no {kind.__name__}"
+    if not isinstance(checkpoint.get("MathDataModule", {"prompt": {}}).get("prompt"), dict):
+        yield "`MathDataModule` has no prompt"
 
 
 def _other_checkpoint(path: Path, command: str) -> str:

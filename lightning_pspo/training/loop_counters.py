@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lightning_pspo.errors import InputError
+
 _ROLLOUTS = "epoch_loop.batch_progress"
 _VALIDATION = "epoch_loop.val_loop.batch_progress"
 
@@ -39,8 +41,13 @@ def put_after_rollout(checkpoint: dict[str, Any], trainer: Trainer) -> None:
 
 def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
     """Let a run of ``planned`` rollouts continue from the checkpoint, also of a run that ended at a lower limit."""
-    rollouts = checkpoint["loops"]["fit_loop"][_ROLLOUTS]
-    rollouts["is_last_batch"] = rollouts["current"]["ready"] >= planned
+    try:
+        rollouts = checkpoint["loops"]["fit_loop"][_ROLLOUTS]
+        rollouts["is_last_batch"] = rollouts["current"]["ready"] >= planned
+    except (KeyError, TypeError):
+        raise InputError(
+            "`ckpt_path` must say after which rollout it was saved to go on with a run, got one without `loops`."
+        ) from None
 
 
 def run_missed_validation(trainer: Trainer) -> None:

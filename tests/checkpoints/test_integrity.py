@@ -167,3 +167,19 @@ def test_the_newest_whole_one_is_offered(sealed: Path, sealed_folder: Path, tmp_
     assert newest_whole(tmp_path) is None
     with pytest.raises(InputError, match="There is no complete checkpoint beside it"):
         check_readable(sealed)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("state_dict", {"policy.weight": 3}, "a value of `state_dict` is no Tensor"),
+        ("callbacks", 5, "`callbacks` is no dict"),
+        ("callbacks", {"RunSummary": 7}, "a value of `callbacks` is no dict"),
+        ("MathDataModule", {"prompt": "evil"}, "`MathDataModule` has no prompt"),
+        ("pytorch-lightning_version", None, "`pytorch-lightning_version` is no str"),
+    ],
+)
+def test_parts_that_someone_else_made_are_refused(tmp_path: Path, part: str, value: object, message: str) -> None:
+    torch.save({"state_dict": {}} | {part: value}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=f"must be a checkpoint of a run, got .*, in which {message}"):
+        check_readable(tmp_path / "a.ckpt")

@@ -108,8 +108,15 @@ def test_no_reader_of_a_strangers_folder_waits_for_a_pipe(tmp_path: Path) -> Non
         read_run_config(tmp_path / "config-2.yaml")
 
 
-@pytest.mark.parametrize("content", [{"policy": "x"}, {"policy": {}, "MathDataModule": "x"}, {}])
-def test_a_checkpoint_says_which_policy_it_holds(tmp_path: Path, content: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"policy": "x"}, "in which `policy` is no dict"),
+        ({"policy": {}, "MathDataModule": "x"}, "in which `MathDataModule` is no dict"),
+        ({}, "does not say which policy it holds"),
+    ],
+)
+def test_a_checkpoint_says_which_policy_it_holds(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     torch.save(content | {"state_dict": {}}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match="does not say which policy it holds"):
+    with pytest.raises(InputError, match=message):
         read_checkpoint(tmp_path / "a.ckpt")

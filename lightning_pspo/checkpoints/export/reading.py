@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from torch import Tensor
 from lightning_pspo.checkpoints.compatibility import check_policy
 from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import newest_checkpoint
+from lightning_pspo.data.prompt_format import prompt_format_of
 from lightning_pspo.errors import InputError, near_path
 from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import read_folder
 
 _PREFIX = "policy."
+_OPTIONAL = (str, type(None))
+_DESCRIPTION: dict[str, tuple[type, ...]] = {
+    "model_name_or_path": (str,),
+    **dict.fromkeys(("folder", "revision", "commit", "quantization"), _OPTIONAL),
+    "dtype": (str,),
+    "double_quantization": (bool,),
+    "lora": (dict, type(None)),
+}
+"""What a checkpoint says of its policy, and the types."""
 
 
 def checkpoint_at(path: Path) -> Path:
@@ -50,7 +61,19 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     policy, data = checkpoint.get("policy"), checkpoint.get("MathDataModule") or {}
     if not isinstance(policy, dict) or not isinstance(data, dict):
         raise InputError(f"`checkpoint` must come from PSPOModule, {path} does not say which policy it holds.")
-    return policy | {"prompt": data.get("prompt")}, weights
+    for name, kinds in _DESCRIPTION.items():
+        if not isinstance(policy.get(name), kinds):
+            raise InputError(f"`checkpoint` must say what its policy's {name} is, {path} has {policy.get(name)!r:.60}.")
+    if not isinstance(getattr(torch, policy["dtype"], None), torch.dtype):
+        raise InputError(f"`checkpoint` must have a dtype of torch, {path} has {policy['dtype']!r:.60}.")
+    if unknown := set(policy["lora"] or ()) - {field.name for field in fields(LoRA)}:
+        raise InputError(f"`checkpoint` must have settings of LoRA, {path} has {sorted(map(str, unknown))[0]!r:.60}.")
+    try:
+        prompt = data.get("prompt")
+        _ = None if prompt is None else prompt_format_of(prompt)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"`checkpoint` must hold a prompt format, {path} does not: {error}.") from error
+    return policy | {"prompt": prompt}, weights
 
 
 def read_policy(

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lightning_pspo.checkpoints.export.reading import read_checkpoint
 from lightning_pspo.cli import evaluate, export
 from lightning_pspo.cli.main import main as command_line
+from lightning_pspo.data.prompt_format import PromptFormat
+from lightning_pspo.errors import InputError
 from tests.support.checkpoints import sharded
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -65,3 +69,22 @@ def test_the_same_completions(
         assert sum(map(operator.eq, merged, by_run)) >= 10  # rounding may tip a token
     few = completions(tmp_path / "out", tmp_path / "few", f"--source=mine={problem_file}", "--limit=1")
     assert few == completions(checkpoint, tmp_path / "few 2", f"--source=mine={problem_file}", "--limit=1")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"commit": 5}, "what its policy's commit is, .* has 5"),
+        ({"lora": {"rank": 1, "evil": 1}}, "must have settings of LoRA, .* has 'evil'"),
+        ({"dtype": "os.system"}, "must have a dtype of torch, .* has 'os.system'"),
+        ({"prompt": {"few_shot": None}}, "must hold a prompt format"),
+    ],
+)
+def test_what_someone_else_says_of_a_policy_is_checked(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+    policy = dict.fromkeys(("folder", "revision", "commit", "quantization", "lora"))
+    policy |= {"model_name_or_path": "gone", "dtype": "float32", "double_quantization": False}
+    prompt = said.get("prompt", PromptFormat().settings())
+    parts = {"state_dict": {}, "pytorch-lightning_version": "2.6", "policy": policy | said}
+    torch.save(parts | {"MathDataModule": {"prompt": prompt}}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "a.ckpt")
