@@ -38,6 +38,7 @@ from gpu_parts import BY_SHAPE, PARTS, ROLLOUT, SHAPES, workload_of
 from recorder import machine
 
 PART_SECONDS = 150.0
+AROUND_SECONDS = 90.0  # of imports, loading and evaluations, beside the minutes of learning
 """Of a part, at most; only ``learning`` may take longer."""
 COLUMNS = ("part", "shape", "tokens_per_second", "seconds", "first_s", "share_of_bandwidth", "mfu", "peak_mib")
 """Of the table, before one of all other figures."""
@@ -141,7 +142,8 @@ def main() -> None:
         title = f"{part} {shape}".strip()
         seconds = 60 * options.minutes - (time.monotonic() - started)
         if part != "learning":
-            seconds = min(seconds - 60 * options.learning_minutes * ("learning" in options.parts), PART_SECONDS)
+            kept = (60 * options.learning_minutes + AROUND_SECONDS) * ("learning" in options.parts)
+            seconds = min(seconds - kept, PART_SECONDS)
         if seconds <= 0:
             refused[title] = "not started: out of time"
         else:

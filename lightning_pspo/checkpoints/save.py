@@ -181,7 +181,7 @@ def _disk_full(path: Path, needed: int) -> DiskFullError:
 
 
 def _state_bytes(trainer: Trainer) -> int:
-    """Return about how many bytes trained weights and optimiser take in a checkpoint, over all ranks."""
+    """Return about how many bytes trained weights and optimiser take in a checkpoint; FSDP1 has only this rank's."""
     tensors: list[Tensor] = [weight for weight in trainer.lightning_module.parameters() if weight.requires_grad]
     for optimizer in trainer.optimizers:
         tensors += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

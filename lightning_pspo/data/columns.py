@@ -153,8 +153,9 @@ def value_of(row: Row, field: str, where: str) -> Any:
         hint = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
     if len(names) == 1 and isinstance(row[names[0]], list):
         hint = f"write the rows in {names[0]!r} alone, as `jq .{names[0]}` does"
-    if as_text := [name for name, value in row.items() if isinstance(value, str) and _OBJECT_AS_TEXT.match(value)]:
-        hint = f"{as_text[0]!r} must hold an object, not its text"
+    as_text = [name for name, value in row.items() if isinstance(value, str) and _OBJECT_AS_TEXT.match(value)]
+    if as_text and (not close or outer in as_text):
+        hint = f"{outer if outer in as_text else as_text[0]!r} must hold an object, not its text"
     raise InputError(f"{where}: must have the field {field!r}, got {names}; {hint}.")
 
 
@@ -182,7 +183,7 @@ def _turns(value: Any) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         return []
     names = {"human": "user", "gpt": "assistant"}
-    roles = [str(turn.get("role", turn.get("from", ""))).lower() for turn in value]
+    roles = [str(turn.get("role") or turn.get("from") or "").lower() for turn in value]
     contents = [_joined(turn.get("content", turn.get("value"))) for turn in value]
     return [
         {"role": names.get(role, role), "content": content}

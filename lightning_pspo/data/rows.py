@@ -231,6 +231,7 @@ def short_floats(table: Any) -> Any:
     """Return an Arrow table or batch in which a float32 is the shortest number that means it: 0.1, not 0.10000000149.
 
     As a float64 it would have digits that nobody wrote, and a reference answer of which no completion is the equal.
+    Those in maps and dictionaries stay.
     """
     import pyarrow
 
@@ -239,6 +240,10 @@ def short_floats(table: Any) -> Any:
             return by
         if pyarrow.types.is_struct(kind):
             return pyarrow.struct([field.with_type(replaced(field.type, by)) for field in kind])
+        if pyarrow.types.is_large_list(kind):
+            return pyarrow.large_list(replaced(kind.value_type, by))
+        if pyarrow.types.is_fixed_size_list(kind):
+            return pyarrow.list_(replaced(kind.value_type, by), kind.list_size)
         return pyarrow.list_(replaced(kind.value_type, by)) if pyarrow.types.is_list(kind) else kind
 
     names, kinds = table.schema.names, table.schema.types

@@ -23,7 +23,9 @@ _ENDLESS = re.compile(
 _CHANGING = re.compile(
     "random|setseed|.*uuid.*|now|today|age|current_date|(?:get_current|current|local|transaction)_?(?:local)?time.*"
 )
-"""Functions, some of them called without parentheses, that depend on chance or on the clock."""
+"""Functions that depend on chance or on the clock."""
+_CLOCK = re.compile("current_(?:date|time|timestamp)|local(?:time|timestamp)")
+"""Those that SQL calls without parentheses, like columns."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -71,12 +73,13 @@ def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) 
         with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
             connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
         raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
-    used = set(_functions(text))
-    if endless := sorted(name for name in used if _ENDLESS.fullmatch(name)):
+    functions, names = map(set, _functions_and_names(text))
+    if endless := sorted(name for name in functions if _ENDLESS.fullmatch(name)):
         raise InputError(
             f"the filter must be an expression about one row, without the function {endless[0]}, got {text!r}."
         )
-    changing = sorted(name for name in used - {column.lower() for column in columns} if _CHANGING.fullmatch(name))
+    changing = sorted(name for name in functions if _CHANGING.fullmatch(name))
+    changing += sorted(name for name in names - {column.lower() for column in columns} if _CLOCK.fullmatch(name))
     if repeatable and changing:
         raise InputError(
             f"the filter must choose the same rows at any time, without {changing[0]}, got {text!r}; `shuffle_seed` "
@@ -85,8 +88,10 @@ def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) 
     return text
 
 
-def _functions(expression: str) -> Iterator[str]:
-    """Yield the names of functions and columns in an expression; raise InputError for a subquery."""
+def _functions_and_names(expression: str) -> tuple[list[str], list[str]]:
+    """Return the functions, and the columns' unqualified names, in an expression; raise InputError for a subquery."""
+    functions: list[str] = []
+    names: list[str] = []
     with connect() as connection:
         (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{expression}\n)"]).fetchall()[0]
     nodes = [json.loads(tree)]
@@ -97,12 +102,14 @@ def _functions(expression: str) -> Iterator[str]:
                 raise InputError(
                     f"the filter must be an expression about one row, without a subquery, got {expression!r}."
                 )
-            yield from (
-                str(name).lower() for name in (node.get("function_name"), *node.get("column_names", ())) if name
-            )
+            if node.get("function_name"):
+                functions.append(node["function_name"].lower())
+            if len(path := node.get("column_names", ())) == 1:
+                names.append(path[0].lower())
             nodes.extend(node.values())
         elif isinstance(node, list):
             nodes.extend(node)
+    return functions, names
 
 
 @contextlib.contextmanager

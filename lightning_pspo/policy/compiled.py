@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_pspo.errors import InputError
@@ -25,6 +24,7 @@ BACKEND = "inductor"
 """Of ``torch.compile``."""
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """Names PyTorch's folder of what was compiled."""
+_PREFIX = "lightning_pspo_compiled_"
 MULTIPLE = 8
 """Of tokens in a sequence: the kernels of attention with a mask are compiled again for other lengths."""
 
@@ -69,9 +69,12 @@ def _compile_apart() -> tempfile.TemporaryDirectory[str] | None:
     A library that a killed process leaves half written in the folder that all processes share would be loaded by the
     next one.
     """
-    if os.path.abspath(cache_dir()) != os.path.abspath(default_cache_dir()):
+    from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
+
+    named = os.path.abspath(cache_dir())
+    if named != os.path.abspath(default_cache_dir()) and not os.path.basename(named).startswith(_PREFIX):
         return None
-    folder = tempfile.TemporaryDirectory(prefix="lightning_pspo_compiled_", ignore_cleanup_errors=True)
+    folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     os.environ[CACHE_VARIABLE] = folder.name
     return folder  # kept by the cache, and removed at exit
 

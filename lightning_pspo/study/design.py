@@ -70,7 +70,7 @@ class Study:
         arms: At least one.
         grid: Setting -> values; every arm runs at every combination.
         seeds: At least one; cells of one seed see the same prompts.
-        control: StudyArm that the others are compared with.
+        control: Arm that the others are compared with.
         source: Key of ``data.val`` that is compared; None for the first.
         unequal: Settings of the budget in which arms may differ.
         threads: Threads of a cell, at least 1. Sums over more threads are rounded differently.

@@ -123,3 +123,27 @@ def test_a_hostile_filter_reaches_nothing(ledger: Ledger, tmp_path: Path, where:
         ledger.find(where.format(file=tmp_path / "file", secret=tmp_path / "secret.csv"))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "format = 'open'",
+        '"range" > 1 and bar < 3',
+        "sleep_hours > 3",
+        "metadata.format = 'a'",
+        "metadata.uuid = '1'",
+        "now",
+    ],
+)
+def test_columns_may_have_the_names_of_functions(expression: str) -> None:
+    columns = ["format", "range", "bar", "sleep_hours", "metadata", "now"]
+    assert query.read_filter(expression, columns, repeatable=True)
+
+
+@pytest.mark.parametrize("name", ["uuid()", "random()", "current_date", "localtime"])
+def test_a_repeatable_filter_has_no_chance_and_no_clock(name: str) -> None:
+    expression = f"uuid = {name}"
+    assert query.read_filter(expression, ["uuid"])
+    with pytest.raises(InputError, match=f"the same rows at any time, without {name.removesuffix('()')}, got"):
+        query.read_filter(expression, ["uuid"], repeatable=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lightning_pspo.checkpoints.compatibility import check_policy
 from lightning_pspo.checkpoints.integrity import check_readable
 from lightning_pspo.checkpoints.store import newest_checkpoint
 from lightning_pspo.data.prompt_format import prompt_format_of
-from lightning_pspo.errors import InputError, near_path
+from lightning_pspo.errors import InputError, near_path, one_line
 from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import read_folder
@@ -62,17 +61,20 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(policy, dict) or not isinstance(data, dict):
         raise InputError(f"`checkpoint` must come from PSPOModule, {path} does not say which policy it holds.")
     for name, kinds in _DESCRIPTION.items():
-        if not isinstance(policy.get(name), kinds):
+        if name not in policy or not isinstance(policy[name], kinds):
             raise InputError(f"`checkpoint` must say what its policy's {name} is, {path} has {policy.get(name)!r:.60}.")
     if not isinstance(getattr(torch, policy["dtype"], None), torch.dtype):
         raise InputError(f"`checkpoint` must have a dtype of torch, {path} has {policy['dtype']!r:.60}.")
-    if unknown := set(policy["lora"] or ()) - {field.name for field in fields(LoRA)}:
-        raise InputError(f"`checkpoint` must have settings of LoRA, {path} has {sorted(map(str, unknown))[0]!r:.60}.")
+    try:
+        if policy["lora"] is not None:
+            LoRA(**policy["lora"])
+    except TypeError as error:
+        raise InputError(f"`checkpoint` must have settings of LoRA, {path} has others: {one_line(error)}.") from error
     try:
         prompt = data.get("prompt")
         _ = None if prompt is None else prompt_format_of(prompt)
     except (LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"`checkpoint` must hold a prompt format, {path} does not: {error}.") from error
+        raise InputError(f"`checkpoint` must hold a prompt format, {path} does not: {one_line(error)}.") from error
     return policy | {"prompt": prompt}, weights
 
 

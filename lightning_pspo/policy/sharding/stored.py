@@ -1,6 +1,6 @@
 """Checkpoints on disk: which strategy wrote one, the shapes of its weights, and its weights without a process group.
 
-A checkpoint may come from a stranger, and ``torch.distributed.checkpoint`` unpickles a folder's ``.metadata`` and every
+A checkpoint may be untrusted, and ``torch.distributed.checkpoint`` unpickles a folder's ``.metadata`` and every
 stored value that is not a tensor. Here the first is read by an unpickler that admits its few classes only, and the
 second by torch's weights-only unpickler, so that reading never runs code.
 """
@@ -175,7 +175,7 @@ class _MetadataUnpickler(pickle._Unpickler):
 
 
 def refuse_code_in_checkpoints(strategy: Strategy) -> None:
-    """Make a strategy's ``load_checkpoint`` safe for a stranger's checkpoint; does nothing a second time.
+    """Make a strategy's ``load_checkpoint`` safe for an untrusted checkpoint; does nothing a second time.
 
     Lightning and torch load a sharded checkpoint's values, and under FSDP1 a whole file, with the full unpickler.
     """

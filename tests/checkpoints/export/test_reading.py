@@ -75,7 +75,9 @@ def test_the_same_completions(
     ("said", "message"),
     [
         ({"commit": 5}, "what its policy's commit is, .* has 5"),
-        ({"lora": {"rank": 1, "evil": 1}}, "must have settings of LoRA, .* has 'evil'"),
+        ({"lora": {"rank": 1, "evil": 1}}, "must have settings of LoRA, .*'evil'"),
+        ({"lora": {"rank": "x"}}, "must have settings of LoRA, .*'str'"),
+        ({"folder": ...}, "what its policy's folder is, .* has None"),
         ({"dtype": "os.system"}, "must have a dtype of torch, .* has 'os.system'"),
         ({"prompt": {"few_shot": None}}, "must hold a prompt format"),
     ],
@@ -84,7 +86,8 @@ def test_what_someone_else_says_of_a_policy_is_checked(tmp_path: Path, said: dic
     policy = dict.fromkeys(("folder", "revision", "commit", "quantization", "lora"))
     policy |= {"model_name_or_path": "gone", "dtype": "float32", "double_quantization": False}
     prompt = said.get("prompt", PromptFormat().settings())
-    parts = {"state_dict": {}, "pytorch-lightning_version": "2.6", "policy": policy | said}
+    policy = {name: value for name, value in (policy | said).items() if value is not ...}
+    parts = {"state_dict": {}, "pytorch-lightning_version": "2.6", "policy": policy}
     torch.save(parts | {"MathDataModule": {"prompt": prompt}}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=message):
         read_checkpoint(tmp_path / "a.ckpt")

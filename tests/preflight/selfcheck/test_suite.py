@@ -202,7 +202,8 @@ def test_a_sound_model_passes_under_a_sharded_strategy(selfcheck: Check) -> None
     status, results, printed = selfcheck(*EVERY_TERM)
     assert status == 0, printed
     assert len(results) == 17
-    assert all(result["passed"] for name, result in results.items() if name != "bits: each prompt alone")
+    assert results.pop("bits: each prompt alone")["passed"] is None, "not promised by the default engine"
+    assert all(result["passed"] for result in results.values())
     ranks = results["gradient: ranks"]
     assert ranks["detail"] == "two gloo processes under FSDP2Strategy, against one process"
     assert 0.0 < float(ranks["measured"]) < 1e-4
