@@ -73,13 +73,13 @@ def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) 
         with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
             connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
         raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
-    functions, names = map(set, _functions_and_names(text))
+    functions, references = map(set, _functions_and_names(text))
     if endless := sorted(name for name in functions if _ENDLESS.fullmatch(name)):
         raise InputError(
             f"the filter must be an expression about one row, without the function {endless[0]}, got {text!r}."
         )
     changing = sorted(name for name in functions if _CHANGING.fullmatch(name))
-    changing += sorted(name for name in names - {column.lower() for column in columns} if _CLOCK.fullmatch(name))
+    changing += sorted(name for name in references - {column.lower() for column in columns} if _CLOCK.fullmatch(name))
     if repeatable and changing:
         raise InputError(
             f"the filter must choose the same rows at any time, without {changing[0]}, got {text!r}; `shuffle_seed` "
