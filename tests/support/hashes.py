@@ -23,4 +23,5 @@ def _recorded(*arguments: Any) -> Any:
     return hashlib.sha256(*arguments)
 
 
-integrity.hashlib = SimpleNamespace(sha256=_recorded)  # type: ignore[assignment]
+if "RANK" in os.environ:  # not where it is only collected for its doctests
+    integrity.hashlib = SimpleNamespace(sha256=_recorded)  # type: ignore[assignment]
