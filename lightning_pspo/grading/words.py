@@ -15,7 +15,6 @@ _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, **{nth: size for size
 SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 PARTS = ["halve", "third", *_NTHS, "hundredth", "thousandth", "millionth"]
 SCALE, PART = "|".join(SCALES), "|".join(PARTS)
-YES_NO = "yes|no|true|false"
 
 _ONES, _SMALL, _LARGE = "|".join(NUMBER_WORDS[1:10]), "|".join(NUMBER_WORDS), "thousand|million|billion"
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL}))"
