@@ -38,8 +38,9 @@ from gpu_parts import BY_SHAPE, PARTS, ROLLOUT, SHAPES, workload_of
 from recorder import machine
 
 PART_SECONDS = 150.0
-AROUND_SECONDS = 90.0  # of imports, loading and evaluations, beside the minutes of learning
 """Of a part, at most; only ``learning`` may take longer."""
+AROUND_SECONDS = 90.0
+"""Of imports, loading and evaluations, beside the minutes of ``learning``."""
 COLUMNS = ("part", "shape", "tokens_per_second", "seconds", "first_s", "share_of_bandwidth", "mfu", "peak_mib")
 """Of the table, before one of all other figures."""
 

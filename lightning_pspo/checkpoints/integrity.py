@@ -157,22 +157,22 @@ def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
         raise InputError(f"`ckpt_path` must be a whole checkpoint, got {path}: {reason}.{advice}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, which holds something else.")
-    if wrong := next(_wrong_parts(checkpoint, torch.Tensor), None):
+    if wrong := _wrong_part(checkpoint, torch.Tensor):
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, in which {wrong}.")
 
 
-def _wrong_parts(checkpoint: dict[str, Any], tensor: type) -> Iterator[str]:
-    """Yield what is not of the type that this program and Lightning write, in a checkpoint that someone has made."""
+def _wrong_part(checkpoint: dict[str, Any], tensor: type) -> str | None:
+    """Say what is not of the type that this program and Lightning write; None for a checkpoint that is sound."""
     for name, kind in _PARTS.items():
         if not isinstance(checkpoint.get(name, kind()), kind):
-            yield f"`{name}` is no {kind.__name__}"
-            return
+            return f"`{name}` is not a {kind.__name__}"
     for name, kind in (("state_dict", tensor), ("callbacks", dict)):
         values = checkpoint.get(name, {}).items()
         if any(not isinstance(value, kind) for key, value in values if not str(key).endswith("_extra_state")):
-            yield f"a value of `{name}` is no {kind.__name__}"
+            return f"a value of `{name}` is not a {kind.__name__}"
     if not isinstance(checkpoint.get("MathDataModule", {"prompt": {}}).get("prompt"), dict):
-        yield "`MathDataModule` has no prompt"
+        return "`MathDataModule` has no prompt"
+    return None
 
 
 def _other_checkpoint(path: Path, command: str) -> str:

@@ -172,11 +172,11 @@ def test_the_newest_whole_one_is_offered(sealed: Path, sealed_folder: Path, tmp_
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("state_dict", {"policy.weight": 3}, "a value of `state_dict` is no Tensor"),
-        ("callbacks", 5, "`callbacks` is no dict"),
-        ("callbacks", {"RunSummary": 7}, "a value of `callbacks` is no dict"),
+        ("state_dict", {"policy.weight": 3}, "a value of `state_dict` is not a Tensor"),
+        ("callbacks", 5, "`callbacks` is not a dict"),
+        ("callbacks", {"RunSummary": 7}, "a value of `callbacks` is not a dict"),
         ("MathDataModule", {"prompt": "evil"}, "`MathDataModule` has no prompt"),
-        ("pytorch-lightning_version", None, "`pytorch-lightning_version` is no str"),
+        ("pytorch-lightning_version", None, "`pytorch-lightning_version` is not a str"),
     ],
 )
 def test_parts_that_someone_else_made_are_refused(tmp_path: Path, part: str, value: object, message: str) -> None:

@@ -111,8 +111,8 @@ def test_no_reader_of_a_strangers_folder_waits_for_a_pipe(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"policy": "x"}, "in which `policy` is no dict"),
-        ({"policy": {}, "MathDataModule": "x"}, "in which `MathDataModule` is no dict"),
+        ({"policy": "x"}, "in which `policy` is not a dict"),
+        ({"policy": {}, "MathDataModule": "x"}, "in which `MathDataModule` is not a dict"),
         ({}, "does not say which policy it holds"),
     ],
 )
