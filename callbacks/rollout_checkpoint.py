@@ -208,8 +208,9 @@ class RolloutCheckpoint(Checkpoint):
                 f"The checkpoint folder must hold no later rollout than the {rollout} that this run has finished,"
                 f" got {path}; continue that run (--ckpt_path last), or choose another trainer.default_root_dir."
             )
-        for path in later if trainer.is_global_zero else ():
-            rank_zero_warn(f"{path} is damaged; it is now {set_aside(path).name}, and its rollout is done again.")
+        if trainer.is_global_zero:
+            for path in later:
+                rank_zero_warn(f"{path} is damaged; it is now {set_aside(path).name}, and its rollout is done again.")
         if self.monitor is None:
             return
         scores = self._best | read_scores(folder, self.monitor, self.mode)  # a crash may have cost the latest there
