@@ -20,6 +20,9 @@ _OPERATION = re.compile(
 )
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
 _PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
+_FACTORIAL = re.compile(
+    r"(?i)factorial|(?<=[0-9a-z)])!(?=[\s$.,)/*]|\Z)"
+)  # in a question; in an answer ! may be a mark
 _NO_DECIMAL = re.compile(r"[/^]|\\frac")
 _ASKS_FORM = re.compile(
     r"(?i)\b(?:convert|simplif\w*|reduced?|express|rewrite|write|rounds?|rounded|evaluate|expand|factor\w*|calculate"
@@ -59,6 +62,8 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     if (parts := split_collection(left)) and not parts.opening and not split_collection(right):
         sides += parts.items  # one number in several forms
     forms = (right, own, right.rpartition("=")[2].strip())
+    if "!" in extracted and "!" not in answer and "=" not in extracted and _FACTORIAL.search(question):
+        return "unevaluated"
     if any(_same_form(side, form) for side in sides for form in forms):
         return None
     if _is_undone(value, own):

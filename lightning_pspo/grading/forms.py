@@ -204,7 +204,7 @@ def _same_ratio(
     first: _Match, second: _Match, left: str, right: str, a: Number | None, b: Number | None
 ) -> bool | None:
     """Compare ratios by their proportions: ``2:4:6`` and ``1:2:3``; one of two parts may also be a fraction."""
-    x, y = ([Fraction(part) for part in re.findall(r"[0-9.]+", text)] for text in (left, right))
+    x, y = ([Fraction(part) for part in re.findall(r"[0-9]+(?:\.[0-9]+)?", text)] for text in (left, right))
     if first and second:
         proportional = len(x) == len(y) and x[0] and y[0]
         return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True)) if proportional else None

@@ -51,8 +51,9 @@ class Attempt(NamedTuple):
 class Grade:
     """A verdict with its reason.
 
-    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), or the one that refused it:
-    ``copied`` and ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
+    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``last_line`` for an unmarked
+    last line that is the reference in whole (lenient mode), or the rule that refused the answer: ``copied`` and
+    ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
     """
 
     verdict: Verdict
@@ -89,16 +90,20 @@ def grade(
 
 def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str] | Grade:
     """Return the answer in a completion and the rule that found it, or the grade where that needs no comparison."""
-    text = without_question(attempt.completion, attempt.question)
-    if attempt.truncated and cut_off != "any":
+    text, cut = without_question(attempt.completion, attempt.question), attempt.truncated and cut_off != "any"
+    if cut:
         extracted, rule = extract(text, mode, cut=True) if cut_off == "marked" else (None, "none")
         rule = rule if extracted is not None or extract(text, mode)[0] is None else "truncated"
     else:
         extracted, rule = extract(text, mode)
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
-    if rule in _UNMARKED and mode == "lenient" and _YES_OR_NO.fullmatch(attempt.answer) and (reply := replied(text)):
-        extracted, rule = reply, "stated"
+    if rule in _UNMARKED and mode == "lenient" and not cut:
+        if _YES_OR_NO.fullmatch(attempt.answer) and (reply := replied(text)):
+            extracted, rule = reply, "stated"
+        elif not (extracted and quick(extracted, attempt.answer)):
+            line = text.rstrip().rpartition("\n")[2].strip()
+            extracted, rule = (line, "last_line") if quick(line, attempt.answer) else (extracted, rule)
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")

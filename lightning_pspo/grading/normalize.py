@@ -122,7 +122,11 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"(?i)\A\s*either\s", " "),
     ("i.e.", r",?\s*\bi\.e\.,?(?=\s)", ","),
     ("0", r"(?i)(?<=[0-9])(?: R|,? (?:with )?(?:a )?remainder(?: of)?) 0\Z", ""),
-    ("", r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?(?:remainder|rem)(?: of|\.)?|r\.?)\s*([0-9]+)\)?\Z", r" R \1"),
+    (
+        "",
+        r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?(?:remainder|rem)(?: of|\.)?|r\.?)\s*([0-9]+)\)?\.?\Z",
+        r" R \1",
+    ),
     ("", r"(?i)plus or minus|\+\s?/\s?-", r"\\pm "),
     (r"\not", r"\\not\s?=", r"\\ne "),
     ("", r"\s+", " "),

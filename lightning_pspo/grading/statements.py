@@ -40,6 +40,9 @@ _REPLY = re.compile(
     r"(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
+_CONDITION = re.compile(
+    r"(?i)\b(?:if|whether|unless|suppose|assume|assuming) (?:that )?(?:the|my|our|this) [^.!?\n]*\Z"
+)
 _MAX_STATEMENT_CHARS = 400
 _MATHS = re.compile(rf"(\\begin{ENVIRONMENT}.+?\\end{ENVIRONMENT})|(?:{MATHS})(?!(?<=\$)\d)", re.DOTALL)
 _JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
@@ -125,7 +128,7 @@ def replied(text: str) -> str | None:
 def _read_statement(text: str, before: str, cut: bool) -> str | None:
     """Return the formula, the number or the few words that a statement begins with, or else its result."""
     text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
-    if _EMPTY_BOX.match(text):
+    if _EMPTY_BOX.match(text) or _CONDITION.search(before):
         return None
     if maths := _MATHS.match(text):
         return _joined_maths(text, maths)
@@ -135,7 +138,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         end = _SENTENCE_END.search(text)
     raw = (text[: end.start()] if end else text).strip(" \t*_")
     sentence = raw.strip(" :")
-    if not any(character.isalnum() for character in sentence):
+    if not any(character.isalnum() for character in sentence) or (end and end.group() == "?"):
         return None
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
     bare = cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0]

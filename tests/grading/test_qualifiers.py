@@ -272,6 +272,36 @@ QUESTIONS = r"""
 ? What is 78 divided by 3? => 26
 + 26 | #### 26 R 0 | 78 / 3 = 26
 - 26 remainder 1 | 26 R 2 | ±26 | ≥26 | \le 26 | < 26 apples
+? Simplify the root of 12. => 2\sqrt{3}
++ 2*sqrt(3) | We simplify.⏎So it is 2√3. | 2 \sqrt(3)
+- 2*sqrt(2) | 3\sqrt{2} | 2\sqrt{3} - 1
+? Expand the square. => x^2 + 2x + 1
++ (x+1)^2 | So:⏎`x^2+2x+1` | 1 + 2*x + x**2
+- (x+2)^2 | x^2 + 2x | x^2 + 2x + 1 + x
+? Solve for x. => -2, 2
++ x=2 or x=-2 | -2, 2 | x = 2 and x = -2 | It follows that⏎x = \pm 2
+- x=2 or x=-1 | 2 | 2, 2
+? Where do they meet? => (1, 2)
++ x=1, y=2 | \begin{pmatrix}1\\2\end{pmatrix}
+- x=2, y=1 | (1, 2, 3)
+? Divide 37 by 5. => 7 R 2
++ 7 remainder 2 | 7 R2 | 7 r 2.
+- 7 R 3 | 7 | 2
+? Which of them? (A) 1 (B) 2 => B
++ (B) | \text{B} | b | B) 2
+- (A) | A | 2
+? When does she arrive? => 3:30 PM
++ 3:30 PM | at 3:30 p.m. | 15:30 | #### 3:30 pm
+- 3:30 AM | at 3:30 am | #### 3:30 AM
+? How many apples has he? => 6
++ The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
+- The answer is 6? No, it is 5. | I do not know if the answer is 6, or 5.
+? What is 3 factorial? => 6
++ 6 | \boxed{6} | 3! = 6 | #### 3! = 6
+- \boxed{6!} | #### 3! | \boxed{3!}
+? How many apples are there? => 6
++ \boxed{6!} | #### 6! | 6!
+- 7!
 ? How much money is left (in millions)? => 4
 + There is $4 million left. | $4 million | 4 | The answer is 4 million.
 """
