@@ -74,6 +74,7 @@ class Study:
         source: Key of ``data.val`` that is compared; None for the first.
         unequal: Settings of the budget in which arms may differ.
         threads: Threads of a cell, at least 1. Sums over more threads are rounded differently.
+        keep_checkpoints: Whether finished cells keep theirs; the analysis and ``study repeat`` need none.
         search: Choice of a setting per arm; None for none.
         slurm: Parameters of submitit's executor, such as ``timeout_min`` and ``slurm_partition``.
     """
@@ -88,6 +89,7 @@ class Study:
     source: str | None = None
     unequal: Sequence[str] = ()
     threads: int = 1
+    keep_checkpoints: bool = True
     search: Search | None = None
     slurm: Settings = field(default_factory=dict)
 
@@ -164,6 +166,9 @@ def read_study(path: Path) -> Study:
     threads = document.get("threads", 1)
     if type(threads) is not int or not 1 <= threads <= 1024:
         raise reader.error("threads", "an integer from 1 to 1024", threads)
+    keep = document.get("keep_checkpoints", True)
+    if type(keep) is not bool:
+        raise reader.error("keep_checkpoints", "true or false", keep)
     seeds, search = reader.seeds("seeds", document.get("seeds")), document.get("search")
     return Study(
         title=reader.text("title", document.get("title", path.stem)),
@@ -176,6 +181,7 @@ def read_study(path: Path) -> Study:
         source=None if document.get("source") is None else reader.text("source", document["source"]),
         unequal=[*map(setting_name, reader.texts("unequal", document.get("unequal", [])))],
         threads=threads,
+        keep_checkpoints=keep,
         search=None if search is None else reader.search(search, seeds),
         slurm=reader.mapping("slurm", document.get("slurm")),
     )

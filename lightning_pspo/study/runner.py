@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.checkpoints.store import newest_checkpoint
+from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoint
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, write_atomically
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done
@@ -82,10 +82,19 @@ class Runner:
         workers: Cells at a time, at least 1.
         devices: GPUs that the workers take in turn; empty for the CPU.
         command: Program that runs a cell with the options of ``fit``.
+        keep_checkpoints: Whether finished cells keep their checkpoints.
     """
 
-    def __init__(self, *, workers: int, devices: Sequence[str] = (), command: Sequence[str] = FIT) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        devices: Sequence[str] = (),
+        command: Sequence[str] = FIT,
+        keep_checkpoints: bool = True,
+    ) -> None:
         self.workers, self.devices, self.command = workers, devices, command
+        self.keep_checkpoints = keep_checkpoints
 
     def run(self, cells: Sequence[Cell], show: Callable[[Progress], None] = lambda progress: None) -> dict[str, str]:
         """Run what is not done; return the cells that failed and why. One that fails leaves the others running.
@@ -95,6 +104,9 @@ class Runner:
         """
         progress = Progress(cells, self.workers)
         progress.refresh()
+        for cell in cells:  # one that ended right before the study did
+            if cell.name in progress.done:
+                self._drop_checkpoints(cell)
         waiting = deque(cell for cell in cells if cell.name not in progress.done)
         try:
             while waiting or progress.running:
@@ -145,12 +157,17 @@ class Runner:
             content: dict[str, Any] = {"seconds": seconds, "threads": cell.threads}
             content |= {"weights": weights_digest(cell.folder), "files": file_digests(cell.folder)}
             write_atomically(cell.folder / DONE, json.dumps(content).encode())
+            self._drop_checkpoints(cell)
             return None
         failures = 0 if newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
         if status != _BAD_INPUT and failures < _TRIES:
             return self._start(cell, slot, failures)
         progress.failed[cell.name] = f"status {status}: {_last_line(cell.folder / LOG)}"
         return None
+
+    def _drop_checkpoints(self, cell: Cell) -> None:
+        if not self.keep_checkpoints and (folder := checkpoint_folder(cell.folder)).is_dir():
+            shutil.rmtree(folder)
 
 
 def _end_with_parent() -> None:
@@ -224,13 +241,20 @@ class SlurmRunner:
         parameters: Of its executor, such as ``timeout_min``, ``gpus_per_node`` and ``slurm_partition``.
         cluster: ``slurm``, or ``local`` for processes of this machine.
         command: Program that runs a cell with the options of ``fit``.
+        keep_checkpoints: Whether finished cells keep their checkpoints.
 
     Raises:
         InputError: submitit is not installed, there is no SLURM, or it refuses a parameter.
     """
 
     def __init__(
-        self, *, folder: Path, parameters: Mapping[str, Any], cluster: str = "slurm", command: Sequence[str] = FIT
+        self,
+        *,
+        folder: Path,
+        parameters: Mapping[str, Any],
+        cluster: str = "slurm",
+        command: Sequence[str] = FIT,
+        keep_checkpoints: bool = True,
     ) -> None:
         try:
             import submitit
@@ -238,7 +262,7 @@ class SlurmRunner:
             raise InputError("--slurm needs submitit: pip install 'lightning-pspo[study]'.") from None
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise InputError("--slurm needs SLURM's `sbatch` on the path: run it where jobs can be submitted.")
-        self.command, self.folder = tuple(command), folder
+        self.command, self.folder, self.keep_checkpoints = tuple(command), folder, keep_checkpoints
         self._job = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
@@ -259,7 +283,8 @@ class SlurmRunner:
         jobs: dict[str, Any] = {cell.name: job for cell in todo if (job := self.earlier_job(cell)) is not None}
         new = [cell for cell in todo if cell.name not in jobs]
         try:
-            submitted = self.executor.map_array(partial(run_cell, command=self.command), new) if new else []
+            job = partial(run_cell, command=self.command, keep_checkpoints=self.keep_checkpoints)
+            submitted = self.executor.map_array(job, new) if new else []
         except (FailedJobError, OSError) as error:
             raise InputError(f"`slurm`: the jobs could not be submitted: {str(error).strip()}.") from error
         for cell, started in zip(new, submitted, strict=True):
@@ -284,6 +309,7 @@ class SlurmRunner:
         return job if job.state.upper() in _ALIVE else None
 
 
-def run_cell(cell: Cell, command: Sequence[str] = FIT) -> str:
+def run_cell(cell: Cell, command: Sequence[str] = FIT, *, keep_checkpoints: bool = True) -> str:
     """Run one cell to its end; return what went wrong, empty if nothing did."""
-    return Runner(workers=1, command=command).run([cell]).get(cell.name, "")
+    runner = Runner(workers=1, command=command, keep_checkpoints=keep_checkpoints)
+    return runner.run([cell]).get(cell.name, "")

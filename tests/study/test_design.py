@@ -76,6 +76,7 @@ def test_configurations_beside_the_file_come_first(tmp_path: Path) -> None:
         ("[0.1, 0.4]", "[0.1, 0.1]", "a name of its own, got soft@alpha=0.1/"),
         ("seeds:", "control: pspo\nseeds:", "`control` must be one of the arms plain, soft"),
         ("seeds:", "threads: 0\nseeds:", "`threads` must be an integer from 1"),
+        ("seeds:", "keep_checkpoints: 0\nseeds:", "`keep_checkpoints` must be true or false, got 0"),
         ("seeds:", "search: {setting: x, seeds: [2]}\nseeds:", "other seeds than those reported"),
         ("seeds:", "search: {setting: x, seeds: [3], low: 2, high: 1}\nseeds:", "0 < low < high"),
         ("seeds:", "search: {setting: x, seeds: [3], low: 1, high: 2}\nseeds:", "`search.trials` must be an integer"),

@@ -43,6 +43,19 @@ def test_a_dead_cell_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert [name for name in before if before[name] != after[name]] == ["Dies/seed=2"]
 
 
+def test_checkpoints_of_finished_cells_go_where_they_are_not_kept(tmp_path: Path) -> None:
+    all_cells = cells(tmp_path, "Once")
+    folders = [cell.folder / "checkpoints" for cell in all_cells]
+    assert not Runner(workers=1, command=COMMAND).run(all_cells[:1])
+    assert [folder.is_dir() for folder in folders] == [True, False]
+    noted = read_done(all_cells[0].folder)
+    assert not Runner(workers=1, command=COMMAND, keep_checkpoints=False).run(all_cells)
+    assert [cell.state for cell in all_cells] == ["done", "done"]
+    assert (all_cells[1].folder / "log.txt").is_file()
+    assert not any(folder.exists() for folder in folders)
+    assert read_done(all_cells[0].folder) == noted
+
+
 def test_a_full_disk_ends_the_study_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_cells = cells(tmp_path, "Plain")
     Runner(workers=1, command=COMMAND).run(all_cells[:1])
