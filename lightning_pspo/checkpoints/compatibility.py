@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.objective.alpha import AlphaController
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+"""States of torch's optimisers that have a weight's shape."""
 
 
 def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -22,7 +26,7 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
         weights: Weights of this run, by name.
 
     Raises:
-        InputError: If the checkpoint does not say which policy it holds, or holds another one.
+        InputError: If the checkpoint does not say which policy it holds, holds another one, or one that is not finite.
     """
     saved = checkpoint.get("policy")
     if saved is None:
@@ -37,6 +41,7 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
                 f"The checkpoint is of another model ({saved['model_name_or_path']}): "
                 f"{label} is {actual.get(name)} in the checkpoint and {expected.get(name)} in this run."
             )
+    _check_finite(checkpoint.get("state_dict", {}))
 
 
 def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) -> None:
@@ -60,6 +65,13 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
             "`ckpt_path` must hold the optimiser's state to go on with a run, got a checkpoint without it, as of "
             "Lightning's save_weights_only: evaluate or export it, or train from its export."
         ) from None
+    shapes = {tensor.shape for tensor in checkpoint.get("state_dict", {}).values()}
+    for index, state in (states[0].get("state") or {} if states else {}).items():
+        moments = {f"{name} of parameter {index}": state[name] for name in _MOMENTS if name in state}
+        _check_finite(moments)
+        for name, moment in moments.items():
+            if shapes and moment.shape not in shapes:  # a sharded strategy has taken the weights out
+                raise InputError(f"`ckpt_path` must hold moments of its weights, got {name} of {tuple(moment.shape)}.")
     for name, value in optimizer.param_groups[0].items():
         if name == "fused" and value is None:  # chosen by the device where the run began, and kept
             continue
@@ -110,6 +122,12 @@ def check_solutions(checkpoint: Mapping[str, Any], checksum: int | None) -> None
             f"The checkpoint is of {kind}, and another module cannot resume it: start a new run from its exported "
             "folder (`lightning-pspo export`, then `--model.policy.model_name_or_path`)."
         )
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"`ckpt_path` must hold finite values, got NaN or infinity in {name}: use an earlier one.")
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from packaging.version import InvalidVersion, Version
+
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import PARTIAL, write_atomically
@@ -32,7 +34,6 @@ _CHUNK = 1 << 20
 _PARTS: dict[str, type] = {
     **dict.fromkeys(("state_dict", "policy", "MathDataModule", "loops", "callbacks", "optimizer"), dict),
     **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
-    "pytorch-lightning_version": str,
 }
 """Parts of a checkpoint, and their types."""
 
@@ -172,6 +173,10 @@ def _wrong_part(checkpoint: dict[str, Any], tensor: type) -> str | None:
             return f"a value of `{name}` is not a {kind.__name__}"
     if not isinstance(checkpoint.get("MathDataModule", {"prompt": {}}).get("prompt"), dict):
         return "`MathDataModule` has no prompt"
+    try:
+        Version(checkpoint.get("pytorch-lightning_version"))  # type: ignore[arg-type]  # Lightning reads it first
+    except (InvalidVersion, TypeError):
+        return "`pytorch-lightning_version` is not a version"
     return None
 
 

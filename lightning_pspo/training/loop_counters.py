@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -48,6 +49,18 @@ def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
         raise InputError(
             "`ckpt_path` must say after which rollout it was saved to go on with a run, got one without `loops`."
         ) from None
+    for name, count in _counts(checkpoint["loops"]):
+        if type(count) is not int or count < 0:
+            raise InputError(f"`ckpt_path` must count from 0 on, got {name}={count!r:.40} in its `loops`.")
+
+
+def _counts(loops: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a checkpoint's loops have counted."""
+    for name, value in loops.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif name in ("ready", "started", "processed", "completed"):
+            yield name, value
 
 
 def run_missed_validation(trainer: Trainer) -> None:

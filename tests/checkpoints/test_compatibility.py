@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_pspo.checkpoints.compatibility import check_optimizer
+from lightning_pspo.checkpoints.compatibility import check_optimizer, check_policy
 from lightning_pspo.errors import InputError
+from lightning_pspo.training.loop_counters import resume_after_rollout
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,38 @@ def test_a_checkpoint_without_an_optimizer_begins_nothing_anew(more: dict[str, A
     check_optimizer({"state_dict": {}, "optimizer_states": [optimizer.state_dict()]}, optimizer)
     with pytest.raises(InputError, match="`ckpt_path` must hold the optimiser's state to go on with a run"):
         check_optimizer({"state_dict": {}, "optimizer": optimizer.param_groups[0]} | more, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "message"),
+    [
+        ("exp_avg", torch.zeros(3), r"must hold moments of its weights, got exp_avg of parameter 0 of \(3,\)"),
+        ("exp_avg_sq", torch.tensor([1.0, float("nan")]), "got NaN or infinity in exp_avg_sq of parameter 0"),
+    ],
+)
+def test_moments_are_finite_and_of_the_weights(name: str, moment: torch.Tensor, message: str) -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([{"params": [weight], "initial_lr": 0.1}], lr=0.1)
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    checkpoint: dict[str, Any] = {"state_dict": {"weight": weight}, "optimizer_states": [optimizer.state_dict()]}
+    check_optimizer(checkpoint, optimizer)
+    checkpoint["optimizer_states"][0]["state"][0][name] = moment
+    with pytest.raises(InputError, match=message):
+        check_optimizer(checkpoint, optimizer)
+
+
+def test_weights_are_finite() -> None:
+    checkpoint = {"policy": {"model_name_or_path": "m"}, "state_dict": {"weight": torch.tensor([1.0, float("inf")])}}
+    with pytest.raises(InputError, match="got NaN or infinity in weight: use an earlier one"):
+        check_policy(checkpoint, {}, {"weight": torch.zeros(2)})
+
+
+@pytest.mark.parametrize("count", ["seven", -1, 2.0])
+def test_loops_count_from_0_on(count: object) -> None:
+    progress = {"current": {"ready": 2, "completed": 2}}
+    checkpoint: dict[str, Any] = {"loops": {"fit_loop": {"epoch_loop.batch_progress": progress, "epoch_progress": {}}}}
+    resume_after_rollout(checkpoint, planned=3)
+    checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"] = {"completed": count}
+    with pytest.raises(InputError, match=f"must count from 0 on, got completed={count!r} in its `loops`"):
+        resume_after_rollout(checkpoint, planned=3)

@@ -176,10 +176,11 @@ def test_the_newest_whole_one_is_offered(sealed: Path, sealed_folder: Path, tmp_
         ("callbacks", 5, "`callbacks` is not a dict"),
         ("callbacks", {"RunSummary": 7}, "a value of `callbacks` is not a dict"),
         ("MathDataModule", {"prompt": "evil"}, "`MathDataModule` has no prompt"),
-        ("pytorch-lightning_version", None, "`pytorch-lightning_version` is not a str"),
+        ("pytorch-lightning_version", None, "`pytorch-lightning_version` is not a version"),
+        ("pytorch-lightning_version", "newest", "`pytorch-lightning_version` is not a version"),
     ],
 )
 def test_parts_that_someone_else_made_are_refused(tmp_path: Path, part: str, value: object, message: str) -> None:
-    torch.save({"state_dict": {}} | {part: value}, tmp_path / "a.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.4"} | {part: value}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=f"must be a checkpoint of a run, got .*, in which {message}"):
         check_readable(tmp_path / "a.ckpt")
