@@ -49,7 +49,7 @@ class Variant:
     """An arm at a point of the grid; its cells differ in the seed."""
 
     arm: str  # name, with the values of the arm's own grid
-    point: str  # values of the study's grid; empty without one
+    point: str  # its name, with the values of the study's grid; empty without either
     config: tuple[str, ...]
     settings: Settings
 
@@ -68,7 +68,8 @@ class Study:
         config: Configurations that every cell begins with.
         settings: Settings of every cell, after the arm's configurations and before its settings.
         arms: At least one.
-        grid: Setting -> values; every arm runs at every combination.
+        points: Name -> settings; every arm runs at every point. None for one without settings of its own.
+        grid: Setting -> values; every arm runs at every combination, of every point.
         seeds: At least one; cells of one seed see the same prompts.
         control: Arm that the others are compared with.
         source: Key of ``data.val`` that is compared; None for the first.
@@ -86,6 +87,7 @@ class Study:
     grid: Mapping[str, Sequence[Any]]
     seeds: Sequence[int]
     control: str
+    points: Mapping[str, Settings] = field(default_factory=dict)
     source: str | None = None
     unequal: Sequence[str] = ()
     threads: int = 1
@@ -94,11 +96,16 @@ class Study:
     slurm: Settings = field(default_factory=dict)
 
     def variants(self) -> list[Variant]:
-        """Return every arm at every point of the grid, point by point.
+        """Return every arm at every point and combination of the grid, point by point.
 
         Raises:
             InputError: Two have the same name, or there are too many.
         """
+        places = [
+            (",".join(filter(None, (name, values))), {**settings, **grid_settings})
+            for name, settings in (self.points or {"": {}}).items()
+            for values, grid_settings in combinations(self.grid)
+        ]
         variants = [
             Variant(
                 arm=f"{arm.name}@{own}" if own else arm.name,
@@ -106,7 +113,7 @@ class Study:
                 config=(*self.config, *arm.config),
                 settings={**self.settings, **point_settings, **arm.settings, **own_settings},
             )
-            for point, point_settings in combinations(self.grid)
+            for point, point_settings in places
             for arm in self.arms
             for own, own_settings in combinations(arm.grid)
         ]
@@ -175,6 +182,7 @@ def read_study(path: Path) -> Study:
         config=reader.configs("config", document.get("config", [])),
         settings=reader.settings("settings", document.get("settings")),
         arms=arms,
+        points=reader.points(document.get("points")),
         grid=reader.grid("grid", document.get("grid")),
         seeds=seeds,
         control=control,
@@ -267,6 +275,16 @@ class _Reader:
                 raise self.error(f"{key}.{name}", "a list of at least one value", values)
         return grid
 
+    def points(self, value: Any) -> dict[str, dict[str, Any]]:
+        points = self.mapping("points", value)
+        for name in points:
+            self.check_name("points", name)
+        return {name: self.settings(f"points.{name}", settings) for name, settings in points.items()}
+
+    def check_name(self, key: str, name: Any) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise self.error(key, "names of letters, digits and ._@+-", name)
+
     def seeds(self, key: str, value: Any) -> tuple[int, ...]:
         valid = isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**32 for seed in value)
         if not valid or len(set(value)) != len(value):
@@ -278,8 +296,7 @@ class _Reader:
             raise self.error("arms", "a mapping of at least one name to an arm", value)
         arms = []
         for name, arm in value.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise self.error("arms", "names of letters, digits and ._@+-", name)
+            self.check_name("arms", name)
             key, arm = f"arms.{name}", {} if arm is None else arm
             self.check_keys(key, arm, ("config", "settings", "grid"))
             config = self.configs(f"{key}.config", arm.get("config", []))

@@ -40,6 +40,19 @@ def test_arms_at_every_point_of_the_grid(tmp_path: Path) -> None:
     assert study.title == "study"
 
 
+def test_points_are_named_and_span_the_grid(tmp_path: Path) -> None:
+    points = "points: {usual: {}, hot: {optimizer.init_args.lr: 0.1, updates_per_rollout: 9}}\n"
+    study = read_study(write(tmp_path, GOOD + points))
+    names = [variant.point for variant in study.variants() if variant.arm == "plain"]
+    assert names == [f"{point},updates_per_rollout={mu}" for point in ("usual", "hot") for mu in (1, 4)]
+    assert study.variants()[-1].settings["model.optimizer.init_args.lr"] == 0.1
+    assert study.variants()[-1].settings["model.updates_per_rollout"] == 4
+    study = read_study(
+        write(tmp_path, GOOD.replace("grid: {updates", "points: {once: {updates").replace("[1, 4]}", "1}}"))
+    )
+    assert next(variant.name for variant in study.variants()) == "plain/once"
+
+
 def test_the_settings_of_an_arm_win(tmp_path: Path) -> None:
     text = GOOD.replace("plain:", "plain: {settings: {data.num_rollouts: 9}}")
     assert read_study(write(tmp_path, text)).variants()[0].settings["data.num_rollouts"] == 9
@@ -75,6 +88,8 @@ def test_configurations_beside_the_file_come_first(tmp_path: Path) -> None:
         ("updates_per_rollout: [1, 4]", "updates_per_rollout: 4", "`grid.model.updates_per_rollout` must be a list"),
         ("[0.1, 0.4]", "[0.1, 0.1]", "a name of its own, got soft@alpha=0.1/"),
         ("seeds:", "control: pspo\nseeds:", "`control` must be one of the arms plain, soft"),
+        ("seeds:", "points: {a/b: {}}\nseeds:", "`points` must be names of letters"),
+        ("seeds:", "points: {a: 3}\nseeds:", "`points.a` must be a mapping"),
         ("seeds:", "threads: 0\nseeds:", "`threads` must be an integer from 1"),
         ("seeds:", "keep_checkpoints: 0\nseeds:", "`keep_checkpoints` must be true or false, got 0"),
         ("seeds:", "search: {setting: x, seeds: [2]}\nseeds:", "other seeds than those reported"),
