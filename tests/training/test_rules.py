@@ -17,6 +17,7 @@ from lightning_pspo.objective.surrogates import (
     Clip,
     FixedLength,
     LogPSPO,
+    PessimisticPSPO,
     SmoothedSurrogate,
     Surrogate,
     Unclipped,
@@ -100,11 +101,19 @@ def test_contradictions_are_refused(tiny_model: Path, settings: dict[str, Any], 
     assert " Set model." in message, "the mend"
 
 
+@pytest.mark.parametrize("surrogate", [Clip(), PessimisticPSPO(alpha=0.1)])
+def test_many_updates_with_what_held_in_studies(tiny_model: Path, surrogate: Surrogate) -> None:
+    run = module(tiny_model, surrogate=surrogate, updates_per_rollout=16)
+    assert not [objection for objection in objections(run.choices()) if objection.rule == "many_updates"]
+
+
 @pytest.mark.parametrize(
     ("settings", "rule", "level"),
     [
         ({"updates_per_rollout": 1}, "updates_per_rollout", "note"),
         ({"updates_per_rollout": 1, "surrogate": Clip()}, "updates_per_rollout", "warning"),
+        ({"updates_per_rollout": 8, "minibatches_per_rollout": 2}, "many_updates", "warning"),
+        ({"updates_per_rollout": 16, "surrogate": PSPO(alpha=0.1)}, "many_updates", "warning"),
         ({"surrogate": PSPO(alpha=0.4)}, "alpha_under_adam", "note"),
         ({"surrogate": PSPO(alpha=0.95)}, "alpha", "warning"),
         ({"surrogate": PSPO(alpha=0.0)}, "alpha", "note"),
