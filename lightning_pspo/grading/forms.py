@@ -52,7 +52,7 @@ _HEDGE = re.compile(
 _Match = re.Match[str] | None
 _CHOICE = re.compile(
     r"\(?\s*([A-J])\s*\)?|(?:[Oo]ption|(?:[Aa]nswer )?[Cc]hoice|[Aa]nswer)\s*\(?([A-J])\)?"
-    r"|\(([A-J])\)[\s.:]+[^\s+*/^,-].*|([A-J])[.):]\s+.*"
+    r"|(?!.{2,5}(?:or|and|nor|not)\s\(?[A-J]\b)(?:\(([A-J])\)[\s.:]+[^\s+*/^,-].*|([A-J])[.):]\s+.*)"
 )
 _LETTER = re.compile(r"\(?\s*[A-Ea-e]\s*\)?")
 _LETTER_AND_MORE = re.compile(r"\(\s*[a-e]\s*\)(?=[\s.:])")

@@ -289,12 +289,12 @@ QUESTIONS = r"""
 - 7 R 3 | 7 | 2
 ? Which of them? (A) 1 (B) 2 => B
 + (B) | \text{B} | b | B) 2
-- (A) | A | 2
+- (A) | A | 2 | (B) or (A) | B: not B | #### (B) or (A) | #### B: not B
 ? When does she arrive? => 3:30 PM
 + 3:30 PM | at 3:30 p.m. | 15:30 | #### 3:30 pm
 - 3:30 AM | at 3:30 am | #### 3:30 AM
 ? How many apples has he? => 6
-+ The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
++ If he buys 2, the answer is 6. There were 4. | The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
 - The answer is 6? No, it is 5. | I do not know if the answer is 6, or 5.
 ? What is 3 factorial? => 6
 + 6 | \boxed{6} | 3! = 6 | #### 3! = 6
