@@ -136,11 +136,12 @@ def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None
     return next(filter(is_whole, candidates), None)
 
 
-def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
+def check_readable(path: Path, command: str = "--ckpt_path {}", *, by_lightning: bool = False) -> None:
     """Refuse what is not a checkpoint of a run, was cut short, or has changed since it was saved.
 
     Every byte is read; the tensors are not built, and no code of the checkpoint runs. The error says what is wrong,
-    which checkpoint beside it is complete, and what to run with that one: ``command`` with its path for ``{}``.
+    which checkpoint beside it is complete, and what to run with that one: ``command`` with its path for ``{}``. What
+    Lightning will read must say which version wrote it.
 
     Raises:
         InputError: It is not such a checkpoint, or it is damaged.
@@ -158,7 +159,8 @@ def check_readable(path: Path, command: str = "--ckpt_path {}") -> None:
         raise InputError(f"`ckpt_path` must be a whole checkpoint, got {path}: {reason}.{advice}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, which holds something else.")
-    if wrong := _wrong_part(checkpoint, torch.Tensor):
+    version = checkpoint.get("pytorch-lightning_version", None if by_lightning else "0")
+    if wrong := _wrong_part(checkpoint | {"pytorch-lightning_version": version}, torch.Tensor):
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, in which {wrong}.")
 
 
@@ -174,7 +176,7 @@ def _wrong_part(checkpoint: dict[str, Any], tensor: type) -> str | None:
     if not isinstance(checkpoint.get("MathDataModule", {"prompt": {}}).get("prompt"), dict):
         return "`MathDataModule` has no prompt"
     try:
-        Version(checkpoint.get("pytorch-lightning_version"))  # type: ignore[arg-type]  # Lightning reads it first
+        Version(checkpoint["pytorch-lightning_version"])
     except (InvalidVersion, TypeError):
         return "`pytorch-lightning_version` is not a version"
     return None

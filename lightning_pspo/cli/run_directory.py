@@ -106,7 +106,7 @@ def resolve_checkpoint(requested: str | None, root: Path, subcommand: str, comma
         rule = "`ckpt_path` must be an existing checkpoint, last or best"
         raise InputError(f"{rule}, got {requested}{near_path(requested)}")
     if environment_rank() == 0:  # reads every byte; where it is refused, all ranks end
-        check_readable(path, command)
+        check_readable(path, command, by_lightning=True)
     if requested in ("best", "last"):
         rank_zero_info(f"Using {path}.")
     return str(path)

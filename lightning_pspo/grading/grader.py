@@ -103,7 +103,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
             extracted, rule = reply, "stated"
         elif not (extracted and quick(extracted, attempt.answer)):
             line = text.rstrip().rpartition("\n")[2].strip()
-            extracted, rule = (line, "last_line") if quick(line, attempt.answer) else (extracted, rule)
+            if any(map(str.isalnum, line)) and quick(line, attempt.answer):
+                extracted, rule = line, "last_line"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")

@@ -184,3 +184,10 @@ def test_parts_that_someone_else_made_are_refused(tmp_path: Path, part: str, val
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.4"} | {part: value}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=f"must be a checkpoint of a run, got .*, in which {message}"):
         check_readable(tmp_path / "a.ckpt")
+
+
+def test_lightning_reads_no_checkpoint_without_a_version(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    check_readable(tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="`pytorch-lightning_version` is not a version"):
+        check_readable(tmp_path / "a.ckpt", by_lightning=True)

@@ -53,6 +53,9 @@ def build(tiny_model: Path, problem_file: Path, tmp_path: Path) -> Examined:
     return subject
 
 
+CLIP = "--model.surrogate=Clip"  # so that many updates are no finding
+
+
 def named(findings: Any, check: str) -> list[Finding]:
     return [finding for finding in findings if finding.check == check]
 
@@ -81,8 +84,24 @@ def test_no_false_alarm_on_a_plain_run(build: Examined) -> None:
     [
         (["--model.updates_per_rollout=1"], "updates_per_rollout", "warning", "alpha only scales"),
         (["--model.updates_per_rollout=1", "--model.surrogate=Unclipped"], "updates_per_rollout", "note", "always 1"),
-        (["--model.minibatches_per_rollout=33"], "minibatches_per_rollout", "error", "33 mini-batches of a rollout"),
-        (["--model.minibatches_per_rollout=8"], "minibatches_per_rollout", "warning", "4.0 rows, less than one group"),
+        (
+            [CLIP, "--model.minibatches_per_rollout=33"],
+            "minibatches_per_rollout",
+            "error",
+            "33 mini-batches of a rollout",
+        ),
+        (
+            [CLIP, "--model.minibatches_per_rollout=8"],
+            "minibatches_per_rollout",
+            "warning",
+            "4.0 rows, less than one group",
+        ),
+        (
+            ["--model.minibatches_per_rollout=4", "--model.updates_per_rollout=8"],
+            "many_updates",
+            "warning",
+            "32 updates",
+        ),
         (["--model.kl.estimator=K1"], "kl", "warning", "kl.coef is 0"),
         (["--model.kl.coef=0.01"], "kl", "note", "a copy of the model"),
         (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0"], "lr", "error", "no weight moves"),
