@@ -103,7 +103,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
             extracted, rule = reply, "stated"
         elif not (extracted and quick(extracted, attempt.answer)):
             line = text.rstrip().rpartition("\n")[2].strip()
-            if any(map(str.isalnum, line)) and quick(line, attempt.answer):
+            if any(map(str.isalnum, attempt.answer)) and quick(line, attempt.answer):
                 extracted, rule = line, "last_line"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
