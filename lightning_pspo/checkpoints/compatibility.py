@@ -67,7 +67,9 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
         ) from None
     shapes = {tensor.shape for tensor in checkpoint.get("state_dict", {}).values()}
     for index, state in (states[0].get("state") or {} if states else {}).items():
-        moments = {f"{name} of parameter {index}": state[name] for name in _MOMENTS if name in state}
+        moments = {
+            f"{name} of parameter {index}": state[name] for name in _MOMENTS if isinstance(state.get(name), Tensor)
+        }
         _check_finite(moments)
         for name, moment in moments.items():
             if shapes and moment.shape not in shapes:  # a sharded strategy has taken the weights out
@@ -126,7 +128,7 @@ def check_solutions(checkpoint: Mapping[str, Any], checksum: int | None) -> None
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and tensor.element_size() > 1 and not torch.isfinite(tensor).all():
             raise InputError(f"`ckpt_path` must hold finite values, got NaN or infinity in {name}: use an earlier one.")
 
 

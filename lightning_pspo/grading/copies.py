@@ -20,9 +20,7 @@ _OPERATION = re.compile(
 )
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
 _PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
-_FACTORIAL = re.compile(
-    r"(?i)factorial|(?<=[0-9a-z)])!(?=[\s$.,)/*]|\Z)"
-)  # in a question; in an answer ! may be a mark
+_FACTORIAL = re.compile(r"(?i:factorial)|(?:[0-9]|(?<![A-Za-z])[a-z])!")  # in a question; in an answer ! may be a mark
 _NO_DECIMAL = re.compile(r"[/^]|\\frac")
 _ASKS_FORM = re.compile(
     r"(?i)\b(?:convert|simplif\w*|reduced?|express|rewrite|write|rounds?|rounded|evaluate|expand|factor\w*|calculate"

@@ -14,6 +14,7 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
 from lightning_pspo.grading.equivalence import equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
+from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
 from lightning_pspo.grading.qualifiers import in_asked_money, in_terms_of, without_scale
@@ -33,6 +34,11 @@ MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _YES_OR_NO = re.compile(r"(?i)\s*(?:yes|no|true|false)\.?\s*")
 _UNMARKED = ("last_number", "last_formula", "none")
+_DOUBT = re.compile(
+    r"(?i)\b(?:not|no|nor|never|if|but|unless|suppose|assum\w+|wrong|false|incorrect|eliminat\w+|except\w*|exclud\w+)\b"
+    r"|n['’]t\b|\?"
+)
+_LETTER = re.compile(r"\(?[A-Ja-j]\)?")
 _REMEMBERED = 4096
 _DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
 
@@ -51,8 +57,8 @@ class Attempt(NamedTuple):
 class Grade:
     """A verdict with its reason.
 
-    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``last_line`` for an unmarked
-    last line that is the reference in whole (lenient mode), or the rule that refused the answer: ``copied`` and
+    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``whole`` for a
+    completion of one unmarked line that is the reference (lenient mode), or the rule that refused the answer: ``copied`` and
     ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
     """
 
@@ -102,9 +108,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         if _YES_OR_NO.fullmatch(attempt.answer) and (reply := replied(text)):
             extracted, rule = reply, "stated"
         elif not (extracted and quick(extracted, attempt.answer)):
-            line = text.rstrip().rpartition("\n")[2].strip()
-            if any(map(str.isalnum, attempt.answer)) and quick(line, attempt.answer):
-                extracted, rule = line, "last_line"
+            line = text.strip()
+            if is_bare(line, attempt.answer) and quick(line, attempt.answer):
+                extracted, rule = line, "whole"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")
@@ -120,6 +126,13 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if bare and quick(bare, attempt.answer):
         return bare, rule
     return in_terms_of(attempt.question, extracted), rule
+
+
+def is_bare(line: str, answer: str) -> bool:
+    """Whether a completion may be the reference as a whole: one line, no doubt in it, for a choice the letter alone."""
+    if "\n" in line or not any(map(str.isalnum, answer)) or (_DOUBT.search(line) and not _DOUBT.search(answer)):
+        return False
+    return not _LETTER.fullmatch(clean(answer)) or _LETTER.fullmatch(clean(line)) is not None
 
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:

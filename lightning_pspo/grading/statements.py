@@ -41,7 +41,7 @@ _REPLY = re.compile(
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
 _CONDITION = re.compile(
-    r"(?i)\b(?:if|whether|unless|suppose|assume|assuming) (?:that )?(?:the|my|our|this) [^.!?,;:\n]*\Z"
+    r"(?i)\b(?:if|whether|unless|suppose|assum\w+) (?:that )?(?:the|my|our|this) (?:\w+ ){0,2}answer[^.!?,;\n]{0,20}\Z"
 )
 _MAX_STATEMENT_CHARS = 400
 _MATHS = re.compile(rf"(\\begin{ENVIRONMENT}.+?\\end{ENVIRONMENT})|(?:{MATHS})(?!(?<=\$)\d)", re.DOTALL)

@@ -167,7 +167,7 @@ class Runner:
 
     def _drop_checkpoints(self, cell: Cell) -> None:
         if not self.keep_checkpoints and (folder := checkpoint_folder(cell.folder)).is_dir():
-            shutil.rmtree(folder)
+            shutil.rmtree(folder.resolve())  # it may be a link to another disk
 
 
 def _end_with_parent() -> None:

@@ -42,6 +42,9 @@ def put_after_rollout(checkpoint: dict[str, Any], trainer: Trainer) -> None:
 
 def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
     """Let a run of ``planned`` rollouts continue from the checkpoint, also of a run that ended at a lower limit."""
+    for name, count in _counts(checkpoint.get("loops", {})):
+        if type(count) is not int or count < 0:
+            raise InputError(f"`ckpt_path` must count from 0 on, got {name}={count!r:.40} in its `loops`.")
     try:
         rollouts = checkpoint["loops"]["fit_loop"][_ROLLOUTS]
         rollouts["is_last_batch"] = rollouts["current"]["ready"] >= planned
@@ -49,9 +52,6 @@ def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
         raise InputError(
             "`ckpt_path` must say after which rollout it was saved to go on with a run, got one without `loops`."
         ) from None
-    for name, count in _counts(checkpoint["loops"]):
-        if type(count) is not int or count < 0:
-            raise InputError(f"`ckpt_path` must count from 0 on, got {name}={count!r:.40} in its `loops`.")
 
 
 def _counts(loops: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -173,7 +173,7 @@ def _updates_are_few(choices: Choices) -> Iterator[Objection]:
     if choices.updates >= _MANY_UPDATES and (surrogate.alpha_only_scales or surrogate.weight_is_ratio):
         text = (
             f"{choices.updates} updates per rollout with {_name(surrogate)}, whose ratio nothing bounds: in "
-            "docs/study.md such runs fell where those with a clip held."
+            "docs/study.md such runs fell further than those with a clip."
         )
         mend = "model.updates_per_rollout: 4 or fewer, or model.surrogate: Clip or PessimisticPSPO"
         yield _warning("many_updates", text, mend)

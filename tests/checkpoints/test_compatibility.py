@@ -53,3 +53,6 @@ def test_loops_count_from_0_on(count: object) -> None:
     checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"] = {"completed": count}
     with pytest.raises(InputError, match=f"must count from 0 on, got completed={count!r} in its `loops`"):
         resume_after_rollout(checkpoint, planned=3)
+    progress["current"]["ready"] = count  # type: ignore[assignment]
+    with pytest.raises(InputError, match=f"must count from 0 on, got ready={count!r} in its `loops`"):
+        resume_after_rollout(checkpoint, planned=3)

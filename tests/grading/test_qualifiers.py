@@ -273,14 +273,14 @@ QUESTIONS = r"""
 + 26 | #### 26 R 0 | 78 / 3 = 26
 - 26 remainder 1 | 26 R 2 | ±26 | ≥26 | \le 26 | < 26 apples
 ? Simplify the root of 12. => 2\sqrt{3}
-+ 2*sqrt(3) | We simplify.⏎So it is 2√3. | 2 \sqrt(3)
++ 2*sqrt(3) | So it is 2√3. | 2 \sqrt(3)
 - 2*sqrt(2) | 3\sqrt{2} | 2\sqrt{3} - 1
 ? Expand the square. => x^2 + 2x + 1
-+ (x+1)^2 | So:⏎`x^2+2x+1` | 1 + 2*x + x**2
++ (x+1)^2 | `x^2+2x+1` | 1 + 2*x + x**2
 - (x+2)^2 | x^2 + 2x | x^2 + 2x + 1 + x
 ? Solve for x. => -2, 2
-+ x=2 or x=-2 | -2, 2 | x = 2 and x = -2 | It follows that⏎x = \pm 2
-- x=2 or x=-1 | 2 | 2, 2
++ x=2 or x=-2 | -2, 2 | x = 2 and x = -2 | x = \pm 2
+- x=2 or x=-1 | 2 | 2, 2 | if x=2 or x=-2 | not x=2 or x=-2 | suppose x=2 or x=-2 | x=2 or x=-2?
 ? Where do they meet? => (1, 2)
 + x=1, y=2 | \begin{pmatrix}1\\2\end{pmatrix}
 - x=2, y=1 | (1, 2, 3)
@@ -288,17 +288,22 @@ QUESTIONS = r"""
 + 7 remainder 2 | 7 R2 | 7 r 2.
 - 7 R 3 | 7 | 2
 ? Which of them? (A) 1 (B) 2 => B
-+ (B) | \text{B} | b | B) 2
-- (A) | A | 2 | (B) or (A) | B: not B | #### (B) or (A) | #### B: not B
++ (B) | \text{B} | b
+- (A) | A | 2 | (B) is wrong | B) false | (B): eliminated | B: A | (A) 1 (B) 2 | (A) 1⏎(B) 2 | A⏎B | Wrong:⏎B
+- (B) or (A) | B: not B | #### (B) or (A) | #### B: not B
 ? When does she arrive? => 3:30 PM
 + 3:30 PM | at 3:30 p.m. | 15:30 | #### 3:30 pm
 - 3:30 AM | at 3:30 am | #### 3:30 AM
 ? How many apples has he? => 6
-+ If he buys 2, the answer is 6. There were 4. | The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
++ If he buys 2, the answer is 6. There were 4. | If the price doubles the answer is 6. Checked with 3.
++ The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
 - The answer is 6? No, it is 5. | I do not know if the answer is 6, or 5.
 ? What is 3 factorial? => 6
 + 6 | \boxed{6} | 3! = 6 | #### 3! = 6
 - \boxed{6!} | #### 3! | \boxed{3!}
+? Hurray! Tom wins (again)! How many points are 3 and 3? => 6
++ #### 6!
+- #### 7!
 ? How many apples are there? => 6
 + \boxed{6!} | #### 6! | 6!
 - 7!
