@@ -57,8 +57,8 @@ class Attempt(NamedTuple):
 class Grade:
     """A verdict with its reason.
 
-    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``whole`` for a
-    completion of one unmarked line that is the reference (lenient mode), or the rule that refused the answer: ``copied`` and
+    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``whole`` for a completion of one
+    unmarked line that is the reference (lenient mode), or the rule that refused the answer: ``copied`` and
     ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
     """
 
