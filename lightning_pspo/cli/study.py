@@ -130,12 +130,10 @@ def run(options: argparse.Namespace) -> int:
         write_atomically(
             root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode()
         )
-        keep = study.keep_checkpoints
-        runner: Runner | SlurmRunner = Runner(workers=workers, devices=devices, keep_checkpoints=keep)
+        runner: Runner | SlurmRunner = Runner(workers=workers, devices=devices)
         if options.slurm:
             at_once = {"slurm_array_parallelism": options.workers} if options.workers else {}
-            parameters = {"name": "study", **at_once, **study.slurm}
-            runner = SlurmRunner(folder=root / "slurm", parameters=parameters, keep_checkpoints=keep)
+            runner = SlurmRunner(folder=root / "slurm", parameters={"name": "study", **at_once, **study.slurm})
         failed, cells = finish(study, cells, root, runner)
     finally:
         unlock(lock)
@@ -238,10 +236,10 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
         print(f"Hours and disk are not known. {basis}")
     else:
         hours = each * left / workers / 3600
-        at_once = left if study.keep_checkpoints or seconds else min(left, workers)
-        disk, free = as_size(bytes_each * at_once), as_size(free_bytes(root))
+        on_disk = left if study.keep_checkpoints or seconds else min(left, workers)
+        disk, free = as_size(bytes_each * on_disk), as_size(free_bytes(root))
         print(f"About {hours:.2g} hours with {workers} at a time, {each:,.0f} s a cell ({basis}).")
-        print(f"About {disk} of disk for {at_once} cells; {free} are free.")
+        print(f"About {disk} of disk for {on_disk} cells; {free} are free.")
     check_stale(cells)
     return 0
 

@@ -51,6 +51,7 @@ class Cell:
     folder: Path
     config: Mapping[str, Any]  # all settings of ``fit`` but the folder
     threads: int
+    keep_checkpoints: bool = True  # once it is done
 
     @property
     def name(self) -> str:
@@ -156,13 +157,13 @@ def make_cells(study: Study, root: Path, resolve: Resolve, variants: Sequence[Va
         InputError: A setting does not exist, nothing would be measured at the end, or arms differ in their budget.
     """
     variants = study.variants() if variants is None else variants
-    by_variant = [[*cells_of(variant, study.seeds, root / CELLS, study.threads, resolve)] for variant in variants]
+    by_variant = [[*cells_of(study, variant, study.seeds, root / CELLS, resolve)] for variant in variants]
     cells = [cell for same_seed in zip(*by_variant, strict=True) for cell in same_seed]  # what is done is balanced
     check_budget(study, cells)
     return cells
 
 
-def cells_of(variant: Variant, seeds: Sequence[int], root: Path, threads: int, resolve: Resolve) -> Iterator[Cell]:
+def cells_of(study: Study, variant: Variant, seeds: Sequence[int], root: Path, resolve: Resolve) -> Iterator[Cell]:
     """Yield the cells of a variant, one for each seed."""
     options = [option for config in variant.config for option in ("--config", config)]
     options += [
@@ -175,7 +176,12 @@ def cells_of(variant: Variant, seeds: Sequence[int], root: Path, threads: int, r
     for seed in seeds:
         folder = root / variant.name / f"seed={seed}"
         yield Cell(
-            variant=variant, seed=seed, folder=folder, config={**config, "seed_everything": seed}, threads=threads
+            variant=variant,
+            seed=seed,
+            folder=folder,
+            config={**config, "seed_everything": seed},
+            threads=study.threads,
+            keep_checkpoints=study.keep_checkpoints,
         )
 
 

@@ -82,19 +82,10 @@ class Runner:
         workers: Cells at a time, at least 1.
         devices: GPUs that the workers take in turn; empty for the CPU.
         command: Program that runs a cell with the options of ``fit``.
-        keep_checkpoints: Whether finished cells keep their checkpoints.
     """
 
-    def __init__(
-        self,
-        *,
-        workers: int,
-        devices: Sequence[str] = (),
-        command: Sequence[str] = FIT,
-        keep_checkpoints: bool = True,
-    ) -> None:
+    def __init__(self, *, workers: int, devices: Sequence[str] = (), command: Sequence[str] = FIT) -> None:
         self.workers, self.devices, self.command = workers, devices, command
-        self.keep_checkpoints = keep_checkpoints
 
     def run(self, cells: Sequence[Cell], show: Callable[[Progress], None] = lambda progress: None) -> dict[str, str]:
         """Run what is not done; return the cells that failed and why. One that fails leaves the others running.
@@ -106,7 +97,7 @@ class Runner:
         progress.refresh()
         for cell in cells:  # one that ended right before the study did
             if cell.name in progress.done:
-                self._drop_checkpoints(cell)
+                _drop_checkpoints(cell)
         waiting = deque(cell for cell in cells if cell.name not in progress.done)
         try:
             while waiting or progress.running:
@@ -157,7 +148,7 @@ class Runner:
             content: dict[str, Any] = {"seconds": seconds, "threads": cell.threads}
             content |= {"weights": weights_digest(cell.folder), "files": file_digests(cell.folder)}
             write_atomically(cell.folder / DONE, json.dumps(content).encode())
-            self._drop_checkpoints(cell)
+            _drop_checkpoints(cell)
             return None
         failures = 0 if newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
         if status != _BAD_INPUT and failures < _TRIES:
@@ -165,9 +156,11 @@ class Runner:
         progress.failed[cell.name] = f"status {status}: {_last_line(cell.folder / LOG)}"
         return None
 
-    def _drop_checkpoints(self, cell: Cell) -> None:
-        if not self.keep_checkpoints and (folder := checkpoint_folder(cell.folder)).is_dir():
-            shutil.rmtree(folder.resolve())  # it may be a link to another disk
+
+def _drop_checkpoints(cell: Cell) -> None:
+    """Remove what a finished cell does not keep."""
+    if not cell.keep_checkpoints and (folder := checkpoint_folder(cell.folder)).is_dir():
+        shutil.rmtree(folder.resolve())  # it may be a link to another disk
 
 
 def _end_with_parent() -> None:
@@ -241,20 +234,13 @@ class SlurmRunner:
         parameters: Of its executor, such as ``timeout_min``, ``gpus_per_node`` and ``slurm_partition``.
         cluster: ``slurm``, or ``local`` for processes of this machine.
         command: Program that runs a cell with the options of ``fit``.
-        keep_checkpoints: Whether finished cells keep their checkpoints.
 
     Raises:
         InputError: submitit is not installed, there is no SLURM, or it refuses a parameter.
     """
 
     def __init__(
-        self,
-        *,
-        folder: Path,
-        parameters: Mapping[str, Any],
-        cluster: str = "slurm",
-        command: Sequence[str] = FIT,
-        keep_checkpoints: bool = True,
+        self, *, folder: Path, parameters: Mapping[str, Any], cluster: str = "slurm", command: Sequence[str] = FIT
     ) -> None:
         try:
             import submitit
@@ -262,7 +248,7 @@ class SlurmRunner:
             raise InputError("--slurm needs submitit: pip install 'lightning-pspo[study]'.") from None
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise InputError("--slurm needs SLURM's `sbatch` on the path: run it where jobs can be submitted.")
-        self.command, self.folder, self.keep_checkpoints = tuple(command), folder, keep_checkpoints
+        self.command, self.folder = tuple(command), folder
         self._job = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
@@ -283,8 +269,7 @@ class SlurmRunner:
         jobs: dict[str, Any] = {cell.name: job for cell in todo if (job := self.earlier_job(cell)) is not None}
         new = [cell for cell in todo if cell.name not in jobs]
         try:
-            job = partial(run_cell, command=self.command, keep_checkpoints=self.keep_checkpoints)
-            submitted = self.executor.map_array(job, new) if new else []
+            submitted = self.executor.map_array(partial(run_cell, command=self.command), new) if new else []
         except (FailedJobError, OSError) as error:
             raise InputError(f"`slurm`: the jobs could not be submitted: {str(error).strip()}.") from error
         for cell, started in zip(new, submitted, strict=True):
@@ -309,7 +294,6 @@ class SlurmRunner:
         return job if job.state.upper() in _ALIVE else None
 
 
-def run_cell(cell: Cell, command: Sequence[str] = FIT, *, keep_checkpoints: bool = True) -> str:
+def run_cell(cell: Cell, command: Sequence[str] = FIT) -> str:
     """Run one cell to its end; return what went wrong, empty if nothing did."""
-    runner = Runner(workers=1, command=command, keep_checkpoints=keep_checkpoints)
-    return runner.run([cell]).get(cell.name, "")
+    return Runner(workers=1, command=command).run([cell]).get(cell.name, "")

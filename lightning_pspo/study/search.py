@@ -34,7 +34,7 @@ def search_settings(study: Study, search: Search, root: Path, resolve: Resolve, 
             value = proposers[variant.name](scores[variant.name])
             tried = _tried(variant, search, value)
             folder = root / "search" / f"trial={number}"
-            trial[variant.name] = (value, [*cells_of(tried, search.seeds, folder, study.threads, resolve)])
+            trial[variant.name] = (value, [*cells_of(study, tried, search.seeds, folder, resolve)])
         cells = [cell for _, members in trial.values() for cell in members]
         check_stale(cells)
         run(cells)

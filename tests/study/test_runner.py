@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_checkpoints_of_finished_cells_go_where_they_are_not_kept(tmp_path: Path
     assert not Runner(workers=1, command=COMMAND).run(all_cells[:1])
     assert [folder.is_dir() for folder in folders] == [True, False]
     noted = read_done(all_cells[0].folder)
-    assert not Runner(workers=1, command=COMMAND, keep_checkpoints=False).run(all_cells)
+    not_kept = [replace(cell, keep_checkpoints=False) for cell in all_cells]
+    assert not Runner(workers=1, command=COMMAND).run(not_kept)
     assert [cell.state for cell in all_cells] == ["done", "done"]
     assert (all_cells[1].folder / "log.txt").is_file()
     assert not any(folder.exists() for folder in folders)

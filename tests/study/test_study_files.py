@@ -21,6 +21,6 @@ def test_a_packaged_study(path: Path) -> None:
     study = read_study(path)
     assert len(study.seeds) >= {"smoke": 2, "main": 5}.get(path.stem, 3)
     last = study.variants()[-1]
-    (cell,) = cells_of(last, study.seeds[:1], Path("runs"), study.threads, resolve)
+    (cell,) = cells_of(study, last, study.seeds[:1], Path("runs"), resolve)
     assert cell.config["model"]["surrogate"]["class_path"].startswith("lightning_pspo.objective.surrogates.")
     assert study.control_arm in {variant.arm for variant in study.variants()}
