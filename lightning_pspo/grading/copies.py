@@ -40,7 +40,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     The reference's own form is always an answer, and so is a side of an equation that has it. Another form is
 
     * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
-    * ``unevaluated`` if it is a calculation where the reference is a number.
+    * ``unevaluated`` if it is a calculation where the reference is a number, or a factorial where the question has one.
 
     >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
     ('unevaluated', None, 'unevaluated')

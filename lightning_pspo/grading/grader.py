@@ -107,10 +107,12 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if rule in _UNMARKED and mode == "lenient" and not cut:
         if _YES_OR_NO.fullmatch(attempt.answer) and (reply := replied(text)):
             extracted, rule = reply, "stated"
-        elif not (extracted and quick(extracted, attempt.answer)):
-            line = text.strip()
-            if is_bare(line, attempt.answer) and quick(line, attempt.answer):
-                extracted, rule = line, "whole"
+        elif (
+            _is_bare(line := text.strip(), attempt.answer)
+            and quick(line, attempt.answer)
+            and not (extracted and quick(extracted, attempt.answer))
+        ):
+            extracted, rule = line, "whole"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")
@@ -128,7 +130,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     return in_terms_of(attempt.question, extracted), rule
 
 
-def is_bare(line: str, answer: str) -> bool:
+def _is_bare(line: str, answer: str) -> bool:
     """Whether a completion may be the reference as a whole: one line, no doubt in it, for a choice the letter alone."""
     if "\n" in line or not any(map(str.isalnum, answer)) or (_DOUBT.search(line) and not _DOUBT.search(answer)):
         return False
