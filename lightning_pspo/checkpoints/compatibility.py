@@ -65,15 +65,8 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
             "`ckpt_path` must hold the optimiser's state to go on with a run, got a checkpoint without it, as of "
             "Lightning's save_weights_only: evaluate or export it, or train from its export."
         ) from None
-    shapes = {tensor.shape for tensor in checkpoint.get("state_dict", {}).values()}
-    for index, state in (states[0].get("state") or {} if states else {}).items():
-        moments = {
-            f"{name} of parameter {index}": state[name] for name in _MOMENTS if isinstance(state.get(name), Tensor)
-        }
-        _check_finite(moments)
-        for name, moment in moments.items():
-            if shapes and moment.shape not in shapes:  # a sharded strategy has taken the weights out
-                raise InputError(f"`ckpt_path` must hold moments of its weights, got {name} of {tuple(moment.shape)}.")
+    if states:
+        _check_moments(states[0].get("state") or {}, checkpoint.get("state_dict", {}))
     for name, value in optimizer.param_groups[0].items():
         if name == "fused" and value is None:  # chosen by the device where the run began, and kept
             continue
@@ -124,6 +117,20 @@ def check_solutions(checkpoint: Mapping[str, Any], checksum: int | None) -> None
             f"The checkpoint is of {kind}, and another module cannot resume it: start a new run from its exported "
             "folder (`lightning-pspo export`, then `--model.policy.model_name_or_path`)."
         )
+
+
+def _check_moments(states: Mapping[int, Mapping[str, Any]], weights: Mapping[str, Tensor]) -> None:
+    """Refuse moments that are not finite or not of a weight; a sharded strategy has taken the weights out."""
+    shapes = {tensor.shape for tensor in weights.values()}
+    for index, state in states.items():
+        moments = {name: state[name] for name in _MOMENTS if isinstance(state.get(name), Tensor)}
+        _check_finite({f"{name} of parameter {index}": moment for name, moment in moments.items()})
+        for name, moment in moments.items():
+            if shapes and moment.shape not in shapes:
+                raise InputError(
+                    f"`ckpt_path` must hold moments of its weights, got {name} of parameter {index} of "
+                    f"{tuple(moment.shape)}."
+                )
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -159,12 +159,11 @@ def check_readable(path: Path, command: str = "--ckpt_path {}", *, by_lightning:
         raise InputError(f"`ckpt_path` must be a whole checkpoint, got {path}: {reason}.{advice}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, which holds something else.")
-    version = checkpoint.get("pytorch-lightning_version", None if by_lightning else "0")
-    if wrong := _wrong_part(checkpoint | {"pytorch-lightning_version": version}, torch.Tensor):
+    if wrong := _wrong_part(checkpoint, torch.Tensor, by_lightning):
         raise InputError(f"`ckpt_path` must be a checkpoint of a run, got {path}, in which {wrong}.")
 
 
-def _wrong_part(checkpoint: dict[str, Any], tensor: type) -> str | None:
+def _wrong_part(checkpoint: dict[str, Any], tensor: type, by_lightning: bool) -> str | None:
     """Say what is not of the type that this program and Lightning write; None for a checkpoint that is sound."""
     for name, kind in _PARTS.items():
         if not isinstance(checkpoint.get(name, kind()), kind):
@@ -175,8 +174,9 @@ def _wrong_part(checkpoint: dict[str, Any], tensor: type) -> str | None:
             return f"a value of `{name}` is not a {kind.__name__}"
     if not isinstance(checkpoint.get("MathDataModule", {"prompt": {}}).get("prompt"), dict):
         return "`MathDataModule` has no prompt"
+    version: Any = checkpoint.get("pytorch-lightning_version", None if by_lightning else "0")
     try:
-        Version(checkpoint["pytorch-lightning_version"])
+        Version(version)
     except (InvalidVersion, TypeError):
         return "`pytorch-lightning_version` is not a version"
     return None
