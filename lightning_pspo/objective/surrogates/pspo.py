@@ -50,7 +50,7 @@ class LogPSPO(SmoothedSurrogate):
     def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return A log((1 - alpha) r + alpha), (n, T)."""
         log_alpha, log_rest = self._logs()
-        return torch.logaddexp(log_ratio + log_rest, log_ratio.new_tensor(log_alpha)) * advantages
+        return torch.logaddexp(log_ratio + log_rest, log_ratio.new_full((), log_alpha)) * advantages
 
     def weight(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (1 - alpha) r / ((1 - alpha) r + alpha), (n, T)."""
@@ -82,7 +82,7 @@ class RelativePSPO(SmoothedSurrogate):
     def _relative(self, log_ratio: Tensor) -> Tensor:
         """Return log(r / ((1 - alpha) + alpha r)), (n, T), without the square of a huge ratio."""
         log_alpha, log_rest = self._logs()
-        return -torch.logaddexp(log_rest - log_ratio, log_ratio.new_tensor(log_alpha))
+        return -torch.logaddexp(log_rest - log_ratio, log_ratio.new_full((), log_alpha))
 
 
 class PessimisticPSPO(SmoothedSurrogate):
