@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from numbers import Integral
 from pathlib import Path
 
 
@@ -42,6 +43,8 @@ def check_at_least(name: str, value: int | None, minimum: int, maximum: int = 2*
     """Raise InputError if ``value`` is below ``minimum`` or above what a machine can hold; None sets no limit."""
     if value is None:
         return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputError(f"`{name}` must be a whole number, got {value!r}.")
     if value < minimum:
         raise InputError(f"`{name}` must be at least {minimum}, got {value}.")
     check_at_most(name, value, maximum)

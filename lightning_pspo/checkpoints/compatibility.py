@@ -120,7 +120,10 @@ def check_solutions(checkpoint: Mapping[str, Any], checksum: int | None) -> None
 
 
 def _check_moments(states: Mapping[int, Mapping[str, Any]], weights: Mapping[str, Tensor]) -> None:
-    """Refuse moments that are not finite or not of a weight; a sharded strategy has taken the weights out."""
+    """Refuse moments that are not finite, not of a weight, or negative where they are means of squares.
+
+    A sharded strategy has taken the weights out.
+    """
     shapes = {tensor.shape for tensor in weights.values()}
     for index, state in states.items():
         moments = {name: state[name] for name in _MOMENTS if isinstance(state.get(name), Tensor)}
@@ -131,6 +134,8 @@ def _check_moments(states: Mapping[int, Mapping[str, Any]], weights: Mapping[str
                     f"`ckpt_path` must hold moments of its weights, got {name} of parameter {index} of "
                     f"{tuple(moment.shape)}."
                 )
+        if "exp_avg_sq" in moments and (moments["exp_avg_sq"] < 0).any():
+            raise InputError(f"`ckpt_path` must hold means of squares, got exp_avg_sq of parameter {index} below 0.")
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:

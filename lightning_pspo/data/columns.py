@@ -125,7 +125,8 @@ def text_field(row: Row, field: str, where: str) -> str:
     if not isinstance(value, str) and not is_number:
         hint = _hint(row, value)
         raise InputError(f"{where}: field {field!r} must be text or a finite number, got {str(value)[:40]!r}{hint}.")
-    if isinstance(value, float) and not isinstance(value, WrittenNumber) and abs(value) >= _EXACT:
+    has_lost = isinstance(value, float) and abs(value) >= getattr(value, "exact", _EXACT)
+    if has_lost and not isinstance(value, WrittenNumber):
         raise InputError(f"{where}: field {field!r} must be text, for a number of this size has lost digits: {value}.")
     text = str(value).strip()
     if is_number and text.partition(".")[2].strip("0") == "":

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_pspo.data.rows import SUFFIXES, Row, short_floats
+from lightning_pspo.data.rows import SUFFIXES, Row, has_short_floats, plain_rows
 from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.progress import hidden_bars
 
@@ -41,11 +41,11 @@ def hub_rows(
             f"{dataset} (split {split}) cannot be read from the hub: {one_line(error)[:200]}. Without a network, "
             f"set `path` of {instead} to a local {', '.join(SUFFIXES)} file with the same fields."
         ) from error
-    if rows.data.schema == short_floats(rows.data.schema.empty_table()).schema:
-        yield from rows
-    else:
+    if has_short_floats(rows.data.schema):
         for table in rows.with_format("arrow").iter(1000):
-            yield from short_floats(table).to_pylist()
+            yield from plain_rows(table)
+    else:
+        yield from rows
 
 
 class _Reached(threading.Thread):

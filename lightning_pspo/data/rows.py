@@ -8,11 +8,13 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lightning_pspo.errors import InputError, got_missing, one_line
 from lightning_pspo.files import COMPRESSED, as_size, foreign, open_bytes, read_objects, unique_keys
@@ -36,6 +38,24 @@ class WrittenNumber(float):
     def __str__(self) -> str:
         """Return it as it was written."""
         return self.text
+
+
+class ShortFloat(float):
+    """A number of 16 or 32 bits as the shortest that means it: 0.1, not 0.10000000149.
+
+    Otherwise it would have digits that nobody wrote, and be a reference answer of which no completion is the equal.
+
+    Attributes:
+        exact: From here on it stands for several integers.
+    """
+
+    exact: int
+
+    def __new__(cls, value: float, kind: type[np.floating[Any]]) -> ShortFloat:
+        """Shorten a number of a kind of numpy's."""
+        number = super().__new__(cls, value if value.is_integer() else float(str(kind(value))))
+        number.exact = 2 ** (np.finfo(kind).nmant + 1)
+        return number
 
 
 _parse = partial(json.loads, parse_float=WrittenNumber, object_pairs_hook=unique_keys)
@@ -220,39 +240,50 @@ def _read_columnar(file: Path, suffix: str) -> Iterator[tuple[int, Row]]:
                 names = batch.schema.names
                 if len(set(names)) < len(names):
                     raise InputError(f"{file}: the names of the columns must be unique, got {names}.")
-                for row in short_floats(batch).to_pylist():
+                for row in plain_rows(batch):
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{file}: malformed {suffix[1:].capitalize()}: {one_line(error)}.") from None
 
 
-def short_floats(table: Any) -> Any:
-    """Return an Arrow table or batch in which a float32 is the shortest number that means it: 0.1, not 0.10000000149.
+def plain_rows(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow table or batch; a number of 16 or 32 bits becomes a `ShortFloat`, nested or not."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for field in table.schema:
+        if shorten := _shortener(field.type):
+            for row in rows:
+                row[field.name] = shorten(row[field.name])
+    return rows
 
-    As a float64 it would have digits that nobody wrote, and a reference answer of which no completion is the equal.
-    Those in maps and dictionaries stay.
-    """
-    import pyarrow
 
-    def replaced(kind: Any, by: Any) -> Any:
-        if kind == pyarrow.float32():
-            return by
-        if pyarrow.types.is_struct(kind):
-            return pyarrow.struct([field.with_type(replaced(field.type, by)) for field in kind])
-        if pyarrow.types.is_large_list(kind):
-            return pyarrow.large_list(replaced(kind.value_type, by))
-        if pyarrow.types.is_fixed_size_list(kind):
-            return pyarrow.list_(replaced(kind.value_type, by), kind.list_size)
-        return pyarrow.list_(replaced(kind.value_type, by)) if pyarrow.types.is_list(kind) else kind
+def has_short_floats(schema: Any) -> bool:
+    """Return whether a column of an Arrow schema holds numbers of 16 or 32 bits, nested or not."""
+    return any(_shortener(kind) for kind in schema.types)
 
-    names, kinds = table.schema.names, table.schema.types
-    steps = [[replaced(kind, by) for kind in kinds] for by in (pyarrow.string(), pyarrow.float64())]
-    if steps[0] == kinds:
-        return table
-    for step in steps:
-        table = table.cast(pyarrow.schema(list(zip(names, step, strict=True))))
-    return table
+
+def _shortener(kind: Any) -> Callable[[Any], Any] | None:
+    """Return what makes the values of an Arrow type short; None for a type that has none to shorten."""
+    from pyarrow import types
+
+    if types.is_float16(kind) or types.is_float32(kind):
+        return partial(_if_any, partial(ShortFloat, kind=kind.to_pandas_dtype()))
+    if types.is_dictionary(kind):
+        return _shortener(kind.value_type)
+    if types.is_struct(kind):
+        fields = {field.name: inner for field in kind if (inner := _shortener(field.type))}
+        return partial(_if_any, partial(_shortened, fields)) if fields else None
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    inner = _shortener(kind.value_type) if is_list else None
+    return inner and partial(_if_any, lambda values: [*map(inner, values)])
+
+
+def _if_any(function: Callable[[Any], Any], value: Any) -> Any:
+    return None if value is None else function(value)
+
+
+def _shortened(fields: Mapping[str, Callable[[Any], Any]], row: Row) -> Row:
+    return {name: fields[name](value) if name in fields else value for name, value in row.items()}
 
 
 def _arrow_batches(ipc: Any, stream: Any) -> Iterator[Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +33,11 @@ BLOCK = 64
 QuantType = Literal["nf4", "fp4"]
 """Four-bit codes of a weight: quantiles of a normal distribution (arXiv 2305.14314), or floating point."""
 
+PATTERN_S = 10.0
+"""Longest time in which the regular expressions of an adapter may go through the names of a model's modules."""
+
 _PEFT_PREFIX = "base_model.model."
+_MATCH = "import json, re, sys; ps, ns = json.load(sys.stdin); [re.fullmatch(p, n) for p in ps for n in ns]"
 
 
 @dataclass(kw_only=True)
@@ -72,6 +79,8 @@ def with_adapters(model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
             raise InputError(
                 f"`lora.target_modules` must name modules of the model, got {target!r}, which matches none."
             )
+    if isinstance(lora.target_modules, str):
+        check_patterns("`lora.target_modules`", [lora.target_modules], names)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -94,6 +103,41 @@ def check_targets(skeleton: Callable[[], PreTrainedModel], lora: LoRA | None) ->
     if lora is not None and lora.target_modules != "all-linear":
         with torch.device("meta"):
             with_adapters(skeleton(), lora, seed=0)
+
+
+def check_patterns(setting: str, patterns: list[str], names: Iterable[str]) -> None:
+    """Refuse regular expressions that are malformed, or would take hours on a model's names, as ``(a+)+`` can.
+
+    Nothing stops one that has begun, so that they are tried in a process of their own.
+    """
+    try:
+        texts = json.dumps([patterns, list(names)])
+        command = [sys.executable, "-I", "-S", "-c", _MATCH]
+        done = subprocess.run(command, input=texts, capture_output=True, text=True, timeout=PATTERN_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{setting} must go through the names of the model's modules in {PATTERN_S:g} seconds, got "
+            f"{', '.join(patterns)!r:.80}, which takes longer: name the modules, or nest no repetitions."
+        ) from None
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise InputError(f"{setting} must be a regular expression, got {', '.join(patterns)!r:.80}: {reason}.")
+
+
+def check_adapter(skeleton: Callable[[], PreTrainedModel], path: Path) -> None:
+    """Refuse the config of a stored adapter, if there is one, with regular expressions that would take peft hours."""
+    if not path.is_file():
+        return
+    entries: dict[str, Any] = json.loads(path.read_bytes())
+    whole = [entries.get(name) for name in ("target_modules", "exclude_modules")]
+    inner: list[Any] = []
+    for name in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
+        entry = entries.get(name) or []
+        inner += [entry] if isinstance(entry, str) else entry
+    # as peft writes them, around those that name a part
+    patterns = [*whole, *(rf"(^|.*?\.)({entry})($|\..*)" for entry in inner if isinstance(entry, str))]
+    if texts := [entry for entry in patterns if isinstance(entry, str)]:
+        check_patterns(str(path), texts, [name for name, _ in skeleton().named_modules()])
 
 
 def reread_adapter(model: PreTrainedModel, folder: Path) -> None:

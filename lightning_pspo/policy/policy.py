@@ -21,6 +21,7 @@ from lightning_pspo.policy import compiled
 from lightning_pspo.policy.adapters import (
     LoRA,
     QuantType,
+    check_adapter,
     check_quantization,
     check_targets,
     prepare_quantized,
@@ -31,7 +32,7 @@ from lightning_pspo.policy.adapters import (
 )
 from lightning_pspo.policy.cast_linears import CastLinears
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
-from lightning_pspo.policy.location import EMBEDDED
+from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED
 from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, trees
 from lightning_pspo.policy.pretrained import Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
@@ -98,6 +99,7 @@ class Policy(nn.Module):
         if lora is not None and self.pretrained.holds_adapter:
             raise InputError(f"`lora` must be null for a folder that holds an adapter, {model_name_or_path}.")
         check_targets(self.pretrained.skeleton, lora)
+        check_adapter(self.pretrained.skeleton, Path(self.pretrained.location) / ADAPTER_CONFIG)
         self.model: nn.Module | None = None
         self._plain_head: bool | None = None  # not yet known
         self._unfolds = False  # see ``check_sharing``

@@ -24,6 +24,7 @@ def test_a_checkpoint_without_an_optimizer_begins_nothing_anew(more: dict[str, A
     ("name", "moment", "message"),
     [
         ("exp_avg", torch.zeros(3), r"must hold moments of its weights, got exp_avg of parameter 0 of \(3,\)"),
+        ("exp_avg_sq", torch.tensor([1.0, -1e-30]), "means of squares, got exp_avg_sq of parameter 0 below 0"),
         ("exp_avg_sq", torch.tensor([1.0, float("nan")]), "got NaN or infinity in exp_avg_sq of parameter 0"),
     ],
 )

@@ -127,11 +127,24 @@ def test_malformed_files_of_other_formats_are_named(tmp_path, name, content, mes
         GSM8K(tmp_path / name).load()
 
 
-def test_a_parquet_float32_is_the_number_that_was_written(tmp_path):
-    kind = pyarrow.struct([("truth", pyarrow.float32())])
-    columns = {"a": pyarrow.array([0.1], pyarrow.float32()), "b": pyarrow.array([{"truth": 0.7}], kind), "c": [0.1]}
+@pytest.mark.parametrize(("kind", "exact"), [(pyarrow.float16(), 2**11), (pyarrow.float32(), 2**24)])
+def test_a_short_float_is_the_number_that_was_written(tmp_path, kind, exact):
+    """Also nested ones; from where it stands for several integers it is no answer."""
+    struct = pyarrow.struct([("truth", pyarrow.list_(kind)), ("n", pyarrow.int8())])
+    columns = {
+        "question": ["?", "?", "?", "?"],
+        "answer": pyarrow.array([0.1, None, exact - 1, exact], kind),
+        "b": pyarrow.array([{"truth": [0.7, None], "n": 1}, None, {"truth": None}, None], struct),
+        "c": [0.1, 0.1, 0.1, 0.1],
+    }
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
-    assert list(read_rows(tmp_path / "a.parquet")) == [(1, {"a": 0.1, "b": {"truth": 0.7}, "c": 0.1})]
+    rows = [row for _, row in read_rows(tmp_path / "a.parquet")]
+    assert [row["answer"] for row in rows] == [0.1, None, exact - 1, exact]
+    assert [row["b"] for row in rows] == [{"truth": [0.7, None], "n": 1}, None, {"truth": None, "n": None}, None]
+    assert {row["c"] for row in rows} == {0.1}
+    assert [text_field(rows[index], "answer", "row") for index in (0, 2)] == ["0.1", str(exact - 1)]
+    with pytest.raises(InputError, match=f"row: field 'answer' must be text, .* has lost digits: {exact}"):
+        text_field(rows[3], "answer", "row")
 
 
 def test_a_parquet_table_that_would_lose_a_column_or_is_not_unicode(tmp_path):

@@ -1,5 +1,6 @@
 """Low-rank adapters of every kind: trained, resumed, switched off for the reference, tied to their base."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy import adapters
 from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.policy.policy import Policy
 from tests.support.loop import Fit, fit, weights  # noqa: F401
@@ -87,6 +89,31 @@ def test_targets_that_take_no_adapter(targets: Any, name: str, tiny_model: Path)
     """Before the weights are loaded."""
     with pytest.raises(InputError, match=rf"`lora\.target_modules` must name modules of the model\W.*{name}"):
         Policy(model_name_or_path=str(tiny_model), lora=LoRA(target_modules=targets))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "seconds", "message"),
+    [
+        ("(([a-z_.0-9]+)*)*!", 0.5, "must go through the names .* in 0.5 seconds"),
+        ("(", 60.0, "must be a regular expression.*missing"),
+    ],
+)
+def test_regular_expressions_of_a_stranger(
+    pattern: str, seconds: float, message: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stops one that has begun; those in the config of a stored adapter are a stranger's as well."""
+    monkeypatch.setattr(adapters, "PATTERN_S", seconds)
+    with pytest.raises(InputError, match=rf"`lora\.target_modules` {message}"):
+        Policy(model_name_or_path=str(tiny_model), lora=LoRA(target_modules=pattern))
+    policy = built(tiny_model, lora=LoRA(rank=1))
+    policy.model.save_pretrained(tmp_path)  # type: ignore[union-attr]
+    policy.tokenizer.save_pretrained(tmp_path)
+    config = json.loads((path := tmp_path / "adapter_config.json").read_bytes())
+    Policy(model_name_or_path=str(tmp_path))
+    for name, value in (("target_modules", pattern), ("exclude_modules", pattern), ("alpha_pattern", {pattern: 1})):
+        path.write_text(json.dumps(config | {name: value}), encoding="utf-8")
+        with pytest.raises(InputError, match=f"adapter_config.json {message}"):
+            Policy(model_name_or_path=str(tmp_path))
 
 
 @pytest.mark.parametrize(

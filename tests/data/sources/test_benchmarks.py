@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import datasets
 import huggingface_hub.constants
+import numpy
 import pytest
 from jsonargparse import ArgumentParser
 
@@ -148,6 +149,10 @@ def test_offset_and_limit_split_a_file(tmp_path):
         GSM8K(file, offset=5).load()
     with pytest.raises(InputError, match="`offset` must be at least 0, got -1"):
         GSM8K(file, offset=-1)
+    for name, value in (("offset", 1.5), ("offset", False), ("limit", True), ("shuffle_seed", "7")):
+        with pytest.raises(InputError, match=f"`{name}` must be a whole number, got {value!r}"):
+            GSM8K(file, **{name: value})
+    assert GSM8K(file, limit=numpy.int64(3)).load() == first
 
 
 def test_sources_are_made_from_the_command_line(tmp_path):
