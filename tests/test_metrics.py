@@ -1,4 +1,4 @@
-"""The declarations of metrics against what real runs log, and the page that is made of them."""
+"""The declarations of metrics against what real runs log."""
 
 import csv
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_pspo.data.sources import JSONL, Table
 from lightning_pspo.datamodule import MathDataModule
-from lightning_pspo.metrics import METRICS, declared, page
+from lightning_pspo.metrics import METRICS, declared
 from lightning_pspo.objective.alpha import KLTarget
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rewards import Correctness, WeightedSum
@@ -95,8 +95,3 @@ def test_every_key_is_declared_and_every_declaration_is_logged(
         rows = [row for row in csv.DictReader(file) if row["train/reward"]]
     assert [(row["step"], row["train/optimizer_steps"]) for row in rows] == [("1", "2.0"), ("2", "4.0")]
     assert torch.isfinite(torch.tensor([float(row["throughput/tflops"]) for row in rows])).all()
-
-
-def test_the_page_is_made_of_the_declarations() -> None:
-    path = Path(__file__).parents[1] / "docs" / "metrics.md"
-    assert path.read_text(encoding="utf-8") == page(), "run scripts/metrics_page.py"
