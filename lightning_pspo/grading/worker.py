@@ -9,7 +9,6 @@ socket does, or when its owner is gone, and takes the workers with it; they also
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -24,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from lightning_pspo.processes import end_with_parent
+
 READY = b"+"
 """First byte of the server and of every worker."""
 EQUIVALENT, DIFFERENT, FAILED, LATE, ASLEEP = b"1", b"0", b"e", b"t", b"s"
@@ -32,7 +33,6 @@ EQUIVALENT, DIFFERENT, FAILED, LATE, ASLEEP = b"1", b"0", b"e", b"t", b"s"
 _ENDS: dict[int, bytes] = {signal.SIGPROF: LATE, signal.SIGALRM: ASLEEP}  # signals of the timers that a pair runs under
 _ATTEMPTS = 3
 _OWNER_CHECK_S = 1.0
-_SET_PDEATHSIG = 1
 _WARM_UP = (  # kinds of answers whose first comparison takes long: imports and tables that every worker then shares
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{\frac{3}{4}}"),
     ("x^2 - 2x + 1", "(x - 1)^2"),
@@ -189,7 +189,7 @@ def work(link: socket.socket, server: int, compare: Callable[[str, str], bool], 
     The kernel ends a worker that is over a limit of time with the timer's signal, even in the middle of a call into C.
     A lower limit of the address space that the process already has stays.
     """
-    _die_with(server)
+    end_with_parent(server)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     memory = int(limits.memory_bytes if hard == resource.RLIM_INFINITY else min(limits.memory_bytes, hard))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -211,11 +211,3 @@ def work(link: socket.socket, server: int, compare: Callable[[str, str], bool], 
         signal.setitimer(signal.ITIMER_REAL, 0)
         link.sendall(reply)
     os._exit(0)
-
-
-def _die_with(server: int) -> None:
-    """Have the kernel end this process when ``server`` ends; on systems other than Linux its last act must do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != server:  # it was faster
-        os._exit(1)

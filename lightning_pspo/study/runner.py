@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoint
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, write_atomically
+from lightning_pspo.processes import end_with_parent
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done
 
 FIT = (sys.executable, "-m", "lightning_pspo", "fit")
@@ -33,8 +33,6 @@ _LEAST_BYTES = 200 << 20  # that must be free before a cell starts
 _TICK_S = 0.2
 _POLL_S = 2.0  # between two looks at the jobs of a cluster
 _PATIENCE_S = 60.0  # for a cell that was asked to stop
-_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 @dataclass
@@ -136,7 +134,7 @@ class Runner:
                 stderr=log,
                 env=variables,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,  # a cell that went on would hold its folder
             )
         return RunningCell(cell, process, time.monotonic(), checkpoint, fresh, failures)
 
@@ -161,11 +159,6 @@ def _drop_checkpoints(cell: Cell) -> None:
     """Remove what a finished cell does not keep."""
     if not cell.keep_checkpoints and (folder := checkpoint_folder(cell.folder)).is_dir():
         shutil.rmtree(folder.resolve())  # it may be a link to another disk
-
-
-def _end_with_parent() -> None:
-    """End when the study does, however it ends: a cell that went on would hold its folder."""
-    _LIBC.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,8 +15,9 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from lightning_pspo.processes import end_with_parent
+
 _PARENT = "LIGHTNING_PSPO_PARENT"
-_SET_PDEATHSIG = 1
 _POLL_S = 0.2
 _TEARDOWN_S = 20.0
 _PATIENCE_S = 15.0  # how long a rank that lost the others waits for the error of the one that failed
@@ -27,11 +27,10 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 
 def follow_launcher() -> None:
     """Let this process end with the one that started it as a rank: Lightning's rank zero, or torchrun's agent."""
-    parent = os.environ.get(_PARENT) if "LOCAL_RANK" in os.environ else None
-    if sys.platform == "linux" and (parent is not None or "TORCHELASTIC_RUN_ID" in os.environ):
-        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if "TORCHELASTIC_RUN_ID" not in os.environ and str(os.getppid()) != parent:  # the launcher has ended already
-            os._exit(1)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
+    elif "LOCAL_RANK" in os.environ and _PARENT in os.environ and sys.platform == "linux":
+        end_with_parent(int(os.environ[_PARENT]))
     os.environ[_PARENT] = str(os.getpid())  # for the ranks that Lightning starts from here
 
 
