@@ -267,11 +267,21 @@ def _names_own_code(config: Path | None) -> bool:
     return config is not None and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
 
 
+def _rope_entries(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """Return the settings of a model's rotary frequencies, of all layers or by their type."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]
+
+
+def rope_types(config: PreTrainedConfig) -> set[str]:
+    """Return the kinds of rotary frequencies that a model has, such as "default" or "dynamic"."""
+    return {str(entry.get("rope_type")) for entry in _rope_entries(config)}
+
+
 def _longrope_limits(config: PreTrainedConfig) -> list[int]:
     """Return the original lengths of a model with LongRoPE; none for any other model."""
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    entries = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]  # of all layers, or by their type
-    lengths = [e.get("original_max_position_embeddings") for e in entries if e.get("rope_type") == "longrope"]
+    entries = [entry for entry in _rope_entries(config) if entry.get("rope_type") == "longrope"]
+    lengths = [entry.get("original_max_position_embeddings") for entry in entries]
     return [length for length in lengths if isinstance(length, int)]
 
 

@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.head import compute_dtype
+from lightning_pspo.policy.pretrained import rope_types
 from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask
 from lightning_pspo.rollout.fixed_decoder import LENGTH_STEP, PROMPT_STEP, Decoder, Sizes, round_up
 from lightning_pspo.rollout.kv_cache import PromptCache
@@ -54,8 +55,8 @@ class GraphEngine(RolloutEngine):
     """Decodes on a CUDA device with one graph launch per token; the same steps run one by one on other devices.
 
     A prompt's keys and values are stored and read once for all its completions. Models with other caches or attention
-    than the full attention of transformers' attention interface are passed to ``SharedPrefixEngine``, or refused where
-    shapes are fixed. The buffers are kept for the next rollout.
+    than the full attention of transformers' attention interface, or with dynamic rotary frequencies, are passed to
+    ``SharedPrefixEngine``, or refused where shapes are fixed. The buffers are kept for the next rollout.
 
     Args:
         max_rows: Rows decoded at once, at least 1; bounds the KV cache.
@@ -86,14 +87,16 @@ class GraphEngine(RolloutEngine):
         self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
     ) -> Completions:
         """Return B * G completions, prompt-major."""
-        if can_share(model):
+        if not can_share(model):
+            reason = f"{type(model).__name__} has no plain full attention"
+        elif "dynamic" in rope_types(model.config):
+            reason = f"{type(model).__name__} asks the device for the largest position at every token"
+        else:
             try:
                 return self._generate(model, prompts, sampling, uniforms)
             except CannotShareError as error:  # at the first token
                 reason = str(error)
                 self._decoder = None
-        else:
-            reason = f"{type(model).__name__} has no plain full attention"
         if self.fixed_prompt_tokens is not None:
             raise InputError(
                 f"`fixed_prompt_tokens` must be null for this model, got {self.fixed_prompt_tokens}: {reason}, so that "

@@ -51,6 +51,8 @@ OTHER: dict[str, PreTrainedConfig] = {
     "softcap": Gemma2Config(**SIZES, head_dim=16, sliding_window=8),
     "latent": DeepseekV3Config(**(SIZES | LATENT)),
     "eager": LlamaConfig(**(SIZES | {"attn_implementation": "eager"})),
+    # Its step would wait for the device, which no graph can.
+    "dynamic": LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}),
 }
 PROMPTS = [[*range(5, 25)], [8, 9], [10, 11, 12, 13, 14], [15], [*range(30, 43)]]
 MANY_EOS = (2, *range(200, 240))
