@@ -132,6 +132,13 @@ def completion_mask(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> tuple[T
     return is_eos.long().cumsum(dim=1) - is_eos.long() == 0, ~is_eos.any(dim=1)
 
 
+def trimmed_completions(completion_ids: Tensor, eos_ids: tuple[int, ...]) -> Completions:
+    """Return (N, T) tokens as completions, without the columns after the longest."""
+    mask, unfinished = completion_mask(completion_ids, eos_ids)
+    longest = int(mask.sum(dim=1).max())
+    return Completions(completion_ids[:, :longest], mask[:, :longest], truncated=unfinished)
+
+
 Listener = Callable[[list[int], Completions], None]
 """Takes the numbers of rows of a rollout, and these rows."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
-from lightning_pspo.rollout.prefix_attention import NOT_HANDLED, CannotShareError
+from lightning_pspo.rollout.prefix_attention import NOT_HANDLED, CannotShareError, attending
 
 NAME = "lightning_pspo_fixed"
 
@@ -90,19 +90,10 @@ class FixedAttention:
         self.view: View | None = None
         self.calls = 0  # to notice a layer with its own attention
 
-    @contextlib.contextmanager
-    def used(self, model: PreTrainedModel, view: View) -> Iterator[None]:
+    def used(self, model: PreTrainedModel, view: View) -> contextlib.AbstractContextManager[None]:
         """Make a model attend through the ``fixed`` argument of its forward, or raise ``CannotShareError``."""
-        config: Any = model.config
-        before = config._attn_implementation
-        config._attn_implementation = NAME
-        self.view, self.calls = view, 0
-        try:
-            yield
-        finally:
-            config._attn_implementation = before
-        if self.calls != len(self.layers):
-            raise CannotShareError(f"{type(model).__name__} uses its own attention")
+        self.view = view
+        return attending(model, NAME, self, len(self.layers))
 
     def attend(self, layer: FixedLayer, query: Tensor) -> Tensor:
         """Return the attention of one scaled query per row and head: one softmax over the prompt and the completion.

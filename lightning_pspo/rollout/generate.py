@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from lightning_pspo.errors import check_at_least
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.progress import advance
-from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.base import RolloutEngine, Sampling, on_device, pick, trimmed_completions
 from lightning_pspo.types import Completions, PromptBatch
 
 
@@ -42,8 +42,7 @@ class GenerateEngine(RolloutEngine):
             parts.append(self._decode(model, ids[rows], mask[rows], sampling, noise))
         longest = max(part.shape[1] for part in parts)
         completion_ids = torch.cat([pad(part, (0, longest - part.shape[1]), value=sampling.pad_id) for part in parts])
-        mask, unfinished = completion_mask(completion_ids, sampling.eos_ids)
-        return Completions(completion_ids, mask, truncated=unfinished)
+        return trimmed_completions(completion_ids, sampling.eos_ids)
 
     def _decode(
         self, model: PreTrainedModel, ids: Tensor, mask: Tensor, sampling: Sampling, uniforms: Tensor | None

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.pretrained import rope_types
-from lightning_pspo.rollout.base import RolloutEngine, Sampling, completion_mask
+from lightning_pspo.rollout.base import RolloutEngine, Sampling, trimmed_completions
 from lightning_pspo.rollout.fixed_decoder import LENGTH_STEP, PROMPT_STEP, Decoder, Sizes, round_up
 from lightning_pspo.rollout.kv_cache import PromptCache
 from lightning_pspo.rollout.prefix_attention import CannotShareError
@@ -128,9 +128,7 @@ class GraphEngine(RolloutEngine):
                 tokens = decoder.decode(cache, logits, len(members), sampling, noise, every, report, fixed is None)
                 own = real * len(members)
                 result[rows[:own]] = tokens[:own]
-        mask, unfinished = completion_mask(result, sampling.eos_ids)
-        longest = int(mask.sum(dim=1).max())
-        return Completions(result[:, :longest], mask[:, :longest], truncated=unfinished)
+        return trimmed_completions(result, sampling.eos_ids)
 
     def _fitting(self, model: PreTrainedModel, cache: PromptCache, rows: int, vocabulary: int, steps: int) -> Decoder:
         """Return the decoder of the last rollout if the weights are where they were and its buffers suffice."""

@@ -30,7 +30,7 @@ class SharedPrefix:
         self.prompts = prompts
         self.own = own  # cache of the completions
         self.groups = groups  # (n,) long, the prompt of each row; every prompt has at least one row
-        self.attended = 0  # calls, to notice a layer with its own attention
+        self.calls = 0  # to notice a layer with its own attention
         self._arrange()
 
     def _arrange(self) -> None:
@@ -126,7 +126,7 @@ def _attention(
     rows, query_heads, _, width = query.shape
     grouped = query.reshape(rows, key.shape[1], -1, width)
     out = shared_prefix.attend(layer, grouped, key, value, width**-0.5 if scaling is None else scaling)
-    shared_prefix.attended += 1
+    shared_prefix.calls += 1
     return out.reshape(rows, 1, query_heads, value.shape[3]), None
 
 
@@ -134,15 +134,17 @@ AttentionInterface.register(NAME, _attention)
 
 
 @contextlib.contextmanager
-def attending_to(prefix: SharedPrefix, model: PreTrainedModel) -> Iterator[None]:
-    """Make a model attend through the ``shared_prefix`` argument of its forward, or raise ``CannotShareError``."""
+def attending(model: PreTrainedModel, name: str, through: Any, layers: int) -> Iterator[None]:
+    """Make a model attend by a registered function, which counts the ``calls`` of the object that it works ``through``.
+
+    CannotShareError is raised at the end unless each of the layers has called it.
+    """
     config: Any = model.config
     before = config._attn_implementation
-    config._attn_implementation = NAME
-    prefix.attended = 0
+    config._attn_implementation, through.calls = name, 0
     try:
         yield
     finally:
         config._attn_implementation = before
-    if prefix.attended != len(prefix.prompts.keys):
+    if through.calls != layers:
         raise CannotShareError(f"{type(model).__name__} uses its own attention")

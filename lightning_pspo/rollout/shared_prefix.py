@@ -17,11 +17,11 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.policy.head import compute_dtype
 from lightning_pspo.policy.logprobs import sampling_logits
 from lightning_pspo.progress import advance
-from lightning_pspo.rollout.base import Report, RolloutEngine, Sampling, completion_mask, on_device, pick
+from lightning_pspo.rollout.base import Report, RolloutEngine, Sampling, on_device, pick, trimmed_completions
 from lightning_pspo.rollout.decoder import Decoder, can_decode
 from lightning_pspo.rollout.generate import GenerateEngine
 from lightning_pspo.rollout.kv_cache import PromptCache, growing_cache, layer_types
-from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
+from lightning_pspo.rollout.prefix_attention import NAME, CannotShareError, SharedPrefix, attending
 from lightning_pspo.types import Completions, PromptBatch
 
 logger = logging.getLogger(__name__)
@@ -88,9 +88,7 @@ class SharedPrefixEngine(RolloutEngine):
                     batch.decoder = Decoder(model)
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 result[rows] = batch.decode(sampling, noise, every, self.report_of(rows, sampling))
-        mask, unfinished = completion_mask(result, sampling.eos_ids)
-        longest = int(mask.sum(dim=1).max())
-        return Completions(result[:, :longest], mask[:, :longest], truncated=unfinished)
+        return trimmed_completions(result, sampling.eos_ids)
 
     def _prefilled(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, repeats: int) -> _Batch:
         """Return a batch of ``repeats`` rows for each of some prompts, sorted by length."""
@@ -199,7 +197,7 @@ class _Batch:
             return
         if self.prefix is not None:
             try:
-                with attending_to(self.prefix, self.model):
+                with attending(self.model, NAME, self.prefix, len(self.prefix.prompts.keys)):
                     self.logits = _logits(self.model, ids, None, positions, self.cache, shared_prefix=self.prefix)
                 return
             except CannotShareError as error:  # at the first token only

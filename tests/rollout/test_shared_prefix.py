@@ -27,7 +27,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.policy.policy import LoRA
 from lightning_pspo.rollout import ContinuousBatchingEngine, GenerateEngine, SharedPrefixEngine, shared_prefix
 from lightning_pspo.rollout.kv_cache import CHUNK, GrowingLayer, PromptCache, growing_cache
-from lightning_pspo.rollout.prefix_attention import CannotShareError, SharedPrefix, attending_to
+from lightning_pspo.rollout.prefix_attention import NAME, CannotShareError, SharedPrefix, attending
 from tests.support.models import SIZES, make_model
 from tests.support.rollouts import assert_equal, built, draw, prompts_of, rows_of, statistic_and_bound
 
@@ -199,8 +199,9 @@ def test_every_layer_must_attend_to_the_prefix() -> None:
     prompts = PromptCache(torch.ones(1, 2, dtype=torch.bool))
     prompts.keys = prompts.values = [torch.zeros(1, 2, 2, 8)] * 3
     prefix = SharedPrefix(prompts=prompts, own=growing_cache(model), groups=torch.tensor([0]))
-    with pytest.raises(CannotShareError, match="LlamaForCausalLM uses its own attention"), attending_to(prefix, model):
-        prefix.attended = 2
+    refusal = pytest.raises(CannotShareError, match="LlamaForCausalLM uses its own attention")
+    with refusal, attending(model, NAME, prefix, layers=1):
+        prefix.calls = 2
 
 
 @pytest.mark.parametrize("share", [True, False])
