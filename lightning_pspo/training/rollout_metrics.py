@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from lightning_pspo.grading import Verdict
 from lightning_pspo.objective.advantages import Reduce, precise_dtype
@@ -35,32 +36,14 @@ def rollout_metrics(
         flops: Floating-point operations of this rank, 0 if not known.
         reduce: Reduces a tensor over ranks by ``max`` or ``sum``.
     """
-    samples, groups = rollout.samples, len(rollout.rewards)
-    precise = precise_dtype(rollout.rewards.device)
-    rewards = rollout.rewards.to(precise)  # (B, G)
-    sums = {
-        "ranks": 1.0,
-        "groups": groups,
-        "samples": len(samples),
-        "scored": tokens_and_surprise[0],
-        "surprise": tokens_and_surprise[1],
-        "flops": flops,
-        "squared": rewards.square().sum(),
-        "reward": rewards.sum(),
-        "zero_variance": (rewards.amax(1) == rewards.amin(1)).sum(),
-        "advantage_abs": rollout.advantages.abs().sum(),
-        "refill_rounds": rollout.refill_rounds,
-        "accuracy": sum(sample.grade.correct for sample in samples),
-        "no_answer": sum(sample.grade.verdict is Verdict.NO_ANSWER for sample in samples),
-        "length_tokens": sum(sample.length_tokens for sample in samples),
-        "truncated": sum(sample.truncated for sample in samples),
-        "truncated_correct": sum(sample.truncated and sample.grade.correct for sample in samples),
-        **{f"reward/{name}": term.sum() for name, term in rollout.reward_terms.items()},
-        **{f"time/{phase}": duration for phase, duration in seconds.items()},
-    }
-    vector = torch.stack([torch.as_tensor(value, dtype=precise, device=rewards.device) for value in sums.values()])
+    scored, surprise = tokens_and_surprise
+    sums: dict[str, Tensor | float] = {"ranks": 1.0, "scored": scored, "surprise": surprise, "flops": flops}
+    sums |= _sums(rollout)
+    sums |= {f"time/{phase}": duration for phase, duration in seconds.items()}
+    device, precise = rollout.rewards.device, precise_dtype(rollout.rewards.device)
+    vector = torch.stack([torch.as_tensor(value, dtype=precise, device=device) for value in sums.values()])
     total = dict(zip(sums, reduce(vector, "sum").tolist(), strict=True))
-    longest = torch.tensor(float(max(sample.length_tokens for sample in samples)), device=rewards.device)
+    longest = torch.tensor(float(max(sample.length_tokens for sample in rollout.samples)), device=device)
 
     ranks, count = total["ranks"], total["samples"]
     terms = [f"reward/{name}" for name in rollout.reward_terms]
@@ -82,6 +65,26 @@ def rollout_metrics(
     if total["flops"]:
         metrics["throughput/tflops"] = total["flops"] / ranks / iteration_s / 1e12
     return metrics
+
+
+def _sums(rollout: Rollout) -> dict[str, Tensor | float]:
+    """Return what adds up over ranks."""
+    samples, rewards = rollout.samples, rollout.rewards.to(precise_dtype(rollout.rewards.device))  # (B, G)
+    return {
+        "groups": len(rewards),
+        "samples": len(samples),
+        "squared": rewards.square().sum(),
+        "reward": rewards.sum(),
+        "zero_variance": (rewards.amax(1) == rewards.amin(1)).sum(),
+        "advantage_abs": rollout.advantages.abs().sum(),
+        "refill_rounds": rollout.refill_rounds,
+        "accuracy": sum(sample.grade.correct for sample in samples),
+        "no_answer": sum(sample.grade.verdict is Verdict.NO_ANSWER for sample in samples),
+        "length_tokens": sum(sample.length_tokens for sample in samples),
+        "truncated": sum(sample.truncated for sample in samples),
+        "truncated_correct": sum(sample.truncated and sample.grade.correct for sample in samples),
+        **{f"reward/{name}": term.sum() for name, term in rollout.reward_terms.items()},
+    }
 
 
 def trust_metrics(
