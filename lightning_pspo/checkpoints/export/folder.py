@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lightning_pspo.checkpoints.export.agreement import check_logits, check_merged, check_tokens, probe_logits
@@ -88,21 +89,13 @@ def export(
             )
         begin("writing the folder")
         live = probe_logits(policy.causal_lm, policy.tokenizer)
-        if policy.lora is not None and not merge:
-            kind, model = _write_adapter(policy, folder, output, getattr(torch, dtype)), policy.causal_lm
-        else:
-            kind, model = "model", merged(policy) if merge else policy.causal_lm
-            if merge:  # before rounding, which would hide what is wrong
-                check_merged(live, probe_logits(model, policy.tokenizer), policy.dtype)
-            _write_model(model, policy, folder, getattr(torch, dtype))
-        written = probe_logits(model, policy.tokenizer)
+        kind, written = _write_weights(policy, folder, output, live, merge=merge, dtype=getattr(torch, dtype))
         write_generation_config(policy, folder, description["prompt"])
         write_tokenizer(policy, folder, description["prompt"])
         if (config := newest_config(path)) is not None:
             shutil.copyfile(config, folder / CONFIG_COPY)
         begin("reading the folder back")
         policy.model = None  # one copy less while the folder is read back
-        del model
         loaded = probe_logits(_load(folder, policy, kind), policy.tokenizer)
         exact = kind == "model" or policy.dtype == dtype == "float32"  # else transformers rounds adapters once more
         error = check_logits(live, written if exact else loaded, loaded, {policy.dtype, dtype})
@@ -118,6 +111,21 @@ def _settings(config: Path | None) -> dict[str, Any] | None:
     with contextlib.suppress(InputError):
         return None if config is None else read_run_config(config)
     return None
+
+
+def _write_weights(
+    policy: Policy, folder: Path, output: Path, live: Tensor, *, merge: bool, dtype: torch.dtype
+) -> tuple[str, Tensor]:
+    """Write the model or its adapter; return the kind of folder, and the logits of what was written, (M, V)."""
+    if policy.lora is not None and not merge:
+        kind = _write_adapter(policy, folder, output, dtype)
+        return kind, probe_logits(policy.causal_lm, policy.tokenizer)
+    model = policy.causal_lm
+    if merge:
+        model = merged(policy)
+        check_merged(live, probe_logits(model, policy.tokenizer), policy.dtype)  # rounding would hide what is wrong
+    _write_model(model, policy, folder, dtype)
+    return "model", probe_logits(model, policy.tokenizer)
 
 
 def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: torch.dtype) -> None:
