@@ -169,13 +169,17 @@ def _ratio_leaves_one(choices: Choices) -> Iterator[Objection]:
 
 
 def _updates_are_few(choices: Choices) -> Iterator[Objection]:
-    surrogate = choices.objective.surrogate
-    if choices.updates >= _MANY_UPDATES and (surrogate.alpha_only_scales or surrogate.weight_is_ratio):
+    surrogate, held = choices.objective.surrogate, choices.objective.kl.coef > 0.0  # no run with a KL term fell
+    unbounded = surrogate.alpha_only_scales or surrogate.weight_is_ratio
+    if choices.updates >= _MANY_UPDATES and unbounded and not held:
         text = (
-            f"{choices.updates} updates per rollout with {_name(surrogate)}, whose ratio nothing bounds: in "
-            "docs/study.md such runs fell further than those with a clip."
+            f"{choices.updates} updates per rollout with {_name(surrogate)}, whose ratio nothing bounds, without a KL "
+            "term: in docs/study.md such runs fell further than those with a clip."
         )
-        mend = "model.updates_per_rollout: 4 or fewer, or model.surrogate: Clip or PessimisticPSPO"
+        mend = (
+            "model.updates_per_rollout: 4 or fewer, or model.surrogate: Clip or PessimisticPSPO, or model.kl.coef: "
+            "0.04, with which twelve updates held"
+        )
         yield _warning("many_updates", text, mend)
 
 

@@ -101,9 +101,13 @@ def test_contradictions_are_refused(tiny_model: Path, settings: dict[str, Any], 
     assert " Set model." in message, "the mend"
 
 
-@pytest.mark.parametrize("surrogate", [Clip(), PessimisticPSPO(alpha=0.1)])
-def test_many_updates_with_what_held_in_studies(tiny_model: Path, surrogate: Surrogate) -> None:
-    run = module(tiny_model, surrogate=surrogate, updates_per_rollout=16)
+@pytest.mark.parametrize(
+    "settings",
+    [{"surrogate": Clip()}, {"surrogate": PessimisticPSPO(alpha=0.1)}, {"kl": {"coef": 0.04}}],
+    ids=["clip", "pessimistic", "KL term"],
+)
+def test_many_updates_with_what_held_in_studies(tiny_model: Path, settings: dict[str, Any]) -> None:
+    run = module(tiny_model, updates_per_rollout=16, **settings)
     assert not [objection for objection in objections(run.choices()) if objection.rule == "many_updates"]
 
 
