@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from lightning_pspo.checkpoints.store import checkpoint_folder
 from lightning_pspo.cli.config_files import packaged_configs
 from lightning_pspo.cli.failures import BAD_INPUT, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
@@ -41,15 +43,25 @@ from lightning_pspo.study.cells import (
     CONFIG,
     DONE,
     Cell,
+    alike,
     altered_files,
     check_stale,
     file_digests,
+    left_out,
     make_cells,
     read_done,
     read_settings,
 )
 from lightning_pspo.study.design import Study, Variant, read_document, read_study
-from lightning_pspo.study.runner import LOG, Progress, Runner, SlurmRunner, gpus_of_workers, visible_devices
+from lightning_pspo.study.runner import (
+    LOG,
+    Progress,
+    Runner,
+    SlurmRunner,
+    bytes_of,
+    gpus_of_workers,
+    visible_devices,
+)
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
@@ -114,11 +126,21 @@ def run(options: argparse.Namespace) -> int:
         from lightning_pspo.cli.run_directory import check_writable  # imports torch
 
         check_writable("--output", root)
+        if study.search is not None:
+            from lightning_pspo.study.search import check_search
+
+            check_search(study, study.search, root, resolve)
         cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
+    for note in notes(root, cells):
+        print(f"note: {note}", file=sys.stderr)
     trainer = cells[0].config["trainer"]
     devices = [] if trainer.get("accelerator") == "cpu" else gpus_of_workers(visible_devices(), trainer.get("devices"))
     here = len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)
     workers = options.workers or (len(cells) if options.slurm else here)
+    runner: Runner | SlurmRunner = Runner(workers=workers, devices=devices)
+    if options.slurm:
+        at_once = {"slurm_array_parallelism": options.workers} if options.workers else {}
+        runner = SlurmRunner(folder=root / "slurm", parameters={"name": "study", **at_once, **study.slurm})
     if options.dry_run:
         return forecast(study, cells, root, workers)
     root.mkdir(parents=True, exist_ok=True)
@@ -130,10 +152,6 @@ def run(options: argparse.Namespace) -> int:
         write_atomically(
             root / STUDY, yaml.safe_dump(read_document(path), sort_keys=False, allow_unicode=True).encode()
         )
-        runner: Runner | SlurmRunner = Runner(workers=workers, devices=devices)
-        if options.slurm:
-            at_once = {"slurm_array_parallelism": options.workers} if options.workers else {}
-            runner = SlurmRunner(folder=root / "slurm", parameters={"name": "study", **at_once, **study.slurm})
         failed, cells = finish(study, cells, root, runner)
     finally:
         unlock(lock)
@@ -146,11 +164,38 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def notes(root: Path, cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield what is odd about a study, but may be meant."""
+    if pairs := alike(cells):
+        (one, other), more = pairs[0], f" and {len(pairs) - 1} more pairs" if pairs[1:] else ""
+        yield f"{one} and {other}{more} have the same settings: those of an arm win over points and grid."
+    if names := left_out(root, cells):
+        shown, more = ", ".join(names[:12]), f" and {len(names) - 12} more" if names[12:] else ""
+        yield f"finished cells that are none of this study file's, and left out of its tables: {shown}{more}."
+
+
+def read_chosen(study: Study, root: Path) -> dict[str, Any]:
+    """Return variant -> the value that a search has chosen for it; empty as long as it has not, and without one.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if study.search is None or not (root / CHOSEN).is_file():
+        return {}
+    try:
+        chosen = json.loads((root / CHOSEN).read_bytes())
+    except (ValueError, RecursionError):
+        chosen = None
+    if not isinstance(chosen, dict):
+        raise InputError(f"{root / CHOSEN} is damaged: delete it, and the study makes it again from the trials.")
+    return chosen
+
+
 def variants_of(study: Study, root: Path) -> list[Variant]:
     """Return the variants with the settings that a search has chosen for them, as far as it has."""
     from lightning_pspo.study.search import with_chosen
 
-    chosen = json.loads((root / CHOSEN).read_bytes()) if study.search and (root / CHOSEN).is_file() else {}
+    chosen = read_chosen(study, root)
     return [
         with_chosen(variant, study.search, chosen[variant.name]) if study.search and variant.name in chosen else variant
         for variant in study.variants()
@@ -220,7 +265,7 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
         trials -= sum(1 for _ in root.glob(f"search/**/{DONE}"))
     arms = len({cell.variant.arm for cell in cells})
     points = len({cell.variant.point for cell in cells})
-    print(f"{len(cells)} cells: {arms} arms x {points} points of the grid x {len(study.seeds)} seeds", end="")
+    print(f"{len(cells)} cells: {arms} arms x {points} points x {len(study.seeds)} seeds", end="")
     print(f", after {trials} more of the search." if trials else ".")
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f"; {workers} at a time.")
     done = [cell for cell in cells if cell.state == "done"]
@@ -228,18 +273,20 @@ def forecast(study: Study, cells: Sequence[Cell], root: Path, workers: int) -> i
     seconds = [value for cell in done if (value := read_done(cell.folder).get("seconds")) is not None]
     if seconds:
         each, basis = sum(seconds) / len(seconds), f"the mean of {len(seconds)} finished cells"
-        files = (path for cell in done for path in cell.folder.rglob("*") if path.is_file())
-        bytes_each = sum(path.stat().st_size for path in files) / len(done)
+        sizes = [(bytes_of(cell.folder), bytes_of(checkpoint_folder(cell.folder))) for cell in done]
+        files = sum(whole - kept for whole, kept in sizes) / len(sizes)
+        kept = max(read_done(cell.folder).get("checkpoints", size) for cell, (_, size) in zip(done, sizes, strict=True))
     else:
-        each, bytes_each, basis = probed(cells)
+        (each, kept, basis), files = probed(cells), 0.0
     if each is None:
         print(f"Hours and disk are not known. {basis}")
     else:
+        at_once = min(left, workers)
         hours = each * left / workers / 3600
-        on_disk = left if study.keep_checkpoints or seconds else min(left, workers)
-        disk, free = as_size(bytes_each * on_disk), as_size(free_bytes(root))
+        disk = as_size(files * left + kept * (left if study.keep_checkpoints else at_once))
+        whose = "" if study.keep_checkpoints else f", with the checkpoints of {at_once}"
         print(f"About {hours:.2g} hours with {workers} at a time, {each:,.0f} s a cell ({basis}).")
-        print(f"About {disk} of disk for {on_disk} cells; {free} are free.")
+        print(f"About {disk} of disk for {left} cells{whose}; {as_size(free_bytes(root))} are free.")
     check_stale(cells)
     return 0
 
@@ -291,8 +338,8 @@ def report(root: Path, control: str | None = None) -> int:
         study, folder = replace(study, control=control), root / f"against-{control}"
     results, comparisons = analyse(study, root)
     results["own_control"] = own_control
-    if (root / CHOSEN).is_file():
-        results["chosen"] = json.loads((root / CHOSEN).read_bytes())
+    if chosen := read_chosen(study, root):
+        results["chosen"] = chosen
     folder.mkdir(exist_ok=True)
     write_atomically(folder / "results.json", write_results(results))
     write_atomically(folder / "tables.md", markdown(results).encode())
@@ -322,7 +369,7 @@ def repeat(folder: Path) -> int:
             seed=settings["seed_everything"],
             folder=again,
             config=settings,
-            threads=before["threads"],
+            threads=before.get("threads", 1),
         )
         with shown("study"):
             WORK.stage = f"repeating {folder}"
@@ -330,7 +377,7 @@ def repeat(folder: Path) -> int:
         if failed:
             print(f"error: the repeated cell failed: {next(iter(failed.values()))}", file=sys.stderr)
             return 1
-        different = [] if read_done(again)["weights"] == before["weights"] else ["the weights"]
+        different = [] if read_done(again)["weights"] == before.get("weights") else ["the weights"]
         old, new = file_digests(folder), file_digests(again)
         names = [name for name in sorted(old | new) if name.startswith("validations/")]
         different += [name for name in names if old.get(name) != new.get(name)]

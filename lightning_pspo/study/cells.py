@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,11 @@ _BUDGET = (
     *("data.num_rollouts", "data.prompts_per_rollout", "model.group_size", "model.sampling.max_new_tokens"),
     *("model.refill_rounds", "data.train", "data.val", "model.policy.init_args.model_name_or_path"),
     *("trainer.limit_train_batches", "model.updates_per_rollout", "model.minibatches_per_rollout"),
+    *("trainer.max_time", "model.policy.init_args.revision"),
+    # how accuracy is measured
+    *("data.prompt", "model.evaluation", "model.grader", "trainer.limit_val_batches", "trainer.val_check_interval"),
 )
+_NOTED: Mapping[str, Any] = {"threads": 1, "files": {}, "checkpoints": 0}
 _ROOT = "trainer.default_root_dir"
 _DATE = "2026-01-01"  # that chat templates see, so that a cell which is run again tomorrow has the same prompts
 
@@ -73,6 +77,13 @@ class Cell:
             return "stale"
         return "done" if (self.folder / DONE).is_file() else "begun"
 
+    def unmeasured(self) -> str:
+        """Return which validation that the analysis needs has not been written; empty if it has all."""
+        for name, rollout in (("before training", 0), ("after the last rollout", last_rollout(self.config))):
+            if not (self.folder / f"validations/rollout={rollout:06d}.jsonl").is_file():
+                return f"the validation {name}"
+        return ""
+
     def prepare(self, folder: Path | None = None) -> list[str]:
         """Write the run's settings; return the options of ``fit`` that begin or continue it, here or in ``folder``."""
         folder = self.folder if folder is None else folder
@@ -88,20 +99,25 @@ def _digest(config: Mapping[str, Any], threads: int) -> str:
 
 
 def read_done(folder: Path) -> dict[str, Any]:
-    """Return what was noted at a cell's end: ``seconds``, ``threads``, ``weights``, ``files``; nothing before its end.
+    """Return what was noted at a cell's end; nothing before its end.
+
+    These are ``seconds``, ``threads``, ``weights``, ``files`` and ``checkpoints``, the bytes of those; cells of older
+    versions lack some.
 
     Raises:
         InputError: The note cannot be read.
     """
     try:
-        content = json.loads((folder / DONE).read_bytes())
+        content: Any = json.loads((folder / DONE).read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = None
-    if not isinstance(content, dict):
+    note: dict[str, Any] = content if isinstance(content, dict) else {"files": None}
+    kinds_fit = all(isinstance(note.get(name, default), type(default)) for name, default in _NOTED.items())
+    if not kinds_fit or not isinstance(note.get("seconds"), float | int | None):
         raise InputError(f"{folder / DONE} is damaged: delete it, and the study finishes the cell again.")
-    return content
+    return note
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -111,12 +127,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
         InputError: They cannot be read, or are not those of a cell.
     """
     config: dict[str, Any] = read_yaml(folder / CONFIG)
-    for name, kind in (("trainer.default_root_dir", str), ("seed_everything", int)):
+    for name, kind in ((_ROOT, str), ("seed_everything", int), ("data.num_rollouts", int)):
         if type(value := setting_at(config, name)) is not kind:
             raise InputError(
                 f"{folder / CONFIG} must set `{name}`, got {value!r:.60}: delete {folder} to run the cell again."
             )
     return config
+
+
+def left_out(root: Path, cells: Sequence[Cell]) -> list[str]:
+    """Return the finished cells below a study's folder that are none of its own, as of an arm that it had before."""
+    own = {cell.folder for cell in cells}
+    folders = sorted(path.parent for path in (root / CELLS).rglob(DONE))
+    return [str(folder.relative_to(root / CELLS)) for folder in folders if folder not in own]
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -171,6 +194,8 @@ def cells_of(study: Study, variant: Variant, seeds: Sequence[int], root: Path, r
     ]
     try:
         config = cell_settings(resolve(options))
+        if study.source not in (None, *(names := config["data"]["val"])):
+            raise InputError(f"`source` must be one of {', '.join(names)}, got {study.source}.")
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
     for seed in seeds:
@@ -203,9 +228,23 @@ def cell_settings(config: dict[str, Any]) -> dict[str, Any]:
     logger = [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": csv}]
     trainer |= {"callbacks": [*added, *callbacks], "logger": logger, "num_sanity_val_steps": -1}
     trainer |= {"enable_progress_bar": False, "enable_model_summary": False}
+    _check_measured(config)
+    return config
+
+
+def _check_measured(config: Mapping[str, Any]) -> None:
+    """Refuse a run of which the end would not be measured, or which no Trainer would begin."""
+    from lightning_pspo.training.checks import refusals  # imports torch
+
+    trainer = config["trainer"]
+    for _, reason in refusals(trainer):
+        raise InputError(reason)
     if not config["data"].get("val"):
         raise InputError("`data.val` must name the problems on which the arms are compared, got none.")
-    rollouts, interval = config["data"]["num_rollouts"], trainer.get("val_check_interval")
+    for name, unmeasured in (("fast_dev_run", bool), ("limit_val_batches", lambda limit: limit in (0, 0.0))):
+        if unmeasured(value := trainer.get(name)):
+            raise InputError(f"`trainer.{name}` must not be {value}: nothing would be measured.")
+    rollouts, interval = last_rollout(config), trainer.get("val_check_interval")
     share = 1.0 if interval is None else interval  # of the run, or a number of rollouts
     every = share if isinstance(share, int) else int(rollouts * share)
     if every < 1 or (every < rollouts and rollouts % every):
@@ -213,7 +252,18 @@ def cell_settings(config: dict[str, Any]) -> dict[str, Any]:
             f"`data.num_rollouts` must be a multiple of trainer.val_check_interval, so that the last rollout is "
             f"measured, got {rollouts} and {interval}."
         )
-    return config
+
+
+def last_rollout(config: Mapping[str, Any]) -> int:
+    """Return the rollout after which a run ends.
+
+    >>> last_rollout({"trainer": {"limit_train_batches": 0.5}, "data": {"num_rollouts": 4}})
+    2
+    """
+    rollouts, limit = int(config["data"]["num_rollouts"]), config["trainer"].get("limit_train_batches")
+    if limit is None:
+        return rollouts
+    return min(limit, rollouts) if isinstance(limit, int) else int(limit * rollouts)
 
 
 def _short(entry: Any) -> str:
@@ -221,21 +271,43 @@ def _short(entry: Any) -> str:
 
 
 def check_budget(study: Study, cells: Sequence[Cell]) -> None:
-    """Refuse arms that may sample or train more than others at the same point of the grid.
+    """Refuse arms that may sample or train more than others at the same point, or are measured in another way.
 
     Raises:
         InputError: It names the setting and both arms.
     """
+    for allowed in study.unequal:
+        if not any(_within(name, allowed) for name in _BUDGET):
+            known = ", ".join(_BUDGET)
+            raise InputError(f"`unequal` must name settings of the budget, which are {known}, got {allowed}.")
     first: dict[str, Cell] = {}
     for cell in cells:
         other = first.setdefault(cell.variant.point, cell)
-        for name in _BUDGET:
+        for name in filter(partial(is_shared, study), _BUDGET):
             values = [setting_at(each.config, name) for each in (other, cell)]
-            if values[0] != values[1] and not any(name.startswith(allowed) for allowed in study.unequal):
+            if values[0] != values[1]:
+                one, another = (dict(leaves(value, name)) for value in values)
+                odd = next(leaf for leaf in [*one, *another] if one.get(leaf) != another.get(leaf))
                 raise InputError(
-                    f"arms must have equal budgets, but `{name}` is {values[0]!r:.60} in {other.variant.arm} and "
-                    f"{values[1]!r:.60} in {cell.variant.arm}: make them equal, or list it under `unequal`."
+                    f"arms must have equal budgets, but `{odd}` is {one.get(odd)!r:.60} in {other.variant.arm} and "
+                    f"{another.get(odd)!r:.60} in {cell.variant.arm}: make them equal, or list {name} under `unequal`."
                 )
+
+
+def is_shared(study: Study, setting: str) -> bool:
+    """Return whether a setting is of the budget, or of a part of it, and must be equal in all arms."""
+    budget = [name for name in _BUDGET if not any(_within(name, allowed) for allowed in study.unequal)]
+    return any(_within(name, setting) or _within(setting, name) for name in budget)
+
+
+def _within(name: str, group: str) -> bool:
+    return f"{name}.".startswith(f"{group}.")
+
+
+def alike(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """Return pairs of cells with the same settings, as where an arm has itself what a grid should vary."""
+    first: dict[str, str] = {}
+    return [(other, cell.name) for cell in cells if (other := first.setdefault(cell.digest, cell.name)) != cell.name]
 
 
 def check_stale(cells: Sequence[Cell]) -> None:

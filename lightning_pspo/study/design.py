@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ Settings = Mapping[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,79}")
 _GROUPS = ("trainer", "model", "data", "callbacks", "seed_everything")
 _MOST_CELLS = 100_000
+_LONGEST = 200  # characters of the name of a folder, of which file systems allow 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,11 @@ class Study:
         names = [variant.name for variant in variants]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"every arm and point of the grid must have a name of its own, got {twice} twice.")
+        if long := next((part for name in names for part in name.split("/") if len(part) > _LONGEST), None):
+            raise InputError(
+                f"an arm or point must have a name of at most {_LONGEST} characters with the values of its grid, got "
+                f"{len(long)} ({long:.60}...): name some of its settings under `points`, or in arms of their own."
+            )
         if (cells := len(variants) * len(self.seeds)) > _MOST_CELLS:
             raise InputError(f"a study must have at most {_MOST_CELLS:,} cells, got {cells:,}.")
         return variants
@@ -155,7 +162,8 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[tuple[str, dict[str,
 
 def _as_name(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-")[:60] or "empty"
+    sign = "-" if text.startswith("-") else ""
+    return (sign + re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-"))[:60] or "empty"
 
 
 def read_study(path: Path) -> Study:
@@ -198,7 +206,7 @@ def read_study(path: Path) -> Study:
 def read_document(path: Path) -> dict[str, Any]:
     """Read the keys of a study file; those of its ``base``, a study file beside it, hold where it has none itself.
 
-    ``settings`` are added to those of the base, which must have no base of its own.
+    ``settings`` are added to those of the base, after them; it must have no base of its own.
 
     Raises:
         InputError: A file cannot be read, or a key is unknown.
@@ -207,11 +215,13 @@ def read_document(path: Path) -> dict[str, Any]:
     reader.check_keys("", document, [*keys, "base"])
     if "base" not in document:
         return dict(document)
-    below = path.parent / f"{reader.text('base', document.pop('base'))}.yaml"
+    below = path.parent / f"{reader.text('base', document.pop('base')).removesuffix('.yaml')}.yaml"
     inherited = read_yaml(below)
     _Reader(below).check_keys("", inherited, keys)
-    both = reader.mapping("settings", inherited.get("settings")) | reader.mapping("settings", document.get("settings"))
-    return {**inherited, **document, "settings": both}
+    before, own = _Reader(below).settings("settings", inherited.get("settings")), document.get("settings")
+    own = reader.settings("settings", own)
+    kept = {name: value for name, value in before.items() if name not in own}
+    return {**inherited, **document, "settings": {**kept, **own}}
 
 
 def setting_name(name: str) -> str:
@@ -241,8 +251,8 @@ class _Reader:
             raise InputError(f"{self.path}: unknown key `{name}`; known are {', '.join(known)}.")
 
     def text(self, key: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(key, "a text", value)
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise self.error(key, "a text of one line", value)
         return value
 
     def texts(self, key: str, value: Any) -> tuple[str, ...]:
@@ -263,10 +273,28 @@ class _Reader:
         return value
 
     def settings(self, key: str, value: Any) -> dict[str, Any]:
-        settings = {setting_name(name): entry for name, entry in self.mapping(key, value).items()}
+        settings = dict[str, Any]()
+        for name, entry in self.mapping(key, value).items():
+            if (whole := setting_name(name)) in settings:
+                raise self.error(key, "a mapping that has each setting once", f"{whole} twice")
+            settings[whole] = self.plain(f"{key}.{name}", entry)
         if "seed_everything" in settings:
             raise InputError(f"{self.path}: `{key}` must not set seed_everything: list the seeds under `seeds`.")
         return settings
+
+    def plain(self, key: str, value: Any) -> Any:
+        """Return a value as JSON has it: what YAML takes for a date is a text."""
+        try:
+            return json.loads(json.dumps(value, default=str))
+        except TypeError:  # a date as the name of something
+            raise self.error(key, "made of texts, numbers, true, false, null, lists and mappings", value) from None
+
+    def number(self, key: str, value: Any) -> float:
+        """Return a number; YAML takes 1e-5 for a text."""
+        try:
+            return float(value if type(value) in (int, float, str) else "")
+        except ValueError:
+            raise self.error(key, "a number", value) from None
 
     def grid(self, key: str, value: Any) -> dict[str, list[Any]]:
         grid = self.settings(key, value)
@@ -308,23 +336,23 @@ class _Reader:
 
     def search(self, value: Any, reported: Sequence[int]) -> Search:
         self.check_keys("search", value, [*Search.__dataclass_fields__])
-        values = value.get("values", ())
         search = Search(
             setting=setting_name(self.text("search.setting", value.get("setting"))),
             seeds=self.seeds("search.seeds", value.get("seeds")),
-            values=values,
-            low=value.get("low", 0.0),
-            high=value.get("high", 0.0),
+            values=self.plain("search.values", value.get("values", ())),
+            low=self.number("search.low", value.get("low", 0.0)),
+            high=self.number("search.high", value.get("high", 0.0)),
             trials=value.get("trials", 0),
             settings=self.settings("search.settings", value.get("settings")),
         )
         if both := sorted(set(search.seeds) & set(reported)):
             raise self.error("search.seeds", "other seeds than those reported (`seeds`)", both[0])
-        low, high = search.low, search.high
+        if search.setting == "seed_everything":
+            raise self.error("search.setting", "another one than the seed", search.setting)
         if "values" in value:
-            if not isinstance(values, list) or not values or {"low", "high", "trials"} & value.keys():
-                raise self.error("search.values", "a list, without `low`, `high` and `trials`", values)
-        elif not isinstance(low, int | float) or not isinstance(high, int | float) or not 0 < low < high:
+            if not isinstance(search.values, list) or not search.values or {"low", "high", "trials"} & value.keys():
+                raise self.error("search.values", "a list, without `low`, `high` and `trials`", search.values)
+        elif not 0 < search.low < search.high < math.inf:
             raise self.error("search", "`values`, or `low` and `high` with 0 < low < high", value)
         elif type(search.trials) is not int or not 1 <= search.trials <= 1000:
             raise self.error("search.trials", "an integer from 1 to 1000", search.trials)

@@ -93,9 +93,7 @@ class Runner:
         """
         progress = Progress(cells, self.workers)
         progress.refresh()
-        for cell in cells:  # one that ended right before the study did
-            if cell.name in progress.done:
-                _drop_checkpoints(cell)
+        drop_checkpoints(cells)
         waiting = deque(cell for cell in cells if cell.name not in progress.done)
         try:
             while waiting or progress.running:
@@ -141,12 +139,16 @@ class Runner:
     def _ended(self, attempt: RunningCell, slot: int, status: int, progress: Progress) -> RunningCell | None:
         """Note how a cell has ended; start it again if it died on its way."""
         cell = attempt.cell
+        if status == 0 and (unmeasured := cell.unmeasured()):
+            progress.failed[cell.name] = f"the run ended without {unmeasured}: {_last_line(cell.folder / LOG)}"
+            return None
         if status == 0:
             seconds = round(time.monotonic() - attempt.begun, 1) if attempt.fresh and not attempt.failures else None
             content: dict[str, Any] = {"seconds": seconds, "threads": cell.threads}
             content |= {"weights": weights_digest(cell.folder), "files": file_digests(cell.folder)}
+            content |= {"checkpoints": bytes_of(checkpoint_folder(cell.folder))}
             write_atomically(cell.folder / DONE, json.dumps(content).encode())
-            _drop_checkpoints(cell)
+            drop_checkpoints([cell])
             return None
         failures = 0 if newest_checkpoint(cell.folder) != attempt.checkpoint else attempt.failures + 1
         if status != _BAD_INPUT and failures < _TRIES:
@@ -155,10 +157,17 @@ class Runner:
         return None
 
 
-def _drop_checkpoints(cell: Cell) -> None:
-    """Remove what a finished cell does not keep."""
-    if not cell.keep_checkpoints and (folder := checkpoint_folder(cell.folder)).is_dir():
-        shutil.rmtree(folder.resolve())  # it may be a link to another disk
+def drop_checkpoints(cells: Sequence[Cell]) -> None:
+    """Remove what finished cells do not keep, also of those that ended right before the study did."""
+    for cell in cells:
+        folder = checkpoint_folder(cell.folder)
+        if not cell.keep_checkpoints and folder.is_dir() and cell.state == "done":
+            shutil.rmtree(folder.resolve())  # it may be a link to another disk
+
+
+def bytes_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder, 0 without one."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:
@@ -257,6 +266,7 @@ class SlurmRunner:
         """
         from submitit.core.utils import FailedJobError
 
+        drop_checkpoints(cells)
         todo = [cell for cell in cells if cell.state != "done"]
         progress = Progress(cells, max(1, len(todo)))
         jobs: dict[str, Any] = {cell.name: job for cell in todo if (job := self.earlier_job(cell)) is not None}

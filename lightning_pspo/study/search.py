@@ -9,11 +9,28 @@ from typing import Any
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.study.analysis import read_cell
-from lightning_pspo.study.cells import Cell, Resolve, cells_of, check_stale
+from lightning_pspo.study.cells import Cell, Resolve, cells_of, check_stale, is_shared
 from lightning_pspo.study.design import Search, Study, Variant
 
 Run = Callable[[Sequence[Cell]], Mapping[str, str]]
 """Brings cells to their end; returns those that failed."""
+
+
+def check_search(study: Study, search: Search, root: Path, resolve: Resolve) -> None:
+    """Refuse a search of which a trial would be refused, or whose choice would undo what the study varies or shares.
+
+    Raises:
+        InputError: It names the setting and its value.
+    """
+    grids = [study.grid, *study.points.values(), *(arm.grid for arm in study.arms)]
+    if any(search.setting in grid for grid in grids):
+        raise InputError(f"`search.setting` must not be in a `grid` or `points` as well, got {search.setting}.")
+    if is_shared(study, search.setting):
+        raise InputError(f"`search.setting` must not be of the budget, which arms share, got {search.setting}.")
+    first, *others = study.variants()
+    tried = [(first, value) for value in search.values or (search.low, search.high)]
+    for variant, value in [*tried, *((variant, tried[0][1]) for variant in others)]:
+        list(cells_of(study, _tried(variant, search, value), search.seeds, root, resolve))
 
 
 def search_settings(study: Study, search: Search, root: Path, resolve: Resolve, run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lightning_pspo.cli import study
 from lightning_pspo.cli.study import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.study.cells import CONFIG, DONE
+from lightning_pspo.study.design import Search, Study, StudyArm
 from lightning_pspo.study.runner import Runner
 from tests.support.study_cells import cells, write_cell
 
@@ -105,11 +107,52 @@ def test_a_trial_that_fails_is_named_and_one_that_is_refused_ends_the_search(
         study.run_trials(cells(tmp_path, "Plain")[:1], runner(2))
 
 
+def test_the_disk_that_cells_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    all_cells = cells(tmp_path, "Plain", "Other", "Third")
+    for cell, kept in zip(all_cells[:2], (5_000, 0), strict=True):  # the second has dropped its checkpoints
+        cell.prepare()
+        (cell.folder / DONE).write_text(json.dumps({"seconds": 3600.0, "checkpoints": 5_000}), encoding="utf-8")
+        (cell.folder / "checkpoints").mkdir()
+        (cell.folder / "checkpoints/rollout=000004.ckpt").write_bytes(bytes(kept))
+        rest = sum(path.stat().st_size for path in cell.folder.glob("*") if path.is_file())
+        (cell.folder / "log.txt").write_bytes(bytes(3_000 - rest))
+    for keeps, disk in ((True, "32 kB of disk for 4 cells;"), (False, "22 kB of disk for 4 cells, with the ch")):
+        planned = Study(
+            **{"title": "t", "config": (), "settings": {}, "grid": {}, "control": "Plain", "keep_checkpoints": keeps},
+            arms=[StudyArm(name=name) for name in ("Plain", "Other", "Third")],
+            seeds=(1, 2),
+        )
+        assert study.forecast(planned, all_cells, tmp_path, workers=2) == 0
+        printed = capsys.readouterr().out
+        assert "6 cells: 3 arms x 1 points x 2 seeds." in printed
+        assert "About 2 hours with 2 at a time" in printed
+        assert f"About {disk}" in printed
+
+
+def test_what_is_odd_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = "grid: {entropy_coef: [0.0, 0.1]}\nseeds:"
+    text = STUDY.replace("seeds:", grid).replace("/grpo]", "/grpo], settings: {entropy_coef: 0.2}")
+    (gone := tmp_path / "out/cells/gone/seed=1").mkdir(parents=True)
+    (gone / DONE).write_text('{"seconds": 1.0}', encoding="utf-8")
+    (tmp_path / "out/chosen.json").write_text("[", encoding="utf-8")
+    path = write(tmp_path, text + "search: {setting: entropy_coef, seeds: [2], values: [0.1]}\n")
+    assert main([path, "--output", str(tmp_path / "out")]) == 2
+    assert "must not be in a `grid` or `points`" in capsys.readouterr().err
+    planned = study.read_study(Path(write(tmp_path, text)))
+    one, other = study.notes(tmp_path / "out", study.make_cells(planned, tmp_path / "out", study.resolve))
+    assert "clip/entropy_coef=0.0/seed=1 and clip/entropy_coef=0.1/seed=1 have the same settings" in one
+    assert "left out of its tables: gone/seed=1." in other
+    assert study.read_chosen(planned, tmp_path / "out") == {}
+    search = Search(setting="model.entropy_coef", seeds=(2,), values=[0.1])
+    with pytest.raises(InputError, match=r"chosen.json is damaged: delete it"):
+        study.read_chosen(replace(planned, search=search), tmp_path / "out")
+
+
 def test_a_report_against_another_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, STUDY)
     for arm, final in (("unclipped", 0.5), ("clip", 0.9)):
         write_cell(folder := tmp_path / "cells" / arm / "seed=1", 1, {0: 0.2, 2: final})
-        config = {"seed_everything": 1, "trainer": {"default_root_dir": str(folder)}}
+        config = {"seed_everything": 1, "trainer": {"default_root_dir": str(folder)}, "data": {"num_rollouts": 2}}
         (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         (folder / DONE).write_text('{"threads": 1}', encoding="utf-8")
     assert main(["report", str(tmp_path)]) == 0

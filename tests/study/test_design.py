@@ -53,6 +53,20 @@ def test_points_are_named_and_span_the_grid(tmp_path: Path) -> None:
     assert next(variant.name for variant in study.variants()) == "plain/once"
 
 
+def test_values_are_named_with_their_signs_and_dates_are_texts(tmp_path: Path) -> None:
+    text = GOOD.replace("[1, 4]}", "[-1, 1, 2026-01-01, [-0.5, x]]}")
+    points = {
+        variant.point: variant.settings["model.updates_per_rollout"]
+        for variant in read_study(write(tmp_path, text)).variants()
+    }
+    names = [f"updates_per_rollout={name}" for name in ("-1", "1", "2026-01-01", "0.5-x")]
+    assert points == dict(zip(names, (-1, 1, "2026-01-01", [-0.5, "x"]), strict=True))
+    text = GOOD + "search: {setting: lr, seeds: [3], low: 1e-5, high: 1, trials: 2}\n"
+    search = read_study(write(tmp_path, text)).search
+    assert search is not None
+    assert (search.low, search.high) == (1e-5, 1.0), "YAML takes the first for a text"
+
+
 def test_the_settings_of_an_arm_win(tmp_path: Path) -> None:
     text = GOOD.replace("plain:", "plain: {settings: {data.num_rollouts: 9}}")
     assert read_study(write(tmp_path, text)).variants()[0].settings["data.num_rollouts"] == 9
@@ -65,6 +79,9 @@ def test_a_file_may_build_on_another(tmp_path: Path) -> None:
     )
     assert (study.title, study.seeds, study.grid) == ("axis", (1, 2), {"model.kl.coef": [0.0, 0.1]})
     assert study.settings == {"data.num_rollouts": 4, "data.date": "x"}
+    again = "base: main.yaml\nsettings: {model.group_size: 2, data.num_rollouts: 8}\n"
+    (tmp_path / "main.yaml").write_text(GOOD.replace("{data.n", "{group_size: 9, data.n"), encoding="utf-8")
+    assert read_study(write(tmp_path, again)).settings == {"model.group_size": 2, "data.num_rollouts": 8}
     (tmp_path / "main.yaml").write_text("base: study\n" + GOOD, encoding="utf-8")
     with pytest.raises(InputError, match=r"main.yaml: unknown key `base`"):
         read_study(tmp_path / "study.yaml")
@@ -96,6 +113,14 @@ def test_configurations_beside_the_file_come_first(tmp_path: Path) -> None:
         ("seeds:", "search: {setting: x, seeds: [3], low: 2, high: 1}\nseeds:", "0 < low < high"),
         ("seeds:", "search: {setting: x, seeds: [3], low: 1, high: 2}\nseeds:", "`search.trials` must be an integer"),
         ("seeds:", "search: {setting: x, seeds: [3], values: [1], low: 1}\nseeds:", "`search.values` must be a list"),
+        ("seeds:", "search: {setting: x, seeds: [3], low: 1, high: .inf}\nseeds:", "0 < low < high"),
+        ("seeds:", "search: {setting: x, seeds: [3], low: fast, high: 2}\nseeds:", "`search.low` must be a number"),
+        ("seeds:", "search: {setting: x, seeds: [3], low: true, high: 2}\nseeds:", "`search.low` must be a number"),
+        ("seeds:", "search: {setting: seed_everything, seeds: [3], values: [1]}\nseeds:", "another one than the seed"),
+        ("config:", 'title: "two\\nlines"\nconfig:', "`title` must be a text of one line"),
+        ("{data.num_rollouts: 4}", "{kl.coef: 0, model.kl.coef: 1}", "each setting once, got 'model.kl.coef twice'"),
+        ("{data.num_rollouts: 4}", "{data.x: {2026-01-01: 1}}", "`settings.data.x` must be made of texts, numbers"),
+        ("[1, 4]}", f"[1, 4], {'a' * 80}: [{'b' * 60}], {'c' * 60}: [1]}}", "a name of at most 200 characters"),
         ("data.num_rollouts: 4", "seed_everything: 4", "list the seeds under `seeds`"),
     ],
     ids=lambda text: text[:30],

@@ -13,7 +13,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.study import runner
 from lightning_pspo.study.cells import read_done
 from lightning_pspo.study.runner import JOB, Progress, Runner, SlurmRunner
-from tests.support.study_cells import COMMAND, cells
+from tests.support.study_cells import COMMAND, PROGRAM, cells
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,6 +58,18 @@ def test_checkpoints_of_finished_cells_go_where_they_are_not_kept(tmp_path: Path
     assert read_done(all_cells[0].folder) == noted
 
 
+def test_checkpoints_of_cells_that_ended_before_jobs_are_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    kept = cells(tmp_path, "Once")[:1]
+    assert not Runner(workers=1, command=COMMAND).run(kept)
+    folder = kept[0].folder / "checkpoints"
+    jobs = SlurmRunner(folder=tmp_path / "slurm", parameters={}, cluster="local", command=COMMAND)
+    assert jobs.run(kept) == {}
+    assert folder.is_dir()
+    assert jobs.run([replace(cell, keep_checkpoints=False) for cell in kept]) == {}
+    assert not folder.exists()
+
+
 def test_a_full_disk_ends_the_study_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_cells = cells(tmp_path, "Plain")
     Runner(workers=1, command=COMMAND).run(all_cells[:1])
@@ -87,8 +99,19 @@ def test_cells_end_with_a_killed_study(tmp_path: Path) -> None:
 
 
 def test_a_cell_within_a_job_is_none_of_its_tasks(tmp_path: Path) -> None:
-    code = "import os, sys; sys.exit(os.environ['SLURM_JOB_NAME'] != 'interactive')"  # as Lightning looks
+    code = f"import os\nassert os.environ['SLURM_JOB_NAME'] == 'interactive'\n{PROGRAM}"  # as Lightning looks
     assert Runner(workers=1, command=(sys.executable, "-c", code)).run(cells(tmp_path, "Plain")[:1]) == {}
+
+
+@pytest.mark.parametrize(("rollouts", "lacks"), [([], "before training"), ([0, 2], "after the last rollout")])
+def test_a_run_that_ends_unmeasured_is_not_finished(tmp_path: Path, rollouts: list[int], lacks: str) -> None:
+    (cell,) = cells(tmp_path, "Plain")[:1]
+    folder = cell.folder / "validations"
+    code = f"import os; os.makedirs({str(folder)!r}); print('stopped')"
+    code += f"; [open({str(folder)!r} + f'/rollout={{n:06d}}.jsonl', 'w') for n in {rollouts}]"
+    failed = Runner(workers=1, command=(sys.executable, "-c", code)).run([cell])
+    assert failed == {"Plain/seed=1": f"the run ended without the validation {lacks}: stopped"}
+    assert cell.state == "begun"
 
 
 def test_jobs_of_an_interrupted_study_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lightning_pspo.errors import InputError
 from lightning_pspo.study.cells import DONE, Cell
 from lightning_pspo.study.design import Search, Study, StudyArm
-from lightning_pspo.study.search import search_settings, with_chosen
+from lightning_pspo.study.search import check_search, search_settings, with_chosen
 from tests.support.study_cells import resolve, write_cell
 
 SEARCH = Search(
@@ -23,6 +25,27 @@ STUDY = Study(
     seeds=(1,),
     control="a",
 )
+
+
+@pytest.mark.parametrize(
+    ("study", "search", "message"),
+    [
+        ({}, {"setting": "model.optimiser"}, "a: unknown setting `model.optimiser`"),
+        ({}, {"settings": {"data.trian": 1}}, "a: unknown setting `data.trian`"),
+        ({"arms": [*STUDY.arms, StudyArm(name="c", settings={"model.x": 1})]}, {}, "c: unknown setting `model.x`"),
+        ({"grid": {SEARCH.setting: [0.1]}}, {}, "must not be in a `grid` or `points` as well, got model.optimizer.lr"),
+        ({"points": {"hot": {SEARCH.setting: 0.1}}}, {}, "must not be in a `grid` or `points`"),
+        ({}, {"setting": "data.train.size"}, "must not be of the budget, which arms share, got data.train.size"),
+    ],
+    ids=["setting", "other setting", "last arm", "grid", "points", "budget"],
+)
+def test_a_search_is_refused_before_it_begins(
+    tmp_path: Path, study: dict[str, Any], search: dict[str, Any], message: str
+) -> None:
+    check_search(STUDY, SEARCH, tmp_path, resolve)
+    with pytest.raises(InputError, match=message):
+        check_search(replace(STUDY, **study), replace(SEARCH, **search), tmp_path, resolve)
+    assert not [*tmp_path.iterdir()]
 
 
 class Runs:

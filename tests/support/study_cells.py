@@ -11,8 +11,15 @@ from lightning_pspo.study.cells import Cell, make_cells
 from lightning_pspo.study.design import Study, StudyArm
 
 CONFIG: dict[str, Any] = {
-    "trainer": {"callbacks": [{"class_path": "lightning_pspo.callbacks.RunSummary"}], "val_check_interval": 2},
-    "model": {"surrogate": "Unclipped", "optimizer": {"lr": 1e-3}, "updates_per_rollout": 2},
+    "trainer": {
+        "callbacks": [{"class_path": "lightning_pspo.callbacks.RunSummary"}],
+        "val_check_interval": 2,
+        **{"max_epochs": 1, "fast_dev_run": False, "limit_train_batches": None, "limit_val_batches": None},
+    },
+    "model": {
+        **{"surrogate": "Unclipped", "optimizer": {"lr": 1e-3}, "updates_per_rollout": 2},
+        "evaluation": {"temperatures": [0.0], "samples": 1},
+    },
     "data": {"num_rollouts": 4, "val": {"held_out": {}}, "train": {}, "date": None},
 }
 PROGRAM = """
