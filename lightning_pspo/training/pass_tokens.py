@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_pspo.files import as_size
 from lightning_pspo.policy.policy import Policy
@@ -49,13 +51,18 @@ def choose_pass_tokens(trainer: Trainer, policy: Policy) -> int:
     with trainer.precision_plugin.forward_context():
         bytes_per_token = _kept_by_a_pass(policy, device, memory) / (_ROWS * (_PROMPT + _COMPLETION))
     free = memory.free()
-    state = _STATE_BYTES * sum(weight.numel() for weight in policy.trainable_parameters())
+    state = _STATE_BYTES * sum(map(numbers_here, policy.trainable_parameters()))
     tokens: int = trainer.strategy.broadcast(fitting_tokens(free - state, bytes_per_token))
     rank_zero_info(
         f"note: passes of up to {tokens} tokens: {as_size(int(bytes_per_token))} a token, {as_size(free)} free. "
         "Set model.limits.micro_batch_tokens to choose the number yourself."
     )
     return tokens
+
+
+def numbers_here(weight: Tensor) -> int:
+    """Return how many numbers of a weight this rank holds."""
+    return (weight.to_local() if isinstance(weight, DTensor) else weight).numel()
 
 
 def fitting_tokens(free: int, bytes_per_token: float) -> int:

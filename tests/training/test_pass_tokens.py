@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_pspo.training import pass_tokens
+from lightning_pspo.training.pass_tokens import numbers_here
 from lightning_pspo.types import Inputs
 from tests.support.loop import Fit, fit  # noqa: F401
 
@@ -22,6 +26,19 @@ def test_a_resumed_run_has_the_passes_of_its_checkpoint(fit: Fit, tmp_path: Path
     assert module.limits.micro_batch_tokens == 70
     module, _ = fit(ckpt_path=path, limits={"micro_batch_tokens": 90})
     assert module.limits.micro_batch_tokens == 90
+
+
+def test_memory_is_kept_for_the_part_of_a_weight_that_this_rank_holds() -> None:
+    """Not for the whole: eight ranks would be left with an eighth of the passes, or the smallest."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    try:
+        mesh = init_device_mesh("cpu", (8,))
+        sharded = distribute_tensor(torch.zeros(80, 3), mesh, [Shard(0)])
+        assert sharded.numel() == 240
+        assert numbers_here(sharded) == 30
+    finally:
+        torch.distributed.destroy_process_group()
+    assert numbers_here(torch.zeros(80, 3)) == 240
 
 
 @pytest.mark.gpu
