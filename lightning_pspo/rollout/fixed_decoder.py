@@ -258,11 +258,12 @@ class Decoder:
         graph = self.graphs[shape]
         if graph is None:
             graph = torch.cuda.CUDAGraph()
-            # A cast that autocast keeps would be freed with the rollout, and the graph would go on reading it.
+            # A cast that autocast keeps would be freed with the rollout, and the graph would go on reading it. And what
+            # other threads allocate meanwhile, such as those of a judge or of NCCL, is none of the graph's business.
             mixed, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
             with (
                 torch.autocast("cuda", dtype, enabled=mixed, cache_enabled=False),
-                torch.cuda.graph(graph, pool=self.pool),
+                torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"),
             ):
                 self._step(shape)
             self.graphs[shape] = graph
