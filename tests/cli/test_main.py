@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 from jsonargparse import _typehints
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo import progress
@@ -24,6 +23,7 @@ from lightning_pspo.cli.main import main, resolve
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.suggestions.classes import find_class
 from lightning_pspo.grading import grade
+from tests.support.checkpoints import same_weights, saved_weights
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 CHAT_TEMPLATE = (
@@ -36,18 +36,6 @@ TinyRun = Callable[..., list[str]]
 def source(path: Path, **settings: Any) -> str:
     """Return a mapping of names to sources as JSON."""
     return json.dumps({"held_out": {"class_path": "JSONL", "init_args": {"path": str(path), **settings}}})
-
-
-def state(root: Path, rollout: int = 3) -> dict[str, Tensor]:
-    """Return the weights in a run's checkpoint."""
-    path = root / "checkpoints" / f"rollout={rollout:06d}.ckpt"
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return weights
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Tell whether two runs ended with the same bits."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -141,7 +129,7 @@ def test_from_fit_to_predictions(
 def greedy_completions(root: Path, folder: Path, rows: list[dict[str, Any]]) -> list[str]:
     """Return what transformers itself generates with the weights of the run's checkpoint, one prompt at a time."""
     model = AutoModelForCausalLM.from_pretrained(folder)
-    weights = {name.removeprefix("policy.model."): tensor for name, tensor in state(root, 2).items()}
+    weights = {name.removeprefix("policy.model."): tensor for name, tensor in saved_weights(root, 2).items()}
     model.load_state_dict(weights)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = []
@@ -163,8 +151,8 @@ def test_printed_and_kept_settings_give_the_same_run(
     (tmp_path / "printed.yaml").write_text(yaml.safe_dump(printed_config(capsys, *arguments)))
     main(["fit", "--config=printed.yaml", "--trainer.default_root_dir=second"])
     main(["fit", "--config=first/config.yaml", "--trainer.default_root_dir=third"])
-    assert same(state(tmp_path / "first"), state(tmp_path / "second"))
-    assert same(state(tmp_path / "first"), state(tmp_path / "third"))
+    assert same_weights(tmp_path / "first", tmp_path / "second", 3)
+    assert same_weights(tmp_path / "first", tmp_path / "third", 3)
     files = {root: sorted(contents(tmp_path / root)) for root in ("first", "second", "third")}
     assert files["first"] == files["second"] == files["third"]
     assert any(name.startswith("logs/") for name in files["first"])
@@ -175,8 +163,8 @@ def test_the_seed_decides(tmp_path: Path, tiny_run: TinyRun) -> None:
     settings = ["--model.optimizer.lr=0.01", "--data.num_rollouts=1", "--model.group_size=8"]
     for name, seed in (("one", 5), ("again", 5), ("other", 6)):
         main(["fit", *tiny_run(tmp_path / name, *settings, f"--seed_everything={seed}")])
-    assert same(state(tmp_path / "one", 1), state(tmp_path / "again", 1))
-    assert not same(state(tmp_path / "one", 1), state(tmp_path / "other", 1))
+    assert same_weights(tmp_path / "one", tmp_path / "again", 1)
+    assert not same_weights(tmp_path / "one", tmp_path / "other", 1)
 
 
 def test_two_ways_to_name_validation_sources(tmp_path: Path, tiny_run: TinyRun, problem_file: Path) -> None:
@@ -276,7 +264,7 @@ def test_classes_of_ones_own(tmp_path: Path, tiny_run: TinyRun, own_module: str)
         name, answer, rest = line.split(maxsplit=2)
         assert int(answer) == 2 * int(name.removeprefix("double-"))
         assert rest == "[0.0, 1.0, 0.0, 1.0] [0.0, 1.0, 0.0, 1.0]"  # eight letters are never brief
-    assert same(state(root, 1), state(root, 2))
+    assert same_weights(root, root, 1, 2)
 
 
 def test_short_class_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,8 +305,8 @@ def test_resume_from_the_last_checkpoint(tmp_path: Path, tiny_run: TinyRun, capl
     assert [path.name for path in (root / "checkpoints").iterdir()] == ["rollout=000001.ckpt"]
     main(["fit", *tiny_run(root, *settings, "--trainer.limit_train_batches=2", "--ckpt_path=last")])
     main(["fit", *tiny_run(root, *settings, "--ckpt_path=last")])
-    assert same(state(root), state(tmp_path / "whole"))
-    assert not same(state(root, 1), state(root, 3))
+    assert same_weights(root, tmp_path / "whole", 3)
+    assert not same_weights(root, root, 1, 3)
     assert sorted(path.name for path in root.glob("*.yaml")) == ["config-2.yaml", "config-3.yaml", "config.yaml"]
     before = contents(root)
     main(["fit", *tiny_run(root, *settings, "--ckpt_path=last")])  # nothing left to do, no other settings

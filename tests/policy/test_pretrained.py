@@ -1,7 +1,6 @@
 """Models in folders and on the hub: what is read, and what is refused before any weight is."""
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -19,6 +18,7 @@ from transformers import MambaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import Pretrained
+from tests.support.checkpoints import Attack
 from tests.support.models import make_model
 
 
@@ -59,16 +59,6 @@ def test_what_is_not_a_model_folder(tmp_path: Path) -> None:
     assert "lightning-pspo fetch" in refused(str(with_gguf))
     assert "a folder with a config.json" in refused(str(text))
     assert "a folder with a config.json" in refused(str(empty))
-
-
-class Attack:
-    """Creates a folder when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.trace),)
 
 
 def test_weights_of_a_stranger_run_no_code(tiny_model: Path, tmp_path: Path) -> None:

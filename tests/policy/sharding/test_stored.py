@@ -23,20 +23,11 @@ from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import FSDP1, FSDP2, FolderIO, FSDP2Strategy, Sharding, Unsharded, sharding_of
 from lightning_pspo.policy.sharding.stored import format_of, read_folder, stored_shapes
+from tests.support.checkpoints import Attack
 from tests.support.layouts import CPUFSDPStrategy
 from tests.support.processes import ended, start
 
 WEIGHT = torch.arange(6.0).view(2, 3)
-
-
-class Attack:
-    """Creates a folder when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.trace),)
 
 
 def save_folder(path: Path, prefix: str = "state_dict", **entries: Any) -> Path:
