@@ -34,12 +34,12 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
 
     ``result.json`` is written after each part, so that a crash loses only the rest.
     """
-    start, folder = time.monotonic(), options.worker
+    begun, folder = time.monotonic(), options.worker
     result: dict[str, Any] = {"findings": [], "forecast": None, "done": False, "seconds": 0.0}
 
     def record(findings: Sequence[Finding], *, done: bool = False, **values: Any) -> int:
         result["findings"] += as_rows(findings)
-        result.update(values, done=done, seconds=time.monotonic() - start)
+        result.update(values, done=done, seconds=time.monotonic() - begun)
         write_atomically(folder / "result.json", json.dumps(result).encode())
         return 0
 
@@ -71,21 +71,26 @@ def work(options: argparse.Namespace, settings: list[str]) -> int:
     watch = ProbeMonitor(
         full=subject.prompts,
         sample=options.limit_prompts,
-        deadline=max(time.monotonic() + 0.2 * options.seconds, start + 0.6 * options.seconds),
+        deadline=max(time.monotonic() + 0.2 * options.seconds, begun + 0.6 * options.seconds),
         stray_ids=sorted(turn_ends(subject).keys() - subject.module.policy.eos_ids),
         saves=subject.callback("RolloutCheckpoint") is not None,
-        started=start + (time.monotonic() - built),
+        started=begun + (time.monotonic() - built),
         say=say,
     )
-    device = cli.trainer.strategy.root_device.type
-    free_mib = available_mib(device, now_mib(device))
-    seen = probe(cli.trainer, subject, watch)
-    findings = [error("probe", f"the probe failed: {seen.failure}")] if seen.failure else []
-    values: dict[str, Any] | None = None
-    if seen.steps:
-        judged, values = examine.check_probe(subject, seen, device, free_mib)
-        findings += judged
+    findings, values = _probed(cli.trainer, subject, watch)
     return record(findings, done=True, forecast=values)
+
+
+def _probed(trainer: Any, subject: Subject, watch: ProbeMonitor) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Probe the run; return what was found, and the forecast if there was a rollout."""
+    device = trainer.strategy.root_device.type
+    free_mib = available_mib(device, now_mib(device))
+    seen = probe(trainer, subject, watch)
+    findings = [error("probe", f"the probe failed: {seen.failure}")] if seen.failure else []
+    if not seen.steps:
+        return findings, None
+    judged, values = examine.check_probe(subject, seen, device, free_mib)
+    return findings + judged, values
 
 
 def _monitors(subject: Subject) -> list[Finding]:
