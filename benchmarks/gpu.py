@@ -1,7 +1,7 @@
 """What this package does on one GPU, in one command: tests, engines, updates, iterations, memory, kills, learning.
 
     python benchmarks/gpu.py --output gpu.json
-    python benchmarks/gpu.py --model models/smollm2-135m-instruct --minutes 15
+    python benchmarks/gpu.py --parts learning --model models/smollm2-135m-instruct --output recipe.json
     python benchmarks/gpu.py --parts engines iteration --shapes 0.5B
     python benchmarks/gpu.py --device cpu --shapes tiny --prompts 2 --prompt-tokens 6 --max-new-tokens 6
 

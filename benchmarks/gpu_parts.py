@@ -29,7 +29,7 @@ SHAPES = {
 ROLLOUT = {"prompts": 64, "group_size": 8, "prompt_tokens": 128, "max_new_tokens": 512, "mu": 1}
 """Sizes of an iteration, as options of the command."""
 PEAKEDNESS = 12.0
-ROUNDS, ENOUGH = 3, 6.0
+ROUNDS, ENOUGH = 3, 3.0
 """Repetitions of what is timed, and the seconds after which there are no more."""
 REHEARSAL = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--data.eval_batch_size=2"]
 REHEARSAL += ["--data.prompts_per_rollout=2", "--model.refill_rounds=0"]
@@ -118,8 +118,16 @@ def bandwidth(device: str) -> float:
     return 2 * source.nbytes / seconds
 
 
+def variants(shape: str, options: argparse.Namespace) -> tuple[bool, ...]:
+    """Return whether layers are compiled: at the first shape without and with, else with."""
+    return (False, True) if shape == options.shapes[0] else (True,)
+
+
 def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
-    """Measure sampling: the engines, compiled layers, nucleus sampling, and shapes that are fixed."""
+    """Measure sampling: the engines, compiled layers, nucleus sampling, and shapes that are fixed.
+
+    At other shapes than the first only what is fastest, since the time is short.
+    """
     from lightning_pspo import rollout as ours
     from lightning_pspo.rollout import Sampling, keyed_uniforms
     from tests.support.rollouts import prompts_of
@@ -137,7 +145,7 @@ def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[F
         with torch.autocast(options.device, torch.bfloat16), policy.generating() as model:
             engine.generate(model, prompts, sampling, noise)
 
-    for compiled in (False, True):
+    for compiled in variants(shape, options):
         policy = built(workload, folder, compile_layers=compiled)
         weights = 2 * sum(weight.numel() for weight in policy.parameters())
         for name, settings, top_p, steps in graph if compiled else graph + plain:
@@ -178,7 +186,7 @@ def update(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
             logprobs, _ = policy.logprobs(inputs, 1.0, 1.0)
         logprobs.mean().backward()
 
-    for compiled in (False, True):
+    for compiled in variants(shape, options):
         policy = built(workload, folder, compile_layers=compiled)
         size = ModelSize.of(policy.causal_lm)
         assert size is not None

@@ -136,7 +136,8 @@ def test_parts_of_the_benchmark_for_a_gpu(
     gpu = load("gpu")
     monkeypatch.setattr(load("gpu_parts"), "ROUNDS", 1)
     sizes = {"prompts": 2, "group_size": 4, "prompt_tokens": 6, "max_new_tokens": 4, "mu": 1}
-    gpu.work(part, "tiny", argparse.Namespace(**sizes, device="cpu", model=str(tiny_model), learning_minutes=0.5))
+    others = {"shapes": ["tiny"], "device": "cpu", "model": str(tiny_model), "learning_minutes": 0.5}
+    gpu.work(part, "tiny", argparse.Namespace(**sizes, **others))
     lines = capsys.readouterr().out.splitlines()
     figures = [json.loads(line) for line in lines if line.startswith('{"part"')]
     assert len(figures) == {"engines": 6, "update": 2, "iteration": 1, "adapters": 2, "learning": 1}[part]
@@ -168,6 +169,7 @@ def test_what_matters_most_is_measured_first(load: Load) -> None:
     assert [" ".join(job).strip() for job in gpu.jobs(options)] == [
         *("tests", "engines a", "update a", "engines b", "update b", "resume", "adapters a", "adapters b")
     ]
+    assert [load("gpu_parts").variants(shape, options) for shape in options.shapes] == [(False, True), (True,)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
