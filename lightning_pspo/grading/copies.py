@@ -130,11 +130,10 @@ def _tokens(text: str) -> list[str]:
 
 def _contains(tokens: list[str], part: list[str], *, any_order: bool = False) -> bool:
     """Whether a list holds another as neighbours, perhaps as ``6 - 5x + x^2`` stands in ``x^2 - 5x + 6``."""
-    if not any_order:
-        return bool(part) and "\0".join(["", *part, ""]) in "\0".join(["", *tokens, ""])
-    ordered, size = sorted(part), len(part)
-    starts = [start for start in range(len(tokens) - size + 1) if part and tokens[start] in part]
-    return any(sorted(tokens[start : start + size]) == ordered for start in starts)
+    arrange = sorted if any_order else list
+    own, size = arrange(part), len(part)
+    starts = [start for start in range(len(tokens) - size + 1) if tokens[start] in part]
+    return any(arrange(tokens[start : start + size]) == own for start in starts)
 
 
 def without_question(completion: str, question: str) -> str:

@@ -69,8 +69,8 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     """
     if not completion.isascii():
         completion = _DIGIT.sub(lambda digit: plain(digit.group()), completion)
-    thought, end, reply = completion.rpartition(_THOUGHT_ENDS)
-    for text in (reply, thought) if end else (completion,):
+    thought, _, reply = completion.rpartition(_THOUGHT_ENDS)
+    for text in (reply, thought):
         text = _STRUCK.sub(" ", without_drawings(text))
         for question in islice(_NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
             answer, rule = _given(text[: question.start()], mode)
@@ -86,11 +86,9 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
 
 def without_drawings(text: str) -> str:
     """Return a text without Asymptote code, whose numbers are coordinates."""
-    parts, start = [], 0
-    while (opens := text.find("[asy]", start)) >= 0 and (closes := text.find("[/asy]", opens)) >= 0:
-        parts.append(text[start:opens])
-        start = closes + len("[/asy]")
-    return "".join([*parts, text[start:]])
+    head, *parts = text.split("[asy]")
+    drawn = (part.partition("[/asy]") for part in parts)
+    return head + "".join(after if end else f"[asy]{code}" for code, end, after in drawn)
 
 
 def _given(text: str, mode: Mode, *, cut: bool = False) -> tuple[str | None, str]:
@@ -150,15 +148,11 @@ def _last_box(text: str) -> tuple[str, int] | None:
 
 def _marked(text: str) -> tuple[str | None, str]:
     box = _last_box(text)
-    end = len(text)
-    for line in reversed(text.splitlines(keepends=True)):
-        start = end - len(line)
-        if box and box[1] >= end:
-            break
+    start = max(text.rfind(end, 0, box[1]) for end in "\r\n") + 1 if box else 0
+    for line in reversed(text[start:].splitlines()):
         marked = line.rpartition(_HASH)[2].strip() if _HASH in line else ""
         if any(character.isalnum() for character in marked) and not _HEADING.match(marked):
             return last_boxed(marked) or stated(marked) or marked, "hash"
-        end = start
     return (box[0], "boxed") if box else (None, "none")
 
 
@@ -166,8 +160,8 @@ def _unmarked(text: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = last_match(_PRINTED, text)
     prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
-    lines = printed[1].split("\n") if printed and not _FAILED.search(printed[1]) else []
-    line = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
+    line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):
         return line, "printed"
     if formula := last_formula(prose):

@@ -121,12 +121,8 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("^", rf"\A\s*(\([^()]*,[^()]*\))\s?\^{_TRANSPOSED}\Z", r"\1"),  # a tuple that is a column
     ("", r"(?i)\A\s*either\s", " "),
     ("i.e.", r",?\s*\bi\.e\.,?(?=\s)", ","),
-    ("0", r"(?i)(?<=[0-9])(?: R|,? (?:with )?(?:a )?remainder(?: of)?) 0\Z", ""),
-    (
-        "",
-        r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?(?:remainder|rem)(?: of|\.)?|r\.?)\s*([0-9]+)\)?\.?\Z",
-        r" R \1",
-    ),
+    ("", r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?rem(?:ainder)?(?: of|\.)?|r\.?)\s*([0-9]+)\)?\.?\Z", r" R \1"),
+    (" R 0", r" R 0\Z", ""),
     ("", r"(?i)plus or minus|\+\s?/\s?-", r"\\pm "),
     (r"\not", r"\\not\s?=", r"\\ne "),
     ("", r"\s+", " "),

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -111,11 +110,8 @@ class Server:
 
     def gone(self) -> bool:
         """Return whether it died or was closed; between batches it sends nothing but its end."""
-        if self.control.fileno() < 0 or self.process.poll() is not None:
-            return True
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        return bool(poll.poll(0))
+        ended = self.control.fileno() < 0 or self.process.poll() is not None
+        return ended or bool(far.ready([self.control], 0.0))
 
     def stop(self) -> None:
         """Have it end, and with it its workers, without waiting for that; any thread may call this."""

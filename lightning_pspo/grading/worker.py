@@ -110,7 +110,7 @@ class Server:
         idle, busy = list(self.workers), dict[socket.socket, Worker]()
         while waiting or busy:
             while waiting and len(busy) < self.size:
-                if idle and _ready([idle[-1].link], 0.0):  # someone ended it since its last pair
+                if idle and ready([idle[-1].link], 0.0):  # someone ended it since its last pair
                     self._reap(idle.pop())
                     continue
                 worker = idle.pop() if idle else self._start()
@@ -130,7 +130,7 @@ class Server:
 
     def _readable(self, links: list[socket.socket]) -> list[socket.socket]:
         """Wait until a worker or, between batches, the owner sends something."""
-        while not (readable := _ready([self.control, *links], _OWNER_CHECK_S)):
+        while not (readable := ready([self.control, *links], _OWNER_CHECK_S)):
             if os.getppid() != self.owner:
                 raise ConnectionError("the owner is gone")
         if links and self.control in readable:
@@ -167,7 +167,7 @@ class Server:
         return os.waitpid(worker.pid, 0)[1] & 0x7F
 
 
-def _ready(links: list[socket.socket], seconds: float) -> list[socket.socket]:
+def ready(links: list[socket.socket], seconds: float) -> list[socket.socket]:
     """Return the sockets that have something to read, or whose other end is closed, after at most ``seconds``."""
     poll = select.poll()
     for link in links:
