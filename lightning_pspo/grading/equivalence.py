@@ -16,14 +16,14 @@ from lightning_pspo.grading.forms import (
     without_names,
 )
 from lightning_pspo.grading.normalize import clean, compact
-from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, same_number, split_unit
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, split_unit
 from lightning_pspo.grading.structure import Collection, as_intervals, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
 from lightning_pspo.grading.words import ordinal
 
 _Decide = Callable[[str, str], bool | None]
 
-_YES_OR_NO = re.compile(r"(?i)(yes|no|true|false)(?:[,;:.]| -| because| since) (?!.*\b(?:yes|no|true|false)\b).*")
+_REASONED = re.compile(r"(?i)(yes|no|true|false)(?:[,;:.]| -| because| since) (?!.*\b(?:yes|no|true|false)\b).*")
 _FREE = re.compile(  # what says of a letter only that it is any constant
     r"[,;]? ?\b(?:for (?:some|any|every|all|each)|where)"
     r"(?:[ ,]+(?:is|are|be|an|any|some|arbitrary|fixed|real|complex|constants?|numbers?|integers?|and|[A-Za-z]|\\in"
@@ -41,7 +41,7 @@ _SYNONYMS = tuple(
         "infinitelymany infinitelymanysolutions infinite",
     )
 )
-_YES_NO_WORDS = frozenset(("yes", "no", "true", "false"))
+YES_OR_NO = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)[A-Za-z]{4,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
@@ -88,15 +88,15 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     word, own = compact(left), compact(right)
     if _same_word(word, own):
         return True
-    if {word, own} & _YES_NO_WORDS and left.isalpha() and right.isalpha():
+    if {word, own} & YES_OR_NO and left.isalpha() and right.isalpha():
         return False
     if r"\begin" in left and r"\begin" not in right and not split_collection(right):
         left = last_row(left)
-    if own in _YES_NO_WORDS and (reasoned := _YES_OR_NO.fullmatch(left)):
+    if own in YES_OR_NO and (reasoned := _REASONED.fullmatch(left)):
         return _same_word(compact(reasoned[1]), own)
     if bool(_FREE.search(left)) != bool(_FREE.search(right)):
         left, right = _FREE.sub("", left), _FREE.sub("", right)
-    if not left or not right:
+    if not left or not right or left[-1] == "?" != right[-1]:  # a question states nothing
         return False
     if right[-2:] in ("st", "nd", "rd", "th"):
         left = ordinal(left) or left
@@ -104,9 +104,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     if b and not a:
         left = as_plain_number(left)
         a = read_number(left)
-    if a and b:
-        return same_number(a, b)
-    if "mod" in right and (same := decide_kind(left, right, a, b)) is not None:
+    if ((a and b) or "mod" in right) and (same := decide_kind(left, right, a, b)) is not None:
         return same
     left, right = as_intervals(left, right)
     if (choice := decide_choice(left, right)) is not None:
@@ -120,8 +118,6 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     if only_one_is_equation and not split_collection(left if is_equation(left) else right):
         return False
     a, b = read_number(left), read_number(right)
-    if a and b:
-        return same_number(a, b)
     if (decided := decide_kind(left, right, a, b)) is not None:
         return decided
     parts, others = split_collection(left), split_collection(right)
@@ -188,10 +184,9 @@ def _like(text: str, own: Collection | None, other: Collection | None) -> Collec
     """Read a text as several answers because the other side has several: ``100,200`` or one with a plus-minus sign."""
     if own or not other:
         return own
-    if _PLUS_MINUS.search(text):
-        return Collection("", (text,), "")
-    items = tuple(split_top(text, (",",)))
-    return Collection("", items, "") if len(items) > 1 else None
+    has_signs = _PLUS_MINUS.search(text)
+    items = [text] if has_signs else split_top(text, (",",))
+    return Collection("", tuple(items), "") if has_signs or len(items) > 1 else None
 
 
 def _decide_against_single(single: str, parts: Collection | None, symbolic: _Decide) -> bool | None:
@@ -210,11 +205,9 @@ def _expand(parts: Collection) -> list[str]:
     r"""Return the items, with ``a \pm b`` as two where the order does not matter."""
     items: list[str] = []
     for item in parts.items:
-        both = () if parts.ordered or not _PLUS_MINUS.search(item) else (("+", "-"), ("-", "+"))
-        for upper, lower in both:
-            changed = re.sub(r"\\pm(?![A-Za-z])", upper, re.sub(r"\\mp(?![A-Za-z])", lower, item))
-            items.append(changed.strip().removeprefix("+").strip())
-        items += [] if both else [item]
+        signs = () if parts.ordered or not _PLUS_MINUS.search(item) else ("+-", "-+")
+        both = [re.sub(r"\\pm(?![A-Za-z])", a, re.sub(r"\\mp(?![A-Za-z])", b, item)) for a, b in signs]
+        items += [changed.strip().removeprefix("+").strip() for changed in both] or [item]
     return items
 
 

@@ -39,7 +39,7 @@ _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\
 _SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))( [a-z]{3,})?\Z")  # 5k, 2 bn people
 
 _COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
-    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|cannot|doubt|than|wrong|incorrect|false|if|unless|half|twice|double|triple|minus|un\w+)\b)"
+    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|cannot|doubt|than|wrong|incorrect|false|if|unless|suppose|assume|half|twice|double|triple|minus|un\w+)\b)"
     r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+){0,7}"
     r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?)\b:?|\s?[:=])"
     r"|(?:so|thus|therefore|hence|then|ans|i\.?e|or|(?:an? )?remainder(?: of)?)\b[.,:]?)\s*"
@@ -55,7 +55,7 @@ _CHOICE = re.compile(
     r"|(?!.{2,5}(?:or|and|nor|not)\s\(?[A-J]\b)(?:\(([A-J])\)[\s.:]+[^\s+*/^,-].*|([A-J])[.):]\s+.*)"
 )
 _LETTER = re.compile(r"\(?\s*[A-Ea-e]\s*\)?")
-_LETTER_AND_MORE = re.compile(r"\(\s*[a-e]\s*\)(?=[\s.:])")
+_FIRST_LETTER = re.compile(rf"\A(?:{_LETTER.pattern}\Z|\(\s*[a-e]\s*\)(?=[\s.:]))")
 _BASE = re.compile(r"\s*(-?[0-9A-Fa-f]+)\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _DIGITS = re.compile(r"-?[0-9A-Fa-f]+")
 _CLOCK = re.compile(r"0?([0-9]|1[0-9]|2[0-4]):([0-5][0-9])(:00)?(?: {0,3}([ap]m))?")
@@ -71,17 +71,13 @@ def without_names(left: str, right: str) -> tuple[str, str, bool]:
     first, second = split_top(left, ("=",)), split_top(right, ("=",))
     if len(first) == len(second) == 2 and compact(first[0]) == compact(second[0]) and "," not in left + right:
         return first[1], second[1], False
-    names = [None if _FUNCTIONS.match(text) or _is_system(text) else _NAME.match(text) for text in (left, right)]
-    values = [text[name.end() :] if name else text for name, text in zip(names, (left, right), strict=True)]
-    if any(
-        name and not other and "=" in value for name, other, value in zip(names, names[::-1], values[::-1], strict=True)
-    ):
+    (name, value), (own_name, own_value) = _name(left), _name(right)
+    if (name and not own_name and "=" in own_value) or (own_name and not name and "=" in value):
         return left, right, False  # two equations, of which one is solved for a variable
-    if names[0] and names[1]:
-        name, other = (compact(name.group()).rstrip(":=") for name in names if name)
-        if name != other and not ("y" in (name, other) and (name + other).endswith(("(x)", "(x)y"))):
-            return left, right, True
-    left, right = (_last_value(value, bool(name)) for name, value in zip(names, values, strict=True))
+    is_function = "y" in (name, own_name) and (name + own_name).endswith(("(x)", "(x)y"))
+    if name and own_name and name != own_name and not is_function:
+        return left, right, True
+    left, right = _last_value(value, bool(name)), _last_value(own_value, bool(own_name))
     if r"\equiv" in left and r"\equiv" not in right and r"\not" not in left:
         left = without_modulus(left.rpartition(r"\equiv")[2]).strip()
     if "=" in left and "=" not in right and not RELATION.search(right) and not split_collection(left):
@@ -90,6 +86,12 @@ def without_names(left: str, right: str) -> tuple[str, str, bool]:
             return left, right, False  # an equation in its general form says the value of nothing
         left = sides[-1]  # else an equation says what its right side is
     return left, right, False
+
+
+def _name(text: str) -> tuple[str, str]:
+    """Return what an answer is called, empty for no name, and the rest of it."""
+    name = None if _FUNCTIONS.match(text) or _is_system(text) else _NAME.match(text)
+    return (compact(name.group()).rstrip(":="), text[name.end() :]) if name else ("", text)
 
 
 def without_modulus(text: str) -> str:
@@ -111,8 +113,8 @@ def last_row(text: str) -> str:
     A derivation begins its rows with an equals sign, or with what its first row has there.
     """
     match = _DERIVATION.search(text)
-    rows = [_TAG.sub("", row).replace("&", "").strip(" .,") for row in _ROW_END.split(match[1])] if match else []
-    rows = [row for row in rows if row]
+    rows = _ROW_END.split(match[1]) if match else []
+    rows = list(filter(None, (_TAG.sub("", row).replace("&", "").strip(" .,") for row in rows)))
     return rows[-1] if rows and _is_derivation(rows) else text
 
 
@@ -157,21 +159,17 @@ def _last_value(text: str, named: bool) -> str:
 def decide_choice(left: str, right: str) -> bool | None:
     """Compare ``A``, ``(A)``, ``A. 42``, ``Option A``, ``(a)`` and ``(a) 42``; one side must be the letter alone."""
     if _LETTER.fullmatch(right) and ("(" in right or right.isupper()):
-        right = right.upper()
-        if _LETTER.fullmatch(left):
-            left = left.upper()
-        elif letter := _LETTER_AND_MORE.match(left):
-            left = letter.group().upper() + left[letter.end() :]
-    choices = [_CHOICE.fullmatch(text) for text in (left, right)]
-    if not (choices[0] and choices[1]):
+        left, right = _FIRST_LETTER.sub(lambda letter: letter.group().upper(), left), right.upper()
+    choice, own = _CHOICE.fullmatch(left), _CHOICE.fullmatch(right)
+    if not choice or not own or 1 not in (choice.lastindex, own.lastindex):
         return None
-    first, second = (next(filter(None, choice.groups())) for choice in choices if choice)
-    alone = any(choice and choice.lastindex == 1 for choice in choices)
-    return first == second if alone else None
+    return choice[choice.lastindex or 0] == own[own.lastindex or 0]
 
 
 def decide_kind(left: str, right: str, a: Number | None, b: Number | None) -> bool | None:
     """Compare answers of which one is a base number, a time of day, a ratio, a residue class or a decimal comma."""
+    if a and b:
+        return same_number(a, b)
     for pattern, decide in _KINDS:
         matches = pattern.fullmatch(left), pattern.fullmatch(right)
         if any(matches) and (same := decide(*matches, left, right, a, b)) is not None:

@@ -8,16 +8,17 @@ import re
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
-from lightning_pspo.grading.equivalence import equivalent, quick
+from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
-from lightning_pspo.grading.normalize import clean
+from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
-from lightning_pspo.grading.qualifiers import in_asked_money, in_terms_of, without_scale
+from lightning_pspo.grading.qualifiers import in_another_unit, in_asked_money, in_terms_of, without_scale
 from lightning_pspo.grading.statements import replied
 
 CutOff = Literal["marked", "any", "none"]
@@ -32,7 +33,6 @@ _TAGGED = re.compile(rf"<answer>\s*([^<]{{1,{MAX_ANSWER_CHARS}}}?)\s*</answer>")
 MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
-_YES_OR_NO = re.compile(r"(?i)\s*(?:yes|no|true|false)\.?\s*")
 _UNMARKED = ("last_number", "last_formula", "none")
 _DOUBT = re.compile(
     r"(?i)\b(?:not|no|nor|never|if|but|unless|suppose|assum\w+|wrong|false|incorrect|eliminat\w+|except\w*|exclud\w+)\b"
@@ -40,7 +40,7 @@ _DOUBT = re.compile(
 )
 _LETTER = re.compile(r"\(?[A-Ja-j]\)?")
 _REMEMBERED = 4096
-_DECIDED = {Verdict.CORRECT: True, Verdict.WRONG: False}
+_VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
 
 
 class Attempt(NamedTuple):
@@ -97,37 +97,32 @@ def grade(
 def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str] | Grade:
     """Return the answer in a completion and the rule that found it, or the grade where that needs no comparison."""
     text, cut = without_question(attempt.completion, attempt.question), attempt.truncated and cut_off != "any"
-    if cut:
-        extracted, rule = extract(text, mode, cut=True) if cut_off == "marked" else (None, "none")
-        rule = rule if extracted is not None or extract(text, mode)[0] is None else "truncated"
-    else:
-        extracted, rule = extract(text, mode)
+    extracted, rule = (None, "none") if cut and cut_off == "none" else extract(text, mode, cut=cut)
+    if cut and extracted is None and extract(text, mode)[0] is not None:
+        rule = "truncated"
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
+    line, answer, question = text.strip(), attempt.answer, attempt.question
     if rule in _UNMARKED and mode == "lenient" and not cut:
-        if _YES_OR_NO.fullmatch(attempt.answer) and (reply := replied(text)):
+        if compact(clean(answer)) in YES_OR_NO and (reply := replied(text)):
             extracted, rule = reply, "stated"
-        elif (
-            _is_bare(line := text.strip(), attempt.answer)
-            and quick(line, attempt.answer)
-            and not (extracted and quick(extracted, attempt.answer))
-        ):
+        elif _is_bare(line, answer) and quick(line, answer) and not quick(extracted or "", answer):
             extracted, rule = line, "whole"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")
         return Grade(Verdict.NO_ANSWER, None, rule)
-    if rule == "last_number" and attempt.question and is_copied_term(text, extracted, attempt.question):
+    if rule == "last_number" and question and is_copied_term(text, extracted, question):
         return Grade(Verdict.WRONG, extracted, "copied")
     if attempt.scorer is not None and len(extracted) <= MAX_ANSWER_CHARS:
         right = attempt.scorer(extracted)
         if right is not None:
-            return Grade(Verdict.CORRECT if right else Verdict.WRONG, extracted, rule)
-    extracted = in_asked_money(attempt.question, attempt.answer, extracted)
-    bare = without_scale(attempt.question, extracted)
-    if bare and quick(bare, attempt.answer):
-        return bare, rule
-    return in_terms_of(attempt.question, extracted), rule
+            return Grade(_VERDICTS[right], extracted, rule)
+    extracted = in_asked_money(question, answer, extracted)
+    if in_another_unit(question, answer, extracted):
+        return Grade(Verdict.WRONG, extracted, rule)
+    bare = without_scale(question, extracted)
+    return bare if bare and quick(bare, answer) else in_terms_of(question, extracted), rule
 
 
 def _is_bare(line: str, answer: str) -> bool:
@@ -139,9 +134,9 @@ def _is_bare(line: str, answer: str) -> bool:
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:
     """Return the grade of an answer that is, or is not, equivalent to the reference, or has a verdict."""
-    verdict = same if isinstance(same, Verdict) else Verdict.CORRECT if same else Verdict.WRONG
-    correct = verdict is Verdict.CORRECT
-    if correct and attempt.question and (reason := refusal(extracted, attempt.answer, attempt.question)):
+    verdict = same if isinstance(same, Verdict) else _VERDICTS[same]
+    is_checked = verdict is Verdict.CORRECT and attempt.question
+    if is_checked and (reason := refusal(extracted, attempt.answer, attempt.question)):
         return Grade(Verdict.WRONG, extracted, reason)
     return Grade(verdict, extracted, rule)
 
@@ -220,7 +215,8 @@ class Grader:
             RuntimeError: No worker could be started, or `close` was called before the pairs were compared.
         """
         _check(pairs)
-        return [_DECIDED.get(verdict) for verdict in self._compare(pairs)]
+        decided = {verdict: same for same, verdict in _VERDICTS.items()}
+        return [decided.get(verdict) for verdict in self._compare(pairs)]
 
     def close(self) -> None:
         """End the worker processes; a later call starts new ones.
@@ -236,11 +232,8 @@ class Grader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _SETTINGS}
-
-    def __setstate__(self, settings: dict[str, Any]) -> None:
-        self.__init__(**settings)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **{name: getattr(self, name) for name in _SETTINGS}), ()
 
     def _read(self, attempt: Attempt) -> tuple[str, str] | Grade:
         """Return the answer and its rule, or the grade where that needs no comparison."""
@@ -251,29 +244,23 @@ class Grader:
             return Grade(Verdict.ERROR, None, "none")
 
     def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """Return a verdict for each pair."""
-        verdicts, settled = [Verdict.ERROR] * len(pairs), self._settled
-        undecided: dict[tuple[str, str], list[int]] = {}  # equal pairs of a batch are compared once
-        for index, (extracted, answer) in enumerate(pairs):
-            pair = extracted, answer
-            try:
-                same = quick(*pair)
-            except Exception as error:
-                _log.warning("The quick rules failed on %.200r and %.200r: %r", *pair, error)
-                continue
-            if same is not None:
-                verdicts[index] = Verdict.CORRECT if same else Verdict.WRONG
-            elif known := settled.get(pair):
-                verdicts[index] = known
-            else:
-                undecided.setdefault(pair, []).append(index)
-        if undecided:
-            judged = dict(zip(undecided, self._pool.judge(list(undecided)), strict=True))
-            for pair, index in ((pair, index) for pair, indices in undecided.items() for index in indices):
-                verdicts[index] = judged[pair]
+        """Return a verdict for each pair; equal ones are compared once."""
+        pairs = [(extracted, answer) for extracted, answer in pairs]
+        verdicts = {pair: self._without_worker(*pair) for pair in dict.fromkeys(pairs)}
+        if undecided := [pair for pair, verdict in verdicts.items() if verdict is None]:
+            judged = dict(zip(undecided, self._pool.judge(undecided), strict=True))
             new = [(pair, verdict) for pair, verdict in judged.items() if verdict is not Verdict.ERROR]
             self._settled = dict([*self._settled.items(), *new][-_REMEMBERED:])
-        return verdicts
+            verdicts |= judged
+        return [verdicts[pair] or Verdict.ERROR for pair in pairs]
+
+    def _without_worker(self, extracted: str, answer: str) -> Verdict | None:
+        try:
+            same = quick(extracted, answer)
+        except Exception as error:
+            _log.warning("The quick rules failed on %.200r and %.200r: %r", extracted, answer, error)
+            return Verdict.ERROR
+        return self._settled.get((extracted, answer)) if same is None else _VERDICTS[same]
 
 
 def _check(rows: Sequence[tuple[Any, ...]]) -> None:

@@ -47,7 +47,7 @@ _SPACED_MINUS = re.compile(
     r"|by))[ \t$*]*(?:[-−–]|minus)[ \t]+\Z|\bnegative[ \t]+\Z"
 )
 _SPACED_MINUS_CHARS = 40
-_PERCENT = re.compile(r"\s?(?:\\?%|per ?cent\b)")
+PERCENT = re.compile(r"\s{0,3}(?:\\?%|per ?cent\b)")
 
 MATHS = r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
 ENVIRONMENT = r"\{(?:align|aligned|equation|gather|eqnarray)\*?\}"
@@ -61,7 +61,7 @@ _TEXT = re.compile(
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2,}|[.?!:;](?=\s)|\n|[*$`]|\\[()\[\]]")
 _SOLUTION, _TUPLE = re.compile(r"\\?[A-Za-z_0-9]{1,9}\s?="), re.compile(r"(?:\\left\s?)?\([^()]*,.*\)\.?\Z")
 _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
-_AND = re.compile(r"(?:\s|,|and|or){1,12}")
+JOINS = re.compile(r"(?:[\s,;]|and|or){0,12}")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
@@ -140,7 +140,7 @@ def _solutions_before(text: str, formulas: list[re.Match[str]], last: str) -> li
     solutions: list[str] = []
     for earlier, later in zip(formulas[-2::-1], formulas[:0:-1], strict=True):
         content = _content(earlier)
-        if not kind or not kind.match(content) or not _AND.fullmatch(text, earlier.end(), later.start()):
+        if not kind or not kind.match(content) or not JOINS.fullmatch(text, earlier.end(), later.start()):
             break
         solutions.insert(0, content)
     return solutions
@@ -166,7 +166,7 @@ def whole(text: str, start: int, end: int) -> str:
     ('-5%', 'more than 5')
     """
     before = ("\n" if start < _SPACED_MINUS_CHARS else "") + text[max(0, start - _SPACED_MINUS_CHARS) : start]
-    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(_PERCENT.match(text, end))
+    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(PERCENT.match(text, end))
     return minus + with_qualifiers(text, start, end).replace("\\$", "").replace("$", "") + percent
 
 
@@ -179,6 +179,5 @@ def _around(text: str, match: re.Match[str]) -> str | None:
     head = text[before[-1] if before else low : match.start()]
     in_group, *in_brackets = (head.count(opening) > head.count(closing) for opening, closing in ("{}", "()", "[]"))
     depths = list(accumulate((character in "{([") - (character in "})]") for character in run))
-    if in_group or (any(in_brackets) and "," in run and len(numbers(run)) > 1):
-        return run.strip(" .,") if min(depths) >= 0 == depths[-1] else None
-    return None
+    is_part = in_group or (any(in_brackets) and "," in run and len(numbers(run)) > 1)
+    return run.strip(" .,") if is_part and min(depths) >= 0 == depths[-1] else None

@@ -95,7 +95,7 @@ _UNITS = (
     ", g gm gram, kg kilogram, lb pound, oz ounce, ton tonne, ml milliliter millilitre, l liter litre, cup, pint"
     ", quart, gallon gal, cent, dollar, am, pm"
 )
-_UNIT_IDS = {
+UNIT_IDS = {
     spelling + plural: spellings.split()[0]
     for spellings in _UNITS.split(", ")
     for spelling in spellings.split()
@@ -202,7 +202,7 @@ def split_unit(text: str) -> tuple[str, str]:
         words = words[1:]
     if not _NO_UNITS.isdisjoint(words) or not is_unit:
         return text, ""
-    return text[: match.start()].rstrip("( "), _UNIT_IDS.get(unit.lower(), "")
+    return text[: match.start()].rstrip("( "), UNIT_IDS.get(unit.lower(), "")
 
 
 def _is_unit(word: str) -> bool:

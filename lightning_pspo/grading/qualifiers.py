@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import read_number, same_number
+from lightning_pspo.grading.numbers import UNIT_IDS, read_number, same_number
 from lightning_pspo.grading.words import PART, SCALE
 
 INCLUSIVE = (
@@ -17,6 +17,9 @@ INCLUSIVE = (
     r"|(?:greater|less|more) than or equal to|(?:an? )?(?:min|max)imum of)"
 )
 """A bound that may be reached."""
+
+SUPPOSED = r"(?:suppose|assum\w+|(?:not|[a-z]+n['’]t) (?:think|believe|say)|false|doubt)"
+THE_ANSWER = r"(?: that)? (?:the|my|our|this) (?:\w+ ){0,2}answer"
 
 _SIGN = r"(?:(?<![-=>])[<>≤≥≠±∓]=?|!=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
 _NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
@@ -29,16 +32,19 @@ _BEFORE = re.compile(
     rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
     r"|over|under|above|below|beyond|(?:al|ut)most|nearly|hardly|barely|between|except|unless|but not"
     r"|(?:anything|values|numbers|all) but"
+    rf"|{SUPPOSED}{THE_ANSWER} (?:is|was|were|be)"
     r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus|to the (?:power(?: of)?|exponent)"
     r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|doubt that [a-z]+)"
     r"(?: (?:be|is|are|equals?|to|exactly|the answer))*"
     rf"|(?:neither|either) {_NUMBER} n?or)"
-    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or|[0-9]+{_OF}"
-    rf"|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))[ \t]*\\?\$?\Z"
+    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
+    rf"|(?P<share>[0-9]+{_OF})|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))"
+    r"[ \t]*\\?\$?\Z"
 )
 _LEFT = r"(?: [a-z]+)? (?:left(?: over)?|leftover|remaining|to spare)\b"
 _OTHER = re.compile(_NUMBER)
-_RESTS = {  # what must follow
+_RESTS = {  # what must follow, or may
+    "share": re.compile(rf"{_NUMBER}(?: [a-z]{{3,}})?"),
     "large": re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}"),
     "full": re.compile(rf"[0-9]+{_LEFT}"),
 }
@@ -57,9 +63,13 @@ _AFTER = re.compile(
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
+    r"|\$?(?:,? [A-Za-z]+){0,6} ?\?[\s*_$]*\Z"  # the end of a question
 )
 _MONEY = re.compile(r"\\?\$\s?([0-9.][0-9.,]*)(?: dollars?)?\.?|([0-9.][0-9.,]*)(?: (dollar|cent)s?|\s?(¢))\.?")
-_ASKS_MONEY = re.compile(r"(?i)\b(how (?:many|much)|in|number of|amount of)(?: (?:total|us|more))* (dollar|cent)s?\b")
+_ASKS_UNIT = re.compile(
+    r"\b(how (?:many|much)|in|number of|amount of)(?: (?:total|us|more|fewer|extra|full|whole))*"
+    r" ([a-z]{3,}s|feet|dollar|cent)\b"
+)
 _NO_TEX = r"(?![^$\n]*(?<=\S)\$(?![0-9]))"  # a formula's end is unlike the sign of another amount
 _IN_DOLLARS = re.compile(
     rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\${_NO_TEX}[0-9][0-9.,]*(?= [a-z]|[.,?!]))"
@@ -77,7 +87,8 @@ _BOUND = re.compile(
     r" ?(?=\\?\$?[0-9])"
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
-_SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})")
+_SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?")
+_COUNT = re.compile(rf"{_NUMBER}(?: out)? of the {_NUMBER}|[0-9]+{_OF} {_NUMBER} [a-z]+")  # and "5 of 6" is a share
 _ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
 _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
@@ -140,7 +151,9 @@ def in_terms_of(question: str, text: str) -> str:
     ('1/4', '18')
     """
     if question and (share := _SHARE.fullmatch(text)):
-        return f"{share[1]}/{share[2]}" if _ASKS_SHARE.search(question) else share[1]
+        if _ASKS_SHARE.search(question):
+            return f"{share[1]}/{share[2]}"
+        return share[1] if _COUNT.fullmatch(text) else text
     if question and (whole := _WITH_REST.fullmatch(text)):
         return whole[2] if _ASKS_REST.search(question) else whole[1]
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
@@ -154,13 +167,32 @@ def in_asked_money(question: str, answer: str, text: str) -> str:
     """
     money = _MONEY.fullmatch(text) or (_MONEY.fullmatch(clean(text)) if "cent" in text or "¢" in text else None)
     amount = money and read_number((money[1] or money[2]).rstrip(".,"))
-    asked = sorted(_ASKS_MONEY.findall(question.lower()), key=lambda match: match[0].startswith("how"))
-    named = [*(unit for _, unit in asked), *_UNIT.findall(_TEX.sub(r"\1", answer.lower()))]  # the last one decides
-    if not money or not amount or not (named or _IN_DOLLARS.match(question)):
+    if not money or not amount:
+        return text
+    named = [unit for unit in _asked_units(question) if unit in ("dollar", "cent")]
+    named += _UNIT.findall(_TEX.sub(r"\1", answer.lower()))  # the last one decides
+    if not named and not _IN_DOLLARS.match(question):
         return text
     in_cents, asks_cents = bool(money[3] == "cent" or money[4]), named[-1:] in (["cent"], ["¢"])
     value = amount.value * Fraction(100) ** (asks_cents - in_cents)
     return text if in_cents == asks_cents else f"{float(value):.12g}"
+
+
+def in_another_unit(question: str, answer: str, text: str) -> bool:
+    """Whether an answer has a common unit, the reference has none, and the question asks in other ones.
+
+    >>> in_another_unit("How many minutes?", "2", "2 hours"), in_another_unit("How many minutes?", "2", "2 min")
+    (True, False)
+    """
+    asked = _asked_units(question) if any(map(str.isalpha, text)) else []
+    number, own = (read_number(clean(side)) if asked else None for side in (text, answer))
+    return bool(number and own and number.unit and not own.unit and number.unit not in asked)
+
+
+def _asked_units(question: str) -> list[str]:
+    """Return the common units that a question asks in, in their order, those behind "how many" last."""
+    asked = sorted(_ASKS_UNIT.findall(question.lower()), key=lambda match: match[0].startswith("how"))
+    return [UNIT_IDS[unit] for _, unit in asked if unit in UNIT_IDS]
 
 
 def without_scale(question: str, text: str) -> str | None:

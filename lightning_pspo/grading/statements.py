@@ -7,7 +7,9 @@ from collections import deque
 
 from lightning_pspo.grading.last_number import (
     ENVIRONMENT,
+    JOINS,
     MATHS,
+    PERCENT,
     inside,
     last_formula,
     last_match,
@@ -17,6 +19,7 @@ from lightning_pspo.grading.last_number import (
 )
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
+from lightning_pspo.grading.qualifiers import SUPPOSED, THE_ANSWER
 from lightning_pspo.grading.structure import HOLES
 from lightning_pspo.grading.words import in_digits, ordinal
 
@@ -40,13 +43,9 @@ _REPLY = re.compile(
     r"(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
-_CONDITION = re.compile(
-    r"(?i)\b(?:if|whether|unless|suppose|assum\w+) (?:that )?(?:the|my|our|this) (?:\w+ ){0,2}answer[^.!?,;\n]{0,20}\Z"
-)
+_CONDITION = re.compile(rf"(?i)\b(?:{SUPPOSED}|if|whether|unless){THE_ANSWER}[^.!?,;\n]{{0,20}}\Z")
 _MAX_STATEMENT_CHARS = 400
 _MATHS = re.compile(rf"(\\begin{ENVIRONMENT}.+?\\end{ENVIRONMENT})|(?:{MATHS})(?!(?<=\$)\d)", re.DOTALL)
-_JOINS_MATHS = re.compile(r"[\s,;]*(?:and|or)?[\s,;]*")
-_PERCENT = re.compile(r"\s{0,3}(?:\\?%|percent)")
 _SENTENCE_END = re.compile(
     r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|rem|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
 )
@@ -130,15 +129,18 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
     if _EMPTY_BOX.match(text) or _CONDITION.search(before):
         return None
-    if maths := _MATHS.match(text):
+    maths = _MATHS.match(text)
+    end = _SENTENCE_END.search(text, maths.end() if maths else 0)
+    if end and end.group() == "?":
+        return None
+    if maths:
         return _joined_maths(text, maths)
-    end = _SENTENCE_END.search(text)
     if not _HAS_DIGIT.search(text, 0, end.start() if end else len(text)):
         text = in_digits(text[: end.start()]) + text[end.start() :] if end else in_digits(text)
         end = _SENTENCE_END.search(text)
     raw = (text[: end.start()] if end else text).strip(" \t*_")
     sentence = raw.strip(" :")
-    if not any(character.isalnum() for character in sentence) or (end and end.group() == "?"):
+    if not any(character.isalnum() for character in sentence):
         return None
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
     bare = cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0]
@@ -233,7 +235,7 @@ def _goes_on(rest: str) -> bool:
 def _joined_maths(text: str, maths: re.Match[str]) -> str:
     """Return the formulas that a statement begins with, as one list."""
     contents = [inside(maths)]
-    while following := _MATHS.match(text, _JOINS_MATHS.match(text, maths.end()).end()):  # type: ignore[union-attr]
+    while following := _MATHS.match(text, JOINS.match(text, maths.end()).end()):  # type: ignore[union-attr]
         contents.append(inside(following))
         maths = following
-    return ", ".join(contents) + "%" * bool(_PERCENT.match(text, maths.end()))
+    return ", ".join(contents) + "%" * bool(PERCENT.match(text, maths.end()))

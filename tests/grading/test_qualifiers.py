@@ -298,6 +298,8 @@ QUESTIONS = r"""
 + If he buys 2, the answer is 6. There were 4. | If the price doubles the answer is 6. Checked with 3.
 + The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
 - The answer is 6? No, it is 5. | I do not know if the answer is 6, or 5.
+- Suppose the answer is 6. | I do not think that the answer is 6.
+- It is false that the answer is 6. | I don't say my answer is 6.
 ? What is 3 factorial? => 6
 + 6 | \boxed{6} | 3! = 6 | #### 3! = 6
 - \boxed{6!} | #### 3! | \boxed{3!}
@@ -305,8 +307,20 @@ QUESTIONS = r"""
 + #### 6!
 - #### 7!
 ? How many apples are there? => 6
-+ \boxed{6!} | #### 6! | 6!
-- 7!
++ \boxed{6!} | #### 6! | 6! | Are there 7? No, there are 6. | How many are there? 6 | There are 6. Any questions?
+- 7! | The answer is 6? | Is the answer 6? | So there are 6 apples? | The answer is 6, right? | Maybe it is $6$?
+- The answer is $6$? | #### 6? | \boxed{6?} | 6? | Could the answer be \frac{12}{2}?
+? How many balls are red? => 5
++ So 5 of 6 balls are red. | 5 of the 6 | The answer is 5 of the 6. | 5 out of 6 balls
+- 5 of 6 | #### 5 of 6 | The answer is 5 out of 6. | So it is 5 out of 6. | \boxed{5 \text{ of } 6}
+? How many minutes does it take? => 2
++ #### 2 minutes | The answer is 2 min. | \boxed{2 \text{ minutes}} | 2 | #### 2 apples
+- #### 2 hours | The answer is 2 h. | \boxed{2 \text{ seconds}} | The answer is 2 days.
+? How many hours does it take, given in minutes? => 120
++ #### 120 minutes | #### 120
+- #### 120 seconds
+? How many minutes does it take? => 2 hours
++ #### 2 hours
 ? How much money is left (in millions)? => 4
 + There is $4 million left. | $4 million | 4 | The answer is 4 million.
 """
