@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import inspect
 import re
+import resource
 import sys
 import threading
 import time
@@ -19,12 +20,19 @@ from typing import TYPE_CHECKING, Any, cast
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import as_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RENDER_S = 10.0
 """Longest time in which a chat template may render one prompt."""
+RENDER_BYTES = 1 << 31
+"""Most memory that it may take on the way."""
+
+_MAX_CHARS = 1 << 23
+_OBJECT = re.compile(r"\S+ at 0x[0-9a-f]+>")
+"""What Python prints for an object that has no text of its own."""
 
 _PATIENCE = 3  # times as long, until the process ends
 
@@ -72,27 +80,27 @@ def variables_of(template: str) -> set[str]:
     """Return the names that a chat template reads without having set them.
 
     Raises:
-        ValueError: It has an error, with its line, is random, or has a power (``**``): one can take hours, and nothing
-            can stop it.
+        ValueError: It has an error, with its line, is random, takes too long or too much memory, or has a power
+            (``**``): one can take hours, and nothing can stop it.
 
     >>> sorted(variables_of("{% for m in messages %}{{ m.content }}{% endfor %}{% if thinking %}..{% endif %}"))
     ['messages', 'thinking']
     """
     try:
-        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
-        if next(parsed.find_all(nodes.Pow), None) is not None:
-            raise ValueError("a chat template must have no powers (`**`)")
-        if any(
-            getattr(node, "name", None) in ("random", "lipsum") for node in parsed.find_all((nodes.Filter, nodes.Name))
-        ):
-            raise ValueError(
-                "a chat template must not be random (`random`, `lipsum`): prompts would differ on resuming"
-            )
-        return meta.find_undeclared_variables(parsed)
+        with memory_limit(RENDER_BYTES), time_limit(RENDER_S):  # jinja2 computes constants here
+            return _variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template)))
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {str(error.message).rstrip('.')}") from None
     except RecursionError:
         raise ValueError("its expressions are nested too deeply") from None
+
+
+def _variables(parsed: nodes.Template) -> set[str]:
+    if next(parsed.find_all(nodes.Pow), None) is not None:
+        raise ValueError("a chat template must have no powers (`**`)")
+    if any(getattr(node, "name", None) in ("random", "lipsum") for node in parsed.find_all((nodes.Filter, nodes.Name))):
+        raise ValueError("a chat template must not be random (`random`, `lipsum`): prompts would differ on resuming")
+    return meta.find_undeclared_variables(parsed)
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -163,10 +171,11 @@ class ChatTemplate:
         """Return the text of a conversation; ``opened``: with the beginning of the assistant's next turn.
 
         Raises:
-            ValueError: It takes too long. Any other exception is the template's own.
+            ValueError: It takes too long or too much memory, or prints an address, which differs in every process.
+                Any other exception is the template's own.
         """
-        with time_limit(RENDER_S):
-            return str(
+        with memory_limit(RENDER_BYTES), time_limit(RENDER_S):
+            text = str(
                 self._tokenizer.apply_chat_template(
                     list(messages),
                     chat_template=self.text,
@@ -175,6 +184,17 @@ class ChatTemplate:
                     **self._arguments,
                 )
             )
+        if len(text) > _MAX_CHARS:
+            raise ValueError(
+                f"the chat template must render a prompt of at most {_MAX_CHARS:,} characters, got {len(text):,}: use "
+                "another chat template."
+            )
+        if (printed := _OBJECT.search(text)) and not any(printed[0] in turn["content"] for turn in messages):
+            raise ValueError(
+                f"the chat template must not print an object of Python, got {printed[0][-80:]}: prompts would differ "
+                "on resuming; use another chat template."
+            )
+        return text
 
 
 def with_arguments(template: str, arguments: Mapping[str, Any] | None) -> str:
@@ -198,6 +218,28 @@ def _dated(template: str, date: str) -> str:
     moment = datetime.fromisoformat(date)
     values = "".join(f" | replace('{directive}', '{moment.strftime(directive)}')" for directive in _DIRECTIVES)
     return f"{{% macro strftime_now(format) %}}{{{{ format{values} }}}}{{% endmacro %}}\n{template}"
+
+
+@contextlib.contextmanager
+def memory_limit(limit: int) -> Iterator[None]:
+    """Raise ValueError where Python code needs so many more bytes, as only Linux can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # another system, which does not keep this limit either
+        yield
+        return
+    least = min(bound for bound in (used + limit, soft, hard) if bound != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_AS, (least, hard))
+    try:
+        yield
+    except MemoryError:
+        raise ValueError(
+            f"the chat template must render a prompt in {as_size(limit)} of memory, and takes more: use another chat "
+            "template."
+        ) from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class _TooSlow(BaseException):  # so that no handler of a template takes it

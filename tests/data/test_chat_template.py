@@ -1,4 +1,5 @@
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,46 @@ def test_an_endless_template_is_refused(monkeypatch: pytest.MonkeyPatch, more: s
     monkeypatch.setattr(chat_template, "RENDER_S", 0.3)
     with pytest.raises(ValueError, match=rule):
         ChatTemplate(make_tokenizer(), CHAT_TEMPLATE + more).render(TURN)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{{ 'x' * 20000000000 }}",
+        "{{ 'x' | center(20000000000) }}",
+        "{{ '%20000000000d' | format(1) }}",
+        "{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{{ [messages] * 9000000000 }}",
+    ],
+)
+def test_a_template_that_would_fill_the_memory_is_refused(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_BYTES", 1 << 28)
+    monkeypatch.setattr(chat_template, "RENDER_S", 100.0)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(ValueError, match=r"the chat template must render a prompt in 268 MB of memory"):
+        ChatTemplate(make_tokenizer(), CHAT_TEMPLATE + bomb).render(TURN)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        ("{{ 'x' * 9000000 }}", "at most 8,388,608 characters"),
+        ("{{ joiner() }}", "must not print an object of Python, got object at 0x"),
+        ("{{ raise_exception }}", "must not print an object of Python, got \\S+raise_exception at 0x"),
+        ("{{ ''.join }}", "must not print an object of Python, got object at 0x"),
+    ],
+)
+def test_a_prompt_of_no_use_is_refused(more: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        ChatTemplate(make_tokenizer(), CHAT_TEMPLATE + more).render(TURN)
+
+
+def test_a_question_may_have_an_address_in_it() -> None:
+    turn = {"role": "user", "content": "What is <object object at 0x7f0>?"}
+    for template in (CHAT_TEMPLATE, "<user>{{ messages[0].content }}"):
+        assert turn["content"] in ChatTemplate(make_tokenizer(), template).render([turn])
 
 
 def test_arguments_reach_the_template() -> None:
