@@ -205,7 +205,7 @@ def _expand(parts: Collection) -> list[str]:
     r"""Return the items, with ``a \pm b`` as two where the order does not matter."""
     items: list[str] = []
     for item in parts.items:
-        signs = () if parts.ordered or not _PLUS_MINUS.search(item) else ("+-", "-+")
+        signs = () if parts.ordered or not _PLUS_MINUS.search(item) else (("+", "-"), ("-", "+"))
         both = [re.sub(r"\\pm(?![A-Za-z])", a, re.sub(r"\\mp(?![A-Za-z])", b, item)) for a, b in signs]
         items += [changed.strip().removeprefix("+").strip() for changed in both] or [item]
     return items
