@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import no_follow, write_atomically
 from lightning_pspo.judging import DIMENSIONS, Item, Judge, Judgement, Tally
 from lightning_pspo.judging.records import FIELDS, judgement_row, row_judgement
 
@@ -52,8 +52,8 @@ class Judgements:
         self._open(f".rank{rank}.part" if rank else "")
 
     def _open(self, suffix: str = "") -> None:
-        self._rows = (self.root / f"{JUDGEMENTS}{suffix}").open("ab")
-        self._items = (self.root / f"{ITEMS}{suffix}").open("ab")
+        self._rows = open(self.root / f"{JUDGEMENTS}{suffix}", "ab", opener=no_follow)  # noqa: SIM115  # open during the run
+        self._items = open(self.root / f"{ITEMS}{suffix}", "ab", opener=no_follow)  # noqa: SIM115  # open during the run
 
     def resume(self, rollout: int) -> list[Question]:
         """Drop what belongs to rollouts after ``rollout`` and failures; return what is not judged."""

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pspo.errors import check_at_least
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import no_follow, write_atomically
 from lightning_pspo.types import Rollout
 
 from ._completion_files import sample_row
@@ -58,7 +58,7 @@ class CompletionTable(Callback):
         rows = _rows(outputs["rollout"], rollout, self.rows)
         path = root_folder(trainer) / _FILENAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=no_follow) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import check_positive
+from lightning_pspo.files import no_follow
 
 from ._trainer import is_trial, root_folder
 
@@ -50,7 +51,7 @@ class Watchdog(Callback):
         root = root_folder(trainer)
         root.mkdir(parents=True, exist_ok=True)
         self._rank = trainer.global_rank
-        self._file = (root / f"stacks-rank{self._rank}.txt").open("a", encoding="utf-8")
+        self._file = open(root / f"stacks-rank{self._rank}.txt", "a", encoding="utf-8", opener=no_follow)  # noqa: SIM115
         self._restart()
         threading.Thread(target=self._watch, args=(self._file,), name="watchdog", daemon=True).start()
 

@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import PARTIAL, write_atomically
+from lightning_pspo.files import PARTIAL, no_follow, write_atomically
 
 MANIFEST = "manifest.json"
 _END = b"PK\x05\x06"  # opens the last record of a zip archive, whose last two bytes are the length of the comment
@@ -45,7 +45,7 @@ class DamagedError(ValueError):
 @contextlib.contextmanager
 def sealed(path: Path) -> Iterator[_Hashed]:
     """Yield a file for ``torch.save``; the checksum of what is written is computed on the way and added at the end."""
-    with path.open("wb") as file:
+    with open(path, "wb", opener=no_follow) as file:
         hashed = _Hashed(file)
         yield hashed
         file.seek(-2, os.SEEK_END)

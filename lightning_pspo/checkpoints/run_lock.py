@@ -33,6 +33,8 @@ def owned(root: Path) -> Iterator[None]:
     try:
         file = locked(path)
     except OSError as error:
+        if error.errno not in _NO_LOCKS and os.path.lexists(path):  # a link or a pipe, in a folder of somebody else's
+            raise InputError(f"`{path}` must be a file that can be locked: {error.strerror}; remove it.") from error
         if error.errno not in _NO_LOCKS:
             raise InputError(
                 f"`trainer.default_root_dir` must be a folder that can be made, got {root}: {error.strerror}."

@@ -27,6 +27,11 @@ class DiskFullError(OSError):
         super().__init__(errno.ENOSPC, message)
 
 
+def no_follow(path: str, flags: int) -> int:
+    """Open a file, as ``opener`` of ``open``; OSError for a link, which in a stranger's folder may lead to any file."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that the name only ever stands for a complete file, the old one or this."""
     with replacing(path) as file:
@@ -39,7 +44,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=no_follow) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

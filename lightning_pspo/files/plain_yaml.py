@@ -17,7 +17,21 @@ _DEPTH = 100
 _VALUES = 100_000  # with every alias written out
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN_TAGS = tuple(_PREFIX + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map"))
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BITS = 4096  # of a whole number; one in hexadecimal may be too long for Python to print
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The loader of plain values, with bounded numbers."""
+
+
+def _integer(loader: Any, node: Any) -> int:
+    value: int = loader.construct_yaml_int(node)
+    if value.bit_length() > _BITS:
+        raise ValueError(f"a whole number must have at most {_BITS} bits, got {value.bit_length()}")
+    return value
+
+
+_Loader.add_constructor(f"{_PREFIX}int", _integer)
 
 
 def read_yaml(path: Path) -> Any:
@@ -52,7 +66,7 @@ def parse_yaml(text: str, name: str) -> Any:
     """
     try:
         check_yaml(text, name)
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         position = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
@@ -100,7 +114,7 @@ def check_yaml(text: str, name: str) -> None:
         raise InputError(f"{name}, line {event.start_mark.line + 1}, column {event.start_mark.column + 1}: {rule}")
 
     event: Any  # its fields depend on its kind
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_Loader):
         if getattr(event, "tag", None) not in (None, "!", *_PLAIN_TAGS):
             refuse(f"the tag {event.tag.replace(_PREFIX, '!!')} is not allowed: give plain values.")
         if isinstance(event, yaml.CollectionStartEvent):

@@ -34,6 +34,18 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         owned(tmp_path / ("x" * 300)).__enter__()
 
 
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to(path.with_name("other"))], ids=["pipe", "link"]
+)
+def test_what_is_not_a_file_is_neither_waited_for_nor_followed(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """In a folder of somebody else's a link may lead to any file of the user's."""
+    (tmp_path / "other").write_text("precious")
+    make(tmp_path / LOCK)
+    with pytest.raises(InputError, match=r"run\.lock` must be a file that can be locked: .*; remove it"):
+        owned(tmp_path).__enter__()
+    assert (tmp_path / "other").read_text() == "precious"
+
+
 def test_what_a_dead_owner_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text('{"host": "gone", "pid": 1, "since": "2020-01-01 00:00:00+00:00", "more": "text"}')
     with owned(tmp_path):

@@ -6,7 +6,9 @@ import signal
 import time
 from pathlib import Path
 
-from lightning_pspo.files import new_folder, partial_name, remove
+import pytest
+
+from lightning_pspo.files import new_folder, partial_name, remove, write_atomically
 
 
 def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> None:
@@ -18,6 +20,17 @@ def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> N
     remove(path)
     assert sorted(tmp_path.iterdir()) == [coming]
     remove(path)
+
+
+def test_a_link_in_place_of_a_file_that_is_being_written_is_not_followed(tmp_path: Path) -> None:
+    """Nor is a link in place of the file itself, which is replaced."""
+    (other := tmp_path / "other").write_text("precious")
+    (path := tmp_path / "best.json").symlink_to(other)
+    write_atomically(path, b"{}")
+    partial_name(path).symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomically(path, b"[]")
+    assert (other.read_text(), path.read_text(), path.is_symlink()) == ("precious", "{}", False)
 
 
 def _make_folder(path: Path) -> None:

@@ -36,6 +36,8 @@ def test_plain_values() -> None:
         ("a: [", "this is not YAML"),
         ("a\0", "this is not YAML"),
         ("x: " + "1" * 5000, "a value that cannot be read"),
+        ("x: 0x" + "f" * 4000, "a whole number must have at most 4096 bits, got 16000"),
+        ("x: " + ":".join(["59"] * 2000), "a whole number must have at most 4096 bits"),
         ("day: 2024-99-99", "a value that cannot be read"),
     ],
 )

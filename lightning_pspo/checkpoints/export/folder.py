@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -92,8 +92,8 @@ def export(
         kind, written = _write_weights(policy, folder, output, live, merge=merge, dtype=getattr(torch, dtype))
         write_generation_config(policy, folder, description["prompt"])
         write_tokenizer(policy, folder, description["prompt"])
-        if (config := newest_config(path)) is not None:
-            shutil.copyfile(config, folder / CONFIG_COPY)
+        if (settings := _settings(config := newest_config(path))) is not None:
+            shutil.copyfile(cast(Path, config), folder / CONFIG_COPY)
         begin("reading the folder back")
         policy.model = None  # one copy less while the folder is read back
         loaded = probe_logits(_load(folder, policy, kind), policy.tokenizer)
@@ -101,7 +101,7 @@ def export(
         error = check_logits(live, written if exact else loaded, loaded, {policy.dtype, dtype})
         check_tokens(policy, folder)
         licence = licence_of(policy.pretrained)
-        card = model_card(kind, description, results_of(path), _settings(config), error, licence)
+        card = model_card(kind, description, results_of(path), settings, error, licence)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return Export(output, path, kind, error)
 

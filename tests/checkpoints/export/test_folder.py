@@ -1,6 +1,7 @@
 """Exports of every kind of checkpoint, loaded as a user would, against the policy that they came from."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,24 @@ def test_gpt2_has_its_weights_the_other_way_round(model_folder: Callable[..., Pa
     module = module_of(model_folder(model=GPT2LMHeadModel(GPT2Config(**settings))), **NF4)
     made = export(saved(module, tmp_path / "one.ckpt"), tmp_path / "out", merge=True)
     assert difference(logits(module.policy.causal_lm), logits(loaded(made.folder))) < 1e-5
+
+
+def test_settings_of_a_stranger_that_cannot_be_read_are_not_copied(base: Path, tmp_path: Path) -> None:
+    """A pipe has no end, a device fills the disk, and a tag would run code wherever the copy is read."""
+    (tmp_path / "checkpoints").mkdir()
+    saved(module_of(base), tmp_path / "checkpoints" / "rollout=000001.ckpt")
+    config = tmp_path / "config.yaml"
+    makers: list[Callable[[], object]] = [
+        lambda: os.mkfifo(config),
+        lambda: config.symlink_to("/dev/zero"),
+        lambda: config.write_text("seed_everything: !!python/object/apply:os.getcwd []\n"),
+    ]
+    for number, make in enumerate(makers):
+        make()
+        folder = export(tmp_path, tmp_path / f"export-{number}").folder
+        assert not (folder / "training_config.yaml").exists()
+        assert "The settings were not found beside the checkpoint." in (folder / "README.md").read_text()
+        config.unlink()
 
 
 def test_what_stands_beside_the_weights(base: Path, tmp_path: Path) -> None:
