@@ -17,7 +17,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.evaluation.comparison import ArmComparison, EvaluatedRun, ProblemKey, compare, read_run
 from lightning_pspo.report.curves import Curves, read_curves
 from lightning_pspo.statistics import Estimate, compare_arms, holm, mean_interval, t_quantile, wilson_interval
-from lightning_pspo.study.cells import CELLS, altered_files, read_done
+from lightning_pspo.study.cells import CELLS, altered_files, read_done, read_settings, unmeasured
 from lightning_pspo.study.design import Study, Variant
 
 MEASURES = {
@@ -89,7 +89,7 @@ def read_cell(folder: Path, seed: int, source: str | None) -> RunResult:
         InputError: Its files are missing or cannot be read.
     """
     files = sorted(folder.glob(f"validations/rollout={'[0-9]' * 6}.jsonl"))
-    runs = {int(file.stem.partition("=")[2]): read_run(file) for file in files}
+    runs = {int(file.stem.partition("=")[2]): read_run(file) for file in files if file.is_file()}
     if len(runs) < 2:
         raise InputError(f"{folder} must hold validations before and after training, got {len(runs)}.")
     settings = list(runs[max(runs)].scores)
@@ -206,8 +206,17 @@ def _read_cells(study: Study, root: Path, variants: Sequence[Variant]) -> _Cells
         for seed in study.seeds:
             name = f"{variant.name}/seed={seed}"
             if done := read_done(folder := root / CELLS / name):
-                cells.altered.extend(f"{name}/{file}" for file in altered_files(folder, name))
-                cells.runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
+                altered = altered_files(folder, name)
+                cells.altered.extend(f"{name}/{file}" for file in altered)
+                try:
+                    if lacking := unmeasured(folder, read_settings(folder)):
+                        raise InputError(f"{folder} must hold {lacking}, which is missing.")
+                    cells.runs.setdefault(variant.name, []).append(read_cell(folder, seed, study.source))
+                except InputError as error:
+                    if not altered:
+                        raise
+                    mend = f"restore {', '.join(altered)}, altered since the run, or delete {folder} to run it again"
+                    raise InputError(f"{str(error).rstrip('.')}: {mend}.") from error
                 if weights := done.get("weights"):
                     cells.by_weights.setdefault(weights, []).append(name)
             else:

@@ -41,7 +41,10 @@ _BUDGET = (
     # how accuracy is measured
     *("data.prompt", "model.evaluation", "model.grader", "trainer.limit_val_batches", "trainer.val_check_interval"),
 )
-_NOTED: Mapping[str, Any] = {"threads": 1, "files": {}, "checkpoints": 0}
+_NOTED: Mapping[str, Any] = {  # at a cell's end -> its kind
+    **{"seconds": float | int | None, "threads": int, "weights": str | None, "files": dict},
+    **{"checkpoints": int, "settings": str},  # bytes of those, and the digest
+}
 _ROOT = "trainer.default_root_dir"
 _DATE = "2026-01-01"  # that chat templates see, so that a cell which is run again tomorrow has the same prompts
 
@@ -73,16 +76,9 @@ class Cell:
         begun = self.folder / DIGEST
         if not begun.is_file():
             return "waiting"
-        if begun.read_text(encoding="utf-8").strip() != self.digest:
+        if _text(begun) != self.digest:
             return "stale"
         return "done" if (self.folder / DONE).is_file() else "begun"
-
-    def unmeasured(self) -> str:
-        """Return which validation that the analysis needs has not been written; empty if it has all."""
-        for name, rollout in (("before training", 0), ("after the last rollout", last_rollout(self.config))):
-            if not (self.folder / f"validations/rollout={rollout:06d}.jsonl").is_file():
-                return f"the validation {name}"
-        return ""
 
     def prepare(self, folder: Path | None = None) -> list[str]:
         """Write the run's settings; return the options of ``fit`` that begin or continue it, here or in ``folder``."""
@@ -94,15 +90,24 @@ class Cell:
         return ["--config", str(folder / CONFIG), "--ckpt_path", "last"]
 
 
+def unmeasured(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return which validation that the analysis needs a run has not written; empty if it has all."""
+    for name, rollout in (("before training", 0), ("after the last rollout", last_rollout(config))):
+        if not (folder / f"validations/rollout={rollout:06d}.jsonl").is_file():
+            return f"the validation {name}"
+    return ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").strip()
+
+
 def _digest(config: Mapping[str, Any], threads: int) -> str:
     return hashlib.sha256(json.dumps([config, threads], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_done(folder: Path) -> dict[str, Any]:
-    """Return what was noted at a cell's end; nothing before its end.
-
-    These are ``seconds``, ``threads``, ``weights``, ``files`` and ``checkpoints``, the bytes of those; cells of older
-    versions lack some.
+    """Return what was noted at a cell's end, of which cells of older versions lack some; nothing before its end.
 
     Raises:
         InputError: The note cannot be read.
@@ -113,9 +118,8 @@ def read_done(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError):
         content = None
-    note: dict[str, Any] = content if isinstance(content, dict) else {"files": None}
-    kinds_fit = all(isinstance(note.get(name, default), type(default)) for name, default in _NOTED.items())
-    if not kinds_fit or not isinstance(note.get("seconds"), float | int | None):
+    note: dict[str, Any] = content if isinstance(content, dict) else {}
+    if not note or not all(isinstance(note[name], kind) for name, kind in _NOTED.items() if name in note):
         raise InputError(f"{folder / DONE} is damaged: delete it, and the study finishes the cell again.")
     return note
 
@@ -145,7 +149,11 @@ def left_out(root: Path, cells: Sequence[Cell]) -> list[str]:
 def file_digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that the analysis reads."""
     paths = sorted([*folder.glob("validations/*"), *folder.glob("logs/**/metrics.csv")])
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.is_file()  # reading a pipe or device might never end
+    }
 
 
 def altered_files(folder: Path, name: str | None = None) -> list[str]:
@@ -162,8 +170,8 @@ def altered_files(folder: Path, name: str | None = None) -> list[str]:
         )
     now = file_digests(folder)
     altered = [file for file, digest in done.get("files", {}).items() if now.get(file) != digest]
-    noted = (folder / DIGEST).read_text(encoding="utf-8") if (folder / DIGEST).is_file() else ""
-    edited = _digest(config, done.get("threads", 1)) != noted.strip()
+    noted = _text(folder / DIGEST) if (folder / DIGEST).is_file() else ""
+    edited = _digest(config, done.get("threads", 1)) != noted or done.get("settings", noted) != noted
     return [CONFIG, *altered] if edited else altered
 
 
@@ -261,7 +269,7 @@ def last_rollout(config: Mapping[str, Any]) -> int:
     2
     """
     rollouts, limit = int(config["data"]["num_rollouts"]), config["trainer"].get("limit_train_batches")
-    if limit is None:
+    if not isinstance(limit, int | float):
         return rollouts
     return min(limit, rollouts) if isinstance(limit, int) else int(limit * rollouts)
 

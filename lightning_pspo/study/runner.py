@@ -21,7 +21,7 @@ from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoin
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, free_bytes, write_atomically
 from lightning_pspo.processes import end_with_parent
-from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done
+from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done, unmeasured
 
 FIT = (sys.executable, "-m", "lightning_pspo", "fit")
 LOG = "log.txt"
@@ -139,12 +139,12 @@ class Runner:
     def _ended(self, attempt: RunningCell, slot: int, status: int, progress: Progress) -> RunningCell | None:
         """Note how a cell has ended; start it again if it died on its way."""
         cell = attempt.cell
-        if status == 0 and (unmeasured := cell.unmeasured()):
-            progress.failed[cell.name] = f"the run ended without {unmeasured}: {_last_line(cell.folder / LOG)}"
+        if status == 0 and (lacking := unmeasured(cell.folder, cell.config)):
+            progress.failed[cell.name] = f"the run ended without {lacking}: {_last_line(cell.folder / LOG)}"
             return None
         if status == 0:
             seconds = round(time.monotonic() - attempt.begun, 1) if attempt.fresh and not attempt.failures else None
-            content: dict[str, Any] = {"seconds": seconds, "threads": cell.threads}
+            content: dict[str, Any] = {"seconds": seconds, "threads": cell.threads, "settings": cell.digest}
             content |= {"weights": weights_digest(cell.folder), "files": file_digests(cell.folder)}
             content |= {"checkpoints": bytes_of(checkpoint_folder(cell.folder))}
             write_atomically(cell.folder / DONE, json.dumps(content).encode())

@@ -134,17 +134,27 @@ def copy_another_seed(folder: Path) -> None:
     shutil.copytree(folder.with_name("seed=3"), folder)
 
 
+def replace_by_a_device(folder: Path) -> None:
+    (file := folder / "validations/rollout=000004.jsonl").unlink()
+    file.symlink_to("/dev/full")  # gives zeros without end
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (cut_a_row, r"rollout=000002.jsonl must have the problems of .*, but 1 are in one of them only, such as 'p0'"),
         (copy_another_seed, r"must hold the run of good/seed=2, but its cell.yaml is of .*/good/seed=3"),
         (lambda folder: (folder / "validations/rollout=000002.jsonl").unlink(), "validations after the same rollouts"),
+        (
+            lambda folder: (folder / "validations/rollout=000004.jsonl").unlink(),
+            "must hold the validation after the last rollout, .*: restore validations/rollout=000004.jsonl, altered ",
+        ),
+        (replace_by_a_device, "must hold the validation after the last rollout"),
         (lambda folder: shutil.rmtree(folder / "logs"), "logs must hold the curves of the run"),
         (lambda folder: (folder / DONE).write_text('{"sec'), "done.json is damaged: delete it"),
         (lambda folder: (folder / CONFIG).unlink(), "cell.yaml cannot be read"),
     ],
-    ids=["row", "copy", "validation", "logs", "note", "settings"],
+    ids=["row", "copy", "validation", "last validation", "device", "logs", "note", "settings"],
 )
 def test_what_makes_a_cell_useless(root: Path, change: Callable[[Path], object], message: str) -> None:
     change(root / "cells/good/seed=2")
@@ -161,6 +171,19 @@ def test_the_order_of_rows_does_not_matter_and_edited_settings_are_named(root: P
     (root / "cells/good/seed=1" / DIGEST).write_text("of other settings", encoding="utf-8")
     after, _ = analyse(STUDY, root)
     assert after == {**before, "altered": ["good/seed=1/cell.yaml"]}
+
+
+def test_runs_that_have_changed_places_are_named(root: Path) -> None:
+    for cell in make_cells(STUDY, root, resolve):
+        note(cell.folder, settings=cell.digest)
+    one, other = (root / f"cells/plain/seed={seed}" for seed in (1, 2))
+    for name in ("validations", "logs", DONE):  # all but the settings
+        (one / name).rename(root / "swapped")
+        (other / name).rename(one / name)
+        (root / "swapped").rename(other / name)
+    assert analyse(STUDY, root)[0]["altered"] == ["plain/seed=1/cell.yaml", "plain/seed=2/cell.yaml"]
+    (one / DIGEST).write_bytes(b"\xff")
+    assert analyse(STUDY, root)[0]["altered"] == ["plain/seed=1/cell.yaml", "plain/seed=2/cell.yaml"]
 
 
 def test_runs_that_collapsed_alike_are_runs_all_the_same(root: Path) -> None:

@@ -84,8 +84,8 @@ def test_cells_that_are_the_same_and_those_of_no_arm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ['{"sec', "[]", '{"threads": "1"}', '{"files": []}', '{"seconds": "x"}', "[" * 9999],
-    ids=["half", "list", "threads", "files", "seconds", "depth"],
+    ['{"sec', "[]", '{"threads": "1"}', '{"files": []}', '{"seconds": "x"}', "[" * 9999, "{}", '{"weights": [1]}'],
+    ids=["half", "list", "threads", "files", "seconds", "depth", "empty", "weights"],
 )
 def test_a_damaged_note_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / DONE).write_text(content, encoding="utf-8")
