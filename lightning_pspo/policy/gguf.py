@@ -70,10 +70,17 @@ def _read_header(gguf_file: Path) -> dict[str, Any]:
     from gguf import GGUFReader, dequantize
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
+    class Bounded(GGUFReader):
+        def _get(self, offset: Any, dtype: Any, count: int = 1, *more: Any, **others: Any) -> Any:
+            """Return values at an offset; the reader itself would read for ever beyond the end of the file."""
+            if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise IndexError("it ends early")
+            return super()._get(offset, dtype, count, *more, **others)
+
     if not gguf_file.is_file():
         raise InputError(f"`{gguf_file}` must be a GGUF file; there is no such file.")
     try:
-        reader = GGUFReader(str(gguf_file))
+        reader = Bounded(str(gguf_file))
         fields = {name: field.contents() for name, field in reader.fields.items()}
         tensors = list(reader.tensors)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, MemoryError) as error:

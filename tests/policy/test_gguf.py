@@ -1,5 +1,6 @@
 """A GGUF file becomes a folder with the logits of its dequantised weights, or is refused in one line."""
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_what_is_no_convertible_gguf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half.gguf").write_bytes(content[: len(content) // 2])
     (tmp_path / "header.gguf").write_bytes(content[:40])
     (tmp_path / "text.gguf").write_text("not a model")
+    endless = struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<IIQ", 9, 0, 10**12)  # an array of bytes
+    (tmp_path / "endless.gguf").write_bytes(b"GGUF" + endless)
     writer = GGUFWriter(str(tmp_path / "alien.gguf"), "alien")
     writer.add_block_count(1)
     writer.write_header_to_file()
@@ -59,6 +62,7 @@ def test_what_is_no_convertible_gguf_file_is_refused(tmp_path: Path) -> None:
     for name, rule in (
         ("half.gguf", "complete GGUF file"),
         ("header.gguf", "complete GGUF file"),
+        ("endless.gguf", r"complete GGUF file, .* \(it ends early\)"),
         ("text.gguf", "complete GGUF file"),
         ("missing.gguf", "no such file"),
         ("alien.gguf", "architecture.*got alien"),
