@@ -37,7 +37,7 @@ _BUDGET = (
     *("data.num_rollouts", "data.prompts_per_rollout", "model.group_size", "model.sampling.max_new_tokens"),
     *("model.refill_rounds", "data.train", "data.val", "model.policy.init_args.model_name_or_path"),
     *("trainer.limit_train_batches", "model.updates_per_rollout", "model.minibatches_per_rollout"),
-    *("trainer.max_time", "model.policy.init_args.revision"),
+    "model.policy.init_args.revision",
     # how accuracy is measured
     *("data.prompt", "model.evaluation", "model.grader", "trainer.limit_val_batches", "trainer.val_check_interval"),
 )
@@ -252,6 +252,10 @@ def _check_measured(config: Mapping[str, Any]) -> None:
     for name, unmeasured in (("fast_dev_run", bool), ("limit_val_batches", lambda limit: limit in (0, 0.0))):
         if unmeasured(value := trainer.get(name)):
             raise InputError(f"`trainer.{name}` must not be {value}: nothing would be measured.")
+    ending = ["trainer.max_time"] if trainer.get("max_time") else []
+    ending += [name for entry in trainer["callbacks"] if (name := _short(entry)) in ("EarlyStopping", "Timer")]
+    if ending:
+        raise InputError(f"`{ending[0]}` may end a run before its last rollout, when arms are compared: leave it out.")
     rollouts, interval = last_rollout(config), trainer.get("val_check_interval")
     share = 1.0 if interval is None else interval  # of the run, or a number of rollouts
     every = share if isinstance(share, int) else int(rollouts * share)

@@ -44,6 +44,8 @@ def test_a_cell_writes_what_the_analysis_reads() -> None:
         ({"trainer.limit_val_batches": 0}, "`trainer.limit_val_batches` must not be 0: nothing would be measured"),
         ({"trainer.fast_dev_run": True}, "`trainer.fast_dev_run` must not be True"),
         ({"trainer.max_epochs": 3}, "`trainer.max_epochs` must be 1"),
+        ({"trainer.max_time": "00:00:01:00"}, "`trainer.max_time` may end a run before its last rollout"),
+        ({"trainer.callbacks": [{"class_path": "EarlyStopping"}]}, "`EarlyStopping` may end a run before its last"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -14,7 +14,13 @@ CONFIG: dict[str, Any] = {
     "trainer": {
         "callbacks": [{"class_path": "lightning_pspo.callbacks.RunSummary"}],
         "val_check_interval": 2,
-        **{"max_epochs": 1, "fast_dev_run": False, "limit_train_batches": None, "limit_val_batches": None},
+        **{
+            "max_epochs": 1,
+            "max_time": None,
+            "fast_dev_run": False,
+            "limit_train_batches": None,
+            "limit_val_batches": None,
+        },
     },
     "model": {
         **{"surrogate": "Unclipped", "optimizer": {"lr": 1e-3}, "updates_per_rollout": 2},
