@@ -31,8 +31,8 @@ RENDER_BYTES = 1 << 31
 """Most memory that it may take on the way."""
 
 _MAX_CHARS = 1 << 23
-_OBJECT = re.compile(r"\S+ at 0x[0-9a-f]+>")
-"""What Python prints for an object that has no text of its own."""
+_OBJECT = re.compile(r"at 0x[0-9a-f]{1,16}>")
+"""End of what Python prints for an object that has no text of its own; it is found in linear time."""
 
 _PATIENCE = 3  # times as long, until the process ends
 
@@ -184,15 +184,18 @@ class ChatTemplate:
                     **self._arguments,
                 )
             )
+            given = {address for turn in messages for address in _OBJECT.findall(turn["content"])}
+            printed = next((found for found in _OBJECT.finditer(text[:_MAX_CHARS]) if found[0] not in given), None)
         if len(text) > _MAX_CHARS:
             raise ValueError(
                 f"the chat template must render a prompt of at most {_MAX_CHARS:,} characters, got {len(text):,}: use "
                 "another chat template."
             )
-        if (printed := _OBJECT.search(text)) and not any(printed[0] in turn["content"] for turn in messages):
+        if printed:
             raise ValueError(
-                f"the chat template must not print an object of Python, got {printed[0][-80:]}: prompts would differ "
-                "on resuming; use another chat template."
+                "the chat template must not print an object of Python, got "
+                f"{text[max(printed.start() - 60, 0) : printed.end()]!r}: prompts would differ on resuming; use "
+                "another chat template."
             )
         return text
 

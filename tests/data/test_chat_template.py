@@ -87,9 +87,9 @@ def test_a_template_that_would_fill_the_memory_is_refused(bomb: str, monkeypatch
     ("more", "rule"),
     [
         ("{{ 'x' * 9000000 }}", "at most 8,388,608 characters"),
-        ("{{ joiner() }}", "must not print an object of Python, got object at 0x"),
-        ("{{ raise_exception }}", "must not print an object of Python, got \\S+raise_exception at 0x"),
-        ("{{ ''.join }}", "must not print an object of Python, got object at 0x"),
+        ("{{ joiner() }}", "must not print an object of Python, got '.*object at 0x"),
+        ("{{ raise_exception }}", "must not print an object of Python, got '.*raise_exception at 0x"),
+        ("{{ ''.join }}", "must not print an object of Python, got '.*object at 0x"),
     ],
 )
 def test_a_prompt_of_no_use_is_refused(more: str, rule: str) -> None:
@@ -98,9 +98,19 @@ def test_a_prompt_of_no_use_is_refused(more: str, rule: str) -> None:
 
 
 def test_a_question_may_have_an_address_in_it() -> None:
-    turn = {"role": "user", "content": "What is <object object at 0x7f0>?"}
-    for template in (CHAT_TEMPLATE, "<user>{{ messages[0].content }}"):
-        assert turn["content"] in ChatTemplate(make_tokenizer(), template).render([turn])
+    """One that the template adds to it is still refused."""
+    for question in ("What is <object object at 0x7f0>?", "<obj at 0x7ffe> prints what?", "at 0x1>"):
+        turn = {"role": "user", "content": question}
+        for template in (CHAT_TEMPLATE, "<s>[INST]{{ messages[0].content }}", "<s> {{ messages[0].content }}"):
+            assert question in ChatTemplate(make_tokenizer(), template).render([turn])
+            with pytest.raises(ValueError, match=r"must not print an object of Python, got '.*object at 0x"):
+                ChatTemplate(make_tokenizer(), template + "{{ joiner() }}").render([turn])
+
+
+def test_addresses_are_looked_for_in_linear_time() -> None:
+    """In a quadratic one this would not end today."""
+    turn = {"role": "user", "content": "x" * 2_000_000}
+    assert turn["content"] in ChatTemplate(make_tokenizer(), CHAT_TEMPLATE).render([turn])
 
 
 def test_arguments_reach_the_template() -> None:
