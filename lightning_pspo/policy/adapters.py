@@ -37,6 +37,7 @@ PATTERN_S = 10.0
 """Longest time in which the regular expressions of an adapter may go through the names of a model's modules."""
 
 _PEFT_PREFIX = "base_model.model."
+_NAME = re.compile(r"\^?[\w.-]+")
 _MATCH = "import json, re, sys; ps, ns = json.load(sys.stdin); [re.fullmatch(p, n) for p in ps for n in ns]"
 
 
@@ -125,19 +126,36 @@ def check_patterns(setting: str, patterns: list[str], names: Iterable[str]) -> N
 
 
 def check_adapter(skeleton: Callable[[], PreTrainedModel], path: Path) -> None:
-    """Refuse the config of a stored adapter, if there is one, with regular expressions that would take peft hours."""
+    """Refuse the config of a stored adapter, if there is one, with regular expressions that would take peft hours.
+
+    Where peft puts names into an expression of its own, they must be names, or ``^`` and a whole name.
+    """
     if not path.is_file():
         return
     entries: dict[str, Any] = json.loads(path.read_bytes())
-    whole = [entries.get(name) for name in ("target_modules", "exclude_modules")]
-    inner: list[Any] = []
-    for name in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
-        entry = entries.get(name) or []
-        inner += [entry] if isinstance(entry, str) else entry
-    # as peft writes them, around those that name a part
-    patterns = [*whole, *(rf"(^|.*?\.)({entry})($|\..*)" for entry in inner if isinstance(entry, str))]
-    if texts := [entry for entry in patterns if isinstance(entry, str)]:
-        check_patterns(str(path), texts, [name for name, _ in skeleton().named_modules()])
+    for setting in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
+        for name in _texts(path, setting, entries.get(setting)):
+            if name and not _NAME.fullmatch(name):
+                raise InputError(
+                    f"{path}: `{setting}` must name modules, got {name!r:.80}: write names in place of regular "
+                    "expressions."
+                )
+    patterns = []
+    for setting in ("target_modules", "exclude_modules"):
+        texts = _texts(path, setting, entries.get(setting))
+        patterns += texts if isinstance(entries.get(setting), str) else []  # a list is of names, compared as such
+    if patterns:
+        check_patterns(str(path), patterns, [name for name, _ in skeleton().named_modules()])
+
+
+def _texts(path: Path, setting: str, entry: Any) -> list[str]:
+    """Return the texts of an entry of an adapter's config, which are the keys of a ``..._pattern`` of numbers."""
+    kind = dict if setting in ("rank_pattern", "alpha_pattern") else list
+    texts = [entry] if isinstance(entry, str) and kind is list else entry
+    if entry is not None and not (isinstance(texts, kind) and all(isinstance(text, str) for text in texts)):
+        rule = "an object with names of modules as keys" if kind is dict else "a list of names of modules, or a text"
+        raise InputError(f"{path}: `{setting}` must be {rule}, got {entry!r:.80}: store the adapter again.")
+    return list(texts or ())
 
 
 def reread_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -110,10 +110,44 @@ def test_regular_expressions_of_a_stranger(
     policy.tokenizer.save_pretrained(tmp_path)
     config = json.loads((path := tmp_path / "adapter_config.json").read_bytes())
     Policy(model_name_or_path=str(tmp_path))
-    for name, value in (("target_modules", pattern), ("exclude_modules", pattern), ("alpha_pattern", {pattern: 1})):
-        path.write_text(json.dumps(config | {name: value}), encoding="utf-8")
+    for name in ("target_modules", "exclude_modules"):
+        path.write_text(json.dumps(config | {name: pattern}), encoding="utf-8")
         with pytest.raises(InputError, match=f"adapter_config.json {message}"):
             Policy(model_name_or_path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"layers_pattern": "([a-z_0-9.]+)+", "layers_to_transform": [0]}, "`layers_pattern` must name modules, got"),
+        ({"layers_pattern": ["layers", "(a)"]}, r"`layers_pattern` must name modules, got '\(a\)': write names"),
+        ({"rank_pattern": {"q_proj|(a+)+": 1}}, r"`rank_pattern` must name modules, got 'q_proj\|\(a\+\)\+'"),
+        ({"alpha_pattern": {"^^q_proj": 1}}, r"`alpha_pattern` must name modules, got '\^\^q_proj'"),
+        ({"modules_to_save": ["lm_head", "a*"]}, r"`modules_to_save` must name modules, got 'a\*'"),
+        ({"rank_pattern": 5}, "`rank_pattern` must be an object with names of modules as keys, got 5: store"),
+        ({"alpha_pattern": ["q_proj"]}, r"`alpha_pattern` must be an object .*, got \['q_proj'\]"),
+        ({"modules_to_save": True}, "`modules_to_save` must be a list of names of modules, or a text, got True"),
+        ({"target_modules": [5]}, r"`target_modules` must be a list of names of modules, or a text, got \[5\]"),
+        ({"exclude_modules": {}}, "`exclude_modules` must be a list of names of modules, or a text, got {}"),
+    ],
+)
+def test_entries_of_a_stranger_that_peft_puts_into_expressions(
+    entries: dict[str, Any], message: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (path := tmp_path / "adapter_config.json").write_text(json.dumps(entries), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"adapter_config\.json: {message}"):
+        adapters.check_adapter(built(tiny_model).pretrained.skeleton, path)
+
+
+def test_names_in_an_adapter_of_peft(tiny_model: Path, tmp_path: Path) -> None:
+    """Of a part of a module's name, and of a whole one."""
+    policy = built(tiny_model, lora=LoRA(rank=1, target_modules=["q_proj", "v_proj"]))
+    ranks = {"^model.layers.0.self_attn.q_proj": 1, "layers.1.self_attn.v_proj": 1}
+    policy.model.peft_config["default"].rank_pattern = ranks  # type: ignore[operator, union-attr, index]
+    policy.model.save_pretrained(tmp_path)  # type: ignore[union-attr]
+    policy.tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_bytes())["rank_pattern"] == ranks
+    Policy(model_name_or_path=str(tmp_path))
 
 
 @pytest.mark.parametrize(
