@@ -51,8 +51,8 @@ class ShortFloat(float):
 
     exact: int
 
-    def __new__(cls, value: float, kind: type[np.floating[Any]]) -> ShortFloat:
-        """Shorten a number of a kind of numpy's."""
+    def __new__(cls, value: float, kind: type[np.floating[Any]] = np.float64) -> ShortFloat:
+        """Shorten a number of a kind of numpy's; without one it is short, as in a copy or a pickle."""
         number = super().__new__(cls, value if value.is_integer() else float(str(kind(value))))
         number.exact = 2 ** (np.finfo(kind).nmant + 1)
         return number

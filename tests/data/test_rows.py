@@ -1,15 +1,18 @@
 """Local files of every format, and the messages about those that cannot be used."""
 
+import copy
 import gzip
 import json
+import pickle
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from lightning_pspo.data import rows
 from lightning_pspo.data.columns import text_field
-from lightning_pspo.data.rows import read_rows
+from lightning_pspo.data.rows import ShortFloat, WrittenNumber, read_rows
 from lightning_pspo.data.sources import GSM8K, JSONL
 from lightning_pspo.errors import InputError
 from lightning_pspo.types import Problem
@@ -145,6 +148,13 @@ def test_a_short_float_is_the_number_that_was_written(tmp_path, kind, exact):
     assert [text_field(rows[index], "answer", "row") for index in (0, 2)] == ["0.1", str(exact - 1)]
     with pytest.raises(InputError, match=f"row: field 'answer' must be text, .* has lost digits: {exact}"):
         text_field(rows[3], "answer", "row")
+
+
+@pytest.mark.parametrize("number", [ShortFloat(np.float32(0.1).item(), np.float32), WrittenNumber("0.10")])
+def test_a_number_is_copied_and_pickled(number):
+    pickles = [pickle.loads(pickle.dumps(number, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for other in (copy.copy(number), copy.deepcopy(number), *pickles):
+        assert (type(other), other, str(other), vars(other)) == (type(number), 0.1, str(number), vars(number))
 
 
 def test_a_parquet_table_that_would_lose_a_column_or_is_not_unicode(tmp_path):
