@@ -61,7 +61,7 @@ _TEXT = re.compile(
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2,}|[.?!:;](?=\s)|\n|[*$`]|\\[()\[\]]")
 _SOLUTION, _TUPLE = re.compile(r"\\?[A-Za-z_0-9]{1,9}\s?="), re.compile(r"(?:\\left\s?)?\([^()]*,.*\)\.?\Z")
 _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
-JOINS = re.compile(r"(?:[\s,;]|and|or){0,12}")
+JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")

@@ -18,7 +18,7 @@ INCLUSIVE = (
 )
 """A bound that may be reached."""
 
-SUPPOSED = r"(?:suppose|assum\w+|(?:not|[a-z]+n['’]t) (?:think|believe|say)|false|doubt)"
+SUPPOSED = r"(?:suppose|assum(?:e|ing)|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)|false|(?:i|we) doubt)"
 THE_ANSWER = r"(?: that)? (?:the|my|our|this) (?:\w+ ){0,2}answer"
 
 _SIGN = r"(?:(?<![-=>])[<>≤≥≠±∓]=?|!=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
@@ -34,7 +34,7 @@ _BEFORE = re.compile(
     r"|(?:anything|values|numbers|all) but"
     rf"|{SUPPOSED}{THE_ANSWER} (?:is|was|were|be)"
     r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus|to the (?:power(?: of)?|exponent)"
-    r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|doubt that [a-z]+)"
+    r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|(?:i|we) doubt that [a-z]+)"
     r"(?: (?:be|is|are|equals?|to|exactly|the answer))*"
     rf"|(?:neither|either) {_NUMBER} n?or)"
     rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
@@ -63,13 +63,21 @@ _AFTER = re.compile(
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
-    r"|\$?(?:,? [A-Za-z]+){0,6} ?\?[\s*_$]*\Z"  # the end of a question
+    r"|\$?(?: [A-Za-z]+){0,6} ?\?[\s*_$]*\Z"  # the end of a question, and not ", right?"
 )
 _MONEY = re.compile(r"\\?\$\s?([0-9.][0-9.,]*)(?: dollars?)?\.?|([0-9.][0-9.,]*)(?: (dollar|cent)s?|\s?(¢))\.?")
+_ASKS_MONEY = re.compile(r"\b(how (?:many|much)|in|number of|amount of)(?: (?:total|us|more))* (dollar|cent)s?\b")
 _ASKS_UNIT = re.compile(
-    r"\b(how (?:many|much)|in|number of|amount of)(?: (?:total|us|more|fewer|extra|full|whole))*"
-    r" ([a-z]{3,}s|feet|dollar|cent)\b"
+    r"\bhow many(?: (?:total|more|fewer|extra|full|whole))* (?!in\b)([a-z]+)\b|, in ([a-z]+),|\bin ([a-z]+)\W*\Z"
 )
+_NEXT_SENTENCE = re.compile(r"[.?!]\s+")
+_KINDS = [
+    frozenset(kind.split())
+    for kind in (
+        *("mm cm m km in ft yd mi", "s min h day week month yr", "mg g kg lb oz ton"),
+        *("ml l cup pint quart gallon", "cent dollar"),
+    )
+]
 _NO_TEX = r"(?![^$\n]*(?<=\S)\$(?![0-9]))"  # a formula's end is unlike the sign of another amount
 _IN_DOLLARS = re.compile(
     rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\${_NO_TEX}[0-9][0-9.,]*(?= [a-z]|[.,?!]))"
@@ -89,6 +97,7 @@ _BOUND = re.compile(
 )
 _SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?")
 _COUNT = re.compile(rf"{_NUMBER}(?: out)? of the {_NUMBER}|[0-9]+{_OF} {_NUMBER} [a-z]+")  # and "5 of 6" is a share
+_HOW_MANY = re.compile(r"(?i)\bhow many\b")
 _ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
 _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
@@ -153,7 +162,7 @@ def in_terms_of(question: str, text: str) -> str:
     if question and (share := _SHARE.fullmatch(text)):
         if _ASKS_SHARE.search(question):
             return f"{share[1]}/{share[2]}"
-        return share[1] if _COUNT.fullmatch(text) else text
+        return share[1] if _HOW_MANY.search(question) or _COUNT.fullmatch(text) else text
     if question and (whole := _WITH_REST.fullmatch(text)):
         return whole[2] if _ASKS_REST.search(question) else whole[1]
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
@@ -169,8 +178,8 @@ def in_asked_money(question: str, answer: str, text: str) -> str:
     amount = money and read_number((money[1] or money[2]).rstrip(".,"))
     if not money or not amount:
         return text
-    named = [unit for unit in _asked_units(question) if unit in ("dollar", "cent")]
-    named += _UNIT.findall(_TEX.sub(r"\1", answer.lower()))  # the last one decides
+    asked = sorted(_ASKS_MONEY.findall(question.lower()), key=lambda match: match[0].startswith("how"))
+    named = [*(unit for _, unit in asked), *_UNIT.findall(_TEX.sub(r"\1", answer.lower()))]  # the last one decides
     if not named and not _IN_DOLLARS.match(question):
         return text
     in_cents, asks_cents = bool(money[3] == "cent" or money[4]), named[-1:] in (["cent"], ["¢"])
@@ -179,20 +188,18 @@ def in_asked_money(question: str, answer: str, text: str) -> str:
 
 
 def in_another_unit(question: str, answer: str, text: str) -> bool:
-    """Whether an answer has a common unit, the reference has none, and the question asks in other ones.
+    """Whether an answer has a common unit, the reference has none, and the question asks in others of its kind.
 
     >>> in_another_unit("How many minutes?", "2", "2 hours"), in_another_unit("How many minutes?", "2", "2 min")
     (True, False)
     """
-    asked = _asked_units(question) if any(map(str.isalpha, text)) else []
+    last = _NEXT_SENTENCE.split((question.rpartition("?")[0] or question).strip().lower())[-1]
+    words = _ASKS_UNIT.findall(last) if any(map(str.isalpha, text)) else []
+    asked = {UNIT_IDS.get("".join(word)) for word in words} - {None}
     number, own = (read_number(clean(side)) if asked else None for side in (text, answer))
-    return bool(number and own and number.unit and not own.unit and number.unit not in asked)
-
-
-def _asked_units(question: str) -> list[str]:
-    """Return the common units that a question asks in, in their order, those behind "how many" last."""
-    asked = sorted(_ASKS_UNIT.findall(question.lower()), key=lambda match: match[0].startswith("how"))
-    return [UNIT_IDS[unit] for _, unit in asked if unit in UNIT_IDS]
+    if not number or not own or own.unit or number.unit in asked:
+        return False
+    return any(number.unit in kind and not asked.isdisjoint(kind) for kind in _KINDS)
 
 
 def without_scale(question: str, text: str) -> str | None:

@@ -131,7 +131,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return None
     maths = _MATHS.match(text)
     end = _SENTENCE_END.search(text, maths.end() if maths else 0)
-    if end and end.group() == "?":
+    if end and end.group() == "?" and (not maths or end.start() == maths.end()):
         return None
     if maths:
         return _joined_maths(text, maths)

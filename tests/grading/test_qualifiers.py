@@ -299,7 +299,10 @@ QUESTIONS = r"""
 + The answer is 5? No, it is 6. | I wonder if the answer is 5. It is 6.
 - The answer is 6? No, it is 5. | I do not know if the answer is 6, or 5.
 - Suppose the answer is 6. | I do not think that the answer is 6.
-- It is false that the answer is 6. | I don't say my answer is 6.
+- It is false that the answer is 6. | I don't say my answer is 6. | I doubt the answer is 6. | Assume the answer is 6.
++ There is no doubt that the answer is 6. | I have no doubt the answer is 6. | Without a doubt the answer is 6.
++ No doubt the answer is 6. | There is no doubt that it is 6. | I don't doubt that it is 6.
++ I can't believe the answer is 6! | By assumption the answer is 6.
 ? What is 3 factorial? => 6
 + 6 | \boxed{6} | 3! = 6 | #### 3! = 6
 - \boxed{6!} | #### 3! | \boxed{3!}
@@ -308,9 +311,14 @@ QUESTIONS = r"""
 - #### 7!
 ? How many apples are there? => 6
 + \boxed{6!} | #### 6! | 6! | Are there 7? No, there are 6. | How many are there? 6 | There are 6. Any questions?
-- 7! | The answer is 6? | Is the answer 6? | So there are 6 apples? | The answer is 6, right? | Maybe it is $6$?
++ The answer is 6, right? | So the total is 6, okay? | So 6 apples, correct? | The answer is $6$, right?
++ The answer is $6$ Q: What is 2+2?
+- 7! | The answer is 6? | Is the answer 6? | So there are 6 apples? | Maybe it is $6$?
 - The answer is $6$? | #### 6? | \boxed{6?} | 6? | Could the answer be \frac{12}{2}?
 ? How many balls are red? => 5
++ So 5 of 6 balls are red. | The answer is 5 of the 6. | 5 of 6 | The answer is 5 out of 6. | #### 5 out of 6
+- 6 of 5 | 4 out of 5
+? What is x? => 5
 + So 5 of 6 balls are red. | 5 of the 6 | The answer is 5 of the 6. | 5 out of 6 balls
 - 5 of 6 | #### 5 of 6 | The answer is 5 out of 6. | So it is 5 out of 6. | \boxed{5 \text{ of } 6}
 ? How many minutes does it take? => 2
@@ -319,6 +327,33 @@ QUESTIONS = r"""
 ? How many hours does it take, given in minutes? => 120
 + #### 120 minutes | #### 120
 - #### 120 seconds
+? How long, in minutes, will it take? => 2
++ #### 2 minutes
+- #### 2 hours
+? She worked the same number of hours in October. How many hours are in a day? How much money does she earn? => 248
++ The answer is 248 dollars. | #### 248 hours
+? The sides are given in feet. What does the fence cost? => 44
++ \boxed{44\text{ dollars}}
+? The speed is measured in miles per hour and the time in minutes, how long does a trip take? => 3
++ #### 3 hours
+? The speed is given in meters per second. How long does it need? => 20
++ \boxed{20\text{ s}}
+? How many hours does he drive on the 5 days? => 60
++ #### 60 km
+- #### 60 days
+? How many km does he drive in two hours? => 60
++ #### 60 km | #### 60 kilometers
+- #### 60 m | #### 60 miles
+? How many ml are there? => 480
++ #### 480 ml
+- #### 480 cups
+? How long is it in cm? => 25.4
++ 25.4 cm | #### 25.4
+- #### 25.4 inches
+? How many in total did he walk? => 3
++ #### 3 miles
+? What are the roots? => x=1, x=2
++ The answer is $x=1$,                     $x=2$ | So $x=1$                  and           $x=2$.
 ? How many minutes does it take? => 2 hours
 + #### 2 hours
 ? How much money is left (in millions)? => 4
