@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -92,8 +92,10 @@ def export(
         kind, written = _write_weights(policy, folder, output, live, merge=merge, dtype=getattr(torch, dtype))
         write_generation_config(policy, folder, description["prompt"])
         write_tokenizer(policy, folder, description["prompt"])
-        if (settings := _settings(config := newest_config(path))) is not None:
-            shutil.copyfile(cast(Path, config), folder / CONFIG_COPY)
+        config = newest_config(path)
+        settings = _settings(config)
+        if config is not None and settings is not None:
+            shutil.copyfile(config, folder / CONFIG_COPY)
         begin("reading the folder back")
         policy.model = None  # one copy less while the folder is read back
         loaded = probe_logits(_load(folder, policy, kind), policy.tokenizer)
