@@ -162,7 +162,8 @@ class RolloutEngine(ABC):
     max_prompt_tokens: int | None = None
     """Longest prompt that it takes; None for any that fits the model."""
     ignores_batch: bool = False
-    """Whether no bit of a completion depends on the other prompts of its batch, where operations have a fixed order."""
+    """Whether no bit of a completion depends on the other prompts of its batch, where operations have a fixed order and
+    treat all rows of a batch alike, as they do on a GPU (on a CPU a row's last bits may change with its place)."""
     listener: Listener | None = None
     """Told of completions that have ended while others are still drawn, so that they are graded meanwhile."""
 

@@ -63,8 +63,9 @@ class GraphEngine(RolloutEngine):
         steps_per_check: Tokens after which finished rows are dropped, at least 1.
         fixed_prompt_tokens: Width to which all prompts are padded, at least that of the longest, so that each pass has
             one shape, whatever else is sampled, and with it the same kernels: completions then do not depend on the
-            other prompts, to the bit. Finished rows are not dropped, and few prompts take as long as ``max_rows`` rows.
-            None for shapes that fit.
+            other prompts, to the bit, where kernels treat all rows alike (not on a CPU, where a row's place may change
+            its last bits). Finished rows are not dropped, and few prompts take as long as ``max_rows`` rows. None for
+            shapes that fit.
 
     Raises:
         InputError: If a number is below 1; where ``fixed_prompt_tokens`` is set, if a prompt is longer (before the run

@@ -182,15 +182,15 @@ EVERY_TERM = [
 
 
 def test_a_sound_model_passes(selfcheck: Check) -> None:
-    """With an engine of fixed shapes, which promises completions that do not depend on their batch."""
     engine = ["--model.engine=GraphEngine", "--model.engine.max_rows=16", "--model.engine.fixed_prompt_tokens=99"]
     checks = ["microbatches", "ratio", "bits", "engine", "checkpoint", "export"]
     status, results, printed = selfcheck(*engine, "--only", *checks)
     assert status == 0, printed
     assert len(results) == 15
     not_judged = {name for name, result in results.items() if result["passed"] is None}
-    assert not_judged == {"engine: its log-probs"}  # the engine gives none
-    assert results["bits: each prompt alone"]["measured"] == "100.0% of the tokens"
+    # The engine gives no log-probs, and a CPU's kernels do not treat all rows alike.
+    assert not_judged == {"engine: its log-probs", "bits: each prompt alone"}
+    assert results["bits: a second rollout"]["measured"] == "100.0% of the tokens"
     assert results["ratio at the first update"]["measured"] == "0"
     assert results["checkpoint: logits after loading"]["measured"] == "0"
     assert 0.0 < float(results["gradient: micro-batches"]["measured"]) < 1e-4
