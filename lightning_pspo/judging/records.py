@@ -98,21 +98,27 @@ def _are_scores(value: Any) -> bool:
 def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> dict[str, str]:
     """Drop the rows of an output that are cut short or not judged, and return id -> key of the others.
 
-    A row with fewer usable replies than ``repeats`` goes, too. InputError for a complete line that is not such a row.
+    A row with fewer usable replies than ``repeats`` goes, too. InputError for what is neither such a row nor its start.
     """
     finished: dict[str, str] = {}
     if not path.exists():
         return finished
     with path.open("rb") as stream, replacing(path) as output:
         for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
-                break
             try:
                 judgement = row_judgement(json.loads(line))
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, json.JSONDecodeError) and _is_cut(line):
+                    break
                 raise InputError(f"{path}, row {number}: must be a row of judgements: give another --output.") from None
             judged = judgement.preference is not None if pairs else len(judgement.repeats) >= repeats
             if judged and judgement.reason is None:
                 finished[judgement.id] = judgement.key
-                output.write(line)
+                output.write(line.rstrip() + b"\n")
     return finished
+
+
+def _is_cut(line: bytes) -> bool:
+    """Tell whether a line may be the beginning of a row of judgements."""
+    start = b'{"id": '
+    return not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]

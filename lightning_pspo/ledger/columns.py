@@ -13,6 +13,7 @@ FOLDER = "ledger"
 """Name of the ledger's folder in a run's directory."""
 
 _NAME = re.compile(r"rollout=(\d{1,18})-rank=(\d{1,18})\.parquet", re.ASCII)
+_LAST = 2**53  # rollout: what numbers of any type hold exactly
 _ORIGIN = {
     "rollout": pa.int32(),
     "step": pa.int64(),
@@ -72,4 +73,7 @@ def rollout_span(metadata: parquet.FileMetaData) -> tuple[int, int]:
     groups = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
     if any(bounds is None or not bounds.has_min_max or not isinstance(bounds.min, int) for bounds in groups):
         raise ValueError("its footer must have the bounds of `rollout`, two integers")
-    return min(bounds.min for bounds in groups), max(bounds.max for bounds in groups)
+    span = min(bounds.min for bounds in groups), max(bounds.max for bounds in groups)
+    if span[1] > _LAST:
+        raise ValueError(f"its last rollout must be at most {_LAST}, got {span[1]}")
+    return span

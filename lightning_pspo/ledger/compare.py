@@ -86,7 +86,11 @@ def find_divergence(first: Ledger, second: Ledger, rollouts: Span | None = None)
     with connect() as connection:
         for table, ledger in (("first", first), ("second", second)):
             connection.register("rows", ledger.stream(["position", "sample", "id", "completion"], rollouts))
-            connection.execute(f"CREATE TABLE {table} AS SELECT {key}, hash(id, completion) AS content FROM rows")
+            whole = ", ".join(f"TRY_CAST({name} AS BIGINT) AS {name}" for name in key.split(", "))  # no nan
+            connection.execute(f"CREATE TABLE {table} AS SELECT {whole}, hash(id, completion) AS content FROM rows")
+            query = f"SELECT {key} FROM {table} GROUP BY ALL HAVING count(*) > 1 OR position + sample IS NULL LIMIT 1"
+            if (row := connection.execute(query).fetchone()) is not None:  # it would meet each of its like
+                raise InputError(f"{ledger.folder}: each row must have a {key} of its own, got {row} for several.")
         connection.execute(
             f"CREATE VIEW both_runs AS SELECT {key}, first.content IS NOT DISTINCT FROM second.content AS same "
             f"FROM first FULL JOIN second USING ({key})"

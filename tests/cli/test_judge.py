@@ -160,13 +160,14 @@ def test_a_file_that_is_not_json_lines_is_one_clear_line(run, tmp_path, content)
         *("not JSON", "[]", "[" * 10**5, '{"id": 1, "key": 7}', '{"id": 1, "key": "k", "scores": {"clarity": 5}}'),
     ],
 )
-def test_an_output_of_something_else_is_left_alone(run, tmp_path, row):
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_an_output_of_something_else_is_left_alone(run, tmp_path, row, end):
     source, output = write(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
-    output.write_text(row + "\n")
+    output.write_text(row + end)
     status, _, errors = run(source, "http://127.0.0.1:9/v1")
     assert status == 2
     assert f"{output}, row 1" in errors
-    assert output.read_text() == row + "\n"
+    assert output.read_text() == row + end
 
 
 def test_files_that_cannot_be_the_output(run, tmp_path):

@@ -199,6 +199,13 @@ def test_diff_of_other_lengths_and_other_prompts(tmp_path: Path, capsys: Output)
     assert "must have prompts in common" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("samples", [[0, 1, 1, 2], [0, 1, 2, None]])
+def test_diff_of_rows_that_are_not_told_apart(tmp_path: Path, capsys: Output, samples: list[int | None]) -> None:
+    run = write(tmp_path / "one", 1, sample=lambda _: samples)
+    assert main(["diff", str(run), str(run)]) == 2
+    assert "each row must have a rollout, position, sample of its own, got (1, 0, " in capsys.readouterr().err
+
+
 GRADER = '''
 from lightning_pspo.grading import Grade, Verdict
 

@@ -59,6 +59,7 @@ def test_damaged_files_are_named_and_the_others_read(tmp_path: Path) -> None:
         (pa.table({"rollout": [1], "reward": ["high"]}), "`reward` must hold numbers, got texts"),
         (pa.table({"verdict": ["wrong"]}), "column `rollout`"),
         (pa.table({"rollout": pa.array([], pa.int64())}), "must have rows"),
+        (pa.table({"rollout": pa.array([2**63], pa.uint64())}), "last rollout must be at most"),
     ],
 )
 def test_files_of_a_stranger(tmp_path: Path, table: pa.Table, reason: str) -> None:
