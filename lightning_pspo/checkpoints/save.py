@@ -26,6 +26,7 @@ from lightning_pspo.files import (
     remove,
     sync_entry,
     sync_to_disk,
+    why_full,
 )
 
 _CUT_SHORT = "inline_container"
@@ -166,17 +167,17 @@ def _whole_or_nothing(path: Path, needed: int, is_zero: bool) -> Iterator[None]:
         if is_zero:
             remove(partial_name(path))
         if is_full(error) or (_CUT_SHORT in str(error) and free_bytes(path) < _MARGIN * needed):
-            raise _disk_full(path, needed) from error
+            raise _disk_full(path, needed, error) from error
         raise
 
 
-def _disk_full(path: Path, needed: int) -> DiskFullError:
+def _disk_full(path: Path, needed: int, error: BaseException) -> DiskFullError:
     earlier = newest_whole(path.parent)
     resume = "There is no earlier checkpoint" if earlier is None else f"The newest complete checkpoint is {earlier}"
+    full, mend = why_full(error)
     return DiskFullError(
-        f"The disk is full: {path} could not be written, which needs about {as_size(needed)}; "
-        f"{as_size(free_bytes(path))} are free. {resume}. Free some space, then run the same command with --ckpt_path "
-        "last."
+        f"{full}: {path} could not be written, which needs about {as_size(needed)}; "
+        f"{as_size(free_bytes(path))} are free. {resume}. {mend}, then run the same command with --ckpt_path last."
     )
 
 

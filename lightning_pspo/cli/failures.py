@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 from lightning_pspo.cli.help import RESUMED
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full
+from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, why_full
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -142,7 +142,8 @@ def _full_disk(error: BaseException, trainer: Trainer | None) -> str:
     root = Path(tempfile.gettempdir() if trainer is None else trainer.default_root_dir)
     newest = newest_whole(checkpoint_folder(root))
     end = "there is no checkpoint to go on from" if newest is None else f"--ckpt_path last goes on from {newest}"
+    full, mend = why_full(error)
     return (
-        f"The disk is full: a file of the run could not be written ({error}), and {as_size(free_bytes(root))} are left "
-        f"in {root}. Free some space; {end}."
+        f"{full}: a file of the run could not be written ({error}), and {as_size(free_bytes(root))} are left "
+        f"in {root}. {mend}; {end}."
     )

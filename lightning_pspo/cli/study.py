@@ -35,6 +35,7 @@ from lightning_pspo.files import (
     is_full,
     locked,
     unlock,
+    why_full,
     write_atomically,
 )
 from lightning_pspo.progress import WORK, clock, shown
@@ -83,9 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if not is_full(error):
             raise
-        raise DiskFullError(
-            "the disk is full: free some space and give the same command again; nothing finished is lost."
-        ) from error
+        full, mend = (words[0].lower() + words[1:] for words in why_full(error))
+        raise DiskFullError(f"{full}: {mend} and give the same command again; nothing finished is lost.") from error
 
 
 def parser() -> argparse.ArgumentParser:

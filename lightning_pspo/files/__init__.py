@@ -14,6 +14,7 @@ from lightning_pspo.files.atomic import (
     replacing,
     sync_entry,
     sync_to_disk,
+    why_full,
     write_atomically,
 )
 from lightning_pspo.files.json_lines import COMPRESSED, foreign, open_bytes, read_objects, text_value, unique_keys
@@ -46,5 +47,6 @@ __all__ = [
     "text_value",
     "unique_keys",
     "unlock",
+    "why_full",
     "write_atomically",
 ]

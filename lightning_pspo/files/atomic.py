@@ -17,7 +17,7 @@ from lightning_pspo.errors import InputError
 PARTIAL = ".partial"
 """Suffix of what is still being written; no reader opens such a file."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFullError(OSError):
@@ -84,7 +84,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
         if is_full(error):
             free = as_size(free_bytes(path))
-            raise DiskFullError(f"The disk is full: {path} could not be written; {free} are free.") from error
+            raise DiskFullError(f"{why_full(error)[0]}: {path} could not be written; {free} are free.") from error
         raise
     finally:
         if lock is not None:
@@ -135,7 +135,7 @@ def sync_entry(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether a full disk or an exhausted quota caused an error.
+    """Return whether a full disk, an exhausted quota or a limit on the size of files caused an error.
 
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError("no"))
     (True, False)
@@ -144,6 +144,13 @@ def is_full(error: BaseException) -> bool:
         (isinstance(cause, OSError) and cause.errno in _FULL) or os.strerror(errno.ENOSPC) in str(cause)  # safetensors
         for cause in _causes(error)
     )
+
+
+def why_full(error: BaseException) -> tuple[str, str]:
+    """Return what is full after such an error, and what to do about it."""
+    if any(isinstance(cause, OSError) and cause.errno == errno.EFBIG for cause in _causes(error)):
+        return "A file is as large as `ulimit -f` or the file system lets it be", "Raise the limit"
+    return "The disk is full", "Free some space"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

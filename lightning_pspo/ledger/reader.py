@@ -29,6 +29,7 @@ Span = tuple[int, int]
 
 _TABLE_ROWS = 1024  # tables that are yielded have at least as many rows, apart from the last
 _MAX_ROWS, _MAX_BYTES = 50_000_000, 4 << 30  # of a file, which is read at once
+_MAX_COLUMNS = 1000
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Ledger:
         for _, rank, path in find_files(folder):
             try:
                 metadata = parquet.read_metadata(path)
+                if metadata.num_columns > _MAX_COLUMNS:
+                    raise ValueError(f"it must have at most {_MAX_COLUMNS} columns, got {metadata.num_columns}")
                 file = LedgerFile(path, rank, rollout_span(metadata), metadata.num_rows)
                 schema = metadata.schema.to_arrow_schema().remove_metadata()
                 size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
@@ -72,7 +75,10 @@ class Ledger:
                     raise ValueError(f"it must have at most {_MAX_ROWS} rows and {_MAX_BYTES} bytes")
                 if schema != self.schema:
                     _check_columns(schema)
-                    self.schema = pa.unify_schemas([self.schema, schema], promote_options="permissive")
+                    schema = pa.unify_schemas([self.schema, schema], promote_options="permissive")
+                    if len(schema) > _MAX_COLUMNS:
+                        raise ValueError(f"all files must have at most {_MAX_COLUMNS} columns together")
+                    self.schema = schema
             except (pa.ArrowException, OSError, ValueError) as error:
                 self.damaged[path] = one_line(error)
                 continue

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -135,6 +136,19 @@ def test_while_something_else_is_written(disk: Path, command: Command, tmp_path:
         check_whole(path)
     ballast.unlink()
     check_resumed(command, root, tmp_path / "undisturbed")
+
+
+def test_a_limit_on_the_size_of_files(command: Command, tmp_path: Path, refusal: Refusal) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        message = refusal(main, command(tmp_path / "run"), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.match(
+        r"error: A file is as large as `ulimit -f` .* lets it be: .*rollout=000001\.ckpt could not", message
+    )
+    assert "Raise the limit, then" in message
 
 
 def test_a_disk_that_cannot_be_written_to(disk: Path, command: Command, refusal: Refusal) -> None:

@@ -60,6 +60,8 @@ def test_damaged_files_are_named_and_the_others_read(tmp_path: Path) -> None:
         (pa.table({"verdict": ["wrong"]}), "column `rollout`"),
         (pa.table({"rollout": pa.array([], pa.int64())}), "must have rows"),
         (pa.table({"rollout": pa.array([2**63], pa.uint64())}), "last rollout must be at most"),
+        (pa.table({"rollout": [1]} | {f"c{n}": [1] for n in range(999)}), "at most 1000 columns together"),
+        (pa.table({"rollout": [1]} | {f"c{n}": [1] for n in range(1000)}), "at most 1000 columns, got 1001"),
     ],
 )
 def test_files_of_a_stranger(tmp_path: Path, table: pa.Table, reason: str) -> None:
