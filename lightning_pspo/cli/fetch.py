@@ -135,7 +135,7 @@ def fetch(model: str, output: Path, dtype: Literal["float32", "bfloat16"]) -> st
         )
     if known is not None and (needed := 3 * known.download_bytes) > (free := free_bytes(output.absolute())):
         raise DiskFullError(f"the disk is full: {model} needs {as_size(needed)} in all, {as_size(free)} are free.")
-    with new_folder(output) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with new_folder(output) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         if known is not None:
             begin(f"downloading {known.title}, {as_size(known.download_bytes)}")
             gguf_file = _download(known, Path(scratch), folder)

