@@ -102,6 +102,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         left = ordinal(left) or left
     a, b = read_number(left), read_number(right)
     if b and not a:
+        if left[-1] == "!" and same_values(left.rpartition("=")[2], right):  # a factorial; else a mark
+            return True
         left = as_plain_number(left)
         a = read_number(left)
     if ((a and b) or "mod" in right) and (same := decide_kind(left, right, a, b)) is not None:

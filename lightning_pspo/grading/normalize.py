@@ -39,6 +39,7 @@ _CURRENCIES = (
 )
 _GROUP, _SIGN = r"\{([^{}]*)\}", r"(\\(?:pi|alpha|beta|theta)(?![A-Za-z])|[0-9A-Za-z])"
 _CALL = r"\(([^()]*)\)"
+_INNER = r"(?:[^{}]|\{[^{}]*\})"
 _COMMANDS = {
     **dict.fromkeys(("tfrac", "dfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
     **dict.fromkeys(("quad", "qquad", "hfill", "newline", "pounds", "euro", "yen", "therefore"), " "),
@@ -82,12 +83,13 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
     ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|boldsymbol|mathbf|Bbb)(?![A-Za-z])\.?", ""),
     ("\\", _COMMAND, lambda command: _COMMANDS[command[1]]),
-    (r"\over", r"\{([^{}]*)\\over(?![A-Za-z])\s*([^{}]*)\}", r"\\frac{\1}{\2}"),
-    (r"\over", r"\A([^{}=]*)\\over(?![A-Za-z])\s*([^{}=]*)\Z", r"\\frac{\1}{\2}"),
+    (r"\over", rf"\{{({_INNER}*)\\over(?![A-Za-z])\s*({_INNER}*)\}}", r"\\frac{\1}{\2}"),
+    (r"\over", rf"\A((?:(?!=){_INNER})*)\\over(?![A-Za-z])\s*((?:(?!=){_INNER})*)\Z", r"\\frac{\1}{\2}"),
     ("\\", r"\\(frac|sqrt)\s+(?=[\[{])", r"\\\1"),
     (r"\frac", rf"\\frac\s*(?:{_GROUP}|{_SIGN})\s*(?:{_GROUP}|{_SIGN})", r"\\frac{\1\2}{\3\4}"),
     (r"\frac", rf"\\frac\s*{_SIGN}\s*(?=\{{)", r"\\frac{\1}"),
     (r"\sqrt", r"\\sqrt(\[[^\[\]]{1,9}\])?\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
+    ("^", rf"\^\s*(\\frac\{{{_INNER}*\}}\{{{_INNER}*\}}|\\sqrt(?:\[[^\[\]]{{1,9}}\])?\{{{_INNER}*\}})", r"^{\1}"),
     ("sqrt", r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
     ("", rf"(?<![A-Za-z\\])({_FUNCTION})(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)", r"\\\1 "),
     ("a", r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()", r"\\arc\1 "),

@@ -10,7 +10,10 @@ SAME = r"""
 fraction: \frac{6}{8} ~ 3/4 | \dfrac34 ~ 0.75 | -(2/5) ~ -\frac{2}{5} | \frac{-1}{2} ~ -0.5
 mixed number: 2 3/4 ~ 11/4 | 2\frac{3}{4} ~ 2.75 | -1 1/2 ~ -3/2
 radical: \sqrt{50} ~ 5\sqrt{2} | \frac{1}{\sqrt 3} ~ \frac{\sqrt3}{3} | 2*sqrt(3) ~ \sqrt{12}
-power: 2^{10} ~ 1024 | 2**10 ~ 2^10 | 8^{1/3} ~ 2 | 10^3 ~ 1,000
+power: 2^{10} ~ 1024 | 2**10 ~ 2^10 | 8^{1/3} ~ 2 | 10^3 ~ 1,000 | x^\frac12 ~ \sqrt{x} | x^\frac{y}{2} ~ x^{y/2}
+    2^\sqrt[3]{8} ~ 4 | x^{1 \over 2} ~ \sqrt{x}
+fraction of TeX: {(3)(4) \over 2\sqrt{25}} ~ \frac{6}{5} | \sqrt{3} \over \sqrt{12} ~ 1/2
+factorial: 5! ~ 120 | 6 = 3! ~ 6 | $5!$ ~ 120 | 5! ~ 5
 constant: \pi/3 ~ \frac{\pi}{3} | 3*pi ~ 3\pi | \ln e ~ 1
 polynomial: (x-1)(x+2) ~ x^2+x-2 | 3y+2x ~ 2x+3y | \frac{x+4}{2} ~ \frac{x}{2}+2
 trigonometry: 2\sin x\cos x ~ \sin(2x) | \sin(30^\circ) ~ 1/2
