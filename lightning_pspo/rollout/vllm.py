@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import socket
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -37,7 +38,7 @@ class VLLMEngine(RolloutEngine):
       gets them if vLLM's kernels do not depend on the batch (see vLLM's ``VLLM_BATCH_INVARIANT``). The tokens differ
       from those of the other engines.
     - Dense models only: vLLM renames the parameters of mixtures of experts, which fails at the first rollout. Quantised
-      weights are refused.
+      weights are refused, and adapters on a tied embedding or head.
     - vLLM sets ``VLLM_ENABLE_V1_MULTIPROCESSING`` to 0, and starts a process group if none is running.
     - All ranks must sample at the same time, at least the first time: vLLM compares their free memory.
 
@@ -233,11 +234,20 @@ def base_name(name: str) -> str | None:
 def policy_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield name and value of every weight, adapters merged, as the model without adapters would store them.
 
-    One merged weight exists at a time, and the policy's own keep their bits. A quantised weight is refused.
+    One merged weight exists at a time, and the policy's own keep their bits. A quantised weight is refused, and an
+    adapter on one end of a tied model, whose merged weight vLLM would use at both.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    names = defaultdict[nn.Parameter, list[str]](list)
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        names[parameter].append(name)
     for name, parameter in policy.named_parameters():
+        if len(names[parameter]) > 1 and (adapted := [each for each in names[parameter] if ".base_layer." in each]):
+            raise InputError(
+                f"VLLMEngine needs `lora.target_modules` without a tied end of the model, got {base_name(adapted[0])}, "
+                "a weight that two layers share: name other modules, or use another `engine`."
+            )
         target = base_name(name)
         if target is None:
             continue

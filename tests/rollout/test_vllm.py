@@ -150,6 +150,19 @@ def test_quantized_weights_are_refused() -> None:
         list(policy_weights(policy))
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("end", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_a_tied_end_is_refused(tiny_model: Path, model_folder: Callable[..., Path], end: str) -> None:
+    """VLLM has one weight for both ends; with a head of its own nothing is lost."""
+    lora = LoRA(target_modules=["q_proj", end])
+    with pytest.raises(
+        InputError, match=rf"without a tied end of the model, got (model\.)?{end}\.weight, a weight that"
+    ):
+        list(policy_weights(built(tiny_model, lora=lora).causal_lm))
+    untied = model_folder(tie_word_embeddings=False)
+    assert f"{end}.weight" in " ".join(name for name, _ in policy_weights(built(untied, lora=lora).causal_lm))
+
+
 def test_launcher_variables(tmp_path: Path) -> None:
     before = dict(os.environ)
     alone = launcher_variables(local_rank=1)
