@@ -203,14 +203,27 @@ class Ledger:
         fields = [self.schema.field(name) for name in columns]
         try:
             with parquet.ParquetFile(file.path, memory_map=True, page_checksum_verification=True) as opened:
-                table = opened.read([name for name in columns if name in opened.schema_arrow.names])
+                table = _bounded(opened, [name for name in columns if name in opened.schema_arrow.names])
                 length = opened.metadata.num_rows
             known = {name: table[name] for name in table.column_names}
             arrays = [known.get(field.name, pa.nulls(length)).cast(field.type) for field in fields]
             return pa.table(arrays, schema=pa.schema(fields))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             self.damaged[file.path] = one_line(error)
             return None
+
+
+def _bounded(file: parquet.ParquetFile, columns: list[str]) -> pa.Table:
+    """Read columns; ValueError for more than they may have in memory, where a text may stand once for many rows."""
+    stored = sum(file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups))
+    batches, size = [], 0
+    for batch in file.iter_batches(max(1, min(_TABLE_ROWS, _MAX_BYTES // max(1, stored))), columns=columns):
+        size += batch.nbytes
+        if size > _MAX_BYTES:
+            raise ValueError(f"its columns must have at most {_MAX_BYTES} bytes in memory")
+        batches.append(batch)
+    fields = [file.schema_arrow.field(name) for name in columns]
+    return pa.Table.from_batches(batches, pa.schema(fields))
 
 
 def _check_columns(schema: pa.Schema) -> None:

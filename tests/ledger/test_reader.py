@@ -73,6 +73,15 @@ def test_files_of_a_stranger(tmp_path: Path, table: pa.Table, reason: str) -> No
     assert [table.num_rows for table in ledger.scan(ledger.schema.names)] == [4]
 
 
+def test_a_text_that_stands_once_for_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_pspo.ledger.reader._MAX_BYTES", 1 << 20)
+    texts = pa.array(["x" * 50_000] * 100)
+    parquet.write_table(pa.table({"rollout": [1] * 100, "completion": texts}), tmp_path / file_name(1, 0))
+    ledger = Ledger(tmp_path)
+    assert not list(ledger.scan(["completion"]))
+    assert list(ledger.damaged.values()) == ["its columns must have at most 1048576 bytes in memory"]
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"RUN must be the directory of a run with a ledger .*, got .*does not exist"):
         find_ledger(tmp_path / "none")
