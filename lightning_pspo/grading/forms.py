@@ -9,7 +9,7 @@ from fractions import Fraction
 from lightning_pspo.grading.normalize import compact
 from lightning_pspo.grading.numbers import Number, read_comma_decimal, read_number, same_number
 from lightning_pspo.grading.qualifiers import without_others
-from lightning_pspo.grading.structure import split_collection, split_top
+from lightning_pspo.grading.structure import rows, split_collection, split_top
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset|not)(?![A-Za-z])")
 """A sign of order, membership or congruence, not an equals sign."""
@@ -30,7 +30,6 @@ _DERIVATION = re.compile(
     r"\\begin\{(?:align|aligned|gather|gathered|split|equation|eqnarray|multline)\*?\}(.*)\\end\{[a-z]{5,8}\*?\}",
     re.DOTALL,
 )
-_ROW_END = re.compile(r"\\\\(?:\s?\[[0-9.]{1,5}\s?(?:pt|ex|em|mm)\])?")
 _CONTINUES = re.compile(r"[-+*/]|\\(?:cdot|times|quad|qquad)(?![A-Za-z])")
 _NAMES = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
 _VALUE = re.compile(r"\s*-?\s*(?:[0-9.,]+|\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\})\s*")
@@ -113,20 +112,20 @@ def last_row(text: str) -> str:
     A derivation begins its rows with an equals sign, or with what its first row has there.
     """
     match = _DERIVATION.search(text)
-    rows = _ROW_END.split(match[1]) if match else []
-    rows = list(filter(None, (_TAG.sub("", row).replace("&", "").strip(" .,") for row in rows)))
-    return rows[-1] if rows and _is_derivation(rows) else text
+    derived = (_TAG.sub("", row).replace("&", "").strip(" .,") for row in (rows(match[1]) if match else []))
+    steps = list(filter(None, derived))
+    return steps[-1] if steps and _is_derivation(steps) else text
 
 
-def _is_derivation(rows: list[str]) -> bool:
+def _is_derivation(steps: list[str]) -> bool:
     """Whether each row goes on from the one before it; two values of one name, ``x = 3`` and ``x = 4``, do not."""
-    sides = [row.partition("=") for row in rows]
+    sides = [row.partition("=") for row in steps]
     name = compact(sides[-1][0])
-    is_solved = all(side[1] and set(_NAMES.findall(row)) == {name} for row, side in zip(rows, sides, strict=True))
-    for row, side, before in zip(rows[1:], sides[1:], sides, strict=False):
+    is_solved = all(side[1] and set(_NAMES.findall(row)) == {name} for row, side in zip(steps, sides, strict=True))
+    for row, side, before in zip(steps[1:], sides[1:], sides, strict=False):
         restated = bool(side[1]) and compact(side[0]) == compact(sides[0][0]) and not _VALUE.fullmatch(before[2])
         solved = is_solved and not (compact(before[0]) == name and _VALUE.fullmatch(before[2]))
-        continued = row is not rows[-1] and bool(_CONTINUES.match(row))
+        continued = row is not steps[-1] and bool(_CONTINUES.match(row))
         if not (row.startswith(("=", r"\approx")) or restated or solved or continued):
             return False
     return True

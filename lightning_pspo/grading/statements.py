@@ -30,17 +30,13 @@ _STATED = re.compile(
     rf"|\bcorrect (?:option|choice|answer choice)(?: is\b|:) {{0,2}}{_MARK}"
     rf"|(?:\A|\n)[ \t]{{0,8}}{_MARK}[ \t]{{0,2}}(?:the )?(?:final )?answer"
     rf"[ \t]{{0,2}}{_MARK}:?{_MARK}[ \t]{{0,8}}\n\s{{0,8}}"
-    r"|<answer>"
+    rf"|<answer>|(?:\A|\n)[ \t]{{0,8}}{_MARK}(?-i:A){_MARK}:{_MARK}[ \t]{{0,4}}(?=[^\n]*\s*\Z)"  # in the last line
 )
-_LAST_LINE_ANSWER = re.compile(rf"[ \t]{{0,8}}{_MARK}A{_MARK}:{_MARK}\s{{0,4}}")
 _MAX_STATEMENTS = 5
 _FENCE = re.compile(r"\A```[a-z]{0,12}\n\s{0,8}")
-_YES_OR_NO = re.compile(
-    r"(?i)(?:likely |probably |indeed |clearly )?(yes|no|true|false)(?=[,;:]| [-–—] | (?:because|since|as)\b)"
-)
 _REPLY = re.compile(
-    r"(?i)(?:\A|[.!?]\s|\n)[\s*]*(?:(?:so|thus|therefore|hence),? )?(yes|no|true|false)\b"
-    r"(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
+    r"(?i)(?:\A|[.!?]\s|\n)[\s*]*(?:(?:so|thus|therefore|hence|likely|probably|indeed|clearly),? )?"
+    r"(yes|no|true|false)\b(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
 _CONDITION = re.compile(rf"(?i)\b(?:{SUPPOSED}|if|whether|unless){THE_ANSWER}[^.!?,;\n]{{0,20}}\Z")
@@ -69,17 +65,15 @@ _GOES_ON = re.compile(  # in the clause itself
 _RESULT = re.compile(  # anywhere behind it
     r"[=≈]|(?<![0-9]):|\b(?:thus|hence|therefore|then|leaving|which|meaning|confirming|or)\b|\A\s?[0-9]{3}(?![0-9])"
     r"|,\s{1,3}\\?\$?[0-9]|\bso\b(?! that (?:he|she|it|they|we|you|I|there)\b)"
+    r"|, (?:[a-z]+ ){0,3}[a-z]+ing\b|[→⇒]|[-=]>|\bworth\b|\b(?:and|this|it)\b.*\b(?:becomes?|comes?)\b"
 )
 _EQUALS = re.compile(r"=\s{0,3}(?=[-−]?\\?\$?[0-9])")
 _OPERATOR = re.compile(r"(?<=[0-9)%])[-−+*/×÷x\u2013](?=[$(\\.0-9])|\s[-−+*/×÷x\u2013]\s?(?=[$(\\.\w])")
 _NO_RESULT = re.compile(r"(?:(?<![0-9])/|[-−+*×÷x])\s{0,2}\\?\$?[0-9]|\b(?:is|are|be) \\?\$?[0-9]")
 _ENDS = re.compile(  # what may stand behind the number that a verb governs
+    r"(?!.*(?:\bfor (?:an? |\\?\$)|[+*×÷]\s{0,2}\\?\$?[0-9]|[(;]))"
     r"[^0-9,;:()]{0,60}?(?:\b(?:because|since|if|when|to|in|after|of|than|ahead|left|so that|for the (?:next|rest)"
     r"|from [0-9]{1,2}:[0-9]{2})\b|\Z)"
-)
-_RESULT_IN_TAIL = re.compile(
-    r", (?:[a-z]+ ){0,3}[a-z]+ing\b|→|⇒|->|=>|\bfor (?:an? |\\?\$)|\bworth\b|[+*×÷]\s{0,2}\\?\$?[0-9]|[(;]"
-    r"|\b(?:and|this|it)\b.*\b(?:becomes?|comes?)\b"
 )
 _CALCULATION = re.compile(r"[^=,;:(]*=")
 _DIGITS = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
@@ -109,8 +103,6 @@ _DENIES = re.compile(
 def stated(text: str, *, cut: bool = False) -> str | None:
     """Return the answer in the last statement of one; of a text that was cut off, only one that follows at once."""
     statements = [match.end() for match in deque(_STATED.finditer(text), maxlen=_MAX_STATEMENTS)]
-    if match := _LAST_LINE_ANSWER.match(text, text.rstrip().rfind("\n") + 1):
-        statements.append(match.end())
     for end in reversed(statements):
         before = text[max(0, end - _MAX_STATEMENT_CHARS) : end]
         if answer := _read_statement(text[end : end + _MAX_STATEMENT_CHARS], before, cut):
@@ -145,7 +137,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
     bare = cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0]
     words = [] if HOLES.match(cleaned) else _LONG_WORDS.findall(bare)
-    if word := _YES_OR_NO.match(sentence):
+    if word := _REPLY.match(sentence):
         return word[1]
     if read_number(cleaned) or not words:
         end_of_chain = cleaned.rpartition("=")[2].strip()
@@ -189,7 +181,7 @@ def concluded(text: str) -> str | None:
     if not _EQUALS.search(sentence):
         number = _behind_verb(sentence, "")
         rest = sentence[number.end() :] if number else ""
-        return _plain(number) if number and _ENDS.match(rest) and not _RESULT_IN_TAIL.search(rest) else None
+        return _plain(number) if number and _ENDS.match(rest) else None
     number = _result(sentence)
     left = sentence[: number.start()].rpartition("=")[0].rpartition("=")[2] if number else ""
     if not number or not _HAS_DIGIT.search(left) or not _OPERATOR.search(left):

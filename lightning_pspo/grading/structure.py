@@ -38,7 +38,7 @@ _ORDER = re.compile(r"\\(?:le|ge)(?![A-Za-z])|[<>=]")
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "="}
 _OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee)(?![A-Za-z])")
 _ALSO = re.compile(r",\s*|\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge)(?![A-Za-z])")
-_ROW_ENDS = re.compile(r"\\\\|\\cr(?![A-Za-z])")
+_ROW_ENDS = re.compile(r"\\\\(?:\s?\[[0-9.]{1,5}\s?(?:pt|ex|em|mm)\])?|\\cr(?![A-Za-z])")
 _MAX_DEPTH = 20  # a text whose brackets are nested deeper is one answer
 
 
@@ -188,17 +188,18 @@ def _split_environment(text: str) -> Collection | None:
     """Read a system of equations as a list of them, a definition by cases as one of pairs, a matrix by its entries."""
     cases = _CASES.fullmatch(text)
     if cases and "\\begin" not in cases["body"] and not ("array" in text and "=" not in text):
-        items = tuple(_case(row.rstrip(",;.")) for row in _rows(cases["body"]))
+        items = tuple(_case(row.rstrip(",;.")) for row in rows(cases["body"]))
         if len(items) > 1:
             return Collection("", items, "")
     match = _MATRIX.fullmatch(text)
     if not match or "\\begin" in match["body"]:
         return None
-    cells = [[cell.strip() for cell in row.split("&")] for row in _rows(match["body"])]
+    cells = [[cell.strip() for cell in row.split("&")] for row in rows(match["body"])]
     return _matrix(cells, "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix") if cells else None
 
 
-def _rows(body: str) -> list[str]:
+def rows(body: str) -> list[str]:
+    """Return the rows of what stands in an environment."""
     return [row for row in map(str.strip, _ROW_ENDS.split(body)) if row and row != "\\"]
 
 
