@@ -42,7 +42,7 @@ _SYNONYMS = tuple(
     )
 )
 YES_OR_NO = frozenset(("yes", "no", "true", "false"))
-_PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)[A-Za-z]{4,}")
+_PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)(?:[A-Za-z]{4,}|not\b)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _MAX_MATCHED = 50

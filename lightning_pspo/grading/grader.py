@@ -18,7 +18,7 @@ from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
-from lightning_pspo.grading.qualifiers import in_another_unit, in_asked_money, in_terms_of, without_scale
+from lightning_pspo.grading.qualifiers import in_asked_unit, in_terms_of, without_scale
 from lightning_pspo.grading.statements import replied
 
 CutOff = Literal["marked", "any", "none"]
@@ -38,7 +38,7 @@ _DOUBT = re.compile(
     r"(?i)\b(?:not|no|nor|never|if|but|unless|suppose|assum\w+|wrong|false|incorrect|eliminat\w+|except\w*|exclud\w+)\b"
     r"|n['’]t\b|\?"
 )
-_LETTER = re.compile(r"\(?[A-Ja-j]\)?")
+_LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Ja-j]\)?")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
 
@@ -118,9 +118,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         right = attempt.scorer(extracted)
         if right is not None:
             return Grade(_VERDICTS[right], extracted, rule)
-    extracted = in_asked_money(question, answer, extracted)
-    if in_another_unit(question, answer, extracted):
-        return Grade(Verdict.WRONG, extracted, rule)
+    said = text if question and rule in ("stated", "last_number") and len(extracted) <= MAX_ANSWER_CHARS else ""
+    extracted = in_asked_unit(question, answer, extracted, said)
     bare = without_scale(question, extracted)
     return bare if bare and quick(bare, answer) else in_terms_of(question, extracted), rule
 

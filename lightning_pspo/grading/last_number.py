@@ -6,7 +6,7 @@ import re
 from collections import deque
 from itertools import accumulate
 
-from lightning_pspo.grading.qualifiers import is_remark, with_qualifiers
+from lightning_pspo.grading.qualifiers import is_remark, qualifier_before, with_qualifiers
 from lightning_pspo.grading.words import NUMBER_WORDS
 
 _INTEGER = (  # 12,34,567 and 1'234 and 1_234 and 1,234
@@ -52,7 +52,8 @@ PERCENT = re.compile(r"\s{0,3}(?:\\?%|per ?cent\b)")
 MATHS = r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
 ENVIRONMENT = r"\{(?:align|aligned|equation|gather|eqnarray)\*?\}"
 _MATHS = re.compile(rf"{MATHS}|=([^=&]{{1,300}})\\end{ENVIRONMENT}", re.DOTALL)
-_FORMULA = re.compile(r"\\[A-Za-z]|[\^_(\[|=<>:,]|[A-Za-z]")
+_FORMULA = re.compile(r"\\[A-Za-z]|[\^_(\[|=<>:,!]|[A-Za-z]")
+_FACTORIAL = re.compile(r"(?<![0-9.])([0-9]+)!")
 _SAYS_MORE = re.compile(r"\\(?!circ|[,;:! ])|=")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _TEXT = re.compile(
@@ -117,13 +118,14 @@ def last_formula(text: str) -> str | None:
         leads = _LEADS.search(text, max(0, formulas[-1].start() - 20), formulas[-1].start())
         ends = leads and not _LETTER_OR_DIGIT.search(text, formulas[-1].end())
         if content and (not match or ends or formulas[-1].start() <= start or _SAYS_MORE.search(content)):
-            return ", ".join([*_solutions_before(text, formulas, content), content])
+            qualifier = qualifier_before(text, formulas[-1].start())
+            return qualifier + ", ".join([*_solutions_before(text, formulas, content), content])
     return _around(text, match) if match else None
 
 
 def inside(maths: re.Match[str]) -> str:
-    """Return what stands between a pair of TeX's delimiters."""
-    return next(group for group in maths.groups() if group).strip()
+    """Return what stands between a pair of TeX's delimiters, where no sentence ends with an exclamation mark."""
+    return _FACTORIAL.sub(r"(\1)!", next(group for group in maths.groups() if group).strip())
 
 
 def _content(maths: re.Match[str]) -> str:
@@ -175,9 +177,10 @@ def _around(text: str, match: re.Match[str]) -> str | None:
     low, high = max(0, match.start() - _WINDOW), min(len(text), match.end() + _WINDOW)
     before = [word.end() for word in _WORD.finditer(text, low, match.start())]
     after = _WORD.search(text, match.end(), high)
-    run = text[before[-1] if before else low : after.start() if after else high]
-    head = text[before[-1] if before else low : match.start()]
+    first = before[-1] if before else low
+    run, head = text[first : after.start() if after else high], text[first : match.start()]
     in_group, *in_brackets = (head.count(opening) > head.count(closing) for opening, closing in ("{}", "()", "[]"))
     depths = list(accumulate((character in "{([") - (character in "})]") for character in run))
     is_part = in_group or (any(in_brackets) and "," in run and len(numbers(run)) > 1)
-    return run.strip(" .,") if is_part and min(depths) >= 0 == depths[-1] else None
+    qualifier = qualifier_before(text, first + len(run) - len(run.lstrip()))
+    return qualifier + run.strip(" .,") if is_part and min(depths) >= 0 == depths[-1] else None

@@ -22,7 +22,7 @@ _SIGNS = {  # sign -> spelling
     **{"\u27e8": "(", "\u27e9": ")", "≡": r"\equiv ", "\u211d": r"\mathbb{R}"},
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
     **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
-    **{"θ": r"\theta ", "∅": r"\emptyset "},
+    **{"θ": r"\theta ", "∅": r"\emptyset ", "√": " sqrt"},
 }
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
@@ -57,6 +57,7 @@ _FUNCTION = "sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
 _CODE_CONSTANT = (  # I and E of programs
     r"(?:(?<=\*)|(?<=\*\s))[IE](?![A-Za-z(])|\A-I\Z|(?<![A-Za-z\\])[IE](?=\s?\*)|(?<=[+-]\s)I\Z|(?<=[0-9}])I\Z"
 )
+_ORDERS = {"<": r"\le ", "=": r"\le ", ">": r"\ge ", "!": r"\ne ", "\\": r"\ne "}
 _FONT = (
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|it|sf|tt)|mbox|emph|operatorname|rm|bf|it)\*?\s*"
     r"\{((?:[^{}]|\{[^{}]*\})*)\}|\{\s?\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\(?:rm|bf|it)(?![A-Za-z])"
@@ -75,10 +76,10 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("<", r"<sup>([^<]*)</sup>", r"^{\1}"),
     ("**", r"(?<![\w)\]}*])\*\*(?=[^*]+\*\*(?![\w(]))|(?<=[\w)\]}$])\*\*(?=[\s!.,]|\Z)", ""),
     ("\\", r"(?<=[\])}RZ])\s*(?:-\s*(?=\\\{)|\\\s+(?=\\?\{))", r"\\setminus "),
-    ("√", r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
     (",", r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
+    ("!", r"(?<![0-9.])([0-9]+)!(?=\s?(?:\$|\\[)\]]))", r"(\1)!"),  # no exclamation
     ("$", r"(?<![A-Za-z\\])[A-Z]{1,2}\\?\$\s?(?=[-+]?[0-9.])", ""),
     ("", r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
     ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|boldsymbol|mathbf|Bbb)(?![A-Za-z])\.?", ""),
@@ -90,7 +91,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\frac", rf"\\frac\s*{_SIGN}\s*(?=\{{)", r"\\frac{\1}"),
     (r"\sqrt", r"\\sqrt(\[[^\[\]]{1,9}\])?\s*([0-9A-Za-z])", r"\\sqrt\1{\2}"),
     ("^", rf"\^\s*(\\frac\{{{_INNER}*\}}\{{{_INNER}*\}}|\\sqrt(?:\[[^\[\]]{{1,9}}\])?\{{{_INNER}*\}})", r"^{\1}"),
-    ("sqrt", r"(?<![A-Za-z\\])sqrt\s?([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
+    ("sqrt", r"(?<![A-Za-z\\])sqrt\s{0,3}([0-9]+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
     ("", rf"(?<![A-Za-z\\])({_FUNCTION})(?=[(^_]|\s(?:[0-9]|[A-Za-z]\b)|\s?\\)", r"\\\1 "),
     ("a", r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?=\()", r"\\arc\1 "),
     ("", _CODE_CONSTANT, lambda constant: constant.group().lower()),
@@ -102,9 +103,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
     ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
     ("o'clock", r"(?<=[0-9])\s?o'clock\b", ""),
-    ("=", r"<=|=<", r"\\le "),
-    (">=", r">=", r"\\ge "),
-    ("!=", r"(?<![0-9)}])!=", r"\\ne "),
+    ("=", r"<=|=<|>=|(?<![0-9)}])!=|\\not\s?=", lambda order: _ORDERS[order.group()[0]]),
     ("\\", r"\\\{\s*\\\}", r"\\emptyset "),
     (r"\infty", r"(?<=[,;(\[])\s*\+\s*(?=\\infty)", " "),
     ("]", r"(\A|\\cup|\\in|=)\s*\](?=[^\[\]]+[,;])", r"\1 ("),  # ]1, 2[
@@ -126,7 +125,6 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"(?i)(?<=[0-9]),?\s*\(?(?:with )?(?:(?:an? )?rem(?:ainder)?(?: of|\.)?|r\.?)\s*([0-9]+)\)?\.?\Z", r" R \1"),
     (" R 0", r" R 0\Z", ""),
     ("", r"(?i)plus or minus|\+\s?/\s?-", r"\\pm "),
-    (r"\not", r"\\not\s?=", r"\\ne "),
     ("", r"\s+", " "),
 )
 _COMPILED = [(needed, re.compile(pattern).sub, spelling) for needed, pattern, spelling in _RULES]

@@ -89,18 +89,18 @@ _SHORT_WORDS = frozenset(_LETTERS.findall(_SHORT))
 _SYMBOLS = frozenset(["L", "Rs", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
 _SI = frozenset(["m", "s", "kg", "g", "mol", "rad", "cm", *"ACFHJKNSTVW"])
 """Symbols that a letter may be a variable beside, except in a product with another of them."""
-_UNITS = (
-    "mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre, in inch inches"
-    ", ft foot feet, yd yard, mi mile, s sec second, min minute, h hr hour, day, week, month, yr year, mg milligram"
-    ", g gm gram, kg kilogram, lb pound, oz ounce, ton tonne, ml milliliter millilitre, l liter litre, cup, pint"
-    ", quart, gallon gal, cent, dollar, am, pm"
+_UNITS = (  # of each kind: sizes and spellings
+    "1 mm millimeter millimetre, 10 cm centimeter centimetre, 1e3 m meter metre, 1e6 km kilometer kilometre"
+    ", 25.4 in inch inches, 304.8 ft foot feet, 914.4 yd yard, 1609344 mi mile",
+    "1 s sec second, 60 min minute, 3600 h hr hour, 86400 day, 604800 week, 2629800 month, 31557600 yr year",
+    "1 mg milligram, 1e3 g gm gram, 1e6 kg kilogram, 28349.523125 oz ounce, 453592.37 lb pound, 1e9 ton tonne",
+    "1 ml milliliter millilitre, 1e3 l liter litre, 236.5882365 cup, 473.176473 pint, 946.352946 quart"
+    ", 3785.411784 gallon gal",
+    *("1 cent, 100 dollar", "1 am", "1 pm"),
 )
-UNIT_IDS = {
-    spelling + plural: spellings.split()[0]
-    for spellings in _UNITS.split(", ")
-    for spelling in spellings.split()
-    for plural in ("", "s")
-}
+_SIZED = [(kind, unit.split()) for kind, units in enumerate(_UNITS) for unit in units.split(", ")]
+UNIT_IDS = {name + plural: names[0] for _, (_, *names) in _SIZED for name in names for plural in ("", "s")}
+UNIT_SIZES = {names[0]: (kind, Fraction(size)) for kind, (size, *names) in _SIZED}
 
 
 @dataclass(frozen=True, slots=True)

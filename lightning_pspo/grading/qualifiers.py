@@ -6,10 +6,9 @@ A number that is read out of a sentence takes them along, so that comparing deci
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import UNIT_IDS, read_number, same_number
+from lightning_pspo.grading.numbers import UNIT_IDS, UNIT_SIZES, Number, read_number, same_number
 from lightning_pspo.grading.words import PART, SCALE
 
 INCLUSIVE = (
@@ -35,7 +34,7 @@ _BEFORE = re.compile(
     rf"|{SUPPOSED}{THE_ANSWER} (?:is|was|were|be)"
     r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus|to the (?:power(?: of)?|exponent)"
     r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|(?:i|we) doubt that [a-z]+)"
-    r"(?: (?:be|is|are|equals?|to|exactly|the answer))*"
+    r"(?: (?:be|is|are|equals?|to|exactly|the answer))*(?: (?!only)[a-z]+ (?:at|on|in))?"
     rf"|(?:neither|either) {_NUMBER} n?or)"
     rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
     rf"|(?P<share>[0-9]+{_OF})|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))"
@@ -55,7 +54,7 @@ _AFTER = re.compile(
     rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
     rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
     rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
-    r"|[xyzn](?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
+    r"|[inxyz](?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
     rf"| (?:times|plus|minus|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
     r"| (?:more|less|fewer|greater) than [b-z]\b|\+(?!\w| [^a-z]| [a-z]\b)"
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
@@ -63,26 +62,19 @@ _AFTER = re.compile(
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
-    r"|\$?(?: [A-Za-z]+){0,6} ?\?[\s*_$]*\Z"  # the end of a question, and not ", right?"
+    r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
 )
-_MONEY = re.compile(r"\\?\$\s?([0-9.][0-9.,]*)(?: dollars?)?\.?|([0-9.][0-9.,]*)(?: (dollar|cent)s?|\s?(¢))\.?")
-_ASKS_MONEY = re.compile(r"\b(how (?:many|much)|in|number of|amount of)(?: (?:total|us|more))* (dollar|cent)s?\b")
 _ASKS_UNIT = re.compile(
-    r"\bhow many(?: (?:total|more|fewer|extra|full|whole))* (?!in\b)([a-z]+)\b|, in ([a-z]+),|\bin ([a-z]+)\W*\Z"
+    r"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)([a-z]+)\b"
+    r"|, in ([a-z]+),|\bin ([a-z]+)\W*\Z|\b(?:number|amount) of ([a-z]+)\b"
 )
+_SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
-_KINDS = [
-    frozenset(kind.split())
-    for kind in (
-        *("mm cm m km in ft yd mi", "s min h day week month yr", "mg g kg lb oz ton"),
-        *("ml l cup pint quart gallon", "cent dollar"),
-    )
-]
+_UNIT_BEHIND = re.compile(r" ?¢| (?!in\b)[A-Za-z]+")  # or a word
 _NO_TEX = r"(?![^$\n]*(?<=\S)\$(?![0-9]))"  # a formula's end is unlike the sign of another amount
 _IN_DOLLARS = re.compile(
     rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\${_NO_TEX}[0-9][0-9.,]*(?= [a-z]|[.,?!]))"
 )
-_UNIT = re.compile(r"\$|¢|dollar|(?<!per)(?<!per )cent(?=s?\b)")
 _TEX = re.compile(r"(?<!\\)\$([^$]*)(?<!\\)\$")
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
 _WINDOW = 60  # characters before a number in which its qualifier is looked for
@@ -96,6 +88,7 @@ _BOUND = re.compile(
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
 _SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?")
+_INCLUSIVE = re.compile(rf"(?i){INCLUSIVE}")
 _COUNT = re.compile(rf"{_NUMBER}(?: out)? of the {_NUMBER}|[0-9]+{_OF} {_NUMBER} [a-z]+")  # and "5 of 6" is a share
 _HOW_MANY = re.compile(r"(?i)\bhow many\b")
 _ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
@@ -141,6 +134,12 @@ def is_remark(text: str, end: int, number: int) -> bool:
     return bool(adjacent or _REMARK.fullmatch(between))
 
 
+def qualifier_before(text: str, start: int) -> str:
+    """Return the qualifier before a formula, such as ``not`` in ``x is not (1, 2)``, unless it is an inclusive one."""
+    qualifier = text[_qualifier_before(text, start)[0] : start]
+    return "" if _INCLUSIVE.match(qualifier) else qualifier
+
+
 def with_qualifiers(text: str, start: int, end: int) -> str:
     """Return a number with the qualifiers around it.
 
@@ -168,38 +167,39 @@ def in_terms_of(question: str, text: str) -> str:
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
 
 
-def in_asked_money(question: str, answer: str, text: str) -> str:
-    """Return an amount of money in dollars or in cents, as the reference is or the question asks.
+def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -> str:
+    """Return an amount in the unit that the reference has, or else the last of its kind that the question asks in.
 
-    >>> in_asked_money("How many dollars?", "0.5", "50 cents"), in_asked_money("How many cents?", "50", "$0.50")
-    ('0.5', '50')
+    Its own unit may stand beside it where it was read out of a completion.
+
+    >>> in_asked_unit("How many dollars?", "0.5", "50 cents"), in_asked_unit("How many minutes?", "120", "2 hours")
+    ('0.5', '120')
+    >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
+    ('2880', '2 days')
     """
-    money = _MONEY.fullmatch(text) or (_MONEY.fullmatch(clean(text)) if "cent" in text or "¢" in text else None)
-    amount = money and read_number((money[1] or money[2]).rstrip(".,"))
-    if not money or not amount:
+    start, end = completion.rfind(text), completion.rfind(text) + len(text)
+    sign, word = completion[max(start - 1, 0) : max(start, 0)], _UNIT_BEHIND.match(completion, end)
+    said = text
+    if start >= 0 and not sign.isalnum() and sign != ".":
+        said = "$" * (sign == "$" != completion[end : end + 1]) + text + (word.group() if word else "")
+    amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
+    if not amount or unit not in UNIT_SIZES:
         return text
-    asked = sorted(_ASKS_MONEY.findall(question.lower()), key=lambda match: match[0].startswith("how"))
-    named = [*(unit for _, unit in asked), *_UNIT.findall(_TEX.sub(r"\1", answer.lower()))]  # the last one decides
-    if not named and not _IN_DOLLARS.match(question):
-        return text
-    in_cents, asks_cents = bool(money[3] == "cent" or money[4]), named[-1:] in (["cent"], ["¢"])
-    value = amount.value * Fraction(100) ** (asks_cents - in_cents)
-    return text if in_cents == asks_cents else f"{float(value):.12g}"
-
-
-def in_another_unit(question: str, answer: str, text: str) -> bool:
-    """Whether an answer has a common unit, the reference has none, and the question asks in others of its kind.
-
-    >>> in_another_unit("How many minutes?", "2", "2 hours"), in_another_unit("How many minutes?", "2", "2 min")
-    (True, False)
-    """
+    own = _amount(answer)[1]
     last = _NEXT_SENTENCE.split((question.rpartition("?")[0] or question).strip().lower())[-1]
-    words = _ASKS_UNIT.findall(last) if any(map(str.isalpha, text)) else []
-    asked = {UNIT_IDS.get("".join(word)) for word in words} - {None}
-    number, own = (read_number(clean(side)) if asked else None for side in (text, answer))
-    if not number or not own or own.unit or number.unit in asked:
-        return False
-    return any(number.unit in kind and not asked.isdisjoint(kind) for kind in _KINDS)
+    asked = [own] if own else [UNIT_IDS.get("".join(words), "") for words in _ASKS_UNIT.findall(last)]
+    kind, size = UNIT_SIZES[unit]
+    sizes = [UNIT_SIZES[name][1] for name in asked if name and UNIT_SIZES[name][0] == kind]
+    if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
+        sizes = [UNIT_SIZES["dollar"][1]]
+    return text if not sizes or size in sizes else f"{float(amount.value * size / sizes[-1]):.12g}"
+
+
+def _amount(text: str) -> tuple[Number | None, str]:
+    """Read a number and its unit, which may be the sign of a currency."""
+    number, bare = read_number(clean(text)), _TEX.sub(r"\1", text)
+    sign = "cent" if "¢" in bare else "dollar" if "$" in bare else ""
+    return number, (number.unit if number else "") or sign
 
 
 def without_scale(question: str, text: str) -> str | None:

@@ -247,8 +247,8 @@ QUESTIONS = r"""
 + $50 | 50 dollars | 5000 cents
 - 50 cents | #### 50¢ | She has 50 cents. | The answer is 50 cents. | \boxed{50\text{ cents}} | $0.50
 ? How many cents does she have? => 50
-+ 50 cents | #### $0.50 | #### 50¢ | \boxed{\$0.50} | 50
-- #### $50 | #### 50 dollars | 5 cents
++ 50 cents | #### $0.50 | #### 50¢ | \boxed{\$0.50} | 50 | It costs $0.50. | So it is $50$. | It costs $0.50 in all.
+- #### $50 | #### 50 dollars | 5 cents | It costs $50. | It costs $0.50$
 ? How many cents does one pencil cost if the price in dollars of six is 3? => 50
 + 50 cents | So it costs 50 cents.
 ? How many cents does it cost? => $50$
@@ -282,8 +282,9 @@ QUESTIONS = r"""
 + x=2 or x=-2 | -2, 2 | x = 2 and x = -2 | x = \pm 2
 - x=2 or x=-1 | 2 | 2, 2 | if x=2 or x=-2 | not x=2 or x=-2 | suppose x=2 or x=-2 | x=2 or x=-2?
 ? Where do they meet? => (1, 2)
-+ x=1, y=2 | \begin{pmatrix}1\\2\end{pmatrix}
-- x=2, y=1 | (1, 2, 3)
++ x=1, y=2 | \begin{pmatrix}1\\2\end{pmatrix} | They meet at (1, 2). | They do not meet at 3, but at (1, 2).
++ It is not hard to see that they meet at $(1, 2)$. | They do not meet only at 3: $(1, 2)$
+- x=2, y=1 | (1, 2, 3) | They do not meet at (1, 2). | They never meet at $(1, 2)$. | It isn't $(1, 2)$.
 ? Divide 37 by 5. => 7 R 2
 + 7 remainder 2 | 7 R2 | 7 r 2.
 - 7 R 3 | 7 | 2
@@ -305,7 +306,10 @@ QUESTIONS = r"""
 + I can't believe the answer is 6! | By assumption the answer is 6.
 ? What is 3 factorial? => 6
 + 6 | \boxed{6} | 3! = 6 | #### 3! = 6
-- \boxed{6!} | #### 3! | \boxed{3!}
+- \boxed{6!} | #### 3! | \boxed{3!} | $3!$ | It is $6!$.
+? What is 120 / 20? => 6
++ It is 6! | It costs $6! | $3! = 6$ | \boxed{6!}
+- $6!$ | So it is $6!$. | The answer is \(6!\).
 ? Hurray! Tom wins (again)! How many points are 3 and 3? => 6
 + #### 6!
 - #### 7!
@@ -314,7 +318,10 @@ QUESTIONS = r"""
 + The answer is 6, right? | So the total is 6, okay? | So 6 apples, correct? | The answer is $6$, right?
 + The answer is $6$ Q: What is 2+2?
 - 7! | The answer is 6? | Is the answer 6? | So there are 6 apples? | Maybe it is $6$?
+- The answer is 6? No. | So it is 6i.
 - The answer is $6$? | #### 6? | \boxed{6?} | 6? | Could the answer be \frac{12}{2}?
+? How many did they not sell? => 6
++ They did not sell 6. | They didn't sell 6 cakes.
 ? How many balls are red? => 5
 + So 5 of 6 balls are red. | The answer is 5 of the 6. | 5 of 6 | The answer is 5 out of 6. | #### 5 out of 6
 - 6 of 5 | 4 out of 5
@@ -322,8 +329,13 @@ QUESTIONS = r"""
 + So 5 of 6 balls are red. | 5 of the 6 | The answer is 5 of the 6. | 5 out of 6 balls
 - 5 of 6 | #### 5 of 6 | The answer is 5 out of 6. | So it is 5 out of 6. | \boxed{5 \text{ of } 6}
 ? How many minutes does it take? => 2
-+ #### 2 minutes | The answer is 2 min. | \boxed{2 \text{ minutes}} | 2 | #### 2 apples
-- #### 2 hours | The answer is 2 h. | \boxed{2 \text{ seconds}} | The answer is 2 days.
++ #### 2 minutes | The answer is 2 min. | \boxed{2 \text{ minutes}} | 2 | #### 2 apples | It takes 2 minutes.
++ It takes 2 minutes in all. | It takes 120 seconds. | In 5 days it takes 2. | He has 2 in 3 days.
+- #### 2 hours | The answer is 2 h. | \boxed{2 \text{ seconds}} | The answer is 2 days. | It takes 2 days.
+- It takes 2 hours for 12 minutes.
+? How many minutes does it take? => 90
++ It takes 1.5 hours. | #### 1.5 hours | \boxed{90}
+- It takes 1.5 minutes. | It takes 90 hours.
 ? How many hours does it take, given in minutes? => 120
 + #### 120 minutes | #### 120
 - #### 120 seconds
