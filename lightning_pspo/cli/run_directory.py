@@ -50,10 +50,13 @@ def check_writable(name: str, folder: Path) -> None:
             raise OSError(errno.ENAMETOOLONG, f"a name of {longest} bytes is too long")
         if len(os.fsencode(folder.absolute())) + _BELOW > os.pathconf(existing, "PC_PATH_MAX"):
             raise OSError(errno.ENAMETOOLONG, "the path is too long")
+        os.fspath(folder).encode()
         if "\0" in str(folder):
             raise OSError(errno.EINVAL, "a name cannot hold a null character")
         with tempfile.TemporaryFile(dir=existing):  # a file without a name
             return
+    except UnicodeEncodeError:  # bytes that are no text, which a ledger cannot be opened by
+        raise InputError(f"{name} must have a name in UTF-8, got {short_path(folder)}.") from None
     except OSError as error:
         reason = error.strerror if existing == folder.absolute() else f"{error.strerror} ({short_path(existing)})"
         raise InputError(f"{name} must be a folder to write to, got {short_path(folder)}: {reason}.") from None

@@ -305,6 +305,11 @@ def test_a_run_directory_that_cannot_be_made(refused: Refused, name: str, reason
     assert len(message) < 500
 
 
+def test_a_run_directory_whose_name_is_no_text(refused: Refused) -> None:
+    message = refused(f"--trainer.default_root_dir={refused.folder}/run\udcff")
+    assert message.startswith("`trainer.default_root_dir` must have a name in UTF-8, got ")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the root user may write everywhere")
 def test_a_run_directory_that_cannot_be_written(refused: Refused) -> None:
     parent = refused.folder / "locked"

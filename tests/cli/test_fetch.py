@@ -79,6 +79,15 @@ def test_a_gguf_file_becomes_a_folder(
     torch.testing.assert_close(model.lm_head.weight.float(), original.lm_head.weight, atol=1e-3, rtol=1e-2)
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    errors = refused(capsys, tmp_path / "model", "acme/Model-1B")
+    assert "http://127.0.0.1:9 does not answer" in errors
+    assert "Retrying" not in errors
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("NETWORK_TESTS" not in os.environ, reason="downloads 100 MB; NETWORK_TESTS=1 runs it")
 def test_the_real_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
