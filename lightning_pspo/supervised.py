@@ -36,8 +36,9 @@ class SupervisedModule(TrainableModule):
     """Fine-tunes a causal language model on worked solutions (SFT), as is usual before ``PSPOModule``.
 
     Minimises the mean negative log-prob of the solutions' tokens, the end-of-sequence token included and the prompt
-    not. A batch is ``data.prompts_per_rollout`` problems over all ranks, and ``data.num_rollouts`` counts batches; each
-    is one optimiser step, whose gradient does not depend on micro-batches or ranks. Evaluation samples, as always.
+    not. That token is the one with which the chat template ends a turn, if it ends a completion, else the tokenizer's.
+    A batch is ``data.prompts_per_rollout`` problems over all ranks, and ``data.num_rollouts`` counts batches; each is
+    one optimiser step, whose gradient does not depend on micro-batches or ranks. Evaluation samples, as always.
 
     Args:
         aggregation: The mean: ``TokenMean`` weighs every token of a batch alike, ``SequenceMean`` every solution.
@@ -51,6 +52,7 @@ class SupervisedModule(TrainableModule):
         super().__init__(**common)
         self.aggregation = from_lazy(aggregation)
         self._opening, self._prefix = "", ""  # the end of a prompt, and the beginning of an answer in it
+        self._end = self.policy.tokenizer.eos_token_id
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> SupervisedOutput:
         """Take one optimiser step on the solutions of ``batch``."""
@@ -108,10 +110,8 @@ class SupervisedModule(TrainableModule):
         return Completions(ids, mask, torch.zeros_like(lengths, dtype=torch.bool))
 
     def _encoded(self, problem: Problem) -> list[int]:
-        tokenizer, ends = self.policy.tokenizer, self.policy.eos_ids
-        end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
         text = answer_after(self._opening, str(problem.solution), self._prefix)
-        return [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        return [*self.policy.tokenizer(text, add_special_tokens=False)["input_ids"], self._end]
 
     # -- set-up and state ----------------------------------------------------------------------------------------------
 
@@ -132,6 +132,10 @@ class SupervisedModule(TrainableModule):
             return
         self.check_run(self.trainer, None)
         rows = training_loader(self.trainer).rows
+        chat = self.trainer.datamodule.prompts.chat  # type: ignore[attr-defined]
+        closing = [] if chat is None else chat.closing_ids()
+        ends = (id_ for id_ in closing if id_ in self.policy.eos_ids)
+        self._end = next(ends, self.policy.tokenizer.eos_token_id)
         self._opening, self._prefix = str(self.policy.tokenizer.decode(rows[0].ids)), rows[0].answer_prefix
         limit = self.policy.context_length or math.inf
         for row in rows:

@@ -1,6 +1,7 @@
 """SupervisedModule: its gradient, its resumption, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lightning_pspo.supervised import SupervisedModule
 from lightning_pspo.trainable import TrainableModule
 from lightning_pspo.training.settings import PassLimits, SamplingSettings
 
+TURNS = "{% for m in messages %}{{ m.content }}<s>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
 SOLUTIONS = ("1+2=3", "so 2+3=5, which is 5", "7", "4+4=8 and #### 8")
 
 
@@ -72,9 +74,13 @@ def weights(module: TrainableModule) -> Tensor:
     return torch.cat([weight.detach().flatten() for weight in module.policy.parameters()])
 
 
-@pytest.mark.parametrize(("by_token", "prefix"), [(True, ""), (False, "so")])
-def test_the_step_is_the_gradient_of_the_mean(tiny_model: Path, tmp_path: Path, by_token: bool, prefix: str) -> None:
-    """Over the tokens behind the beginning of an answer that the prompt has."""
+@pytest.mark.parametrize(("by_token", "prefix", "end"), [(True, "", 2), (False, "so", 2), (True, "", 1)])
+def test_the_step_is_the_gradient_of_the_mean(
+    model_folder: Callable[..., Path], tmp_path: Path, by_token: bool, prefix: str, end: int
+) -> None:
+    """Over the tokens behind the beginning of an answer that the prompt has, up to the one that ends a turn."""
+    chat = TURNS if end == 1 else None
+    tiny_model = model_folder(chat_template=chat, generation={"eos_token_id": [2, 1]})
     aggregation: Aggregation = TokenMean() if by_token else SequenceMean()
     file, prompt = write(tmp_path), PromptFormat(answer_prefix=prefix)
     trained = weights(fit(tiny_model, file, aggregation=aggregation, prompt=prompt))
@@ -88,7 +94,7 @@ def test_the_step_is_the_gradient_of_the_mean(tiny_model: Path, tmp_path: Path, 
         gap = "" if str(tokenizer.decode(row.ids))[-1].isspace() else " "
         text = gap + str(row.problem.solution).removeprefix(prefix).strip()
         solution = [*tokenizer(text, add_special_tokens=False).input_ids]
-        solution.append(tokenizer.eos_token_id)
+        solution.append(end)
         ids = torch.tensor([[*row.ids, *solution]])
         logprobs = start.policy.causal_lm(ids).logits[0, len(row.ids) - 1 : -1].log_softmax(-1)
         losses.append(-logprobs.gather(1, torch.tensor(solution).unsqueeze(1)).squeeze(1))

@@ -199,6 +199,15 @@ class ChatTemplate:
             )
         return text
 
+    def closing_ids(self) -> list[int]:
+        """Return the tokens that it puts behind an assistant's reply; none where it cannot render one."""
+        reply = "It is 42, I believe."
+        turns = [{"role": "user", "content": "What is 12 + 30?"}, {"role": "assistant", "content": reply}]
+        with contextlib.suppress(Exception):  # a template is a program: it raises whatever its expressions do
+            text = self.render(turns, opened=False).rpartition(reply)[2]
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return []
+
 
 def with_arguments(template: str, arguments: Mapping[str, Any] | None) -> str:
     """Return a chat template that has arguments as defaults of its variables.

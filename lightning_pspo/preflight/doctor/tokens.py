@@ -20,7 +20,7 @@ _TURN_ENDS = (
 """Tokens that end a turn or a text in published models."""
 
 _EOS = "eos_token_id in the model's generation_config.json"
-_QUESTION, _REPLY = "What is 12 + 30?", "It is 42, I believe."
+_QUESTION = "What is 12 + 30?"
 _ANSWERS = (f"{HASH_MARKER} 42", f"{BOXED_MARKER}{{\\frac{{3}}{{4}}}}")
 
 
@@ -70,14 +70,8 @@ def template_end(subject: Subject) -> int | None:
     tokenizer: Any = subject.module.policy.tokenizer
     if subject.chat is None:
         return None
-    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _REPLY}]
-    try:
-        text = subject.chat.render(turns, opened=False)
-    except (TemplateError, ValueError):  # which the checks of the data report
-        return None
-    ids = tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
     specials = {*tokenizer.all_special_ids, *_known_ends(tokenizer)}
-    return next((int(id_) for id_ in ids if id_ in specials), None)
+    return next((id_ for id_ in subject.chat.closing_ids() if id_ in specials), None)
 
 
 def turn_ends(subject: Subject) -> dict[int, str]:
