@@ -211,6 +211,8 @@ class GGUFFile:
             config = self.config()
             with torch.device("meta"):
                 model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        except InputError:
+            raise
         except (ValueError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
             raise self.refusal(f"have settings of a {self.name}", " ".join(str(error).split())) from error
         (architecture,) = (key for key, name in MODEL_ARCH_NAMES.items() if name == self.name)
@@ -224,11 +226,11 @@ class GGUFFile:
             raise self.refusal(f"have only tensors of a {self.name} of its settings", ", ".join(lost))
         state = {}
         for name, source in stored.items():
-            weight = torch.from_numpy(np.ascontiguousarray(self._as_in_transformers(source))).to(dtype)
-            if weight.shape != (shape := model.get_parameter(name).shape):
-                raise self.refusal(
-                    f"have a tensor `{source}` for a weight of shape {tuple(shape)}", tuple(weight.shape)
-                )
+            shape = tuple(model.get_parameter(name).shape)
+            shape = shape[::-1] if self._is_transposed(source) else shape
+            if (got := self._tensor(source).shape) != shape:
+                raise self.refusal(f"have a tensor `{source}` of shape {shape}", got)
+            weight = torch.from_numpy(np.require(self._as_in_transformers(source), requirements=["C", "W"])).to(dtype)
             state[name] = weight
         model.load_state_dict(state, strict=False, assign=True)
         model.tie_weights()
@@ -243,9 +245,10 @@ class GGUFFile:
             return pairs.swapaxes(1, 2).reshape(values.shape)
         if self.architecture.layers_of_27b and part.endswith("norm"):  # Gemma's: transformers adds the one itself
             return values - np.float32(1)
-        if self.name == "gpt2" and part in ("attn_qkv", "attn_output", "ffn_up", "ffn_down"):
-            return values.T
-        return values
+        return values.T if self._is_transposed(name) else values
+
+    def _is_transposed(self, name: str) -> bool:
+        return self.name == "gpt2" and name.split(".")[-2] in ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 
 
 def decimal(value: Any) -> Any:

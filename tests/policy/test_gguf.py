@@ -108,10 +108,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "missing": (r"a tensor `blk\.1\.ffn_up\.weight`", {"skip": "blk.1.ffn_up.weight"}),
     "shape": (
-        r"`blk\.0\.ffn_down\.weight` for a weight of shape \(64, 96\), got \(64, 32\)",
+        r"`blk\.0\.ffn_down\.weight` of shape \(64, 96\), got \(64, 32\)",
         {
             "skip": "blk.0.ffn_down.weight",
             "extra": lambda writer: writer.add_tensor("blk.0.ffn_down.weight", np.ones((64, 32), np.float32)),
+        },
+    ),
+    "heads": (
+        r"`blk\.0\.attn_q\.weight` of shape \(64, 64\), got \(1, 64\)",
+        {
+            "skip": "blk.0.attn_q.weight",
+            "extra": lambda writer: writer.add_tensor("blk.0.attn_q.weight", np.ones((1, 64), np.float32)),
         },
     ),
     "quantisation": (
