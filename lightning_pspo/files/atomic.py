@@ -140,17 +140,21 @@ def is_full(error: BaseException) -> bool:
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(ValueError("no"))
     (True, False)
     """
-    return any(
-        (isinstance(cause, OSError) and cause.errno in _FULL) or os.strerror(errno.ENOSPC) in str(cause)  # safetensors
-        for cause in _causes(error)
-    )
+    return any(_is_one_of(cause, _FULL) for cause in _causes(error))
 
 
 def why_full(error: BaseException) -> tuple[str, str]:
     """Return what is full after such an error, and what to do about it."""
-    if any(isinstance(cause, OSError) and cause.errno == errno.EFBIG for cause in _causes(error)):
+    if any(_is_one_of(cause, (errno.EFBIG,)) for cause in _causes(error)):
         return "A file is as large as `ulimit -f` or the file system lets it be", "Raise the limit"
     return "The disk is full", "Free some space"
+
+
+def _is_one_of(error: BaseException, numbers: tuple[int, ...]) -> bool:
+    """Tell an error by its number or, as safetensors raises errors of its own, by its text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in numbers
+    return any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

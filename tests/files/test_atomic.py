@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from lightning_pspo.files import new_folder, partial_name, remove, write_atomically
+from lightning_pspo.files import DiskFullError, new_folder, partial_name, remove, write_atomically
 
 
 def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> None:
@@ -58,3 +61,14 @@ def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path: Path) -
     assert sorted(path.name[:6] for path in tmp_path.iterdir()) == [".busy.", "mine"]
     busy.kill()
     busy.join(60)
+
+
+def test_a_limit_that_safetensors_met_leaves_nothing_and_is_named(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match=r"as large as `ulimit -f`"), new_folder(tmp_path / "model") as folder:
+            save_file({"weight": torch.zeros(1000)}, folder / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
