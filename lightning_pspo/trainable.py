@@ -38,6 +38,7 @@ from lightning_pspo.training.checks import (
     act_after_validations,
     apply_loop_defaults,
     check_fit,
+    check_time_left,
     run_every_rollout_of_a_trial,
 )
 from lightning_pspo.training.loop_counters import put_after_rollout, resume_after_rollout, run_missed_validation
@@ -203,6 +204,7 @@ class TrainableModule(SamplingModule):
 
     def on_fit_start(self) -> None:
         """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
+        check_time_left(self.trainer)
         if not self.threads_are_chosen:
             choose_threads(self.trainer, self.policy)
         if self.limits.micro_batch_tokens == "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
+    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
@@ -178,6 +180,19 @@ def refusals(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("val_check_interval", "limit_train_batches"):
         if trainer.get(name) == 0:
             yield name, f"`trainer.{name}` must be greater than 0, got 0."
+
+
+def check_time_left(trainer: Trainer) -> None:
+    """Refuse to go on with a run whose time is up: Lightning would stop it again without a rollout or a word."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0.0:
+            taken = callback.time_elapsed()
+            before, limit = (timedelta(seconds=round(seconds)) for seconds in (taken, taken + left))
+            raise InputError(
+                f"`trainer.max_time` must exceed the {before} that the run took before, since a resumed run counts on, "
+                f"got {limit}: raise it."
+            )
 
 
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
 
@@ -82,6 +83,17 @@ def test_a_checkpoint_gives_a_module(validated: Fit, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, strange := tmp_path / "strange.ckpt")
     with pytest.raises(InputError, match="strange"):
         PSPOModule.load_from_checkpoint(strange)
+
+
+def test_a_run_whose_time_is_up_says_so_on_resuming(fit: Fit, tmp_path: Path) -> None:
+    """Lightning counts on from the checkpoint, and would stop before the first rollout, as if the run were done."""
+    path = tmp_path / "rollout=000001.ckpt"
+    timer = Timer(duration={"hours": 2})
+    timer._offset = 3600.0
+    fit(callbacks=[timer], save_after={1: path})
+    with pytest.raises(InputError, match=r"`trainer.max_time` must exceed the 1:00:\d\d that .* got 1:00:00: raise"):
+        fit(trainer_settings={"max_time": {"hours": 1}}, ckpt_path=path)
+    assert len(fit(trainer_settings={"max_time": {"hours": 2}}, ckpt_path=path)[1].outputs) == 1
 
 
 @pytest.mark.parametrize(("from_command_line", "expected"), [(False, 1), (True, 50)])
