@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from lightning_pspo.errors import visible
+
 _INK = "#33363b"
 _PANELS = {  # color, title, unit, factor
     "accuracy": ("#2b8a63", "Accuracy", "correct completions (%)", 100),
@@ -118,7 +120,7 @@ def _measurements(axes: Axes, summary: Mapping[str, Any]) -> None:
 def before_after_table(summary: Mapping[str, Any]) -> Table:
     """Return the numbers before and after as a table for a terminal."""
     title = f"{summary['source']}: {summary['rollouts']} rollouts in {summary['seconds']:.0f} s, seed {summary['seed']}"
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", caption_justify="left")
     sampled = f"{summary['n']} sampled completions of {summary['problems']} problems"
     table.caption = f"95 % intervals, clustered by problem, over {sampled}"
     times = ("before", "after")
@@ -145,10 +147,11 @@ def examples_table(summary: Mapping[str, Any]) -> Table:
     later = {row["id"]: row for row in summary["samples_after"]}
     for row in summary["samples_before"]:
         if row["id"] in later:
-            question = Text(f"{row['question']}\n\nanswer: {row['answer']}")
+            question = Text(visible(f"{row['question']}\n\nanswer: {row['answer']}", lines=True))
             table.add_row(question, _completion(row), _completion(later[row["id"]]))
     return table
 
 
 def _completion(row: Mapping[str, str]) -> Text:
-    return Text.assemble(row["completion"].strip(), "\n\n", (row["verdict"], _STYLE.get(row["verdict"], "yellow")))
+    completion = visible(row["completion"].strip(), lines=True)
+    return Text.assemble(completion, "\n\n", (row["verdict"], _STYLE.get(row["verdict"], "yellow")))

@@ -67,3 +67,25 @@ def check_coefficient(name: str, value: float) -> None:
     """Raise InputError unless ``value`` is finite and at least 0."""
     if not 0.0 <= value < float("inf"):
         raise InputError(f"`{name}` must be finite and at least 0, got {value}.")
+
+
+def visible(text: str, lines: bool = False) -> str:
+    r"""Return a text without characters that move the cursor, change a colour or turn the direction of writing.
+
+    Control characters become Unicode's pictures of them, other characters that are not printable their number. A
+    backslash stays as it is, so that TeX can be read; ``lines`` keeps line feeds.
+
+    >>> visible("\\nu\n\x1b[31m\u202e")
+    '\\nu␊␛[31m<U+202E>'
+    """
+    return "".join(
+        character if character.isprintable() or (lines and character == "\n") else _picture(character)
+        for character in text
+    )
+
+
+def _picture(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"<U+{code:04X}>"

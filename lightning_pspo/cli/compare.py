@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
-from lightning_pspo.errors import check_at_least
+from lightning_pspo.errors import check_at_least, visible
 
 if TYPE_CHECKING:
     from lightning_pspo.evaluation.comparison import ArmComparison
@@ -116,7 +116,7 @@ def show(comparisons: Sequence[ArmComparison]) -> None:
 
     from lightning_pspo.progress import print_table
 
-    first = comparisons[0].first
+    first = visible(comparisons[0].first)
     table = Table(title=Text(f"Accuracy compared with {first}"), caption_justify="left", box=None, pad_edge=False)
     table.add_column("arm", overflow="fold")
     headings = ["accuracy", "diff.", "95 % interval", "p", "p (Holm)"]
@@ -128,7 +128,7 @@ def show(comparisons: Sequence[ArmComparison]) -> None:
         difference, estimate = comparison.difference, comparison.difference.estimate
         if setting != (setting := (comparison.source, comparison.temperature)):
             title = f"{comparison.source}, T={comparison.temperature:g}, n={difference.prompts}"
-            table.add_row(Text(title, style="bold"))
+            table.add_row(Text(visible(title), style="bold"))
             table.add_row(Text(f"  {first}"), f"{difference.first:.1%}")
         numbers = [
             f"{difference.second:.1%}",
@@ -137,7 +137,7 @@ def show(comparisons: Sequence[ArmComparison]) -> None:
             f"{difference.p_value:.2g}",
             f"{comparison.adjusted_p:.2g}",
         ]
-        table.add_row(Text(f"  {comparison.second}"), *numbers[: len(headings)])
+        table.add_row(Text(visible(f"  {comparison.second}")), *numbers[: len(headings)])
     several = any(max(comparison.runs) > 1 for comparison in comparisons)
     table.caption = f"percentage points; clustered by problem{' and by run' if several else ', about these runs only'}"
     if left_out := max(comparison.left_out for comparison in comparisons):

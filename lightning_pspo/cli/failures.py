@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from lightning_pspo.cli.help import RESUMED
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, visible
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, why_full
 
 if TYPE_CHECKING:
@@ -55,11 +55,7 @@ def ends_in_one_line(command: Callable[Arguments, int]) -> Callable[Arguments, i
             message = refusal_within(error)
             reason = error.strerror if isinstance(error, DiskFullError) else error
             status, line = (1, f"error: {reason}") if message is None else (BAD_INPUT, f"error: {message}")
-        if not line.isprintable():
-            from lightning_pspo.ledger.view import visible
-
-            line = visible(line)
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
         return status
 
     return run
@@ -117,7 +113,7 @@ def error_line(message: str, rank: int, parent: int) -> str:
     deadline = time.monotonic() + _PATIENCE_S
     while rank and os.getppid() == parent and time.monotonic() < deadline:
         time.sleep(0.1)
-    return "" if rank and os.getppid() != parent else f"error: {message}\n"
+    return "" if rank and os.getppid() != parent else f"error: {visible(message, lines=True)}\n"
 
 
 def _port_in_use(error: BaseException) -> str | None:

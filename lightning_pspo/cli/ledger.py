@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,8 +151,6 @@ def diff(options: argparse.Namespace) -> bool:
 
 def difference_lines(comparison: LedgerComparison, limit: int) -> Iterator[str]:
     """Yield a comparison as text."""
-    from lightning_pspo.ledger.view import visible
-
     left_out = zip("AB", comparison.left_out, strict=True)
     only = ", ".join(f"{count} only in {name}" for name, count in left_out if count)
     yield f"{len(comparison.prompts)} prompts in both{f' ({only})' if only else ''}"
@@ -209,7 +207,6 @@ def regrade(options: argparse.Namespace) -> bool:
     from lightning_pspo.ledger.export import check_output, write_file
     from lightning_pspo.ledger.regrade import regrade as regraded
     from lightning_pspo.ledger.regrade import regraded_schema
-    from lightning_pspo.ledger.view import visible
 
     ledger, rows = selected(options)
     check_output(options.output, ledger.folder)
@@ -321,8 +318,6 @@ def column_list(text: str, ledger: Ledger) -> list[str]:
 
 def warn_of_damage(ledger: Ledger) -> bool:
     """Print which files could not be read; return whether there are any."""
-    from lightning_pspo.ledger.view import visible
-
     for path, reason in ledger.damaged.items():
         print(visible(f"warning: {path} cannot be read and is left out: {reason}"), file=sys.stderr)
     return bool(ledger.damaged)

@@ -15,7 +15,7 @@ from typing import Any
 from lightning_pspo.cli.failures import bad_input, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.streams import log_level
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError, check_at_least, visible
 from lightning_pspo.progress import shown
 
 _MARKS = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
@@ -82,10 +82,12 @@ def _show(rows: Iterable[Any], key: str, policy: Any, *, width: int | None) -> N
     stop_ids: tuple[int, ...] = ()
     for row in rows:
         text = policy.tokenizer.decode(row.ids, skip_special_tokens=False)
-        console.rule(f"data.{key}: {row.problem.id}, {len(row.ids)} tokens", align="left")
-        console.print(Text(text.removesuffix(row.answer_prefix)).append(row.answer_prefix, "bold"))
+        console.rule(Text(visible(f"data.{key}: {row.problem.id}, {len(row.ids)} tokens")), align="left")
+        parts = text.removesuffix(row.answer_prefix), row.answer_prefix
+        before, prefix = (visible(part, lines=True) for part in parts)
+        console.print(Text(before).append(prefix, "bold"))
         console.print(_tokens(policy.tokenizer, row.ids))
-        console.print(Text("reference answer: ", "dim").append(row.problem.answer, "default"))
+        console.print(Text("reference answer: ", "dim").append(visible(row.problem.answer), "default"))
         stop_ids = row.stop_ids
     ends = [*policy.eos_ids, *stop_ids]
     more = f" and {len(ends) - _NAMED} more" if len(ends) > _NAMED else ""
@@ -104,5 +106,5 @@ def _tokens(tokenizer: Any, ids: list[int]) -> Any:
             piece = token
         elif token.startswith("\u2581") and not piece.startswith(" "):  # dropped at the beginning of a text
             piece = f" {piece}"
-        text.append(piece.translate(_MARKS)).append(f"/{id_} ", "dim")
+        text.append(visible(piece.translate(_MARKS))).append(f"/{id_} ", "dim")
     return text

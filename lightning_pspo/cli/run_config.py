@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_pspo.checkpoints.run_folder import read_run_config
 from lightning_pspo.cli.run_directory import CONFIG
+from lightning_pspo.errors import visible
 from lightning_pspo.files import parse_yaml, write_atomically
 from lightning_pspo.report.arms import leaves
 
@@ -56,7 +57,7 @@ class RunConfig(SaveConfigCallback):
             number, earlier = number + 1, path
         if earlier is not None:
             changes = changed_settings(read_run_config(earlier), parse_yaml(text, CONFIG))
-            rank_zero_warn(f"This run goes on with other settings than before: {changes}.")
+            rank_zero_warn(f"This run goes on with other settings than before: {visible(changes)}.")
         write_atomically(path, text.encode())
         _list_unverified(trainer)
 

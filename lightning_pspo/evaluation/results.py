@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from lightning_pspo.errors import visible
 from lightning_pspo.statistics import Estimate
 
 
@@ -62,8 +64,9 @@ def result_tables(evaluation: Evaluation) -> list[Table]:
     texts = Table("source", "T", "tokens", *_TEXT_COLUMNS.values(), title="Completions", padding=(0, 1, 0, 0))
     for source, temperature, result in _entries(evaluation):
         estimates, each = result.estimates, result.per_problem
+        name = Text(visible(source))
         answers.add_row(
-            source,
+            name,
             f"{temperature:g}",
             str(result.problems) if each == 1 else f"{result.problems} x {each}",
             f"{result.accuracy:.1%}",
@@ -72,7 +75,7 @@ def result_tables(evaluation: Evaluation) -> list[Table]:
             *(f"{estimates[name].value:.1%}" if name in estimates else "" for name in votes),
         )
         shares = (f"{estimates[name].value:.1%}" for name in _TEXT_COLUMNS)
-        texts.add_row(source, f"{temperature:g}", f"{result.length_tokens:.1f}", *shares)
+        texts.add_row(name, f"{temperature:g}", f"{result.length_tokens:.1f}", *shares)
     return [answers, texts]
 
 

@@ -12,33 +12,11 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from lightning_pspo.errors import visible
 from lightning_pspo.ledger.export import plain_rows
 
-_ESCAPE, _DELETE, _PICTURES = 0x20, 0x7F, 0x2400
 _ROWS = 50  # that are aligned together
 _WIDEST = 40  # characters of a column in a terminal; the last one takes what is left
-
-
-def visible(text: str, lines: bool = False) -> str:
-    r"""Return a text without characters that move the cursor, change a colour or turn the direction of writing.
-
-    Control characters become Unicode's pictures of them, other characters that are not printable their number. A
-    backslash stays as it is, so that TeX can be read; ``lines`` keeps line feeds.
-
-    >>> visible("\\nu\n\x1b[31m\u202e")
-    '\\nu␊␛[31m<U+202E>'
-    """
-    return "".join(
-        character if character.isprintable() or (lines and character == "\n") else _picture(character)
-        for character in text
-    )
-
-
-def _picture(character: str) -> str:
-    code = ord(character)
-    if code < _ESCAPE:
-        return chr(_PICTURES + code)
-    return "␡" if code == _DELETE else f"<U+{code:04X}>"
 
 
 def cell(value: Any) -> str:

@@ -39,6 +39,19 @@ def test_the_summary_has_the_numbers_before_and_after(tmp_path, capsys):
     assert "after=False" in printed
 
 
+def test_a_completion_cannot_control_the_terminal():
+    row = {
+        "id": "a",
+        "question": "1\x1b[2J?",
+        "answer": "2",
+        "completion": "\x1b]0;t\x07\n#### 2",
+        "verdict": "correct",
+    }
+    table = _summary_figures.examples_table({"samples_before": [row], "samples_after": [row]})
+    cells = [next(iter(column.cells)).plain for column in table.columns]
+    assert cells == ["1␛[2J?\n\nanswer: 2", *["␛]0;t␇\n#### 2\n\ncorrect"] * 2]
+
+
 def test_no_panel_repeats_another_and_none_is_empty(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(_summary_figures, "_label", lambda axes, title, unit: titles.append(title))

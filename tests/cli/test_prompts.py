@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_pspo.cli.failures import error_line
 from lightning_pspo.cli.prompts import main
 from tests.support.models import make_tokenizer
 
@@ -37,6 +38,20 @@ def test_prompts_as_text_and_tokens(settings: list[str], capsys: pytest.CaptureF
     assert f"A/{ids['A']} n/{ids['n']} s/{ids['s']}" in text.replace("\n", "")
     assert f"·/{ids['Ġ']} " in text
     assert f"a completion ends with: </s>/2 ↵/{ids['Ċ']}" in text
+
+
+def test_nothing_in_a_file_controls_the_terminal(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"id": "[/x]\x1b[2J", "question": "1\x1b]0;t\x07 + 1?", "answer": "2"}
+    (tmp_path / "solved.jsonl").write_text(json.dumps(row) + "\n")
+    assert main([*settings, "--data.train.id=id"]) == 0
+    shown = capsys.readouterr().out
+    assert "data.train: [/x]␛[2J, " in shown
+    assert "1␛]0;t␇ + 1?" in shown
+    assert all(line.isprintable() for line in shown.splitlines())
+    line = error_line("`a\x1b[2J` must be b\nor c.", 0, 0)
+    assert line == "error: `a␛[2J` must be b\nor c.\n"
 
 
 @pytest.mark.parametrize(

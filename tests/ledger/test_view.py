@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_pspo.ledger.view import visible
+from lightning_pspo.errors import visible
 
 
 @given(st.text())

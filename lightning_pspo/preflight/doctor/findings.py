@@ -12,6 +12,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lightning_pspo.errors import visible
+
 
 class Severity(StrEnum):
     """How severe a finding is, the worst first."""
@@ -91,6 +93,6 @@ def table(findings: Iterable[Finding]) -> Table:
     for title, ratio in (("", None), ("check", None), ("measured", 3), ("change", 2)):
         result.add_column(title, overflow="fold", ratio=ratio)
     for finding in findings:
-        texts = (Text(text) for text in (finding.check, finding.measured, finding.change))
+        texts = (Text(visible(text, lines=True)) for text in (finding.check, finding.measured, finding.change))
         result.add_row(Text(finding.severity.value, _COLOURS[finding.severity]), *texts)
     return result
