@@ -80,6 +80,8 @@ class RankGuard(Callback):
         rank = self.trainer.global_rank
         if lost_connection(error):
             time.sleep(_PATIENCE_S)  # unless rank zero's guard or torchrun's agent ends this process first
+            if ended := [process for process in self._processes if process.poll() is not None]:
+                self.leave(1, self._line(ended[0]))  # with a status that looks like a success
         get_error_handler().record_exception(error)  # for torchrun's own report
         self.leave(1, f"error on rank {rank}:\n{''.join(traceback.format_exception(error))}")
 
@@ -97,9 +99,11 @@ class RankGuard(Callback):
     def _watch(self) -> None:
         while not (failed := [process for process in self._processes if process.poll() not in (None, *_STOPPED)]):
             time.sleep(_POLL_S)
-        rank = 1 + self._processes.index(failed[0])
-        status = failed[0].returncode
-        self.leave(2 if status == 2 else 1, f"error: rank {rank} (process {failed[0].pid}) {_end(status)}")
+        self.leave(2 if failed[0].returncode == 2 else 1, self._line(failed[0]))
+
+    def _line(self, ended: subprocess.Popen[bytes]) -> str:
+        rank = 1 + self._processes.index(ended)
+        return f"error: rank {rank} (process {ended.pid}) {_end(ended.returncode)}"
 
 
 def lost_connection(error: BaseException) -> bool:

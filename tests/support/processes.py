@@ -43,6 +43,8 @@ class Slow(Reward):
                 re.match("(a+)+$", "a" * 60 + "b")  # in C, for years, and never letting go of the interpreter
             if self.what == "sleep":
                 time.sleep(1000)
+            if self.what == "exit":
+                os._exit(0)
             raise ValueError(f"the reward of rank {rank} is broken")
         return [float(len(sample.completion) % 2 == 0) for sample in samples]
 '''

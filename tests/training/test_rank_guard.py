@@ -62,6 +62,14 @@ def test_a_killed_rank(command: Command, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+def test_a_rank_that_ends_as_if_all_were_well(command: Command, tmp_path: Path) -> None:
+    process = start(command("--model.reward.fails_on=1", "--model.reward.what=exit"), tmp_path)
+    status, output = ended(process)
+    assert status == 1
+    assert re.search(r"error: rank 1 \(process \d+\) ended with status 0; see its own error", output)
+    assert "Traceback" not in output
+
+
 def test_a_rank_killed_while_the_other_is_stuck(command: Command, tmp_path: Path) -> None:
     """Rank one is in C and holds the interpreter: nothing but the kernel can end it with rank zero."""
     more = [
