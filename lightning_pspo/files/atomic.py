@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from lightning_pspo.errors import InputError
 PARTIAL = ".partial"
 """Suffix of what is still being written; no reader opens such a file."""
 
+_OWN = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(PARTIAL)}")  # what mkdtemp names a folder in `new_folder`
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,10 +69,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".*{PARTIAL}/"):
-            if (lock := _locked_folder(leftover)) is not None:
-                shutil.rmtree(leftover)
-                os.close(lock)
+        for leftover in filter(_OWN.fullmatch, os.listdir(path.parent)):
+            with contextlib.suppress(OSError):  # another user's, a link, or finished in between
+                _remove_unlocked(path.parent / leftover)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
         lock = _locked_folder(folder)
     except (OSError, ValueError, RuntimeError) as error:  # of a NUL character, a circle of links
@@ -88,6 +89,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         if lock is not None:
+            os.close(lock)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Delete a folder unless a process has locked it."""
+    if (lock := _locked_folder(folder)) is not None:
+        try:
+            shutil.rmtree(folder)
+        finally:
             os.close(lock)
 
 

@@ -45,6 +45,19 @@ def _make_folder(path: Path) -> None:
         time.sleep(60)
 
 
+def test_what_others_have_beside_a_new_folder_stays(tmp_path: Path) -> None:
+    """Neither a user's own hidden folder is litter, nor does a link to one, or a circle of them, stop the work."""
+    (mine := tmp_path / ".cache.partial").mkdir()
+    (mine / "file").write_text("precious")
+    (link := tmp_path / ".model.abcdefgh.partial").symlink_to(mine)
+    circle = tmp_path / ".model.ijklmnop.partial"
+    circle.symlink_to(circle)
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "weights").touch()
+    assert sorted(tmp_path.iterdir()) == sorted([mine, link, circle, tmp_path / "model"])
+    assert (mine / "file").read_text() == "precious"
+
+
 def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path: Path) -> None:
     """What a process is still making is left alone."""
     spawn = multiprocessing.get_context("spawn")
