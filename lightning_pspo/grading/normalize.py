@@ -48,6 +48,7 @@ _COMMANDS = {
     **{"lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "langle": "(", "rangle": ")", "ast": "*"},
     **dict.fromkeys(("varnothing", "phi"), r"\emptyset "),
     **dict.fromkeys(("leq", "leqslant"), r"\le"),
+    **dict.fromkeys(("ldots", "cdots", "dots", "dotsc", "dotsb"), "..."),
     **dict.fromkeys(("geq", "geqslant"), r"\ge"),
     **{"neq": r"\ne", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}"},
     **dict.fromkeys(("backslash", "smallsetminus"), r"\setminus"),
@@ -62,6 +63,13 @@ _FONT = (
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|it|sf|tt)|mbox|emph|operatorname|rm|bf|it)\*?\s*"
     r"\{((?:[^{}]|\{[^{}]*\})*)\}|\{\s?\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\(?:rm|bf|it)(?![A-Za-z])"
 )
+
+
+def _infix(command: re.Match[str]) -> str:
+    top, name, bottom = command.groups()
+    return rf"\{'frac' if name == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
+
+
 _TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"
 # In this order: what a text must hold for the rule to apply, a pattern, its spelling. A command's name ends where no
 # letter follows.
@@ -84,8 +92,8 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", r"\\?\$|\\[()]|\\[\[\]](?!\s{0,3}-?[0-9.]{1,9}(?:pt|ex|em))", ""),
     ("\\", r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|boldsymbol|mathbf|Bbb)(?![A-Za-z])\.?", ""),
     ("\\", _COMMAND, lambda command: _COMMANDS[command[1]]),
-    (r"\over", rf"\{{({_INNER}*)\\over(?![A-Za-z])\s*({_INNER}*)\}}", r"\\frac{\1}{\2}"),
-    (r"\over", rf"\A((?:(?!=){_INNER})*)\\over(?![A-Za-z])\s*((?:(?!=){_INNER})*)\Z", r"\\frac{\1}{\2}"),
+    ("\\", rf"\{{({_INNER}*)\\(over|choose)(?![A-Za-z])\s*({_INNER}*)\}}", _infix),
+    ("\\", rf"\A((?:(?!=){_INNER})*)\\(over|choose)(?![A-Za-z])\s*((?:(?!=){_INNER})*)\Z", _infix),
     ("\\", r"\\(frac|sqrt)\s+(?=[\[{])", r"\\\1"),
     (r"\frac", rf"\\frac\s*(?:{_GROUP}|{_SIGN})\s*(?:{_GROUP}|{_SIGN})", r"\\frac{\1\2}{\3\4}"),
     (r"\frac", rf"\\frac\s*{_SIGN}\s*(?=\{{)", r"\\frac{\1}"),

@@ -12,6 +12,8 @@ mixed number: 2 3/4 ~ 11/4 | 2\frac{3}{4} ~ 2.75 | -1 1/2 ~ -3/2
 radical: \sqrt{50} ~ 5\sqrt{2} | \frac{1}{\sqrt 3} ~ \frac{\sqrt3}{3} | 2*sqrt(3) ~ \sqrt{12}
 power: 2^{10} ~ 1024 | 2**10 ~ 2^10 | 8^{1/3} ~ 2 | 10^3 ~ 1,000 | x^\frac12 ~ \sqrt{x} | x^\frac{y}{2} ~ x^{y/2}
     2^\sqrt[3]{8} ~ 4 | x^{1 \over 2} ~ \sqrt{x}
+dots: 1, 2, \ldots, n ~ 1, 2, \dots, n | 1, 2, ..., n ~ 1, 2, \dots, n
+binomial: {5 \choose 2} ~ 10 | 2{n \choose k} ~ 2\binom{n}{k}
 fraction of TeX: {(3)(4) \over 2\sqrt{25}} ~ \frac{6}{5} | \sqrt{3} \over \sqrt{12} ~ 1/2
 factorial: 5! ~ 120 | 6 = 3! ~ 6 | $5!$ ~ 120 | 5! ~ 5
 constant: \pi/3 ~ \frac{\pi}{3} | 3*pi ~ 3\pi | \ln e ~ 1
