@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -225,9 +226,16 @@ class TrainableModule(SamplingModule):
 
     def _built_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         try:
-            return self.optimizer(parameters)
+            optimizer = self.optimizer(parameters)
         except (TypeError, ValueError) as error:  # optimisers check their own settings
             raise InputError(f"`model.optimizer` refuses its settings: {str(error).rstrip('.')}.") from error
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise InputError(
+                f"`model.optimizer` must step on a gradient alone, got {type(optimizer).__name__}, which asks for the "
+                "loss again at other weights: take AdamW or SGD."
+            )
+        return optimizer
 
     def _total_updates(self) -> int:
         """Optimiser steps of the whole run; a run cut short by ``limit_train_batches`` keeps its schedule."""

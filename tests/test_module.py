@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from lightning_pspo.data.prompt_format import PromptFormat
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError
@@ -296,6 +297,18 @@ def test_more_minibatches_than_rows(fit: Fit) -> None:
 def test_settings_out_of_range(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)), **grouped(settings))
+
+
+def test_an_optimiser_that_asks_for_the_loss_again(fit: Fit) -> None:
+    with pytest.raises(InputError, match=r"`model.optimizer` must step on a gradient alone, got LBFGS"):
+        fit(optimizer=torch.optim.LBFGS)
+
+
+@pytest.mark.parametrize(("length", "rule"), [(505, r"be at most [0-9]+ for"), (600, "have room behind")])
+def test_a_prompt_that_leaves_no_room(tiny_model: Path, length: int, rule: str) -> None:
+    module = PSPOModule(policy=Policy(model_name_or_path=str(tiny_model)))
+    with pytest.raises(InputError, match=rf"`max_new_tokens` must {rule} a prompt of [0-9]+ tokens in .* 512, got 512"):
+        module.complete(["9" * length], max_new_tokens=512, prompt=PromptFormat(template="{question}"))
 
 
 def test_evaluation_counts_each_problem_once(

@@ -167,9 +167,12 @@ class SamplingModule(pl.LightningModule):
         """
         context, width = self.policy.context_length, prompts.prompt_ids.shape[1]
         if context is not None and width + settings.max_new_tokens > context:
+            rule, mend = f"`max_new_tokens` must be at most {context - width} for", "lower it, or shorten the prompt"
+            if width >= context:
+                rule, mend = "`max_new_tokens` must have room behind", "shorten the prompt, or leave it out"
             raise InputError(
-                f"`max_new_tokens` must be at most {context - width} for a prompt of {width} tokens in the model's "
-                f"context of {context}, got {settings.max_new_tokens}: lower it, or shorten the prompt."
+                f"{rule} a prompt of {width} tokens in the model's context of {context}, got "
+                f"{settings.max_new_tokens}: {mend}."
             )
         sampling = Sampling(
             samples=samples,
