@@ -251,7 +251,8 @@ class Policy(nn.Module):
         if self.pretrained.holds_adapter:
             raise InputError(
                 f"`model_name_or_path` must hold a full model to train, {self.model_name_or_path} holds an adapter: "
-                "merge it into its base with `lightning-pspo export --merge`."
+                "merge it into its base, with `lightning-pspo export --merge` if a run here made it, else with peft's "
+                "`merge_and_unload`."
             )
         if self.pretrained.is_quantized and self.lora is None:
             raise InputError(f"`lora` is needed to train {self.model_name_or_path}, whose weights are quantised.")
