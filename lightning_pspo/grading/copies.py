@@ -7,7 +7,7 @@ import re
 from lightning_pspo.grading.extraction import without_drawings
 from lightning_pspo.grading.forms import as_plain_number, decide_choice, without_modulus, without_names
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number, split_unit
 from lightning_pspo.grading.structure import split_collection, split_top
 
 _FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
@@ -62,7 +62,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     forms = (right, own, right.rpartition("=")[2].strip())
     if "!" in extracted and "!" not in answer and "=" not in extracted and _FACTORIAL.search(question):
         return "unevaluated"
-    if any(_same_form(side, form) for side in sides for form in forms):
+    if any(_same_form(side, form) and (side == value or _agree(side, form)) for side in sides for form in forms):
         return None
     if _is_undone(value, own):
         return "unevaluated"
@@ -78,6 +78,12 @@ def _same_form(text: str, own: str) -> bool:
     if not a or not b or any(_NO_DECIMAL.search(split_unit(side)[0]) for side in (text, own)):
         return False
     return a.value == b.value or a.percent == b.percent
+
+
+def _agree(side: str, own: str) -> bool:
+    """Whether a side of an equation is not another number than the reference."""
+    a, b = read_number(side), read_number(own)
+    return not (a and b) or same_number(a, b)
 
 
 def _is_undone(text: str, own: str) -> bool:

@@ -10,6 +10,7 @@ from lightning_pspo.grading.normalize import compact
 from lightning_pspo.grading.numbers import Number, read_comma_decimal, read_number, same_number
 from lightning_pspo.grading.qualifiers import without_others
 from lightning_pspo.grading.structure import rows, split_collection, split_top
+from lightning_pspo.grading.values import evaluate
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt|in|equiv|mid|subset|not)(?![A-Za-z])")
 """A sign of order, membership or congruence, not an equals sign."""
@@ -24,6 +25,8 @@ _NAME = re.compile(
 _TURNED = re.compile(r"\A((?:[^A-Za-z=<>,\\]|\\(?:frac|sqrt|pi|cdot)(?![A-Za-z])){1,40}?)\s?=\s?([A-Za-z])\Z")
 _LOWER_CASE = re.compile(r"(?<![\\A-Za-z])[a-z](?![A-Za-z])")
 _QUANTITY = re.compile(rf"\\?(?:Delta|delta)?\s*{_VARIABLE}")
+_CALCULATION = re.compile(r"(?:[0-9.,+\-*/() {}]|\^\{?-?[0-9]|\\(?:times|cdot|div|d?frac)(?![A-Za-z]))+")
+_MAX_SAID = 10**300  # of a rough value; a float holds it
 _FUNCTIONS = re.compile(r"\A\\?(?:log|ln|sin|cos|tan|sqrt|max|min|gcd|lcm|frac|pm|int|sum|lim)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _DERIVATION = re.compile(
@@ -76,7 +79,8 @@ def without_names(left: str, right: str) -> tuple[str, str, bool]:
     is_function = "y" in (name, own_name) and (name + own_name).endswith(("(x)", "(x)y"))
     if name and own_name and name != own_name and not is_function:
         return left, right, True
-    left, right = _last_value(value, bool(name)), _last_value(own_value, bool(own_name))
+    left = _last_value(_approximated(value, own_value), bool(name))
+    right = _last_value(_approximated(own_value, value), bool(own_name))
     if r"\equiv" in left and r"\equiv" not in right and r"\not" not in left:
         left = without_modulus(left.rpartition(r"\equiv")[2]).strip()
     if "=" in left and "=" not in right and not RELATION.search(right) and not split_collection(left):
@@ -142,11 +146,27 @@ def _is_system(text: str) -> bool:
     return bool(parts and len(parts.items) > 1 and all("=" in item for item in parts.items))
 
 
+def _approximated(text: str, other: str) -> str:
+    """Return what stands before an approximation; what stands behind it where the two are not nearly the same.
+
+    Before it may be a name only, or a calculation with plain numbers: then a number is said behind it.
+    """
+    if r"\approx" not in text:
+        return text
+    exact, *_, rough = (side.strip() for side in text.split(r"\approx"))
+    if not exact or (_QUANTITY.fullmatch(exact) and exact not in (r"\pi", "e")):
+        return rough
+    value, number = exact.rpartition("=")[2].strip(), read_number(rough)
+    if number and read_number(other) and not read_number(value) and _CALCULATION.fullmatch(value):
+        return rough
+    if number is None or abs(number.value) > _MAX_SAID or (known := evaluate(value)) is None:
+        return exact
+    said = float(number.value) / (100 if number.percent else 1)
+    return exact if abs(known - said) <= max(10.0**-number.places if number.places else 0.5, 0.05 * abs(said)) else rough
+
+
 def _last_value(text: str, named: bool) -> str:
-    """Return the end of a chain of equations, and what stands before an approximation."""
-    exact, sign, rough = text.partition(r"\approx")
-    if sign:
-        text = rough.strip() if not exact.strip() or _QUANTITY.fullmatch(exact.strip()) else exact.strip()
+    """Return the end of a chain of equations."""
     if "=" in text and not RELATION.search(text) and not _is_system(text):
         parts = split_top(text, ("=",))
         ends = named or len(parts) > 2 or not re.search("[A-Za-z]", text)

@@ -52,6 +52,9 @@ TABLE = r"""
 ? Compute $\binom{5}{2}$. => 10
 + ~\boxed{10}
 - ~\boxed{\binom{5}{2}} | ~\boxed{\frac{5!}{2!3!}}
+? State the final answer: 39 - 89 = => -50
++ 39 - 89 = -50 | 39 - 89 ≈ -50 | ~\boxed{-50 = 39 - 89}
+- 39 - 89 ≈ -20 | 39 - 89 ≈ -49 | ~\boxed{-20 = 39 - 89} | ~\boxed{39 - 89 \approx 20}
 ? Compute $5!$. => 120
 + ~\boxed{120}
 - ~\boxed{5!}

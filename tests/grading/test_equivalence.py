@@ -25,7 +25,8 @@ comma decimal: 7,25 ~ 7.25 | 0,125 ~ 1/8
 currency: \$7.50 ~ 7.5 | $1,000 ~ 1000 | €20 ~ 20 | 7.50 dollars ~ $7.50
 degrees: 45^\circ ~ 45 | 45° ~ 45^{\circ} | 45 degrees ~ 45
 assignment: x = 4 ~ 4 | 4 ~ y=4 | f(x) = x^2 ~ x^2 | f(x) = x^2 ~ y = x^2 | x = 2 + 2 = 4 ~ 4 | \angle A = 4 ~ 4
-approximation: \frac{1}{3} \approx 0.33 ~ 1/3 | x \approx 2 ~ 2
+approximation: \frac{1}{3} \approx 0.33 ~ 1/3 | x \approx 2 ~ 2 | \pi ≈ 3.14 ~ \pi | 2/7 \approx 29\% ~ 2/7
+a calculation's approximation: 39 - 89 ≈ -50 ~ -50 | 100 \times 1.05^{10} ≈ 162.89 ~ 162.89 | \sqrt{2} ≈ 1.41 ~ \sqrt2
 equation: 2x + 4y = 6 ~ x + 2y - 3 = 0 | y = 3 - x ~ x + y = 3
 inequality: x \ge 2 ~ 2 <= x | -x < -1 ~ x > 1 | [2, \infty) ~ x \ge 2
 interval: [1, 2) ~ \left[1, \frac{4}{2}\right) | x \in (-oo, 3] ~ (-\infty, 3]
@@ -103,6 +104,7 @@ function: 2u(t)e^{-t} ~ 2e^{-t}u(t) | f(x + 1) ~ f(x+1)
 unit on an expression: 4\pi \text{ square feet} ~ 4\pi | \sqrt{2}\text{ cm} ~ \sqrt 2
 """
 DIFFERENT = r"""
+approximation of another number: 39 - 89 ≈ -20 ~ -50 | 39 - 89 ≈ -49 ~ -50 | \sqrt{16} ≈ 5 ~ 4 | 2^3+1 \approx 7 ~ 9
 number: 12 ~ 13 | -12 ~ 12 | 0.12 ~ 0.21 | \frac{2}{3} ~ \frac{3}{2} | 3 1/2 ~ 31/2
 radical: 2\sqrt{3} ~ 3\sqrt{2} | \frac{\sqrt{3}}{2} ~ \frac{1}{2} | \sqrt{2} ~ 2
 power: 2^{10} ~ 20 | 10^{6} ~ 10^5 | 2^{90} ~ 2^{90}+1 | \frac{1}{60!} ~ \frac{1}{61!}
@@ -252,7 +254,8 @@ def test_sets_have_no_order_and_tuples_do(items, random):
     )
 
 
-@given(st.sampled_from([pair[1:] for pair in pairs(SAME)]))
+# In a formula ! is a factorial, elsewhere it may be a mark.
+@given(st.sampled_from([pair[1:] for pair in pairs(SAME) if "!" not in pair[1]]))
 def test_spelling_does_not_matter(pair):
     candidate, answer = pair
     assert equivalent(f"$ {candidate} $", answer)
