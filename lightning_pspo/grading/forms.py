@@ -162,7 +162,8 @@ def _approximated(text: str, other: str) -> str:
     if number is None or abs(number.value) > _MAX_SAID or (known := evaluate(value)) is None:
         return exact
     said = float(number.value) / (100 if number.percent else 1)
-    return exact if abs(known - said) <= max(10.0**-number.places if number.places else 0.5, 0.05 * abs(said)) else rough
+    near = max(10.0**-number.places if number.places else 0.5, 0.05 * abs(said))
+    return exact if abs(known - said) <= near else rough
 
 
 def _last_value(text: str, named: bool) -> str:
