@@ -118,7 +118,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         right = attempt.scorer(extracted)
         if right is not None:
             return Grade(_VERDICTS[right], extracted, rule)
-    said = text if question and rule in ("stated", "last_number") and len(extracted) <= MAX_ANSWER_CHARS else ""
+    said = text if question and rule == "last_number" and len(extracted) <= MAX_ANSWER_CHARS else ""
     extracted = in_asked_unit(question, answer, extracted, said)
     bare = without_scale(question, extracted)
     return bare if bare and quick(bare, answer) else in_terms_of(question, extracted), rule

@@ -22,7 +22,7 @@ _SIGNS = {  # sign -> spelling
     **{"\u27e8": "(", "\u27e9": ")", "≡": r"\equiv ", "\u211d": r"\mathbb{R}"},
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
     **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
-    **{"θ": r"\theta ", "∅": r"\emptyset ", "√": " sqrt"},
+    **{"θ": r"\theta ", "∅": r"\emptyset "},
 }
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
@@ -84,6 +84,8 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("<", r"<sup>([^<]*)</sup>", r"^{\1}"),
     ("**", r"(?<![\w)\]}*])\*\*(?=[^*]+\*\*(?![\w(]))|(?<=[\w)\]}$])\*\*(?=[\s!.,]|\Z)", ""),
     ("\\", r"(?<=[\])}RZ])\s*(?:-\s*(?=\\\{)|\\\s+(?=\\?\{))", r"\\setminus "),
+    ("√", r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
+    ("√", "√", " sqrt"),
     (",", r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often

@@ -62,7 +62,7 @@ _AFTER = re.compile(
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
     r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
-    r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
+    r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)(?=[.,;!]|\s*\Z))"  # the end of a question, and not ", right?"
 )
 _ASKS_UNIT = re.compile(
     r"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)([a-z]+)\b"
@@ -181,18 +181,32 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     sign, word = completion[max(start - 1, 0) : max(start, 0)], _UNIT_BEHIND.match(completion, end)
     said = text
     if start >= 0 and not sign.isalnum() and sign != ".":
-        said = "$" * (sign == "$" != completion[end : end + 1]) + text + (word.group() if word else "")
+        closed = "$" in completion[end:].partition("\n")[0]  # a formula's sign, or another amount's
+        said = "$" * (sign == "$" and not closed) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
     if not amount or unit not in UNIT_SIZES:
         return text
     own = _amount(answer)[1]
-    last = _NEXT_SENTENCE.split((question.rpartition("?")[0] or question).strip().lower())[-1]
-    asked = [own] if own else [UNIT_IDS.get("".join(words), "") for words in _ASKS_UNIT.findall(last)]
+    asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
+    last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]
     kind, size = UNIT_SIZES[unit]
-    sizes = [UNIT_SIZES[name][1] for name in asked if name and UNIT_SIZES[name][0] == kind]
+    if asks and any(UNIT_SIZES[name][0] == kind for name in _told_units(told)):
+        return text
+    sizes = [UNIT_SIZES[name][1] for name in ([own] if own else _asked_units(last)) if UNIT_SIZES[name][0] == kind]
     if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
         sizes = [UNIT_SIZES["dollar"][1]]
-    return text if not sizes or size in sizes else f"{float(amount.value * size / sizes[-1]):.12g}"
+    if not sizes or size in sizes:
+        return text
+    value = amount.value * size / sizes[-1]
+    return str(value) if value.denominator == 1 else f"{float(value):.12g}"
+
+
+def _asked_units(question: str) -> list[str]:
+    return [UNIT_IDS[name] for words in _ASKS_UNIT.findall(question) if (name := "".join(words)) in UNIT_IDS]
+
+
+def _told_units(text: str) -> list[str]:
+    return [UNIT_IDS[name] for name in re.findall("[a-z]+", text) if name in UNIT_IDS and name != "in"]
 
 
 def _amount(text: str) -> tuple[Number | None, str]:

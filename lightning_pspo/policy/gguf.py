@@ -45,6 +45,8 @@ _SPLITS: dict[str, list[Any]] = {  # transformers takes GPT-2's way for some of 
     "qwen2": _split(r"\p{N}"),
     "smollm": [pre_tokenizers.Digits(individual_digits=True), _BYTES],  # a digit never joins the spaces before it
 }
+_SPLITS |= dict.fromkeys(("llama3", "llama-v3", "falcon3", "pixtral"), _SPLITS["llama-bpe"])
+_SPLITS |= dict.fromkeys(("deepseek-r1-qwen", "kormo"), _SPLITS["qwen2"])
 _END_OF_TURN = re.compile(r"<\|im_end\|>|<end_of_turn>|<\|eot_id\|>|<\|end\|>")
 
 
@@ -74,7 +76,9 @@ def convert(gguf_file: Path, output: Path, *, dtype: Dtype = "float32") -> float
 def _tokenizer(file: GGUFFile) -> Any:
     """Return the file's tokenizer, which splits text as the model's own does."""
     fields = file.fields
-    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    kind, pre = str(fields.get("tokenizer.ggml.model")), str(fields.get("tokenizer.ggml.pre"))
+    if not isinstance(template := fields.get("tokenizer.chat_template", ""), str):
+        raise file.refusal("have a text as `tokenizer.chat_template`", template)
     if kind not in ("gpt2", "llama"):
         raise file.refusal("have a tokenizer that can be converted (gpt2, llama)", kind)
     if kind == "gpt2" and pre not in _SPLITS:
@@ -86,8 +90,8 @@ def _tokenizer(file: GGUFFile) -> Any:
     except Exception as error:  # tokenizers, written in Rust, raises no other
         raise file.refusal("have a tokenizer that transformers can convert", " ".join(str(error).split())) from error
     if kind == "gpt2":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[str(pre)])
-    if pre == "llama-bpe":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[pre])
+    if _SPLITS.get(pre) is _SPLITS["llama-bpe"]:
         tokenizer.backend_tokenizer.model.ignore_merges = True  # a word of the vocabulary is one token
         tokenizer.add_bos_token = fields.get("tokenizer.ggml.add_bos_token", True)
     return tokenizer

@@ -74,6 +74,8 @@ class _Header:
             name, axes = self._string(), self._numbers("I", 1)[0]
             entries.append((name, self._numbers("Q", axes), *self._numbers("I", 1), *self._numbers("Q", 1)))
         alignment = fields.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"its `general.alignment` is {alignment}")
         start = -(-self.position // alignment) * alignment
         return fields, {name: self._tensor(shape, kind, start + offset) for name, shape, kind, offset in entries}
 

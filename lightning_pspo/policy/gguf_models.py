@@ -87,7 +87,7 @@ class GGUFFile:
         self.path = path
         self.fields, self.tensors = read_gguf(path)
         self.name = self.fields.get("general.architecture")
-        if self.name not in ARCHITECTURES:
+        if not isinstance(self.name, str) or self.name not in ARCHITECTURES:
             raise self.refusal(f"have an architecture that can be converted ({', '.join(ARCHITECTURES)})", self.name)
         self.architecture = ARCHITECTURES[self.name]
 
@@ -178,6 +178,8 @@ class GGUFFile:
     def _llama3(self, rope: Mapping[str, Any]) -> dict[str, Any]:
         """Return the rotation of Llama 3.1 and later, of which the file holds only the divisors of the frequencies."""
         divisors = self.values(_FREQUENCIES).flatten()
+        if len(divisors) != self.head_dim // 2:
+            raise self.refusal(f"have {self.head_dim // 2} values in `{_FREQUENCIES}`", len(divisors))
         scaled = {**rope, "rope_type": "llama3", "factor": decimal(float(divisors.max())), **_LLAMA3}
         config = AutoConfig.for_model("llama", head_dim=self.head_dim, rope_parameters=scaled)
         frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
@@ -205,8 +207,11 @@ class GGUFFile:
         """Return the model with the file's weights; it can be saved, but not run."""
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-        layers = int(self.setting("block_count"))
-        self._tensor(f"blk.{layers - 1}.attn_norm.weight")  # before that many layers are made
+        layers = self.setting("block_count")
+        if not isinstance(layers, int) or layers < 1:
+            raise self.refusal("have a whole `block_count` of at least 1", layers)
+        for layer in range(layers):  # before that many are made
+            self._tensor(f"blk.{layer}.attn_norm.weight")
         try:
             config = self.config()
             with torch.device("meta"):

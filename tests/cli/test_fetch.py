@@ -82,6 +82,7 @@ def test_a_gguf_file_becomes_a_folder(
 def test_a_hub_that_does_not_answer_is_asked_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     errors = refused(capsys, tmp_path / "model", "acme/Model-1B")
     assert "http://127.0.0.1:9 does not answer" in errors

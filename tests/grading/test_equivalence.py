@@ -25,6 +25,7 @@ comma decimal: 7,25 ~ 7.25 | 0,125 ~ 1/8
 currency: \$7.50 ~ 7.5 | $1,000 ~ 1000 | €20 ~ 20 | 7.50 dollars ~ $7.50
 degrees: 45^\circ ~ 45 | 45° ~ 45^{\circ} | 45 degrees ~ 45
 assignment: x = 4 ~ 4 | 4 ~ y=4 | f(x) = x^2 ~ x^2 | f(x) = x^2 ~ y = x^2 | x = 2 + 2 = 4 ~ 4 | \angle A = 4 ~ 4
+sign of a root: √xy ~ \sqrt{xy} | 2√10x ~ 2\sqrt{10x} | √(xy) ~ \sqrt{xy}
 approximation: \frac{1}{3} \approx 0.33 ~ 1/3 | x \approx 2 ~ 2 | \pi ≈ 3.14 ~ \pi | 2/7 \approx 29\% ~ 2/7
 a calculation's approximation: 39 - 89 ≈ -50 ~ -50 | 100 \times 1.05^{10} ≈ 162.89 ~ 162.89 | \sqrt{2} ≈ 1.41 ~ \sqrt2
 equation: 2x + 4y = 6 ~ x + 2y - 3 = 0 | y = 3 - x ~ x + y = 3
@@ -104,6 +105,7 @@ function: 2u(t)e^{-t} ~ 2e^{-t}u(t) | f(x + 1) ~ f(x+1)
 unit on an expression: 4\pi \text{ square feet} ~ 4\pi | \sqrt{2}\text{ cm} ~ \sqrt 2
 """
 DIFFERENT = r"""
+sign of a root: √xy ~ \sqrt{x} | 2√ab ~ 2\sqrt{a}b
 approximation of another number: 39 - 89 ≈ -20 ~ -50 | 39 - 89 ≈ -49 ~ -50 | \sqrt{16} ≈ 5 ~ 4 | 2^3+1 \approx 7 ~ 9
 number: 12 ~ 13 | -12 ~ 12 | 0.12 ~ 0.21 | \frac{2}{3} ~ \frac{3}{2} | 3 1/2 ~ 31/2
 radical: 2\sqrt{3} ~ 3\sqrt{2} | \frac{\sqrt{3}}{2} ~ \frac{1}{2} | \sqrt{2} ~ 2

@@ -257,6 +257,19 @@ QUESTIONS = r"""
 + 50 cents
 ? A pen costs $5 and a book $7. How much is missing? => 0.5
 + 50 cents | #### 50¢
+? How many hours does he work in total? => 30
++ The answer is 30. He works 1 hour on each of the 30 days. | The answer is 30, since there are 30 days.
++ It takes 1800 minutes. | The answer is 1800 minutes.
+- It takes 30 days. | The answer is 30 minutes.
+? How many minutes does he run? Express your answer in hours. => 2
++ It takes 2 hours. | 2
+? How many cents do 4 pens cost? => 100
++ The total is $100.$ | The total is $100 $ | $$100.$$ | It costs $1.00. | $100\,$cents
+- It costs $100.
+? How many seconds? => 7407407340740740740
++ It takes 123456789012345679 minutes
+? How many days? => 365
+- The answer is 1 year | 365 hours
 ? Is 7 prime? => yes
 + Yes, 7 is prime. | **Yes**, because 7 has two divisors. | Let me check 7. Yes, it is. | Yes! | True
 - No, 7 is not prime. | 7 | Yes? No. | Yes and no: 7 | Yesterday, 7 was prime.

@@ -19,7 +19,7 @@ from tests.support.gguf_files import make_model, write_llama, write_model
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-F16, UINT32 = GGMLQuantizationType.F16, GGUFValueType.UINT32
+F16, UINT32, STRING = GGMLQuantizationType.F16, GGUFValueType.UINT32, GGUFValueType.STRING
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, heads of another size": ("llama", {"head_dim": 32}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
@@ -78,6 +78,8 @@ def test_all_settings_of_an_architecture_arrive(
         ("gpt-2", ["a", "Ġ", "12"], ["a", "Ċ", "Ċ", "3"]),
         ("llama-bpe", ["a", "Ġ", "12"], ["a", "ĊĊ", "3"]),
         ("qwen2", ["a", "Ġ", "1", "2"], ["a", "ĊĊ", "3"]),
+        ("falcon3", ["a", "Ġ", "12"], ["a", "ĊĊ", "3"]),
+        ("deepseek-r1-qwen", ["a", "Ġ", "1", "2"], ["a", "ĊĊ", "3"]),
     ],
 )
 def test_text_is_split_as_the_file_says(
@@ -86,7 +88,7 @@ def test_text_is_split_as_the_file_says(
     write_model(tmp_path / "tiny.gguf", "llama", make_model("llama"), pre=pre)
     converted(tmp_path, monkeypatch)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    start = ["<s>"] * (pre == "llama-bpe")
+    start = ["<s>"] * (pre in ("llama-bpe", "falcon3"))
     assert tokenizer("a 12").tokens() == start + digits
     assert tokenizer("a\n\n3").tokens() == start + lines
     assert tokenizer.decode(tokenizer("a 12\n\n3").input_ids, skip_special_tokens=True) == "a 12\n\n3"
@@ -129,8 +131,20 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "layers": (
-        r"a tensor `blk\.999999998\.attn_norm\.weight`",
+        r"a tensor `blk\.2\.attn_norm\.weight`",
         {"extra": lambda writer: writer.kv_data[0].update({"llama.block_count": GGUFValue(999_999_999, UINT32)})},
+    ),
+    "number of layers": (
+        "a whole `block_count` of at least 1, got many",
+        {"extra": lambda writer: writer.kv_data[0].update({"llama.block_count": GGUFValue("many", STRING)})},
+    ),
+    "alignment": (
+        r"its `general\.alignment` is 0",
+        {"extra": lambda writer: writer.kv_data[0].update({"general.alignment": GGUFValue(0, UINT32)})},
+    ),
+    "template": (
+        r"a text as `tokenizer\.chat_template`, got 7",
+        {"extra": lambda writer: writer.add_uint32("tokenizer.chat_template", 7)},
     ),
     "split": ("tokenizer.ggml.pre.*got tekken-7", {"pre": "tekken-7"}),
     "bytes": ("it is big-endian", {"endianess": GGUFEndian.BIG}),
