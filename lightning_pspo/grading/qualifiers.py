@@ -177,7 +177,8 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
     ('2880', '2 days')
     """
-    start, end = completion.rfind(text), completion.rfind(text) + len(text)
+    start = completion.rfind(text)
+    end = start + len(text)
     sign, word = completion[max(start - 1, 0) : max(start, 0)], _UNIT_BEHIND.match(completion, end)
     said = text
     if start >= 0 and not sign.isalnum() and sign != ".":
