@@ -29,6 +29,8 @@ LENGTH_STEP = 128
 """Tokens by which the attended part of the cache grows."""
 PROMPT_STEP = 64
 """Multiple to which the prompts' width is padded."""
+MOST_GRAPHS = 256
+"""Shapes whose graphs are kept, those used last: each takes some megabytes of the device."""
 NUCLEUS = TOPS[1]
 """Most probable tokens in which a nucleus is looked for first."""
 
@@ -251,23 +253,26 @@ class Decoder:
 
     def _launch(self, shape: Shape) -> None:
         """Take one step. The first of a shape warms up, the second is captured, and all others are one launch."""
-        if self.device.type != "cuda" or shape not in self.graphs:
-            self.graphs[shape] = None
-            self._step(shape)
+        kind, warm = self.device.type, shape in self.graphs
+        graph = self.graphs[shape] = self.graphs.pop(shape, None)  # the last in order
+        if len(self.graphs) > MOST_GRAPHS:
+            del self.graphs[next(iter(self.graphs))]
+        if graph is not None:
+            graph.replay()
             return
-        graph = self.graphs[shape]
-        if graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # A cast that autocast keeps would be freed with the rollout, and the graph would go on reading it. And what
-            # other threads allocate meanwhile, such as those of a judge or of NCCL, is none of the graph's business.
-            mixed, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-            with (
-                torch.autocast("cuda", dtype, enabled=mixed, cache_enabled=False),
-                torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"),
-            ):
+        # A cast that autocast keeps would be freed with the rollout, and the graph would go on reading it. So none is
+        # kept, also to warm up: compiled code asks whether some are, and would be compiled again while it is captured.
+        mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, dtype, enabled=mixed, cache_enabled=False):
+            if kind != "cuda" or not warm:
                 self._step(shape)
-            self.graphs[shape] = graph
-        graph.replay()
+            else:
+                graph = torch.cuda.CUDAGraph()
+                # What other threads allocate, such as those of a judge or of NCCL, is none of the graph's business.
+                with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                    self._step(shape)
+                graph.replay()
+                self.graphs[shape] = graph
 
     def _step(self, shape: Shape) -> None:
         tokens = self._draw(shape)

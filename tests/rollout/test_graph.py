@@ -162,6 +162,36 @@ def test_few_shapes_need_a_graph(llama: PreTrainedModel) -> None:
     assert len(engine._decoder.graphs) < 30  # a launch of 59 steps
 
 
+def test_the_graphs_used_last_are_kept(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed_decoder, "MOST_GRAPHS", 3)
+    engine = GraphEngine(steps_per_check=2)
+    for _ in range(2):
+        assert_same_tokens(engine, llama, PROMPTS * 4, samples=8, max_new_tokens=40, eos_ids=MANY_EOS)
+    assert engine._decoder is not None
+    rows = [shape.view.rows for shape in engine._decoder.graphs]
+    assert len(rows) == 3
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] < 160
+
+
+def test_steps_are_warmed_up_in_the_autocast_that_is_captured(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code would else be compiled again in the middle of a capture, which no tuning of kernels survives."""
+    states: list[tuple[bool, bool]] = []
+    original = fixed_decoder.Decoder._step
+
+    def watched(self: fixed_decoder.Decoder, shape: fixed_decoder.Shape) -> None:
+        states.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+        original(self, shape)
+
+    monkeypatch.setattr(fixed_decoder.Decoder, "_step", watched)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=True):
+        draw(GraphEngine(), llama, prompts_of(PROMPTS), max_new_tokens=3)
+    draw(GraphEngine(), llama, prompts_of(PROMPTS), max_new_tokens=3)
+    assert states == [(True, False)] * 2 + [(False, False)] * 2
+
+
 @pytest.mark.parametrize("changes", [{}, {"top_p": 0.9, "temperature": 0.7}, {"temperature": 0.0}])
 def test_a_step_never_waits_for_the_device(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
