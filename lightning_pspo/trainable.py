@@ -108,6 +108,7 @@ class TrainableModule(SamplingModule):
         self.optimizer = optimizer
         self.lr_schedule = from_lazy(lr_schedule)
         self.limits = limits
+        self._limits_are_chosen = limits.micro_batch_tokens != "auto"  # by the settings or a checkpoint
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
         self.prompt_format = PromptFormat()
@@ -257,7 +258,8 @@ class TrainableModule(SamplingModule):
             check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1))]))
             check_precision(checkpoint, str(self.trainer.precision))
             self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
-            if self.limits.micro_batch_tokens == "auto" and "micro_batch_tokens" in checkpoint:
+            # Also after ``on_fit_start``: a sharded strategy loads the checkpoint later than others.
+            if not self._limits_are_chosen and "micro_batch_tokens" in checkpoint:
                 self.limits = replace(self.limits, micro_batch_tokens=checkpoint["micro_batch_tokens"])
             resume_after_rollout(checkpoint, planned_rollouts(self.trainer))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -26,6 +27,22 @@ def test_a_resumed_run_has_the_passes_of_its_checkpoint(fit: Fit, tmp_path: Path
     assert module.limits.micro_batch_tokens == 70
     module, _ = fit(ckpt_path=path, limits={"micro_batch_tokens": 90})
     assert module.limits.micro_batch_tokens == 90
+
+
+class LoadsLate(SingleDeviceStrategy):
+    """Loads a checkpoint after ``on_fit_start``, as sharded strategies do."""
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return True
+
+
+def test_also_where_the_strategy_loads_it_after_the_choice(fit: Fit, tmp_path: Path) -> None:  # noqa: F811
+    path = tmp_path / "saved.ckpt"
+    fit(save_after={1: path}, limit=1)
+    torch.save(torch.load(path, weights_only=True) | {"micro_batch_tokens": 70}, path)
+    module, _ = fit(ckpt_path=path, trainer_settings={"strategy": LoadsLate("cpu")})
+    assert module.limits.micro_batch_tokens == 70
 
 
 def test_memory_is_kept_for_the_part_of_a_weight_that_this_rank_holds() -> None:
