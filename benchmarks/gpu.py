@@ -51,7 +51,7 @@ def work(part: str, shape: str, options: argparse.Namespace) -> None:
         if part in BY_SHAPE:
             workload_of(shape, options).write(Path(name), weights=False)
         for figures in PARTS[part](shape, options, Path(name)):
-            print(json.dumps({"part": part, "shape": shape} | figures), flush=True)
+            print("\n" + json.dumps({"part": part, "shape": shape} | figures), flush=True)  # after an open line
 
 
 def cell(value: Any) -> str:
@@ -82,7 +82,8 @@ def lines_of(command: list[str], refused: dict[str, str], title: str, seconds: f
             late = threading.Timer(seconds, end, [process])
             late.start()
             try:
-                yield from (text for text in process.stdout if text.startswith('{"part"'))
+                whole = (text for text in process.stdout if text.startswith('{"part"') and text.endswith("}\n"))
+                yield from whole
             finally:
                 in_time = late.is_alive()
                 late.cancel()
@@ -138,6 +139,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end what they have started
     started, rows, refused = time.monotonic(), [], {}
     facts = {"gpu": torch.cuda.get_device_name() if options.device == "cuda" else "cpu", "torch": torch.__version__}
+    facts = machine() | facts
+
+    from lightning_pspo.files import write_atomically
+
+    def write() -> None:  # after every figure: whoever ends this program loses none
+        if options.output is not None:
+            result = {"command": sys.argv, "machine": facts, "figures": rows, "refused": refused}
+            write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
+
     print(line({name: name for name in COLUMNS}), line(dict.fromkeys(COLUMNS, "---")), sep="\n")
     for part, shape in jobs(options):
         title = f"{part} {shape}".strip()
@@ -152,11 +162,10 @@ def main() -> None:
             for text in lines_of(command, refused, title, seconds):
                 rows.append(json.loads(text))
                 print(line(rows[-1]), flush=True)
+                write()
         if title in refused:
             print(line({"part": part, "shape": shape, "refused": refused[title]}), flush=True)
-        if options.output is not None:
-            result = {"command": sys.argv, "machine": machine() | facts, "figures": rows, "refused": refused}
-            options.output.write_text(json.dumps(result, indent=1) + "\n")
+        write()
 
 
 if __name__ == "__main__":

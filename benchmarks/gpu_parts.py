@@ -63,7 +63,7 @@ def policy_class(device: str) -> type:
             torch.manual_seed(0)
             with torch.device(device):
                 make: Any = AutoModelForCausalLM.from_config
-                model: Any = make(self.config, attn_implementation="sdpa")
+                model: Any = make(self.config, attn_implementation="sdpa", dtype=getattr(torch, self.dtype))
             model.model.norm.weight.data.mul_(PEAKEDNESS)
             return model
 
@@ -119,8 +119,16 @@ def bandwidth(device: str) -> float:
 
 
 def variants(shape: str, options: argparse.Namespace) -> tuple[bool, ...]:
-    """Return whether layers are compiled: at the first shape without and with, else with."""
-    return (False, True) if shape == options.shapes[0] else (True,)
+    """Return whether layers are compiled: at the first shape with and without, else with."""
+    return (True, False) if shape == options.shapes[0] else (True,)
+
+
+def attempt(measure: Callable[[], Figures], **names: Any) -> Figures:
+    """Return what was measured, with its names; where that failed, why: it costs no other figures of the part."""
+    try:
+        return names | measure()
+    except Exception as error:  # such as too little memory, or a kernel that is missing
+        return names | {"refused": (str(error).strip().splitlines() or [repr(error)])[0]}
 
 
 def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
@@ -145,31 +153,30 @@ def engines(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[F
         with torch.autocast(options.device, torch.bfloat16), policy.generating() as model:
             engine.generate(model, prompts, sampling, noise)
 
+    def measure(policy: Any, name: str, settings: Figures, top_p: float, steps: int) -> Figures:
+        weights = 2 * sum(weight.numel() for weight in policy.parameters())
+        sampling = Sampling(workload.group_size, 1.0, top_p, steps, eos_ids=(), pad_id=0)
+        noise = keyed_uniforms((0, 0), prompts.positions, workload.group_size, steps)
+        sample = partial(draw, policy, getattr(ours, name)(max_rows=workload.rows, **settings), sampling, noise)
+        peak_mib(reset=True)
+        first = timed(sample)
+        seconds = median_of(sample)
+        own = workload.rows * steps / 2  # tokens of completions that a step reads, on average
+        read = (own + sum(workload.prompt_lengths)) * workload.layers * 2 * workload.kv_heads * head_width * 2
+        return {
+            "ms_per_step": 1e3 * seconds / steps,
+            "first_s": first,
+            "tokens_per_second": workload.rows * steps / seconds,
+            "share_of_bandwidth": (weights + read) * steps / seconds / copied,
+            "peak_mib": peak_mib(),
+        }
+
     for compiled in variants(shape, options):
         policy = built(workload, folder, compile_layers=compiled)
-        weights = 2 * sum(weight.numel() for weight in policy.parameters())
         for name, settings, top_p, steps in graph if compiled else graph + plain:
-            sampling = Sampling(workload.group_size, 1.0, top_p, steps, eos_ids=(), pad_id=0)
-            noise = keyed_uniforms((0, 0), prompts.positions, workload.group_size, steps)
-            sample = partial(draw, policy, getattr(ours, name)(max_rows=workload.rows, **settings), sampling, noise)
-            peak_mib(reset=True)
-            first = timed(sample)
-            seconds = median_of(sample)
-            own = workload.rows * steps / 2  # tokens of completions that a step reads, on average
-            read = (own + sum(workload.prompt_lengths)) * workload.layers * 2 * workload.kv_heads * head_width * 2
-            yield {
-                "engine": name,
-                **settings,
-                "compiled": compiled,
-                "top_p": top_p,
-                "steps": steps,
-                "ms_per_step": 1e3 * seconds / steps,
-                "first_s": first,
-                "tokens_per_second": workload.rows * steps / seconds,
-                "share_of_bandwidth": (weights + read) * steps / seconds / copied,
-                "peak_mib": peak_mib(),
-            }
-        del policy, sample
+            names: Figures = {"engine": name, **settings, "compiled": compiled, "top_p": top_p, "steps": steps}
+            yield attempt(partial(measure, policy, name, settings, top_p, steps), **names)
+        del policy
 
 
 def update(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
@@ -181,33 +188,34 @@ def update(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
     rows, prompt, tokens = workload.micro_batch, workload.prompt_tokens, workload.max_new_tokens
     peak = peak_tflops(torch.cuda.get_device_name()) if options.device == "cuda" else None
 
-    def differentiate(policy: Any, inputs: Inputs) -> None:
+    def differentiate(policy: Any, packed: Any) -> None:
         with torch.autocast(options.device, torch.bfloat16):
-            logprobs, _ = policy.logprobs(inputs, 1.0, 1.0)
+            logprobs, _ = policy.logprobs(packed, 1.0, 1.0)
         logprobs.mean().backward()
 
-    for compiled in variants(shape, options):
+    def measure(compiled: bool) -> Figures:
         policy = built(workload, folder, compile_layers=compiled)
         size = ModelSize.of(policy.causal_lm)
         assert size is not None
-        ids = torch.randint(1, workload.vocab_size - 1, (rows, prompt + tokens), device=options.device)
-        every = torch.ones_like(ids, dtype=torch.bool)
-        order = torch.arange(rows, device=options.device)
+        ids = torch.randint(1, workload.vocab_size - 1, (rows, prompt + tokens))
+        every, order = torch.ones_like(ids, dtype=torch.bool), torch.arange(rows)
         inputs = Inputs(ids[:, :prompt], every[:, :prompt], ids[:, prompt:], every[:, prompt:], prompt_of=order)
-        step = partial(differentiate, policy, inputs)
+        packed = policy.pack(inputs, shared=False).to(torch.device(options.device))  # on the host, as a rollout's
+        step = partial(differentiate, policy, packed)
         first = timed(step)
         peak_mib(reset=True)
         seconds = median_of(step)
         flops = 6 * rows * (size.body * (prompt + tokens) + size.head * tokens)
-        yield {
-            "compiled": compiled,
+        return {
             "rows": rows,
             "first_s": first,
             "tokens_per_second": rows * (prompt + tokens) / seconds,
             "mfu": None if peak is None else flops / seconds / peak / 1e12,
             "peak_mib": peak_mib(),
         }
-        del policy, step, inputs
+
+    for compiled in variants(shape, options):
+        yield attempt(partial(measure, compiled), compiled=compiled)
 
 
 def iteration(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
@@ -218,11 +226,13 @@ def iteration(shape: str, options: argparse.Namespace, folder: Path) -> Iterator
 def adapters(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
     """Measure whole iterations with LoRA, and with LoRA on a base in four bits."""
     lora = {"rank": 16, "alpha": 32.0, "target_modules": "all-linear"}
-    yield _iterations(shape, options, folder, {"lora": lora, "dtype": "bfloat16"})
+    both: Figures = {"lora": lora, "dtype": "bfloat16"}
+    yield attempt(partial(_iterations, shape, options, folder, both), **both)
     model: Any = policy_class(options.device)(model_name_or_path=str(folder / "model")).load_base()
     model.to(torch.bfloat16).save_pretrained(folder / "model")
     del model
-    yield _iterations(shape, options, folder, {"lora": lora, "dtype": "bfloat16", "quantization": "nf4"})
+    four = both | {"quantization": "nf4"}
+    yield attempt(partial(_iterations, shape, options, folder, four), **four)
 
 
 def _iterations(shape: str, options: argparse.Namespace, folder: Path, settings: Figures) -> Figures:
@@ -249,9 +259,15 @@ def _iterations(shape: str, options: argparse.Namespace, folder: Path, settings:
 def tests(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
     """Run the tests that need a GPU; all are skipped where there is none."""
     files = [str(path) for path in (REPOSITORY / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text()]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    yield {"status": ended.returncode, "last_line": (ended.stdout.strip() or ended.stderr.strip()).splitlines()[-1]}
+    command = [sys.executable, "-u", "-m", "pytest", "-v", "-rfE", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    lines = ["?"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
+        for text in process.stdout:
+            lines += [text.strip()] if text.strip() else []
+            if text.startswith(("FAILED", "ERROR")) or " FAILED " in text or " ERROR " in text:
+                yield {"failed": lines[-1]}  # at once: what follows may take too long
+    yield {"status": process.returncode, "last_line": lines[-1]}
 
 
 def resume(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:
@@ -261,12 +277,13 @@ def resume(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
     overlay = folder / "overlay.yaml"
     saving = {"class_path": "RolloutCheckpoint", "init_args": {"every_n_rollouts": 1, "keep_last": 2}}
     overlay.write_text(json.dumps({"trainer": {"callbacks": [saving], "num_sanity_val_steps": 0, "logger": False}}))
-    for deterministic in ("true", "false"):
+
+    def measure(deterministic: str) -> Figures:
         whole, killed = (folder / f"{name}-{deterministic}" for name in ("whole", "killed"))
         command = [*FIT, "--config=quickstart", f"--config={overlay}", *on_device(options.device)]
         command += ["--trainer.limit_train_batches=4", f"--trainer.deterministic={deterministic}"]
 
-        def start(root: Path, *more: str, command: list[str] = command) -> subprocess.Popen[bytes]:
+        def start(root: Path, *more: str) -> subprocess.Popen[bytes]:
             with root.with_suffix(".log").open("w") as log:
                 return subprocess.Popen([*command, f"--trainer.default_root_dir={root}", *more], stdout=log, stderr=log)
 
@@ -278,7 +295,10 @@ def resume(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Fi
         for root, process in ((whole, left_alone), (killed, start(killed, "--ckpt_path=last"))):
             if process.wait():
                 raise RuntimeError(root.with_suffix(".log").read_text().strip().splitlines()[-1])
-        yield {"deterministic": deterministic, "same_bits": same_weights(whole, killed, 4)}
+        return {"same_bits": same_weights(whole, killed, 4)}
+
+    for deterministic in ("true", "false"):
+        yield attempt(partial(measure, deterministic), deterministic=deterministic)
 
 
 def learning(shape: str, options: argparse.Namespace, folder: Path) -> Iterator[Figures]:

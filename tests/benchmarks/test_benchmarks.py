@@ -152,7 +152,8 @@ def test_a_part_that_fails_or_hangs_costs_no_other_figures(load: Load) -> None:
     gpu = load("gpu")
     refused: dict[str, str] = {}
     first = "import json, sys; print(json.dumps({'part': 'p', 'pid': %s}), flush=True); "
-    fails = [sys.executable, "-c", first % 0 + "print('no part'); sys.exit('out of memory')"]
+    cut = "print('{\"part\": \"p\", ', end='', flush=True)"
+    fails = [sys.executable, "-c", first % 0 + f"print('no part'); {cut}; sys.exit('out of memory')"]
     assert [json.loads(line) for line in gpu.lines_of(fails, refused, "fails", 60.0)] == [{"part": "p", "pid": 0}]
     child = "__import__('subprocess').Popen(['sleep', '600']).pid"
     hangs = [sys.executable, "-c", first % child + "__import__('time').sleep(600)"]
@@ -169,7 +170,31 @@ def test_what_matters_most_is_measured_first(load: Load) -> None:
     assert [" ".join(job).strip() for job in gpu.jobs(options)] == [
         *("tests", "engines a", "update a", "engines b", "update b", "resume", "adapters a", "adapters b")
     ]
-    assert [load("gpu_parts").variants(shape, options) for shape in options.shapes] == [(False, True), (True,)]
+    assert [load("gpu_parts").variants(shape, options) for shape in options.shapes] == [(True, False), (True,)]
+
+
+@pytest.mark.slow
+def test_what_fails_costs_no_other_figures_of_its_part(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu, parts = load("gpu"), load("gpu_parts")
+    monkeypatch.setattr(compiled, "BACKEND", "missing")
+    monkeypatch.setattr(parts, "ROUNDS", 1)
+    sizes = {"prompts": 2, "group_size": 2, "prompt_tokens": 4, "max_new_tokens": 2, "mu": 1}
+    gpu.work("update", "tiny", argparse.Namespace(**sizes, shapes=["tiny"], device="cpu"))
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"part"'))
+    assert "missing" in first["refused"]
+    assert second["tokens_per_second"] > 0.0
+
+
+def test_random_weights_have_the_dtype_that_is_named(load: Load, tmp_path: Path) -> None:
+    """Else figures of a base in bfloat16 would be those of float32."""
+    parts, sizes = load("gpu_parts"), {"prompts": 2, "group_size": 2, "prompt_tokens": 4, "max_new_tokens": 2, "mu": 1}
+    parts.workload_of("tiny", argparse.Namespace(**sizes, device="cpu")).write(tmp_path, weights=False)
+    policy = parts.policy_class("cpu")(model_name_or_path=str(tmp_path / "model"), dtype="bfloat16")
+    model = policy.load_base()
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
