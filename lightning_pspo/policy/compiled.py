@@ -22,6 +22,9 @@ from lightning_pspo.policy.location import first_line
 
 BACKEND = "inductor"
 """Of ``torch.compile``."""
+MOST_KINDS = 64
+"""Of calls that layers are compiled for: sampling, scoring and updates, each with and without a mask, of one row and of
+several. Beyond PyTorch's own limit of 8 all others would run as they are written, without a word."""
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """Names PyTorch's folder of what was compiled."""
 _PREFIX = "lightning_pspo_compiled_"
@@ -56,6 +59,7 @@ def compile_layers(model: nn.Module) -> None:
                 "`compile_layers` must be false without a C++ compiler that works: install g++, or name another by the "
                 f"environment variable CXX ({first_line(error)})."
             ) from error
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_KINDS)
     embeddings: Any = getattr(model, "get_output_embeddings", None)  # PEFT's wrapper has it too
     head = None if embeddings is None else embeddings()
     for module in layers if head is None else [*layers, head]:

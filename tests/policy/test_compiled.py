@@ -112,6 +112,23 @@ def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs() 
     assert graphs[0] == graphs[1] > 0
 
 
+@pytest.mark.slow
+def test_every_kind_of_call_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than PyTorch compiles by itself, which runs the others as they are written."""
+    monkeypatch.setattr(compiled_module, "BACKEND", "eager")
+    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 8)
+    model = llama(1)
+    compile_layers(model)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    for mode in (torch.enable_grad, torch.no_grad):
+        for cached in (False, True):  # stands for sampling
+            for rows in (1, 2):
+                for mask in (None, torch.ones(rows, 1, 8, 8, dtype=torch.bool).tril()):
+                    with mode(), torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+                        model(input_ids=torch.full((rows, 8), 5), attention_mask=mask, use_cache=False)
+    assert counters["stats"]["unique_graphs"] > 16
+
+
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(compiled_module, "BACKEND", "inductor")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
