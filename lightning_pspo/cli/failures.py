@@ -31,7 +31,7 @@ Arguments = ParamSpec("Arguments")
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning finds its rank
 _UNUSABLE = (  # paths that the user gave, or whose rights only the user can change
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
 _PATIENCE_S = 10.0  # for which a rank waits for rank zero to report an error that all ranks met
@@ -53,7 +53,10 @@ def ends_in_one_line(command: Callable[Arguments, int]) -> Callable[Arguments, i
             line = f"interrupted{'; the same command goes on where it stopped' if resumes else ''}"
         except (InputError, OSError) as error:
             message = refusal_within(error)
-            reason = error.strerror if isinstance(error, DiskFullError) else error
+            reason: object = error.strerror if isinstance(error, DiskFullError) else error
+            if is_full(error) and not isinstance(error, DiskFullError):
+                full, mend = (words[0].lower() + words[1:] for words in why_full(error))
+                reason = f"{full}: {mend} and give the same command again ({error})."
             status, line = (1, f"error: {reason}") if message is None else (BAD_INPUT, f"error: {message}")
         print(visible(line), file=sys.stderr)
         return status

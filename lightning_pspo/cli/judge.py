@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import inspect
 import json
+import os
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace, judge: EndpointJudge) -> dict[str, Any]:
     for source in (options.input, options.pairwise):
         if source is not None and output.exists() and source.exists() and output.samefile(source):
             raise InputError(f"--output must not be an input, got {output}.")
-    if options.cache is not None and options.cache.resolve() in {output.resolve(), options.input.resolve()}:
+    if options.cache is not None and os.path.realpath(options.cache) in map(os.path.realpath, (output, options.input)):
         raise InputError(f"--cache must be a file of its own, got {options.cache}.")
     if output.exists() and not output.is_file():
         raise InputError(f"--output must be a file, got {output}.")

@@ -29,13 +29,10 @@ from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.files import (
-    DiskFullError,
     as_size,
     free_bytes,
-    is_full,
     locked,
     unlock,
-    why_full,
     write_atomically,
 )
 from lightning_pspo.progress import WORK, clock, shown
@@ -75,17 +72,11 @@ _CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the 
 def main(arguments: list[str] | None = None) -> int:
     """Run a study, or one of its subcommands; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        if words[:1] == ["report"]:
-            return report(**vars(report_parser().parse_args(words[1:])))
-        if words[:1] == ["repeat"]:
-            return repeat(**vars(repeat_parser().parse_args(words[1:])))
-        return run(parser().parse_args(words))
-    except OSError as error:
-        if not is_full(error):
-            raise
-        full, mend = (words[0].lower() + words[1:] for words in why_full(error))
-        raise DiskFullError(f"{full}: {mend} and give the same command again; nothing finished is lost.") from error
+    if words[:1] == ["report"]:
+        return report(**vars(report_parser().parse_args(words[1:])))
+    if words[:1] == ["repeat"]:
+        return repeat(**vars(repeat_parser().parse_args(words[1:])))
+    return run(parser().parse_args(words))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -30,8 +30,11 @@ class DiskFullError(OSError):
 
 
 def no_follow(path: str, flags: int) -> int:
-    """Open a file, as ``opener`` of ``open``; OSError for a link, which in a stranger's folder may lead to any file."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    """Open a file, as ``opener`` of ``open``; OSError for what a stranger's folder may have in its place.
+
+    A link may lead to any file, and a pipe without a reader would wait for ever.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

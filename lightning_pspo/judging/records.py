@@ -108,7 +108,7 @@ def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> 
             try:
                 judgement = row_judgement(json.loads(line))
             except (ValueError, RecursionError) as error:
-                if isinstance(error, json.JSONDecodeError) and _is_cut(line):
+                if isinstance(error, UnicodeDecodeError | json.JSONDecodeError) and _is_cut(line):
                     break
                 raise InputError(f"{path}, row {number}: must be a row of judgements: give another --output.") from None
             judged = judgement.preference is not None if pairs else len(judgement.repeats) >= repeats
@@ -119,6 +119,7 @@ def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> 
 
 
 def _is_cut(line: bytes) -> bool:
-    """Tell whether a line may be the beginning of a row of judgements."""
+    """Tell whether a line may be the beginning of a row of judgements; a loss of power may leave zeros at its end."""
     start = b'{"id": '
+    line = line.rstrip(b"\0")
     return not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ def check_output(path: Path, ledger: Path) -> None:
         raise InputError(f"--output must end in {', '.join(WRITERS)}, got {path}.")
     if path.is_dir():
         raise InputError(f"--output must be a file, got the folder {path}.")
-    if path.resolve().parent == ledger.resolve():
+    if os.path.dirname(os.path.realpath(path)) == os.path.realpath(ledger):
         raise InputError(f"--output must not be in the ledger that is read, got {path}.")
 
 

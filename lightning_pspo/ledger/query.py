@@ -17,7 +17,7 @@ LIMIT_S = 300.0
 """Longest time that a filter may need."""
 
 _ENDLESS = re.compile(
-    "range|generate_series|repeat|query(?:_table)?|[lr]pad|(?:list|array)_resize|printf|format|bar|.*sleep.*"
+    "range|generate_series|repeat|query(?:_table)?|[lr]pad|bitstring|(?:list|array)_resize|printf|format|bar|.*sleep.*"
 )
 """Functions whose result is as long as a number says, or that run a query, or wait."""
 _CHANGING = re.compile(

@@ -39,7 +39,7 @@ def read_arms(paths: Sequence[Path]) -> list[Arm]:
         raise ReportError("RUN must name at least one run, got none.")
     seen: dict[Path, Path] = {}
     for path in paths:
-        if (known := seen.setdefault(path.resolve(), path)) is not path:
+        if (known := seen.setdefault(Path(os.path.realpath(path)), path)) is not path:  # also of a circle of links
             raise ReportError(f"RUN must be given once, got {known} and {path}, which are the same folder.")
     return group([read_run(path) for path in paths])
 

@@ -68,6 +68,39 @@ def test_everything_is_accounted_for_and_nothing_judged_twice(run, endpoint, tmp
     assert not [path for path in tmp_path.iterdir() if path.name != "log.jsonl" and KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize("rest", [b"", b'{"id": 7, "sco'])
+@pytest.mark.parametrize("zeros", [1, 2, 4])
+def test_zeros_that_a_loss_of_power_left_at_the_end_are_a_cut_row(run, endpoint, tmp_path, rest, zeros):
+    source, output, url = write(tmp_path / "in.jsonl", 3), tmp_path / "out.jsonl", endpoint()
+    run(source, url)
+    first = output.read_bytes().splitlines(keepends=True)[0]
+    output.write_bytes(first + rest + bytes(zeros))
+    (tmp_path / "out.jsonl.cache.sqlite").unlink()
+    assert run(source, url)[0] == 0
+    assert [row["scores"] for row in read_rows(output)] == [GOOD] * 3
+    assert len(read_rows(tmp_path / "log.jsonl")) == 3 + 2
+
+
+def test_a_cache_that_is_a_circle_of_links_is_left_alone(run, endpoint, tmp_path):
+    (circle := tmp_path / "circle").symlink_to(circle)
+    assert run(write(tmp_path / "in.jsonl", 3), endpoint(), "--cache", str(circle))[0] == 0
+    assert [row["scores"] for row in read_rows(tmp_path / "out.jsonl")] == [GOOD] * 3
+
+
+def test_a_limit_on_files_is_said_with_the_mend(run, endpoint, tmp_path):
+    source, url = write(tmp_path / "in.jsonl", 3), endpoint()
+    arguments = [str(source), "--base-url", url, "--model", "m", "--output", str(tmp_path / "out.jsonl")]
+    code = "import resource, sys; from lightning_pspo.cli.judge import main; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)); sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "raise the limit and give the same command again ([Errno 27] File too large).\n" in done.stderr
+    assert run(source, url)[0] == 0
+    assert [row["scores"] for row in read_rows(tmp_path / "out.jsonl")] == [GOOD] * 3
+
+
 def test_the_output_alone_is_enough_to_go_on(run, endpoint, tmp_path):
     source = write(tmp_path / "in.jsonl", 30)
     run(source, endpoint(), "--max-requests", "12")
@@ -171,12 +204,15 @@ def test_an_output_of_something_else_is_left_alone(run, tmp_path, row, end):
 
 
 def test_files_that_cannot_be_the_output(run, tmp_path):
-    source, output = write(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
+    source, output, circle = write(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl", tmp_path / "circle"
+    circle.symlink_to(circle)
     for arguments, words in (
         (("--output", str(source)), "must not be an input"),
         (("--output", str(tmp_path)), "must be a file"),
         (("--pairwise", str(tmp_path / "none.jsonl")), "exists"),
         (("--cache", str(output)), "file of its own"),
+        (("--pairwise", str(circle)), "exists"),
+        (("--output", str(circle)), "cannot be used"),
     ):
         status, _, errors = run(source, "http://127.0.0.1:9/v1", *arguments)
         assert status == 2

@@ -20,12 +20,14 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert script.main([str(run), "--output", str(output)]) == 0  # an earlier report is replaced
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
     (tmp_path / "empty").mkdir()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "file").write_text("x")
     for arguments, message in (
         ([tmp_path / "nowhere"], "RUN must be the folder of a run, got .*nowhere, which does not exist"),
         ([tmp_path / "a\x1b\nb"], "a␛␊b, which does not exist"),
         ([tmp_path / "file"], "which is a file"),
         ([tmp_path / "empty"], "which has no settings, logs or results"),
+        ([tmp_path / "circle"], "RUN must be the folder of a run, got .*circle"),
         ([tmp_path / "runs"], f"Runs in it: {run}"),
         ([run, run.parent / ".." / "runs" / "one"], "RUN must be given once"),
         ([run, "--output", run / "config.yaml"], "must be a new file or an earlier report, got .*config.yaml"),

@@ -36,6 +36,13 @@ def test_a_link_in_place_of_a_file_that_is_being_written_is_not_followed(tmp_pat
     assert (other.read_text(), path.read_text(), path.is_symlink()) == ("precious", "{}", False)
 
 
+def test_a_pipe_in_place_of_a_file_that_is_being_written_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(partial_name(path := tmp_path / "best.json"))
+    with pytest.raises(OSError, match="No such device"):
+        write_atomically(path, b"{}")
+    assert not path.exists()
+
+
 def _make_folder(path: Path) -> None:
     """Start a new folder and die, or wait to be killed."""
     with new_folder(path) as folder:
