@@ -8,7 +8,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
 from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENIZER_CONFIG_FILE
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME
 
@@ -20,6 +27,11 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 _JSON = (
     *(CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
     *(ADAPTER_CONFIG, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME),
+)
+# What transformers raises about a model's files, whose content it takes to be of the right types.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
+    *(StrictDataclassError, SafetensorError),
 )
 EMBEDDED = "embedded"
 """Name of the tiny policy in the package."""
@@ -53,7 +65,7 @@ def check_folder(location: str) -> None:
                 f"{rule}, which has {f'a GGUF file: {convert}' if any(map(_is_gguf, path.iterdir())) else 'none'}."
             )
         for name in _JSON:
-            _check_json(path / name)
+            check_json(path / name)
     elif location.startswith((".", "/", "~", "\\")) or location.count("/") > 1:
         raise InputError(f"{rule}, which does not exist.")
 
@@ -62,7 +74,8 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def _check_json(path: Path) -> None:
+def check_json(path: Path) -> None:
+    """Refuse a file that is there and is no JSON object."""
     if not path.is_file():
         return
     try:

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,17 +24,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, check_folder, first_line, hub_answers
+from lightning_pspo.policy.location import (
+    ADAPTER_CONFIG,
+    EMBEDDED,
+    UNREADABLE,
+    check_folder,
+    check_json,
+    first_line,
+    hub_answers,
+)
 
 logger = logging.getLogger(__name__)
 
 _ASSETS = Path(__file__).parents[1] / "assets" / "tiny_policy"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-# What transformers raises about a folder's files, whose content it takes to be of the right types.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError)
 _CHUNK, _CHUNKS = 2**16, 64  # bytes of a chunk, and chunks of a weight file that the fingerprint reads
 _CONTEXT_LIMITS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "seq_length"),
@@ -91,7 +96,7 @@ class Pretrained:
                 f"Cannot load the weights of {self.name!r}: they hold Python objects, which could run code; convert "
                 "them to safetensors where they were made."
             ) from error
-        except (*_UNREADABLE, RuntimeError, SafetensorError) as error:
+        except UNREADABLE as error:
             raise InputError(f"Cannot load the weights of {self.name!r}: {first_line(error)}") from error
         logger.debug("Loaded %s, fingerprint %s.", self.name, self.fingerprint)  # of the files as they are now
         return model
@@ -145,6 +150,8 @@ class Pretrained:
         """Every id that ends a completion."""
         entries = [self.tokenizer.eos_token_id, self.generation_config.eos_token_id, self.config.eos_token_id]
         flat = [id_ for entry in entries for id_ in (entry if isinstance(entry, list | tuple) else [entry])]
+        if any(id_ is not None and type(id_) is not int for id_ in flat):
+            raise InputError(f"`eos_token_id` of {self.name!r} must be the ids of tokens, got {flat!s:.80}.")
         return tuple(sorted({id_ for id_ in flat if id_ is not None}))
 
     def decoded_with_special_tokens(self, rows: Sequence[list[int]]) -> list[str | None]:
@@ -206,8 +213,10 @@ class Pretrained:
     def _read_config(self) -> PreTrainedConfig:
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
-        except _UNREADABLE as error:
-            if not self.trust_remote_code and _names_own_code(self.find(CONFIG_NAME)):
+        except UNREADABLE as error:
+            if (path := self.find(CONFIG_NAME)) is not None:
+                check_json(path)  # that of a folder has been checked
+            if not self.trust_remote_code and _names_own_code(path):
                 raise InputError(
                     f"The model {self.name!r} brings its own Python code: read it, then set `trust_remote_code` if you "
                     "trust it."
@@ -238,7 +247,7 @@ class Pretrained:
             # AutoTokenizer rebuilds a generic tokenizer as the model type's own class, which may split differently.
             loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = loader.from_pretrained(self.location, **self._loading)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise InputError(f"No usable tokenizer in {self.name!r}: {first_line(error)}") from error
         if tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {self.name!r} must have an EOS token: set `eos_token` in its config.")
@@ -259,6 +268,8 @@ class Pretrained:
                 return GenerationConfig.from_pretrained(location, **self._loading)
             except OSError:  # optional; the model's config then names the special tokens
                 continue
+            except UNREADABLE as error:
+                raise InputError(f"No usable {GENERATION_CONFIG_NAME} in {location!r}: {first_line(error)}") from error
         return GenerationConfig.from_model_config(self.config)
 
 

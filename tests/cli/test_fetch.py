@@ -1,11 +1,14 @@
 """``lightning-pspo fetch``: a real model, or one line that says why not, and nothing half-written."""
 
 import dataclasses
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +90,24 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     errors = refused(capsys, tmp_path / "model", "acme/Model-1B")
     assert "http://127.0.0.1:9 does not answer" in errors
     assert "Retrying" not in errors
+
+
+@pytest.mark.parametrize("entries", [{"vocab_size": []}, {"auto_map": {"AutoConfig": "own.C"}, "model_type": "own"}])
+def test_a_model_that_cannot_be_read_is_one_line_and_its_own_code_is_nobodys_to_allow(
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    entries: dict[str, Any],
+) -> None:
+    """transformers would ask at the terminal whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    model = tmp_path / "stranger" / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | entries))
+    refused(capsys, tmp_path / "out" / "made", str(model))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow

@@ -48,6 +48,34 @@ def test_a_path_that_does_not_exist_is_not_sought_on_the_hub(
     assert "which does not exist" in refused(name)
 
 
+@pytest.mark.parametrize("entries", [{"vocab_size": []}, {"hidden_size": "x"}, {"num_hidden_layers": None}])
+def test_settings_of_wrong_types_are_refused(tiny_model: Path, tmp_path: Path, entries: dict[str, Any]) -> None:
+    refused(str(edited(tiny_model, tmp_path / "copy", **entries)))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"eos_token_id": "</s>"}, {"eos_token_id": [{"a": 1}]}, {"compile_config": 7}, {"watermarking_config": 3}],
+)
+def test_generation_settings_of_wrong_types_are_refused(
+    tiny_model: Path, tmp_path: Path, entries: dict[str, Any]
+) -> None:
+    copy = edited(tiny_model, tmp_path / "copy")
+    (copy / "generation_config.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=str(copy)):
+        _ = Pretrained(name=str(copy)).eos_ids
+
+
+@pytest.mark.parametrize("content", ['{"a":' * 100_000, '{"model_type"', "[1]"], ids=["deep", "cut", "list"])
+def test_a_config_that_the_hub_cut_or_that_is_nested_too_deeply_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    """The check of a folder is left out, as for a model of the hub."""
+    (edited(tiny_model, tmp_path / "copy") / "config.json").write_text(content)
+    monkeypatch.setattr("lightning_pspo.policy.pretrained.check_folder", lambda location: None)
+    assert "must be a JSON object" in refused(str(tmp_path / "copy"))
+
+
 def test_what_is_not_a_model_folder(tmp_path: Path) -> None:
     gguf, text, empty, with_gguf = (tmp_path / name for name in ("model.gguf", "model.txt", "empty", "with_gguf"))
     for file in (gguf, text):
