@@ -27,10 +27,12 @@ _ASKS_FORM = re.compile(
     r"|compute)\b|\b(?:as|to|into|in|for) (?:an? |its |the )?(?:\w+ ){0,2}(?:fraction|decimal|percent\w*|lowest"
     r"|simplest|standard form|scientific notation|digits|mixed number|words|integer)"
 )
-_RUN = re.compile(r"[0-9][0-9.,\s$()*/+×÷·^−–-]*\Z")
-_BETWEEN = re.compile(r"[0-9)]\s*[-+*/×÷·^−–]\s*[($]*\s*\Z")
+_SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
+_ASKS_SHARE = re.compile(r"(?i)\b(?:rates?|likely|likelihood|chances?|probability|proportion)\b")
+_OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
+_ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
+_BASE = re.compile(r"[0-9A-F]+_\{?([0-9]{1,2})\}?")
 _JOINS = tuple("+-*/^_=<>()\\{}|")
-_MAX_RUN = 200
 _MIN_WORDS, _MAX_WORDS = 3, 300
 
 
@@ -40,7 +42,8 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     The reference's own form is always an answer, and so is a side of an equation that has it. Another form is
 
     * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
-    * ``unevaluated`` if it is a calculation where the reference is a number, or a factorial where the question has one.
+    * ``unevaluated`` if it is a calculation where the reference is a number, or a factorial where the question has one;
+    * ``unasked`` if it has a percent sign, a base or a left side that neither reference nor question has.
 
     >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
     ('unevaluated', None, 'unevaluated')
@@ -56,6 +59,10 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     value, own, _ = without_names(left, right)
     if "=" in left and _tokens(left) != _tokens(right) and _is_equation_of(left, clean(question)):
         return "copied"
+    if any(map(str.isalpha, own)) and _ASKS_SHAPE.search(question) and _terms(value) != _terms(own):
+        return "unevaluated"
+    if _is_unasked(left, own, question):
+        return "unasked"
     sides = [side for side in [*split_top(left.replace(r"\approx", "="), ("=",)), value] if side]
     if (parts := split_collection(left)) and not parts.opening and not split_collection(right):
         sides += parts.items  # one number in several forms
@@ -67,6 +74,29 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     if _is_undone(value, own):
         return "unevaluated"
     return "copied" if _stands_in(value, question, is_number=read_number(own) is not None) else None
+
+
+def _terms(text: str) -> int:
+    """Return the number of terms of a sum."""
+    for _ in range(3):
+        text = re.sub(r"\([^()]*\)|\{[^{}]*\}", "", text)
+    return len(re.findall("[-+]", text.lstrip("-+ ")))
+
+
+def _is_unasked(text: str, own: str, question: str) -> bool:
+    """Whether a text has a percent sign, a base or a left side that neither reference nor question has."""
+    if "%" in text and not _SAYS_PERCENT.search(question):
+        a, b = read_number(text), read_number(own)
+        if a is None or b is None or (b.value > 1 and _ASKS_SHARE.search(question)):  # a chance of 25 is in percent
+            return False
+        return a.percent > b.percent and a.value == b.value
+    if "_" not in text and "=" not in text:
+        return False
+    if (base := _BASE.fullmatch(text)) and "_" not in own and base[1] != "10":
+        return not re.search(rf"\b(?:in|to|into|as) (?:[a-z]+ )?\$?base[- ]\$?{base[1]}\b", question)
+    other, b = _OTHER_LEFT_SIDE.match(text), read_number(own)
+    asked = rf"(?i:for|find|value of|what is|determine)\s(?:[a-z]+ )?\$?{other[1] or other[2]}\b" if other and b else ""
+    return bool(asked and re.search(asked, question))
 
 
 def _same_form(text: str, own: str) -> bool:
@@ -150,13 +180,3 @@ def without_question(completion: str, question: str) -> str:
     if len(words) > _MAX_WORDS or question.strip() in completion:
         return completion.replace(question.strip(), "")
     return re.sub(r"\s*".join(map(re.escape, words)), "", completion)
-
-
-def is_copied_term(completion: str, extracted: str, question: str) -> bool:
-    """Whether the last number of a text is only the last term of a calculation that stands in the question."""
-    start = completion.rfind(extracted)
-    before = completion[max(0, start - _MAX_RUN) : start]
-    if start < 0 or not _BETWEEN.search(before):
-        return False
-    run = _RUN.search(before)
-    return run is not None and _contains(_tokens(clean(question)), _tokens(clean(run.group() + extracted)))

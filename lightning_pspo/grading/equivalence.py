@@ -17,9 +17,11 @@ from lightning_pspo.grading.forms import (
 )
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, split_unit
-from lightning_pspo.grading.structure import Collection, as_intervals, split_collection, split_top
+from lightning_pspo.grading.qualifiers import without_others
+from lightning_pspo.grading.regions import same_region
+from lightning_pspo.grading.structure import Collection, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
-from lightning_pspo.grading.words import ordinal
+from lightning_pspo.grading.words import DOUBT, ordinal
 
 _Decide = Callable[[str, str], bool | None]
 
@@ -44,6 +46,7 @@ _SYNONYMS = tuple(
 YES_OR_NO = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)(?:[A-Za-z]{4,}|not\b)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
+_DOUBT, _GROUP = re.compile(DOUBT), re.compile(r"\{[^{}]*\}")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _MAX_MATCHED = 50
 
@@ -102,13 +105,18 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         left = ordinal(left) or left
     a, b = read_number(left), read_number(right)
     if b and not a:
+        left = without_others(left)
+    if r"\begin" not in left and _DOUBT.search(_GROUP.sub("", left)) and not _DOUBT.search(right):
+        return same_region(left, right) or False
+    if b and not a:
         if left[-1] == "!" and same_values(left.rpartition("=")[2], right):  # a factorial; else a mark
             return True
         left = as_plain_number(left)
         a = read_number(left)
     if ((a and b) or "mod" in right) and (same := decide_kind(left, right, a, b)) is not None:
         return same
-    left, right = as_intervals(left, right)
+    if (same := same_region(left, right)) is not None:
+        return same
     if (choice := decide_choice(left, right)) is not None:
         return choice
     left, right, names_differ = without_names(left, right)

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 from lightning_pspo.grading.normalize import compact
 from lightning_pspo.grading.numbers import Number, read_comma_decimal, read_number, same_number
-from lightning_pspo.grading.qualifiers import without_others
 from lightning_pspo.grading.structure import rows, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
 
@@ -41,9 +40,9 @@ _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\
 _SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))( [a-z]{3,})?\Z")  # 5k, 2 bn people
 
 _COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
-    r"(?i)\A(?!.{0,80}\b(?:yes|true|not|no|never|cannot|doubt|than|wrong|incorrect|false|if|unless|suppose|assume|half|twice|double|triple|minus|un\w+)\b)"
+    r"(?i)\A(?!.{0,80}\b(?:yes|true|than|half|twice|double|triple|minus|un\w+|no)\b)"
     r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+){0,7}"
-    r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?)\b:?|\s?[:=])"
+    r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?|makes?|earns?)\b:?|\s?[:=])"
     r"|(?:so|thus|therefore|hence|then|ans|i\.?e|or|(?:an? )?remainder(?: of)?)\b[.,:]?)\s*"
 )
 _HEDGE = re.compile(
@@ -102,9 +101,14 @@ def without_modulus(text: str) -> str:
     return _MODULUS.sub("", text).strip() if "mod" in text else text
 
 
+def without_copula(text: str) -> str:
+    """Take the beginning of a sentence away: ``The largest planet is Jupiter``."""
+    return _COPULA.sub("", text, count=1)
+
+
 def as_plain_number(text: str) -> str:
     """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
-    text = without_others(_HEDGE.sub("", _COPULA.sub("", text, count=1)))
+    text = _HEDGE.sub("", without_copula(text))
     bare = without_modulus(text).rstrip("! ")
     bare = _SCALED.sub(lambda number: f"{number[1]}e{3 if number[2] else 6 if number[3] else 9}{number[4] or ''}", bare)
     return bare if read_number(bare.rpartition("=")[2].strip()) else text
@@ -207,10 +211,12 @@ def _same_base(first: _Match, second: _Match, left: str, right: str, *_: object)
     return same_base and digits[0].lower().lstrip("0") == digits[1].lower().lstrip("0")
 
 
-def _same_time(first: _Match, second: _Match, *_: object) -> bool | None:
-    """Compare times of day that are spelled differently: ``20:34`` and ``8:34 pm``."""
+def _same_time(first: _Match, second: _Match, left: str, right: str, a: Number | None, b: Number | None) -> bool | None:
+    """Compare times of day that are spelled differently, ``20:34`` and ``8:34 pm``, and hours with minutes."""
     if not (first and second):
-        return None
+        clock, number = (first, b) if first else (second, a)
+        assert clock is not None
+        return number.value == int(clock[1]) * 60 + int(clock[2]) if number and number.unit == "min" else None
     if not (first[3] or first[4] or second[3] or second[4]):
         return int(first[1]) == int(second[1]) and first[2] == second[2]
     hours = [int(time[1]) % 12 + 12 * (time[4] == "pm") if time[4] else int(time[1]) for time in (first, second)]

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.grading.copies import is_copied_term, refusal, without_question
+from lightning_pspo.grading.copies import refusal, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
+from lightning_pspo.grading.forms import without_copula
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
@@ -34,10 +35,7 @@ MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
-_DOUBT = re.compile(
-    r"(?i)\b(?:not|no|nor|never|if|but|unless|suppose|assum\w+|wrong|false|incorrect|eliminat\w+|except\w*|exclud\w+)\b"
-    r"|n['’]t\b|\?"
-)
+_NO_SOLUTION = re.compile(r"(?i)\A[a-z ]{0,40}\bno (?:real )?solutions?\W*\Z")
 _LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Ja-j]\)?")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
@@ -58,8 +56,8 @@ class Grade:
     """A verdict with its reason.
 
     ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``whole`` for a completion of one
-    unmarked line that is the reference (lenient mode), or the rule that refused the answer: ``copied`` and
-    ``unevaluated`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
+    unmarked line that is the reference (lenient mode), or the rule that refused the answer: ``copied``,
+    ``unevaluated`` and ``unasked`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
     """
 
     verdict: Verdict
@@ -106,14 +104,12 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if rule in _UNMARKED and mode == "lenient" and not cut:
         if compact(clean(answer)) in YES_OR_NO and (reply := replied(text)):
             extracted, rule = reply, "stated"
-        elif _is_bare(line, answer) and quick(line, answer) and not quick(extracted or "", answer):
-            extracted, rule = line, "whole"
+        elif (alone := _bare(line, answer)) and quick(alone, answer) and not quick(extracted or "", answer):
+            extracted, rule = alone, "whole"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")
         return Grade(Verdict.NO_ANSWER, None, rule)
-    if rule == "last_number" and question and is_copied_term(text, extracted, question):
-        return Grade(Verdict.WRONG, extracted, "copied")
     if attempt.scorer is not None and len(extracted) <= MAX_ANSWER_CHARS:
         right = attempt.scorer(extracted)
         if right is not None:
@@ -124,11 +120,15 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     return bare if bare and quick(bare, answer) else in_terms_of(question, extracted), rule
 
 
-def _is_bare(line: str, answer: str) -> bool:
-    """Whether a completion may be the reference as a whole: one line, no doubt in it, for a choice the letter alone."""
-    if "\n" in line or not any(map(str.isalnum, answer)) or (_DOUBT.search(line) and not _DOUBT.search(answer)):
-        return False
-    return not _LETTER.fullmatch(clean(answer)) or _LETTER.fullmatch(clean(line)) is not None
+def _bare(line: str, answer: str) -> str:
+    """Return a completion of one line without doubt, or a sentence's end, that may be the reference as a whole."""
+    if "\n" in line or not any(map(str.isalnum, answer)):
+        return ""
+    if _NO_SOLUTION.match(line):
+        return "no solution"
+    if _LETTER.fullmatch(clean(answer)):
+        return line if _LETTER.fullmatch(clean(line)) else ""
+    return line if any(map(str.isdigit, answer)) else without_copula(clean(line))
 
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:

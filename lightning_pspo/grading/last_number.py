@@ -26,16 +26,21 @@ _FRACTION = r"\\[dtc]?frac\{-?[0-9]+\}\{[0-9]+\}"
 _GROUP = r"\{[^{}\n]{0,50}\}"
 _TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1,3}(?![0-9]))|10[⁻⁰¹²³⁴-⁹]+"
 _TIMES_TEN = rf"(?:\\times|\\cdot|×|·|\*|x(?=\s?10))\s{{0,3}}(?:{_TEN})"
-_TAIL = rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|[A-Za-z])|[⁰¹²³⁴-⁹]+)"
-_FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)"
+_TAIL = (
+    rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|\\[a-z]+|[A-Za-z])|[⁰¹²³⁴-⁹]+"
+    r"| \(?(?:in )?base [0-9]+\)?)"
+)
+_FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)(?:\^[0-9])?"
 # What the first three lines match is passed over: exponents, indices, radicands, and the 2 of m2.
 # A minus after a letter, digit or closing bracket is a subtraction and not a sign; see also _SPACED_MINUS.
 _ANY_NUMBER = re.compile(
     rf"(?:\^|(?<=[A-Za-z0-9)\]}}])_)\s{{0,3}}(?:{_GROUP}|[-−]?{_FRACTION}|\{{?\s{{0,3}}[-−+]?\s{{0,3}}{_DECIMAL})"
     rf"|(?:\\sqrt(?:\[[^\[\]{{}}\n]{{0,9}}\])?|√)\s{{0,3}}(?:{_GROUP}|\{{?\s{{0,3}}[-−]?{_DECIMAL})"
     r"|\b(?:[cdkm]?m|ft|in|yd)[23]\b|(?<=[\s(])mod(?:ulo)? [0-9]+"
+    r"|\b0x[0-9A-Fa-f]+"
+    r"|\b(?:Step|Question|Problem|Exercise|Example|Equation|Figure) [0-9]+(?=[:.)]?\s*(?:\Z|\n)|[:.)]\s)"
     rf"|(?:(?<=\bnot )|(?<=\bhalf of )|(?<=\btwice ))\\?\$?{_DECIMAL}"
-    rf"|(?P<number>(?:(?<![\w)\]}}])[-−])?\\?\$?"
+    rf"|(?P<number>(?:(?<![\w)\]}}])(?:[-−]|–(?=[0-9])))?\\?\$?"
     rf"(?:{_SPACED}|{_COMMA}|(?<=ratio is )[0-9]+ to [0-9]+"
     rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}(?:and )?[0-9]+/[0-9]+"
     rf"|(?<![\w.$])(?<!(?:Week|Step|Year|Part|Case) )(?<!Day ){_RATIO}"
@@ -47,6 +52,12 @@ _SPACED_MINUS = re.compile(
     r"|by))[ \t$*]*(?:[-−–]|minus)[ \t]+\Z|\bnegative[ \t]+\Z"
 )
 _SPACED_MINUS_CHARS = 40
+_OPERAND = r"\$?(?:[0-9][0-9.,]*(?<![.,])%?|\\frac\{[0-9]+\}\{[0-9]+\}|[b-hj-z])(?:\^\{?[0-9]+\}?)?[)}$]*"
+_UNDONE = re.compile(  # a calculation or a list that a number is the end of
+    rf"(?<![\w.,)^\\{{}}])(?:{_OPERAND}\s*=\s*)?[-−]?(?:\(*{_OPERAND}\s*(?:[-+*/×÷·^−]|\\(?:cdot|times|div)\b)\s*[($]*)+\Z"
+    r"|(?<![\w.,])(?:(?:\(?[0-9]+(?:\)|,(?: and)?|;|\||(?=\s))\s*){2,}|(?:\A|\n)[ \t]*[0-9]+[,;]?[ \t]+)\(?\Z"
+    r"|(?<![A-Za-z])\\?(?:(?:log|ln|sin|cos|tan|exp)\s?\(?|[fgh]\()\Z"
+)
 PERCENT = re.compile(r"\s{0,3}(?:\\?%|per ?cent\b)")
 
 MATHS = r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
@@ -78,8 +89,11 @@ def last_number(text: str) -> str | None:
     >>> last_number("She pays $1,234.50 in 3 parts of $411.50."), last_number(r"an area of 9\pi m^2")
     ('411.50', '9\\pi')
     """
-    match = _last_match(text)
-    return whole(text, *match.span()) if match else None
+    if not (match := _last_match(text)):
+        return None
+    undone = _UNDONE.search(text, max(0, match.start() - _WINDOW), match.start())
+    start = undone.start() + len(undone.group()) - len(undone.group().lstrip()) if undone else match.start()
+    return whole(text, start, match.end())
 
 
 def numbers(text: str) -> list[str]:
@@ -181,6 +195,6 @@ def _around(text: str, match: re.Match[str]) -> str | None:
     run, head = text[first : after.start() if after else high], text[first : match.start()]
     in_group, *in_brackets = (head.count(opening) > head.count(closing) for opening, closing in ("{}", "()", "[]"))
     depths = list(accumulate((character in "{([") - (character in "})]") for character in run))
-    is_part = in_group or (any(in_brackets) and "," in run and len(numbers(run)) > 1)
+    is_part = in_group or (any(in_brackets) and "," in run and len(numbers(run)) + ("∞" in run) > 1)
     qualifier = qualifier_before(text, first + len(run) - len(run.lstrip()))
     return qualifier + run.strip(" .,") if is_part and min(depths) >= 0 == depths[-1] else None

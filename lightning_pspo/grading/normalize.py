@@ -124,6 +124,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("^", r"\^" + _CALL, r"^{\1}"),
     ("{", r"\A\s*\{\s*([0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+)\s*\}\s*\Z", r"\\{\1\\}"),  # a set, no decimal comma
     ("_", r"(?<![\w.])[1-9][0-9]{0,2}(?:_[0-9]{3})+(?![\w])", lambda number: number.group().replace("_", "")),
+    ("base", r"(?<=[0-9A-F])\s\(?(?:in )?base[ -]([0-9]+)\)?\s*\Z", r"_\1"),
     ("_", r"_\s*([0-9]{2,})", r"_{\1}"),
     ("pi", r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
     ("", r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),

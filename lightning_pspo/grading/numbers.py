@@ -97,11 +97,14 @@ _UNITS = (  # of each kind: sizes and spellings
     "1 ml milliliter millilitre, 1e3 l liter litre, 236.5882365 cup, 473.176473 pint, 946.352946 quart"
     ", 3785.411784 gallon gal",
     *("1 month, 12 yr year", "1 ton tonne"),  # a month has no fixed number of days, and tons are of two sizes
-    *("1 cent, 100 dollar", "1 am", "1 pm"),
+    *("1 cent, 100 dollar", "1 am", "1 pm", "1 degree deg, 57.29577951308232 radian rad"),
 )
 _SIZED = [(kind, unit.split()) for kind, units in enumerate(_UNITS) for unit in units.split(", ")]
 UNIT_IDS = {name + plural: names[0] for _, (_, *names) in _SIZED for name in names for plural in ("", "s")}
 UNIT_SIZES = {names[0]: (kind, Fraction(size)) for kind, (size, *names) in _SIZED}
+
+
+_TWO_UNITS = re.compile(rf"({_PLAIN}) ?([a-z]+),?(?: and)? ({_PLAIN}) ?([a-z]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ def parse_number(text: str) -> Fraction | None:
 
 def read_number(text: str) -> Number | None:
     """Read a cleaned text as a number; None when it is none."""
+    if text[-1:].isalpha() and (both := _TWO_UNITS.fullmatch(text)) and (number := _in_smaller_unit(*both.groups())):
+        return number
     original, (text, unit) = text, split_unit(text)
     gloss = _GLOSS.search(original)
     if gloss and (text == original or any(map(str.isdigit, gloss[1]))):
@@ -149,6 +154,14 @@ def read_number(text: str) -> Number | None:
             sign = -1 if match["sign"] == "-" else 1
             return None if value is None else Number(sign * value, places, digits, percent, unit)
     return None
+
+
+def _in_smaller_unit(large: str, unit: str, small: str, part: str) -> Number | None:
+    """Read ``2 hours 30 minutes``."""
+    a, b = (UNIT_SIZES.get(UNIT_IDS.get(name, "")) for name in (unit, part))
+    if not a or not b or a[0] != b[0] or a[1] <= b[1]:
+        return None
+    return Number(Fraction(large) * a[1] / b[1] + Fraction(small), unit=UNIT_IDS[part])
 
 
 def _ungrouped(text: str) -> str:
@@ -219,10 +232,11 @@ def same_number(a: Number, b: Number) -> bool:
     Integers and fractions are compared exactly. Others may differ by ``TOLERANCE``, and a decimal of
     ``MIN_ROUNDED_DIGITS`` digits or more stands for the numbers that are rounded to it (of ``MIN_CUT_DIGITS``, for
     those that are cut to it) within ``ROUNDED_TOLERANCE``. A percent sign on one side alone may mean a hundredth or
-    nothing: 50% is both 50 and 0.5. Two units that are both common ones must be the same.
+    nothing: 50% is both 50 and 0.5. Two units that are both common ones must be of one kind.
     """
     if a.unit and b.unit and a.unit != b.unit:
-        return False
+        (kind, size), (other, unit) = UNIT_SIZES[a.unit], UNIT_SIZES[b.unit]
+        return kind == other and a.value * size == b.value * unit
     if a.percent != b.percent:
         plain, scaled = (b, a) if a.percent else (a, b)
         hundredth = Number(scaled.value / 100, scaled.places + 2, scaled.digits)

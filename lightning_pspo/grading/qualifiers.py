@@ -17,25 +17,43 @@ INCLUSIVE = (
 )
 """A bound that may be reached."""
 
-SUPPOSED = r"(?:suppose|assum(?:e|ing)|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)|false|(?:i|we) doubt)"
+_NOT = r"(?:not|never|neither|nor|nobody|none|no longer|cannot|[a-z]+n['’]t|fails?|failed)"
+SUPPOSED = (
+    r"(?:suppose|assum(?:e|ing)|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)|(?:not|n['’]t) (?:true|the case)"
+    r"|false|wrong|(?:i|we) doubt|doubtful|unlikely|impossible)"
+)
+DENIED = (  # what takes back the number before it
+    r"(?: (?:hmm+|oh|oops|sorry|but|no|and|which|this|that|it|the|answer),?){0,4} "
+    r"(?:(?:(?<=t)['’]s|is|was|are|(?:would|must) be) (?:an? )?"
+    r"(?:wrong|incorrect|false|extraneous|invalid|impossible|mistake|too [a-z]+|not (?:right|correct|true|possible))"
+    r"|(?:cannot be|can['’]t be|isn['’]t|wasn['’]t) (?:right|correct|true|possible))\b"
+)
 THE_ANSWER = r"(?: that)? (?:the|my|our|this) (?:\w+ ){0,2}answer"
 
-_SIGN = r"(?:(?<![-=>])[<>≤≥≠±∓]=?|!=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
+_SIGN = (
+    r"(?:(?<![-=>])[<>≤≥≠±∓]=?|=?[!/]=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
+)
 _NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
 _LARGE = r"(?:hours?|hrs?|h|feet|foot|ft|min(?:ute)?s?|pounds?|lbs?|dollars?|years?|weeks?|days?|yards?|kg|m)"
 _SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|months?|days?|hours?|cm|g|feet)(?![a-z])"
 _OF = r"(?: out)? of(?: the| every| all)?"
+_SAME_CLAUSE = (  # what a denial reaches over
+    r"(?:(?! (?:so|then|thus|hence|therefore|but|and|or|because|since|which|until|only|if|when|leaving)\b)"
+    r"[^0-9.,;:!?()=\n])*?"
+)
 _BEFORE = re.compile(
     rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?:(?<!\A)(?<!\n)|(?!>)){_SIGN}"
     rf"|\b(?:between|(?:sum|difference|product|quotient) of) {_NUMBER}(?: [a-z]+)? and"
     rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
     r"|over|under|above|below|beyond|(?:al|ut)most|nearly|hardly|barely|between|except|unless|but not"
     r"|(?:anything|values|numbers|all) but"
-    rf"|{SUPPOSED}{THE_ANSWER} (?:is|was|were|be)"
-    r"|far from|nowhere near|half of|twice|double|triple|square root of|plus or minus|to the (?:power(?: of)?|exponent)"
-    r"|(?:not(?: yet)?|never|no longer|cannot|neither|[a-z]+n['’]t|(?:i|we) doubt that [a-z]+)"
-    r"(?: (?:be|is|are|equals?|to|exactly|the answer))*(?: (?!only)[a-z]+ (?:at|on|in))?"
-    rf"|(?:neither|either) {_NUMBER} n?or)"
+    r"|near|half of|twice|double|triple|plus or minus|to the (?:power(?: of)?|exponent)"
+    r"|(?:far|different|away|apart) from(?: being)?|other than|close to|(?:start|begin|end)s with|divisible by"
+    r"|(?:root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|logarithm|factorial)s? of"
+    rf"|(?:(?<![\w,] )if|let|{SUPPOSED})(?: that)? (?:[a-z]+ ){{0,3}}(?:is|was|were|be|=)|no"
+    rf"|(?:{_NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b){_SAME_CLAUSE}"
+    rf"|(?:neither|either) {_NUMBER} n?or"
+    r"|(?<![\w.+-])(?<![-+] )(?:[0-9]+[a-z]|[a-z](?:\^\{?[0-9]\}?|[²³]))\s?=)"
     rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
     rf"|(?P<share>[0-9]+{_OF})|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))"
     r"[ \t]*\\?\$?\Z"
@@ -49,20 +67,23 @@ _RESTS = {  # what must follow, or may
 }
 _AFTER = re.compile(
     rf"(?i:[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
-    r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial)\b"
+    r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial|doubled|tripled|halved)\b"
+    r"| B\.?C\.?(?:E\b\.?)?| below zero\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
     rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
     rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
     rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
-    r"|[inxyz](?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
-    rf"| (?:times|plus|minus|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
+    r"|\s?(?:[-+*/×÷·]|\\cdot|\\times)\s?[b-hj-z](?![\w'’])"
+    r"|[inxyz](?:\^[0-9])?(?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
+    rf"| (?:times|plus|minus|less|choose|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
     r"| (?:more|less|fewer|greater) than [b-z]\b|\+(?!\w| [^a-z]| [a-z]\b)"
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
     rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b| at (?:most|least)\b| degrees? below\b"
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
-    r"|(?:,? \(| (?:is|was|are|would be) )(?:wrong|incorrect|false)\b| (?:(?:is|was|are) not|isn['’]t|cannot be)\b)"
+    r"| (?:(?:is|was|are|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)\b"
+    rf"|,? \((?:wrong|incorrect|false)\b|[.;,]?{DENIED})"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
-    r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)(?=[.,;!]|\s*\Z))"  # the end of a question, and not ", right?"
+    r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
 )
 _ASKS_UNIT = re.compile(
     r"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)([a-z]+)\b"
@@ -96,6 +117,13 @@ _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
 _SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
+_SERIES, _ASKS_NEXT = re.compile(r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)"), re.compile(r"(?i)\bpattern\b")
+_DENIES = re.compile(
+    rf"(?i){_NOT} (?:[a-z]+ )+({_NUMBER})"
+    rf"|({_NUMBER}) (?:(?:is|are|was|were|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)"
+)
+_IN_BC, _ASKS_BC = re.compile(rf"({_NUMBER}) B\.?C\.?(?:E\.?)?"), re.compile(r"\bB\.?C\.?")
+_ASKS_DENIED = re.compile(r"(?i)\bhow (?:many|much)[^.?]*(?:\bnot\b|n['’]t\b)")
 _ASKS_EXTREME = re.compile(
     r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"
     r"|needed|must|should|required?|requires|enough|limit|can|could|allowed|afford|able|up to)\b"
@@ -164,6 +192,12 @@ def in_terms_of(question: str, text: str) -> str:
         return share[1] if _HOW_MANY.search(question) or _COUNT.fullmatch(text) else text
     if question and (whole := _WITH_REST.fullmatch(text)):
         return whole[2] if _ASKS_REST.search(question) else whole[1]
+    if (denied := _DENIES.fullmatch(text)) and _ASKS_DENIED.search(question):
+        return denied[1] or denied[2]
+    if (year := _IN_BC.fullmatch(text)) and _ASKS_BC.search(question):
+        return year[1]
+    if (series := _SERIES.fullmatch(text)) and _ASKS_NEXT.search(question):
+        return series[1]
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
 
 
@@ -185,7 +219,7 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
         closed = "$" in completion[end:].partition("\n")[0]  # a formula's sign, or another amount's
         said = "$" * (sign == "$" and not closed) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if not amount or unit not in UNIT_SIZES:
+    if not amount or unit not in UNIT_SIZES or ":" in answer:
         return text
     own = _amount(answer)[1]
     asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."

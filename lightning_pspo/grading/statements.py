@@ -19,20 +19,27 @@ from lightning_pspo.grading.last_number import (
 )
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
-from lightning_pspo.grading.qualifiers import SUPPOSED, THE_ANSWER
-from lightning_pspo.grading.structure import HOLES
+from lightning_pspo.grading.qualifiers import DENIED, SUPPOSED, THE_ANSWER
+from lightning_pspo.grading.regions import HOLES
 from lightning_pspo.grading.words import in_digits, ordinal
 
 _MARK = r"(?:\*\*|__|[#*_]){0,4}"
 _STATED = re.compile(
-    rf"(?i)\banswer(?: \([\w ]{{1,30}}\))?(?: {{1,2}}(?:to|for|of) [\w' ]{{1,40}}?)? {{0,2}}{_MARK} {{0,2}}"
-    rf"(?:\bis\b|\bare\b|:|\uff1a) {{0,2}}(?:: ?)?{_MARK}\s{{0,4}}"
+    rf"(?i)(?<![A-Za-z])answers?(?: \([\w ]{{1,30}}\))?(?: {{1,2}}(?:to|for|of) [\w' ]{{1,40}}?)?"
+    rf" {{0,2}}{_MARK} {{0,2}}(?:\bis\b|\bare\b|['\"]?:|\uff1a) {{0,2}}(?:: ?)?{_MARK}\s{{0,4}}"
     rf"|\bcorrect (?:option|choice|answer choice)(?: is\b|:) {{0,2}}{_MARK}"
     rf"|(?:\A|\n)[ \t]{{0,8}}{_MARK}[ \t]{{0,2}}(?:the )?(?:final )?answer"
     rf"[ \t]{{0,2}}{_MARK}:?{_MARK}[ \t]{{0,8}}\n\s{{0,8}}"
     rf"|<answer>|(?:\A|\n)[ \t]{{0,8}}{_MARK}(?-i:A){_MARK}:{_MARK}[ \t]{{0,4}}(?=[^\n]*\s*\Z)"  # in the last line
 )
+_RETRACTED = re.compile(  # "Wait, no, it's 13."
+    rf"(?i)[.!?;,](?:{DENIED}|\s+(?:wrong|false|incorrect)[.!]"
+    r"|\s+(?:(?:hmm+|oh|oops|sorry|no(?=[,. ])|wait|actually|correction"
+    r"|rather|scratch that|on second thoughts?|just kidding|i mean(?:t)?)\b[\s,.:]*)+"
+    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) )?\\?\$?[-−]?[0-9])"
+)
 _MAX_STATEMENTS = 5
+_IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*['\"]\w+['\"]\s*:|\}\s*\Z)")
 _FENCE = re.compile(r"\A```[a-z]{0,12}\n\s{0,8}")
 _REPLY = re.compile(
     r"(?i)(?:\A|[.!?]\s|\n)[\s*]*(?:(?:so|thus|therefore|hence|likely|probably|indeed|clearly),? )?"
@@ -46,7 +53,7 @@ _SENTENCE_END = re.compile(
     r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|rem|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
 )
 _LEADING = re.compile(
-    r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
+    r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×π√]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
 )
 _CLAUSE = re.compile(  # "there are 840 ways to choose 2 of 6": the number that the first verb governs
     r"(?:\W{0,4}(?:[Ss]tep )?[0-9]{1,2}[:.)]\**\s)?"
@@ -105,8 +112,9 @@ def stated(text: str, *, cut: bool = False) -> str | None:
     statements = [match.end() for match in deque(_STATED.finditer(text), maxlen=_MAX_STATEMENTS)]
     for end in reversed(statements):
         before = text[max(0, end - _MAX_STATEMENT_CHARS) : end]
-        if answer := _read_statement(text[end : end + _MAX_STATEMENT_CHARS], before, cut):
-            return answer
+        following = text[end : end + _MAX_STATEMENT_CHARS]
+        if answer := _read_statement(following, before, cut):
+            return None if _RETRACTED.search(following) else answer
     return None
 
 
@@ -118,6 +126,8 @@ def replied(text: str) -> str | None:
 
 def _read_statement(text: str, before: str, cut: bool) -> str | None:
     """Return the formula, the number or the few words that a statement begins with, or else its result."""
+    if _IN_JSON.search(before):
+        text = _JSON_ENDS.split(text, maxsplit=1)[0]
     text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
     if _EMPTY_BOX.match(text) or _CONDITION.search(before):
         return None

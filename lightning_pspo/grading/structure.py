@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-
-from lightning_pspo.grading.values import evaluate
 
 _TOKEN = re.compile(
     r"\\begin\s*\{[a-zA-Z*]{1,20}\}|\\end\s*\{[a-zA-Z*]{1,20}\}|\\[A-Za-z]+|\\.|[(\[{]|[)\]}]|[,;]|=|(?<=[)\]\s])U(?=[(\[\s])",
@@ -26,18 +23,8 @@ _CASES = re.compile(
 )
 _DIAGONAL = re.compile(r"\\?diag\s?\(([^()]*)\)")
 _IF = re.compile(r"\A(?:,|if|for|when|\s)+(?![A-Za-z])")
-_REALS = r"(?:\\mathbb\s?\{?\s?R\s?\}?|\{?R\}?|(?:all )?real(?:s| numbers)|\(-\s?\\infty\s?,\s?\+?\s?\\infty\s?\))"
-HOLES = re.compile(  # the real numbers without some
-    rf"(?:x\s?\\in\s*)?{_REALS}\s*(?:\\setminus(?![A-Za-z])|[\\-](?=\s*\\\{{)|except(?: for)?)"
-    rf"|(?:\\\{{\s*)?(?:x(?:\s?\\in\s*{_REALS})?\s*(?:\||:|,|\\mid(?![A-Za-z])))?\s*x\s?\\ne(?![A-Za-z])"
-)
-_UNEQUAL = re.compile(r"x\s?(?:\\ne(?![A-Za-z])|=)")
-_INTERVAL = re.compile(r"(?:x\s?\\in\s*)?[(\[][^()\[\]]+,[^()\[\]]+[)\]]\s*(?:\Z|\\cup|U)")
-_BUILDER = re.compile(rf"\\?\{{\s*[a-z](?:\s?\\in\s*{_REALS})?\s*(?:\||:|\\mid(?![A-Za-z]))\s*(.*?)\s*\\?\}}")
 _ORDER = re.compile(r"\\(?:le|ge)(?![A-Za-z])|[<>=]")
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "="}
-_OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee)(?![A-Za-z])")
-_ALSO = re.compile(r",\s*|\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge)(?![A-Za-z])")
 _ROW_ENDS = re.compile(r"\\\\(?:\s?\[[0-9.]{1,5}\s?(?:pt|ex|em|mm)\])?|\\cr(?![A-Za-z])")
 _MAX_DEPTH = 20  # a text whose brackets are nested deeper is one answer
 
@@ -84,59 +71,6 @@ def split_collection(text: str) -> Collection | None:
     if opening == "[" and len(items) > 1 and all(_brackets(item)[::2] == ("[", "]") for item in items):
         return _matrix([split_top(_brackets(item)[1], (",",)) for item in items])  # as programs print it
     return Collection(opening, items, closing) if opening or len(items) > 1 else None
-
-
-def as_intervals(left: str, right: str) -> tuple[str, str]:
-    r"""Spell inequalities, and the real numbers without some, as intervals where the other text is one, or such, too.
-
-    >>> as_intervals(r"x \le 2", r"(-\infty, 2]")[0], as_intervals(r"x \ne 1", r"(-\infty,1)\cup(1,\infty)")[0]
-    ('(-\\infty,2]', '(-\\infty,1)\\cup (1,\\infty)')
-    """
-    holes = HOLES.match(left) and HOLES.match(right)
-    if holes or _INTERVAL.match(right):
-        left = _as_union(left)
-    return left, _as_union(right) if holes or _INTERVAL.match(left) else right
-
-
-def _as_union(text: str) -> str:
-    if match := _BUILDER.fullmatch(text):
-        text = match[1]
-    if not (match := HOLES.match(text)):
-        return text if _INTERVAL.match(text) else _from_inequalities(text) or text
-    points = text[match.end() :].strip().removeprefix(r"\{").removesuffix(r"\}").strip()
-    items = [_UNEQUAL.sub("", item).strip() for item in split_top(_AND.sub(", ", points), (",",))]
-    items = [sign + item.removeprefix(r"\pm").strip() for item in items for sign in ("", "-")[: 1 + (r"\pm" in item)]]
-    values = [evaluate(item) for item in items]
-    if None in values or any(value.imag for value in values if value):
-        return text
-    ordered = sorted(range(len(items)), key=lambda index: (values[index] or 0j).real)
-    ends = [r"-\infty", *(items[index] for index in ordered), r"\infty"]
-    return r"\cup ".join(f"({low},{high})" for low, high in pairwise(ends))
-
-
-def _from_inequalities(text: str) -> str:
-    """Return the union of intervals that inequalities of one letter describe, such as ``x < 1 or 2 <= x < 3``."""
-    intervals, letters = [], set()
-    for part in _OR.split(text):
-        low = high = ""
-        for relation in _ALSO.split(part):
-            sides, signs = chain(relation)
-            names = [index for index, side in enumerate(sides) if len(side) == 1 and side.isalpha()]
-            ends = [side for index, side in enumerate(sides) if index not in names]
-            if len(names) != 1 or len(signs) not in (1, 2) or not {*signs} <= {"<", r"\le"}:
-                return ""
-            if not all(evaluate(end) is not None or end.endswith(r"\infty") for end in ends):
-                return ""
-            letters.add(sides[names[0]])
-            before, behind = sides[: names[0]], sides[names[0] + 1 :]
-            if (low and before) or (high and behind) or len(letters) > 1:
-                return ""
-            if before:
-                low = ("(" if signs[len(before) - 1] == "<" else "[") + before[-1]
-            if behind:
-                high = behind[0] + (")" if signs[len(before)] == "<" else "]")
-        intervals.append((low or r"(-\infty") + "," + (high or r"\infty)"))
-    return r"\cup ".join(intervals)
 
 
 def chain(text: str) -> tuple[list[str], list[str]]:

@@ -39,6 +39,11 @@ _ORDINAL = re.compile(  # "the third one", "He came in third."
     rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) )(?:in )?(?:the )?"
     rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"
 )
+DOUBT = (
+    r"(?i:\b(?:not|no|nor|never|nobody|neither|cannot|fail(?:s|ed)|if|but|unless|suppose|assum\w+|wrong|false|incorrect"
+    r"|untrue|impossible|(?:i|we) doubt|doubtful|unlikely|eliminat\w+|except\w*|exclud\w+)\b|n['’]t\b|\?)"
+)
+"""Words that take back what a text says."""
 _ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_LARGE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 

@@ -14,13 +14,14 @@ boxed: \boxed{1} and 2 and \boxed{3}, 4 => 3 | \fbox{9} is it => 9
     \boxed{3}, \boxed{5}, and \boxed{3} => 5, 3 | so \boxed 4 it is => 4 | <think>so \boxed{1}</think> => 1
     \boxed{5}. I hope that the final answer is correct. => 5
 last_number: only \boxed{1 => 1 | 16 - 3 = 13 eggs, 1,300.50 grams. => 1,300.50 | the change is -4 => -4
-    that is 20-4 => 4 | about 3/4. => 3/4 | The area is 12 m^2. => 12 | The area is 12 m^{2}. => 12
+    that is 20-4 => 20-4 | about 3/4. => 3/4 | The area is 12 m^2. => 12 | The area is 12 m^{2}. => 12
     The area is 12 m2. => 12 | so x_1 = 4 and not x_{2} => 4 | __5__ => 5 | 1.5 × 10^3 => 1.5 × 10^3
-    it is 1.5 \times 10^{3}. => 1.5 \times 10^{3} | 16 × 10 => 10 | 1.5e3 => 1.5e3 | 1.5 eggs => 1.5 | 2 1/2 => 2 1/2
+    it is 1.5 \times 10^{3}. => 1.5 \times 10^{3} | 16 × 10 => 16 × 10 | 1.5e3 => 1.5e3
+    1.5 eggs => 1.5 | 2 1/2 => 2 1/2
     2 \frac{1}{2} => 2 \frac{1}{2} | from 2 to 1/2 => 1/2 | it is 10^{5} => 10^{5} | 2^{n+1} => 2^{n+1}
     4, the square of \sqrt[3]{8} => 4 | 3\sqrt{2} => 3\sqrt{2} | an area of 9\pi => 9\pi | 90^\circ => 90
-    90^{\circ} => 90 | x = - 7 => -7 | x: - 7 => -7 | (- 7) => -7 | - 7 => -7 | it is - $7 => -7 | 3 - 7 => 7
-    x - 7 => 7 | 3 apples - 7 => 7 | (3) - 7 => 7 | She pays ₹1,23,456 in all. => 1,23,456
+    90^{\circ} => 90 | x = - 7 => -7 | x: - 7 => -7 | (- 7) => -7 | - 7 => -7 | it is - $7 => -7 | 3 - 7 => 3 - 7
+    x - 7 => x - 7 | 3 apples - 7 => 7 | (3) - 7 => (3) - 7 | She pays ₹1,23,456 in all. => 1,23,456
     That makes CHF 12'345. => 12'345 | In all €1.234,50. => 1.234,50 | So n is 7 (mod 11). => 7 | It is ٤٢. => 42
     She has 1 234 apples. => 1 234 | In week 1 234 apples were sold. => 234 | She pays 7,25. => 7,25 | x = -0,5 => -0,5
     So 1_234_567 eggs. => 1_234_567 | So 1'23'456 eggs. => 1'23'456

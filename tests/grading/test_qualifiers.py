@@ -288,9 +288,19 @@ QUESTIONS = r"""
 ? Simplify the root of 12. => 2\sqrt{3}
 + 2*sqrt(3) | So it is 2√3. | 2 \sqrt(3)
 - 2*sqrt(2) | 3\sqrt{2} | 2\sqrt{3} - 1
+? It was dated to 8400 BC. What year is the second site from? => 852
++ It is from 852 BC. | 500 + 352 = 852
+? What year was it? => 1998
+- It was 1998 BC.
+? How many students do not own a pet? => 160
++ 200-40=160 do not have pets
+? How many students own a pet? => 160
+- 200-40=160 do not have pets | 160%
+? How likely is a blue one? => 25
++ (3/12) * 100% = 25%.
 ? Expand the square. => x^2 + 2x + 1
-+ (x+1)^2 | `x^2+2x+1` | 1 + 2*x + x**2
-- (x+2)^2 | x^2 + 2x | x^2 + 2x + 1 + x
++ `x^2+2x+1` | 1 + 2*x + x**2
+- (x+1)^2 | (x+1)(x+1) | (x+2)^2 | x^2 + 2x | x^2 + 2x + 1 + x
 ? Solve for x. => -2, 2
 + x=2 or x=-2 | -2, 2 | x = 2 and x = -2 | x = \pm 2
 - x=2 or x=-1 | 2 | 2, 2 | if x=2 or x=-2 | not x=2 or x=-2 | suppose x=2 or x=-2 | x=2 or x=-2?

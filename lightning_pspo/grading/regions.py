@@ -1,0 +1,130 @@
+r"""Sets of real numbers in every spelling: intervals, inequalities, and the real numbers without some."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import pairwise
+
+from lightning_pspo.grading.structure import chain, split_top
+from lightning_pspo.grading.values import evaluate
+
+_REALS = r"(?:\\mathbb\s?\{?\s?R\s?\}?|\{?R\}?|(?:all )?real(?:s| numbers)|\(-\s?\\infty\s?,\s?\+?\s?\\infty\s?\))"
+HOLES = re.compile(  # the real numbers without some
+    rf"(?:x\s?\\in\s*)?{_REALS}\s*(?:\\setminus(?![A-Za-z])|[\\-](?=\s*\\\{{)|except(?: for)?)"
+    rf"|(?:\\\{{\s*)?(?:x(?:\s?\\in\s*{_REALS})?\s*(?:\||:|,|such that|\\mid(?![A-Za-z])))?\s*x\s?\\ne(?![A-Za-z])"
+)
+_MAY_BE = re.compile(r"[<>(\[]|\\(?:le|ge|ne|setminus)(?![A-Za-z])|\bexcept\b")
+_BUILDER = re.compile(
+    rf"\\?\{{\s*(?:[a-z](?:\s?\\in\s*{_REALS})?|(?P<first>[a-z][^|:{{}}]*?))\s*(?:\||:|\\mid(?![A-Za-z]))\s*(.*?)\s*\\?\}}"
+)
+_MEMBER = re.compile(r"\A[a-z]\s?\\in\s*")
+_UNEQUAL = re.compile(r"[a-z]\s?(?:\\ne(?![A-Za-z])|=)")
+_INTERVAL = re.compile(r"([(\[])([^()\[\]]+),([^()\[\]]+)([)\]])")
+_OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee|cup)(?![A-Za-z])|(?<=[)\]\s])U(?=[(\[\s])")
+_AND = re.compile(r"\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge|cap)(?![A-Za-z])")
+_ORDERS: dict[str, Callable[[float, float], bool]] = {
+    "<": lambda a, b: a < b,
+    r"\le": lambda a, b: a <= b,
+}
+_Region = Callable[[float], bool]
+
+
+class _Unclear(Exception):
+    """The text is not surely a set of real numbers."""
+
+
+class _Reader:
+    """Reads one text; ``ends`` are the numbers at which its set may begin or end, ``letters`` its variables."""
+
+    def __init__(self, text: str) -> None:
+        self.ends: set[float] = set()
+        self.letters: set[str] = set()
+        builder = _BUILDER.fullmatch(text)
+        self.is_plain = not builder  # a union of intervals, which may be a tuple
+        self.holds = self.region(", ".join(filter(None, builder.groups())) if builder else text)
+
+    def region(self, text: str) -> _Region:
+        text = _MEMBER.sub("", text.strip())
+        if (match := HOLES.match(text)) and (values := self.numbers(text[match.end() :])):
+            self.is_plain = False
+            return lambda x: x not in values
+        for sign, holds in ((_OR, any), (_AND, all)):
+            parts = sign.split(text) if holds is any else split_top(sign.sub(",", text), (",",))
+            if len(parts) > 1:
+                regions = [self.region(part) for part in parts]
+                return lambda x, regions=regions, holds=holds: holds(region(x) for region in regions)  # type: ignore[misc]
+        if interval := _INTERVAL.fullmatch(text):
+            opening, low, high, closing = interval.groups()
+            a, b = self.number(low), self.number(high)
+            if not a < b:
+                raise _Unclear
+            return lambda x: a < x < b or (x == a and opening == "[") or (x == b and closing == "]")
+        return self.relation(text)
+
+    def relation(self, text: str) -> _Region:
+        """Read a chain of inequalities of one letter."""
+        self.is_plain = False
+        sides, signs = chain(text.replace(r"\ne", "="))
+        letters = {side for side in sides if len(side) == 1 and side.isalpha()}
+        self.letters |= letters
+        if len(letters) != 1 or len(sides) != len(signs) + 1 or not signs:
+            raise _Unclear
+        values = [None if side in letters else self.number(side) for side in sides]
+        if r"\ne" in text and signs == ["="]:
+            return lambda x: x not in values
+        if not {*signs} <= {*_ORDERS}:
+            raise _Unclear
+
+        def holds(x: float) -> bool:
+            known = [x if value is None else value for value in values]
+            return all(_ORDERS[sign](a, b) for sign, (a, b) in zip(signs, pairwise(known), strict=True))
+
+        return holds
+
+    def numbers(self, text: str) -> list[float]:
+        """Read the numbers that are left out; an empty list if they are not numbers alone."""
+        text = text.strip().removeprefix(r"\{").removesuffix(r"\}").replace(" or ", ",")
+        items = [_UNEQUAL.sub("", item).strip() for item in split_top(_AND.sub(",", text), (",",)) if item]
+        try:
+            values = [(self.number(item.removeprefix(r"\pm")), r"\pm" in item) for item in items]
+        except _Unclear:
+            return []
+        self.ends |= {-value for value, both in values if both}
+        return [sign * value for value, both in values for sign in (1, -1)[: 1 + both]]
+
+    def number(self, text: str) -> float:
+        text = text.strip()
+        if text.lstrip("+-").strip() == r"\infty":
+            return -math.inf if text[0] == "-" else math.inf
+        value = evaluate(text)
+        if value is None or value.imag:
+            raise _Unclear
+        self.ends.add(end := float(f"{value.real:.12g}"))
+        return end
+
+
+def same_region(left: str, right: str) -> bool | None:
+    r"""Compare two cleaned answers as sets of real numbers; None where that is not certain, as for two tuples.
+
+    >>> same_region(r"x \le 2", r"(-\infty, 2]"), same_region(r"x < 3, x \ne 1", r"(-\infty, 1) \cup (1, 3)")
+    (True, True)
+    >>> same_region(r"x < 2", r"(-\infty, 2]"), same_region("(1, 2)", "(1, 3)")
+    (False, None)
+    """
+    if not (_MAY_BE.search(left) and _MAY_BE.search(right)):
+        return None
+    try:
+        a, b = _Reader(left), _Reader(right)
+    except _Unclear:
+        return None
+    ends = sorted(a.ends | b.ends)
+    if (a.is_plain and b.is_plain) or len(a.letters | b.letters) > 1 or not ends:
+        return None
+    between = [(low + high) / 2 for low, high in pairwise(ends)]
+    points = [ends[0] - 1, *ends, *between, ends[-1] + 1]
+    same = all(a.holds(x) == b.holds(x) for x in points)
+    if not any(map(b.holds, points)) or not any(map(a.holds, points)) or (not same and "." in left + right):
+        return None
+    return same
