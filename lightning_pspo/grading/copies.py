@@ -28,7 +28,7 @@ _ASKS_FORM = re.compile(
     r"|simplest|standard form|scientific notation|digits|mixed number|words|integer)"
 )
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
-_ASKS_SHARE = re.compile(r"(?i)\b(?:rates?|likely|likelihood|chances?|probability|proportion)\b")
+_COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
 _BASE = re.compile(r"[0-9A-F]+_\{?([0-9]{1,2})\}?")
@@ -87,13 +87,14 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
     """Whether a text has a percent sign, a base or a left side that neither reference nor question has."""
     if "%" in text and not _SAYS_PERCENT.search(question):
         a, b = read_number(text), read_number(own)
-        if a is None or b is None or (b.value > 1 and _ASKS_SHARE.search(question)):  # a chance of 25 is in percent
+        if a is None or b is None or (b.value > 1 and not _COUNTS.search(question)):  # a discount of 20 is in percent
             return False
         return a.percent > b.percent and a.value == b.value
     if "_" not in text and "=" not in text:
         return False
     if (base := _BASE.fullmatch(text)) and "_" not in own and base[1] != "10":
-        return not re.search(rf"\b(?:in|to|into|as) (?:[a-z]+ )?\$?base[- ]\$?{base[1]}\b", question)
+        asked = rf"(?<!from )base[- ](?:\$?{base[1]}\b|[a-z])|binary|octal|hexadecimal|_\{{?{base[1]}\b"
+        return not re.search(asked, question.lower())
     other, b = _OTHER_LEFT_SIDE.match(text), read_number(own)
     asked = rf"(?i:for|find|value of|what is|determine)\s(?:[a-z]+ )?\$?{other[1] or other[2]}\b" if other and b else ""
     return bool(asked and re.search(asked, question))

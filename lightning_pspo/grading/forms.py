@@ -40,7 +40,7 @@ _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\
 _SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))( [a-z]{3,})?\Z")  # 5k, 2 bn people
 
 _COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
-    r"(?i)\A(?!.{0,80}\b(?:yes|true|than|half|twice|double|triple|minus|un\w+|no)\b)"
+    r"(?i)\A(?!.{0,80}\b(?:yes|true|if|unless|suppose|assume|than|half|twice|double|triple|minus|un\w+|no)\b)"
     r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+){0,7}"
     r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?|makes?|earns?)\b:?|\s?[:=])"
     r"|(?:so|thus|therefore|hence|then|ans|i\.?e|or|(?:an? )?remainder(?: of)?)\b[.,:]?)\s*"
@@ -216,7 +216,8 @@ def _same_time(first: _Match, second: _Match, left: str, right: str, a: Number |
     if not (first and second):
         clock, number = (first, b) if first else (second, a)
         assert clock is not None
-        return number.value == int(clock[1]) * 60 + int(clock[2]) if number and number.unit == "min" else None
+        is_length = number and number.unit == "min" and not (clock[3] or clock[4])
+        return number.value == int(clock[1]) * 60 + int(clock[2]) if number and is_length else None
     if not (first[3] or first[4] or second[3] or second[4]):
         return int(first[1]) == int(second[1]) and first[2] == second[2]
     hours = [int(time[1]) % 12 + 12 * (time[4] == "pm") if time[4] else int(time[1]) for time in (first, second)]

@@ -55,7 +55,7 @@ _SPACED_MINUS_CHARS = 40
 _OPERAND = r"\$?(?:[0-9][0-9.,]*(?<![.,])%?|\\frac\{[0-9]+\}\{[0-9]+\}|[b-hj-z])(?:\^\{?[0-9]+\}?)?[)}$]*"
 _UNDONE = re.compile(  # a calculation or a list that a number is the end of
     rf"(?<![\w.,)^\\{{}}])(?:{_OPERAND}\s*=\s*)?[-−]?(?:\(*{_OPERAND}\s*(?:[-+*/×÷·^−]|\\(?:cdot|times|div)\b)\s*[($]*)+\Z"
-    r"|(?<![\w.,])(?:(?:\(?[0-9]+(?:\)|,(?: and)?|;|\||(?=\s))\s*){2,}|(?:\A|\n)[ \t]*[0-9]+[,;]?[ \t]+)\(?\Z"
+    r"|(?<![\w.,])(?:(?:\(?[0-9]+(?:\)|,(?: and)?|;|(?=\s))\s*){2,}|(?:\A|\n)[ \t]*[0-9]+[,;]?[ \t]+)\(?\Z"
     r"|(?<![A-Za-z])\\?(?:(?:log|ln|sin|cos|tan|exp)\s?\(?|[fgh]\()\Z"
 )
 PERCENT = re.compile(r"\s{0,3}(?:\\?%|per ?cent\b)")

@@ -25,7 +25,8 @@ SUPPOSED = (
 DENIED = (  # what takes back the number before it
     r"(?: (?:hmm+|oh|oops|sorry|but|no|and|which|this|that|it|the|answer),?){0,4} "
     r"(?:(?:(?<=t)['’]s|is|was|are|(?:would|must) be) (?:an? )?"
-    r"(?:wrong|incorrect|false|extraneous|invalid|impossible|mistake|too [a-z]+|not (?:right|correct|true|possible))"
+    r"(?:wrong|incorrect|false|extraneous|invalid|impossible|mistake"
+    r"|too (?:large|small|big|high|low|many|much|few)|not (?:right|correct|true|possible))"
     r"|(?:cannot be|can['’]t be|isn['’]t|wasn['’]t) (?:right|correct|true|possible))\b"
 )
 THE_ANSWER = r"(?: that)? (?:the|my|our|this) (?:\w+ ){0,2}answer"
@@ -117,7 +118,10 @@ _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
 _SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
-_SERIES, _ASKS_NEXT = re.compile(r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)"), re.compile(r"(?i)\bpattern\b")
+_SERIES, _ASKS_NEXT = (
+    re.compile(r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)"),
+    re.compile(r"(?i)\b(?:pattern|next (?:number|term))\b"),
+)
 _DENIES = re.compile(
     rf"(?i){_NOT} (?:[a-z]+ )+({_NUMBER})"
     rf"|({_NUMBER}) (?:(?:is|are|was|were|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)"

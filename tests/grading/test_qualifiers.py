@@ -296,6 +296,18 @@ QUESTIONS = r"""
 + 200-40=160 do not have pets
 ? How many students own a pet? => 160
 - 200-40=160 do not have pets | 160%
+? What is the discount on the shirt? => 20
++ The discount is 20%.
+? By how much did the population grow? => 15
++ It grew by 15%.
+? Write 45 in base seven. => 63
++ 63_7
+? What is 45 in binary? => 101101
++ 101101_2
+? At what time does it leave? => 2:30 pm
+- 150 minutes
+? Which planet is the largest? => Jupiter
+- If the planet is Jupiter
 ? How likely is a blue one? => 25
 + (3/12) * 100% = 25%.
 ? Expand the square. => x^2 + 2x + 1
