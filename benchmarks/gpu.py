@@ -138,8 +138,8 @@ def main() -> None:
         sys.exit("gpu.py: error: there is no CUDA device; see engines.py and vs_trl.py for CPUs.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end what they have started
     started, rows, refused = time.monotonic(), [], {}
-    facts = {"gpu": torch.cuda.get_device_name() if options.device == "cuda" else "cpu", "torch": torch.__version__}
-    facts = machine() | facts
+    gpu = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    facts = machine() | {"gpu": gpu, "torch": torch.__version__}
 
     from lightning_pspo.files import write_atomically
 

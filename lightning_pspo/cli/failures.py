@@ -53,8 +53,10 @@ def ends_in_one_line(command: Callable[Arguments, int]) -> Callable[Arguments, i
             line = f"interrupted{'; the same command goes on where it stopped' if resumes else ''}"
         except (InputError, OSError) as error:
             message = refusal_within(error)
-            reason: object = error.strerror if isinstance(error, DiskFullError) else error
-            if is_full(error) and not isinstance(error, DiskFullError):
+            reason: object = error
+            if isinstance(error, DiskFullError):
+                reason = error.strerror
+            elif is_full(error):
                 full, mend = (words[0].lower() + words[1:] for words in why_full(error))
                 reason = f"{full}: {mend} and give the same command again ({error})."
             status, line = (1, f"error: {reason}") if message is None else (BAD_INPUT, f"error: {message}")

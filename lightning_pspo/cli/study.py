@@ -28,13 +28,7 @@ from lightning_pspo.cli.failures import BAD_INPUT, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.files import (
-    as_size,
-    free_bytes,
-    locked,
-    unlock,
-    write_atomically,
-)
+from lightning_pspo.files import as_size, free_bytes, locked, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import (
     CELLS,

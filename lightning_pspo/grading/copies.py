@@ -43,7 +43,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
 
     * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
     * ``unevaluated`` if it is a calculation where the reference is a number, or a factorial where the question has one;
-    * ``unasked`` if it has a percent sign, a base or a left side that neither reference nor question has.
+    * ``unasked`` if it has a percent sign where a count is asked, or a base or a left side that was not asked for.
 
     >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
     ('unevaluated', None, 'unevaluated')
@@ -84,7 +84,7 @@ def _terms(text: str) -> int:
 
 
 def _is_unasked(text: str, own: str, question: str) -> bool:
-    """Whether a text has a percent sign, a base or a left side that neither reference nor question has."""
+    """Whether a text has a percent sign, a base or a left side that the question does not ask for."""
     if "%" in text and not _SAYS_PERCENT.search(question):
         a, b = read_number(text), read_number(own)
         if a is None or b is None or (b.value > 1 and not _COUNTS.search(question)):  # a discount of 20 is in percent

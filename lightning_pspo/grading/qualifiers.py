@@ -66,6 +66,7 @@ _RESTS = {  # what must follow, or may
     "large": re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}"),
     "full": re.compile(rf"[0-9]+{_LEFT}"),
 }
+_DENYING = r"(?:(?:is|was|are|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)"
 _AFTER = re.compile(
     rf"(?i:[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
     r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial|doubled|tripled|halved)\b"
@@ -81,7 +82,7 @@ _AFTER = re.compile(
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
     rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b| at (?:most|least)\b| degrees? below\b"
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
-    r"| (?:(?:is|was|are|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)\b"
+    rf"| {_DENYING}\b"
     rf"|,? \((?:wrong|incorrect|false)\b|[.;,]?{DENIED})"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
     r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
@@ -118,16 +119,17 @@ _WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
 _ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
 _SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
-_SERIES, _ASKS_NEXT = (
-    re.compile(r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)"),
-    re.compile(r"(?i)\b(?:pattern|next (?:number|term))\b"),
-)
-_DENIES = re.compile(
-    rf"(?i){_NOT} (?:[a-z]+ )+({_NUMBER})"
-    rf"|({_NUMBER}) (?:(?:is|are|was|were|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)"
-)
-_IN_BC, _ASKS_BC = re.compile(rf"({_NUMBER}) B\.?C\.?(?:E\.?)?"), re.compile(r"\bB\.?C\.?")
-_ASKS_DENIED = re.compile(r"(?i)\bhow (?:many|much)[^.?]*(?:\bnot\b|n['’]t\b)")
+_ASKED_FOR = [  # an answer with more than its number, and the question that is answered so
+    (re.compile(said), re.compile(question))
+    for said, question in (
+        (
+            rf"(?i){_NOT} (?:[a-z]+ )+({_NUMBER})|({_NUMBER}) (?:{_DENYING}|were(?: not|n['’]t))",
+            r"(?i)\bhow (?:many|much)[^.?]*(?:\bnot\b|n['’]t\b)",
+        ),
+        (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?"),
+        (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b"),
+    )
+]
 _ASKS_EXTREME = re.compile(
     r"(?i)\b(?:least|most|min(?:imum|imal)?|max(?:imum|imal)?|smallest|largest|greatest|fewest|lowest|highest|needs?"
     r"|needed|must|should|required?|requires|enough|limit|can|could|allowed|afford|able|up to)\b"
@@ -196,12 +198,9 @@ def in_terms_of(question: str, text: str) -> str:
         return share[1] if _HOW_MANY.search(question) or _COUNT.fullmatch(text) else text
     if question and (whole := _WITH_REST.fullmatch(text)):
         return whole[2] if _ASKS_REST.search(question) else whole[1]
-    if (denied := _DENIES.fullmatch(text)) and _ASKS_DENIED.search(question):
-        return denied[1] or denied[2]
-    if (year := _IN_BC.fullmatch(text)) and _ASKS_BC.search(question):
-        return year[1]
-    if (series := _SERIES.fullmatch(text)) and _ASKS_NEXT.search(question):
-        return series[1]
+    for said, asks in _ASKED_FOR:
+        if (match := said.fullmatch(text)) and asks.search(question):
+            return match[match.lastindex or 0]
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
 
 

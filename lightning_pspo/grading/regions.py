@@ -3,8 +3,9 @@ r"""Sets of real numbers in every spelling: intervals, inequalities, and the rea
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from lightning_pspo.grading.structure import chain, split_top
@@ -24,10 +25,7 @@ _UNEQUAL = re.compile(r"[a-z]\s?(?:\\ne(?![A-Za-z])|=)")
 _INTERVAL = re.compile(r"([(\[])([^()\[\]]+),([^()\[\]]+)([)\]])")
 _OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee|cup)(?![A-Za-z])|(?<=[)\]\s])U(?=[(\[\s])")
 _AND = re.compile(r"\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge|cap)(?![A-Za-z])")
-_ORDERS: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    r"\le": lambda a, b: a <= b,
-}
+_ORDERS: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, r"\le": operator.le}
 _Region = Callable[[float], bool]
 
 
@@ -50,11 +48,10 @@ class _Reader:
         if (match := HOLES.match(text)) and (values := self.numbers(text[match.end() :])):
             self.is_plain = False
             return lambda x: x not in values
-        for sign, holds in ((_OR, any), (_AND, all)):
-            parts = sign.split(text) if holds is any else split_top(sign.sub(",", text), (",",))
-            if len(parts) > 1:
-                regions = [self.region(part) for part in parts]
-                return lambda x, regions=regions, holds=holds: holds(region(x) for region in regions)  # type: ignore[misc]
+        if len(cases := _OR.split(text)) > 1:
+            return self.joined(cases, any)
+        if len(conditions := split_top(_AND.sub(",", text), (",",))) > 1:
+            return self.joined(conditions, all)
         if interval := _INTERVAL.fullmatch(text):
             opening, low, high, closing = interval.groups()
             a, b = self.number(low), self.number(high)
@@ -62,6 +59,10 @@ class _Reader:
                 raise _Unclear
             return lambda x: a < x < b or (x == a and opening == "[") or (x == b and closing == "]")
         return self.relation(text)
+
+    def joined(self, parts: Sequence[str], holds: Callable[[Iterable[bool]], bool]) -> _Region:
+        regions = [self.region(part) for part in parts]
+        return lambda x: holds(region(x) for region in regions)
 
     def relation(self, text: str) -> _Region:
         """Read a chain of inequalities of one letter."""
