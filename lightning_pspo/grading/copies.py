@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from lightning_pspo.grading.extraction import without_drawings
 from lightning_pspo.grading.forms import as_plain_number, decide_choice, without_modulus, without_names
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number, split_unit
+from lightning_pspo.grading.regions import MAY_BE
 from lightning_pspo.grading.structure import split_collection, split_top
 
 _FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
@@ -18,6 +20,7 @@ _CONTENT = re.compile(r"[0-9+*/^=<>|!]|\\[A-Za-z]")
 _OPERATION = re.compile(
     r"[+*/^!|]|(?<=[0-9A-Za-z)}\]!])\s*-|[0-9)}]\s*\(|\\(?!circ|degree|infty|emptyset)[A-Za-z]+|\d\s?[xX]\s?\d"
 )
+_ROOT = re.compile(r"\\sqrt\{([0-9]{1,15})\}")
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
 _PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
 _FACTORIAL = re.compile(r"(?i:factorial)|(?:[0-9]|(?<![A-Za-z])[a-z])!")  # in a question; in an answer ! may be a mark
@@ -29,6 +32,10 @@ _ASKS_FORM = re.compile(
 )
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
 _COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
+_ASKS_SET = re.compile(
+    r"(?is)(?!.*\b(?:pairs?|points?|coordinates?)\b).*(?:\b(?:intervals?|inequalit\w+|domain|range)\b|[<>]|\\[lg]eq?\b)"
+)
+_ASKS_TIME_OF_DAY = re.compile(r"(?i)\b(?:when|what time|which time|clock)\b")
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
 _BASE = re.compile(r"[0-9A-F]+_\{?([0-9]{1,2})\}?")
@@ -43,7 +50,8 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
 
     * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
     * ``unevaluated`` if it is a calculation where the reference is a number, or a factorial where the question has one;
-    * ``unasked`` if it has a percent sign where a count is asked, or a base or a left side that was not asked for.
+    * ``unasked`` if it has a percent sign where a count is asked, a base or a left side that was not asked for, or is
+      two numbers for an interval, or a duration for a time of day.
 
     >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
     ('unevaluated', None, 'unevaluated')
@@ -90,6 +98,10 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         if a is None or b is None or (b.value > 1 and not _COUNTS.search(question)):  # a discount of 20 is in percent
             return False
         return a.percent > b.percent and a.value == b.value
+    if MAY_BE.search(own) and not MAY_BE.search(text) and split_collection(text) and _ASKS_SET.match(question):
+        return True  # two numbers, no interval
+    if ":" in own and (a := read_number(text)) and a.unit == "min" and _ASKS_TIME_OF_DAY.search(question):
+        return True  # a duration
     if "_" not in text and "=" not in text:
         return False
     if (base := _BASE.fullmatch(text)) and "_" not in own and base[1] != "10":
@@ -124,6 +136,8 @@ def _is_undone(text: str, own: str) -> bool:
         return any(_is_undone(item, owns.items[0]) for item in parts.items) and all(map(read_number, owns.items))
     if owns and r"\pm" in text and all(map(read_number, owns.items)):
         return bool(_OPERATION.search(text.replace(r"\pm", "").strip().lstrip("+-")))
+    if any(math.isqrt(int(root)) ** 2 == int(root) for root in set(_ROOT.findall(text)) - set(_ROOT.findall(own))):
+        return True
     number = read_number(own)
     if not number:
         return False

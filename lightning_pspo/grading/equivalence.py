@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from lightning_pspo.grading.expressions import same_relation, same_values, symbolically_equal
 from lightning_pspo.grading.forms import (
@@ -61,7 +62,7 @@ def quick(extracted: str, answer: str) -> bool | None:
     >>> quick(r"\sqrt{12}", r"2\sqrt{3}"), quick(r"\log 8", r"3\log 2")
     (True, None)
     """
-    return _decide_whole(extracted, answer, lambda left, right: None)
+    return _decide_whole(extracted, answer, _quickly)
 
 
 def equivalent(extracted: str, answer: str) -> bool:
@@ -73,17 +74,22 @@ def equivalent(extracted: str, answer: str) -> bool:
     >>> equivalent(r"\log 8", r"3\log 2"), equivalent("x + 1", "x - 1")
     (True, False)
     """
-    return bool(_decide_whole(extracted, answer, symbolically_equal))
+    return bool(_decide_whole(extracted, answer, lambda left, right: _decide(left, right, symbolically_equal)))
 
 
-def _decide_whole(extracted: str, answer: str, symbolic: _Decide) -> bool | None:
+@lru_cache(maxsize=4096)
+def _quickly(left: str, right: str) -> bool | None:
+    return _decide(left, right, lambda left, right: None)
+
+
+def _decide_whole(extracted: str, answer: str, decide: _Decide) -> bool | None:
     if not extracted.strip():
         return False
     if max(len(extracted), len(answer)) > MAX_ANSWER_CHARS:
         return extracted.strip() == answer.strip()
     if extracted == answer:
         return True
-    return _decide(clean(extracted), clean(answer), symbolic)
+    return decide(clean(extracted), clean(answer))
 
 
 def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:

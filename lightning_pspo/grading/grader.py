@@ -21,6 +21,7 @@ from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
 from lightning_pspo.grading.qualifiers import in_asked_unit, in_terms_of, without_scale
 from lightning_pspo.grading.statements import replied
+from lightning_pspo.grading.words import NOT, WRONG
 
 CutOff = Literal["marked", "any", "none"]
 """Which answers count in a completion that the token limit cut off: marked ones, all that a rule finds, or none."""
@@ -35,7 +36,7 @@ MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
-_NO_SOLUTION = re.compile(r"(?i)\A(?!.*\b(?:not|never|wrong|false|if|say)\b)[a-z ]{0,40}\bno (?:real )?solutions?\W*\Z")
+_NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
 _LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Ja-j]\)?")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
@@ -116,8 +117,13 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
             return Grade(_VERDICTS[right], extracted, rule)
     said = text if question and rule == "last_number" and len(extracted) <= MAX_ANSWER_CHARS else ""
     extracted = in_asked_unit(question, answer, extracted, said)
-    bare = without_scale(question, extracted)
-    return bare if bare and quick(bare, answer) else in_terms_of(question, extracted), rule
+    terms = in_terms_of(question, extracted)
+    readings = dict.fromkeys(filter(None, (without_scale(question, extracted), extracted, terms)))
+    if len(readings) > 1:
+        extracted = next((reading for reading in readings if quick(reading, answer)), terms)
+    if question and quick(extracted, answer) is None and (reason := refusal(extracted, answer, question)):
+        return Grade(Verdict.WRONG, extracted, reason)  # without the symbolic comparison
+    return extracted, rule
 
 
 def _bare(line: str, answer: str) -> str:

@@ -13,9 +13,10 @@ _INTEGER = (  # 12,34,567 and 1'234 and 1_234 and 1,234
     r"(?:[0-9]{1,2}(?:[,'\u2019][0-9]{2}){1,6}[,'\u2019][0-9]{3}(?![0-9])|[0-9]{1,3}(?:['\u2019_][0-9]{3})+(?![0-9])"
     r"|[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])|[0-9]+)"
 )
+_LABELS = "day|row|week|step|year|part|case|page|room|line|month|round|class|stage|level|chapter|section|table"
+_NO_LABEL = f"(?i:{''.join(f'(?<!{noun} )' for noun in _LABELS.split('|'))})"
 _SPACED = (  # 1 234 567, but not in "day 1 234 were sold"
-    r"(?:(?<=\$)|(?<![0-9] )(?<![0-9])(?=[0-9]{1,3}[ \u00a0\u202f][0-9]{3}(?![0-9]))(?i:(?<!day )(?<!row )"
-    r"(?<!(?:week|step|year|part|case|page|room|line) )(?<!(?:month|round|class|stage|level) )))"
+    rf"(?:(?<=\$)|(?<![0-9] )(?<![0-9])(?=[0-9]{{1,3}}[ \u00a0\u202f][0-9]{{3}}(?![0-9])){_NO_LABEL})"
     r"[1-9][0-9]{0,2}(?:[ \u00a0\u202f][0-9]{3})+(?![0-9,/])"
 )
 _WITH_COMMA = r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]{1,2}|(?:\.[0-9]{3}){2,})(?![0-9])"
@@ -38,12 +39,13 @@ _ANY_NUMBER = re.compile(
     rf"|(?:\\sqrt(?:\[[^\[\]{{}}\n]{{0,9}}\])?|√)\s{{0,3}}(?:{_GROUP}|\{{?\s{{0,3}}[-−]?{_DECIMAL})"
     r"|\b(?:[cdkm]?m|ft|in|yd)[23]\b|(?<=[\s(])mod(?:ulo)? [0-9]+"
     r"|\b0x[0-9A-Fa-f]+"
-    r"|\b(?:Step|Question|Problem|Exercise|Example|Equation|Figure) [0-9]+(?=[:.)]?\s*(?:\Z|\n)|[:.)]\s)"
+    r"|\b(?:Step|Question|Problem|Exercise|Example|Equation|Figure|Page|Chapter|Section|Table) [0-9]+"
+    rf"(?=[:.)]?\s*(?:\Z|\n)|[:.)]\s)|(?i:(?:\A|\bsee )(?:{_LABELS}) )[0-9]+"
     rf"|(?:(?<=\bnot )|(?<=\bhalf of )|(?<=\btwice ))\\?\$?{_DECIMAL}"
     rf"|(?P<number>(?:(?<![\w)\]}}])(?:[-−]|–(?=[0-9])))?\\?\$?"
     rf"(?:{_SPACED}|{_COMMA}|(?<=ratio is )[0-9]+ to [0-9]+"
     rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}(?:and )?[0-9]+/[0-9]+"
-    rf"|(?<![\w.$])(?<!(?:Week|Step|Year|Part|Case) )(?<!Day ){_RATIO}"
+    rf"|(?<![\w.$]){_NO_LABEL}{_RATIO}"
     rf"|{_DECIMAL}(?: ?/ ?[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)(?:{_FACTOR})?)"
 )
 # A minus with a space behind it is a sign only where no subtraction can stand.

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.values import evaluate
-from lightning_pspo.grading.words import PART, PARTS, SCALE, SCALES
+from lightning_pspo.grading.words import DOUBT, PART, PARTS, SCALE, SCALES
 
 TOLERANCE = Fraction(1, 10**6)  # of two equal numbers, one no integer; relative for numbers below 1
 MIN_ROUNDED_DIGITS = 4  # a decimal of so many significant digits equals each number that it is the rounding of
@@ -65,19 +65,18 @@ _UNIT = re.compile(
 _GLUED_UNIT = re.compile(
     r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s|st|nd|rd|th)(?:\^\{?[23]\}?)?)\Z"
 )
-_LETTERS, _ANY_LETTERS = re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
+_DOUBT, _LETTERS, _ANY_LETTERS = re.compile(DOUBT), re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
 # Words after a number that change its value, take it back, or go on to another one, so that they are not a unit.
 _NO_UNITS = frozenset(
     _LETTERS.findall(
-        "ones twos fives tens score gross lakh lakhs crore crores bn mil mio fold half quarter halved mille permille "
-        "double doubled twice thrice triple tripled squared cubed exponent root sqrt pi sin cos tan log ln mod modulo "
-        "choose times multiplied plus minus over divided reciprocal factorial base binary octal hex hexadecimal "
-        "remainder negative infinity infty below above under beneath less fewer more than greater larger bigger "
-        "smaller lower higher least most between about almost nearly approximately beyond not no nor never neither "
-        "cannot isn aren wasn weren doesn didn don wrong incorrect false untrue instead rather and or but if unless "
-        "except without either maybe perhaps possibly versus vs then else because however though is was are were be "
-        "been being has have had do does did will would could should might may must equals means makes gives becomes "
-        "to out another"
+        "ones twos fives tens bce score gross lakh lakhs crore crores bn mil mio fold half quarter halved mille "
+        "permille double doubled twice thrice triple tripled squared cubed exponent root sqrt pi sin cos tan log ln "
+        "mod modulo choose times multiplied plus minus over divided reciprocal factorial base binary octal hex "
+        "hexadecimal remainder negative infinity infty below above under beneath less fewer more than greater larger "
+        "bigger smaller lower higher least most between about almost nearly approximately beyond instead rather and "
+        "or without either maybe perhaps possibly versus vs then else because however though is was are were be been "
+        "being has have had do does did will would could should might may must equals means makes gives becomes to "
+        "out another"
     )
 ) | {word + plural for word in [*SCALES, *PARTS] for plural in ("", "s")}
 # Other words of one or two letters are variables.
@@ -101,9 +100,14 @@ _UNITS = (  # of each kind: sizes and spellings
 )
 _SIZED = [(kind, unit.split()) for kind, units in enumerate(_UNITS) for unit in units.split(", ")]
 UNIT_IDS = {name + plural: names[0] for _, (_, *names) in _SIZED for name in names for plural in ("", "s")}
-UNIT_SIZES = {names[0]: (kind, Fraction(size)) for kind, (size, *names) in _SIZED}
-
-
+_SIZES = {names[0]: (kind, Fraction(size)) for kind, (size, *names) in _SIZED}
+UNIT_SIZES: dict[str, tuple[object, Fraction]] = _SIZES | {  # of a quotient too: ``km/h``
+    f"{a}/{b}": ((kind, other), size / part)
+    for a, (kind, size) in _SIZES.items()
+    for b, (other, part) in _SIZES.items()
+}
+_MPH = re.compile(r"m\.?p\.?h\b")
+_PER = re.compile(r"\s?/\s?| per ")
 _TWO_UNITS = re.compile(rf"({_PLAIN}) ?([a-z]+),?(?: and)? ({_PLAIN}) ?([a-z]+)")
 
 
@@ -182,7 +186,7 @@ def _glossed(text: str, gloss: str) -> Number | None:
     if number and not plain and (value := evaluate(remark)) is not None:
         return number if abs(value - number.value) < TOLERANCE else None
     words = _LETTERS.findall(_ADJECTIVE.sub("", gloss.lower()))
-    return number if plain and _NO_UNITS.isdisjoint(words) else None
+    return number if plain and _NO_UNITS.isdisjoint(words) and not _DOUBT.search(gloss) else None
 
 
 def in_tex(number: str) -> str:
@@ -214,9 +218,19 @@ def split_unit(text: str) -> tuple[str, str]:
     is_unit = all(map(_is_unit, spellings)) or (len(spellings) > 1 and _SI.issuperset(spellings))
     if words[0] in ("more", "fewer") or words == ["times"]:  # "5 more pages", "5 times"
         words = words[1:]
-    if not _NO_UNITS.isdisjoint(words) or not is_unit:
+    if not _NO_UNITS.isdisjoint(words) or not is_unit or _DOUBT.search(unit):
         return text, ""
-    return text[: match.start()].rstrip("( "), UNIT_IDS.get(unit.lower(), "")
+    return text[: match.start()].rstrip("( "), unit_id(unit)
+
+
+def unit_id(name: str) -> str:
+    """Return the shortest name of a common unit, or of a quotient of two; an empty text for any other.
+
+    >>> unit_id("feet"), unit_id("miles per hour"), unit_id("apples")
+    ('ft', 'mi/h', '')
+    """
+    parts = [UNIT_IDS.get(part, "") for part in _PER.split(_MPH.sub("mi/h", name.lower()))]
+    return "/".join(parts) if all(parts) and len(parts) < 3 else ""
 
 
 def _is_unit(word: str) -> bool:
@@ -234,7 +248,7 @@ def same_number(a: Number, b: Number) -> bool:
     those that are cut to it) within ``ROUNDED_TOLERANCE``. A percent sign on one side alone may mean a hundredth or
     nothing: 50% is both 50 and 0.5. Two units that are both common ones must be of one kind.
     """
-    if a.unit and b.unit and a.unit != b.unit:
+    if a.unit and b.unit and a.unit != b.unit and ("/" in a.unit) == ("/" in b.unit):
         (kind, size), (other, unit) = UNIT_SIZES[a.unit], UNIT_SIZES[b.unit]
         return kind == other and a.value * size == b.value * unit
     if a.percent != b.percent:

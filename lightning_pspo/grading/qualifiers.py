@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import UNIT_IDS, UNIT_SIZES, Number, read_number, same_number
-from lightning_pspo.grading.words import PART, SCALE
+from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, same_number, unit_id
+from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG
 
 INCLUSIVE = (
     r"(?:at (?:most|least)|(?:\A|\b(?:is|are|be|holds?) )up to|(?:no|not) (?:more|less|fewer|greater) than"
@@ -17,17 +17,12 @@ INCLUSIVE = (
 )
 """A bound that may be reached."""
 
-_NOT = r"(?:not|never|neither|nor|nobody|none|no longer|cannot|[a-z]+n['’]t|fails?|failed)"
-SUPPOSED = (
-    r"(?:suppose|assum(?:e|ing)|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)|(?:not|n['’]t) (?:true|the case)"
-    r"|false|wrong|(?:i|we) doubt|doubtful|unlikely|impossible)"
-)
+_RIGHT = r"(?:right|correct|true|possible|the (?:[a-z]+ )?answer)"
 DENIED = (  # what takes back the number before it
-    r"(?: (?:hmm+|oh|oops|sorry|but|no|and|which|this|that|it|the|answer),?){0,4} "
-    r"(?:(?:(?<=t)['’]s|is|was|are|(?:would|must) be) (?:an? )?"
-    r"(?:wrong|incorrect|false|extraneous|invalid|impossible|mistake"
-    r"|too (?:large|small|big|high|low|many|much|few)|not (?:right|correct|true|possible))"
-    r"|(?:cannot be|can['’]t be|isn['’]t|wasn['’]t) (?:right|correct|true|possible))\b"
+    r"(?: (?:hmm+|oh|oops|sorry|but|no|and|which|this|that|it|the|answer),?){0,4}"
+    rf"(?:(?:(?<=t)['’]s| is| was| are| (?:would|must) be) (?:an? )?(?:{WRONG}|mistake"
+    rf"|too (?:large|small|big|high|low|many|much|few)|not {_RIGHT})"
+    rf"| (?:cannot be|can['’]t be|isn['’]t|wasn['’]t) {_RIGHT})\b(?! (?:for|to|that)\b)"
 )
 THE_ANSWER = r"(?: that)? (?:the|my|our|this) (?:\w+ ){0,2}answer"
 
@@ -37,6 +32,7 @@ _SIGN = (
 _NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
 _LARGE = r"(?:hours?|hrs?|h|feet|foot|ft|min(?:ute)?s?|pounds?|lbs?|dollars?|years?|weeks?|days?|yards?|kg|m)"
 _SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|months?|days?|hours?|cm|g|feet)(?![a-z])"
+_CHANGES = r"(?:f[ae]ll|ris|rose|rais|drop|gr[eo]w|(?:in|de)creas|reduc|lower|differ|chang)[a-z]*"
 _OF = r"(?: out)? of(?: the| every| all)?"
 _SAME_CLAUSE = (  # what a denial reaches over
     r"(?:(?! (?:so|then|thus|hence|therefore|but|and|or|because|since|which|until|only|if|when|leaving)\b)"
@@ -50,12 +46,14 @@ _BEFORE = re.compile(
     r"|(?:anything|values|numbers|all) but"
     r"|near|half of|twice|double|triple|plus or minus|to the (?:power(?: of)?|exponent)"
     r"|(?:far|different|away|apart) from(?: being)?|other than|close to|(?:start|begin|end)s with|divisible by"
+    rf"|{_CHANGES} by"
     r"|(?:root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|logarithm|factorial)s? of"
     rf"|(?:(?<![\w,] )if|let|{SUPPOSED})(?: that)? (?:[a-z]+ ){{0,3}}(?:is|was|were|be|=)|no"
-    rf"|(?:{_NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b){_SAME_CLAUSE}"
+    rf"|(?!(?<![\w,] )not [a-z]+ing\b)(?:{NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b)"
+    rf"{_SAME_CLAUSE}"
     rf"|(?:neither|either) {_NUMBER} n?or"
     r"|(?<![\w.+-])(?<![-+] )(?:[0-9]+[a-z]|[a-z](?:\^\{?[0-9]\}?|[²³]))\s?=)"
-    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from ){_NUMBER} to|(?P<other>{_NUMBER}) or"
+    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from )(?<!by ){_NUMBER} to|(?P<other>{_NUMBER}) or"
     rf"|(?P<share>[0-9]+{_OF})|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))"
     r"[ \t]*\\?\$?\Z"
 )
@@ -68,7 +66,8 @@ _RESTS = {  # what must follow, or may
 }
 _DENYING = r"(?:(?:is|was|are|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)"
 _AFTER = re.compile(
-    rf"(?i:[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
+    rf"(?i:[.;,!]?(?:{DENIED}| {WRONG}(?=[.!]))|,? \({WRONG}\b"
+    rf"|[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
     r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial|doubled|tripled|halved)\b"
     r"| B\.?C\.?(?:E\b\.?)?| below zero\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
@@ -82,18 +81,18 @@ _AFTER = re.compile(
     rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
     rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b| at (?:most|least)\b| degrees? below\b"
     rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
-    rf"| {_DENYING}\b"
-    rf"|,? \((?:wrong|incorrect|false)\b|[.;,]?{DENIED})"
+    rf"| {_DENYING}\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
     r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
 )
+_UNIT_NAME = r"[a-z]+(?:(?: per |/)[a-z]+)?"
 _ASKS_UNIT = re.compile(
-    r"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)([a-z]+)\b"
-    r"|, in ([a-z]+),|\bin ([a-z]+)\W*\Z|\b(?:number|amount) of ([a-z]+)\b"
+    rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
+    rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
 )
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
-_UNIT_BEHIND = re.compile(r" ?¢| (?!in\b)[A-Za-z]+")  # or a word
+_UNIT_BEHIND = re.compile(rf"(?i) ?¢| (?!in\b){_UNIT_NAME}")  # or a word
 _NO_TEX = r"(?![^$\n]*(?<=\S)\$(?![0-9]))"  # a formula's end is unlike the sign of another amount
 _IN_DOLLARS = re.compile(
     rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\${_NO_TEX}[0-9][0-9.,]*(?= [a-z]|[.,?!]))"
@@ -123,8 +122,13 @@ _ASKED_FOR = [  # an answer with more than its number, and the question that is 
     (re.compile(said), re.compile(question))
     for said, question in (
         (
-            rf"(?i){_NOT} (?:[a-z]+ )+({_NUMBER})|({_NUMBER}) (?:{_DENYING}|were(?: not|n['’]t))",
-            r"(?i)\bhow (?:many|much)[^.?]*(?:\bnot\b|n['’]t\b)",
+            rf"(?i){NOT} (?:[a-z]+ )+({_NUMBER})|({_NUMBER}) (?:{_DENYING}|were(?: not|n['’]t))",
+            r"(?i)(?:\A|[.!?] )[^.!?,]*?\b(?:how|which|what)\b[^.?]*(?:not|n['’]t|never)\b",
+        ),
+        (
+            rf"(?i){_CHANGES} by ({_NUMBER})",
+            r"(?i)\A\Z|\b(?:by (?:how|what)|how (?:much|many) (?:less|[a-z]*(?:er|more))"
+            rf"|{_CHANGES})\b[^.?!]*[.?!]*\s*\Z",
         ),
         (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?"),
         (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b"),
@@ -240,11 +244,11 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
 
 
 def _asked_units(question: str) -> list[str]:
-    return [UNIT_IDS[name] for words in _ASKS_UNIT.findall(question) if (name := "".join(words)) in UNIT_IDS]
+    return [unit for words in _ASKS_UNIT.findall(question) if (unit := unit_id("".join(words)))]
 
 
 def _told_units(text: str) -> list[str]:
-    return [UNIT_IDS[name] for name in re.findall("[a-z]+", text) if name in UNIT_IDS and name != "in"]
+    return [unit for name in re.findall(_UNIT_NAME, text) if name != "in" and (unit := unit_id(name))]
 
 
 def _amount(text: str) -> tuple[Number | None, str]:

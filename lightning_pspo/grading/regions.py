@@ -16,7 +16,8 @@ HOLES = re.compile(  # the real numbers without some
     rf"(?:x\s?\\in\s*)?{_REALS}\s*(?:\\setminus(?![A-Za-z])|[\\-](?=\s*\\\{{)|except(?: for)?)"
     rf"|(?:\\\{{\s*)?(?:x(?:\s?\\in\s*{_REALS})?\s*(?:\||:|,|such that|\\mid(?![A-Za-z])))?\s*x\s?\\ne(?![A-Za-z])"
 )
-_MAY_BE = re.compile(r"[<>(\[]|\\(?:le|ge|ne|setminus)(?![A-Za-z])|\bexcept\b")
+_EVERYTHING = re.compile(_REALS)
+MAY_BE = re.compile(r"[<>(\[]|\\(?:le|ge|ne|setminus|mathbb)(?![A-Za-z])|\bexcept\b")
 _BUILDER = re.compile(
     rf"\\?\{{\s*(?:[a-z](?:\s?\\in\s*{_REALS})?|(?P<first>[a-z][^|:{{}}]*?))\s*(?:\||:|\\mid(?![A-Za-z]))\s*(.*?)\s*\\?\}}"
 )
@@ -48,6 +49,8 @@ class _Reader:
         if (match := HOLES.match(text)) and (values := self.numbers(text[match.end() :])):
             self.is_plain = False
             return lambda x: x not in values
+        if _EVERYTHING.fullmatch(text):
+            return lambda x: True
         if len(cases := _OR.split(text)) > 1:
             return self.joined(cases, any)
         if len(conditions := split_top(_AND.sub(",", text), (",",))) > 1:
@@ -114,14 +117,14 @@ def same_region(left: str, right: str) -> bool | None:
     >>> same_region(r"x < 2", r"(-\infty, 2]"), same_region("(1, 2)", "(1, 3)")
     (False, None)
     """
-    if not (_MAY_BE.search(left) and _MAY_BE.search(right)):
+    if not (MAY_BE.search(left) and MAY_BE.search(right)):
         return None
     try:
         a, b = _Reader(left), _Reader(right)
     except _Unclear:
         return None
-    ends = sorted(a.ends | b.ends)
-    if (a.is_plain and b.is_plain) or len(a.letters | b.letters) > 1 or not ends:
+    ends = sorted(a.ends | b.ends) or [0.0]
+    if (a.is_plain and b.is_plain) or len(a.letters | b.letters) > 1:
         return None
     between = [(low + high) / 2 for low, high in pairwise(ends)]
     points = [ends[0] - 1, *ends, *between, ends[-1] + 1]

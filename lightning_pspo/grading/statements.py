@@ -19,9 +19,9 @@ from lightning_pspo.grading.last_number import (
 )
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
-from lightning_pspo.grading.qualifiers import DENIED, SUPPOSED, THE_ANSWER
+from lightning_pspo.grading.qualifiers import DENIED, THE_ANSWER
 from lightning_pspo.grading.regions import HOLES
-from lightning_pspo.grading.words import in_digits, ordinal
+from lightning_pspo.grading.words import DOUBT, SUPPOSED, WRONG, in_digits, ordinal
 
 _MARK = r"(?:\*\*|__|[#*_]){0,4}"
 _STATED = re.compile(
@@ -33,10 +33,11 @@ _STATED = re.compile(
     rf"|<answer>|(?:\A|\n)[ \t]{{0,8}}{_MARK}(?-i:A){_MARK}:{_MARK}[ \t]{{0,4}}(?=[^\n]*\s*\Z)"  # in the last line
 )
 _RETRACTED = re.compile(  # "Wait, no, it's 13."
-    rf"(?i)[.!?;,](?:{DENIED}|\s+(?:wrong|false|incorrect)[.!]"
+    rf"(?i)[.!?;,](?:{DENIED}|\s+{WRONG}[.!]"
     r"|\s+(?:(?:hmm+|oh|oops|sorry|no(?=[,. ])|wait|actually|correction"
     r"|rather|scratch that|on second thoughts?|just kidding|i mean(?:t)?)\b[\s,.:]*)+"
-    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) )?\\?\$?[-−]?[0-9])"
+    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) \\?\$?[-−]?[0-9]"
+    r"|\\?\$?[-−]?[0-9][0-9.,]*(?:\s?%| [a-z]+)?\s*(?:[.!,;\n]|\Z)))"
 )
 _MAX_STATEMENTS = 5
 _IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*['\"]\w+['\"]\s*:|\}\s*\Z)")
@@ -85,6 +86,10 @@ _ENDS = re.compile(  # what may stand behind the number that a verb governs
 _CALCULATION = re.compile(r"[^=,;:(]*=")
 _DIGITS = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _AND_MORE = re.compile(r"[^0-9.]{0,40}\band\b[^0-9.]{0,4}[0-9]")
+_BY_CASES = re.compile(  # "12 if he buys 7, 13 if he buys 8"
+    r"[0-9][^.;]*\b(?:if|when|unless)\b[^.]*[,;] [^.,;0-9]*[0-9][0-9.,]*(?: [a-z]+){0,2} (?:if|when|unless)\b"
+    r"|[0-9].*\b(?:otherwise|or else),? (?:[a-z]+ ){0,3}\\?\$?[0-9]"
+)
 _TEX = re.compile(r"[\\^{]|(?<![A-Za-z])[A-Za-z]\s?=[^=]*\Z")
 _SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
 _EQUATIONS_FOLLOW = re.compile(r"[^\n]*=[^\n]*\n[^\n]*=")
@@ -100,11 +105,7 @@ _HAS_DIGIT = re.compile("[0-9]")
 _CONCLUDES = re.compile(r"\W*(?:So|Thus|Therefore|Hence|Finally|Altogether|In (?:total|all))\b")
 _SUBJECT = re.compile(rf"(?:{_CONCLUDES.pattern},? )?(?:(?:[Oo]nly|[Ee]xactly|[Jj]ust) )?(?:a )?[0-9]")
 _SHARE = re.compile(r"\b[0-9]+ (?:in|out of) [0-9]+\b")
-_DENIES = re.compile(
-    r"\b(?:no|not|never|nobody|neither|nor|none|cannot"
-    r"|more|less|fewer|times|almost|about|nearly|\w+er than|older)\b|n't\b",
-    re.IGNORECASE,
-)
+_DENIES = re.compile(rf"(?i){DOUBT}|\b(?:more|less|fewer|times|almost|about|nearly|\w+er than|older)\b")
 
 
 def stated(text: str, *, cut: bool = False) -> str | None:
@@ -158,6 +159,8 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     if sentence.lower().startswith("not "):
         return None
     paragraph = sentence if cut else text.partition("\n\n")[0]
+    if _BY_CASES.search(sentence):
+        return sentence
     leading = _LEADING.match(sentence)
     if leading and not _AND_MORE.match(sentence, leading.end()):
         calculation = _CALCULATION.match(sentence, leading.end())  # "9 eggs * $2 = $18"

@@ -39,11 +39,14 @@ _ORDINAL = re.compile(  # "the third one", "He came in third."
     rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) )(?:in )?(?:the )?"
     rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"
 )
-DOUBT = (
-    r"(?i:\b(?:not|no|nor|never|nobody|neither|cannot|fail(?:s|ed)|if|but|unless|suppose|assum\w+|wrong|false|incorrect"
-    r"|untrue|impossible|(?:i|we) doubt|doubtful|unlikely|eliminat\w+|except\w*|exclud\w+)\b|n['’]t\b|\?)"
+NOT = r"(?:not|never|neither|nor|nobody|none|no longer|cannot|[a-z]+n['’]t|fail(?:s|ed)?)"
+WRONG = r"(?:wrong|false|incorrect|untrue|invalid|impossible|extraneous)"
+SUPPOSED = (
+    r"(?:suppose|assum(?:e[sd]?|ing)|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)"
+    rf"|(?:not|n['’]t) (?:true|the case)|{WRONG}|(?:i|we) doubt|doubtful|unlikely)"
 )
-"""Words that take back what a text says."""
+DOUBT = rf"(?i:\b(?:{NOT}|{SUPPOSED}|no|if|but|unless|eliminat\w+|except\w*|exclud\w+)\b|\?)"
+"""Words that take back what a text says; above it what denies a clause, an answer, and a statement."""
 _ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_LARGE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 

@@ -37,6 +37,15 @@ TABLE = r"""
 ? Simplify \sqrt{32}. => 4\sqrt{2}
 + ~\boxed{4\sqrt{2}} | ~\boxed{\sqrt{32}=4\sqrt2} | ~\boxed{2\sqrt{8}}
 - ~\boxed{\sqrt{32}} | sqrt(32) | ~\boxed{\sqrt 32}
+? Find $\sqrt{50}$. => 5\sqrt{2}
+- ~\boxed{\sqrt{25}\sqrt{2}} | ~\boxed{\sqrt{2}\sqrt{25}}
+? Solve $x^2 < 4$. => (-2, 2)
++ ~\boxed{(-2,2)} | ~\boxed{-2<x<2} | ~\boxed{x > -2, x < 2}
+- ~\boxed{-2, 2} | ~\boxed{-2 \text{ and } 2}
+? At which point with x < 3 do they meet? => (1, 2)
++ ~\boxed{(1, 2)} | ~\boxed{1, 2}
+? How much are 2.5 and 1.2 times 3? => 6.1
+- 2.5+1.2*3 | 2.5+3.6
 ? Factor $x^2-1$. => (x-1)(x+1)
 + ~\boxed{(x+1)(x-1)} | ~\boxed{x^2-1=(x-1)(x+1)} | ~\boxed{(1+x)(x-1)}
 - ~\boxed{x^2-1} | ~\boxed{x^2 - 1}

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lightning_pspo.grading import Verdict, grade
+from lightning_pspo.grading import Attempt, Verdict, grade
 from lightning_pspo.grading.grader import Grader
 from tests.support.processes import gone
 
@@ -63,7 +63,7 @@ def test_equivalence_of_answers(grader):
 
 def test_no_process_before_the_first_hard_pair_and_none_after_the_grader():
     grader = Grader()
-    grader.grade(PAIRS[:3])
+    grader.grade([*PAIRS[:3], Attempt("#### 2.5 + 1.2*3", "6.1", "What is it?")])  # refused without a comparison
     assert grader._pool._server is None
     grader.grade(PAIRS)
     started = processes_of(grader)

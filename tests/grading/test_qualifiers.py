@@ -291,7 +291,7 @@ QUESTIONS = r"""
 ? It was dated to 8400 BC. What year is the second site from? => 852
 + It is from 852 BC. | 500 + 352 = 852
 ? What year was it? => 1998
-- It was 1998 BC.
+- It was 1998 BC. | It was 1998 BCE.
 ? How many students do not own a pet? => 160
 + 200-40=160 do not have pets
 ? How many students own a pet? => 160
@@ -356,7 +356,47 @@ QUESTIONS = r"""
 - The answer is 6? No. | So it is 6i.
 - The answer is $6$? | #### 6? | \boxed{6?} | 6? | Could the answer be \frac{12}{2}?
 ? How many did they not sell? => 6
-+ They did not sell 6. | They didn't sell 6 cakes.
++ They did not sell 6. | They didn't sell 6 cakes. | 6 cannot be sold.
+- 6 is not right. | So 6 is not correct. | 6 is not the answer. | 6 is wrong.
+? Ann, who does not share, buys 6. What has she left? => 6
+- She does not have 6. | She cannot keep 6.
+? Which number is not prime? => 9
++ 9 is not prime. | 9 isn't prime.
+- 7 is not prime. | 9 is not right.
+? How many pages did he read? => 12
++ He read 12 pages.
+- Page 12 | See page 12 of the book. | See Section 12.
+? How fast is it, in m/s? => 5
++ #### 5 m/s | It moves at 5 m/s. | It moves at 5 meters per second. | #### 0.005 km/s
+- #### 5 km/s | It moves at 5 km/s. | #### 5 mph
+? How fast is it? => 5 km/h
++ 5 km/h | 5 kilometers per hour | 5
+- 5 m/s | 5 miles per hour
+? It costs $80. What is the price in a sale? => 60
++ It falls by 25% to $60. | The price falls by 20 to 60.
+- The price falls by $60. | It is reduced by 60.
+? By how much does the price fall? => 60
++ The price falls by $60. | It is reduced by 60.
+? How much does he earn? => 120
++ Not counting breaks he earns $120.
+- He is not earning $120. | He does not earn 120, counting all.
+? In what year BC did he die? => 44 BC
++ He died in 44 BC. | #### 44 BC
+- He died in 45 BC.
+? In what year BC did he die? => 44
++ He died in 44 BC.
+? At what time does it leave? => 2:30
++ 2:30 | It leaves at 2:30.
+- 150 minutes | 2 hours 30 minutes
+? How long does it take? => 2:30
++ 150 minutes | 2 hours 30 minutes
+? How many has he? => 12
++ The answer is 12 if he buys 7. | The answer is 12. It is not possible for him to buy more.
++ The answer is 12. Actually 3 were eaten.
+- The answer is 12 if he buys 7, 13 if he buys 8. | The answer is 12 if he buys 7, otherwise 13.
+- The answer is 12. Wrong. | The answer is 12. False! | The answer is 12. That's not right, though.
+- The answer is 12. This is not possible. | The answer is 12. Actually, 13 apples.
+- The answer is 12. Actually it is 13 now.
 ? How many balls are red? => 5
 + So 5 of 6 balls are red. | The answer is 5 of the 6. | 5 of 6 | The answer is 5 out of 6. | #### 5 out of 6
 - 6 of 5 | 4 out of 5

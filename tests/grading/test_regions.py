@@ -18,6 +18,9 @@ from lightning_pspo.grading import quick
         (r"x < -1 or x \ge 3", r"[3,\infty)\cup(-\infty,-1)", True),
         ("2 > x > 1", "]1, 2[", True),
         ("1 < x < 2", "[1, 2)", False),
+        (r"-\infty<x<\infty", r"(-\infty, \infty)", True),
+        (r"\mathbb{R}", r"-\infty < x < \infty", True),
+        (r"x < \infty", r"x > 0", False),
         (r"1 < x < \sqrt{4}", "(1, 2)", True),
     ],
 )
