@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lightning_pspo.data.rows import Row
 from lightning_pspo.errors import InputError
-from lightning_pspo.ledger.query import columns_in, connect, explained_errors, limited, read_filter
+from lightning_pspo.ledger.query import columns_in, read_filter, select
 
 
 def matching(expression: str, rows: Sequence[Row], origin: str) -> list[int]:
@@ -28,17 +28,14 @@ def matching(expression: str, rows: Sequence[Row], origin: str) -> list[int]:
     [1]
     """
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
-    head = 'SELECT "row number" FROM rows WHERE (\n'
     try:
         text = read_filter(expression, names, repeatable=True)
         columns = {name: _column([row.get(name) for row in rows]) for name in columns_in(text, names)}
         table = pa.table(columns | {"row number": pa.array(range(len(rows)), pa.int64())})
-        with explained_errors(text, len(head), names), connect() as connection, limited(connection, text):
-            connection.register("rows", table)
-            found = connection.execute(f'{head}{text}\n) ORDER BY "row number"').fetchall()
+        found = select(["row number"], table.to_reader(1024), text, names)
     except InputError as error:
         raise InputError(f"{origin}: `filter`: {error}") from None
-    return [index for (index,) in found]
+    return list(found["row number"].to_pylist())
 
 
 def _column(values: list[object]) -> pa.Array:

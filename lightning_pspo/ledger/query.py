@@ -1,20 +1,35 @@
-"""Filters and queries in SQL, run by a DuckDB that can reach no file, no setting and no Python variable."""
+"""Filters in SQL, run by a DuckDB that can reach no file, no setting and no Python variable, in a process of its own.
+
+DuckDB looks at an interruption, and counts its memory, between pieces of 2048 rows only: a filter that multiplies text
+would need hours or all memory within one. So the kernel ends its process, in C code too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import json
+import os
 import re
-import threading
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import duckdb
+import pyarrow as pa
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.processes import end_with_parent
 
 LIMIT_S = 300.0
 """Longest time that a filter may need."""
+LIMIT_BYTES = 4 << 30
+"""Largest address space of its process, of which 1 GiB is the program; not everywhere enforced, as on macOS."""
+
+_REFUSED = 3  # status of the process, whose output is DuckDB's error
 
 _ENDLESS = re.compile(
     "range|generate_series|repeat|query(?:_table)?|[lr]pad|bitstring|(?:list|array)_resize|printf|format|bar|.*sleep.*"
@@ -65,6 +80,8 @@ def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) 
         names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
         pattern = rf"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?<![\w/.])(?P<name>{names})(?![\w/.])"""
         text = re.sub(pattern, lambda match: identifier(match[0]) if match["name"] else match[0], text)
+    if not text.isascii() and text != text.encode(errors="replace").decode():
+        raise InputError(f"the filter must be text in UTF-8, got {text!r}.")
     if not text.strip():
         raise InputError("the filter must be an SQL expression, such as reward < 0.5, got an empty text.")
     try:
@@ -73,7 +90,10 @@ def read_filter(text: str, columns: Sequence[str], *, repeatable: bool = False) 
         with explained_errors(text, len("SELECT (\n"), columns), connect() as connection:
             connection.extract_statements(f"SELECT (\n{text}\n)")  # for an error with its position
         raise InputError(f"the filter must be a single SQL expression, got {text!r}.") from None
-    functions, references = map(set, _functions_and_names(text))
+    try:
+        functions, references = map(set, _functions_and_names(text))
+    except RecursionError:
+        raise InputError(f"the filter must have fewer calls within calls, got {text!r}.") from None
     if endless := sorted(name for name in functions if _ENDLESS.fullmatch(name)):
         raise InputError(
             f"the filter must be an expression about one row, without the function {endless[0]}, got {text!r}."
@@ -112,26 +132,73 @@ def _functions_and_names(expression: str) -> tuple[list[str], list[str]]:
     return functions, names
 
 
-@contextlib.contextmanager
-def limited(connection: duckdb.DuckDBPyConnection, expression: str) -> Iterator[None]:
-    """Interrupt what a connection executes for a user's expression after `LIMIT_S` seconds, with one line."""
-    expired = threading.Event()
+def select(names: Sequence[str], rows: pa.RecordBatchReader, expression: str, columns: Sequence[str]) -> pa.Table:
+    """Return columns of the rows for which a user's expression holds, in the order of the rows.
 
-    def interrupt() -> None:
-        expired.set()
-        connection.interrupt()
+    Args:
+        names: The columns to return.
+        rows: The rows.
+        expression: What `read_filter` returned.
+        columns: The names that the user may use, for an error.
 
-    timer = threading.Timer(LIMIT_S, interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except duckdb.InterruptException:
-        if not expired.is_set():
+    Raises:
+        InputError: The expression has wrong types or unknown names, or needs more than `LIMIT_S` or `LIMIT_BYTES`.
+    """
+    head = f"SELECT {', '.join(map(identifier, names))} FROM rows WHERE (\n"
+    schema = rows.schema.with_metadata({"query": f"{head}{expression}\n)"})
+    command = [sys.executable, "-P", "-c", "from lightning_pspo.ledger.query import main; main()"]  # -P: safe path
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(
+            [*command, *map(str, (os.getpid(), LIMIT_S, LIMIT_BYTES, output.fileno()))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # where DuckDB shows its progress
+            stderr=errors,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            pass_fds=[output.fileno()],
+            process_group=0,  # Ctrl-C is for this process
+        ) as process:
+            try:
+                with contextlib.suppress(BrokenPipeError), pa.ipc.new_stream(process.stdin, schema) as stream:
+                    for batch in rows:
+                        stream.write_batch(batch)
+                process.communicate()
+            finally:
+                process.kill()
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode == 0:
+            return pa.ipc.open_stream(output).read_all()
+        if process.returncode == _REFUSED:
+            with explained_errors(expression, len(head), columns):
+                raise duckdb.Error(output.read().decode())
+        if process.returncode > 0 and "Memory" not in (last := errors.read().decode().strip().rpartition("\n")[2]):
+            raise RuntimeError(f"The filter's process ended with status {process.returncode}: {last}")
+    limit = f"{LIMIT_S:g} seconds" if process.returncode == -signal.SIGALRM else f"{LIMIT_BYTES >> 20} MiB of memory"
+    raise InputError(f"the filter must need at most {limit}, got {expression!r}.")
+
+
+def main() -> None:
+    """Run the query in the metadata of the rows from the standard input; the limits are in the command line."""
+    owner, seconds, size, descriptor = sys.argv[1:]
+    end_with_parent(int(owner))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.setitimer(signal.ITIMER_REAL, float(seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # a lower limit stays; there is none on some systems
+        resource.setrlimit(resource.RLIMIT_AS, (int(size), int(size)))
+    rows = pa.ipc.open_stream(sys.stdin.buffer)
+    with open(int(descriptor), "wb") as output, connect() as connection:
+        connection.register("rows", rows)
+        try:
+            result: pa.Table = connection.execute(rows.schema.metadata[b"query"].decode()).to_arrow_table()
+        except duckdb.OutOfMemoryException:
             raise
-        raise InputError(f"the filter must need at most {LIMIT_S:g} seconds, got {expression!r}.") from None
-    finally:
-        timer.cancel()
+        except duckdb.Error as error:
+            output.write(str(error).encode())
+            sys.exit(_REFUSED)
+        with pa.ipc.new_stream(output, result.schema) as stream:
+            stream.write_table(result)
 
 
 def columns_in(expression: str, columns: Sequence[str]) -> list[str]:
@@ -156,8 +223,6 @@ def explained_errors(expression: str, offset: int, columns: Sequence[str]) -> It
     """Turn DuckDB's errors about a user's expression, ``offset`` bytes into the statement, into one line."""
     try:
         yield
-    except duckdb.InterruptException:
-        raise KeyboardInterrupt from None
     except duckdb.Error as error:
         try:
             report = json.loads(str(error).partition(": ")[2])

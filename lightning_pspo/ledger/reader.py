@@ -14,15 +14,7 @@ from pyarrow import parquet
 from lightning_pspo.errors import InputError, near_path, one_line
 from lightning_pspo.ledger.columns import FOLDER, find_files, rollout_span
 from lightning_pspo.ledger.columns import schema as ledger_schema
-from lightning_pspo.ledger.query import (
-    columns_in,
-    connect,
-    explained_errors,
-    identifier,
-    limited,
-    read_filter,
-    unknown_column,
-)
+from lightning_pspo.ledger.query import columns_in, read_filter, select, unknown_column
 
 Span = tuple[int, int]
 """First and last rollout, both included."""
@@ -115,25 +107,20 @@ class Ledger:
         Returns:
             (K, 2) with the columns ``file``, an index of `files`, and ``row``, counted in that file.
         """
-        order = ["rollout", "file", "row"]
+        order = [(name, "ascending") for name in ("rollout", "file", "row")]
         if sort is not None:
             self.check_columns([sort])
-            key, kind = identifier(sort), self.schema.field(sort).type
-            if pa.types.is_list(kind):
+            if pa.types.is_list(self.schema.field(sort).type):
                 raise InputError(f"rows cannot be sorted by `{sort}`, which holds a list in each row.")
-            order.insert(0, f"{key} {'DESC' if descending else 'ASC'} NULLS LAST")
-            if pa.types.is_floating(kind):
-                order.insert(0, f"isnan({key}) NULLS LAST")
-        head = "SELECT file, row FROM rows WHERE (\n"
-        expression = read_filter(where, self.schema.names)
-        names = [*([sort] if sort else ()), *columns_in(expression, self.schema.names)]
-        with (
-            explained_errors(expression, len(head), self.schema.names),
-            connect() as connection,
-            limited(connection, expression),
-        ):
-            connection.register("rows", self.stream(names, rollouts))
-            return pa.table(connection.execute(f"{head}{expression}\n) ORDER BY {', '.join(order)}").fetchnumpy())
+            order.insert(0, (sort, "descending" if descending else "ascending"))
+        names = list(dict.fromkeys(name for name, _ in order))
+        if where == "true":
+            table = self.stream(names[:-2], rollouts).read_all().select(names)
+        else:
+            expression = read_filter(where, self.schema.names)
+            rows = self.stream([*names[:-2], *columns_in(expression, self.schema.names)], rollouts)
+            table = select(names, rows, expression, self.schema.names)
+        return table.take(pc.sort_indices(table, order)).select(["file", "row"])
 
     def read(self, columns: Sequence[str], rows: pa.Table) -> Iterator[pa.Table]:
         """Yield tables of the rows that `find` returned in the ledger's order, read file by file."""

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ def test_a_filter_chooses_what_python_would(ledger: Ledger, where: str, plain: C
         ("reward in (select 1)", "a subquery"),
         ("not exists (from rows)", "a subquery"),
         ("len(Range(100000000000)) > reward", "the function range"),
+        ("case when true then " * 600 + "true" + " end" * 600, "fewer calls within calls"),
+        ("id = '\udcff'", "text in UTF-8"),
     ],
 )
 def test_a_filter_that_cannot_be_used(ledger: Ledger, where: str, message: str) -> None:
@@ -84,13 +86,37 @@ def test_a_filter_that_cannot_be_used(ledger: Ledger, where: str, message: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_filter_that_takes_too_long_is_interrupted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_that_takes_too_long_is_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query, "LIMIT_S", 0.2)
-    square = "1"
-    for depth in range(6):
-        square = f"list_sum(list_transform(string_split('{'a' * 999}', 'a'), lambda x{depth}: {square}))"
-    with pytest.raises(InputError, match=r"at most 0\.2 seconds"):
-        ledger.find(f"{square} > reward")
+    first, second = "a" * 300_000, "b" * 300_000
+    with pytest.raises(InputError, match=r"at most 0\.2 seconds"):  # within one call, which no interruption reaches
+        ledger.find(f"levenshtein('{first}', '{second}') > reward")
+
+
+def test_a_filter_that_takes_too_much_memory_is_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "LIMIT_BYTES", 3 << 29)
+    text = "answer"
+    for _ in range(5):
+        text = f"replace('{'x' * 999}', 'x', {text} || 'x')"
+    with pytest.raises(InputError, match="at most 1536 MiB of memory"):
+        ledger.find(f"length({text}) > reward")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_no_process_is_left_when_a_query_is_given_up(error: type[BaseException]) -> None:
+    def children() -> set[str]:
+        return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from pa.table({"number": range(100_000)}).to_batches(1000)
+        assert len(children() - before) == 1
+        raise error
+
+    before = children()
+    rows = pa.RecordBatchReader.from_batches(pa.schema([("number", pa.int64())]), batches())
+    with pytest.raises(error):
+        query.select(["number"], rows, "number > 1", ["number"])
+    assert children() <= before
 
 
 @pytest.mark.parametrize(
