@@ -19,6 +19,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(No
 SMALL = [
     *("--config=quickstart", "--data.val=null", "--data.num_rollouts=2", "--data.prompts_per_rollout=2"),
     *("--model.group_size=2", "--trainer.default_root_dir=run", "--trainer.num_sanity_val_steps=0"),
+    "--data.train.size=64",
 ]
 
 

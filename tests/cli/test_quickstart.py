@@ -11,6 +11,7 @@ from lightning_pspo.errors import InputError
 from tests.support.processes import ended, start, wait_for
 
 SMALL = ["--trainer.num_sanity_val_steps=0", "--data.val=null", "--model.group_size=2", "--data.prompts_per_rollout=2"]
+SMALL += ["--data.train.size=64"]
 
 
 def test_an_earlier_run_is_moved_aside_under_its_own_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ config: [quickstart]
 settings:
   group_size: 2
   sampling.max_new_tokens: 8
+  data.train.init_args.size: 64
   data.val.held_out.init_args.size: 8
   data.prompts_per_rollout: 2
   data.num_rollouts: 2

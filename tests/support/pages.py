@@ -14,14 +14,17 @@ from tests.support.processes import Command, ended, start
 ROOT = Path(__file__).resolve().parents[2]
 # What makes a command short; everything else is the page's.
 SMALL = ["--data.eval_batch_size", "16", "--trainer.limit_val_batches", "1"]
+SHORT = ["--model.sampling.max_new_tokens", "16"]
 SHORTER = {
-    "fit": [*SMALL, "--data.num_rollouts", "2", "--data.prompts_per_rollout", "4"],
-    "validate": SMALL,
+    "fit": [*SMALL, *SHORT, "--data.num_rollouts", "2", "--data.prompts_per_rollout", "4"],
+    "validate": [*SMALL, *SHORT],
     "evaluate": SMALL,
-    "test": [*SMALL, "--trainer.limit_test_batches", "1"],
-    "predict": [*SMALL, "--trainer.limit_predict_batches", "1"],
+    "test": [*SMALL, *SHORT, "--trainer.limit_test_batches", "1", "--data.test.held_out.size", "16"],
+    "predict": [*SMALL, *SHORT, "--trainer.limit_predict_batches", "1"],
+    "doctor": ["--limit-prompts", "8", "--data.prompts_per_rollout", "4"],
     "selfcheck": ["--only", "microbatches", "engine"],
 }
+FEWER_SUMS = ["--data.train.size", "64"]  # the quickstart's
 
 
 def commands(page: str) -> list[list[str]]:
@@ -52,7 +55,8 @@ def run(folder: Path, words: list[str], **variables: str) -> str:
     """Run a command of the page, shortened, with more variables in the environment; return what it printed."""
     assert words[0] == "lightning-pspo"
     shorter = [] if {"--print_config", "--model.surrogate.help"} & set(words) else SHORTER.get(words[1], [])
-    arguments = [*words[1:], *shorter]
+    fewer = FEWER_SUMS if shorter and "quickstart" in words else []
+    arguments = [*words[1:], *shorter, *fewer]
     if variables:  # some are read while libraries are imported
         command, environment = [sys.executable, "-m", "lightning_pspo", *arguments], os.environ | variables
         process: Command | subprocess.Popen[str] = subprocess.Popen(

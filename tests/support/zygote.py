@@ -17,7 +17,7 @@ import tempfile
 
 COMMANDS = ("application", "compare", "doctor", "evaluate", "export", "judge", "report", "selfcheck")
 LIBRARIES = (
-    *("datasets", "lightning_pspo.callbacks", "matplotlib.pyplot", "reasoning_gym", "torch.distributed.run"),
+    *("datasets", "lightning_pspo.callbacks", "matplotlib.pyplot", "peft", "reasoning_gym", "torch.distributed.run"),
     *("torch.utils.tensorboard", "transformers.generation.utils", "transformers.models.qwen2.modeling_qwen2"),
 )
 
