@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--data.val=null", "--data.num_rollouts=2", "--data.prompts_per_rollout=2", "--model.group_size=2"),
     *("--trainer.num_sanity_val_steps=0", "--model.sampling.max_new_tokens=8", "--trainer.logger=false"),
+    "--data.train.size=64",
 ]
 OWN = """
 from lightning.pytorch import Callback
@@ -141,26 +142,24 @@ def test_quickstart_with_a_users_own_callbacks(run, tmp_path: Path) -> None:
 
 
 PROGRAM = """
+import asyncio
 from lightning.pytorch import Callback
 from lightning_pspo.callbacks import RunSummary
 from lightning_pspo.cli.main import main
 
-arguments = ["fit", "--config=quickstart", "--trainer.default_root_dir=run", *{settings}]
-{call}
+async def cell():
+    main(["fit", "--config=quickstart", "--trainer.default_root_dir=run", *{settings}])
+
+asyncio.run(cell())
 """
 
 
-@pytest.mark.parametrize("way", ["-c", "stdin"])
-def test_from_a_program(run, tmp_path: Path, way: str) -> None:
-    """A program on stdin, and ``python -c`` with a notebook's cell, which runs inside an event loop.
+def test_from_a_program(run, tmp_path: Path) -> None:
+    """A notebook's cell, which runs inside an event loop, in a program on stdin, which has no file.
 
     A broken ``callbacks`` package in the working directory, which Python searches first, is the user's own matter.
     """
     (tmp_path / "callbacks").mkdir()
     (tmp_path / "callbacks" / "__init__.py").write_text("raise RuntimeError('hostile')\n")
-    call = "main(arguments)"
-    if way == "-c":
-        call = "import asyncio\nasync def cell():\n    main(arguments)\nasyncio.run(cell())"
-    program = PROGRAM.format(settings=json.dumps(SMALL), call=call)
-    run("-", stdin=program, python=True) if way == "stdin" else run("-c", program, python=True)
+    run("-", stdin=PROGRAM.format(settings=json.dumps(SMALL)), python=True)
     assert (tmp_path / "run" / "report.html").is_file()

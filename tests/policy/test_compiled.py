@@ -94,9 +94,10 @@ def llama(layers: int) -> PreTrainedModel:
 
 
 @pytest.mark.slow
-def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs() -> None:
+def test_the_graph_engine_draws_the_same_tokens_and_layers_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = []
-    for layers in (2, 4):
+    for layers, backend in ((2, "aot_eager"), (4, "eager")):  # what is recorded does not depend on it
+        monkeypatch.setattr(compiled_module, "BACKEND", backend)
         torch._dynamo.reset()
         counters.clear()
         expected = draw(GraphEngine(), llama(layers), PROMPTS)
@@ -122,14 +123,13 @@ def test_every_kind_of_call_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
         compile_layers(model)
         calls = itertools.product(
-            (torch.enable_grad, torch.no_grad),
-            (False, True),  # stands for sampling
+            ((torch.enable_grad, False), (torch.no_grad, False), (torch.no_grad, True)),  # the last for sampling
             ((rows, mask) for rows in (1, 2) for mask in (None, torch.ones(rows, 1, 8, 8, dtype=torch.bool).tril())),
         )
-        for mode, cached, (rows, mask) in calls:
+        for (mode, cached), (rows, mask) in calls:
             with mode(), torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
                 model(input_ids=torch.full((rows, 8), 5), attention_mask=mask, use_cache=False)
-    assert counters["stats"]["unique_graphs"] > 16
+    assert counters["stats"]["unique_graphs"] > 12
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
