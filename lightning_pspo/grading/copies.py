@@ -6,7 +6,7 @@ import math
 import re
 
 from lightning_pspo.grading.extraction import without_drawings
-from lightning_pspo.grading.forms import as_plain_number, decide_choice, without_modulus, without_names
+from lightning_pspo.grading.forms import BASE, as_plain_number, decide_choice, without_modulus, without_names
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number, split_unit
 from lightning_pspo.grading.regions import MAY_BE
@@ -38,8 +38,7 @@ _ASKS_SET = re.compile(
 _ASKS_TIME_OF_DAY = re.compile(r"(?i)\b(?:when|what time|which time|clock)\b")
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
-_BASE = re.compile(r"[0-9A-F]+_\{?([0-9]{1,2})\}?")
-_JOINS = tuple("+-*/^_=<>()\\{}|")
+_JOIN = r"[-+*/^_=<>()\\{}|]"
 _MIN_WORDS, _MAX_WORDS = 3, 300
 
 
@@ -85,7 +84,6 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
 
 
 def _terms(text: str) -> int:
-    """Return the number of terms of a sum."""
     for _ in range(3):
         text = re.sub(r"\([^()]*\)|\{[^{}]*\}", "", text)
     return len(re.findall("[-+]", text.lstrip("-+ ")))
@@ -104,8 +102,8 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         return True  # a duration
     if "_" not in text and "=" not in text:
         return False
-    if (base := _BASE.fullmatch(text)) and "_" not in own and base[1] != "10":
-        asked = rf"(?<!from )base[- ](?:\$?{base[1]}\b|[a-z])|binary|octal|hexadecimal|_\{{?{base[1]}\b"
+    if (base := BASE.fullmatch(text)) and "_" not in own and base[2] != "10":
+        asked = rf"(?<!from )base[- ](?:\$?{base[2]}\b|[a-z])|binary|octal|hexadecimal|_\{{?{base[2]}\b"
         return not re.search(asked, question.lower())
     other, b = _OTHER_LEFT_SIDE.match(text), read_number(own)
     asked = rf"(?i:for|find|value of|what is|determine)\s(?:[a-z]+ )?\$?{other[1] or other[2]}\b" if other and b else ""
@@ -124,13 +122,11 @@ def _same_form(text: str, own: str) -> bool:
 
 
 def _agree(side: str, own: str) -> bool:
-    """Whether a side of an equation is not another number than the reference."""
     a, b = read_number(side), read_number(own)
     return not (a and b) or same_number(a, b)
 
 
 def _is_undone(text: str, own: str) -> bool:
-    """Whether a text is a calculation, and the reference a number or numbers."""
     parts, owns = split_collection(text), split_collection(own)
     if parts and owns and len(parts.items) == len(owns.items) > 1:
         return any(_is_undone(item, owns.items[0]) for item in parts.items) and all(map(read_number, owns.items))
@@ -162,13 +158,8 @@ def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
 
 def _is_equation_of(text: str, question: str) -> bool:
     """Whether an equation stands in the question, whole and not as a part of a longer one."""
-    pattern = re.compile(r"\s*".join(map(re.escape, text.split())))
-    for match in pattern.finditer(question):
-        before, after = question[: match.start()], question[match.end() :]
-        joined = before[-1:].isalnum() or after[:1].isalnum() or re.match(r"\.?[0-9]", after)
-        if not joined and before.rstrip()[-1:] not in _JOINS and after.lstrip()[:1] not in _JOINS:
-            return True
-    return False
+    equation = r"\s*".join(map(re.escape, text.split()))
+    return bool(re.search(rf"(?<!\w)(?<!{_JOIN})(?<!{_JOIN} ){equation}(?!\w|\.[0-9]|\s*{_JOIN})", question))
 
 
 def _tokens(text: str) -> list[str]:

@@ -6,19 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from lightning_pspo.grading import forms
 from lightning_pspo.grading.expressions import same_relation, same_values, symbolically_equal
-from lightning_pspo.grading.forms import (
-    RELATION,
-    as_plain_number,
-    decide_choice,
-    decide_kind,
-    is_equation,
-    last_row,
-    without_names,
-)
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, split_unit
-from lightning_pspo.grading.qualifiers import without_others
+from lightning_pspo.grading.qualifiers import NOT_OTHERS
 from lightning_pspo.grading.regions import same_region
 from lightning_pspo.grading.structure import Collection, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
@@ -32,18 +24,15 @@ _FREE = re.compile(  # what says of a letter only that it is any constant
     r"(?:[ ,]+(?:is|are|be|an|any|some|arbitrary|fixed|real|complex|constants?|numbers?|integers?|and|[A-Za-z]|\\in"
     r"|\\mathbb ?\{?[RCZ]\}?)(?![A-Za-z]))+\Z"
 )
-_SYNONYMS = tuple(
-    frozenset(words.split())
-    for words in (
-        "i I",
-        "yes true",
-        "no false",
-        "undefined doesnotexist dne",
-        "nosolution nosolutions norealsolution norealsolutions none emptyset theemptyset",
-        "mathbb{R} R allrealnumbers allreals realnumbers",
+_SYNONYMS = [
+    set(words.split())
+    for words in re.findall(
+        "[^,]+",
+        "i I,yes true,no false,undefined doesnotexist dne,mathbb{R} R allrealnumbers allreals realnumbers,"
+        "nosolution nosolutions norealsolution norealsolutions none emptyset theemptyset,"
         "infinitelymany infinitelymanysolutions infinite",
     )
-)
+]
 YES_OR_NO = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)(?:[A-Za-z]{4,}|not\b)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
@@ -100,7 +89,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     if {word, own} & YES_OR_NO and left.isalpha() and right.isalpha():
         return False
     if r"\begin" in left and r"\begin" not in right and not split_collection(right):
-        left = last_row(left)
+        left = forms.last_row(left)
     if own in YES_OR_NO and (reasoned := _REASONED.fullmatch(left)):
         return _same_word(compact(reasoned[1]), own)
     if bool(_FREE.search(left)) != bool(_FREE.search(right)):
@@ -111,30 +100,32 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         left = ordinal(left) or left
     a, b = read_number(left), read_number(right)
     if b and not a:
-        left = without_others(left)
+        left = NOT_OTHERS.sub("", left)
     if r"\begin" not in left and _DOUBT.search(_GROUP.sub("", left)) and not _DOUBT.search(right):
         return same_region(left, right) or False
     if b and not a:
         if left[-1] == "!" and same_values(left.rpartition("=")[2], right):  # a factorial; else a mark
             return True
-        left = as_plain_number(left)
+        left = forms.as_plain_number(left)
         a = read_number(left)
-    if ((a and b) or "mod" in right) and (same := decide_kind(left, right, a, b)) is not None:
+    if ((a and b) or "mod" in right) and (same := forms.decide_kind(left, right, a, b)) is not None:
         return same
     if (same := same_region(left, right)) is not None:
         return same
-    if (choice := decide_choice(left, right)) is not None:
+    if (choice := forms.decide_choice(left, right)) is not None:
         return choice
-    left, right, names_differ = without_names(left, right)
+    left, right, names_differ = forms.without_names(left, right)
     if names_differ:
         if all(read_number(text.rpartition("=")[2].strip()) for text in (left, right)):
             return False
         return symbolic(left, right) if (same := same_relation(left, right)) is None else same
-    only_one_is_equation = is_equation(left) != is_equation(right) and not RELATION.search(left + right)
-    if only_one_is_equation and not split_collection(left if is_equation(left) else right):
+    only_one_is_equation = forms.is_equation(left) != forms.is_equation(right) and not forms.RELATION.search(
+        left + right
+    )
+    if only_one_is_equation and not split_collection(left if forms.is_equation(left) else right):
         return False
     a, b = read_number(left), read_number(right)
-    if (decided := decide_kind(left, right, a, b)) is not None:
+    if (decided := forms.decide_kind(left, right, a, b)) is not None:
         return decided
     parts, others = split_collection(left), split_collection(right)
     if parts or others:
@@ -149,7 +140,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         return False  # a letter that is no constant
     if _is_prose(left, right):
         return False
-    compare = same_relation if "=" in left or RELATION.search(left) else same_values
+    compare = same_relation if "=" in left or forms.RELATION.search(left) else same_values
     same = compare(left, right)
     return symbolic(left, right) if same is None else same
 
@@ -206,7 +197,6 @@ def _like(text: str, own: Collection | None, other: Collection | None) -> Collec
 
 
 def _decide_against_single(single: str, parts: Collection | None, symbolic: _Decide) -> bool | None:
-    """Compare one answer with several."""
     if parts is None:
         return None
     has_signs = any(map(_PLUS_MINUS.search, parts.items))
@@ -254,5 +244,4 @@ def _same_word(word: str, own: str) -> bool:
 
 
 def _is_prose(*texts: str) -> bool:
-    """Whether a text holds a word that is not mathematics."""
     return any(_PROSE.search(_ENVIRONMENT.sub("", text)) for text in texts)

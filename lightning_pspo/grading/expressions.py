@@ -74,7 +74,7 @@ def same_values(left: str, right: str) -> bool | None:
 
 
 def same_relation(left: str, right: str) -> bool | None:
-    """Compare two cleaned equations, inequalities or chains of inequalities.
+    """Compare two cleaned equations or inequalities.
 
     Two of the same kind are the same when the differences of their sides are proportional, with a positive factor for
     an inequality: True. False when an inequality is turned round, None when neither is certain.
@@ -83,13 +83,8 @@ def same_relation(left: str, right: str) -> bool | None:
     (True, False, None)
     """
     (sides, signs), (others, other_signs) = chain(left), chain(right)
-    if signs != other_signs or "," in left + right or not all(sides + others) or not 1 <= len(signs) <= 3:
+    if signs != other_signs or len(signs) != 1 or "," in left + right or not all(sides + others):
         return None
-    if not {">", r"\ge"}.isdisjoint(signs) or len(set(signs)) > 1 < signs.count("="):
-        return None
-    if len(signs) > 1:
-        same = all(same_values(first, second) or first == second for first, second in zip(sides, others, strict=True))
-        return True if same else None
     factors: list[complex] = []
     for point in range(POINTS):
         (v, first), (w, _) = (read(f"({high})-({low})", point) for low, high in (sides, others))

@@ -94,7 +94,6 @@ def without_drawings(text: str) -> str:
 
 
 def _given(text: str, mode: Mode, *, cut: bool = False) -> tuple[str | None, str]:
-    """Return the marked answer or, in lenient mode, the stated one."""
     answer, rule = _marked(text)
     if rule == "boxed" and mode == "lenient":
         final = last_match(_FINAL_ANSWER, text, max(text.rfind("boxed"), text.rfind("fbox")))

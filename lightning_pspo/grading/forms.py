@@ -57,7 +57,7 @@ _CHOICE = re.compile(
 )
 _LETTER = re.compile(r"\(?\s*[A-Ea-e]\s*\)?")
 _FIRST_LETTER = re.compile(rf"\A(?:{_LETTER.pattern}\Z|\(\s*[a-e]\s*\)(?=[\s.:]))")
-_BASE = re.compile(r"\s*(-?[0-9A-Fa-f]+)\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
+BASE = re.compile(r"\s*(-?[0-9A-Fa-f]+)\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _DIGITS = re.compile(r"-?[0-9A-Fa-f]+")
 _CLOCK = re.compile(r"0?([0-9]|1[0-9]|2[0-4]):([0-5][0-9])(:00)?(?: {0,3}([ap]m))?")
 _RATIO = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:\s?:\s?[0-9]{1,9}(?:\.[0-9]{1,9})?){1,5}")
@@ -171,7 +171,6 @@ def _approximated(text: str, other: str) -> str:
 
 
 def _last_value(text: str, named: bool) -> str:
-    """Return the end of a chain of equations."""
     if "=" in text and not RELATION.search(text) and not _is_system(text):
         parts = split_top(text, ("=",))
         ends = named or len(parts) > 2 or not re.search("[A-Za-z]", text)
@@ -250,7 +249,7 @@ def _same_residue(first: _Match, second: _Match, left: str, right: str, a: Numbe
 
 
 _KINDS: tuple[tuple[re.Pattern[str], Callable[..., bool | None]], ...] = (
-    (_BASE, _same_base),
+    (BASE, _same_base),
     (_CLOCK, _same_time),
     (_RATIO, _same_ratio),
     (_RESIDUE, _same_residue),

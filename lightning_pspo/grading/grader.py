@@ -215,9 +215,7 @@ class Grader:
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
         """Return whether the two answers of each pair are equivalent, in order; None where that was not decided.
 
-        Raises:
-            ValueError: A pair is not two texts.
-            RuntimeError: No worker could be started, or `close` was called before the pairs were compared.
+        Raises what `grade` does.
         """
         _check(pairs)
         decided = {verdict: same for same, verdict in _VERDICTS.items()}
@@ -241,7 +239,6 @@ class Grader:
         return partial(type(self), **{name: getattr(self, name) for name in _SETTINGS}), ()
 
     def _read(self, attempt: Attempt) -> tuple[str, str] | Grade:
-        """Return the answer and its rule, or the grade where that needs no comparison."""
         try:
             return read_answer(attempt, self.mode, self.cut_off)
         except Exception as error:

@@ -78,8 +78,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("\n", r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
     ("\\", r"\\(?:boxed|fbox)(?![A-Za-z])\s?", ""),
     ("\\", r"\\(?:text)?color(?:box)?\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)|\\[hv]space\*?\s?\{[^{}]{1,9}\}", ""),
-    ("\\", r"\\(?:SI|qty)\s?\{([^{}]*)\}\s?(?=\{)", r"\1 \\text"),
-    ("\\", r"\\(?:si|unit)(?=\s?\{)", r"\\text"),
+    ("\\", r"\\(?:(?:SI|qty)\s?\{([^{}]*)\}\s?(?=\{)|(?:si|unit)(?=\s?\{))", r"\1 \\text"),
     ("<", r"<(b|i|u|em|strong)>(.*?)</\1>", r"\2"),
     ("<", r"<sup>([^<]*)</sup>", r"^{\1}"),
     ("**", r"(?<![\w)\]}*])\*\*(?=[^*]+\*\*(?![\w(]))|(?<=[\w)\]}$])\*\*(?=[\s!.,]|\Z)", ""),
@@ -217,7 +216,6 @@ def plain(character: str) -> str:
 
 
 def _is_one_group(text: str) -> bool:
-    """Whether the brace that a text begins with is closed by its last character."""
     depths = list(accumulate({"{": 1, "}": -1}.get(token, 0) for token in re.findall(r"\\.|[{}]", text)))
     return depths.index(0) == len(depths) - 1 if 0 in depths and text[-2:-1] != "\\" else False
 

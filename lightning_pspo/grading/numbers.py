@@ -224,11 +224,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def unit_id(name: str) -> str:
-    """Return the shortest name of a common unit, or of a quotient of two; an empty text for any other.
-
-    >>> unit_id("feet"), unit_id("miles per hour"), unit_id("apples")
-    ('ft', 'mi/h', '')
-    """
+    """Return the shortest name of a common unit, or of a quotient of two, ``mi/h``; an empty text for any other."""
     parts = [UNIT_IDS.get(part, "") for part in _PER.split(_MPH.sub("mi/h", name.lower()))]
     return "/".join(parts) if all(parts) and len(parts) < 3 else ""
 
@@ -268,7 +264,6 @@ def _close(a: Number, b: Number) -> bool:
 
 
 def _is_rounded(rounded: Number, exact: Number, difference: Fraction) -> bool:
-    """Whether a decimal is the rounding or the truncation of a number."""
     if not rounded.places or rounded.digits < MIN_ROUNDED_DIGITS or exact.value.denominator == 1:
         return False
     if exact.digits and exact.places <= rounded.places:

@@ -1,10 +1,9 @@
 """Worker processes that compare answers: none of them can hang a batch.
 
 `WorkerPool.judge` sends a batch to a server (`worker.Server`), which hands its pairs to workers one at a time. The
-kernel ends a worker that is over the deadline of a pair, and a new one, a fork of some milliseconds, takes its place.
-The deadline is processor time of the worker alone, so that no verdict depends on what else the machine does. A pair
-without a verdict after ``BACKSTOP`` deadlines of wall time, because it sleeps, is an error, and a warning says so. A
-pair at which a worker died is tried once more: the cause may have been another, such as a machine short of memory.
+kernel ends a worker that is over the deadline of a pair, processor time of the worker alone, so that no verdict depends
+on what else the machine does, and a fork takes its place. A pair without a verdict after ``BACKSTOP`` deadlines of wall
+time, because it sleeps, is an error, and a warning says so.
 """
 
 from __future__ import annotations

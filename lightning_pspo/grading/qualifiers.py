@@ -6,6 +6,8 @@ A number that is read out of a sentence takes them along, so that comparing deci
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, same_number, unit_id
@@ -93,45 +95,48 @@ _ASKS_UNIT = re.compile(
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
 _UNIT_BEHIND = re.compile(rf"(?i) ?¢| (?!in\b){_UNIT_NAME}")  # or a word
-_NO_TEX = r"(?![^$\n]*(?<=\S)\$(?![0-9]))"  # a formula's end is unlike the sign of another amount
-_IN_DOLLARS = re.compile(
-    rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*\bdollar|.*\${_NO_TEX}[0-9][0-9.,]*(?= [a-z]|[.,?!]))"
-)
-_TEX = re.compile(r"(?<!\\)\$([^$]*)(?<!\\)\$")
+_MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
+_IS_MONEY = re.compile(_MONEY)
+_IN_DOLLARS = re.compile(rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn)).*(?:\bdollar|{_MONEY})")
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
 _WINDOW = 60  # characters before a number in which its qualifier is looked for
 _REMARK = re.compile(  # between a result and a number that says something of it
     r"[^.!?\n]{0,60}(?:\b(?:which|since|as|because|and|but|while|where)\b|\(|[.!]\s+(?:This|That|It)\b)[^.!?\n]{0,60}"
 )
-_NOT_OTHERS = re.compile(rf",? \(?(?:(?:and |but )?not|rather than|instead of) {_NUMBER}(?: [A-Za-z]+)?\)?\Z| or so\Z")
+NOT_OTHERS = re.compile(  # "5, not 6", "5 rather than 6"
+    rf",? \(?(?:(?:and |but )?not|rather than|instead of) {_NUMBER}(?: [A-Za-z]+)?\)?\Z| or so\Z"
+)
 _BOUND = re.compile(
     rf"(?i)(?:(?:.*\b(?:is|are|be|an?) )?{INCLUSIVE}|[a-z](?:\([a-z]\))? ?(?:[<>]=|[≤≥]|\\[lg]eq?(?![a-z])))"
     r" ?(?=\\?\$?[0-9])"
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
-_SHARE = re.compile(rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?")
 _INCLUSIVE = re.compile(rf"(?i){INCLUSIVE}")
-_COUNT = re.compile(rf"{_NUMBER}(?: out)? of the {_NUMBER}|[0-9]+{_OF} {_NUMBER} [a-z]+")  # and "5 of 6" is a share
-_HOW_MANY = re.compile(r"(?i)\bhow many\b")
-_ASKS_SHARE = re.compile(r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|proportion|portion|share|percent\w*)\b")
-_WITH_REST = re.compile(rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}")
-_ASKS_REST = re.compile(r"(?i)\b(?:left|leftover|remain\w*|spare)\b")
 _SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
-_ASKED_FOR = [  # an answer with more than its number, and the question that is answered so
-    (re.compile(said), re.compile(question))
-    for said, question in (
+_SHARE = rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?"
+_WITH_REST = rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}"
+_TERMS = [  # an answer with more than its number, the question that is answered so, and what the answer says then
+    (re.compile(said), re.compile(asks), reading)
+    for said, asks, reading in (
+        (_SHARE, r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|\w*portion|share|percent\w*)\b", r"\1/\2"),
+        (_SHARE, r"(?i)\bhow many\b", r"\1"),
+        (rf"({_NUMBER})(?: out)? of the {_NUMBER}|([0-9]+){_OF} {_NUMBER} [a-z]+", r"\S", r"\1\2"),  # "5 of 6" is less
+        (_WITH_REST, r"(?i)\b(?:left|leftover|remain\w*|spare)\b", r"\2"),
+        (_WITH_REST, r"\S", r"\1"),
         (
             rf"(?i){NOT} (?:[a-z]+ )+({_NUMBER})|({_NUMBER}) (?:{_DENYING}|were(?: not|n['’]t))",
             r"(?i)(?:\A|[.!?] )[^.!?,]*?\b(?:how|which|what)\b[^.?]*(?:not|n['’]t|never)\b",
+            r"\1\2",
         ),
         (
             rf"(?i){_CHANGES} by ({_NUMBER})",
             r"(?i)\A\Z|\b(?:by (?:how|what)|how (?:much|many) (?:less|[a-z]*(?:er|more))"
             rf"|{_CHANGES})\b[^.?!]*[.?!]*\s*\Z",
+            r"\1",
         ),
-        (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?"),
-        (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b"),
+        (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?", r"\1"),
+        (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b", r"\1"),
     )
 ]
 _ASKS_EXTREME = re.compile(
@@ -141,10 +146,7 @@ _ASKS_EXTREME = re.compile(
 
 
 def _qualifier_before(text: str, start: int) -> tuple[int, int]:
-    """Return where the qualifier begins that a number at ``start`` has before it, and where what it needs behind ends.
-
-    Both are ``start`` without one.
-    """
+    """Return where a number's qualifier begins, and where what that needs behind ends; ``start`` without one."""
     low = max(0, start - _WINDOW)
     match = _BEFORE.search(_TAG.sub(lambda tag: "." * len(tag.group()), text[low:start]))
     if not match:
@@ -196,15 +198,9 @@ def in_terms_of(question: str, text: str) -> str:
     >>> in_terms_of("What is the chance?", "1 in 4"), in_terms_of("How many boxes?", "18 with 2 left over")
     ('1/4', '18')
     """
-    if question and (share := _SHARE.fullmatch(text)):
-        if _ASKS_SHARE.search(question):
-            return f"{share[1]}/{share[2]}"
-        return share[1] if _HOW_MANY.search(question) or _COUNT.fullmatch(text) else text
-    if question and (whole := _WITH_REST.fullmatch(text)):
-        return whole[2] if _ASKS_REST.search(question) else whole[1]
-    for said, asks in _ASKED_FOR:
+    for said, asks, reading in _TERMS:
         if (match := said.fullmatch(text)) and asks.search(question):
-            return match[match.lastindex or 0]
+            return match.expand(reading)
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
 
 
@@ -218,13 +214,11 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
     ('2880', '2 days')
     """
-    start = completion.rfind(text)
-    end = start + len(text)
-    sign, word = completion[max(start - 1, 0) : max(start, 0)], _UNIT_BEHIND.match(completion, end)
+    before, found, behind = completion.rpartition(text)
     said = text
-    if start >= 0 and not sign.isalnum() and sign != ".":
-        closed = "$" in completion[end:].partition("\n")[0]  # a formula's sign, or another amount's
-        said = "$" * (sign == "$" and not closed) + text + (word.group() if word else "")
+    if found and not before[-1:].isalnum() and before[-1:] != ".":
+        word = _UNIT_BEHIND.match(behind)
+        said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
     if not amount or unit not in UNIT_SIZES or ":" in answer:
         return text
@@ -232,9 +226,9 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
     last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]
     kind, size = UNIT_SIZES[unit]
-    if asks and any(UNIT_SIZES[name][0] == kind for name in _told_units(told)):
+    if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
         return text
-    sizes = [UNIT_SIZES[name][1] for name in ([own] if own else _asked_units(last)) if UNIT_SIZES[name][0] == kind]
+    sizes = _sizes([own] if own else map("".join, _ASKS_UNIT.findall(last)), kind)
     if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
         sizes = [UNIT_SIZES["dollar"][1]]
     if not sizes or size in sizes:
@@ -243,19 +237,17 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     return str(value) if value.denominator == 1 else f"{float(value):.12g}"
 
 
-def _asked_units(question: str) -> list[str]:
-    return [unit for words in _ASKS_UNIT.findall(question) if (unit := unit_id("".join(words)))]
-
-
-def _told_units(text: str) -> list[str]:
-    return [unit for name in re.findall(_UNIT_NAME, text) if name != "in" and (unit := unit_id(name))]
+def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:
+    """Return the sizes of those units that are of a kind."""
+    return [UNIT_SIZES[unit][1] for name in names if (unit := unit_id(name)) and UNIT_SIZES[unit][0] == kind]
 
 
 def _amount(text: str) -> tuple[Number | None, str]:
     """Read a number and its unit, which may be the sign of a currency."""
-    number, bare = read_number(clean(text)), _TEX.sub(r"\1", text)
-    sign = "cent" if "¢" in bare else "dollar" if "$" in bare else ""
-    return number, (number.unit if number else "") or sign
+    number = read_number(clean(text))
+    return number, (number.unit if number else "") or (
+        "cent" if "¢" in text else "dollar" * bool(_IS_MONEY.search(text))
+    )
 
 
 def without_scale(question: str, text: str) -> str | None:
@@ -267,8 +259,3 @@ def without_scale(question: str, text: str) -> str | None:
     scale = _SCALE.search(text)
     asked = scale and re.search(f"(?i){scale[1] or _LETTERS[(scale[2] or scale[3]).lower()]}", question)
     return text[: scale.start()] if scale and asked else None
-
-
-def without_others(text: str) -> str:
-    """Take off an answer what it is not: ``5, not 6``, ``5 rather than 6``."""
-    return _NOT_OTHERS.sub("", text)

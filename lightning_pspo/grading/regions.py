@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 from lightning_pspo.grading.structure import chain, split_top
@@ -27,7 +27,6 @@ _INTERVAL = re.compile(r"([(\[])([^()\[\]]+),([^()\[\]]+)([)\]])")
 _OR = re.compile(r",?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*|\\(?:lor|vee|cup)(?![A-Za-z])|(?<=[)\]\s])U(?=[(\[\s])")
 _AND = re.compile(r"\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*|\\(?:land|wedge|cap)(?![A-Za-z])")
 _ORDERS: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, r"\le": operator.le}
-_Region = Callable[[float], bool]
 
 
 class _Unclear(Exception):
@@ -42,53 +41,44 @@ class _Reader:
         self.letters: set[str] = set()
         builder = _BUILDER.fullmatch(text)
         self.is_plain = not builder  # a union of intervals, which may be a tuple
-        self.holds = self.region(", ".join(filter(None, builder.groups())) if builder else text)
+        self.text = ", ".join(filter(None, builder.groups())) if builder else text
+        self.holds(0.0, self.text)
 
-    def region(self, text: str) -> _Region:
+    def holds(self, x: float, text: str) -> bool:
+        """Whether a number is in the set; every part is read, for its ends."""
         text = _MEMBER.sub("", text.strip())
         if (match := HOLES.match(text)) and (values := self.numbers(text[match.end() :])):
             self.is_plain = False
-            return lambda x: x not in values
+            return x not in values
         if _EVERYTHING.fullmatch(text):
-            return lambda x: True
+            return True
         if len(cases := _OR.split(text)) > 1:
-            return self.joined(cases, any)
+            return True in [self.holds(x, case) for case in cases]
         if len(conditions := split_top(_AND.sub(",", text), (",",))) > 1:
-            return self.joined(conditions, all)
+            return False not in [self.holds(x, condition) for condition in conditions]
         if interval := _INTERVAL.fullmatch(text):
             opening, low, high, closing = interval.groups()
             a, b = self.number(low), self.number(high)
             if not a < b:
                 raise _Unclear
-            return lambda x: a < x < b or (x == a and opening == "[") or (x == b and closing == "]")
-        return self.relation(text)
+            return a < x < b or (x == a and opening == "[") or (x == b and closing == "]")
+        return self.relation(x, text)
 
-    def joined(self, parts: Sequence[str], holds: Callable[[Iterable[bool]], bool]) -> _Region:
-        regions = [self.region(part) for part in parts]
-        return lambda x: holds(region(x) for region in regions)
-
-    def relation(self, text: str) -> _Region:
-        """Read a chain of inequalities of one letter."""
+    def relation(self, x: float, text: str) -> bool:
         self.is_plain = False
         sides, signs = chain(text.replace(r"\ne", "="))
         letters = {side for side in sides if len(side) == 1 and side.isalpha()}
         self.letters |= letters
         if len(letters) != 1 or len(sides) != len(signs) + 1 or not signs:
             raise _Unclear
-        values = [None if side in letters else self.number(side) for side in sides]
+        values = [x if side in letters else self.number(side) for side in sides]
         if r"\ne" in text and signs == ["="]:
-            return lambda x: x not in values
+            return values[0] != values[1]
         if not {*signs} <= {*_ORDERS}:
             raise _Unclear
-
-        def holds(x: float) -> bool:
-            known = [x if value is None else value for value in values]
-            return all(_ORDERS[sign](a, b) for sign, (a, b) in zip(signs, pairwise(known), strict=True))
-
-        return holds
+        return all(_ORDERS[sign](a, b) for sign, (a, b) in zip(signs, pairwise(values), strict=True))
 
     def numbers(self, text: str) -> list[float]:
-        """Read the numbers that are left out; an empty list if they are not numbers alone."""
         text = text.strip().removeprefix(r"\{").removesuffix(r"\}").replace(" or ", ",")
         items = [_UNEQUAL.sub("", item).strip() for item in split_top(_AND.sub(",", text), (",",)) if item]
         try:
@@ -128,7 +118,7 @@ def same_region(left: str, right: str) -> bool | None:
         return None
     between = [(low + high) / 2 for low, high in pairwise(ends)]
     points = [ends[0] - 1, *ends, *between, ends[-1] + 1]
-    same = all(a.holds(x) == b.holds(x) for x in points)
-    if not any(map(b.holds, points)) or not any(map(a.holds, points)) or (not same and "." in left + right):
+    first, second = ([side.holds(x, side.text) for x in points] for side in (a, b))
+    if not any(first) or not any(second) or (first != second and "." in left + right):
         return None
-    return same
+    return first == second

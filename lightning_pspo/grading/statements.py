@@ -204,7 +204,6 @@ def concluded(text: str) -> str | None:
 
 
 def _result(text: str) -> re.Match[str] | None:
-    """Match the number behind the last equals sign."""
     last = last_match(_EQUALS, text)
     return _LEADING.match(text, last.end()) if last else None
 
@@ -233,12 +232,10 @@ def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:
 
 
 def _goes_on(rest: str) -> bool:
-    """Whether a clause speaks of other numbers behind a number."""
     return bool(_GOES_ON.search(_SUBORDINATE.split(rest)[0]))
 
 
 def _joined_maths(text: str, maths: re.Match[str]) -> str:
-    """Return the formulas that a statement begins with, as one list."""
     contents = [inside(maths)]
     while following := _MATHS.match(text, JOINS.match(text, maths.end()).end()):  # type: ignore[union-attr]
         contents.append(inside(following))

@@ -101,7 +101,6 @@ class _Reader:
         return token
 
     def accept(self, token: str) -> bool:
-        """Consume a token if it comes next."""
         accepted = self.ahead() == token
         self.position += accepted
         return accepted
@@ -192,13 +191,11 @@ class _Reader:
         return function(value) ** exponent
 
     def group(self, depth: int, *, or_sign: bool = False) -> complex:
-        """Read a group in braces or, such as behind ``^``, one digit or letter."""
         if self.ahead() != "{" and not (or_sign and len(self.ahead()) == 1):
             raise _Unclear
         return self.atom(depth)
 
     def index(self) -> str:
-        """Read what follows ``_`` as a name."""
         if self.ahead() != "{":
             return self.take()
         end = self.tokens.index("}", self.position)
@@ -215,9 +212,6 @@ class _Reader:
         name = token
         if self.accept("_"):
             name += "_" + self.index()
-        if self.tokens[self.position : self.position + 4] == ["^", "{", r"\prime", "}"]:
-            self.position += 4
-            name += "'"
         name += self.call(token)
         self.names.add(name)
         seed = f"{self.point}{name}".encode()

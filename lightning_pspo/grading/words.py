@@ -84,7 +84,6 @@ def _in_digits(number: re.Match[str]) -> str:
 
 
 def _value(words: str) -> int:
-    """Return the value of an integer in words, below a trillion."""
     total = current = 0
     for word in re.findall("[a-z]+|[0-9]+", words.lower()):
         if word == "hundred":
