@@ -33,7 +33,8 @@ class Tensor:
 
         number = {"F32": np.float32, "F16": np.float16}.get(self.kind.name, np.uint8)
         data = self.data.view(number).reshape(*self.shape[:-1], -1)
-        return np.asarray(dequantize(data, self.kind), dtype=np.float32).reshape(self.shape)
+        with np.errstate(all="ignore"):  # of a damaged file, which is refused for what it says
+            return np.asarray(dequantize(data, self.kind), dtype=np.float32).reshape(self.shape)
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -67,7 +68,8 @@ class _Header:
         tensor_count, field_count = self._numbers("Q", 2)
         fields: dict[str, Any] = {}
         for _ in range(field_count):
-            name = self._string()
+            if (name := self._string()) in fields:
+                raise ValueError(f"it has `{name}` twice")
             fields[name] = self._value(self._numbers("I", 1)[0])
         entries = []
         for _ in range(tensor_count):
@@ -76,8 +78,16 @@ class _Header:
         alignment = fields.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
             raise ValueError(f"its `general.alignment` is {alignment}")
-        start = -(-self.position // alignment) * alignment
-        return fields, {name: self._tensor(shape, kind, start + offset) for name, shape, kind, offset in entries}
+        start = end = -(-self.position // alignment) * alignment
+        tensors: dict[str, Tensor] = {}
+        for name, shape, kind, offset in sorted(entries, key=lambda entry: entry[3]):
+            if start + offset < end:
+                raise ValueError(f"its tensor `{name}` overlaps another")
+            tensors[name] = self._tensor(shape, kind, start + offset)
+            end = self.position
+        if len(tensors) < len(entries):
+            raise ValueError("two of its tensors have the same name")
+        return fields, tensors
 
     def _tensor(self, shape: tuple[int, ...], number: int, offset: int) -> Tensor:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

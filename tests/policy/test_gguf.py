@@ -168,6 +168,28 @@ def test_a_model_that_cannot_speak_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "tiny.gguf", tmp_path / "model")
 
 
+@pytest.mark.parametrize("offset", [0, 31])
+def test_tensors_that_overlap_are_refused(tmp_path: Path, offset: int) -> None:
+    write_llama(tmp_path / "tiny.gguf")
+    content = (tmp_path / "tiny.gguf").read_bytes()
+    name = b"blk.0.attn_q.weight"
+    at = content.index(name) + len(name) + 4 + 2 * 8 + 4  # after its axes, their sizes and its kind
+    (tmp_path / "tiny.gguf").write_bytes(content[:at] + struct.pack("<Q", offset) + content[at + 8 :])
+    with pytest.raises(InputError, match=r"tiny\.gguf.*tensor `.*` overlaps another"):
+        convert(tmp_path / "tiny.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [(b".bos_token_id", b".eos_token_id", r"ml\.eos_token_id` twice"), (b"blk.1", b"blk.0", "same")],
+)
+def test_names_that_are_there_twice_are_refused(tmp_path: Path, old: bytes, new: bytes, rule: str) -> None:
+    write_llama(tmp_path / "tiny.gguf")
+    (tmp_path / "tiny.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes().replace(old, new))
+    with pytest.raises(InputError, match=rf"tiny\.gguf.*{rule}"):
+        convert(tmp_path / "tiny.gguf", tmp_path)
+
+
 def test_what_is_no_convertible_gguf_file_is_refused(tmp_path: Path) -> None:
     write_llama(tmp_path / "tiny.gguf")
     content = (tmp_path / "tiny.gguf").read_bytes()
