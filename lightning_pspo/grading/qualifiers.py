@@ -19,14 +19,13 @@ INCLUSIVE = (
 )
 """A bound that may be reached."""
 
-_RIGHT = r"(?:right|correct|true|possible|the (?:[a-z]+ )?answer)"
+_RIGHT = r"(?:right|correct|true|possible|it|the (?:[a-z]+ )?answer)"
 DENIED = (  # what takes back the number before it
     r"(?: (?:hmm+|oh|oops|sorry|but|no|and|which|this|that|it|the|answer),?){0,4}"
     rf"(?:(?:(?<=t)['’]s| is| was| are| (?:would|must) be) (?:an? )?(?:{WRONG}|mistake"
     rf"|too (?:large|small|big|high|low|many|much|few)|not {_RIGHT})"
     rf"| (?:cannot be|can['’]t be|isn['’]t|wasn['’]t) {_RIGHT})\b(?! (?:for|to|that)\b)"
 )
-THE_ANSWER = r"(?: that)? (?:the|my|our|this) (?:\w+ ){0,2}answer"
 
 _SIGN = (
     r"(?:(?<![-=>])[<>≤≥≠±∓]=?|=?[!/]=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
@@ -131,8 +130,8 @@ _TERMS = [  # an answer with more than its number, the question that is answered
         ),
         (
             rf"(?i){_CHANGES} by ({_NUMBER})",
-            r"(?i)\A\Z|\b(?:by (?:how|what)|how (?:much|many) (?:less|[a-z]*(?:er|more))"
-            rf"|{_CHANGES})\b[^.?!]*[.?!]*\s*\Z",
+            r"(?i)\A\Z|\b(?:by (?:how|what)|how (?:much|many) (?:less|[a-z]*(?:er|more))|what (?:percent\w*|discount)"
+            rf"|(?:is|was) the discount|sav(?:e[ds]?|ings?)|{_CHANGES})\b[^.?!]*[.?!]*\s*\Z",
             r"\1",
         ),
         (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?", r"\1"),
@@ -238,8 +237,9 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
 
 
 def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:
-    """Return the sizes of those units that are of a kind."""
-    return [UNIT_SIZES[unit][1] for name in names if (unit := unit_id(name)) and UNIT_SIZES[unit][0] == kind]
+    """Return the sizes of those units that are of a kind; of ``cents per day`` may be asked in cents too."""
+    units = [unit for name in names for unit in (unit_id(name), unit_id(name.partition(" per ")[0])) if unit]
+    return [UNIT_SIZES[unit][1] for unit in units if UNIT_SIZES[unit][0] == kind]
 
 
 def _amount(text: str) -> tuple[Number | None, str]:

@@ -19,7 +19,7 @@ from lightning_pspo.grading.last_number import (
 )
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
-from lightning_pspo.grading.qualifiers import DENIED, THE_ANSWER
+from lightning_pspo.grading.qualifiers import DENIED
 from lightning_pspo.grading.regions import HOLES
 from lightning_pspo.grading.words import DOUBT, SUPPOSED, WRONG, in_digits, ordinal
 
@@ -34,10 +34,9 @@ _STATED = re.compile(
 )
 _RETRACTED = re.compile(  # "Wait, no, it's 13."
     rf"(?i)[.!?;,](?:{DENIED}|\s+{WRONG}[.!]"
-    r"|\s+(?:(?:hmm+|oh|oops|sorry|no(?=[,. ])|wait|actually|correction"
-    r"|rather|scratch that|on second thoughts?|just kidding|i mean(?:t)?)\b[\s,.:]*)+"
-    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) \\?\$?[-−]?[0-9]"
-    r"|\\?\$?[-−]?[0-9][0-9.,]*(?:\s?%| [a-z]+)?\s*(?:[.!,;\n]|\Z)))"
+    r"|\s+(?!actually,? [0-9.,]+ (?:[a-z]+ )?(?:were|was|had|of)\b)(?:(?:hmm+|oh|oops|sorry|no(?=[,. ])|wait|actually"
+    r"|correction|rather|scratch that|on second thoughts?|just kidding|i mean(?:t)?)\b[\s,.:]*)+"
+    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) )?\\?\$?[-−]?[0-9])"
 )
 _MAX_STATEMENTS = 5
 _IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*['\"]\w+['\"]\s*:|\}\s*\Z)")
@@ -47,7 +46,9 @@ _REPLY = re.compile(
     r"(yes|no|true|false)\b(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
-_CONDITION = re.compile(rf"(?i)\b(?:{SUPPOSED}|if|whether|unless){THE_ANSWER}[^.!?,;\n]{{0,20}}\Z")
+_CONDITION = re.compile(
+    rf"(?i)\b(?:{SUPPOSED}|if|whether|unless)(?: that)? (?:the|my|our|this) (?:\w+ ){{0,2}}answer[^.!?,;\n]{{0,20}}\Z"
+)
 _MAX_STATEMENT_CHARS = 400
 _MATHS = re.compile(rf"(\\begin{ENVIRONMENT}.+?\\end{ENVIRONMENT})|(?:{MATHS})(?!(?<=\$)\d)", re.DOTALL)
 _SENTENCE_END = re.compile(

@@ -357,7 +357,7 @@ QUESTIONS = r"""
 - The answer is $6$? | #### 6? | \boxed{6?} | 6? | Could the answer be \frac{12}{2}?
 ? How many did they not sell? => 6
 + They did not sell 6. | They didn't sell 6 cakes. | 6 cannot be sold.
-- 6 is not right. | So 6 is not correct. | 6 is not the answer. | 6 is wrong.
+- 6 is not right. | So 6 is not correct. | 6 is not the answer. | 6 is not it. | 6 is wrong.
 ? Ann, who does not share, buys 6. What has she left? => 6
 - She does not have 6. | She cannot keep 6.
 ? Which number is not prime? => 9
@@ -369,6 +369,11 @@ QUESTIONS = r"""
 ? How fast is it, in m/s? => 5
 + #### 5 m/s | It moves at 5 m/s. | It moves at 5 meters per second. | #### 0.005 km/s
 - #### 5 km/s | It moves at 5 km/s. | #### 5 mph
+? How many cents per minute does it cost? => 20
++ It costs $0.20 per minute. | 20 cents per minute
+- It costs $20 per minute.
+? What percentage is the discount? => 20
++ It is reduced by 20%.
 ? How fast is it? => 5 km/h
 + 5 km/h | 5 kilometers per hour | 5
 - 5 m/s | 5 miles per hour
@@ -396,7 +401,7 @@ QUESTIONS = r"""
 - The answer is 12 if he buys 7, 13 if he buys 8. | The answer is 12 if he buys 7, otherwise 13.
 - The answer is 12. Wrong. | The answer is 12. False! | The answer is 12. That's not right, though.
 - The answer is 12. This is not possible. | The answer is 12. Actually, 13 apples.
-- The answer is 12. Actually it is 13 now.
+- The answer is 12. Actually it is 13 now. | The answer is 12. Wait, 4 are red, so 8.
 ? How many balls are red? => 5
 + So 5 of 6 balls are red. | The answer is 5 of the 6. | 5 of 6 | The answer is 5 out of 6. | #### 5 out of 6
 - 6 of 5 | 4 out of 5
