@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 from lightning_pspo.grading.extraction import without_drawings
 from lightning_pspo.grading.forms import BASE, as_plain_number, decide_choice, without_modulus, without_names
@@ -39,6 +40,7 @@ _ASKS_TIME_OF_DAY = re.compile(r"(?i)\b(?:when|what time|which time|clock)\b")
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
 _JOIN = r"[-+*/^_=<>()\\{}|]"
+_words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
 _MIN_WORDS, _MAX_WORDS = 3, 300
 
 
@@ -162,6 +164,7 @@ def _is_equation_of(text: str, question: str) -> bool:
     return bool(re.search(rf"(?<!\w)(?<!{_JOIN})(?<!{_JOIN} ){equation}(?!\w|\.[0-9]|\s*{_JOIN})", question))
 
 
+@lru_cache(maxsize=1024)
 def _tokens(text: str) -> list[str]:
     for _ in range(2):
         text = _FRACTION.sub(r"\1/\2", text)
@@ -180,7 +183,7 @@ def _contains(tokens: list[str], part: list[str], *, any_order: bool = False) ->
 
 def without_question(completion: str, question: str) -> str:
     """Return a completion without the question, where it is repeated word for word."""
-    words = re.findall(r"\w+|[^\w\s]", question)
+    words = _words(question)
     if len(words) < _MIN_WORDS or words[0] not in completion:
         return completion
     if len(words) > _MAX_WORDS or question.strip() in completion:

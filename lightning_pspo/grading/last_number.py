@@ -37,15 +37,15 @@ _FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|�
 _ANY_NUMBER = re.compile(
     rf"(?:\^|(?<=[A-Za-z0-9)\]}}])_)\s{{0,3}}(?:{_GROUP}|[-−]?{_FRACTION}|\{{?\s{{0,3}}[-−+]?\s{{0,3}}{_DECIMAL})"
     rf"|(?:\\sqrt(?:\[[^\[\]{{}}\n]{{0,9}}\])?|√)\s{{0,3}}(?:{_GROUP}|\{{?\s{{0,3}}[-−]?{_DECIMAL})"
-    r"|\b(?:[cdkm]?m|ft|in|yd)[23]\b|(?<=[\s(])mod(?:ulo)? [0-9]+"
-    r"|\b0x[0-9A-Fa-f]+"
-    r"|\b(?:Step|Question|Problem|Exercise|Example|Equation|Figure|Page|Chapter|Section|Table) [0-9]+"
-    rf"(?=[:.)]?\s*(?:\Z|\n)|[:.)]\s)|(?i:(?:\A|\bsee )(?:{_LABELS}) )[0-9]+"
+    r"|(?<=[\s(])mod(?:ulo)? [0-9]+"
+    r"|\b(?:(?:[cdkm]?m|ft|in|yd)[23]\b|0x[0-9A-Fa-f]+"
+    r"|(?:Step|Question|Problem|Exercise|Example|Equation|Figure|Page|Chapter|Section|Table) [0-9]+"
+    rf"(?=[:.)]?\s*(?:\Z|\n)|[:.)]\s)|(?:[Ss]ee |\A)(?i:{_LABELS}) [0-9]+)"
     rf"|(?:(?<=\bnot )|(?<=\bhalf of )|(?<=\btwice ))\\?\$?{_DECIMAL}"
     rf"|(?P<number>(?:(?<![\w)\]}}])(?:[-−]|–(?=[0-9])))?\\?\$?"
     rf"(?:{_SPACED}|{_COMMA}|(?<=ratio is )[0-9]+ to [0-9]+"
     rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}(?:and )?[0-9]+/[0-9]+"
-    rf"|(?<![\w.$]){_NO_LABEL}{_RATIO}"
+    rf"|(?<![\w.$])(?=[0-9]+:){_NO_LABEL}{_RATIO}"
     rf"|{_DECIMAL}(?: ?/ ?[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)(?:{_FACTOR})?)"
 )
 # A minus with a space behind it is a sign only where no subtraction can stand.

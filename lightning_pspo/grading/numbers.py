@@ -100,13 +100,13 @@ _UNITS = (  # of each kind: sizes and spellings
 )
 _SIZED = [(kind, unit.split()) for kind, units in enumerate(_UNITS) for unit in units.split(", ")]
 UNIT_IDS = {name + plural: names[0] for _, (_, *names) in _SIZED for name in names for plural in ("", "s")}
+UNIT_IDS["mph"] = "mi/h"
 _SIZES = {names[0]: (kind, Fraction(size)) for kind, (size, *names) in _SIZED}
 UNIT_SIZES: dict[str, tuple[object, Fraction]] = _SIZES | {  # of a quotient too: ``km/h``
     f"{a}/{b}": ((kind, other), size / part)
     for a, (kind, size) in _SIZES.items()
     for b, (other, part) in _SIZES.items()
 }
-_MPH = re.compile(r"m\.?p\.?h\b")
 _PER = re.compile(r"\s?/\s?| per ")
 _TWO_UNITS = re.compile(rf"({_PLAIN}) ?([a-z]+),?(?: and)? ({_PLAIN}) ?([a-z]+)")
 
@@ -225,7 +225,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 def unit_id(name: str) -> str:
     """Return the shortest name of a common unit, or of a quotient of two, ``mi/h``; an empty text for any other."""
-    parts = [UNIT_IDS.get(part, "") for part in _PER.split(_MPH.sub("mi/h", name.lower()))]
+    parts = [UNIT_IDS.get(part, "") for part in _PER.split(name.lower())]
     return "/".join(parts) if all(parts) and len(parts) < 3 else ""
 
 

@@ -47,10 +47,10 @@ _BEFORE = re.compile(
     r"|(?:anything|values|numbers|all) but"
     r"|near|half of|twice|double|triple|plus or minus|to the (?:power(?: of)?|exponent)"
     r"|(?:far|different|away|apart) from(?: being)?|other than|close to|(?:start|begin|end)s with|divisible by"
-    rf"|{_CHANGES} by"
+    rf"|(?=[cdfgilr]){_CHANGES} by"
     r"|(?:root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|logarithm|factorial)s? of"
     rf"|(?:(?<![\w,] )if|let|{SUPPOSED})(?: that)? (?:[a-z]+ ){{0,3}}(?:is|was|were|be|=)|no"
-    rf"|(?!(?<![\w,] )not [a-z]+ing\b)(?:{NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b)"
+    rf"|(?!not(?<![\w,] not) [a-z]+ing\b)(?:{NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b)"
     rf"{_SAME_CLAUSE}"
     rf"|(?:neither|either) {_NUMBER} n?or"
     r"|(?<![\w.+-])(?<![-+] )(?:[0-9]+[a-z]|[a-z](?:\^\{?[0-9]\}?|[²³]))\s?=)"
@@ -213,9 +213,9 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
     ('2880', '2 days')
     """
-    before, found, behind = completion.rpartition(text)
-    said = text
-    if found and not before[-1:].isalnum() and before[-1:] != ".":
+    start, said = completion.rfind(text), text
+    before, behind = completion[:start], completion[start + len(text) :]
+    if start >= 0 and not before[-1:].isalnum() and before[-1:] != ".":
         word = _UNIT_BEHIND.match(behind)
         said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")

@@ -39,13 +39,14 @@ _ORDINAL = re.compile(  # "the third one", "He came in third."
     rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) )(?:in )?(?:the )?"
     rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"
 )
-NOT = r"(?:not|never|neither|nor|nobody|none|no longer|cannot|[a-z]+n['’]t|fail(?:s|ed)?)"
+_NO = r"not|never|neither|nor|nobody|none|cannot|fail(?:s|ed)?"
+NOT = rf"(?:{_NO}|no longer|[a-z]+n['’]t)"
 WRONG = r"(?:wrong|false|incorrect|untrue|invalid|impossible|extraneous)"
+_GUESSED = r"suppose|assum(?:e[sd]?|ing)|(?:i|we) doubt|doubtful|unlikely"
 SUPPOSED = (
-    r"(?:suppose|assum(?:e[sd]?|ing)|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)"
-    rf"|(?:not|n['’]t) (?:true|the case)|{WRONG}|(?:i|we) doubt|doubtful|unlikely)"
+    rf"(?:{_GUESSED}|{WRONG}|d(?:o|oes|id)(?: not|n['’]t) (?:think|believe|say)|(?:not|n['’]t) (?:true|the case))"
 )
-DOUBT = rf"(?i:\b(?:{NOT}|{SUPPOSED}|no|if|but|unless|eliminat\w+|except\w*|exclud\w+)\b|\?)"
+DOUBT = rf"(?i:\b(?:{_NO}|{_GUESSED}|{WRONG}|no|if|but|unless|eliminat\w+|except\w*|exclud\w+)\b|n['’]t\b|\?)"
 """Words that take back what a text says; above it what denies a clause, an answer, and a statement."""
 _ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_LARGE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
