@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from tests.support.models import make_model, make_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+os.environ["OMP_NUM_THREADS"] = "1"  # else Lightning's strategies take all cores, and this process keeps them
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background: its processes would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -133,10 +134,9 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 @pytest.fixture
 def rank_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For a run with a strategy of several ranks in this process: undo what it leaves behind."""
-    for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
+    for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(variable, "0")  # so that it is restored
         monkeypatch.delenv(variable)
     yield
-    torch.set_num_threads(1)  # Lightning takes all cores
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

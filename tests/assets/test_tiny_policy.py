@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import AutoTokenizer
 
 from lightning_pspo.data.sources import Procedural, held_out
@@ -40,7 +39,6 @@ def test_it_knows_the_skill_but_does_not_use_it_reliably() -> None:
     data.setup("validate")
     (batch,) = data.val_dataloader()[0]
     assert all(held_out(problem.question) for problem in batch.problems)
-    torch.set_num_threads(1)
     samples = module.verify(batch, module.sample(batch, 1, module.sampling, EVALUATION_NOISE))
     correct = [sample.grade.correct for sample in samples]
     worked = [sample.grade.correct for sample in samples if "=" in sample.completion]

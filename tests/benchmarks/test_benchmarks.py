@@ -40,7 +40,6 @@ def run(load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     """Return a function that runs a benchmark in this process and returns what it printed."""
 
     def call(script: str, *arguments: str) -> str:
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
         load(script).main()
         return capsys.readouterr().out

@@ -96,7 +96,7 @@ def undisturbed(command: Arguments, workplace: Path) -> Path:
     """
     root = workplace / "undisturbed"
     if not checkpoint(root, ROLLOUTS).exists():
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | variables(workplace)
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | variables(workplace)
         process = subprocess.Popen(
             [sys.executable, "-m", "lightning_pspo", *command(root)],
             cwd=workplace / "cwd",

@@ -188,7 +188,6 @@ def exchanges(module: PSPOModule, loader: Any) -> tuple[int, int, int, int]:
 
 def main(arguments: dict[str, Any]) -> None:
     """Run each task of ``arguments``, in turn."""
-    torch.set_num_threads(1)
     for task in arguments["tasks"]:
         name = task.pop("name")
         task["save_after"] = {int(rollout): Path(path) for rollout, path in task.get("save_after", {}).items()}

@@ -56,7 +56,7 @@ def _zygote() -> socket.socket:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         command = [sys.executable, "-m", "tests.support.zygote"]
-        subprocess.Popen(command, stdin=its, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        subprocess.Popen(command, stdin=its, cwd=REPOSITORY)
     return ours
 
 
@@ -69,7 +69,7 @@ class Command:
     def __init__(self, arguments: list[str], folder: Path, module: str = "lightning_pspo", **variables: str) -> None:
         self._output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as this object is there
         self._status, status = os.pipe()
-        environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}", "OMP_NUM_THREADS": "1"} | variables
+        environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{folder}"} | variables
         request = {"module": module, "arguments": arguments, "folder": str(folder), "environment": environment}
         socket.send_fds(_zygote(), [json.dumps(request).encode()], [self._output.fileno(), status])
         os.close(status)

@@ -93,7 +93,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {
         "PYTHON": sys.executable,
         "PYTHONPATH": f"{REPOSITORY}:{tmp_path}",
-        "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
 

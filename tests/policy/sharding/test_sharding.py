@@ -68,7 +68,7 @@ def results(model_folder: Callable[..., Path], problem_file: Path, tmp_path_fact
     layouts.main(arguments(1, [task(scenario, "single", "single") for scenario in TWO_RANKS]))
     two_ranks([str(path)], folder, "tests.support.layouts")
     with pytest.MonkeyPatch.context() as patch:
-        for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
+        for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
             patch.setenv(variable, "0")  # so that it is restored
             patch.delenv(variable)
         layouts.main(arguments(1, moves(1)))
