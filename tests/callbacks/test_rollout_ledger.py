@@ -106,7 +106,7 @@ def test_weights_hold_the_correction_for_an_engine() -> None:
 def command(tiny_run: Callable[..., list[str]], root: Path, *more: str) -> list[str]:
     """Return the command of a run that checkpoints every third rollout only."""
     settings = ["--trainer.callbacks+=RolloutLedger", "--trainer.callbacks.rows_per_file=40"]
-    arguments = tiny_run(root, *settings, "--ckpt_path=last", "--data.num_rollouts=24", *more)
+    arguments = tiny_run(root, *settings, "--ckpt_path=last", "--data.num_rollouts=12", *more)
     every = ("callbacks.every_n_rollouts=1", "callbacks.every_n_rollouts=3")
     arguments = [argument.replace(*every) for argument in arguments]
     return ["fit", *arguments]
@@ -123,7 +123,7 @@ def test_killed_and_resumed(tiny_run: Callable[..., list[str]], tmp_path: Path) 
     root = tmp_path / "run"
     done = 0
     for _ in range(2):
-        aim = done + generator.randint(1, 8)
+        aim = done + generator.randint(1, 4)
         process = start(command(tiny_run, root), tmp_path)
         wait_for(lambda aim=aim: any((root / "ledger").glob("*.parquet")) and keys(root)[-1][0] >= aim, process)
         time.sleep(0.05 * generator.random())
@@ -137,7 +137,7 @@ def test_killed_and_resumed(tiny_run: Callable[..., list[str]], tmp_path: Path) 
     for folder in (root, tmp_path / "whole"):
         main(command(tiny_run, folder))
     assert rows_of(root) == rows_of(tmp_path / "whole")
-    assert len(rows_of(root)) == 24 * 8
+    assert len(rows_of(root)) == 12 * 8
 
 
 @pytest.mark.slow
