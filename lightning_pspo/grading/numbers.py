@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.values import evaluate
@@ -139,6 +140,7 @@ def parse_number(text: str) -> Fraction | None:
     return number.value if number else None
 
 
+@lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
     """Read a cleaned text as a number; None when it is none."""
     if text[-1:].isalpha() and (both := _TWO_UNITS.fullmatch(text)) and (number := _in_smaller_unit(*both.groups())):
