@@ -19,12 +19,15 @@ from lightning_pspo.policy.head import compute_dtype
 
 CHUNK = 64
 """Tokens by which a buffer grows: few copies, little unused memory, few different shapes for the allocator."""
+BLOCK = 16
+"""Tokens whose keys a compiled decoding step stores as (head dimension, tokens)."""
 
 
 class GrowingLayer(CacheLayerMixin):
     """Keys and values of one full-attention layer, with the interface of transformers' cache layers.
 
-    ``keys`` and ``values`` are buffers (rows, heads, capacity, head dimension) of a dtype, used up to ``length``.
+    ``keys`` and ``values`` are buffers (rows, heads, capacity, head dimension) of a dtype, used up to ``length``; whole
+    blocks of ``BLOCK`` tokens are kept, as those may be stored in an order of their own.
     """
 
     is_sliding = False
@@ -49,15 +52,31 @@ class GrowingLayer(CacheLayerMixin):
         self.length += key_states.shape[2]
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def append_room(self, rows: int, heads: int, width: int) -> None:
+        """Lengthen the buffers by one token, which the caller writes."""
+        if not self.is_initialized:
+            empty = torch.empty(rows, heads, 0, width, dtype=self.dtype)
+            self.lazy_initialization(empty, empty)
+        self.keys, self.values = self._grown(self.keys, 1), self._grown(self.values, 1)
+        self.length += 1
+
     def _with(self, buffer: Tensor, states: Tensor) -> Tensor:
-        end = self.length + states.shape[2]
-        if end > buffer.shape[2]:
-            rows, heads, _, width = states.shape
-            grown = buffer.new_empty(rows, heads, -(-end // CHUNK) * CHUNK, width)
-            grown[:, :, : self.length] = buffer[:, :, : self.length]
-            buffer = grown
-        buffer[:, :, self.length : end] = states
+        buffer = self._grown(buffer, states.shape[2])
+        buffer[:, :, self.length : self.length + states.shape[2]] = states
         return buffer
+
+    def _grown(self, buffer: Tensor, new: int) -> Tensor:
+        end = self.length + new
+        if end <= buffer.shape[2]:
+            return buffer
+        rows, heads, _, width = buffer.shape
+        grown = buffer.new_empty(rows, heads, -(-end // CHUNK) * CHUNK, width)
+        used = self._blocks()
+        grown[:, :, :used] = buffer[:, :, :used]
+        return grown
+
+    def _blocks(self) -> int:
+        return -(-self.length // BLOCK) * BLOCK
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the number of positions that the next queries see, and the first of them."""
@@ -83,7 +102,7 @@ class GrowingLayer(CacheLayerMixin):
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
         origins = indices[moved]
         for buffer in (self.keys, self.values):
-            used = buffer[:, :, : self.length]
+            used = buffer[:, :, : self._blocks()]
             used[moved] = used[origins]
         self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
 

@@ -45,6 +45,7 @@ class SharedPrefix:
         self.slots = groups * self.width + rank  # (n,)
         everything = torch.arange(len(mask) * self.width, device=groups.device)
         self.in_place = torch.equal(self.slots, everything)
+        self.starts = (~mask).sum(dim=1)  # (B,), of the prompts behind their padding
         self.bias: Tensor | None = None  # (B, 1, 1, P)
         if not bool(mask.all()):
             self.bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None, None]

@@ -85,7 +85,7 @@ class SharedPrefixEngine(RolloutEngine):
                 rows = (chunk.unsqueeze(1) * sampling.samples + members).flatten()  # (n,)
                 batch = self._prefilled(model, prompts.prompt_ids[chunk], prompts.prompt_mask[chunk], len(members))
                 if batch.prefix is not None and can_decode(model, len(rows)):
-                    batch.decoder = Decoder(model)
+                    batch.decoder = Decoder(model, batch.prefix)
                 noise = None if uniforms is None else uniforms[rows.to(uniforms.device)]
                 result[rows] = batch.decode(sampling, noise, every, self.report_of(rows, sampling))
         return trimmed_completions(result, sampling.eos_ids)
@@ -192,8 +192,8 @@ class _Batch:
         self.seen += 1
         ids, positions = tokens.unsqueeze(1), self.positions.unsqueeze(1)
         self.positions = self.positions + 1
-        if self.prefix is not None and self.decoder is not None:
-            self.logits = self.decoder.step(self.prefix, tokens, positions.squeeze(1))
+        if self.decoder is not None:
+            self.logits = self.decoder.step(tokens, positions.squeeze(1))
             return
         if self.prefix is not None:
             try:
