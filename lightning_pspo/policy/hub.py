@@ -22,8 +22,7 @@ def copy_from_hub(model: str, output: Path, *, dtype: str = "float32") -> None:
         weights = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), **loading)
     except UNREADABLE as error:
         raise InputError(
-            f"`{model}` must be a causal language model of the hub or a folder: {first_line(error)} "
-            "HF_TOKEN opens gated models."
+            f"`{model}` must be a causal language model of the hub or a folder: {first_line(error)}"
         ) from error
     weights.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from concurrent.futures import Future
 from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
+    FileMetadataError,
     HfHubHTTPError,
     HFValidationError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     StrictDataclassError,
@@ -38,6 +42,8 @@ EMBEDDED = "embedded"
 
 HUB_SECONDS = 3.0
 """Longest wait for the hub's answer."""
+FILE_SECONDS = 15.0
+"""Longest wait for a model's config, a small file."""
 
 
 def first_line(error: Exception) -> str:
@@ -102,12 +108,31 @@ def hub_answers(repository: str, revision: str | None) -> bool:
         )
     try:
         HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS)
+        _download_config(repository, revision).result(FILE_SECONDS)
     except Exception as error:  # of the hub, or of whatever HTTP client its library uses
         if is_cached:
             logger.warning("%s is read from the cache, as %s did not give it.", repository, constants.ENDPOINT)
             return False
         raise InputError(_refusal(repository, revision, error)) from error
     return True
+
+
+def _download_config(repository: str, revision: str | None) -> Future[None]:
+    """Begin to download a model's config: the hub's library would wait for minutes for a hub that gives no files."""
+    result: Future[None] = Future()
+
+    def download() -> None:
+        try:
+            hf_hub_download(repository, CONFIG_NAME, revision=revision)
+        except RemoteEntryNotFoundError:
+            pass  # of an adapter, perhaps
+        except Exception as error:
+            result.set_exception(error)
+            return
+        result.set_result(None)
+
+    threading.Thread(target=download, daemon=True).start()
+    return result
 
 
 def _named(repository: str) -> str:
@@ -128,7 +153,8 @@ def _refusal(repository: str, revision: str | None, error: Exception) -> str:
             f"{_named(repository)} is neither a folder nor a model on {constants.ENDPOINT} that you may "
             "read: check its spelling, or set HF_TOKEN if it is private."
         )
-    status = f" ({first_line(error)})" if isinstance(error, HfHubHTTPError) else ""
+    cause = error.__cause__ or error  # the library's own words hide what the hub has answered
+    status = f" ({first_line(cause)})" if isinstance(cause, HfHubHTTPError | FileMetadataError) else ""
     return (
         f"{_named(repository)} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
         f"{constants.ENDPOINT} does not answer{status}: check the network or HF_ENDPOINT, set HF_HOME to a cache that "

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy import location
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import Pretrained
 from tests.support.checkpoints import Attack
@@ -175,21 +176,31 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            content = b'{"id": "someone/model"}' if answer["status"] == 200 else b""
             self.send_response(answer["status"])
             self.send_header("X-Error-Code", answer["code"])
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_HEAD(self) -> None:
+            self.send_response(answer["files"])
+            self.send_header("Retry-After", "1000")
+            self.send_header("X-Error-Code", answer["code"])
             self.end_headers()
 
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    def set_answer(status: int, code: str) -> None:
-        answer.update(status=status, code=code)
+    def set_answer(status: int, code: str, files: int = 404) -> None:
+        answer.update(status=status, code=code, files=files)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     yield set_answer
     server.shutdown()
@@ -209,6 +220,24 @@ def test_what_the_hub_refuses(status: int, code: str, words: list[str], hub: Cal
     hub(status, code)
     message = refused("someone/model", revision="v7")
     assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "words"),
+    [
+        (429, "", ["does not answer", "HF_ENDPOINT"]),
+        (403, "GatedRepo", ["HF_TOKEN"]),
+        (200, "", ["X-Repo-Commit", "HF_ENDPOINT"]),
+    ],
+)
+def test_a_hub_that_gives_no_files(
+    files: int, code: str, words: list[str], hub: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the pause of a thousand seconds that it asks for; nor is a login page taken for a file."""
+    monkeypatch.setattr(location, "FILE_SECONDS", 2.0)
+    hub(200, code, files)
+    message = refused("someone/model")
+    assert all(word in message for word in words), message
 
 
 def test_a_hub_that_is_not_there(hub: Callable[[int, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
