@@ -32,6 +32,11 @@ _JSON = (
     *(CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
     *(ADAPTER_CONFIG, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME),
 )
+# Files without which transformers makes do: one that the hub lists but does not give would be missing silently.
+_OPTIONAL = {
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja"),
+    *(GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
+}
 # What transformers raises about a model's files, whose content it takes to be of the right types.
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
@@ -107,8 +112,10 @@ def hub_answers(repository: str, revision: str | None) -> bool:
             "HF_HUB_OFFLINE forbids downloads: unset it, or set HF_HOME to a cache that has the model."
         )
     try:
-        HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS)
+        listed = HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS).siblings or []
         _download_config(repository, revision).result(FILE_SECONDS)
+        for name in sorted(_OPTIONAL & {file.rfilename for file in listed}):
+            hf_hub_download(repository, name, revision=revision)
     except Exception as error:  # of the hub, or of whatever HTTP client its library uses
         if is_cached:
             logger.warning("%s is read from the cache, as %s did not give it.", repository, constants.ENDPOINT)

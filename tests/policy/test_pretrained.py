@@ -176,7 +176,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content = b'{"id": "someone/model"}' if answer["status"] == 200 else b""
+            about = b'{"id": "someone/model", "siblings": [{"rfilename": "tokenizer.json"}]}'
+            content = about if answer["status"] == 200 else b""
             self.send_response(answer["status"])
             self.send_header("X-Error-Code", answer["code"])
             self.send_header("Content-Length", str(len(content)))
@@ -184,7 +185,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
             self.wfile.write(content)
 
         def do_HEAD(self) -> None:
-            self.send_response(answer["files"])
+            is_absent = answer["code"] == "EntryNotFound" and self.path.endswith("/config.json")
+            self.send_response(404 if is_absent else answer["files"])
             self.send_header("Retry-After", "1000")
             self.send_header("X-Error-Code", answer["code"])
             self.end_headers()
@@ -227,7 +229,8 @@ def test_what_the_hub_refuses(status: int, code: str, words: list[str], hub: Cal
     [
         (429, "", ["does not answer", "HF_ENDPOINT"]),
         (403, "GatedRepo", ["HF_TOKEN"]),
-        (200, "", ["X-Repo-Commit", "HF_ENDPOINT"]),
+        (200, "", ["/config.json", "X-Repo-Commit", "HF_ENDPOINT"]),
+        (200, "EntryNotFound", ["/tokenizer.json", "X-Repo-Commit", "HF_ENDPOINT"]),
     ],
 )
 def test_a_hub_that_gives_no_files(
