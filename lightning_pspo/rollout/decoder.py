@@ -23,7 +23,7 @@ FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3Fo
 
 def can_decode(model: PreTrainedModel, rows: int) -> bool:
     """Tell whether a ``Decoder`` can take the steps of a model that can share prompts: plain, and packed."""
-    kind, config = type(model), model.config
+    kind, config, modules = type(model), model.config, list(model.modules())
     return (
         rows <= PACKED_ROWS
         and kind.__name__ in FAMILY
@@ -31,8 +31,9 @@ def can_decode(model: PreTrainedModel, rows: int) -> bool:
         and config.hidden_act == "silu"
         and native.has_room(config)
         and model.get_input_embeddings().weight.dtype in (torch.float32, torch.bfloat16)
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-        and can_join(*(module for module in model.modules() if hasattr(module, "in_features")))
+        and all(type(module).__module__.startswith(("transformers.", "torch.nn.")) for module in modules)
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        and can_join(*(module for module in modules if hasattr(module, "in_features")))
         and native.library() is not None
     )
 
@@ -43,7 +44,9 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, prefix: SharedPrefix) -> None:
         self.model: Any = model
         self.prefix = prefix
-        prefix.prompts.keys = [native.blocked(keys) for keys in prefix.prompts.keys]
+        stored = prefix.prompts.keys
+        for index in range(len(stored)):  # each is freed before the next is arranged
+            stored[index] = native.blocked(stored[index])
         self.layers = [_Layer(layer) for layer in self.model.model.layers]
         self.norm = _Norm(self.model.model.norm)
         self.head = joined(self.model.lm_head)

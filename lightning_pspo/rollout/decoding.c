@@ -1,12 +1,12 @@
 /* What lies between the products of a decoding step of Llama's family, in bfloat16 on a CPU.
  *
- * native.py compiles it and documents the arguments. Everything is done for 16 numbers at once, so that widths must be
- * multiples of 16. Sums are in float32, and a row's are taken in the same order whatever the other rows and the number
- * of threads are. */
+ * native.py compiles it and documents the arguments. Everything works on 16 numbers at once, so widths must be multiples
+ * of 16. Sums are in float32, in an order that the number of threads does not change; other rows change it only through
+ * the padding of a prompt. */
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LANES = 16, MOST_WIDE = 256 };
@@ -46,7 +46,7 @@ INLINE void narrow(bf16 *to, floats x) {
 
 INLINE floats rounded(floats x) { return (floats)(nearest(x) & 0xffff0000); }
 
-INLINE floats larger(floats x, floats y) {
+INLINE floats larger(floats x, floats y) { /* y if one is NaN */
     words is = (words)(x > y);
     return (floats)(((words)x & is) | ((words)y & ~is));
 }
@@ -57,9 +57,9 @@ INLINE float sum_of(floats x) {
     return sum;
 }
 
-INLINE floats exponential(floats x) { /* within 3e-7 of exp(x), relatively, from -87 to 88; else of the nearer end */
-    x = larger(x, (floats){} - 87.0f);
-    x = -larger(-x, (floats){} - 88.0f);
+INLINE floats exponential(floats x) { /* of NaN NaN; else to 3e-7, relatively, with x brought into -87 to 88 */
+    x = larger((floats){} - 87.0f, x);
+    x = -larger((floats){} - 88.0f, -x);
     floats whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* to the nearest integer */
     floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f; /* ln 2 in two parts */
     floats series = rest * (1.0f / 720) + 1.0f / 120;
@@ -104,7 +104,7 @@ void silu_times(const bf16 *gate_up, bf16 *out, long rows, long size, int thread
     for (long row = 0; row < rows; row++) {
         const bf16 *gate = gate_up + row * 2 * size, *up = gate + size;
         FOR(i, size) {
-            floats x = larger((floats){} - 100.0f, widen(gate + i)); /* from where on it is 0; NaN stays */
+            floats x = larger((floats){} - 100.0f, widen(gate + i)); /* where it is next to 0, and -inf would stay */
             narrow(out + row * size + i, rounded(x / (1.0f + exponential(-x))) * widen(up + i));
         }
     }
@@ -117,7 +117,6 @@ struct attention {
     const bf16 *prompt_keys, *prompt_values;
     const int64_t *groups, *starts;
     bf16 *out;
-    float *scratch;
     long rows, heads, repeats, width, capacity, length, prompt_length;
     float scale, epsilon;
     int threads;
@@ -145,7 +144,7 @@ INLINE void turn(const struct attention *a, long row, const bf16 *in, const floa
     }
 }
 
-/* Products of some queries with ``count`` keys, of which each 16 are stored (width, 16). */
+/* Products of ``tile`` queries with ``count`` keys, rounded up to blocks of 16, each of which is stored (width, 16). */
 INLINE void scores_of(const float *queries, int tile, long width, const bf16 *keys, long count, float *scores,
                       long stride) {
     FOR(key, count) {
@@ -158,7 +157,7 @@ INLINE void scores_of(const float *queries, int tile, long width, const bf16 *ke
     }
 }
 
-/* Weighted sums of ``count`` values, of ``columns`` * 16 of their numbers, added to those there. */
+/* Add the weighted sums of ``count`` values to ``sums``, for ``columns`` * 16 of their numbers. */
 INLINE void add_values(const float *weights, long stride, int tile, const bf16 *values, long count, long width,
                        int columns, float *sums) {
     floats x[4][4];
@@ -243,7 +242,7 @@ static void attend_head(const struct attention *a, long row, long head, float *s
         turn(a, row, a->queries + (place * a->repeats + q) * width, a->query_norm, query);
         FOR(i, width) store(query + i, load(query + i) * a->scale);
     }
-    for (long q = 0; q < a->repeats; q += 4) { /* numbers that are known let sums stay in registers */
+    for (long q = 0; q < a->repeats; q += 4) { /* a constant tile keeps the sums in registers */
         const float *query = scratch + q * width;
         switch (a->repeats - q) {
         case 1: attend_tile(a, query, 1, row, head, scores, sums, out + q * width); break;
@@ -256,7 +255,13 @@ static void attend_head(const struct attention *a, long row, long head, float *s
 
 void attend(const struct attention *a) {
     long size = a->repeats * a->width + 4 * (a->width + a->prompt_length + a->length + 1 + 3 * LANES);
-#pragma omp parallel for num_threads(a->threads)
-    for (long place = 0; place < a->rows * a->heads; place++)
-        attend_head(a, place / a->heads, place % a->heads, a->scratch + omp_get_thread_num() * size);
+#pragma omp parallel num_threads(a->threads)
+    {
+        float *scratch = malloc(size * sizeof *scratch);
+        if (!scratch) abort();
+#pragma omp for nowait
+        for (long place = 0; place < a->rows * a->heads; place++)
+            attend_head(a, place / a->heads, place % a->heads, scratch);
+        free(scratch);
+    }
 }

@@ -1,4 +1,4 @@
-"""``decoding.c``, compiled for this processor when it is first used: a second's work, kept for the process alone."""
+"""``decoding.c``, compiled for this processor at its first use: a second's work, kept for this process only."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ class Attention(ctypes.Structure):
             rotary embedding, of which ``cosines`` and ``sines``, (n, width) float32, are the factors.
         query_norm: (width) float32 weights of a norm of each query, or null; ``key_norm`` as well.
         own_keys: Buffer (n, heads, capacity, width), of which ``length`` tokens are used; ``own_values`` as well. The
-            new token's are appended.
-        prompt_keys: (prompts, heads, prompt_length, width); ``prompt_values`` as well.
+            new token's are appended. Keys of each 16 tokens are stored as (width, 16).
+        prompt_keys: As `blocked` arranges (prompts, heads, prompt_length, width); ``prompt_values`` are not arranged.
         groups: (n,) int64, the prompt of each row; ``starts``, (prompts,) int64, is the first position that is no
             padding.
         out: (n, heads * repeats * width) bfloat16.
-        scratch: ``scratch_size`` floats for each thread.
     """
 
     _tensors = (
         *("queries", "keys", "values", "cosines", "sines", "query_norm", "key_norm", "own_keys", "own_values"),
-        *("prompt_keys", "prompt_values", "groups", "starts", "out", "scratch"),
+        *("prompt_keys", "prompt_values", "groups", "starts", "out"),
     )
     _sizes = ("rows", "heads", "repeats", "width", "capacity", "length", "prompt_length")
     _fields_ = (  # as in ``decoding.c``
@@ -65,19 +64,20 @@ def has_room(config: Any) -> bool:
 @functools.cache
 def library() -> Any:
     """Return the compiled functions; None, with a warning, where they cannot be compiled."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    compiler = os.environ.get("CC", "").split() or ["cc"]  # arguments may follow, as for make
+    if shutil.which(compiler[0]) is None:
         return _without("there is no C compiler (install gcc, or name one by the environment variable CC)")
-    with tempfile.TemporaryDirectory(prefix="lightning_pspo_", ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "decoding.so"
-        command = [compiler, *FLAGS, "-o", str(target), str(SOURCE), "-lm"]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="lightning_pspo_", ignore_cleanup_errors=True) as folder:
+            target = str(Path(folder) / "decoding.so")
+            command = [*compiler, *FLAGS, "-o", target, str(SOURCE), "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
-            loaded = ctypes.CDLL(str(target))
-        except subprocess.CalledProcessError as error:
-            return _without(f"{compiler} refused it: {error.stderr.decode(errors='replace').strip()[:200]}")
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return _without(str(error))
+            loaded = ctypes.CDLL(target)
+    except subprocess.CalledProcessError as error:
+        words = " ".join(error.stderr.decode(errors="replace").split())
+        return _without(f"{compiler[0]} refused it: {words[:200]}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _without(str(error))
     pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     loaded.add_norm.argtypes = (pointer, number, pointer, pointer, ctypes.c_float, pointer, size, size, number)
     loaded.silu_times.argtypes = (pointer, pointer, size, size, number)
@@ -143,21 +143,16 @@ def attend(
 ) -> Tensor:
     """Return the attention of one new token per row to its prompt and its completion, of which it becomes the last.
 
-    The arguments are those of `Attention`, all contiguous; ``scale`` multiplies scores, ``epsilon`` is of the norms.
+    The arguments are those of `Attention`, all contiguous; ``scale`` multiplies scores, ``epsilon`` is the norms'.
     """
     rows, heads, capacity, width = own_keys.shape
-    repeats, prompt_length, threads = (
-        queries.shape[1] // (heads * width),
-        prompt_values.shape[2],
-        torch.get_num_threads(),
-    )
+    repeats, prompt_length = queries.shape[1] // (heads * width), prompt_values.shape[2]
     out = torch.empty_like(queries)
-    scratch = torch.empty(threads, repeats * width + 4 * (width + prompt_length + length + 1 + 3 * BLOCK))
     tensors = (
         *(queries, keys, values, cosines, sines, query_norm, key_norm, own_keys, own_values),
-        *(prompt_keys, prompt_values, groups, starts, out, scratch),
+        *(prompt_keys, prompt_values, groups, starts, out),
     )
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
     sizes = (rows, heads, repeats, width, capacity, length, prompt_length)
-    library().attend(Attention(*pointers, *sizes, scale, epsilon, threads))
+    library().attend(Attention(*pointers, *sizes, scale, epsilon, torch.get_num_threads()))
     return out

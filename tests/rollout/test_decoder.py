@@ -93,6 +93,11 @@ def test_at_least_as_close_to_float32_as_the_model(name: str, mixed: bool, monke
     assert errors.abs().max() < 1.5 * own_errors.abs().max()
 
 
+class _Doubled(torch.nn.Module):
+    def forward(self, states: Tensor) -> Tensor:
+        return states * 2
+
+
 def test_other_code_is_left_to_the_model() -> None:
     model = model_of(CONFIGS["llama"], torch.bfloat16)
     assert not can_decode(model, 9), "nothing is packed"
@@ -106,7 +111,12 @@ def test_other_code_is_left_to_the_model() -> None:
         if not can_decode(model, 9):
             pytest.skip("no products of packed bfloat16 weights on this processor, or no C compiler")
         assert not can_decode(model, 1000)
-        model.model.layers[0].mlp.register_forward_hook(lambda *arguments: None)
+        layer, norm = model.model.layers[0], model.model.norm
+        model.model.norm = torch.nn.Sequential(norm, _Doubled())
+        assert not can_decode(model, 9), "a module of another package"
+        model.model.norm = norm
+        assert can_decode(model, 9)
+        layer.mlp.register_forward_hook(lambda *arguments: None)
         assert not can_decode(model, 9)
     for config in others:
         other = model_of(config, torch.bfloat16)

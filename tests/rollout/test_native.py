@@ -1,8 +1,8 @@
 """The functions in C against the same in float64, and what happens without a compiler."""
 
 import os
-import subprocess
-import sys
+import tempfile
+from typing import Any
 
 import pytest
 import torch
@@ -115,25 +115,78 @@ def test_attention_to_prompt_and_completion(width: int, repeats: int) -> None:
             assert torch.allclose(out[row].double(), expected, rtol=ROUNDING, atol=4e-3), (step, row)
 
 
-def test_rows_do_not_depend_on_threads() -> None:
+def arguments(rows: int, heads: int, repeats: int, width: int) -> dict[str, Any]:
+    """Return arguments of ``attend`` in which all rows continue one prompt."""
+    keys, values = normal(rows, heads * width), normal(rows, heads * width)
+    cosines, sines = torch.rand(2, rows, width)
+    own_keys, own_values, prompts = (
+        normal(rows, heads, 64, width),
+        normal(rows, heads, 64, width),
+        normal(1, heads, 40, width),
+    )
+    return {
+        **{"queries": normal(rows, heads * repeats * width), "keys": keys, "values": values, "cosines": cosines},
+        **{"sines": sines, "own_keys": own_keys, "own_values": own_values, "prompt_keys": native.blocked(prompts)},
+        **{"prompt_values": prompts, "groups": torch.zeros(rows, dtype=torch.long), "starts": torch.tensor([3])},
+        **{"length": 17, "scale": 0.2},
+    }
+
+
+def test_rows_do_not_depend_on_threads_or_defaults() -> None:
     torch.manual_seed(0)
-    states, gate_up, weight = torch.randn(33, 64), normal(33, 128), torch.rand(64)
+    states, gate_up, weight, attention = torch.randn(33, 64), normal(33, 128), torch.rand(64), arguments(33, 2, 5, 32)
     threads, results = torch.get_num_threads(), []
+
+    def compute() -> None:
+        norms = native.add_norm(states, None, weight, 1e-5)
+        results.append((norms, native.silu_times(gate_up), native.attend(**attention)))
+
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append((native.add_norm(states, None, weight, 1e-5), native.silu_times(gate_up)))
+            compute()
+        torch.set_default_dtype(torch.bfloat16)  # as within Lightning's bf16-true
+        with torch.device("meta"):
+            compute()
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
 
 
-@pytest.mark.parametrize(("compiler", "words"), [("/no/such/cc", "no C compiler"), ("false", "refused it")])
-def test_a_missing_compiler_is_a_warning(compiler: str, words: str) -> None:
-    code = "import logging; logging.basicConfig(); from lightning_pspo.rollout import native; print(native.library())"
-    environment = os.environ | {"CC": compiler}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout == "None\n"
-    assert words in result.stderr
-    assert result.stderr.count("Rollouts in bfloat16 are slower") == 1
+@pytest.mark.parametrize("name", ["queries", "keys", "values"])
+def test_nan_stays_in_its_row_and_head(name: str) -> None:
+    torch.manual_seed(0)
+    attention = arguments(3, 2, 1, 32)
+    attention[name][1, 32:] = torch.nan  # the second head's
+    expected = torch.zeros(3, 64, dtype=torch.bool)
+    expected[1, 32:] = True
+    assert torch.equal(native.attend(**attention).isnan(), expected)
+
+
+compile_again: Any = native.library.__wrapped__
+
+
+@pytest.mark.parametrize(("compiler", "words"), [("/no/such/cc", "no C compiler"), ("false", "false refused it")])
+def test_a_missing_compiler_is_a_warning(
+    compiler: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    assert compile_again() is None
+    (message,) = caplog.messages
+    assert message.startswith("Rollouts in bfloat16 are slower")
+    assert words in message
+
+
+def test_no_folder_for_what_is_compiled_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    assert compile_again() is None
+    assert "/no/such/folder" in caplog.messages[0]
+
+
+def test_a_compiler_with_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"{os.environ.get('CC', '') or 'cc'} -DUNUSED=1")
+    assert compile_again() is not None
