@@ -232,7 +232,7 @@ class PSPOCLI(LightningCLI):
     after_test = after_validate
 
 
-def _built_for(setting: str, kind: type, *args: Any, **kwargs: Any) -> Any:
+def _built_for(setting: str, kind: type, /, *args: Any, **kwargs: Any) -> Any:
     """Build an object of the trainer's settings; what its class refuses, now or when it is set up, is bad input."""
     with _refusals(setting, kind, kwargs):
         built: Any = kind(*args, **kwargs)
@@ -257,7 +257,7 @@ def _refusals(setting: str, kind: type, arguments: Mapping[str, Any]) -> Iterato
         raise InputError(f"`trainer.{setting}`: {kind.__name__} {end}") from error
 
 
-def _module(kind: type[TrainableModule], *, class_path: str, **settings: Any) -> TrainableModule:
+def _module(kind: type[TrainableModule], /, *, class_path: str, **settings: Any) -> TrainableModule:
     return kind(**settings)
 
 

@@ -34,7 +34,7 @@ def put_after_rollout(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     done = trainer.validating and validation["is_last_batch"]
     done = done and validation["current"]["completed"] == validation["current"]["ready"]
     for counters in (rollouts["total"], rollouts["current"]):
-        counters["completed"] = counters["processed"] - 1  # as in on_train_batch_end
+        counters["completed"] = max(0, counters["processed"] - 1)  # as in on_train_batch_end
     begun = 0 if done else 1  # a batch that was begun and not processed: Lightning repeats the validation
     for counters in (validation["total"], validation["current"]):
         counters.update(ready=begun, started=begun, processed=0, completed=0)
@@ -47,11 +47,18 @@ def resume_after_rollout(checkpoint: dict[str, Any], planned: int) -> None:
             raise InputError(f"`ckpt_path` must count from 0 on, got {name}={count!r:.40} in its `loops`.")
     try:
         rollouts = checkpoint["loops"]["fit_loop"][_ROLLOUTS]
-        rollouts["is_last_batch"] = rollouts["current"]["ready"] >= planned
+        begun = rollouts["current"]["ready"]
+        rollouts["is_last_batch"] = begun >= planned
+        is_within = begun > rollouts["current"].get("processed", begun)
     except (KeyError, TypeError):
         raise InputError(
             "`ckpt_path` must say after which rollout it was saved to go on with a run, got one without `loops`."
         ) from None
+    if is_within:  # its weights and its prompts are of different rollouts
+        raise InputError(
+            f"`ckpt_path` must be saved between rollouts, got one saved by a callback within rollout {begun}: save in "
+            "`on_train_batch_end`, or use one of RolloutCheckpoint."
+        )
 
 
 def _counts(loops: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -34,6 +34,33 @@ def test_model_checkpoint_saves_after_every_validation(command: Command, tmp_pat
     assert same_weights(tmp_path / "again", root, 3)
 
 
+def test_a_users_callback_may_name_its_settings_as_it_likes_and_save_between_rollouts(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a rollout the weights and the prompts are of different rollouts: such a file is not resumed from."""
+    (tmp_path / "own_saves.py").write_text(
+        "from lightning.pytorch import Callback\n"
+        "class Saves(Callback):\n"
+        "    def __init__(self, kind: str, setting: str):\n"
+        "        self.within, self.after = kind, setting\n"
+        "    def on_before_optimizer_step(self, trainer, *_):\n"
+        "        if trainer.global_step == 1:\n"
+        "            trainer.save_checkpoint(self.within)\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 2:\n"
+        "            trainer.save_checkpoint(self.after)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    within, after = tmp_path / "within.ckpt", tmp_path / "after.ckpt"
+    more = ["--trainer.callbacks+=own_saves.Saves", f"--trainer.callbacks.kind={within}"]
+    main(command(tmp_path / "run", *more, f"--trainer.callbacks.setting={after}"))
+    main(command(tmp_path / "again", f"--ckpt_path={after}"))
+    assert same_weights(tmp_path / "again", tmp_path / "run", 3)
+    with pytest.raises(SystemExit) as end:
+        main(command(tmp_path / "refused", f"--ckpt_path={within}"))
+    assert end.value.code == 2
+
+
 def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
     """A threshold that every accuracy passes ends the run after the first rollout, which is saved as the last."""
     more = ["--trainer.callbacks.every_n_rollouts=5", "--trainer.callbacks+=EarlyStopping"]

@@ -57,3 +57,14 @@ def test_loops_count_from_0_on(count: object) -> None:
     progress["current"]["ready"] = count  # type: ignore[assignment]
     with pytest.raises(InputError, match=f"must count from 0 on, got ready={count!r} in its `loops`"):
         resume_after_rollout(checkpoint, planned=3)
+
+
+@pytest.mark.parametrize(("ready", "is_refused"), [(1, True), (2, True), (1, False), (2, False)])
+def test_a_checkpoint_from_within_a_rollout_is_refused(ready: int, is_refused: bool) -> None:
+    progress = {"current": {"ready": ready, "processed": ready - is_refused}}
+    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}
+    if is_refused:
+        with pytest.raises(InputError, match=f"between rollouts, got one .* within rollout {ready}: save in"):
+            resume_after_rollout(checkpoint, planned=3)
+    else:
+        resume_after_rollout(checkpoint, planned=3)
