@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_pspo.checkpoints.compatibility import (
+    check_callbacks,
     check_optimizer,
     check_policy,
     check_precision,
@@ -244,6 +245,7 @@ class TrainableModule(SamplingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's description and the optimiser's settings."""
+        check_callbacks(checkpoint.get("callbacks", {}))
         checkpoint["policy"] = self.policy.description()
         checkpoint["precision"] = str(self.trainer.precision)
         save_threads(checkpoint)

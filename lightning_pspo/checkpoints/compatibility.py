@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.objective.alpha import AlphaController
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -42,6 +44,28 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
                 f"{label} is {actual.get(name)} in the checkpoint and {expected.get(name)} in this run."
             )
     _check_finite(checkpoint.get("state_dict", {}))
+
+
+def check_callbacks(states: Mapping[str, Any]) -> None:
+    """Refuse to save what could not be read back: a checkpoint is read without running code.
+
+    Raises:
+        InputError: The state of a callback holds other objects than numbers, texts, tensors and containers of them.
+    """
+    for name, state in states.items():
+        file = io.BytesIO()
+        try:
+            if not isinstance(state, dict):
+                raise TypeError(f"it is a {type(state).__name__}")
+            torch.save(tree_map_only(Tensor, lambda _: None, state), file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:  # pickle raises what the objects raise
+            reason = one_line(TypeError(str(error).rpartition("WeightsUnpickler error: ")[2]))  # behind torch's advice
+            raise InputError(
+                f"`state_dict` of the callback {name} must return a dict of numbers, texts, tensors and containers of "
+                f"them, or no checkpoint could be resumed from, got one that cannot be kept: {reason[:120]}."
+            ) from error
 
 
 def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) -> None:

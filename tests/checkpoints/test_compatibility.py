@@ -1,11 +1,14 @@
 """Checkpoints that do not hold what a run needs to go on."""
 
+import threading
+from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lightning_pspo.checkpoints.compatibility import check_optimizer, check_policy
+from lightning_pspo.checkpoints.compatibility import check_callbacks, check_optimizer, check_policy
 from lightning_pspo.errors import InputError
 from lightning_pspo.training.loop_counters import resume_after_rollout
 
@@ -68,3 +71,14 @@ def test_a_checkpoint_from_within_a_rollout_is_refused(ready: int, is_refused: b
             resume_after_rollout(checkpoint, planned=3)
     else:
         resume_after_rollout(checkpoint, planned=3)
+
+
+@pytest.mark.parametrize(
+    "state", [[1], {"path": Path()}, {"lock": threading.Lock()}, {"f": [lambda: 0]}, {"type": Path}]
+)
+def test_a_state_of_a_callback_that_could_not_be_read_is_not_saved(state: Any) -> None:
+    kept = {"a": [1.5, None, {2}, (b"x", "y")], "b": OrderedDict(c=torch.zeros(2, device="meta")), "d": torch.float16}
+    check_callbacks({"Kept": kept, "None": {}})
+    with pytest.raises(InputError, match="`state_dict` of the callback Mine must return a dict of numbers") as caught:
+        check_callbacks({"Kept": kept, "Mine": state})
+    assert "\n" not in str(caught.value)
