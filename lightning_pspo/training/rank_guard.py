@@ -99,7 +99,8 @@ class RankGuard(Callback):
     def _watch(self) -> None:
         while not (failed := [process for process in self._processes if process.poll() not in (None, *_STOPPED)]):
             time.sleep(_POLL_S)
-        self.leave(2 if failed[0].returncode == 2 else 1, self._line(failed[0]))
+        status = failed[0].returncode
+        self.leave(status if status in (2, 128 + signal.SIGINT) else 1, self._line(failed[0]))
 
     def _line(self, ended: subprocess.Popen[bytes]) -> str:
         rank = 1 + self._processes.index(ended)

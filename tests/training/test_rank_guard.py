@@ -62,6 +62,16 @@ def test_a_killed_rank(command: Command, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+def test_an_interrupted_rank(command: Command, tmp_path: Path) -> None:
+    process = start(command("--model.reward.seconds=0.1"), tmp_path)
+    other = tmp_path / "rewarding-1"
+    wait_for(lambda: other.exists() and other.read_text() != "", process)
+    os.kill(int(other.read_text()), signal.SIGINT)
+    status, output = ended(process)
+    assert status == 130
+    assert re.search(rf"error: rank 1 \(process {other.read_text()}\) ended with status 130", output)
+
+
 def test_a_rank_that_ends_as_if_all_were_well(command: Command, tmp_path: Path) -> None:
     process = start(command("--model.reward.fails_on=1", "--model.reward.what=exit"), tmp_path)
     status, output = ended(process)
