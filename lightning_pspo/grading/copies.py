@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from lightning_pspo.grading.extraction import without_drawings
 from lightning_pspo.grading.forms import BASE, as_plain_number, decide_choice, without_modulus, without_names
+from lightning_pspo.grading.last_number import LABELS
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number, split_unit
 from lightning_pspo.grading.regions import MAY_BE
@@ -34,8 +35,11 @@ _ASKS_FORM = re.compile(
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
 _COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
 _ASKS_SET = re.compile(
-    r"(?is)(?!.*\b(?:pairs?|points?|coordinates?)\b).*(?:\b(?:intervals?|inequalit\w+|domain|range)\b|[<>]|\\[lg]eq?\b)"
+    r"(?is)(?!.*(?:\b(?:pairs?|points?|coordinates?|vert(?:ex|ices)|cent(?:er|re)|foc(?:us|i)|vectors?)\b"
+    r"|\(\s?[a-z](?:_\{?\w\}?)?\s?,\s?[a-z](?:_\{?\w\}?)?\s?\)))"
+    r".*(?:\b(?:intervals?|inequalit\w+|domain|range)\b|[<>]|\\[lg]eq?\b)"
 )
+_ASKS_LABEL = re.compile(rf"(?i)\b(?:which|what) ({LABELS})\b")
 _ASKS_TIME_OF_DAY = re.compile(r"(?i)\b(?:when|what time|which time|clock)\b")
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
@@ -171,6 +175,12 @@ def _tokens(text: str) -> list[str]:
     text = _NO_ZERO.sub("0.", text)
     tokens = (token for token in _TOKEN.findall(text) if token not in _PRODUCTS)
     return [token.replace(",", "") if token[0].isdigit() else token for token in tokens]
+
+
+def without_labels(completion: str, question: str) -> str:
+    """Return a completion with the number alone of a page, chapter or room, where the question asks which it is."""
+    asked = _ASKS_LABEL.search(question)
+    return re.sub(rf"(?i)\b{asked[1]} (?=[0-9])", "", completion) if asked else completion
 
 
 def _contains(tokens: list[str], part: list[str], *, any_order: bool = False) -> bool:

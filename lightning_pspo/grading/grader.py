@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.grading.copies import refusal, without_question
+from lightning_pspo.grading.copies import refusal, without_labels, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import without_copula
@@ -95,7 +95,8 @@ def grade(
 
 def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str] | Grade:
     """Return the answer in a completion and the rule that found it, or the grade where that needs no comparison."""
-    text, cut = without_question(attempt.completion, attempt.question), attempt.truncated and cut_off != "any"
+    text = without_labels(without_question(attempt.completion, attempt.question), attempt.question)
+    cut = attempt.truncated and cut_off != "any"
     extracted, rule = (None, "none") if cut and cut_off == "none" else extract(text, mode, cut=cut)
     if cut and extracted is None and extract(text, mode)[0] is not None:
         rule = "truncated"

@@ -44,6 +44,10 @@ TABLE = r"""
 - ~\boxed{-2, 2} | ~\boxed{-2 \text{ and } 2}
 ? At which point with x < 3 do they meet? => (1, 2)
 + ~\boxed{(1, 2)} | ~\boxed{1, 2}
+? Find $(x_1, y)$ with $x_1 < y$ whose sum is 3 and whose product is 2. => (1, 2)
++ ~\boxed{(1, 2)} | ~\boxed{1, 2}
+? What is the vertex of $y=(x-1)^2+2$, whose range is $y \ge 2$? => (1, 2)
++ ~\boxed{(1, 2)} | ~\boxed{1, 2}
 ? How much are 2.5 and 1.2 times 3? => 6.1
 - 2.5+1.2*3 | 2.5+3.6
 ? Factor $x^2-1$. => (x-1)(x+1)

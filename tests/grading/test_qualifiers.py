@@ -366,6 +366,11 @@ QUESTIONS = r"""
 ? How many pages did he read? => 12
 + He read 12 pages.
 - Page 12 | See page 12 of the book. | See Section 12.
+? On which page does chapter 3 start? => 12
++ Page 12 | On page 12. | #### Page 12
+- Page 13 | See chapter 12.
+? What chapter is next? => 12
++ It is Chapter 12. | Chapter 12
 ? How fast is it, in m/s? => 5
 + #### 5 m/s | It moves at 5 m/s. | It moves at 5 meters per second. | #### 0.005 km/s
 - #### 5 km/s | It moves at 5 km/s. | #### 5 mph
