@@ -49,6 +49,7 @@ def connect() -> duckdb.DuckDBPyConnection:
         "enable_external_access": False,
         "python_enable_replacements": False,
         "errors_as_json": True,
+        "threads": min(8, os.cpu_count() or 1),  # each takes address space
         "lock_configuration": True,
     }
     return duckdb.connect(":memory:", config=settings)

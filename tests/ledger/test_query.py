@@ -93,6 +93,12 @@ def test_a_filter_that_takes_too_long_is_ended(ledger: Ledger, monkeypatch: pyte
         ledger.find(f"levenshtein('{first}', '{second}') > reward")
 
 
+def test_a_machine_with_many_cores_leaves_a_filter_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 192)
+    with query.connect() as connection:
+        assert connection.execute("SELECT current_setting('threads')").fetchall() == [(8,)]
+
+
 def test_a_filter_that_takes_too_much_memory_is_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query, "LIMIT_BYTES", 3 << 29)
     text = "answer"
