@@ -61,10 +61,11 @@ def check_callbacks(states: Mapping[str, Any]) -> None:
             file.seek(0)
             torch.load(file, weights_only=True)
         except Exception as error:  # pickle raises what the objects raise
-            reason = one_line(TypeError(str(error).rpartition("WeightsUnpickler error: ")[2]))  # behind torch's advice
+            reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition(". Please")[0]  # no advice of torch
+            reason = one_line(TypeError(reason))[:120]
             raise InputError(
                 f"`state_dict` of the callback {name} must return a dict of numbers, texts, tensors and containers of "
-                f"them, or no checkpoint could be resumed from, got one that cannot be kept: {reason[:120]}."
+                f"them, or no checkpoint could be resumed from, got one that cannot be kept: {reason}."
             ) from error
 
 
