@@ -34,13 +34,19 @@ _ASKS_FORM = re.compile(
 )
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
 _COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
-_ASKS_SET = re.compile(
-    r"(?is)(?!.*(?:\b(?:pairs?|points?|coordinates?|vert(?:ex|ices)|cent(?:er|re)|foc(?:us|i)|vectors?)\b"
+_ASKS_SET = re.compile(  # or has an inequality, and no equation beside it
+    r"(?is)(?!.*(?:\b(?:pairs?|points?|coordinates?|vert(?:ex|ices)|cent(?:er|re)|foc(?:us|i)|vectors?|tuples?)\b"
     r"|\(\s?[a-z](?:_\{?\w\}?)?\s?,\s?[a-z](?:_\{?\w\}?)?\s?\)))"
-    r".*(?:\b(?:intervals?|inequalit\w+|domain|range)\b|[<>]|\\[lg]eq?\b)"
+    r"(?:.*\b(?:intervals?|inequalit\w+|domain|range)\b"
+    r"|(?!.*(?<![<>])=)(?=.*\b(?:solve|solutions?|values?|for (?:which|what))\b).*(?:[<>]|\\[lg]eq?\b))"
 )
-_ASKS_LABEL = re.compile(rf"(?i)\b(?:which|what) ({LABELS})\b")
-_ASKS_TIME_OF_DAY = re.compile(r"(?i)\b(?:when|what time|which time|clock)\b")
+_ASKS_LABEL = re.compile(
+    rf"(?i)\b(?:which|what|find the|identify the) ({LABELS}|question|problem|exercise|example|equation|figure)\b"
+)
+_ASKS_TIME_OF_DAY = re.compile(
+    r"(?is)\A(?!.*\bhow (?:long|many|much)\b).*"
+    r"\b(?:when (?:do|does|did|will|is|are|was|were|can|could|should|would)|(?:what|which) (?:time|hour)|clock)\b"
+)
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
 _JOIN = r"[-+*/^_=<>()\\{}|]"

@@ -48,6 +48,8 @@ TABLE = r"""
 + ~\boxed{(1, 2)} | ~\boxed{1, 2}
 ? What is the vertex of $y=(x-1)^2+2$, whose range is $y \ge 2$? => (1, 2)
 + ~\boxed{(1, 2)} | ~\boxed{1, 2}
+? Solve the system with $x > 0$: $x+y=3$, $x-y=1$. => (2, 1)
++ ~\boxed{(2, 1)} | ~\boxed{2, 1} | ~\boxed{x=2, y=1}
 ? How much are 2.5 and 1.2 times 3? => 6.1
 - 2.5+1.2*3 | 2.5+3.6
 ? Factor $x^2-1$. => (x-1)(x+1)

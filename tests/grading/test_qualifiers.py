@@ -369,6 +369,8 @@ QUESTIONS = r"""
 ? On which page does chapter 3 start? => 12
 + Page 12 | On page 12. | #### Page 12
 - Page 13 | See chapter 12.
+? Find the problem that he left out. => 12
++ Problem 12 | It is Problem 12.
 ? What chapter is next? => 12
 + It is Chapter 12. | Chapter 12
 ? How fast is it, in m/s? => 5
@@ -398,6 +400,10 @@ QUESTIONS = r"""
 ? At what time does it leave? => 2:30
 + 2:30 | It leaves at 2:30.
 - 150 minutes | 2 hours 30 minutes
+? When he runs, how long does it take? => 2:30
++ 150 minutes | 2 hours 30 minutes
+? At what hour does it leave? => 2:30
+- 150 minutes
 ? How long does it take? => 2:30
 + 150 minutes | 2 hours 30 minutes
 ? How many has he? => 12
