@@ -1,15 +1,13 @@
 /* What lies between the products of a decoding step of Llama's family, in bfloat16 on a CPU.
  *
- * native.py compiles it and documents the arguments. Everything works on 16 numbers at once, so widths must be multiples
- * of 16. Sums are in float32, in an order that the number of threads does not change; other rows change it only through
- * the padding of a prompt. */
+ * native.py compiles it, with LANES and MOST_WIDE, and documents the arguments. Everything works on LANES numbers at
+ * once, so widths must be multiples of that. Sums are in float32, in an order that the number of threads does not
+ * change; other rows change it only through the padding of a prompt. */
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { LANES = 16, MOST_WIDE = 256 };
 
 typedef uint16_t bf16;
 typedef float floats __attribute__((vector_size(4 * LANES)));

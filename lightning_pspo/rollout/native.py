@@ -20,8 +20,11 @@ from lightning_pspo.rollout.kv_cache import BLOCK
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("decoding.c")
-FLAGS = ("-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
-MOST_WIDE = 256  # as in ``decoding.c``
+MOST_WIDE = 256  # numbers in a head
+FLAGS = (
+    *("-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
+    *(f"-DLANES={BLOCK}", f"-DMOST_WIDE={MOST_WIDE}"),
+)
 COMPILE_S = 60.0
 
 

@@ -51,25 +51,26 @@ def test_an_exception_on_one_rank(command: Command, tmp_path: Path, rank: int, l
     assert "Connection closed" not in output[: output.index("is broken")]
 
 
-def test_a_killed_rank(command: Command, tmp_path: Path) -> None:
-    process = start(command("--model.reward.seconds=0.1"), tmp_path)
-    other = tmp_path / "rewarding-1"
+def signalled(arguments: list[str], folder: Path, signum: signal.Signals) -> tuple[int, str, str]:
+    """Send a signal to rank 1 of a run; return the run's status and output, and the process of that rank."""
+    process = start(arguments, folder)
+    other = folder / "rewarding-1"
     wait_for(lambda: other.exists() and other.read_text() != "", process)
-    os.kill(int(other.read_text()), signal.SIGKILL)
-    status, output = ended(process)
+    os.kill(int(other.read_text()), signum)
+    return *ended(process), other.read_text()
+
+
+def test_a_killed_rank(command: Command, tmp_path: Path) -> None:
+    status, output, pid = signalled(command("--model.reward.seconds=0.1"), tmp_path, signal.SIGKILL)
     assert status == 1
-    assert re.search(rf"error: rank 1 \(process {other.read_text()}\) was killed by signal 9 \(SIGKILL\)", output)
+    assert re.search(rf"error: rank 1 \(process {pid}\) was killed by signal 9 \(SIGKILL\)", output)
     assert "Traceback" not in output
 
 
 def test_an_interrupted_rank(command: Command, tmp_path: Path) -> None:
-    process = start(command("--model.reward.seconds=0.1"), tmp_path)
-    other = tmp_path / "rewarding-1"
-    wait_for(lambda: other.exists() and other.read_text() != "", process)
-    os.kill(int(other.read_text()), signal.SIGINT)
-    status, output = ended(process)
+    status, output, pid = signalled(command("--model.reward.seconds=0.1"), tmp_path, signal.SIGINT)
     assert status == 130
-    assert re.search(rf"error: rank 1 \(process {other.read_text()}\) ended with status 130", output)
+    assert re.search(rf"error: rank 1 \(process {pid}\) ended with status 130", output)
 
 
 def test_a_rank_that_ends_as_if_all_were_well(command: Command, tmp_path: Path) -> None:
