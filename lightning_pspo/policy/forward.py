@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, masking_utils
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.cpu_attention import CPUAttention, is_faster
 from lightning_pspo.policy.head import head_logprobs
 from lightning_pspo.policy.location import first_line
 from lightning_pspo.policy.logprobs import logprobs_and_entropies
 from lightning_pspo.policy.packing import PackedInputs, rows, trees
-from lightning_pspo.policy.short_attention import is_short, short_attention
 from lightning_pspo.types import Inputs
 
 logger = logging.getLogger(__name__)
@@ -30,19 +30,19 @@ def completion_logprobs(
     top_p: float,
     with_entropy: bool,
     plain_head: bool,
-    unfolds: bool = False,
+    maskless_trees: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the log-probs of the completion tokens under the sampled distribution, and its entropies or None.
 
     Both are (M,) float32 in nats, with graph where gradients are enabled. ``plain_head`` is what ``has_plain_head``
-    returns; if it is False, the pass holds all M * V logits. ``unfolds`` is what ``check_sharing`` returns.
+    returns; if it is False, the pass holds all M * V logits. ``maskless_trees`` is what ``check_sharing`` returns.
     """
     if not plain_head:
         return logprobs_and_entropies(_logits(model, packed), packed.chosen, temperature, top_p, with_entropy)
-    short = is_short(model)
-    unfolding = packed.unfolding if short and unfolds else None
-    with short_attention(unfolding) if short else contextlib.nullcontext():
-        states = _forward(model.base_model, packed, masked=unfolding is None).last_hidden_state
+    faster = is_faster(model)
+    leaves = packed.leaves if faster and maskless_trees else None
+    with CPUAttention(leaves) if faster else contextlib.nullcontext():
+        states = _forward(model.base_model, packed, masked=leaves is None).last_hidden_state
     states = states[packed.sequences, packed.columns]  # (M, H)
     head = cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
     return head_logprobs(states, head, packed.chosen, temperature, top_p, with_entropy)
@@ -77,7 +77,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def check_sharing(model: PreTrainedModel) -> bool:
-    """Refuse a model whose outputs differ between trees and rows; tell if ``short_attention`` can unfold its trees."""
+    """Refuse a model whose outputs differ between trees and rows; tell if ``CPUAttention`` can do without masks."""
     config = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if windowed else "full_attention"])
@@ -96,11 +96,11 @@ def check_sharing(model: PreTrainedModel) -> bool:
     if problem:
         raise InputError(f"`share_prompts` must be false for this model: {problem}.")
     try:
-        with short_attention(packed.unfolding):
-            unfolded = _logits(model, packed, masked=False)
+        with CPUAttention(packed.leaves):
+            maskless = _logits(model, packed, masked=False)
     except RuntimeError:  # from its attention, which is not the one that is caught
         return False
-    return bool((apart - unfolded).abs().max() <= 0.01 * apart.abs().max())
+    return bool((apart - maskless).abs().max() <= 0.01 * apart.abs().max())
 
 
 def _forward(model: nn.Module, packed: PackedInputs, masked: bool = True, **options: Any) -> Any:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ completions would save little of the prompt."""
 
 
 LEAST_PROMPT, LEAST_GAIN = 64, 0.1
-"""Tokens of a mean prompt, where trees are not unfolded, and part of the estimated cost that is saved, from which on
+"""Tokens of a mean prompt, where attention gets a mask, and part of the estimated cost that is saved, from which on
 sharing is chosen."""
 
 
@@ -34,7 +33,7 @@ def joins(length: int, completions: int, prompt: int) -> bool:
 
 
 def sharing_pays(
-    prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int], hidden: int, unfolds: bool = False
+    prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int], hidden: int, masked: bool = True
 ) -> bool:
     """Tell whether trees cost less than a sequence for each completion, by an estimate.
 
@@ -46,35 +45,27 @@ def sharing_pays(
         completions: Tokens of each completion.
         prompt_of: Each completion's prompt.
         hidden: Width of the model.
-        unfolds: Attention runs in rows all the same (``short_attention``), so that it costs nothing more.
+        masked: Attention looks at all pairs of a tree's tokens, since it is not ``CPUAttention``.
 
     >>> sharing_pays([100], [100] * 8, [0] * 8, hidden=576), sharing_pays([40], [400] * 8, [0] * 8, hidden=576)
     (True, False)
     """
     apart = [prompts[prompt] + length for prompt, length in zip(prompt_of, completions, strict=True)]
     trees: list[int] = []  # tokens of each
+    pairs = 0  # of a token and one that it looks at, or as many in the other direction
     open_tree: dict[int, int] = {}
     for prompt, length in zip(prompt_of, completions, strict=True):
         tree, trunk = open_tree.get(prompt), prompts[prompt]
         if tree is None or not joins(length, trees[tree] - trunk, trunk):
             tree = open_tree[prompt] = len(trees)
             trees.append(trunk)
+            pairs += trunk * trunk
         trees[tree] += length
-
-    def cost(sequences: list[int], attended: list[int]) -> int:
-        return 6 * hidden * sum(sequences) + sum(tokens * tokens for tokens in attended)
-
-    long_enough = unfolds or sum(apart) - sum(completions) >= LEAST_PROMPT * len(apart)
-    cost_shared = cost(trees, apart if unfolds else trees)
-    return bool(apart) and long_enough and cost_shared <= (1.0 - LEAST_GAIN) * cost(apart, apart)
-
-
-class Unfolding(NamedTuple):
-    """Where the tokens of S trees of L columns are in n rows of W, one for each completion, with its prompt."""
-
-    unfolded: Tensor  # (n, W) long, place in the flat trees of each token; padding has that of the first token
-    folded: Tensor  # (S, L) long, place in the flat rows of each token, for prompts the first of several; 0 for padding
-    branches: Tensor  # (S, L) long, as in ``PackedInputs``
+        pairs += length * (trunk + length)
+    cost_apart = 6 * hidden * sum(apart) + sum(tokens * tokens for tokens in apart)
+    cost_shared = 6 * hidden * sum(trees) + (sum(tokens * tokens for tokens in trees) if masked else pairs)
+    long_enough = not masked or sum(apart) - sum(completions) >= LEAST_PROMPT * len(apart)
+    return bool(apart) and long_enough and cost_shared <= (1.0 - LEAST_GAIN) * cost_apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +79,8 @@ class PackedInputs:
     position_ids: Tensor | None = None  # (S, L) long; None if they count from 0
     # (S, L) long in trees: -1 for the prompt, -2 for padding, else the completion; None for plain causal attention
     branches: Tensor | None = None
+    # (n, 4) long in trees, in their order: a completion's sequence, its first column, its tokens, and its prompt's
+    leaves: Tensor | None = None
     sequences: Tensor  # (M,) long, row of the state that predicts each completion token
     columns: Tensor  # (M,) long, column of that state
     chosen: Tensor  # (M,) long, the completion tokens
@@ -103,30 +96,6 @@ class PackedInputs:
         causal = torch.ones(key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
         # Padding sees the prompt, so that no row is without a key.
         return (causal & ((key == -1) | (key == query))).unsqueeze(1)
-
-    @cached_property
-    def unfolding(self) -> Unfolding | None:
-        """How trees become rows, for all passes of a rollout; None if they are rows already."""
-        if self.branches is None:
-            return None
-        length = self.branches.shape[1]
-        trunk = (self.branches == -1).sum(dim=1)  # (S,)
-        sequences, columns = (self.branches >= 0).nonzero(as_tuple=True)
-        row = self.branches[sequences, columns]
-        completion = row.bincount(minlength=self.shape[0])  # (n,)
-        tree, first = torch.zeros_like(completion), torch.full_like(completion, length)
-        tree[row] = sequences
-        first = first.scatter_reduce(0, row, columns, "amin")
-        place = torch.arange(int((trunk[tree] + completion).max()), device=row.device).expand(len(tree), -1)  # (n, W)
-        own = place - trunk[tree].unsqueeze(1)
-        column = torch.where(own < 0, place, first.unsqueeze(1) + own).masked_fill(own >= completion.unsqueeze(1), 0)
-        width = place.shape[1]
-        folded = torch.zeros_like(self.branches)
-        folded[sequences, columns] = row * width + trunk[sequences] + columns - first[row]
-        row_of = torch.full_like(trunk, len(tree)).scatter_reduce(0, sequences, row, "amin")  # the first of each tree
-        prompts = torch.arange(length, device=row.device) + (row_of * width).unsqueeze(1)
-        folded = torch.where(self.branches == -1, prompts, folded)
-        return Unfolding(tree.unsqueeze(1) * length + column, folded, self.branches)
 
     def padded(self, multiple: int) -> PackedInputs:
         """Return the inputs with more padding, so that L is a multiple: compiled layers ask for one in their masks."""
@@ -236,4 +205,16 @@ def trees(inputs: Inputs) -> PackedInputs:
     sequences = torch.tensor(tree_of, device=device)[rows_]
     trunk_end = torch.tensor(prompt_lengths, device=device)[prompt_of][rows_] - 1
     columns = torch.where(steps == 0, trunk_end, torch.tensor(first_columns, device=device)[rows_] + steps - 1)
-    return _packed(inputs, input_ids=ids, position_ids=positions, branches=branch, sequences=sequences, columns=columns)
+    leaves = sorted(
+        (tree, first, length, prompt_lengths[prompt])
+        for tree, first, length, prompt in zip(tree_of, first_columns, lengths, prompt_of.tolist(), strict=True)
+    )
+    return _packed(
+        inputs,
+        input_ids=ids,
+        position_ids=positions,
+        branches=branch,
+        leaves=torch.tensor(leaves, device=device),
+        sequences=sequences,
+        columns=columns,
+    )

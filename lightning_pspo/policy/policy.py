@@ -31,13 +31,13 @@ from lightning_pspo.policy.adapters import (
     with_adapters,
 )
 from lightning_pspo.policy.cast_linears import CastLinears
+from lightning_pspo.policy.cpu_attention import is_faster
 from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
 from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED
 from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, trees
 from lightning_pspo.policy.pretrained import Pretrained
 from lightning_pspo.policy.sharding import Sharding, Unsharded
 from lightning_pspo.policy.sharding.base import Check
-from lightning_pspo.policy.short_attention import is_short
 from lightning_pspo.types import Inputs
 
 
@@ -102,7 +102,7 @@ class Policy(nn.Module):
         check_adapter(self.pretrained.skeleton, Path(self.pretrained.location) / ADAPTER_CONFIG)
         self.model: nn.Module | None = None
         self._plain_head: bool | None = None  # not yet known
-        self._unfolds = False  # see ``check_sharing``
+        self._maskless_trees = False  # see ``check_sharing``
         self._reference: list[nn.Module] = []  # a list, so that it is not a submodule: neither saved nor synchronised
         self.sharding: Sharding = Unsharded()
         self._cast_linears: CastLinears | None = None  # of the model, unless it is sharded
@@ -172,7 +172,7 @@ class Policy(nn.Module):
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         if self.share_prompts:
             try:
-                self._unfolds = check_sharing(model)
+                self._maskless_trees = check_sharing(model)
             except InputError:
                 if self.share_prompts is True:
                     raise
@@ -334,8 +334,8 @@ class Policy(nn.Module):
         if self.share_prompts != "auto":
             return self.share_prompts
         hidden = int(self.config.get_text_config().hidden_size)
-        unfolds = self._unfolds and is_short(self.causal_lm)
-        return sharing_pays(prompts.tolist(), completions.tolist(), prompt_of.tolist(), hidden, unfolds)
+        masked = not (self._maskless_trees and is_faster(self.causal_lm))
+        return sharing_pays(prompts.tolist(), completions.tolist(), prompt_of.tolist(), hidden, masked)
 
     def pack(self, inputs: Inputs, shared: bool | None = None) -> PackedInputs:
         """Lay the tokens out for a pass, on the device they are on; ``shared`` None decides by ``shares``."""
@@ -389,7 +389,6 @@ class Policy(nn.Module):
                 self._plain_head = has_plain_head(self.sharding.unwrapped(root))
         packed = inputs if isinstance(inputs, PackedInputs) else self.pack(inputs)
         with self._with_copies(root, sampling=False):
-            logprobs, entropies = self.sharding.run(
-                root, completion_logprobs, packed, temperature, top_p, with_entropy, self._plain_head, self._unfolds
-            )
+            settings = temperature, top_p, with_entropy, self._plain_head, self._maskless_trees
+            logprobs, entropies = self.sharding.run(root, completion_logprobs, packed, *settings)
         return packed.table(logprobs), None if entropies is None else packed.table(entropies)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lightning_pspo.policy import short_attention as module
+from lightning_pspo.policy import cpu_attention as module
+from lightning_pspo.policy.cpu_attention import CPUAttention, is_faster
 from lightning_pspo.policy.packing import rows, trees
-from lightning_pspo.policy.short_attention import is_short
 from lightning_pspo.types import Inputs
 from tests.support.models import make_model
 
@@ -24,26 +24,25 @@ def attention(dtype: torch.dtype, fast: bool) -> list[Tensor]:
         for heads in (4, 2, 2)
     )
     weights = torch.randn(2, 4, TOKENS, WIDTH, generator=generator).bfloat16().to(dtype)
-    with module._ShortAttention() if fast else contextlib.nullcontext():
+    with CPUAttention() if fast else contextlib.nullcontext():
         out = scaled_dot_product_attention(query, key, value, scale=0.3, enable_gqa=True, is_causal=True)
     (out * weights).sum().backward()
     return [out.detach(), *(states.grad for states in (query, key, value) if states.grad is not None)]
 
 
-def test_forward_bits_and_gradients() -> None:
+def test_outputs_and_gradients_are_closer_to_the_exact_ones() -> None:
     exact = attention(torch.float64, fast=False)
     plain, ours = (attention(torch.bfloat16, fast=fast) for fast in (False, True))
-    assert torch.equal(ours[0], plain[0])
-    for tensor, plain_tensor, reference in zip(ours[1:], plain[1:], exact[1:], strict=True):
+    for tensor, plain_tensor, reference in zip(ours, plain, exact, strict=True):
         error, plain_error = (float((t.double() - reference).norm() / reference.norm()) for t in (tensor, plain_tensor))
-        assert error < 0.006
-        assert error <= plain_error
+        assert error < 0.002
+        assert error < plain_error
 
 
-@pytest.mark.parametrize("short", [1, 1000])
-def test_a_tree_has_the_outputs_and_gradients_of_its_rows(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
+@pytest.mark.parametrize("scores", [1, 100, 10**6])  # blocks of one completion, of two, and of all
+def test_a_tree_has_the_outputs_and_gradients_of_its_rows(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
     """Two prompts, five completions: what a token sees is read from the mask of the tree."""
-    monkeypatch.setattr(module, "SHORT", short)
+    monkeypatch.setattr(module, "SCORES", scores)
     prompts, owners = torch.tensor([[0, 7, 8, 9], [3, 4, 5, 6]]), torch.tensor([0, 1, 0, 0, 1])
     completions = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 1, 0], [2, 3, 0, 0]])
     packed = trees(Inputs(prompts, prompts > 0, completions, completions > 0, owners)).padded(8)
@@ -57,7 +56,7 @@ def test_a_tree_has_the_outputs_and_gradients_of_its_rows(monkeypatch: pytest.Mo
     results = []
     for mode, options in (
         (contextlib.nullcontext(), {"attn_mask": packed.attention_mask}),
-        (module._ShortAttention(packed.unfolding), {"is_causal": True}),
+        (CPUAttention(packed.leaves), {"is_causal": True}),
     ):
         states = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
         with mode:
@@ -68,12 +67,12 @@ def test_a_tree_has_the_outputs_and_gradients_of_its_rows(monkeypatch: pytest.Mo
         torch.testing.assert_close(result, expected)
 
 
-def test_rows_are_not_unfolded_and_a_tree_needs_plain_attention() -> None:
+def test_rows_have_no_leaves_and_a_tree_needs_plain_attention() -> None:
     ids = torch.tensor([[5, 6]])
-    assert rows(Inputs(ids, ids > 0, ids, ids > 0, torch.tensor([0]))).unfolding is None
-    unfolding = trees(Inputs(ids, ids > 0, ids, ids > 0, torch.tensor([0]))).unfolding
+    assert rows(Inputs(ids, ids > 0, ids, ids > 0, torch.tensor([0]))).leaves is None
+    leaves = trees(Inputs(ids, ids > 0, ids, ids > 0, torch.tensor([0]))).leaves
     states = torch.randn(1, 1, 4, 8)
-    with module._ShortAttention(unfolding), pytest.raises(RuntimeError, match="must be plain and causal"):
+    with CPUAttention(leaves), pytest.raises(RuntimeError, match="must be plain and causal"):
         scaled_dot_product_attention(states, states, states)
 
 
@@ -82,15 +81,15 @@ def test_long_sequences_and_biases_are_left_to_pytorch(monkeypatch: pytest.Monke
     for tensor, reference in zip(attention(torch.bfloat16, True), attention(torch.bfloat16, False), strict=True):
         assert torch.equal(tensor, reference)
     states = torch.randn(1, 1, 3, 8)
-    with module._ShortAttention():
+    with CPUAttention():
         biased = scaled_dot_product_attention(states, states, states, attn_mask=torch.zeros(3, 3))
     assert torch.equal(biased, scaled_dot_product_attention(states, states, states))
 
 
 def test_where_it_is_used() -> None:
     model = make_model()
-    assert not is_short(model)
+    assert not is_faster(model)
     with torch.autocast("cpu", torch.bfloat16):
-        assert is_short(model)
+        assert is_faster(model)
         model.gradient_checkpointing_enable()
-        assert not is_short(model)
+        assert not is_faster(model)
