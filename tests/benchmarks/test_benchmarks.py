@@ -286,3 +286,13 @@ def test_agreement_counts_both_ways(run: Run, tmp_path: Path) -> None:
 def test_throughput_is_of_answers_that_are_judged_right(run: Run) -> None:
     printed = run("grading", "throughput", "--rows", "400", "--rounds", "1")
     assert re.search(r"round 1: \d+ answers a second, 0 misjudged", printed), printed
+
+
+def test_two_ways_of_attention_over_trees_agree(run: Run) -> None:
+    printed = run("attention", "--prompts", "2", "--prompt-tokens", "20", "--rounds", "1")
+    assert [line.split("  ")[0] for line in printed.splitlines()[:3]] == [
+        "CPUAttention, trees",
+        "PyTorch, masked trees",
+        "PyTorch, rows",
+    ]
+    assert 0.0 < float(printed.split("differ by ")[1].split()[0]) < 0.01, printed
