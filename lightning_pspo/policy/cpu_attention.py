@@ -24,8 +24,10 @@ from lightning_pspo.policy.head import compute_dtype
 
 SHORT = 192
 """Tokens of a sequence without branches from which on PyTorch's kernel is faster."""
+PART = 64
+"""Tokens of a sequence whose queries are taken at once: their scores for later tokens are computed in vain."""
 SCORES = 2**18
-"""Scores of a block for each thread: 1 MiB."""
+"""Scores at once for each thread: 1 MiB."""
 
 
 def is_faster(model: PreTrainedModel) -> bool:
@@ -64,40 +66,41 @@ class CPUAttention(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Block:
-    """Sequences side by side that continue the same trunk, which may be empty: places in flat tokens, (S * L, ...)."""
+    """m sequences side by side that continue one trunk, which may be empty: places in flat tokens, (S * L, ...)."""
 
     trunk: slice
     tokens: slice
     lengths: Sequence[int]  # of the sequences, together ``tokens``
 
     @property
-    def width(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(self.lengths)
+    def parts(self) -> list[slice]:
+        """Cut the longest sequence into equal parts of at most ``PART`` tokens."""
+        width = max(self.lengths)
+        size = -(-width // -(-width // PART))
+        return [slice(first, min(first + size, width)) for first in range(0, width, size)]
 
     def padded(self, states: Tensor) -> Tensor:
-        """Take the tokens of (S * L, heads, D) states: (sequences * width, heads, D), 0 behind each sequence's end."""
-        states = states[self.tokens]
-        if len(states) == len(self.lengths) * self.width:
-            return states
-        result = states.new_zeros(len(self.lengths) * self.width, *states.shape[1:])
-        result[self._real] = states
-        return result
+        """Take the tokens of (S * L, heads, D) states: (m, W, heads, D), 0 behind each sequence's end."""
+        states, (count, width) = states[self.tokens], (len(self.lengths), max(self.lengths))
+        if len(states) < count * width:
+            states = states.new_zeros(count * width, *states.shape[1:]).index_put_((self._real,), states)
+        return states.view(count, width, *states.shape[1:])
 
     def unpadded(self, states: Tensor) -> Tensor:
         """Undo ``padded``."""
-        return states if len(states) == self.tokens.stop - self.tokens.start else states[self._real]
+        states = states.flatten(0, 1)
+        return states if len(states) == sum(self.lengths) else states[self._real]
 
     @property
     def _real(self) -> Tensor:
-        return (torch.arange(self.width) < torch.tensor(self.lengths).unsqueeze(1)).flatten()
+        return (torch.arange(max(self.lengths)) < torch.tensor(self.lengths).unsqueeze(1)).flatten()
 
 
 def _blocks(leaves: Tensor | None, sequences: int, length: int, heads: int) -> Iterator[_Block]:
     """Cut S sequences of L tokens, or trees with these leaves, into blocks of at most ``SCORES`` scores if they can."""
-    most = SCORES * torch.get_num_threads()
+    most = SCORES * torch.get_num_threads() // heads
     if leaves is None:
-        size = max(1, most // (heads * length * length))
+        size = max(1, most // (min(length, PART) * length))
         for first in range(0, sequences, size):
             count = min(size, sequences - first)
             yield _Block(slice(0, 0), slice(first * length, (first + count) * length), [length] * count)
@@ -106,83 +109,83 @@ def _blocks(leaves: Tensor | None, sequences: int, length: int, heads: int) -> I
         _, starts, lengths, (trunk_length, *_) = zip(*members, strict=True)
         trunk = slice(tree * length, tree * length + trunk_length)
         yield _Block(slice(0, 0), trunk, [trunk_length])
-        size = max(1, most // (heads * max(1, *lengths) * (trunk_length + max(lengths))))
+        longest = max(1, *lengths)
+        size = max(1, most // (min(longest, PART) * (trunk_length + longest)))
         for first in range(0, len(lengths), size):
-            part = lengths[first : first + size]
+            some = lengths[first : first + size]
             start = tree * length + starts[first]
-            if any(part):
-                yield _Block(trunk, slice(start, start + sum(part)), part)
+            if any(some):
+                yield _Block(trunk, slice(start, start + sum(some)), some)
 
 
 class _Layout:
-    """Between (tokens, heads, D) of m sequences of W tokens and (k, m * r * W, D), with r heads for each of k keys'."""
+    """Between (m, W, heads, D) and (k, m * r * W, D), with r heads for each of k key heads, at least float32."""
 
     def __init__(self, keys: int, dtype: torch.dtype) -> None:
         self.keys = keys
         self.dtype = torch.promote_types(dtype, torch.float32)
 
-    def __call__(self, states: Tensor, sequences: int = 1) -> Tensor:
-        tokens, heads, width = states.shape
-        rows = states.view(sequences, tokens // sequences, self.keys, heads // self.keys, width).permute(2, 0, 3, 1, 4)
-        return torch.empty(rows.shape, dtype=self.dtype).copy_(rows).view(self.keys, -1, width)
+    def __call__(self, states: Tensor) -> Tensor:
+        rows = states.unflatten(2, (self.keys, -1)).permute(2, 0, 3, 1, 4)  # type: ignore[no-untyped-call]
+        return torch.empty(rows.shape, dtype=self.dtype).copy_(rows).view(self.keys, -1, states.shape[3])
 
-    def back(self, rows: Tensor, heads: int, sequences: int = 1) -> Tensor:
-        """Undo it, but for the dtype."""
-        states = rows.view(self.keys, sequences, heads // self.keys, -1, rows.shape[-1]).permute(1, 3, 0, 2, 4)
-        return states.reshape(-1, heads, rows.shape[-1])
+    def back(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return (m, W, heads, D) of these sizes, in the same dtype."""
+        count, width, heads, size = shape
+        return rows.view(self.keys, count, heads // self.keys, width, size).permute(1, 3, 0, 2, 4).reshape(shape)
 
 
+@dataclass(frozen=True)
 class _Inputs:
-    """Queries, keys and values of a block, and how it attends: one softmax over the trunk and a token's own sequence.
+    """Some queries, all keys and values before them: one softmax over the trunk of P tokens and a sequence's own K."""
 
-    With k key heads, r query heads for each, m sequences of W tokens and a trunk of P: ``queries`` are scaled,
-    (k, m * r * W, D), the trunk's keys and values (k, P, D), and the sequences' own (k * m, W, D).
-    """
-
-    def __init__(self, block: _Block, layout: _Layout, states: Sequence[Tensor], scale: float) -> None:
-        query, *others = states
-        count = len(block.lengths)
-        self.queries = layout(block.padded(query), count).mul_(scale)
-        self.trunk = [layout(tensor[block.trunk]) for tensor in others]
-        own = [layout(block.padded(tensor), count) for tensor in others]
-        self.own = [tensor.view(-1, block.width, tensor.shape[-1]) for tensor in own]
+    queries: Tensor  # (k, m * r * Q, D), scaled
+    trunk: Sequence[Tensor]  # keys and values, (k, P, D)
+    own: Sequence[Tensor]  # keys and values, (k * m, K, D)
 
     def apart(self, rows: Tensor) -> Tensor:
-        """View (k, m * r * W, D) as (k * m, r * W, D)."""
+        """View (k, m * r * Q, D) as (k * m, r * Q, D)."""
         return rows.view(len(self.own[0]), -1, rows.shape[-1])
 
-    def parts(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """View (k * m, r * W, P + W) as the trunk's part, (k, m * r * W, P), and the rest, (k * m, r * W, W)."""
+    def sides(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """View (k * m, r * Q, P + K) as the trunk's part, (k, m * r * Q, P), and the rest, (k * m, r * Q, K)."""
         length = self.trunk[0].shape[1]
         return scores[..., :length].view(*self.queries.shape[:2], length), scores[..., length:]
 
     def products(self, rows: Tensor, kind: int) -> Tensor:
-        """Return the products of (k, m * r * W, D) with all keys (0) or values (1): (k * m, r * W, P + W)."""
+        """Return the products of (k, m * r * Q, D) with all keys (0) or values (1): (k * m, r * Q, P + K)."""
         trunk, own, apart = self.trunk[kind], self.own[kind], self.apart(rows)
         result = rows.new_empty(*apart.shape[:2], trunk.shape[1] + own.shape[1])
-        of_trunk, of_own = self.parts(result)
+        of_trunk, of_own = self.sides(result)
         torch.bmm(rows, trunk.mT, out=of_trunk)
         torch.bmm(apart, own.mT, out=of_own)
         return result
 
-    def weights(self) -> Tensor:
-        """Return the softmax of the scores, (k * m, r * W, P + W)."""
+    def weights(self, count: int) -> Tensor:
+        """Return the softmax of the scores, (k * m, r * Q, P + K); the Q queries are those of the last Q keys."""
         scores = self.products(self.queries, 0)
-        width = self.own[0].shape[1]
-        later = torch.ones(width, width, dtype=torch.bool).triu(1)
-        _, of_own = self.parts(scores)
-        torch.unflatten(of_own, 1, (-1, width)).masked_fill_(later, -torch.inf)
+        later = torch.ones(count, count, dtype=torch.bool).triu(1)
+        torch.unflatten(scores[..., -count:], 1, (-1, count)).masked_fill_(later, -torch.inf)
         return scores.softmax(dim=-1)
 
     def sums(self, weights: Tensor, kind: int) -> Tensor:
-        """Return the sums of all keys (0) or values (1), (k * m, r * W, D), weighed by (k * m, r * W, P + W)."""
-        of_trunk, of_own = self.parts(weights)
+        """Return the sums of all keys (0) or values (1), (k * m, r * Q, D), weighed by (k * m, r * Q, P + K)."""
+        of_trunk, of_own = self.sides(weights)
         return self.apart(torch.bmm(of_trunk, self.trunk[kind])).baddbmm_(of_own, self.own[kind])
 
     def sums_of_queries(self, weights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, for the trunk's keys and for the others, the sums of (k, m * r * W, D) rows of the queries."""
-        of_trunk, of_own = self.parts(weights)
+        """Return, for the trunk's keys and for the own, the sums of (k, m * r * Q, D) rows of the queries."""
+        of_trunk, of_own = self.sides(weights)
         return torch.bmm(of_trunk.mT, rows), torch.bmm(of_own.mT, self.apart(rows))
+
+
+def _inputs(block: _Block, layout: _Layout, states: Sequence[Tensor], scale: float) -> Iterator[tuple[slice, _Inputs]]:
+    """Yield the parts of a block's sequences, and what their queries look at."""
+    query, *others = (block.padded(tensor) for tensor in states)
+    trunk = [layout(tensor[block.trunk].unsqueeze(0)) for tensor in states[1:]]
+    for part in block.parts:
+        own = [layout(tensor[:, : part.stop]).view(-1, part.stop, tensor.shape[3]) for tensor in others]
+        yield part, _Inputs(layout(query[:, part]).mul_(scale), trunk, own)
 
 
 @torch.library.custom_op("lightning_pspo::attention", mutates_args=())
@@ -194,9 +197,11 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float, leaves: 
     result = torch.zeros_like(states[0])
     with torch.autocast("cpu", enabled=False):
         for block in _blocks(leaves, sequences, length, heads):
-            inputs = _Inputs(block, layout, states, scale)
-            sums = layout.back(inputs.sums(inputs.weights(), 1), heads, len(block.lengths))
-            result[block.tokens] = block.unpadded(sums)
+            outputs = torch.empty_like(block.padded(result))
+            for part, inputs in _inputs(block, layout, states, scale):
+                some = outputs[:, part]
+                some.copy_(layout.back(inputs.sums(inputs.weights(some.shape[1]), 1), some.shape))
+            result[block.tokens] = block.unpadded(outputs)
     return result.view(query.shape)
 
 
@@ -211,23 +216,27 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value, as (S, L, H, D) each."""
     sequences, length, heads, _ = query.shape
-    keys = key.shape[2]
-    layout = _Layout(keys, query.dtype)
-    states = [tensor.flatten(0, 1) for tensor in (query, key, value)]
-    of_outputs = gradient.flatten(0, 1)
-    by_query, by_key, by_value = (tensor.new_zeros(tensor.shape, dtype=layout.dtype) for tensor in states)
+    layout = _Layout(key.shape[2], query.dtype)
+    of_results, *states = (tensor.flatten(0, 1) for tensor in (gradient, query, key, value))
+    totals = [tensor.new_zeros(tensor.shape, dtype=layout.dtype) for tensor in states]
     with torch.autocast("cpu", enabled=False):
         for block in _blocks(leaves, sequences, length, heads):
-            inputs, count = _Inputs(block, layout, states, scale), len(block.lengths)
-            rows = layout(block.padded(of_outputs), count)
-            weights = inputs.weights()
-            by_scores = torch._softmax_backward_data(inputs.products(rows, 1), weights, -1, layout.dtype)
-            by_query[block.tokens] = block.unpadded(layout.back(inputs.sums(by_scores, 0).mul_(scale), heads, count))
-            for total, factors, others in ((by_key, by_scores, inputs.queries), (by_value, weights, rows)):
-                of_trunk, of_own = inputs.sums_of_queries(factors, others)
-                total[block.trunk] += layout.back(of_trunk, keys)
-                total[block.tokens] += block.unpadded(layout.back(of_own, keys, count))
-    by_states = zip((by_query, by_key, by_value), (query, key, value), strict=True)
+            of_outputs = block.padded(of_results)
+            by_query, by_key, by_value = own = [torch.zeros_like(block.padded(total)) for total in totals]
+            for part, inputs in _inputs(block, layout, states, scale):
+                rows, weights = layout(of_outputs[:, part]), inputs.weights(part.stop - part.start)
+                by_scores = torch._softmax_backward_data(inputs.products(rows, 1), weights, -1, layout.dtype)
+                by_query[:, part] = layout.back(inputs.sums(by_scores, 0).mul_(scale), by_query[:, part].shape)
+                for total, sums, factors, others in (
+                    (totals[1], by_key, by_scores, inputs.queries),
+                    (totals[2], by_value, weights, rows),
+                ):
+                    of_trunk, of_own = inputs.sums_of_queries(factors, others)
+                    total[block.trunk] += layout.back(of_trunk, (1, *total[block.trunk].shape)).squeeze(0)
+                    sums[:, : part.stop] += layout.back(of_own, sums[:, : part.stop].shape)
+            for total, sums in zip(totals, own, strict=True):
+                total[block.tokens] += block.unpadded(sums)
+    by_states = zip(totals, (query, key, value), strict=True)
     return tuple(total.view(states.shape).to(states.dtype) for total, states in by_states)  # type: ignore[return-value]
 
 

@@ -39,10 +39,15 @@ def test_outputs_and_gradients_are_closer_to_the_exact_ones() -> None:
         assert error < plain_error
 
 
-@pytest.mark.parametrize("scores", [1, 100, 10**6])  # blocks of one completion, of two, and of all
-def test_a_tree_has_the_outputs_and_gradients_of_its_rows(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
-    """Two prompts, five completions: what a token sees is read from the mask of the tree."""
+@pytest.mark.parametrize(
+    ("scores", "part"), [(1, 1), (100, 3), (10**6, 64)]
+)  # blocks of one completion, of two, of all
+def test_a_tree_has_the_outputs_and_gradients_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch, scores: int, part: int
+) -> None:
+    """Outputs and gradients of two prompts, five completions: what a token sees is read from the mask of the tree."""
     monkeypatch.setattr(module, "SCORES", scores)
+    monkeypatch.setattr(module, "PART", part)
     prompts, owners = torch.tensor([[0, 7, 8, 9], [3, 4, 5, 6]]), torch.tensor([0, 1, 0, 0, 1])
     completions = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 1, 0], [2, 3, 0, 0]])
     packed = trees(Inputs(prompts, prompts > 0, completions, completions > 0, owners)).padded(8)
