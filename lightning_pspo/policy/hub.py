@@ -9,17 +9,21 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy.location import UNREADABLE, first_line, hub_answers
+from lightning_pspo.policy.download import Download
+from lightning_pspo.policy.location import UNREADABLE, first_line
 
 
 def copy_from_hub(model: str, output: Path, *, dtype: str = "float32") -> None:
     """Write a model of the hub, or of a folder, with tokenizer and generation settings into an existing folder."""
-    from_cache = not Path(model).is_dir() and not hub_answers(model, None)
+    if not Path(model).is_dir():
+        Download(model, None).weights()
     # without a plain no, transformers asks whoever sits at the terminal whether the model's own code may run
-    loading: dict[str, Any] = {"local_files_only": from_cache, "trust_remote_code": False}
+    loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **loading)
-        weights = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), **loading)
+        weights = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, dtype), adapter_kwargs={"local_files_only": True}, **loading
+        )
     except UNREADABLE as error:
         raise InputError(
             f"`{model}` must be a causal language model of the hub or a folder: {first_line(error)}"

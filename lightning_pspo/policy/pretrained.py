@@ -27,6 +27,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.policy.download import Download
 from lightning_pspo.policy.location import (
     ADAPTER_CONFIG,
     EMBEDDED,
@@ -34,7 +35,7 @@ from lightning_pspo.policy.location import (
     check_folder,
     check_json,
     first_line,
-    hub_answers,
+    index_parts,
 )
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,9 @@ class Pretrained:
         self.base, self.revision = _base_of(Path(self.location), self.location, revision)
         self.trust_remote_code = trust_remote_code
         self._loading: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
-        if not Path(self.base).is_dir() and not hub_answers(self.base, self.revision):
-            self._loading["local_files_only"] = True
+        self._download = None if Path(self.base).is_dir() else Download(self.base, self.revision)
+        if self._download is not None:
+            self._loading["local_files_only"] = not trust_remote_code  # code may be in a repository of its own
         self.config = self._read_config()
         self.tokenizer = self._read_tokenizer()
         self.generation_config = self._read_generation_config()
@@ -87,6 +89,9 @@ class Pretrained:
 
         The options are further arguments of ``from_pretrained``.
         """
+        if self._download is not None:
+            self._download.weights()
+            options["adapter_kwargs"] = {"local_files_only": self._loading["local_files_only"]}
         try:
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 self.location, config=self.config, weights_only=True, **self._loading, **options
@@ -203,11 +208,7 @@ class Pretrained:
             if single is not None:
                 return [single]
             if index is not None:
-                files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
-                if not isinstance(files, dict) or not all(isinstance(part, str) for part in files.values()):
-                    raise InputError(f"{index}: `weight_map` must map weights to files, got {files!r:.40}.")
-                parts = sorted(set(files.values()))
-                return [path for part in parts if (path := self.find(part)) is not None]
+                return [path for part in index_parts(index) if (path := self.find(part)) is not None]
         return []
 
     def _read_config(self) -> PreTrainedConfig:

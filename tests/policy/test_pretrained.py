@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.policy import location
+from lightning_pspo.policy import download
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import Pretrained
 from tests.support.checkpoints import Attack
+from tests.support.model_hub import ModelHub
 from tests.support.models import make_model
 
 
@@ -209,13 +210,56 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
     server.server_close()
 
 
+@pytest.fixture
+def model_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path) -> Iterator[ModelHub]:
+    """A hub that has the tiny model, an empty cache, and little patience."""
+    server = ModelHub(tiny_model)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    values = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    for name, value in (values | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(download, "FILE_SECONDS", 3.0)
+    monkeypatch.setattr(download, "STALL_SECONDS", 3.0)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("fault", ["silent", "stall", "drip"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_hub_that_stalls_is_not_waited_for(name: str, fault: str, model_hub: ModelHub) -> None:
+    """Also one that sends a byte now and then, which no limit of the hub's library ends."""
+    model_hub.faults[name] = fault
+    with pytest.raises(InputError, match=r"'o/m' .* does not give it .nothing more has arrived in 3 s.*HF_ENDPOINT"):
+        Pretrained(name="o/m").load()
+
+
+def test_each_file_of_the_hub_is_asked_for_once(model_hub: ModelHub, tiny_model: Path) -> None:
+    files = sorted(path.name for path in tiny_model.iterdir())
+    Pretrained(name="o/m").load()
+    for method in ("HEAD", "GET"):
+        assert sorted(name for how, name in model_hub.asked if how == method and name != "about") == files
+    model_hub.asked.clear()
+    Pretrained(name="o/m").load()
+    assert [(how, name) for how, name in model_hub.asked if name != "about"] == [("HEAD", "config.json")]
+
+
+@pytest.mark.parametrize("fault", ["html", 401, 404])
+@pytest.mark.parametrize("name", ["about", "config.json", "tokenizer.json", "model.safetensors"])
+def test_a_hub_that_gives_something_else(name: str, fault: Any, model_hub: ModelHub) -> None:
+    model_hub.faults[name] = fault
+    with pytest.raises(InputError) as caught:
+        Pretrained(name="o/m").load()
+    assert "o/m" in str(caught.value) or "o--m" in str(caught.value)  # or the file's path in the cache
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
         (404, "RepoNotFound", ["spelling", "HF_TOKEN"]),
         (404, "RevisionNotFound", ["`revision`", "v7"]),
         (401, "GatedRepo", ["HF_TOKEN"]),
-        (503, "", ["does not answer", "HF_ENDPOINT", "HF_HOME"]),
+        (503, "", ["does not give it", "HF_ENDPOINT", "HF_HOME"]),
     ],
 )
 def test_what_the_hub_refuses(status: int, code: str, words: list[str], hub: Callable[[int, str], None]) -> None:
@@ -227,7 +271,7 @@ def test_what_the_hub_refuses(status: int, code: str, words: list[str], hub: Cal
 @pytest.mark.parametrize(
     ("files", "code", "words"),
     [
-        (429, "", ["does not answer", "HF_ENDPOINT"]),
+        (429, "", ["does not give it", "HF_ENDPOINT"]),
         (403, "GatedRepo", ["HF_TOKEN"]),
         (200, "", ["/config.json", "X-Repo-Commit", "HF_ENDPOINT"]),
         (200, "EntryNotFound", ["/tokenizer.json", "X-Repo-Commit", "HF_ENDPOINT"]),
@@ -237,7 +281,7 @@ def test_a_hub_that_gives_no_files(
     files: int, code: str, words: list[str], hub: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the pause of a thousand seconds that it asks for; nor is a login page taken for a file."""
-    monkeypatch.setattr(location, "FILE_SECONDS", 2.0)
+    monkeypatch.setattr(download, "FILE_SECONDS", 2.0)
     hub(200, code, files)
     message = refused("someone/model")
     assert all(word in message for word in words), message

@@ -1,0 +1,146 @@
+"""Files of a model from the hub into its cache: each asked for once, none waited for longer than is said here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+from lightning_pspo.errors import InputError, one_line
+from lightning_pspo.files import is_full
+from lightning_pspo.policy.location import EMBEDDED, index_parts
+from lightning_pspo.progress import watched
+
+logger = logging.getLogger(__name__)
+
+HUB_SECONDS = 3.0
+"""Longest wait for the hub's answer."""
+FILE_SECONDS = 15.0
+"""Longest wait for a model's config, a small file."""
+STALL_SECONDS = 60.0
+"""Longest time in which nothing more of a file may arrive."""
+_CHUNK = 2**20  # bytes that arrive before a file on the disk grows; the library's own are ten times as many
+# What transformers may read beside the weights: a file that the hub lists but does not give would be missing silently.
+_SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
+
+
+class Download:
+    """Files of a model of the hub.
+
+    Everything beside the weights is downloaded at once, unless the hub does not answer and the cache has the model.
+
+    Args:
+        repository: Hub id.
+        revision: Hub revision.
+
+    Raises:
+        InputError: Neither the hub nor the cache gives the model.
+    """
+
+    def __init__(self, repository: str, revision: str | None) -> None:
+        self.repository, self.revision = repository, revision
+        self._commit = revision  # the one that the config is of, once that has been read
+        self._listed: set[str] = set()  # nothing if all is read from the cache
+        is_cached = isinstance(try_to_load_from_cache(repository, CONFIG_NAME, revision=revision), str)
+        if is_offline_mode():
+            if is_cached:
+                return
+            raise InputError(
+                f"{_named(repository)} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and "
+                "HF_HUB_OFFLINE forbids downloads: unset it, or set HF_HOME to a cache that has the model."
+            )
+        try:
+            listed = watched(
+                lambda: HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS), FILE_SECONDS
+            )
+            names = {file.rfilename for file in listed.siblings or []}
+            self._fetch([CONFIG_NAME], FILE_SECONDS)
+            self._fetch(sorted(filter(_SMALL.fullmatch, names)), STALL_SECONDS)
+        except Exception as error:  # of the hub, or of whatever HTTP client its library uses
+            if is_full(error):
+                raise
+            if not is_cached:
+                raise InputError(_refusal(repository, revision, error)) from error
+            logger.warning("%s is read from the cache, as %s did not give it.", repository, constants.ENDPOINT)
+        else:
+            self._listed = names
+
+    def weights(self) -> None:
+        """Download the weights that the hub lists: those in safetensors, or else torch's."""
+        for name, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+            parts = [name] if name in self._listed else self._parts(index) if index in self._listed else []
+            if parts:
+                try:
+                    return self._fetch(parts, STALL_SECONDS)
+                except Exception as error:
+                    if is_full(error):
+                        raise
+                    raise InputError(_refusal(self.repository, self.revision, error)) from error
+        return None
+
+    def _parts(self, index: str) -> list[str]:
+        """Return the names of the files of weights that an index names."""
+        path = try_to_load_from_cache(self.repository, index, revision=self.revision)
+        return index_parts(Path(path)) if isinstance(path, str) else []
+
+    def _fetch(self, names: list[str], seconds: float) -> None:
+        """Download files that the cache lacks, as long as something more of them arrives every so many seconds."""
+        folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=self.repository, repo_type="model"))
+
+        def download() -> None:
+            constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+            for name in names:
+                try:
+                    path = hf_hub_download(self.repository, name, revision=self._commit)
+                    if name == CONFIG_NAME:
+                        self._commit = Path(path).parent.name  # files of a known commit that are there need no question
+                except RemoteEntryNotFoundError:
+                    if name != CONFIG_NAME:  # an adapter has none, perhaps
+                        raise
+
+        def arrived() -> int:
+            sizes = [0]
+            for path in folder.rglob("*"):
+                with contextlib.suppress(OSError):  # renamed meanwhile
+                    sizes.append(path.lstat().st_size)
+            return len(sizes) + sum(sizes)
+
+        watched(download, seconds, arrived)
+
+
+def _named(repository: str) -> str:
+    """Return the setting with its value, and the folder of a model beside it or the embedded policy if like it."""
+    folders = (str(config.parent) for config in Path(repository).parent.glob(f"*/{CONFIG_NAME}"))
+    close = get_close_matches(repository, [EMBEDDED, *folders], 1, 0.8)
+    return f"`model_name_or_path` {repository!r}{f' (did you mean `{close[0]}`?)' if close else ''}"
+
+
+def _refusal(repository: str, revision: str | None, error: Exception) -> str:
+    """Return what is wrong and what to do if the hub does not give a model."""
+    if isinstance(error, RevisionNotFoundError):
+        return f"`revision` must exist in {repository!r} on the hub, got {revision!r}."
+    if isinstance(error, HFValidationError):
+        return f"`model_name_or_path` must be a folder or a hub id, got {repository!r}."
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{_named(repository)} is neither a folder nor a model on {constants.ENDPOINT} that you may "
+            "read: check its spelling, or set HF_TOKEN if it is private."
+        )
+    cause = error.__cause__ or error  # the library's own words hide what the hub has answered
+    return (
+        f"{_named(repository)} is neither a folder nor in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} "
+        f"does not give it ({one_line(cause)[:200]}): check the network or HF_ENDPOINT, set HF_HOME to a cache that "
+        "has the model, or give a folder."
+    )

@@ -1,0 +1,90 @@
+"""A Hugging Face hub on the loopback that gives the files of a folder, honestly or not."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+COMMIT = "1" * 40
+DRIP_S = 0.2  # between two bytes of a file that drips
+
+
+class ModelHub(ThreadingHTTPServer):
+    """A hub whose every repository has the files of a folder.
+
+    Attributes:
+        url: Its address, for HF_ENDPOINT.
+        faults: File, or ``about`` for the listing -> what is wrong with it: a status; ``silent`` (no answer), ``stall``
+            (the beginning and nothing more), ``drip`` (a byte now and then), ``html`` (a login page).
+        asked: Method and name of each file that was asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.folder = folder
+        self.faults: dict[str, Any] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.closing = threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """End it, and every answer that it has not finished."""
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ModelHub
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub, path = self.server, self.path.partition("?")[0]
+        name = path.partition("/resolve/")[2].partition("/")[2] or "about"
+        hub.asked.append((self.command, name))
+        file, fault, kind = hub.folder / name, hub.faults.get(name), "application/octet-stream"
+        if fault == "silent":
+            hub.closing.wait()
+        if name == "about":
+            names = [str(each.relative_to(hub.folder)) for each in hub.folder.rglob("*") if each.is_file()]
+            about = {"id": "o/m", "sha": COMMIT, "siblings": [{"rfilename": each} for each in names]}
+            content = json.dumps(about).encode()
+        elif file.is_file():
+            content = file.read_bytes()
+        else:
+            fault, content = 404, b""
+        if fault == "html":
+            content, kind = b"<html><body>Please log in.</body></html>\n", "text/html"
+        self.answer(fault, content, kind)
+
+    def answer(self, fault: Any, content: bytes, kind: str) -> None:
+        status = fault if isinstance(fault, int) else 200
+        self.send_response(status)
+        self.send_header("X-Error-Code", "EntryNotFound" if status == 404 else "")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{len(content)}-{hash(content) & 0xFFFF}"')
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content) if status == 200 else 0))
+        self.end_headers()
+        if self.command == "HEAD" or status != 200:
+            return
+        if fault == "stall":
+            content = content[: len(content) // 2]
+        if fault == "drip":
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                if self.server.closing.wait(DRIP_S):
+                    return
+        self.wfile.write(content)
+        self.wfile.flush()
+        if fault == "stall":
+            self.server.closing.wait()
