@@ -42,6 +42,15 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
                 f"settings (`--callbacks.{kind.__name__}.SETTING VALUE` changes that of the configuration)."
             )
         seen.add((kind, *values))
+    owners: dict[str, Callback] = {}
+    for callback in callbacks:
+        if type(callback).state_dict is Callback.state_dict:
+            continue
+        if (owner := owners.setdefault(callback.state_key, callback)) is not callback:
+            raise InputError(
+                f"`state_key` must differ between callbacks that have a state, got {callback.state_key!r} of "
+                f"{type(owner).__name__} and of {type(callback).__name__}: give one of them a name of its own."
+            )
 
 
 class MonitorCheck(Callback):

@@ -245,7 +245,11 @@ class TrainableModule(SamplingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's description and the optimiser's settings."""
-        check_callbacks(checkpoint.get("callbacks", {}))
+        untyped: Any = self.trainer  # a connector sets `callbacks`; mypy does not know it
+        kinds = [type(callback) for callback in untyped.callbacks]
+        check_callbacks(
+            checkpoint, [kind.__name__ for kind in kinds if kind.on_save_checkpoint is not Callback.on_save_checkpoint]
+        )
         checkpoint["policy"] = self.policy.description()
         checkpoint["precision"] = str(self.trainer.precision)
         save_threads(checkpoint)

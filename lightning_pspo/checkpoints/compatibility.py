@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,10 @@ from lightning_pspo.objective.alpha import AlphaController
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 """States of torch's optimisers that have a weight's shape."""
+_LIGHTNINGS = {
+    *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states"),
+    *("lr_schedulers", "hparams_name", "hyper_parameters", "hparams_type"),
+}
 
 
 def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -46,27 +50,41 @@ def check_policy(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], wei
     _check_finite(checkpoint.get("state_dict", {}))
 
 
-def check_callbacks(states: Mapping[str, Any]) -> None:
+def check_callbacks(checkpoint: Mapping[str, Any], adding: Sequence[str] = ()) -> None:
     """Refuse to save what could not be read back: a checkpoint is read without running code.
 
+    Args:
+        checkpoint: The checkpoint that is to be saved.
+        adding: Names of the callbacks that may have added entries of their own to it.
+
     Raises:
-        InputError: The state of a callback holds other objects than numbers, texts, tensors and containers of them.
+        InputError: The state of a callback, or an entry of one, holds other objects than numbers, texts, tensors and
+            containers of them.
     """
-    for name, state in states.items():
-        file = io.BytesIO()
-        try:
-            if not isinstance(state, dict):
-                raise TypeError(f"it is a {type(state).__name__}")
-            torch.save(tree_map_only(Tensor, lambda _: None, state), file)
-            file.seek(0)
-            torch.load(file, weights_only=True)
-        except Exception as error:  # pickle raises what the objects raise
-            reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition(". Please")[0]  # no advice of torch
-            reason = one_line(TypeError(reason))[:120]
-            raise InputError(
-                f"`state_dict` of the callback {name} must return a dict of numbers, texts, tensors and containers of "
-                f"them, or no checkpoint could be resumed from, got one that cannot be kept: {reason}."
-            ) from error
+    for name, state in checkpoint.get("callbacks", {}).items():
+        _check_readable(state, f"`state_dict` of the callback {name} must return a dict")
+    for name in checkpoint.keys() - _LIGHTNINGS:
+        entry = (
+            f"`on_save_checkpoint` of the callback {' or '.join(adding)} must give the checkpoint's {name!r} a value"
+        )
+        _check_readable({name: checkpoint[name]}, entry)
+
+
+def _check_readable(state: Any, rule: str) -> None:
+    file = io.BytesIO()
+    try:
+        if not isinstance(state, dict):
+            raise TypeError(f"it is a {type(state).__name__}")
+        torch.save(tree_map_only(Tensor, lambda _: None, state), file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle raises what the objects raise
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition(". Please")[0]  # no advice of torch
+        reason = one_line(TypeError(reason))[:120]
+        raise InputError(
+            f"{rule} of numbers, texts, tensors and containers of them, or no checkpoint could be resumed from, got "
+            f"one that cannot be kept: {reason}."
+        ) from error
 
 
 def save_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer) -> None:

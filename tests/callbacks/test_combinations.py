@@ -3,11 +3,15 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Callback
+from lightning_pspo.callbacks.combinations import check_callbacks
 
 from lightning_pspo.checkpoints.store import find_checkpoints, rollout_of
 from lightning_pspo.cli.main import main
+from lightning_pspo.errors import InputError
 from tests.support.checkpoints import same_weights
 
 Command = Callable[..., list[str]]
@@ -132,3 +136,21 @@ def test_two_of_a_kind_with_files_of_their_own(command: Command, tmp_path: Path)
         writers += ["--trainer.callbacks.stages=[validate]"]
     main(["validate", *command(root)[1:], *writers])
     assert (root / "a.jsonl").read_bytes() == (root / "b.jsonl").read_bytes() != b""
+
+
+def test_callbacks_of_different_kinds_need_state_keys_of_their_own() -> None:
+    class One(Callback):
+        state_key = "mine"
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+    class Two(One):
+        pass
+
+    class Stateless(Callback):
+        state_key = "mine"
+
+    check_callbacks([One(), Stateless()])
+    with pytest.raises(InputError, match=r"`state_key` must differ .* got 'mine' of One and of Two: give one"):
+        check_callbacks([One(), Two()])

@@ -78,8 +78,10 @@ def test_a_checkpoint_from_within_a_rollout_is_refused(ready: int, is_refused: b
 )
 def test_a_state_of_a_callback_that_could_not_be_read_is_not_saved(state: Any) -> None:
     kept = {"a": [1.5, None, {2}, (b"x", "y")], "b": OrderedDict(c=torch.zeros(2, device="meta")), "d": torch.float16}
-    check_callbacks({"Kept": kept, "None": {}})
+    check_callbacks({"callbacks": {"Kept": kept, "None": {}}, "loops": object, "more": kept})
     with pytest.raises(InputError, match="`state_dict` of the callback Mine must return a dict of numbers") as caught:
-        check_callbacks({"Kept": kept, "Mine": state})
+        check_callbacks({"callbacks": {"Kept": kept, "Mine": state}})
     assert "\n" not in str(caught.value)
     assert "add_safe_globals" not in str(caught.value)
+    with pytest.raises(InputError, match=r"`on_save_checkpoint` of the callback A or B .* 'mine' a value of numbers"):
+        check_callbacks({"callbacks": {}, "mine": {1: [threading.Lock()]}}, ["A", "B"])

@@ -88,7 +88,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     errors = refused(capsys, tmp_path / "model", "acme/Model-1B")
-    assert "http://127.0.0.1:9 does not answer" in errors
+    assert "http://127.0.0.1:9 does not give it" in errors
     assert "Retrying" not in errors
 
 
