@@ -32,6 +32,7 @@ _ASKS_FORM = re.compile(
     r"|compute)\b|\b(?:as|to|into|in|for) (?:an? |its |the )?(?:\w+ ){0,2}(?:fraction|decimal|percent\w*|lowest"
     r"|simplest|standard form|scientific notation|digits|mixed number|words|integer)"
 )
+_ASKS_PERCENT = re.compile(r"(?i)\bwhat (?:is the |was the )?percent|\bhow many percent")
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
 _COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
 _ASKS_SET = re.compile(  # or has an inequality, and no equation beside it
@@ -103,14 +104,18 @@ def _terms(text: str) -> int:
 
 def _is_unasked(text: str, own: str, question: str) -> bool:
     """Whether a text has a percent sign, a base or a left side that the question does not ask for."""
-    if "%" in text and not _SAYS_PERCENT.search(question):
+    if "%" in text:
         a, b = read_number(text), read_number(own)
+        if a and b and b.value > 1 and a.percent > b.percent and _ASKS_PERCENT.search(question):
+            return a.value > 10 * b.value  # 2500% are not the 25 percent that are asked for
+        if _SAYS_PERCENT.search(question):
+            return False
         if a is None or b is None or (b.value > 1 and not _COUNTS.search(question)):  # a discount of 20 is in percent
             return False
         return a.percent > b.percent and a.value == b.value
     if MAY_BE.search(own) and not MAY_BE.search(text) and split_collection(text) and _ASKS_SET.match(question):
         return True  # two numbers, no interval
-    if ":" in own and (a := read_number(text)) and a.unit == "min" and _ASKS_TIME_OF_DAY.search(question):
+    if ":" in own and (a := read_number(text)) and a.unit in ("min", "h") and _ASKS_TIME_OF_DAY.search(question):
         return True  # a duration
     if "_" not in text and "=" not in text:
         return False

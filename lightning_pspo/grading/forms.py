@@ -214,9 +214,9 @@ def _same_time(first: _Match, second: _Match, left: str, right: str, a: Number |
     """Compare times of day that are spelled differently, ``20:34`` and ``8:34 pm``, and hours with minutes."""
     if not (first and second):
         clock, number = first or second, b if first else a
-        if clock is None or number is None or number.unit != "min" or clock[3] or clock[4]:
+        if clock is None or number is None or number.unit not in ("min", "h") or clock[3] or clock[4]:
             return None
-        return number.value == int(clock[1]) * 60 + int(clock[2])
+        return number.value * (60 if number.unit == "h" else 1) == int(clock[1]) * 60 + int(clock[2])
     if not (first[3] or first[4] or second[3] or second[4]):
         return int(first[1]) == int(second[1]) and first[2] == second[2]
     hours = [int(time[1]) % 12 + 12 * (time[4] == "pm") if time[4] else int(time[1]) for time in (first, second)]

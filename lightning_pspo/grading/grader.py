@@ -106,7 +106,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if rule in _UNMARKED and mode == "lenient" and not cut:
         if compact(clean(answer)) in YES_OR_NO and (reply := replied(text)):
             extracted, rule = reply, "stated"
-        elif (alone := _bare(line, answer)) and quick(alone, answer) and not quick(extracted or "", answer):
+        elif (alone := _bare(line, answer, question)) and quick(alone, answer) and not quick(extracted or "", answer):
             extracted, rule = alone, "whole"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
@@ -117,8 +117,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         if right is not None:
             return Grade(_VERDICTS[right], extracted, rule)
     said = text if question and rule == "last_number" and len(extracted) <= MAX_ANSWER_CHARS else ""
-    extracted = in_asked_unit(question, answer, extracted, said)
-    terms = in_terms_of(question, extracted)
+    bare = in_terms_of(question, extracted)
+    terms = in_asked_unit(question, answer, bare, said)
+    extracted = terms if bare == extracted else in_asked_unit(question, answer, extracted, said)
     readings = dict.fromkeys(filter(None, (without_scale(question, extracted), extracted, terms)))
     if len(readings) > 1:
         extracted = next((reading for reading in readings if quick(reading, answer)), terms)
@@ -127,7 +128,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     return extracted, rule
 
 
-def _bare(line: str, answer: str) -> str:
+def _bare(line: str, answer: str, question: str) -> str:
     """Return a completion of one line without doubt, or a sentence's end, that may be the reference as a whole."""
     if "\n" in line or not any(map(str.isalnum, answer)):
         return ""
@@ -135,6 +136,8 @@ def _bare(line: str, answer: str) -> str:
         return "no solution"
     if _LETTER.fullmatch(clean(answer)):
         return line if _LETTER.fullmatch(clean(line)) else ""
+    if "/" in (share := in_terms_of(question, line)):  # "1 in 6"
+        return share
     return line if any(map(str.isdigit, answer)) else without_copula(clean(line))
 
 

@@ -85,6 +85,11 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("\\", r"(?<=[\])}RZ])\s*(?:-\s*(?=\\\{)|\\\s+(?=\\?\{))", r"\\setminus "),
     ("√", r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
     ("√", "√", " sqrt"),
+    (
+        r"\prime",
+        r"\^\s*(?:\\prime(?![A-Za-z])|\{(?:\s*\\prime)+\s*\})",
+        lambda marks: "'" * marks.group().count("prime"),
+    ),
     (",", r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often

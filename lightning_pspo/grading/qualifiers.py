@@ -96,7 +96,10 @@ _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
 _UNIT_BEHIND = re.compile(rf"(?i) ?¢| (?!in\b){_UNIT_NAME}")  # or a word
 _MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
 _IS_MONEY = re.compile(_MONEY)
-_IN_DOLLARS = re.compile(rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn)).*(?:\bdollar|{_MONEY})")
+_IN_DOLLARS = re.compile(  # as a price is where no coins are spoken of
+    rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*(?:\bdollar|{_MONEY})"
+    r"|(?!.*\b(?:coin|nickel|dime|quarter)).*\bhow much\b[^.?]*\b(?:costs?|pay|paid|spen[dt]|earn|money|worth)\b)"
+)
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
 _WINDOW = 60  # characters before a number in which its qualifier is looked for
 _REMARK = re.compile(  # between a result and a number that says something of it
@@ -134,6 +137,7 @@ _TERMS = [  # an answer with more than its number, the question that is answered
             rf"|(?:is|was) the discount|sav(?:e[ds]?|ings?)|{_CHANGES})\b[^.?!]*[.?!]*\s*\Z",
             r"\1",
         ),
+        (rf"(?i)({_NUMBER}) (?:is|are|was|were) {WRONG}", rf"(?i)\b(?:how|which|what)\b[^.?]*\b{WRONG}\b", r"\1"),
         (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?", r"\1"),
         (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b", r"\1"),
     )
@@ -219,8 +223,10 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
         word = _UNIT_BEHIND.match(behind)
         said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if not amount or unit not in UNIT_SIZES or ":" in answer:
+    if not amount or unit not in UNIT_SIZES:
         return text
+    if ":" in answer:
+        return said if unit in ("min", "h") else text
     own = _amount(answer)[1]
     asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
     last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]

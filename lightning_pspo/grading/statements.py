@@ -88,7 +88,8 @@ _CALCULATION = re.compile(r"[^=,;:(]*=")
 _DIGITS = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _AND_MORE = re.compile(r"[^0-9.]{0,40}\band\b[^0-9.]{0,4}[0-9]")
 _BY_CASES = re.compile(  # "12 if he buys 7, 13 if he buys 8"
-    r"[0-9][^.;]*\b(?:if|when|unless)\b[^.]*[,;] [^.,;0-9]*[0-9][0-9.,]*(?: [a-z]+){0,2} (?:if|when|unless)\b"
+    r"[0-9][^.;]*\b(?:if|when|unless)\b[^.]*[,;] [^.,;0-9]*[0-9][0-9.,]*(?: [a-z]+){0,2}"
+    r" (?:if|when|unless|otherwise|or else)\b"
     r"|[0-9].*\b(?:otherwise|or else),? (?:[a-z]+ ){0,3}\\?\$?[0-9]"
 )
 _TEX = re.compile(r"[\\^{]|(?<![A-Za-z])[A-Za-z]\s?=[^=]*\Z")
@@ -100,6 +101,7 @@ _NO_ANSWER = re.compile(
     r"based|simply|as|in|shown|below|above|verified|confirmed|calculated|determined|therefore|so|hence|thus|"
     r"we|then|since|because|by|let|if|to|what|how)\b"
 )
+_COLUMN = re.compile(r"(?:[-−]?[0-9][0-9.,/]*\s*\n\s*){1,20}[-−]?[0-9][0-9.,/]*\s*\Z")  # several answers, a line each
 _MAX_WORDS = 4
 _LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b(?!(?:and|mod)\b)[A-Za-z]{3,}")
 _HAS_DIGIT = re.compile("[0-9]")
@@ -133,6 +135,8 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
     if _EMPTY_BOX.match(text) or _CONDITION.search(before):
         return None
+    if _COLUMN.match(text):
+        return text.strip()
     maths = _MATHS.match(text)
     end = _SENTENCE_END.search(text, maths.end() if maths else 0)
     if end and end.group() == "?" and (not maths or end.start() == maths.end()):

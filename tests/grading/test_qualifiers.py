@@ -461,6 +461,42 @@ QUESTIONS = r"""
 + #### 2 hours
 ? How much money is left (in millions)? => 4
 + There is $4 million left. | $4 million | 4 | The answer is 4 million.
+? How many cm did it grow? => 7
++ It grew by 7 cm. | It grew by 7. | It grew by 0.07 m.
+- It grew by 7 m.
+? How much does it cost? => 20
++ It costs $20. | 20 dollars | 2000 cents
+- It costs 20 cents. | #### 20 cents
+? How much are four nickels? => 20
++ 20 cents
+? By what percent did the price drop? => 25
++ #### 25% | #### 25
+- #### 2500%
+? What is the probability? => \frac{1}{6}
++ 1 in 6 | It is 1 in 6. | 1/6
+- 1 in 7
+? How long does it take? => 1:30
++ 1.5 hours | It takes 1.5 hours. | 90 minutes | It takes 90 minutes. | 1:30
+- 1.3 hours | 90 hours
+? When does the train leave? => 1:30
+- 1.5 hours | #### 1.5 hours
+? Which step is wrong? => 2
++ Step 2 is wrong. | It is step 2.
+- Step 3 is wrong.
+? How many items are wrong? => 6
++ 6 are wrong. | There are 6 wrong items.
+? How many items are there? => 6
+- 6 is wrong.
+? How many eggs? => 36
+- The answer is 36 if eggs are big, 40 otherwise. | The answer is 36 if they are big, 40 if not.
+? Solve for y'. => y'=3y
++ \boxed{y^{\prime}=3y} | \boxed{y^\prime = 3y}
+- \boxed{y=3y'} | \boxed{y^{\prime\prime}=3y}
+? Solve. => 8
++ Answer:⏎8
+- Answer:⏎8⏎11 | Answer:⏎11⏎8
+? What are the roots? => 8, 11
++ Answer:⏎8⏎11
 """
 """A reference, or a question and its reference; right answers (+) and wrong ones (-); ⏎ ends a line."""
 
