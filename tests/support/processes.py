@@ -52,16 +52,11 @@ class Slow(Reward):
 
 @functools.cache
 def _zygote() -> socket.socket:
-    """Connect to the process that commands are forked from, which the first worker of a test session starts."""
-    name = f"\0pspo-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"  # in no folder
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as its:
-        with contextlib.suppress(OSError):  # another worker has
-            its.bind(name)
-            its.listen()
-            subprocess.Popen([sys.executable, "-m", "tests.support.zygote"], stdin=its, cwd=REPOSITORY)
-        ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        while ours.connect_ex(name):  # bound, and not yet listening
-            time.sleep(0.01)
+    """Start the process that commands are forked from; it ends with this one."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        command = [sys.executable, "-m", "tests.support.zygote"]
+        subprocess.Popen(command, stdin=its, cwd=REPOSITORY)
     return ours
 
 

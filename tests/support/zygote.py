@@ -1,17 +1,14 @@
 """Forks commands from a process that has imported torch, Lightning and transformers, which takes each of them seconds.
 
-``python -m tests.support.zygote``; its standard input is the listening socket of `tests.support.processes`. All workers
-of a test session connect to it, and it ends with the last of them. What it forks is a real process of the command, but
-that variables which are read during these imports are those of the test session.
+``python -m tests.support.zygote``; its standard input is the socket of `tests.support.processes`. What it forks is a
+real process of the command, but that variables which are read during these imports are those of the test session.
 """
 
-import contextlib
 import gc
 import importlib
 import json
 import os
 import runpy
-import select
 import signal
 import socket
 import struct
@@ -28,33 +25,15 @@ LIBRARIES = (
 def next_command() -> str:
     """Wait for requests; return the module to run, in the process that is to run it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait for a command
-    with contextlib.ExitStack() as sockets:
-        channel = sockets.enter_context(socket.socket(fileno=0))
-        workers: list[socket.socket] = []
+    with socket.socket(fileno=0) as channel:
         while True:
-            for ready in select.select([channel, *workers], [], [])[0]:
-                if ready is channel:
-                    workers.append(sockets.enter_context(channel.accept()[0]))
-                    peer = workers[-1].getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-                    if struct.unpack("3i", peer)[1] != os.getuid():  # another user's process may connect as well
-                        workers.pop().close()
-                    continue
-                message, files, *_ = socket.recv_fds(ready, 1 << 20, 2)
-                if not message:
-                    workers.remove(ready)
-                    ready.close()
-                    if not workers:
-                        os._exit(0)
-                    continue
-                if os.fork() == 0:
-                    sockets.close()
-                    return started(message, files)
-                for file in files:
-                    os.close(file)
-
-
-def started(message: bytes, files: list[int]) -> str:
-    """Take what was asked for on; return the module to run, in the process that is to run it."""
+            message, files, *_ = socket.recv_fds(channel, 1 << 20, 2)
+            if not message:
+                os._exit(0)
+            if os.fork() == 0:
+                break
+            for file in files:
+                os.close(file)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     output, status = files
     if command := os.fork():
