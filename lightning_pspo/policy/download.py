@@ -20,7 +20,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.files import is_full
-from lightning_pspo.policy.location import EMBEDDED, index_parts
+from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, index_parts
 from lightning_pspo.progress import watched
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,10 @@ class Download:
             logger.warning("%s is read from the cache, as %s did not give it.", repository, constants.ENDPOINT)
         else:
             self._listed = names
+
+    def has_everything(self, trust_remote_code: bool = False) -> bool:
+        """Tell whether transformers shall read the cache alone; not if code or an adapter's base are elsewhere."""
+        return not self._listed or not (trust_remote_code or ADAPTER_CONFIG in self._listed)
 
     def weights(self) -> None:
         """Download the weights that the hub lists: those in safetensors, or else torch's."""

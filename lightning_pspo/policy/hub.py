@@ -15,14 +15,17 @@ from lightning_pspo.policy.location import UNREADABLE, first_line
 
 def copy_from_hub(model: str, output: Path, *, dtype: str = "float32") -> None:
     """Write a model of the hub, or of a folder, with tokenizer and generation settings into an existing folder."""
-    if not Path(model).is_dir():
-        Download(model, None).weights()
     # without a plain no, transformers asks whoever sits at the terminal whether the model's own code may run
-    loading: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    loading: dict[str, Any] = {"trust_remote_code": False}
+    if not Path(model).is_dir():
+        download = Download(model, None)
+        download.weights()
+        loading["local_files_only"] = download.has_everything()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **loading)
+        own = {"local_files_only": loading.get("local_files_only", False)}  # transformers looks for an adapter, too
         weights = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), adapter_kwargs={"local_files_only": True}, **loading
+            model, dtype=getattr(torch, dtype), adapter_kwargs=own, **loading
         )
     except UNREADABLE as error:
         raise InputError(

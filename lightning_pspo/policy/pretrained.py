@@ -79,7 +79,7 @@ class Pretrained:
         self._loading: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
         self._download = None if Path(self.base).is_dir() else Download(self.base, self.revision)
         if self._download is not None:
-            self._loading["local_files_only"] = not trust_remote_code  # code may be in a repository of its own
+            self._loading["local_files_only"] = self._download.has_everything(trust_remote_code)
         self.config = self._read_config()
         self.tokenizer = self._read_tokenizer()
         self.generation_config = self._read_generation_config()
