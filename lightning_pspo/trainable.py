@@ -244,7 +244,16 @@ class TrainableModule(SamplingModule):
         return len(training_loader(self.trainer)) * self.updates_per_batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the policy's description and the optimiser's settings."""
+        """Add the policy's description and the optimiser's settings.
+
+        Raises:
+            InputError: There is no optimiser yet, or a callback's state or entry could not be read by a resume.
+        """
+        if not self.trainer.optimizers:
+            raise InputError(
+                "A checkpoint must be saved while a run trains, not before its optimiser is made: call "
+                "`trainer.save_checkpoint` in `on_train_start` or later."
+            )
         untyped: Any = self.trainer  # a connector sets `callbacks`; mypy does not know it
         kinds = [type(callback) for callback in untyped.callbacks]
         check_callbacks(

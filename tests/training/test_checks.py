@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
@@ -83,6 +83,22 @@ def test_a_checkpoint_gives_a_module(validated: Fit, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, strange := tmp_path / "strange.ckpt")
     with pytest.raises(InputError, match="strange"):
         PSPOModule.load_from_checkpoint(strange)
+
+
+class SavesInSetup(Callback):
+    """A callback that is too early."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+def test_a_checkpoint_before_the_optimiser_is_refused(validated: Fit, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not before its optimiser is made: call .* in `on_train_start` or later"):
+        validated(callbacks=[SavesInSetup(tmp_path / "early.ckpt")])
+    assert not list(tmp_path.rglob("early.ckpt*"))
 
 
 def test_a_run_whose_time_is_up_says_so_on_resuming(fit: Fit, tmp_path: Path) -> None:
