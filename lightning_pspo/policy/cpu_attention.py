@@ -194,7 +194,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float, leaves: 
     sequences, length, heads, _ = query.shape
     layout = _Layout(key.shape[2], query.dtype)
     states = [tensor.flatten(0, 1) for tensor in (query, key, value)]
-    result = torch.zeros_like(states[0])
+    result = query.new_zeros(states[0].shape)  # contiguous, as the fake says
     with torch.autocast("cpu", enabled=False):
         for block in _blocks(leaves, sequences, length, heads):
             outputs = torch.empty_like(block.padded(result))

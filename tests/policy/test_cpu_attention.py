@@ -98,3 +98,11 @@ def test_where_it_is_used() -> None:
         assert is_faster(model)
         model.gradient_checkpointing_enable()
         assert not is_faster(model)
+
+
+@pytest.mark.parametrize("leaves", [None, torch.tensor([[0, 4, 2, 4], [0, 6, 3, 4]])])
+def test_one_sequence_has_the_layout_that_compiled_layers_are_told(leaves: Tensor | None) -> None:
+    """Of states that lie in memory by heads, as those of most models."""
+    generator = torch.Generator().manual_seed(1)
+    states = [torch.randn(1, heads, 9, 8, generator=generator).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)]
+    torch.library.opcheck(module._attention, (*states, 0.3, leaves))
