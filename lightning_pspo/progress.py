@@ -24,13 +24,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len, set_cell_size
-
-T = TypeVar("T")
 
 TICK_S = 0.25  # between two drawings in a terminal
 CHANGED_S, SAME_S = 30.0, 60.0  # between two lines of a plain file: after another stage began, or in the same one
@@ -318,34 +315,3 @@ def print_table(table: Any, console: Any) -> None:
             below.add_row(Text("\n").join(Text.assemble((name, "bold"), cell) for name, cell in named))
         table = below
     console.print(table)
-
-
-def watched(work: Callable[[], T], seconds: float, arrived: Callable[[], int] = lambda: 0) -> T:
-    """Do work that waits for a server, in a thread that is left behind if it stalls.
-
-    A client's own limit counts from byte to byte and anew at each retry, so that a server can hold it for hours.
-
-    Args:
-        work: The work.
-        seconds: Longest time in which nothing may arrive, in seconds.
-        arrived: How much has arrived.
-
-    Raises:
-        TimeoutError: It has stalled.
-    """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    most, since = arrived(), time.monotonic()
-    while not wait([result], min(1.0, seconds)).done:
-        if (now := arrived()) > most:
-            most, since = now, time.monotonic()
-        elif time.monotonic() - since >= seconds:
-            raise TimeoutError(f"nothing more has arrived in {seconds:g} s")
-    return result.result()

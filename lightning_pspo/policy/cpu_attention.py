@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
@@ -73,27 +74,34 @@ class _Block:
     lengths: Sequence[int]  # of the sequences, together ``tokens``
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """M and W, the tokens of the longest sequence."""
+        return len(self.lengths), max(self.lengths)
+
+    @property
     def parts(self) -> list[slice]:
         """Cut the longest sequence into equal parts of at most ``PART`` tokens."""
-        width = max(self.lengths)
+        _, width = self.shape
         size = -(-width // -(-width // PART))
         return [slice(first, min(first + size, width)) for first in range(0, width, size)]
 
     def padded(self, states: Tensor) -> Tensor:
         """Take the tokens of (S * L, heads, D) states: (m, W, heads, D), 0 behind each sequence's end."""
-        states, (count, width) = states[self.tokens], (len(self.lengths), max(self.lengths))
-        if len(states) < count * width:
-            states = states.new_zeros(count * width, *states.shape[1:]).index_put_((self._real,), states)
-        return states.view(count, width, *states.shape[1:])
+        states = states[self.tokens]
+        if self._real is None:
+            return states.view(*self.shape, *states.shape[1:])
+        return states.new_zeros(*self.shape, *states.shape[1:]).index_put_((self._real,), states)
 
     def unpadded(self, states: Tensor) -> Tensor:
         """Undo ``padded``."""
-        states = states.flatten(0, 1)
-        return states if len(states) == sum(self.lengths) else states[self._real]
+        return states.flatten(0, 1) if self._real is None else states[self._real]
 
-    @property
-    def _real(self) -> Tensor:
-        return (torch.arange(max(self.lengths)) < torch.tensor(self.lengths).unsqueeze(1)).flatten()
+    @cached_property
+    def _real(self) -> Tensor | None:
+        """Which of (m, W) are tokens, None if all are."""
+        if len(set(self.lengths)) == 1:
+            return None
+        return torch.arange(max(self.lengths)) < torch.tensor(self.lengths).unsqueeze(1)
 
 
 def _blocks(leaves: Tensor | None, sequences: int, length: int, heads: int) -> Iterator[_Block]:
@@ -183,9 +191,10 @@ def _inputs(block: _Block, layout: _Layout, states: Sequence[Tensor], scale: flo
     """Yield the parts of a block's sequences, and what their queries look at."""
     query, *others = (block.padded(tensor) for tensor in states)
     trunk = [layout(tensor[block.trunk].unsqueeze(0)) for tensor in states[1:]]
+    own = [layout(tensor).view(-1, *tensor.shape[1::2]) for tensor in others]
     for part in block.parts:
-        own = [layout(tensor[:, : part.stop]).view(-1, part.stop, tensor.shape[3]) for tensor in others]
-        yield part, _Inputs(layout(query[:, part]).mul_(scale), trunk, own)
+        before = [tensor[:, : part.stop] for tensor in own]
+        yield part, _Inputs(layout(query[:, part]).mul_(scale), trunk, before)
 
 
 @torch.library.custom_op("lightning_pspo::attention", mutates_args=())
@@ -197,7 +206,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float, leaves: 
     result = query.new_zeros(states[0].shape)  # contiguous, as the fake says
     with torch.autocast("cpu", enabled=False):
         for block in _blocks(leaves, sequences, length, heads):
-            outputs = torch.empty_like(block.padded(result))
+            outputs = result.new_empty(*block.shape, *result.shape[1:])
             for part, inputs in _inputs(block, layout, states, scale):
                 some = outputs[:, part]
                 some.copy_(layout.back(inputs.sums(inputs.weights(some.shape[1]), 1), some.shape))
@@ -222,7 +231,7 @@ def _backward(
     with torch.autocast("cpu", enabled=False):
         for block in _blocks(leaves, sequences, length, heads):
             of_outputs = block.padded(of_results)
-            by_query, by_key, by_value = own = [torch.zeros_like(block.padded(total)) for total in totals]
+            by_query, by_key, by_value = own = [total.new_zeros(*block.shape, *total.shape[1:]) for total in totals]
             for part, inputs in _inputs(block, layout, states, scale):
                 rows, weights = layout(of_outputs[:, part]), inputs.weights(part.stop - part.start)
                 by_scores = torch._softmax_backward_data(inputs.products(rows, 1), weights, -1, layout.dtype)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -21,9 +26,9 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.files import is_full
 from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, index_parts
-from lightning_pspo.progress import watched
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HUB_SECONDS = 3.0
 """Longest wait for the hub's answer."""
@@ -62,7 +67,7 @@ class Download:
                 "HF_HUB_OFFLINE forbids downloads: unset it, or set HF_HOME to a cache that has the model."
             )
         try:
-            listed = watched(
+            listed = _watched(
                 lambda: HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS), FILE_SECONDS
             )
             names = {file.rfilename for file in listed.siblings or []}
@@ -121,7 +126,38 @@ class Download:
                     sizes.append(path.lstat().st_size)
             return len(sizes) + sum(sizes)
 
-        watched(download, seconds, arrived)
+        _watched(download, seconds, arrived)
+
+
+def _watched(work: Callable[[], T], seconds: float, arrived: Callable[[], int] = lambda: 0) -> T:
+    """Do work that waits for a server, in a thread that is left behind if it stalls.
+
+    A client's own limit counts from byte to byte and anew at each retry, so that a server can hold it for hours.
+
+    Args:
+        work: The work.
+        seconds: Longest time in which nothing may arrive, in seconds.
+        arrived: How much has arrived.
+
+    Raises:
+        TimeoutError: It has stalled.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    most, since = arrived(), time.monotonic()
+    while not wait([result], min(1.0, seconds)).done:
+        if (now := arrived()) > most:
+            most, since = now, time.monotonic()
+        elif time.monotonic() - since >= seconds:
+            raise TimeoutError(f"nothing more has arrived in {seconds:g} s")
+    return result.result()
 
 
 def _named(repository: str) -> str:

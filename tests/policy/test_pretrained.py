@@ -170,6 +170,14 @@ def test_context_lengths(config: PreTrainedConfig, length: int | None, tiny_mode
     assert Pretrained(name=str(folder)).context_length == length
 
 
+def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> None:
+    """Make the hub's library ask this address, with a cache in the folder."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    values = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(folder / "cache")}
+    for name, value in (values | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+        monkeypatch.setattr(constants, name, value)
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int, str], None]]:
     """A hub on the loopback with an empty cache; the function sets the status and error code that it answers with."""
@@ -200,11 +208,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    use_hub(monkeypatch, f"http://127.0.0.1:{server.server_port}", tmp_path)
     yield set_answer
     server.shutdown()
     server.server_close()
@@ -214,10 +218,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
 def model_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path) -> Iterator[ModelHub]:
     """A hub that has the tiny model, an empty cache, and little patience."""
     server = ModelHub(tiny_model)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    values = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "cache")}
-    for name, value in (values | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
-        monkeypatch.setattr(constants, name, value)
+    use_hub(monkeypatch, server.url, tmp_path)
     monkeypatch.setattr(download, "FILE_SECONDS", 3.0)
     monkeypatch.setattr(download, "STALL_SECONDS", 3.0)
     yield server
