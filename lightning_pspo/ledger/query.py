@@ -28,6 +28,8 @@ LIMIT_S = 300.0
 """Longest time that a filter may need."""
 LIMIT_BYTES = 4 << 30
 """Largest address space of its process, of which 1 GiB is the program; not everywhere enforced, as on macOS."""
+MOST_DEEP = 900
+"""Levels of a filter's tree in JSON: about what Python reads at its own limit of recursion, which libraries raise."""
 
 _REFUSED = 3  # status of the process, whose output is DuckDB's error
 
@@ -115,9 +117,11 @@ def _functions_and_names(expression: str) -> tuple[list[str], list[str]]:
     names: list[str] = []
     with connect() as connection:
         (tree,) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{expression}\n)"]).fetchall()[0]
-    nodes = [json.loads(tree)]
+    nodes = [(json.loads(tree), 0)]
     while nodes:
-        node = nodes.pop()
+        node, depth = nodes.pop()
+        if depth > MOST_DEEP:
+            raise RecursionError("as if json had met it")
         if isinstance(node, dict):
             if node.get("class") == "SUBQUERY":
                 raise InputError(
@@ -127,9 +131,9 @@ def _functions_and_names(expression: str) -> tuple[list[str], list[str]]:
                 functions.append(node["function_name"].lower())
             if len(path := node.get("column_names", ())) == 1:
                 names.append(path[0].lower())
-            nodes.extend(node.values())
+            nodes.extend((value, depth + 1) for value in node.values())
         elif isinstance(node, list):
-            nodes.extend(node)
+            nodes.extend((value, depth + 1) for value in node)
     return functions, names
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ def test_a_filter_that_cannot_be_used(ledger: Ledger, where: str, message: str) 
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         ledger.find(where)
     assert "\n" not in str(caught.value)
+
+
+def test_how_deep_a_filter_may_be_is_the_same_in_every_process(ledger: Ledger) -> None:
+    """PyTorch's compiler, for one, raises the limit of recursion."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        with pytest.raises(InputError, match="fewer calls within calls"):
+            ledger.find("case when true then " * 600 + "true" + " end" * 600)
+    finally:
+        sys.setrecursionlimit(before)
+    assert len(ledger.find("case when true then " * 100 + "true" + " end" * 100)) > 0
 
 
 def test_a_filter_that_takes_too_long_is_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
