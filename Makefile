@@ -31,9 +31,9 @@ real-model: $(STAMP) ## Fetch SmolLM2-135M-Instruct and train it on sums (docs/r
 	@test -d models/smollm2-135m-instruct || $(VENV_PYTHON) -m lightning_pspo fetch smollm2-135m-instruct models/smollm2-135m-instruct
 	@$(VENV_PYTHON) -m lightning_pspo fit --config experiments/smollm2_135m_sums
 
-# More processes than cores: some work while others wait for the processes that they have started.
+# A third process works while others wait for the processes that they have started; a fourth makes it slower.
 test: $(STAMP) ## Run the tests, on two cores
-	@$(VENV_PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-vllm: $(VLLM_STAMP) ## Test VLLMEngine against vLLM itself, on a CPU, and what it leans on with its transformers (.venv-vllm)
 	@$(VLLM_VENV)/bin/python -m pytest tests/rollout tests/policy tests/test_module.py -m 'not slow'
