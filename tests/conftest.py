@@ -1,5 +1,6 @@
 """What tests share: tiny model folders as the hub lays them out, made here, and small problem files."""
 
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage search the libraries and thousands of tests again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

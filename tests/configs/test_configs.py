@@ -18,7 +18,7 @@ ARMS = sorted(CONFIGS.glob("experiments/arm_*.yaml"))
 EXPERIMENTS = sorted(CONFIGS.glob("experiments/qwen*.yaml"))
 RECIPES = sorted(CONFIGS.glob("experiments/smollm2*.yaml"))
 OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in ("experiments", "study")]
-PRINTED: dict[tuple[Path, ...], dict[str, Any]] = {}
+PRINTED: dict[tuple[str, ...], dict[str, Any]] = {}
 RUNNABLE = ("model", "objective", "callbacks", "engine")
 REFUSED = {  # what the training loop cannot run yet, or this machine cannot
     "strategy/fsdp1.yaml": "(?i)gpu",
@@ -30,15 +30,22 @@ def name(path: Path) -> str:
     return path.relative_to(CONFIGS).as_posix()
 
 
-def printed(capsys: pytest.CaptureFixture[str], *paths: Path) -> dict[str, Any]:
-    """Return the settings that the files make together; each combination is printed once."""
-    if paths not in PRINTED:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """Return the settings that a command makes; each is asked once."""
+    if words not in PRINTED:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            main(["fit", *(f"--config={path}" for path in paths), "--print_config"])
-        assert stop.value.code == 0
-        PRINTED[paths] = yaml.load(capsys.readouterr().out, yaml.CSafeLoader)
-    return PRINTED[paths]
+            main([*words, "--print_config"])
+        output = capsys.readouterr()
+        assert stop.value.code == 0, output.err
+        PRINTED[words] = yaml.load(output.out, yaml.CSafeLoader)
+    return PRINTED[words]
+
+
+def together(capsys: pytest.CaptureFixture[str], *paths: Path) -> dict[str, Any]:
+    """Return the settings that these files make."""
+    options = [("--config", path.relative_to(CONFIGS).with_suffix("").as_posix()) for path in paths]
+    return printed(capsys, "fit", *itertools.chain(*options))
 
 
 def assert_holds(config: Any, part: Any, path: str = "") -> None:
@@ -99,9 +106,7 @@ def test_it_says_what_it_is_for(path: Path, capsys: pytest.CaptureFixture[str]) 
     commands = [line.split() for line in head.splitlines() if "lightning-pspo " in line]
     assert commands, "a command to paste"
     for words in commands:
-        with pytest.raises(SystemExit) as stop:
-            main([*words[words.index("lightning-pspo") + 1 :], "--print_config"])
-        assert stop.value.code == 0, capsys.readouterr().err
+        printed(capsys, *words[words.index("lightning-pspo") + 1 :])
     assert any(path.relative_to(CONFIGS).with_suffix("").as_posix() in words for words in commands)
 
 
@@ -115,7 +120,7 @@ def test_a_base_has_summary_ledger_and_report(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BASES + EXPERIMENTS + RECIPES, ids=name)
 def test_a_base_runs(path: Path, trial: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert_holds(printed(capsys, path), yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert_holds(together(capsys, path), yaml.safe_load(path.read_text(encoding="utf-8")))
     if not path.stem.endswith("_warm"):  # the trial's problems have no solutions
         main(["fit", f"--config={path}", *trial])
     assert not (tmp_path / "run").exists()  # a trial leaves nothing
@@ -124,10 +129,10 @@ def test_a_base_runs(path: Path, trial: list[str], capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=name)
 def test_the_arms_of_an_experiment(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the paper's arms differ in, and the one that differs in the surrogate alone."""
-    base = printed(capsys, experiment)["model"]
+    base = together(capsys, experiment)["model"]
     assert base["surrogate"]["class_path"].endswith(".PSPO")
     for path in ARMS:
-        arm = printed(capsys, experiment, path)["model"]
+        arm = together(capsys, experiment, path)["model"]
         assert_holds(arm, yaml.safe_load(path.read_text(encoding="utf-8"))["model"])
         changed = {key for key in arm if arm[key] != base[key]}
         assert changed == {
@@ -147,7 +152,7 @@ def test_an_arm_runs(path: Path, trial: list[str]) -> None:
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
 def test_an_overlay_changes_the_quickstart(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, base = printed(capsys, CONFIGS / "quickstart.yaml", path), printed(capsys, CONFIGS / "quickstart.yaml")
+    config, base = together(capsys, CONFIGS / "quickstart.yaml", path), together(capsys, CONFIGS / "quickstart.yaml")
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     for callback, changed in settings.pop("callbacks", {}).items():  # by its name
         entries = {entry["class_path"].rpartition(".")[2]: entry for entry in config["trainer"]["callbacks"]}
