@@ -78,10 +78,8 @@ class RankGuard(Callback):
         """Report an error other than bad input, in a run of several ranks, and end this process."""
         assert self.trainer is not None
         rank = self.trainer.global_rank
-        if lost_connection(error):
-            time.sleep(_PATIENCE_S)  # unless rank zero's guard or torchrun's agent ends this process first
-            if ended := [process for process in self._processes if process.poll() is not None]:
-                self.leave(1, self._line(ended[0]))  # with a status that looks like a success
+        if lost_connection(error) and (ended := self._ended()):
+            self.leave(1, self._line(ended[0]))  # with a status that looks like a success
         get_error_handler().record_exception(error)  # for torchrun's own report
         self.leave(1, f"error on rank {rank}:\n{''.join(traceback.format_exception(error))}")
 
@@ -95,6 +93,21 @@ class RankGuard(Callback):
         for process in self._processes:
             process.kill()
         os._exit(status)
+
+    def _ended(self) -> list[subprocess.Popen[bytes]]:
+        """Wait until one of the ranks that this process started has ended, unless it is ended first.
+
+        Rank zero's guard ends it, as does `_watch` here when that rank has failed, or torchrun's agent, by SIGTERM.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # `Preemption` would wait for the end of the rollout
+        until = time.monotonic() + _PATIENCE_S
+        while not (ended := [process for process in self._processes if process.poll() is not None]):
+            if time.monotonic() > until:
+                return []
+            time.sleep(_POLL_S)
+        time.sleep(5 * _POLL_S)
+        return ended
 
     def _watch(self) -> None:
         while not (failed := [process for process in self._processes if process.poll() not in (None, *_STOPPED)]):
