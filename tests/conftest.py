@@ -4,21 +4,19 @@ import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
-import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr that it finds, which no test may replace
 import pytest
-import torch
-from transformers import GenerationConfig, PreTrainedModel
 
-from tests.support.models import make_model, make_tokenizer
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 os.environ["OMP_NUM_THREADS"] = "1"  # else Lightning's strategies take all cores, and this process keeps them
-torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background: its processes would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no failure, and CI tries the same examples every time.
@@ -31,8 +29,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 
+def pytest_collectstart() -> None:
+    """Import what takes seconds, but not in the process that only hands tests to workers, which wait for it."""
+    if "lightning" in sys.modules:
+        return
+    import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr that it finds, which no test may replace
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files with slow tests first, so that parallel workers end together; skip tests of a missing GPU."""
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -49,12 +59,15 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that writes a model folder: ``model_folder(seed=0, chat_template=None, **config)``."""
+    from transformers import GenerationConfig
+
+    from tests.support.models import make_model, make_tokenizer
 
     def write(
         seed: int = 0,
         chat_template: str | None = None,
         generation: dict[str, Any] | None = None,
-        model: PreTrainedModel | None = None,
+        model: "PreTrainedModel | None" = None,
         **settings: Any,
     ) -> Path:
         folder = tmp_path_factory.mktemp("model")
@@ -144,5 +157,7 @@ def rank_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(variable, "0")  # so that it is restored
         monkeypatch.delenv(variable)
     yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
