@@ -89,7 +89,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     forms = (right, own, right.rpartition("=")[2].strip())
     if "!" in extracted and "!" not in answer and "=" not in extracted and _FACTORIAL.search(question):
         return "unevaluated"
-    if any(_same_form(side, form) and (side == value or _agree(side, form)) for side in sides for form in forms):
+    if any(_same_form(side, form, differs=side != value) for side in sides for form in forms):
         return None
     if _is_undone(value, own):
         return "unevaluated"
@@ -127,20 +127,17 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
     return bool(asked and re.search(asked, question))
 
 
-def _same_form(text: str, own: str) -> bool:
+def _same_form(text: str, own: str, *, differs: bool) -> bool:
     """Whether a text is spelled as the reference, its terms in any order, or both are integers or decimals."""
     tokens, own_tokens = _tokens(text), _tokens(own)
+    a, b = read_number(text), read_number(own)
+    if differs and a and b and not same_number(a, b):
+        return False
     if tokens == own_tokens or (not split_collection(text) and sorted(tokens) == sorted(own_tokens)):
         return True
-    a, b = read_number(text), read_number(own)
     if not a or not b or any(_NO_DECIMAL.search(split_unit(side)[0]) for side in (text, own)):
         return False
     return a.value == b.value or a.percent == b.percent
-
-
-def _agree(side: str, own: str) -> bool:
-    a, b = read_number(side), read_number(own)
-    return not (a and b) or same_number(a, b)
 
 
 def _is_undone(text: str, own: str) -> bool:
@@ -165,8 +162,13 @@ def _is_undone(text: str, own: str) -> bool:
 
 def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
     """Whether a formula stands in the question; where a number is asked for, a number may unless in another form."""
-    any_order = not split_collection(text)
-    if not _CONTENT.search(text) or not _contains(_tokens(clean(question)), _tokens(text), any_order=any_order):
+    if not _CONTENT.search(text):
+        return False
+    tokens, part = _tokens(clean(question)), _tokens(text)
+    arrange = list if split_collection(text) else sorted  # ``6 - 5x + x^2`` stands in ``x^2 - 5x + 6``
+    own, size = arrange(part), len(part)
+    starts = [start for start in range(len(tokens) - size + 1) if tokens[start] in part]
+    if all(arrange(tokens[start : start + size]) != own for start in starts):
         return False
     number, quotient = read_number(text), _PLAIN_QUOTIENT.fullmatch(text)
     reduced = number and (not quotient or str(number.value.denominator) == quotient[2])
@@ -192,14 +194,6 @@ def without_labels(completion: str, question: str) -> str:
     """Return a completion with the number alone of a page, chapter or room, where the question asks which it is."""
     asked = _ASKS_LABEL.search(question)
     return re.sub(rf"(?i)\b{asked[1]} (?=[0-9])", "", completion) if asked else completion
-
-
-def _contains(tokens: list[str], part: list[str], *, any_order: bool = False) -> bool:
-    """Whether a list holds another as neighbours, perhaps as ``6 - 5x + x^2`` stands in ``x^2 - 5x + 6``."""
-    arrange = sorted if any_order else list
-    own, size = arrange(part), len(part)
-    starts = [start for start in range(len(tokens) - size + 1) if tokens[start] in part]
-    return any(arrange(tokens[start : start + size]) == own for start in starts)
 
 
 def without_question(completion: str, question: str) -> str:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from lightning_pspo.grading import forms
 from lightning_pspo.grading.expressions import same_relation, same_values, symbolically_equal
 from lightning_pspo.grading.normalize import clean, compact
-from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, in_tex, read_number, split_unit
+from lightning_pspo.grading.numbers import E_NOTATION, MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.qualifiers import NOT_OTHERS
 from lightning_pspo.grading.regions import same_region
 from lightning_pspo.grading.structure import Collection, split_collection, split_top
@@ -119,10 +119,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         if all(read_number(text.rpartition("=")[2].strip()) for text in (left, right)):
             return False
         return symbolic(left, right) if (same := same_relation(left, right)) is None else same
-    only_one_is_equation = forms.is_equation(left) != forms.is_equation(right) and not forms.RELATION.search(
-        left + right
-    )
-    if only_one_is_equation and not split_collection(left if forms.is_equation(left) else right):
+    equations = [text for text in (left, right) if "=" in text and len(split_top(text, ("=",))) > 1]
+    if len(equations) == 1 and not forms.RELATION.search(left + right) and not split_collection(equations[0]):
         return False
     a, b = read_number(left), read_number(right)
     if (decided := forms.decide_kind(left, right, a, b)) is not None:
@@ -134,7 +132,8 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     left, right = _without_units(left, right)
     if compact(left) == compact(right):
         return True
-    left, right = in_tex(left) if a else left, in_tex(right) if b else right
+    in_tex = r"\\times 10^{\1}"  # e is a constant
+    left, right = E_NOTATION.sub(in_tex, left) if a else left, E_NOTATION.sub(in_tex, right) if b else right
     other = right if a else left
     if (a or b) and len(other) == 1 and other.isalpha() and other not in "eEiIπ":
         return False  # a letter that is no constant

@@ -6,7 +6,7 @@ import re
 from itertools import islice
 from typing import Literal
 
-from lightning_pspo.grading.last_number import MATHS, last_formula, last_match, last_number, repeats
+from lightning_pspo.grading.last_number import FORMULA, last_formula, last_match, last_number, repeats
 from lightning_pspo.grading.normalize import plain
 from lightning_pspo.grading.statements import concluded, stated
 
@@ -36,7 +36,7 @@ _PROGRAM = re.compile(r"```(?:python|py|tool_code)\b.*?(?:```|\Z)|<llm-code>.*?(
 _FINAL_ANSWER = re.compile(  # with nothing but a number or a formula, and a unit, to the end of the sentence
     r"(?i)\bfinal answer is:?[\s*_]{0,4}(?!\$[0-9.,]{1,20} [a-z])"
     r"(?:[-−]?\\?\$?[-−]?(?:[0-9]|\.[0-9])[0-9,]{0,20}(?:[./][0-9]{1,20})?\s?\\?%?(?![0-9$])"
-    rf"|(?:{MATHS})(?![0-9]))(?: [a-z]{{1,20}}){{0,2}}"
+    rf"|(?:{FORMULA})(?![0-9]))(?: [a-z]{{1,20}}){{0,2}}"
     r"(?=[*_]{0,4}(?:[.!][*_]{0,4}\s|[.!]?[*_]{0,4}[ \t]{0,8}(?:\n|\Z)))",
     re.DOTALL,
 )

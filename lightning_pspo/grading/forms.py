@@ -39,7 +39,7 @@ _TAG = re.compile(r"\\(?:tag|label)\*?\s?\{[^{}]*\}|\\(?:no)?number")
 _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\s*\)?\Z")
 _SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))( [a-z]{3,})?\Z")  # 5k, 2 bn people
 
-_COPULA = re.compile(  # "the answer is 42", "Total cost = 42", "So she has 42 apples", "Therefore, 42"
+COPULA = re.compile(  # the beginning of a sentence: "the answer is 42", "Total cost = 42", "Therefore, 42"
     r"(?i)\A(?!.{0,80}\b(?:yes|true|if|unless|suppose|assume|than|half|twice|double|triple|minus|un\w+|no)\b)"
     r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+){0,7}"
     r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?|makes?|earns?)\b:?|\s?[:=])"
@@ -51,6 +51,8 @@ _HEDGE = re.compile(
 )
 
 _Match = re.Match[str] | None
+_Texts = tuple[str, str]
+_Numbers = tuple[Number | None, Number | None]
 _CHOICE = re.compile(
     r"\(?\s*([A-J])\s*\)?|(?:[Oo]ption|(?:[Aa]nswer )?[Cc]hoice|[Aa]nswer)\s*\(?([A-J])\)?"
     r"|(?!.{2,5}(?:or|and|nor|not)\s\(?[A-J]\b)(?:\(([A-J])\)[\s.:]+[^\s+*/^,-].*|([A-J])[.):]\s+.*)"
@@ -101,14 +103,9 @@ def without_modulus(text: str) -> str:
     return _MODULUS.sub("", text).strip() if "mod" in text else text
 
 
-def without_copula(text: str) -> str:
-    """Take the beginning of a sentence away: ``The largest planet is Jupiter``."""
-    return _COPULA.sub("", text, count=1)
-
-
 def as_plain_number(text: str) -> str:
     """Take away what a sentence or a residue class puts around a number: ``the sum is 42!``, ``7 (mod 11)``."""
-    text = _HEDGE.sub("", without_copula(text))
+    text = _HEDGE.sub("", COPULA.sub("", text))
     bare = without_modulus(text).rstrip("! ")
     bare = _SCALED.sub(lambda number: f"{number[1]}e{3 if number[2] else 6 if number[3] else 9}{number[4] or ''}", bare)
     return bare if read_number(bare.rpartition("=")[2].strip()) else text
@@ -137,11 +134,6 @@ def _is_derivation(steps: list[str]) -> bool:
         if not (row.startswith(("=", r"\approx")) or restated or solved or continued):
             return False
     return True
-
-
-def is_equation(text: str) -> bool:
-    """Whether a text has an equals sign outside all brackets, such as those of a sum's first index."""
-    return "=" in text and len(split_top(text, ("=",))) > 1
 
 
 def _is_system(text: str) -> bool:
@@ -195,25 +187,25 @@ def decide_kind(left: str, right: str, a: Number | None, b: Number | None) -> bo
         return same_number(a, b)
     for pattern, decide in _KINDS:
         matches = pattern.fullmatch(left), pattern.fullmatch(right)
-        if any(matches) and (same := decide(*matches, left, right, a, b)) is not None:
+        if any(matches) and (same := decide(*matches, (left, right), (a, b))) is not None:
             return same
     x, y = (a or read_comma_decimal(left), b or read_comma_decimal(right)) if a or b else (a, b)
     return same_number(x, y) if x and y else None  # beside a list it is a list
 
 
-def _same_base(first: _Match, second: _Match, left: str, right: str, *_: object) -> bool | None:
+def _same_base(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers) -> bool | None:
     """Compare numbers with an index for their base, which one side may leave out as it may a unit."""
-    digits = [base[1] if base else text for base, text in ((first, left), (second, right))]
+    digits = [base[1] if base else text for base, text in zip((first, second), texts, strict=True)]
     if not all(map(_DIGITS.fullmatch, digits)):
         return None
     same_base = not (first and second) or first[2] == second[2]
     return same_base and digits[0].lower().lstrip("0") == digits[1].lower().lstrip("0")
 
 
-def _same_time(first: _Match, second: _Match, left: str, right: str, a: Number | None, b: Number | None) -> bool | None:
+def _same_time(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers) -> bool | None:
     """Compare times of day that are spelled differently, ``20:34`` and ``8:34 pm``, and hours with minutes."""
     if not (first and second):
-        clock, number = first or second, b if first else a
+        clock, number = first or second, numbers[bool(first)]
         if clock is None or number is None or number.unit not in ("min", "h") or clock[3] or clock[4]:
             return None
         return number.value * (60 if number.unit == "h" else 1) == int(clock[1]) * 60 + int(clock[2])
@@ -224,28 +216,24 @@ def _same_time(first: _Match, second: _Match, left: str, right: str, a: Number |
     return (hours[0] - hours[1]) % (24 if half_known else 12) == 0 and first[2] == second[2]
 
 
-def _same_ratio(
-    first: _Match, second: _Match, left: str, right: str, a: Number | None, b: Number | None
-) -> bool | None:
+def _same_ratio(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers) -> bool | None:
     """Compare ratios by their proportions: ``2:4:6`` and ``1:2:3``; one of two parts may also be a fraction."""
-    x, y = ([Fraction(part) for part in re.findall(r"[0-9]+(?:\.[0-9]+)?", text)] for text in (left, right))
+    x, y = ([Fraction(part) for part in re.findall(r"[0-9]+(?:\.[0-9]+)?", text)] for text in texts)
     if first and second:
         proportional = len(x) == len(y) and x[0] and y[0]
         return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True)) if proportional else None
-    parts, number = (x, b) if first else (y, a)
-    if not number:
-        return None
-    if _CLOCK.fullmatch(left) or _CLOCK.fullmatch(right):
-        return False
+    parts, number = (x if first else y), numbers[bool(first)]
+    if not number or any(map(_CLOCK.fullmatch, texts)):
+        return False if number else None
     return len(parts) == 2 and number.value.denominator > 1 and parts[0] == number.value * parts[1]
 
 
-def _same_residue(first: _Match, second: _Match, left: str, right: str, a: Number | None, *_: object) -> bool | None:
+def _same_residue(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers) -> bool | None:
     """Compare residue classes, ``x = 7 (mod 11)``; the candidate may leave out the modulus, but not name another."""
     if first and second:
         modulus = int(first[2])
         return modulus == int(second[2]) > 0 and (int(first[1]) - int(second[1])) % modulus == 0
-    return a.value == int(second[1]) if second and a else None
+    return numbers[0].value == int(second[1]) if second and numbers[0] else None
 
 
 _KINDS: tuple[tuple[re.Pattern[str], Callable[..., bool | None]], ...] = (

@@ -15,12 +15,13 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.copies import refusal, without_labels, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
-from lightning_pspo.grading.forms import without_copula
+from lightning_pspo.grading.forms import COPULA
+from lightning_pspo.grading.last_number import last_match
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
 from lightning_pspo.grading.qualifiers import in_asked_unit, in_terms_of, without_scale
-from lightning_pspo.grading.statements import replied
+from lightning_pspo.grading.statements import REPLY
 from lightning_pspo.grading.words import NOT, WRONG
 
 CutOff = Literal["marked", "any", "none"]
@@ -104,8 +105,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         extracted, rule = tagged[-1], "stated"
     line, answer, question = text.strip(), attempt.answer, attempt.question
     if rule in _UNMARKED and mode == "lenient" and not cut:
-        if compact(clean(answer)) in YES_OR_NO and (reply := replied(text)):
-            extracted, rule = reply, "stated"
+        if compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
+            extracted, rule = reply[1], "stated"
         elif (alone := _bare(line, answer, question)) and quick(alone, answer) and not quick(extracted or "", answer):
             extracted, rule = alone, "whole"
     if extracted is None:
@@ -138,7 +139,7 @@ def _bare(line: str, answer: str, question: str) -> str:
         return line if _LETTER.fullmatch(clean(line)) else ""
     if "/" in (share := in_terms_of(question, line)):  # "1 in 6"
         return share
-    return line if any(map(str.isdigit, answer)) else without_copula(clean(line))
+    return line if any(map(str.isdigit, answer)) else COPULA.sub("", clean(line))
 
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:

@@ -60,12 +60,13 @@ _UNDONE = re.compile(  # a calculation or a list that a number is the end of
     r"|(?<![\w.,])(?:(?:\(?[0-9]+(?:\)|,(?: and)?|;|(?=\s))\s*){2,}|(?:\A|\n)[ \t]*[0-9]+[,;]?[ \t]+)\(?\Z"
     r"|(?<![A-Za-z])\\?(?:(?:log|ln|sin|cos|tan|exp)\s?\(?|[fgh]\()\Z"
 )
-PERCENT = re.compile(r"\s{0,3}(?:\\?%|per ?cent\b)")
+_PERCENT = re.compile(r"\s{0,3}(?:\\?%|per ?cent\b)")
 
-MATHS = r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
-ENVIRONMENT = r"\{(?:align|aligned|equation|gather|eqnarray)\*?\}"
-_MATHS = re.compile(rf"{MATHS}|=([^=&]{{1,300}})\\end{ENVIRONMENT}", re.DOTALL)
-_FORMULA = re.compile(r"\\[A-Za-z]|[\^_(\[|=<>:,!]|[A-Za-z]")
+FORMULA = r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<!\\)\$((?:\\\$|[^$\n]){1,400})(?<!\\)\$"
+_ENVIRONMENT = r"\{(?:align|aligned|equation|gather|eqnarray)\*?\}"
+_ENDS = re.compile(rf"{FORMULA}|=([^=&]{{1,300}})\\end{_ENVIRONMENT}", re.DOTALL)
+MATHS = re.compile(rf"(\\begin{_ENVIRONMENT}.+?\\end{_ENVIRONMENT})|(?:{FORMULA})(?!(?<=\$)\d)", re.DOTALL)
+_SIGN = re.compile(r"\\[A-Za-z]|[\^_(\[|=<>:,!]|[A-Za-z]")
 _FACTORIAL = re.compile(r"(?<![0-9.])([0-9]+)!")
 _SAYS_MORE = re.compile(r"\\(?!circ|[,;:! ])|=")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -75,7 +76,7 @@ _TEXT = re.compile(
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2,}|[.?!:;](?=\s)|\n|[*$`]|\\[()\[\]]")
 _SOLUTION, _TUPLE = re.compile(r"\\?[A-Za-z_0-9]{1,9}\s?="), re.compile(r"(?:\\left\s?)?\([^()]*,.*\)\.?\Z")
 _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
-JOINS = re.compile(r"(?:[\s,;]|and|or)*")
+_JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
@@ -128,7 +129,7 @@ def last_formula(text: str) -> str | None:
     match = _last_match(text)
     start = match.start() if match else len(text)
     line = text.rfind("\n", max(0, start - 2 * _WINDOW), max(0, start - _WINDOW)) + 1  # where dollar signs pair anew
-    formulas = list(_MATHS.finditer(text, max(line, start - 2 * _WINDOW, 0), start + 2 * _WINDOW))
+    formulas = list(_ENDS.finditer(text, max(line, start - 2 * _WINDOW, 0), start + 2 * _WINDOW))
     if formulas and (not match or match.end() <= formulas[-1].end()):
         content = _content(formulas[-1])
         leads = _LEADS.search(text, max(0, formulas[-1].start() - 20), formulas[-1].start())
@@ -139,17 +140,17 @@ def last_formula(text: str) -> str | None:
     return _around(text, match) if match else None
 
 
-def inside(maths: re.Match[str]) -> str:
+def _inside(maths: re.Match[str]) -> str:
     """Return what stands between a pair of TeX's delimiters, where no sentence ends with an exclamation mark."""
     return _FACTORIAL.sub(r"(\1)!", next(group for group in maths.groups() if group).strip())
 
 
 def _content(maths: re.Match[str]) -> str:
     """Return what stands in delimiters if it is a formula; dollar signs may be money."""
-    content = inside(maths)
+    content = _inside(maths)
     if content.endswith(("=", "+", "-", "*", "/", ",", "\\")) or _PROSE.search(_TEXT.sub("", content)):
         return ""
-    return content if _FORMULA.search(content) else ""
+    return content if _SIGN.search(content) else ""
 
 
 def _solutions_before(text: str, formulas: list[re.Match[str]], last: str) -> list[str]:
@@ -158,10 +159,19 @@ def _solutions_before(text: str, formulas: list[re.Match[str]], last: str) -> li
     solutions: list[str] = []
     for earlier, later in zip(formulas[-2::-1], formulas[:0:-1], strict=True):
         content = _content(earlier)
-        if not kind or not kind.match(content) or not JOINS.fullmatch(text, earlier.end(), later.start()):
+        if not kind or not kind.match(content) or not _JOINS.fullmatch(text, earlier.end(), later.start()):
             break
         solutions.insert(0, content)
     return solutions
+
+
+def joined(text: str, maths: re.Match[str]) -> str:
+    """Return a formula with those that only commas and "and" separate from it, and a percent sign."""
+    contents = [_inside(maths)]
+    while following := MATHS.match(text, _JOINS.match(text, maths.end()).end()):  # type: ignore[union-attr]
+        contents.append(_inside(following))
+        maths = following
+    return ", ".join(contents) + "%" * bool(_PERCENT.match(text, maths.end()))
 
 
 def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
@@ -184,7 +194,7 @@ def whole(text: str, start: int, end: int) -> str:
     ('-5%', 'more than 5')
     """
     before = ("\n" if start < _SPACED_MINUS_CHARS else "") + text[max(0, start - _SPACED_MINUS_CHARS) : start]
-    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(PERCENT.match(text, end))
+    minus, percent = "-" * bool(_SPACED_MINUS.search(before)), "%" * bool(_PERCENT.match(text, end))
     return minus + with_qualifiers(text, start, end).replace("\\$", "").replace("$", "") + percent
 
 

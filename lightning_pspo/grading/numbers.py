@@ -53,7 +53,7 @@ _POWER_OF_TEN = re.compile(r"\A([-+]?)10\s*\^\s*(?:\{\s*)?(-?[0-9]{1,3})(?:\s*\}
 _GLOSS = re.compile(r"\s+\(([^()]{1,80})\)\Z")
 _THAT_IS = re.compile(r"\A(?:(?:or|i\.?e\.?,?|that is,?|which is|equals|exactly|in words:?|\\approx)\s+)+")
 _ADJECTIVE = re.compile(rf"\b(?:{PART}) (?=[a-z]{{3,}}s\b)")  # "third graders"
-_E_NOTATION = re.compile(r"(?<=[0-9.])[eE]\+?(-?[0-9]{1,3})\Z")
+E_NOTATION = re.compile(r"(?<=[0-9.])[eE]\+?(-?[0-9]{1,3})\Z")
 
 _WORD = r"[A-Za-z](?:[A-Za-z'’-]|\.(?=\s?[A-Za-z]))*"
 _PART = rf"(?:(?:\\mu\s?|μ)?{_WORD}|[kM]?(?:\\Omega|Ω))(?:\s?\^\s?\{{?-?[0-9]\}}?)?"
@@ -153,7 +153,10 @@ def read_number(text: str) -> Number | None:
     text = _POWER_OF_TEN.sub(r"\g<1>1e\2", _TEN.sub(r"e\1", text.rstrip("% ")))
     if len(text) > MAX_NUMBER_CHARS:
         return None
-    text = _ungrouped(text)
+    if match := _GROUPED.fullmatch(text):
+        text = re.sub("[', _]", "", match["whole"]) + match["rest"]
+    elif match := _GROUPED_WITH_COMMA.fullmatch(text):
+        text = re.sub("['. ]", "", match["whole"]) + "." + (match["places"] or "")
     for pattern, read in ((_WHOLE_NUMBER, _decimal), (_REPEATING, _repeating), (_WHOLE_QUOTIENT, _quotient)):
         if match := pattern.fullmatch(text):
             value, places, digits = read(match)
@@ -170,15 +173,6 @@ def _in_smaller_unit(large: str, unit: str, small: str, part: str) -> Number | N
     return Number(Fraction(large) * a[1] / b[1] + Fraction(small), unit=UNIT_IDS[part])
 
 
-def _ungrouped(text: str) -> str:
-    """Take the marks between groups of digits away: ``1,234``, ``1,23,456``, ``1'234``, ``1 234``, ``1.234,50``."""
-    if match := _GROUPED.fullmatch(text):
-        return re.sub("[', _]", "", match["whole"]) + match["rest"]
-    if match := _GROUPED_WITH_COMMA.fullmatch(text):
-        return re.sub("['. ]", "", match["whole"]) + "." + (match["places"] or "")
-    return text
-
-
 def _glossed(text: str, gloss: str) -> Number | None:
     """Read a number with a remark in brackets that says it again, or says nothing about its value."""
     number, remark = read_number(text), _THAT_IS.sub("", gloss.rpartition("=")[2].strip())
@@ -189,11 +183,6 @@ def _glossed(text: str, gloss: str) -> Number | None:
         return number if abs(value - number.value) < TOLERANCE else None
     words = _LETTERS.findall(_ADJECTIVE.sub("", gloss.lower()))
     return number if plain and _NO_UNITS.isdisjoint(words) and not _DOUBT.search(gloss) else None
-
-
-def in_tex(number: str) -> str:
-    """Spell a number without the ``e`` that is a constant in an expression."""
-    return _E_NOTATION.sub(r"\\times 10^{\1}", number)
 
 
 def read_comma_decimal(text: str) -> Number | None:

@@ -21,12 +21,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning_pspo.grading import worker as far
 
 _log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 EQUIVALENCE = "lightning_pspo.grading.equivalence:equivalent"
 BACKSTOP, LEAST_BACKSTOP_S = 60.0, 60.0  # wall time for one pair: so many deadlines, and at least so many seconds
@@ -45,13 +44,7 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
 
 
-_VERDICTS = {
-    far.EQUIVALENT[0]: Verdict.CORRECT,
-    far.DIFFERENT[0]: Verdict.WRONG,
-    far.FAILED[0]: Verdict.ERROR,
-    far.ASLEEP[0]: Verdict.ERROR,
-    far.LATE[0]: Verdict.TIMEOUT,
-}
+_VERDICTS = {ord(verdict[0]): verdict for verdict in Verdict} | {far.ASLEEP[0]: Verdict.ERROR}
 
 
 class Server:
@@ -97,7 +90,7 @@ class Server:
             raise self.failure()
         return letters
 
-    def _patiently(self, call: Callable[[Any], _Result], argument: object, seconds: float = math.inf) -> _Result:
+    def _patiently(self, call: Callable[[Any], Any], argument: object, seconds: float = math.inf) -> Any:
         """Call the socket until it is done, or the server has ended: a fork of this process may hold its end open."""
         until = time.monotonic() + seconds
         while True:
@@ -123,11 +116,10 @@ class Server:
         """End it, and with it its workers."""
         self.stop()
         self.control.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()  # does nothing to one that has ended
+        self.process.wait()
 
 
 class WorkerPool:

@@ -5,18 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_pspo.grading.last_number import (
-    ENVIRONMENT,
-    JOINS,
-    MATHS,
-    PERCENT,
-    inside,
-    last_formula,
-    last_match,
-    last_number,
-    numbers,
-    whole,
-)
+from lightning_pspo.grading.last_number import MATHS, joined, last_formula, last_match, last_number, numbers, whole
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.qualifiers import DENIED
@@ -41,7 +30,7 @@ _RETRACTED = re.compile(  # "Wait, no, it's 13."
 _MAX_STATEMENTS = 5
 _IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*['\"]\w+['\"]\s*:|\}\s*\Z)")
 _FENCE = re.compile(r"\A```[a-z]{0,12}\n\s{0,8}")
-_REPLY = re.compile(
+REPLY = re.compile(  # "Yes, 7 is prime."
     r"(?i)(?:\A|[.!?]\s|\n)[\s*]*(?:(?:so|thus|therefore|hence|likely|probably|indeed|clearly),? )?"
     r"(yes|no|true|false)\b(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
@@ -50,7 +39,6 @@ _CONDITION = re.compile(
     rf"(?i)\b(?:{SUPPOSED}|if|whether|unless)(?: that)? (?:the|my|our|this) (?:\w+ ){{0,2}}answer[^.!?,;\n]{{0,20}}\Z"
 )
 _MAX_STATEMENT_CHARS = 400
-_MATHS = re.compile(rf"(\\begin{ENVIRONMENT}.+?\\end{ENVIRONMENT})|(?:{MATHS})(?!(?<=\$)\d)", re.DOTALL)
 _SENTENCE_END = re.compile(
     r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|rem|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
 )
@@ -122,12 +110,6 @@ def stated(text: str, *, cut: bool = False) -> str | None:
     return None
 
 
-def replied(text: str) -> str | None:
-    """Return the last yes or no that a sentence begins with, as ``Yes, 7 is prime.`` does."""
-    reply = last_match(_REPLY, text)
-    return reply[1] if reply else None
-
-
 def _read_statement(text: str, before: str, cut: bool) -> str | None:
     """Return the formula, the number or the few words that a statement begins with, or else its result."""
     if _IN_JSON.search(before):
@@ -137,12 +119,12 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return None
     if _COLUMN.match(text):
         return text.strip()
-    maths = _MATHS.match(text)
+    maths = MATHS.match(text)
     end = _SENTENCE_END.search(text, maths.end() if maths else 0)
     if end and end.group() == "?" and (not maths or end.start() == maths.end()):
         return None
     if maths:
-        return _joined_maths(text, maths)
+        return joined(text, maths)
     if not _HAS_DIGIT.search(text, 0, end.start() if end else len(text)):
         text = in_digits(text[: end.start()]) + text[end.start() :] if end else in_digits(text)
         end = _SENTENCE_END.search(text)
@@ -153,7 +135,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     cleaned = clean(sentence[:MAX_ANSWER_CHARS])
     bare = cleaned if {"=", ","} & {*cleaned} else split_unit(cleaned)[0]
     words = [] if HOLES.match(cleaned) else _LONG_WORDS.findall(bare)
-    if word := _REPLY.match(sentence):
+    if word := REPLY.match(sentence):
         return word[1]
     if read_number(cleaned) or not words:
         end_of_chain = cleaned.rpartition("=")[2].strip()
@@ -238,11 +220,3 @@ def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:
 
 def _goes_on(rest: str) -> bool:
     return bool(_GOES_ON.search(_SUBORDINATE.split(rest)[0]))
-
-
-def _joined_maths(text: str, maths: re.Match[str]) -> str:
-    contents = [inside(maths)]
-    while following := _MATHS.match(text, JOINS.match(text, maths.end()).end()):  # type: ignore[union-attr]
-        contents.append(inside(following))
-        maths = following
-    return ", ".join(contents) + "%" * bool(PERCENT.match(text, maths.end()))

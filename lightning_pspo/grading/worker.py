@@ -20,15 +20,14 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from lightning_pspo.processes import end_with_parent
 
 READY = b"+"
 """First byte of the server and of every worker."""
-EQUIVALENT, DIFFERENT, FAILED, LATE, ASLEEP = b"1", b"0", b"e", b"t", b"s"
-"""What became of a pair."""
+EQUIVALENT, DIFFERENT, FAILED, LATE, ASLEEP = b"c", b"w", b"e", b"t", b"s"
+"""What became of a pair: the first letters of the verdicts, and one more."""
 
 _ENDS: dict[int, bytes] = {signal.SIGPROF: LATE, signal.SIGALRM: ASLEEP}  # signals of the timers that a pair runs under
 _ATTEMPTS = 3
@@ -66,22 +65,12 @@ def main() -> None:
         server.serve()
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What a worker may use: bytes of address space and, for one pair, seconds of processor time and of wall time."""
 
     memory_bytes: float
     cpu_s: float
     wall_s: float
-
-
-@dataclass(eq=False)
-class Worker:
-    """The server's record of one worker."""
-
-    pid: int
-    link: socket.socket
-    index: int = -1  # position in the batch of the pair that it is at
 
 
 class Server:
@@ -91,7 +80,7 @@ class Server:
         self, control: socket.socket, owner: int, compare: Callable[[str, str], bool], size: int, limits: Limits
     ) -> None:
         self.control, self.owner, self.compare, self.size, self.limits = control, owner, compare, size, limits
-        self.workers: list[Worker] = []
+        self.workers: dict[socket.socket, int] = {}  # with their process numbers
 
     def serve(self) -> None:
         """Answer each line, a JSON list of pairs, with one byte for each pair, until the owner is gone."""
@@ -100,32 +89,31 @@ class Server:
             while self._readable([]) and (line := lines.readline()):
                 self.control.sendall(self._judge(json.loads(line)))
         finally:
-            for worker in self.workers:
-                os.kill(worker.pid, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
+            for pid in self.workers.values():
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def _judge(self, pairs: list[list[str]]) -> bytes:
         replies, waiting = [b""] * len(pairs), deque(range(len(pairs)))
         blamed: set[int] = set()  # pairs at which a worker died: the cause may have been another, as a lack of memory
-        idle, busy = list(self.workers), dict[socket.socket, Worker]()
+        idle, busy = list(self.workers), dict[socket.socket, int]()  # the latter with the pair that each is at
         while waiting or busy:
             while waiting and len(busy) < self.size:
-                if idle and ready([idle[-1].link], 0.0):  # someone ended it since its last pair
+                if idle and ready(idle[-1:], 0.0):  # someone ended it since its last pair
                     self._reap(idle.pop())
                     continue
-                worker = idle.pop() if idle else self._start()
-                worker.index = waiting.popleft()
-                busy[worker.link] = worker
+                link = idle.pop() if idle else self._start()
+                busy[link] = index = waiting.popleft()
                 with contextlib.suppress(OSError):  # it is dead, which reading will show
-                    worker.link.sendall(json.dumps(pairs[worker.index]).encode() + b"\n")
+                    link.sendall(json.dumps(pairs[index]).encode() + b"\n")
             for link in self._readable([*busy]):
-                worker = busy.pop(link)
-                if reply := _received(link) or _ENDS.get(self._reap(worker), FAILED * (worker.index in blamed)):
-                    replies[worker.index] = reply
+                index = busy.pop(link)
+                if reply := _received(link) or _ENDS.get(self._reap(link), FAILED * (index in blamed)):
+                    replies[index] = reply
                 else:
-                    blamed.add(worker.index)
-                    waiting.appendleft(worker.index)
-                idle += [worker] if worker in self.workers else []
+                    blamed.add(index)
+                    waiting.appendleft(index)
+                idle += [link] if link in self.workers else []
         return b"".join(replies)
 
     def _readable(self, links: list[socket.socket]) -> list[socket.socket]:
@@ -137,34 +125,33 @@ class Server:
             raise ConnectionError("the owner has closed its socket")
         return readable
 
-    def _start(self) -> Worker:
+    def _start(self) -> socket.socket:
         for _ in range(_ATTEMPTS):
             ours, theirs = socket.socketpair()
             with theirs, contextlib.suppress(OSError):
                 server, pid = os.getpid(), os.fork()
                 if pid == 0:
                     try:
-                        for link in (ours, *(worker.link for worker in self.workers)):
+                        for link in (ours, *self.workers):
                             link.close()
                         work(theirs, server, self.compare, self.limits)
                     finally:
                         os._exit(1)
                 theirs.close()
-                self.workers.append(Worker(pid, ours))
+                self.workers[ours] = pid
                 if _received(ours) == READY:
-                    return self.workers[-1]
-                self._reap(self.workers[-1])
+                    return ours
+                self._reap(ours)
             ours.close()
         raise SystemExit(
             f"{_ATTEMPTS} workers in a row could not be started: is `memory_mb`={self.limits.memory_bytes / 2**20:.0f} "
             "too little, or is the machine out of memory or processes?"
         )
 
-    def _reap(self, worker: Worker) -> int:
+    def _reap(self, link: socket.socket) -> int:
         """Part with a worker that has ended; return the signal that ended it, 0 for none."""
-        worker.link.close()
-        self.workers.remove(worker)
-        return os.waitpid(worker.pid, 0)[1] & 0x7F
+        link.close()
+        return os.waitpid(self.workers.pop(link), 0)[1] & 0x7F
 
 
 def ready(links: list[socket.socket], seconds: float) -> list[socket.socket]:
