@@ -95,10 +95,9 @@ def test_gsm8k_solutions_are_correct_against_their_own_answers(name, count):
     assert not any(grade(row["answer"], gold).correct for row, gold in zip(rows, off_by_one, strict=True))
 
 
-@pytest.mark.parametrize("name", ["gsm8k/train.jsonl", "gsm8k/test.jsonl"])
-def test_gsm8k_solutions_without_their_marker_say_their_answers(name):
+def test_gsm8k_solutions_without_their_marker_say_their_answers():
     """The figure of a plain last number is 97.2 %."""
-    rows = real_rows(name)
+    rows = real_rows("gsm8k/train.jsonl")[::4] + real_rows("gsm8k/test.jsonl")
     parts = [re.sub("<<.*?>>", "", row["answer"]).split("\n#### ") for row in rows]
     grades = [grade(*part, question=row["question"]) for part, row in zip(parts, rows, strict=True)]
     assert sum(judged.correct for judged in grades) >= 0.992 * len(rows)
@@ -127,7 +126,8 @@ GOLDS = {
 @pytest.mark.parametrize("name", GOLDS)
 def test_golds_equal_themselves_however_they_are_spelled_and_echoes_are_wrong(name):
     right, wrong = [], []
-    for question, golds in map(GOLDS[name], real_rows(name)):
+    rows = real_rows(name)
+    for question, golds in map(GOLDS[name], rows[:: 1 + len(rows) // 2000]):
         for gold in golds:
             other = gold.replace(r"\frac", r"\dfrac").replace("(", r"\left( ").replace(")", r"\right)")
             assert quick(f"$ {other} $.", gold) is True
