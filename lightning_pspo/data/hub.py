@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from lightning_pspo import waiting
 from lightning_pspo.data.rows import SUFFIXES, Row, has_short_floats, plain_rows
 from lightning_pspo.errors import InputError, one_line
+from lightning_pspo.files import is_full
 from lightning_pspo.progress import hidden_bars
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
 """Longest time in which the hub must answer; the library itself would try for half a minute."""
@@ -32,15 +38,37 @@ def hub_rows(
     """
     reached = _Reached(dataset)  # while the library is imported
     import datasets
+    from huggingface_hub import constants
 
+    def load(online: bool) -> Any:
+        constants.DOWNLOAD_CHUNK_SIZE = waiting.CHUNK
+        with offline_unless(online), hidden_bars("datasets"):
+            return waiting.watched(
+                lambda: datasets.load_dataset(dataset, config, split=split, revision=revision),
+                waiting.STALL_SECONDS,
+                *_folders(dataset),
+            )
+
+    reason = reached.reason()
     try:
-        with offline_unless(reached.answered()), hidden_bars("datasets"):
-            rows = datasets.load_dataset(dataset, config, split=split, revision=revision)
+        rows = load(online=reason is None)
     except Exception as error:  # the library raises a dozen unrelated types
-        raise InputError(
-            f"{dataset} (split {split}) cannot be read from the hub: {one_line(error)[:200]}. Without a network, "
-            f"set `path` of {instead} to a local {', '.join(SUFFIXES)} file with the same fields."
-        ) from error
+        if is_full(error):
+            raise
+        rows = None
+        if reason is None:  # else the cache has been asked
+            with contextlib.suppress(Exception):
+                rows = load(online=False)
+        reason = reason or one_line(error)[:200]
+        if rows is None:
+            raise InputError(
+                f"{dataset} (split {split}) cannot be read from the hub {constants.ENDPOINT} ({reason}), nor from its "
+                f"cache: check the network and HF_ENDPOINT, or set `path` of {instead} to a local "
+                f"{', '.join(SUFFIXES)} file with the same fields."
+            ) from error
+    if reason is not None:
+        _check_revision(dataset, revision, [Path(file["filename"]).parent.name for file in rows.cache_files])
+        logger.warning("%s is read from the cache, as %s did not give it (%s).", dataset, constants.ENDPOINT, reason)
     if has_short_floats(rows.data.schema):
         for table in rows.with_format("arrow").iter(1000):
             yield from plain_rows(table)
@@ -54,7 +82,7 @@ class _Reached(threading.Thread):
     def __init__(self, dataset: str) -> None:
         super().__init__(daemon=True)
         self.dataset = dataset
-        self.failed: bool | None = None
+        self.failed: str | None = f"no answer in {PATIENCE_S:g} s"
         self.start()
 
     def run(self) -> None:
@@ -64,14 +92,39 @@ class _Reached(threading.Thread):
         try:
             HfApi().dataset_info(self.dataset, timeout=PATIENCE_S)
         except HfHubHTTPError:
-            pass  # it answers, whatever it says
-        except Exception:
-            self.failed = True
-        self.failed = bool(self.failed)
+            self.failed = None  # it answers, whatever it says
+        except Exception as error:
+            self.failed = one_line(error)[:200]
+        else:
+            self.failed = None
 
-    def answered(self) -> bool:
+    def reason(self) -> str | None:
+        """Return why the hub cannot be used; None if it answers."""
         self.join(PATIENCE_S)
-        return self.failed is False
+        return self.failed
+
+
+def _folders(dataset: str) -> tuple[Path, Path]:
+    """Return where a data set's files arrive, and where its rows are written."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    files = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"))
+    owner, slash, name = dataset.rpartition("/")
+    return files, Path(datasets.config.HF_DATASETS_CACHE, owner + "___" * bool(slash) + camelcase_to_snakecase(name))
+
+
+def _check_revision(dataset: str, revision: str | None, commits: list[str]) -> None:
+    """Refuse rows of other commits than the revision's: the library takes any that its cache has."""
+    named = _folders(dataset)[0] / "refs" / str(revision)
+    if revision is None or {*commits} <= {revision, named.read_text().strip() if named.is_file() else ""}:
+        return
+    raise InputError(
+        f"`revision` {revision!r} of {dataset} is not in the cache, which has {commits[0]}: set that, or make the hub "
+        "reachable (network, HF_ENDPOINT, HF_HUB_OFFLINE)."
+    )
 
 
 @contextlib.contextmanager

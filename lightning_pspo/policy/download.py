@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -23,20 +17,18 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
+from lightning_pspo import waiting
 from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.files import is_full
 from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, index_parts
+from lightning_pspo.waiting import watched
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 HUB_SECONDS = 3.0
 """Longest wait for the hub's answer."""
 FILE_SECONDS = 15.0
 """Longest wait for a model's config, a small file."""
-STALL_SECONDS = 60.0
-"""Longest time in which nothing more of a file may arrive."""
-_CHUNK = 2**20  # bytes that arrive before a file on the disk grows; the library's own are ten times as many
 # What transformers may read beside the weights: a file that the hub lists but does not give would be missing silently.
 _SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
 
@@ -67,12 +59,12 @@ class Download:
                 "HF_HUB_OFFLINE forbids downloads: unset it, or set HF_HOME to a cache that has the model."
             )
         try:
-            listed = _watched(
+            listed = watched(
                 lambda: HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS), FILE_SECONDS
             )
             names = {file.rfilename for file in listed.siblings or []}
             self._fetch([CONFIG_NAME], FILE_SECONDS)
-            self._fetch(sorted(filter(_SMALL.fullmatch, names)), STALL_SECONDS)
+            self._fetch(sorted(filter(_SMALL.fullmatch, names)), waiting.STALL_SECONDS)
         except Exception as error:  # of the hub, or of whatever HTTP client its library uses
             if is_full(error):
                 raise
@@ -92,7 +84,7 @@ class Download:
             parts = [name] if name in self._listed else self._parts(index) if index in self._listed else []
             if parts:
                 try:
-                    return self._fetch(parts, STALL_SECONDS)
+                    return self._fetch(parts, waiting.STALL_SECONDS)
                 except Exception as error:
                     if is_full(error):
                         raise
@@ -109,7 +101,7 @@ class Download:
         folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=self.repository, repo_type="model"))
 
         def download() -> None:
-            constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+            constants.DOWNLOAD_CHUNK_SIZE = waiting.CHUNK
             for name in names:
                 try:
                     path = hf_hub_download(self.repository, name, revision=self._commit)
@@ -119,45 +111,7 @@ class Download:
                     if name != CONFIG_NAME:  # an adapter has none, perhaps
                         raise
 
-        def arrived() -> int:
-            sizes = [0]
-            for path in folder.rglob("*"):
-                with contextlib.suppress(OSError):  # renamed meanwhile
-                    sizes.append(path.lstat().st_size)
-            return len(sizes) + sum(sizes)
-
-        _watched(download, seconds, arrived)
-
-
-def _watched(work: Callable[[], T], seconds: float, arrived: Callable[[], int] = lambda: 0) -> T:
-    """Do work that waits for a server, in a thread that is left behind if it stalls.
-
-    A client's own limit counts from byte to byte and anew at each retry, so that a server can hold it for hours.
-
-    Args:
-        work: The work.
-        seconds: Longest time in which nothing may arrive, in seconds.
-        arrived: How much has arrived.
-
-    Raises:
-        TimeoutError: It has stalled.
-    """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    most, since = arrived(), time.monotonic()
-    while not wait([result], min(1.0, seconds)).done:
-        if (now := arrived()) > most:
-            most, since = now, time.monotonic()
-        elif time.monotonic() - since >= seconds:
-            raise TimeoutError(f"nothing more has arrived in {seconds:g} s")
-    return result.result()
+        watched(download, seconds, folder)
 
 
 def _named(repository: str) -> str:

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 
+from lightning_pspo import waiting
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy import download
 from lightning_pspo.policy.policy import Policy
@@ -220,7 +221,7 @@ def model_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path)
     server = ModelHub(tiny_model)
     use_hub(monkeypatch, server.url, tmp_path)
     monkeypatch.setattr(download, "FILE_SECONDS", 3.0)
-    monkeypatch.setattr(download, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(waiting, "STALL_SECONDS", 3.0)
     yield server
     server.close()
 

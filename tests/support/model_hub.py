@@ -1,4 +1,4 @@
-"""A Hugging Face hub on the loopback that gives the files of a folder, honestly or not."""
+"""A Hugging Face hub on the loopback that gives the files of a folder, as a model or a data set, honestly or not."""
 
 import json
 import threading
@@ -15,8 +15,8 @@ class ModelHub(ThreadingHTTPServer):
 
     Attributes:
         url: Its address, for HF_ENDPOINT.
-        faults: File, or ``about`` for the listing -> what is wrong with it: a status; ``silent`` (no answer), ``stall``
-            (the beginning and nothing more), ``drip`` (a byte now and then), ``html`` (a login page).
+        faults: File, or ``about`` or ``tree`` for the listings -> what is wrong with it: a status; ``silent`` (no
+            answer), ``stall`` (the beginning, no more), ``drip`` (a byte now and then), ``html`` (a login page).
         asked: Method and name of each file that was asked for.
     """
 
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, path = self.server, self.path.partition("?")[0]
-        name = path.partition("/resolve/")[2].partition("/")[2] or "about"
+        name = path.partition("/resolve/")[2].partition("/")[2] or ("tree" if "/tree/" in path else "about")
         hub.asked.append((self.command, name))
         file, fault, kind = hub.folder / name, hub.faults.get(name), "application/octet-stream"
         if fault == "silent":
@@ -58,6 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
             names = [str(each.relative_to(hub.folder)) for each in hub.folder.rglob("*") if each.is_file()]
             about = {"id": "o/m", "sha": COMMIT, "siblings": [{"rfilename": each} for each in names]}
             content = json.dumps(about).encode()
+        elif name == "tree":
+            sizes = {each.name: each.stat().st_size for each in hub.folder.iterdir()}
+            files = [{"type": "file", "path": each, "size": size, "oid": "2" * 40} for each, size in sizes.items()]
+            content = json.dumps(files).encode()
         elif file.is_file():
             content = file.read_bytes()
         else:
