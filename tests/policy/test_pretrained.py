@@ -228,10 +228,14 @@ def model_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path)
 
 @pytest.mark.parametrize("fault", ["silent", "stall", "drip"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors"])
-def test_a_hub_that_stalls_is_not_waited_for(name: str, fault: str, model_hub: ModelHub) -> None:
+def test_a_hub_that_stalls_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, fault: str, model_hub: ModelHub
+) -> None:
     """Also one that sends a byte now and then, which no limit of the hub's library ends."""
+    monkeypatch.setattr(download, "FILE_SECONDS", 1.0)
+    monkeypatch.setattr(waiting, "STALL_SECONDS", 1.0)
     model_hub.faults[name] = fault
-    with pytest.raises(InputError, match=r"'o/m' .* does not give it .nothing more has arrived in 3 s.*HF_ENDPOINT"):
+    with pytest.raises(InputError, match=r"'o/m' .* does not give it .nothing more has arrived in 1 s.*HF_ENDPOINT"):
         Pretrained(name="o/m").load()
 
 
@@ -243,6 +247,14 @@ def test_each_file_of_the_hub_is_asked_for_once(model_hub: ModelHub, tiny_model:
     model_hub.asked.clear()
     Pretrained(name="o/m").load()
     assert [(how, name) for how, name in model_hub.asked if name != "about"] == [("HEAD", "config.json")]
+
+
+def test_an_adapter_of_the_hub_is_downloaded_by_its_user(model_hub: ModelHub, tmp_path: Path) -> None:
+    """Its base is another model, which the error of transformers does not name."""
+    model_hub.folder = tmp_path / "adapter"
+    model_hub.folder.mkdir()
+    (model_hub.folder / "adapter_config.json").write_text('{"base_model_name_or_path": "o/base"}')
+    assert "hf download o/m --local-dir FOLDER" in refused("o/m")
 
 
 @pytest.mark.parametrize("fault", ["html", 401, 404])
