@@ -73,6 +73,11 @@ class Download:
             logger.warning("%s is read from the cache, as %s did not give it.", repository, constants.ENDPOINT)
         else:
             self._listed = names
+            if ADAPTER_CONFIG in names and CONFIG_NAME not in names:
+                raise InputError(
+                    f"`model_name_or_path` must be a model if it is of the hub, and {repository!r} holds an adapter "
+                    f"alone: download it (`hf download {repository} --local-dir FOLDER`) and give the folder."
+                )
 
     def has_everything(self, trust_remote_code: bool = False) -> bool:
         """Tell whether transformers shall read the cache alone; not if code or an adapter's base are elsewhere."""

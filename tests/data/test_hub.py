@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -29,10 +30,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
     )
     server = ModelHub(folder)
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    ours = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    ours: dict[str, Any] = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }
     for name, value in (ours | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
         monkeypatch.setattr(constants, name, value)
-    theirs = {"HF_ENDPOINT": server.url, "HF_DATASETS_CACHE": tmp_path / "rows", "HF_HUB_OFFLINE": False}
+    theirs: dict[str, Any] = {
+        "HF_ENDPOINT": server.url,
+        "HF_DATASETS_CACHE": tmp_path / "rows",
+        "HF_HUB_OFFLINE": False,
+    }
     for name, value in theirs.items():
         monkeypatch.setattr(datasets.config, name, value)
     monkeypatch.setattr(waiting, "STALL_SECONDS", 1.0)
@@ -84,7 +93,7 @@ def test_a_script_of_the_hub_is_never_run(hub: ModelHub, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
-def test_a_number_of_any_width_is_the_one_that_was_written(monkeypatch, kind):
+def test_a_number_of_any_width_is_the_one_that_was_written(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     features = datasets.Features(question=datasets.Value("string"), answer=datasets.Value(kind))
     rows = datasets.Dataset.from_dict({"question": ["a"], "answer": [0.1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
