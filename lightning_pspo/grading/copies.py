@@ -32,6 +32,7 @@ _ASKS_FORM = re.compile(
     r"|compute)\b|\b(?:as|to|into|in|for) (?:an? |its |the )?(?:\w+ ){0,2}(?:fraction|decimal|percent\w*|lowest"
     r"|simplest|standard form|scientific notation|digits|mixed number|words|integer)"
 )
+_BASES = {"2": "binary", "8": "octal", "16": "hexa", "10": r"decimal|from base|\A(?!.*(?:base|binary|octal|hexa))"}
 _ASKS_PERCENT = re.compile(r"(?i)\bwhat (?:is the |was the )?percent|\bhow many percent")
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
 _COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
@@ -50,6 +51,11 @@ _ASKS_TIME_OF_DAY = re.compile(
 )
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
+_OPPOSITES = {
+    **{"fail(?:ed)?": "pass(?:ed)?", "wrong|incorrect|false": "right|correct|true", "die[ds]?": "survived?|live[ds]?"},
+    **{"cannot|can['’]t": "can(?! ?not|['’])"},
+}
+_OPPOSITES |= {other: asked for asked, other in _OPPOSITES.items()}
 _JOIN = r"[-+*/^_=<>()\\{}|]"
 _words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
 _MIN_WORDS, _MAX_WORDS = 3, 300
@@ -115,12 +121,14 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         return a.percent > b.percent and a.value == b.value
     if MAY_BE.search(own) and not MAY_BE.search(text) and split_collection(text) and _ASKS_SET.match(question):
         return True  # two numbers, no interval
+    if ":" in own and ":" in text and re.search(r"\b24.?h", question):
+        return text.partition(":")[0].strip().lstrip("0") != own.partition(":")[0].lstrip("0")
     if ":" in own and (a := read_number(text)) and a.unit in ("min", "h") and _ASKS_TIME_OF_DAY.search(question):
         return True  # a duration
     if "_" not in text and "=" not in text:
         return False
-    if (base := BASE.fullmatch(text)) and "_" not in own and base[2] != "10":
-        asked = rf"(?<!from )base[- ](?:\$?{base[2]}\b|[a-z])|binary|octal|hexadecimal|_\{{?{base[2]}\b"
+    if (base := BASE.fullmatch(text)) and "_" not in own:
+        asked = rf"(?<!from )base[- ](?:\$?{base[2]}\b|[a-z])|_\{{?{base[2]}\b|{_BASES.get(base[2], '(?!)')}"
         return not re.search(asked, question.lower())
     other, b = _OTHER_LEFT_SIDE.match(text), read_number(own)
     asked = rf"(?i:for|find|value of|what is|determine)\s(?:[a-z]+ )?\$?{other[1] or other[2]}\b" if other and b else ""
@@ -190,10 +198,21 @@ def _tokens(text: str) -> list[str]:
     return [token.replace(",", "") if token[0].isdigit() else token for token in tokens]
 
 
+def says_opposite(completion: str, number: str, question: str) -> bool:
+    """Whether a completion says a number of the others: ``5 students passed`` where it is asked how many failed."""
+    before, _, behind = completion.rpartition(number)
+    return not before[-1:].isdigit() and any(
+        re.match(rf"(?i)(?: (?!and\b|but\b|because|since|as\b|so\b|or\b)[a-z]+){{0,2}} (?:{other})\b", behind)
+        and re.match(rf"(?is)(?!.*\b(?:{other})\b).*\bhow many\b[^.?]*\b(?:{asked})\b", question)
+        for asked, other in _OPPOSITES.items()
+    )
+
+
 def without_labels(completion: str, question: str) -> str:
     """Return a completion with the number alone of a page, chapter or room, where the question asks which it is."""
     asked = _ASKS_LABEL.search(question)
-    return re.sub(rf"(?i)\b{asked[1]} (?=[0-9])", "", completion) if asked else completion
+    head = r"(?<![^.!?\n])(?![^.!?\n]*(?:\b(?:not|never|nor|if)\b|n['’]t))[^.!?\n0-9]*"  # "He failed question 8."
+    return re.sub(rf"(?i)(?:{head})?\b{asked[1]} (?=[0-9])", "", completion) if asked else completion
 
 
 def without_question(completion: str, question: str) -> str:

@@ -56,6 +56,7 @@ _Numbers = tuple[Number | None, Number | None]
 _CHOICE = re.compile(
     r"\(?\s*([A-J])\s*\)?|(?:[Oo]ption|(?:[Aa]nswer )?[Cc]hoice|[Aa]nswer)\s*\(?([A-J])\)?"
     r"|(?!.{2,5}(?:or|and|nor|not)\s\(?[A-J]\b)(?:\(([A-J])\)[\s.:]+[^\s+*/^,-].*|([A-J])[.):]\s+.*)"
+    r"|(?:[Oo]ption |[Cc]hoice )?\(?([A-J])\)? is (?:the )?(?:correct|right)(?: [a-z]+)?"
 )
 _LETTER = re.compile(r"\(?\s*[A-Ea-e]\s*\)?")
 _FIRST_LETTER = re.compile(rf"\A(?:{_LETTER.pattern}\Z|\(\s*[a-e]\s*\)(?=[\s.:]))")
@@ -220,8 +221,9 @@ def _same_ratio(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers)
     """Compare ratios by their proportions: ``2:4:6`` and ``1:2:3``; one of two parts may also be a fraction."""
     x, y = ([Fraction(part) for part in re.findall(r"[0-9]+(?:\.[0-9]+)?", text)] for text in texts)
     if first and second:
-        proportional = len(x) == len(y) and x[0] and y[0]
-        return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True)) if proportional else None
+        if len(x) != len(y) or not x[0] or not y[0]:
+            return x == y
+        return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True))
     parts, number = (x if first else y), numbers[bool(first)]
     if not number or any(map(_CLOCK.fullmatch, texts)):
         return False if number else None

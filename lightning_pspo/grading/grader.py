@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.grading.copies import refusal, without_labels, without_question
+from lightning_pspo.grading.copies import refusal, says_opposite, without_labels, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import COPULA
@@ -38,7 +38,7 @@ MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
-_LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Ja-j]\)?")
+_LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Ja-j]\)?(?: is (?:the )?(?:correct|right)(?: [a-z]+)?)?")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
 
@@ -118,6 +118,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         if right is not None:
             return Grade(_VERDICTS[right], extracted, rule)
     said = text if question and rule == "last_number" and len(extracted) <= MAX_ANSWER_CHARS else ""
+    if said and says_opposite(said, extracted, question):
+        return Grade(Verdict.WRONG, extracted, "unasked")
     bare = in_terms_of(question, extracted)
     terms = in_asked_unit(question, answer, bare, said)
     extracted = terms if bare == extracted else in_asked_unit(question, answer, extracted, said)

@@ -6,8 +6,9 @@ import re
 from collections import deque
 from itertools import accumulate
 
+from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.qualifiers import is_remark, qualifier_before, with_qualifiers
-from lightning_pspo.grading.words import NUMBER_WORDS
+from lightning_pspo.grading.words import in_digits
 
 _INTEGER = (  # 12,34,567 and 1'234 and 1_234 and 1,234
     r"(?:[0-9]{1,2}(?:[,'\u2019][0-9]{2}){1,6}[,'\u2019][0-9]{3}(?![0-9])|[0-9]{1,3}(?:['\u2019_][0-9]{3})+(?![0-9])"
@@ -79,6 +80,7 @@ _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
 _JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
+_ROUGHLY = re.compile(r",? \(?(?:or |which is |that is )?(?:about|approximately|approx\.|roughly|around|≈) ?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 _MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for
@@ -114,8 +116,7 @@ def repeats(text: str, number: str) -> bool:
     integer = _WHOLE.fullmatch(number)
     if not integer or "=" in text or len(text) > 2 * _WINDOW:
         return False
-    word = NUMBER_WORDS[int(integer[1])] if int(integer[1]) < len(NUMBER_WORDS) else ""
-    return integer[1] in numbers(text) or bool(word and re.search(rf"(?i)\b{word}\b", text))
+    return integer[1] in numbers(in_digits(text))
 
 
 def last_formula(text: str) -> str | None:
@@ -182,9 +183,19 @@ def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[
 
 def _last_match(text: str) -> re.Match[str] | None:
     matches = deque((match for match in _ANY_NUMBER.finditer(text) if match["number"]), maxlen=_MAX_REMARKS)
-    while len(matches) > 1 and is_remark(text, matches[-2].end(), matches[-1].start()):
+    while len(matches) > 1 and (
+        is_remark(text, matches[-2].end(), matches[-1].start()) or _is_rougher(text, *list(matches)[-2:])
+    ):
         matches.pop()
     return matches[-1] if matches else None
+
+
+def _is_rougher(text: str, first: re.Match[str], last: re.Match[str]) -> bool:
+    """Whether a number says the fraction before it again: ``1/6, or about 16.7%``."""
+    if "/" not in first["number"] or not _ROUGHLY.fullmatch(text, first.end(), last.start()):
+        return False
+    a, b = (read_number(number["number"].lstrip("\\$")) for number in (first, last))
+    return bool(a and b and min(abs(a.value - b.value), abs(a.value - b.value / 100)) <= abs(a.value) / 20)
 
 
 def whole(text: str, start: int, end: int) -> str:

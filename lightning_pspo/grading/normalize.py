@@ -115,6 +115,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("-", r"(?<=[0-9])(?:\s?/-|[.,]-+)(?=\s|\Z)", ""),  # Rs. 500/- and 500,-
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
     ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
+    ("below", r"([0-9.]+)(?:\s?degrees?)?(?: \w+)? below (?:zero|0)\b", r"-\1"),
     ("o'clock", r"(?<=[0-9])\s?o'clock\b", ""),
     ("=", r"<=|=<|>=|(?<![0-9)}])!=|\\not\s?=", lambda order: _ORDERS[order.group()[0]]),
     ("\\", r"\\\{\s*\\\}", r"\\emptyset "),

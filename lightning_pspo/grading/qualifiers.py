@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, same_number, unit_id
-from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG
+from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG, in_digits
 
 INCLUSIVE = (
     r"(?:at (?:most|least)|(?:\A|\b(?:is|are|be|holds?) )up to|(?:no|not) (?:more|less|fewer|greater) than"
@@ -70,7 +70,7 @@ _AFTER = re.compile(
     rf"(?i:[.;,!]?(?:{DENIED}| {WRONG}(?=[.!]))|,? \({WRONG}\b"
     rf"|[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
     r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial|doubled|tripled|halved)\b"
-    r"| B\.?C\.?(?:E\b\.?)?| below zero\b"
+    r"| B\.?C\.?(?:E\b\.?)?|(?: degrees?)?(?: celsius| fahrenheit)? below (?:zero|0)\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
     rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
     rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
@@ -86,14 +86,14 @@ _AFTER = re.compile(
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
     r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
 )
-_UNIT_NAME = r"[a-z]+(?:(?: per |/)[a-z]+)?"
+_UNIT_NAME = r"[a-z]+(?:(?: per | an? |/)[a-z]+)?"
 _ASKS_UNIT = re.compile(
     rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
     rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
 )
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
-_UNIT_BEHIND = re.compile(rf"(?i) ?¢| (?!in\b){_UNIT_NAME}")  # or a word
+_UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
 _MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
 _IS_MONEY = re.compile(_MONEY)
 _IN_DOLLARS = re.compile(  # as a price is where no coins are spoken of
@@ -128,7 +128,7 @@ _TERMS = [  # an answer with more than its number, the question that is answered
         (_WITH_REST, r"\S", r"\1"),
         (
             rf"(?i){NOT} (?:[a-z]+ )+({_NUMBER})|({_NUMBER}) (?:{_DENYING}|were(?: not|n['’]t))",
-            r"(?i)(?:\A|[.!?] )[^.!?,]*?\b(?:how|which|what)\b[^.?]*(?:not|n['’]t|never)\b",
+            r"(?i)(?:\A|[.!?] )[^.!?,]*?\b(?:how|which|what)\b[^.?]*(?:not|n['’]t|never)\b(?! (?:count|includ)ing\b)",
             r"\1\2",
         ),
         (
@@ -138,7 +138,7 @@ _TERMS = [  # an answer with more than its number, the question that is answered
             r"\1",
         ),
         (rf"(?i)({_NUMBER}) (?:is|are|was|were) {WRONG}", rf"(?i)\b(?:how|which|what)\b[^.?]*\b{WRONG}\b", r"\1"),
-        (rf"({_NUMBER}) B\.?C\.?(?:E\.?)?", r"\bB\.?C\.?", r"\1"),
+        (rf"({_NUMBER})(?: B\.?C\.?(?:E\.?)?|.* below (?:zero|0))", r"\bB\.?C\.?|\bbelow zero\b[^.]*\?", r"\1"),
         (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b", r"\1"),
     )
 ]
@@ -217,13 +217,14 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
     ('2880', '2 days')
     """
-    start, said = completion.rfind(text), text
+    completion = completion if text in completion else in_digits(completion)
+    start, said = completion.rfind(text), in_digits(text)
     before, behind = completion[:start], completion[start + len(text) :]
     if start >= 0 and not before[-1:].isalnum() and before[-1:] != ".":
         word = _UNIT_BEHIND.match(behind)
         said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if not amount or unit not in UNIT_SIZES:
+    if not amount or unit not in UNIT_SIZES or re.search(rf"(?i)(?<![\w.]){re.escape(said)}(?!\w)", question):
         return text
     if ":" in answer:
         return said if unit in ("min", "h") else text
@@ -244,7 +245,7 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
 
 def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:
     """Return the sizes of those units that are of a kind; of ``cents per day`` may be asked in cents too."""
-    units = [unit for name in names for unit in (unit_id(name), unit_id(name.partition(" per ")[0])) if unit]
+    units = [unit for name in names for unit in (unit_id(name), unit_id(name.partition(" ")[0])) if unit]
     return [UNIT_SIZES[unit][1] for unit in units if UNIT_SIZES[unit][0] == kind]
 
 

@@ -25,7 +25,8 @@ _RETRACTED = re.compile(  # "Wait, no, it's 13."
     rf"(?i)[.!?;,](?:{DENIED}|\s+{WRONG}[.!]"
     r"|\s+(?!actually,? [0-9.,]+ (?:[a-z]+ )?(?:were|was|had|of)\b)(?:(?:hmm+|oh|oops|sorry|no(?=[,. ])|wait|actually"
     r"|correction|rather|scratch that|on second thoughts?|just kidding|i mean(?:t)?)\b[\s,.:]*)+"
-    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) )?\\?\$?[-−]?[0-9])"
+    r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) )?\\?\$?[-−]?[0-9]"
+    r"|\s+(?:wait|oops|hmm+|scratch that)\b[^0-9\n]{0,60}[0-9])"
 )
 _MAX_STATEMENTS = 5
 _IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*['\"]\w+['\"]\s*:|\}\s*\Z)")
@@ -50,7 +51,7 @@ _CLAUSE = re.compile(  # "there are 840 ways to choose 2 of 6": the number that 
     r"(?![^0-9]*\b(?i:if|when|since|because|let|given|suppose|assume)\b)[^0-9=\\:]{0,200}?"
     r"\b(?:is|are|was|were|(?:will|would|must|should|can) [a-z]{2,12}|has|have|had|needs?|needed|takes?|took|costs?"
     r"|pays?|paid|spends?|spent|earns?|earned|makes?|made|gets?|got|sells?|sold|saves?|saved|owes?|receives?|received"
-    r"|uses?|used|buys?|bought) "
+    r"|uses?|used|buys?|bought|runs?|ran|walks?|walked|drives?|drove|eats?|ate|collects?|collected) "
     r"(?:in total |a total of |at (?:least|most) |(?!(?:for|in|on|of|with|from|at|after|before|per|by|than|between|each"
     r"|every|that|which|who|until)\b)[A-Za-z][A-Za-z'’-]{0,19} ){0,4}(?=\\?\$?[0-9])"
 )

@@ -327,6 +327,74 @@ QUESTIONS = r"""
 + (B) | \text{B} | b
 - (A) | A | 2 | (B) is wrong | B) false | (B): eliminated | B: A | (A) 1 (B) 2 | (A) 1⏎(B) 2 | A⏎B | Wrong:⏎B
 - (B) or (A) | B: not B | #### (B) or (A) | #### B: not B
+? How many failed the test? => 5
++ 5 students failed. | So 5 students did not pass.
+- So 5 passed. | 5 students passed the test.
+? How many passed the test? => 5
++ 5 students passed. | 7 failed, so 5 passed. | So there are 5 after 15 failed.
+- 5 of them failed. | So 5 failed.
+? How many are wrong? => 6
++ 6 are wrong.
+- 6 are right. | 6 answers are correct.
+? How many of the 12 cannot swim? => 9
++ 9 cannot swim. | 9 can't swim. | 9 can not swim.
+- So 9 can swim.
+? How many eggs can he carry? => 5
++ He can carry 5 because he cannot carry more.
+- 5 eggs cannot be carried.
+? How many died, and how many survived? => 7
++ 7 survived.
+? How many dollars per hour does she earn? => 15
++ $15 per hour | 15 dollars per hour | She earns $15 an hour. | 1500 cents per hour
+- 15 cents per hour | 15 cents an hour | 15¢ per hour
+? How many minutes a day does he walk? => 120
++ 2 hours a day | He walks 2 hours. | He walks two hours a day.
+- 2 minutes a day | 120 hours
+? He runs 12 hours. How many minutes is a sixth of that? => 120
++ 2 hours
+? How many seconds are in 2 minutes? => 120
++ 120 seconds | 2 minutes = 120 seconds
+- 2 minutes
+? How much did he earn, not counting tips? => 50
++ Not counting tips he earned $50.
+- He did not earn $50.
+? Convert 13 to binary. => 1101
++ 1101_2
+- 1101_3 | 1101_{10}
+? What is the probability? => 1/6
++ The probability is 1/6, or about 16.7%. | It is 1/6, approximately 0.167. | 1/6 (about 16.7%)
+- The probability is 1/6, or about 25%. | about 17% | The answer is 1/5, or about 16.7%.
+? Which question did he fail? => 8
++ He failed question 8.
+- He failed question 7. | It was not question 8. | He didn't fail question 8.
+? Which step is wrong? => 2
++ The wrong step is step 2.
+- The wrong step is not step 2.
+? Give the time in 24 hour format. => 15:45
++ 15:45
+- 3:45 | 3:45 pm
+? What is the temperature? => -5
++ 5 degrees below zero | It is 5 below zero. | -5 degrees
+- 5 degrees above zero
+? How many degrees below zero is it? => 5
++ It is 5 degrees below zero.
+? How many days? => 14
++ two weeks | It takes two weeks. | #### two weeks
+- two hours
+? What is the ratio of boys to girls? => 2:3
++ 4:6
+- 2:3:1
+? What is the score? => 0:3
++ 0:3
+- 0:5
+? How many are in the bus? => 25
++ Wait, that is wrong. 20 + 5 = 25.
+- The answer is 25. Wait, I forgot one, so 26.
+? How far did she run? => 12
++ She ran 12 km in 1 hour.
+? Which of the options holds? (A) 2 (B) 3 => B
++ Option B is correct. | B is the right answer.
+- Option A is correct. | B is not correct. | (B) 2
 ? When does she arrive? => 3:30 PM
 + 3:30 PM | at 3:30 p.m. | 15:30 | #### 3:30 pm
 - 3:30 AM | at 3:30 am | #### 3:30 AM
