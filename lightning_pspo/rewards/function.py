@@ -122,6 +122,8 @@ class FunctionReward(Reward):
         future = self._get_thread().call(_outcome, self.function, sample)
         try:
             return future.result(self.timeout_s)
+        except SystemExit as error:
+            return _as_error(error)
         except Exception as error:
             if future.done():  # the function returned a coroutine, and this is its exception
                 return error
@@ -142,6 +144,8 @@ class FunctionReward(Reward):
                         outcomes[row] = value
                 except asyncio.CancelledError as error:
                     outcomes[row] = RuntimeError(f"it was cancelled: {error!r}")
+                except SystemExit as error:
+                    outcomes[row] = _as_error(error)
                 except Exception as error:
                     if not limit.expired():
                         outcomes[row] = error
@@ -239,8 +243,15 @@ def _outcome(function: Callable[[Sample], Any], sample: Sample) -> Any:
     """Return a function's result, or the exception that it raises."""
     try:
         return function(sample)
+    except SystemExit as error:
+        return _as_error(error)
     except Exception as error:
         return error
+
+
+def _as_error(error: SystemExit) -> RuntimeError:
+    """Return an exit that a function asks for as an error: it would end the run as if that were done."""
+    return RuntimeError(f"it asks to exit with {error.code!r}").with_traceback(error.__traceback__)
 
 
 def _number(outcome: Any) -> float:

@@ -108,6 +108,25 @@ def test_a_failing_row_stops_or_is_counted(function, message, caplog):
     assert "1 of 3 rows count as -2; reward" in caplog.text
 
 
+@pytest.mark.parametrize("timeout_s", [5.0, None])
+def test_a_function_that_exits_does_not_end_the_run(timeout_s):
+    """With status 0, the run would look complete."""
+
+    def leaves(row):
+        if row.completion == "bad":
+            raise SystemExit(0)
+        return 1.0
+
+    async def leaves_later(row):
+        return leaves(row)
+
+    for function in (leaves, leaves_later, lambda row: leaves_later(row)):
+        counted = FunctionReward(function, timeout_s=timeout_s, on_error="count", error_value=-2.0)
+        assert counted(SAMPLES) == [1.0, -2.0, 1.0]
+        with pytest.raises(InputError, match=r"row 1 .problem 'p2'.: RuntimeError: it asks to exit with 0"):
+            FunctionReward(function, timeout_s=timeout_s)(SAMPLES)
+
+
 def test_a_coroutine_that_blocks_the_event_loop_is_left_behind(monkeypatch):
     monkeypatch.setattr(function_module, "_GRACE_S", 0.2)
     reward = FunctionReward(blocks_the_loop, timeout_s=0.2, on_error="count", error_value=-2.0, concurrency=1)
