@@ -13,6 +13,7 @@ from lightning_pspo.checkpoints.export.folder import Export
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.location import first_line
+from lightning_pspo.waiting import watched
 
 _SECONDS = 10.0  # longest wait for each answer before the work
 _EMPTY = {".gitattributes"}  # all that a new repository holds
@@ -44,8 +45,9 @@ def check_push(repo_id: str) -> None:
     before, session.timeout = session.timeout, _SECONDS  # the client's own waits have no limit
     try:
         with _explained(repo_id):
-            api.whoami()
-            others = sorted({*api.list_repo_files(repo_id)} - _EMPTY) if api.repo_exists(repo_id) else []
+            watched(api.whoami, _SECONDS)
+            exists = watched(lambda: api.repo_exists(repo_id), _SECONDS)
+            others = sorted({*watched(lambda: list(api.list_repo_files(repo_id)), _SECONDS)} - _EMPTY) if exists else []
     finally:
         session.timeout = before
     if others:

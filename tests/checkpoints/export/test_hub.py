@@ -6,11 +6,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from lightning_pspo.checkpoints.export import hub as export_hub
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY
 from lightning_pspo.cli import export
 from lightning_pspo.policy.adapters import LoRA
 from tests.support.checkpoints import module_of, saved
 from tests.support.hub_server import HubServer
+from tests.support.model_hub import ModelHub
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 NAME = "me/model"
@@ -117,6 +119,18 @@ def test_a_push_that_fails_is_not_called_done(
         assert text in error
     assert (output / "model.safetensors").is_file()
     assert lose or not hub.repos.get(name, {}).get("files")
+
+
+def test_a_hub_that_sends_a_byte_now_and_then_is_left(run: Path, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No limit of the hub's library ends it."""
+    server = ModelHub(run)
+    server.faults["about"] = "drip"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(export_hub, "_SECONDS", 2.0)
+    status, _, error = push()
+    server.close()
+    assert (status, "nothing more has arrived in 2 s" in error, "HF_ENDPOINT" in error) == (2, True, True)
+    assert not (run.parent / "out").exists()
 
 
 def test_without_a_network(run: Path, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
