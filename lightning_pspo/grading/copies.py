@@ -45,6 +45,8 @@ _ASKS_SET = re.compile(  # or has an inequality, and no equation beside it
 _ASKS_LABEL = re.compile(
     rf"(?i)\b(?:which|what|find the|identify the) ({LABELS}|question|problem|exercise|example|equation|figure)\b"
 )
+_ASKS_24_HOURS = re.compile(r"(?i)\b24.?h(?:(?:ou)?r)?[- ](?:\(?[HM:]+\)? )?(?:clock|format|time|notation|system)\b")
+_TWELVE_HOURS = re.compile(r"(?i)[ap]\.?m\b")
 _ASKS_TIME_OF_DAY = re.compile(
     r"(?is)\A(?!.*\bhow (?:long|many|much)\b).*"
     r"\b(?:when (?:do|does|did|will|is|are|was|were|can|could|should|would)|(?:what|which) (?:time|hour)|clock)\b"
@@ -56,6 +58,7 @@ _OPPOSITES = {
     **{"cannot|can['’]t": "can(?! ?not|['’])"},
 }
 _OPPOSITES |= {other: asked for asked, other in _OPPOSITES.items()}
+_CLAUSE = "(?:and|but|because|since|as|so|or|if|when|after|before|until|he|she|it|they)"
 _JOIN = r"[-+*/^_=<>()\\{}|]"
 _words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
 _MIN_WORDS, _MAX_WORDS = 3, 300
@@ -121,8 +124,9 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         return a.percent > b.percent and a.value == b.value
     if MAY_BE.search(own) and not MAY_BE.search(text) and split_collection(text) and _ASKS_SET.match(question):
         return True  # two numbers, no interval
-    if ":" in own and ":" in text and re.search(r"\b24.?h", question):
-        return text.partition(":")[0].strip().lstrip("0") != own.partition(":")[0].lstrip("0")
+    if _TWELVE_HOURS.search(own) is None and ":" in own and ":" in text and _ASKS_24_HOURS.search(question):
+        hours = [side.partition(":")[0].strip().lstrip("0") for side in (text, own)]
+        return bool(_TWELVE_HOURS.search(text)) or hours[0] != hours[1]
     if ":" in own and (a := read_number(text)) and a.unit in ("min", "h") and _ASKS_TIME_OF_DAY.search(question):
         return True  # a duration
     if "_" not in text and "=" not in text:
@@ -202,8 +206,8 @@ def says_opposite(completion: str, number: str, question: str) -> bool:
     """Whether a completion says a number of the others: ``5 students passed`` where it is asked how many failed."""
     before, _, behind = completion.rpartition(number)
     return not before[-1:].isdigit() and any(
-        re.match(rf"(?i)(?: (?!and\b|but\b|because|since|as\b|so\b|or\b)[a-z]+){{0,2}} (?:{other})\b", behind)
-        and re.match(rf"(?is)(?!.*\b(?:{other})\b).*\bhow many\b[^.?]*\b(?:{asked})\b", question)
+        re.match(rf"(?i)(?: (?!{_CLAUSE}\b)[a-z]+){{0,2}} (?:{other})\b", behind)
+        and re.match(rf"(?is)(?!.*\b(?:{other})\b).*\bhow many\b(?:(?! {_CLAUSE}\b)[^.?,])*\b(?:{asked})\b", question)
         for asked, other in _OPPOSITES.items()
     )
 

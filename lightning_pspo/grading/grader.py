@@ -16,11 +16,11 @@ from lightning_pspo.grading.copies import refusal, says_opposite, without_labels
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import COPULA
-from lightning_pspo.grading.last_number import last_match
+from lightning_pspo.grading.last_number import last_match, rougher
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
 from lightning_pspo.grading.processes import Verdict, WorkerPool
-from lightning_pspo.grading.qualifiers import in_asked_unit, in_terms_of, without_scale
+from lightning_pspo.grading.qualifiers import ends_in_asked_unit, in_asked_unit, in_terms_of, without_scale
 from lightning_pspo.grading.statements import REPLY
 from lightning_pspo.grading.words import NOT, WRONG
 
@@ -104,6 +104,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
     line, answer, question = text.strip(), attempt.answer, attempt.question
+    if rule == "last_number":
+        extracted = ends_in_asked_unit(question, line) or extracted
     if rule in _UNMARKED and mode == "lenient" and not cut:
         if compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
             extracted, rule = reply[1], "stated"
@@ -123,7 +125,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     bare = in_terms_of(question, extracted)
     terms = in_asked_unit(question, answer, bare, said)
     extracted = terms if bare == extracted else in_asked_unit(question, answer, extracted, said)
-    readings = dict.fromkeys(filter(None, (without_scale(question, extracted), extracted, terms)))
+    rough = rougher(text) if rule == "last_number" and "/" in extracted else None
+    readings = dict.fromkeys(filter(None, (without_scale(question, extracted), extracted, terms, rough)))
     if len(readings) > 1:
         extracted = next((reading for reading in readings if quick(reading, answer)), terms)
     if question and quick(extracted, answer) is None and (reason := refusal(extracted, answer, question)):

@@ -198,6 +198,16 @@ def _is_rougher(text: str, first: re.Match[str], last: re.Match[str]) -> bool:
     return bool(a and b and min(abs(a.value - b.value), abs(a.value - b.value / 100)) <= abs(a.value) / 20)
 
 
+def rougher(text: str) -> str | None:
+    """Return the second, rougher spelling that a text ends with, for a question that asks for it.
+
+    >>> rougher("It is 1/3, or about 0.33."), rougher("It is 1/3, or about 5.")
+    ('0.33', None)
+    """
+    last = deque((match for match in _ANY_NUMBER.finditer(text) if match["number"]), maxlen=2)
+    return whole(text, last[1].start(), last[1].end()) if len(last) == 2 and _is_rougher(text, *last) else None
+
+
 def whole(text: str, start: int, end: int) -> str:
     """Return a number with its sign, its percent sign and the qualifiers around it, without dollar signs.
 

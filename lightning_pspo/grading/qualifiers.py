@@ -92,6 +92,7 @@ _ASKS_UNIT = re.compile(
     rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
 )
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
+_ENDS_IN = re.compile(r"(?i)[a-z] (?:in|for) ([0-9][0-9,]*(?:\.[0-9]+)?) ([a-z]+)[.!\s]*\Z")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
 _UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
 _MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
@@ -234,13 +235,29 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     kind, size = UNIT_SIZES[unit]
     if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
         return text
-    sizes = _sizes([own] if own else map("".join, _ASKS_UNIT.findall(last)), kind)
+    names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))]
+    if not (sizes := _sizes(names, kind)) and "/" in unit:  # "3 minutes a day" where hours are asked for
+        kind, size = UNIT_SIZES[unit.partition("/")[0]]
+        sizes = _sizes(names, kind)
     if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
         sizes = [UNIT_SIZES["dollar"][1]]
     if not sizes or size in sizes:
         return text
     value = amount.value * size / sizes[-1]
     return str(value) if value.denominator == 1 else f"{float(value):.12g}"
+
+
+def ends_in_asked_unit(question: str, text: str) -> str | None:
+    """Return the number that a text ends with if the question asks for its unit.
+
+    >>> ends_in_asked_unit("How many minutes?", "3 km in 12 minutes."), ends_in_asked_unit("How far?", "a km in 2 h")
+    ('12', None)
+    """
+    end = _ENDS_IN.search(text[-100:])
+    if not end or not (asked := re.search(rf"(?i)\bhow (?:many {end[2]}|long (?:did|does|will|would))\b", question)):
+        return None
+    is_time = UNIT_SIZES.get(unit_id(end[2]), (None,))[0] == UNIT_SIZES["min"][0]
+    return end[1] if is_time or "many" in asked.group().lower() else None
 
 
 def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:

@@ -26,7 +26,7 @@ _RETRACTED = re.compile(  # "Wait, no, it's 13."
     r"|\s+(?!actually,? [0-9.,]+ (?:[a-z]+ )?(?:were|was|had|of)\b)(?:(?:hmm+|oh|oops|sorry|no(?=[,. ])|wait|actually"
     r"|correction|rather|scratch that|on second thoughts?|just kidding|i mean(?:t)?)\b[\s,.:]*)+"
     r"(?:(?:it|that|this|the answer)(?:['’]s| is| was| (?:must|should) be) )?\\?\$?[-−]?[0-9]"
-    r"|\s+(?:wait|oops|hmm+|scratch that)\b[^0-9\n]{0,60}[0-9])"
+    r"|\s+(?:wait|oops|hmm+|scratch that)\b[,.!:—…-](?![^0-9\n]*\b(?:check|verify|right|took)\b)[^0-9\n]{0,60}[0-9])"
 )
 _MAX_STATEMENTS = 5
 _IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*['\"]\w+['\"]\s*:|\}\s*\Z)")

@@ -342,6 +342,10 @@ QUESTIONS = r"""
 ? How many eggs can he carry? => 5
 + He can carry 5 because he cannot carry more.
 - 5 eggs cannot be carried.
+? How many of the cats are alive, if 3 died? => 7
++ 7 cats survived. | 7 live cats
+? How many years did he live? => 70
++ He was 70 when he died. | At 70 he died.
 ? How many died, and how many survived? => 7
 + 7 survived.
 ? How many dollars per hour does she earn? => 15
@@ -364,6 +368,11 @@ QUESTIONS = r"""
 ? What is the probability? => 1/6
 + The probability is 1/6, or about 16.7%. | It is 1/6, approximately 0.167. | 1/6 (about 16.7%)
 - The probability is 1/6, or about 25%. | about 17% | The answer is 1/5, or about 16.7%.
+? What is that, to the nearest cent? => 0.33
++ 1/3, or about 0.33 | 1/3 ≈ 0.33
+- 1/3, or about 0.3 | 1/3
+? About how many people is that? => 17
++ 50/3, or about 17 people
 ? Which question did he fail? => 8
 + He failed question 8.
 - He failed question 7. | It was not question 8. | He didn't fail question 8.
@@ -373,6 +382,11 @@ QUESTIONS = r"""
 ? Give the time in 24 hour format. => 15:45
 + 15:45
 - 3:45 | 3:45 pm
+? Use the 24-hour clock. When does it end? => 09:05
++ 9:05 | 09:05
+- 9:05 pm | 21:05
+? The shop is open for 24 hours. When does the bus come? => 3:30 PM
++ 15:30 | 3:30 pm
 ? What is the temperature? => -5
 + 5 degrees below zero | It is 5 below zero. | -5 degrees
 - 5 degrees above zero
@@ -389,7 +403,16 @@ QUESTIONS = r"""
 - 0:5
 ? How many are in the bus? => 25
 + Wait, that is wrong. 20 + 5 = 25.
++ The answer is 25. Wait times vary from 5 to 15. | The answer is 25. Wait, let me check: 20 and 5. Yes.
 - The answer is 25. Wait, I forgot one, so 26.
+? How many minutes did she run? => 12
++ She ran 3 km in 12 minutes. | She ran 3 km for 12 minutes.
+- She ran 12 km in 3 minutes.
+? How long did the walk take? => 45
++ He walked 3 miles in 45 minutes.
+? How many hours? => 3
++ 3 hours a day | 180 minutes a day
+- 3 minutes a day
 ? How far did she run? => 12
 + She ran 12 km in 1 hour.
 ? Which of the options holds? (A) 2 (B) 3 => B
