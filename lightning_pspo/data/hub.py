@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning_pspo.progress import hidden_bars
 
 logger = logging.getLogger(__name__)
 
+_WRONG_CONFIG = re.compile("Config name is missing|BuilderConfig .* not found")
 PATIENCE_S = 2.0
 """Longest time in which the hub must answer; the library itself would try for half a minute."""
 
@@ -56,7 +58,8 @@ def hub_rows(
         if is_full(error):
             raise
         rows = None
-        if reason is None:  # else the cache has been asked
+        is_config = type(error) is ValueError and _WRONG_CONFIG.match(str(error))
+        if reason is None and not is_config:  # else the cache has been asked, or would give another configuration
             with contextlib.suppress(Exception):
                 rows = load(online=False)
         reason = reason or one_line(error)[:200]
@@ -120,6 +123,8 @@ def _check_revision(dataset: str, revision: str | None, commits: list[str]) -> N
     """Refuse rows of other commits than the revision's: the library takes any that its cache has."""
     named = _folders(dataset)[0] / "refs" / str(revision)
     if revision is None or {*commits} <= {revision, named.read_text().strip() if named.is_file() else ""}:
+        return
+    if re.fullmatch("[0-9a-f]{7,40}", revision) and all(commit.startswith(revision) for commit in commits):
         return
     raise InputError(
         f"`revision` {revision!r} of {dataset} is not in the cache, which has {commits[0]}: set that, or make the hub "

@@ -53,8 +53,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
             thread.join(PATIENCE_S)
 
 
-def rows(revision: str | None = None) -> list[dict[str, str]]:
-    return [dict(row) for row in hub_rows("o/m", None, "train", revision)]
+def rows(revision: str | None = None, config: str | None = None) -> list[dict[str, str]]:
+    return [dict(row) for row in hub_rows("o/m", config, "train", revision)]
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,19 @@ def test_the_cache_has_the_revision_or_is_refused(hub: ModelHub, monkeypatch: py
     """The library takes the newest rows that it has, whatever the revision."""
     assert rows() == ROWS
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert rows("main") == rows(COMMIT) == ROWS
+    assert rows("main") == rows(COMMIT) == rows(COMMIT[:8]) == ROWS
     with pytest.raises(InputError, match=rf"`revision` '{'2' * 40}' of o/m .* has {COMMIT}: .*HF_HUB_OFFLINE"):
         rows("2" * 40)
+
+
+def test_the_cache_is_no_answer_to_a_wrong_setting(hub: ModelHub) -> None:
+    """It has one configuration, which the library takes if none is named."""
+    configs = "".join(f"- config_name: {name}\n  data_files: train.jsonl\n" for name in ("easy", "hard"))
+    (hub.folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert rows(config="hard") == ROWS
+    for config in (None, "medium"):
+        with pytest.raises(InputError, match=r"(?s)onfig.*easy.*hard"):
+            rows(config=config)
 
 
 def test_a_script_of_the_hub_is_never_run(hub: ModelHub, tmp_path: Path) -> None:
