@@ -123,6 +123,8 @@ class FunctionReward(Reward):
         try:
             return future.result(self.timeout_s)
         except SystemExit as error:
+            if not future.done() or future.exception() is not error:  # a signal's handler asks for it
+                raise
             return _as_error(error)
         except Exception as error:
             if future.done():  # the function returned a coroutine, and this is its exception

@@ -4,7 +4,9 @@ import asyncio
 import copy
 import functools
 import gc
+import os
 import pickle
+import signal
 import threading
 import time
 import weakref
@@ -16,6 +18,7 @@ from jsonargparse import ArgumentParser
 from lightning_pspo.errors import InputError
 from lightning_pspo.rewards import FunctionReward, NoNumber, Reward, WeightedSum
 from lightning_pspo.rewards import function as function_module
+from tests.support.processes import PATIENCE_S
 from tests.support.samples import sample
 
 SAMPLES = [sample("one"), sample("bad", identity="p2"), sample("three", identity="p3")]
@@ -125,6 +128,29 @@ def test_a_function_that_exits_does_not_end_the_run(timeout_s):
         assert counted(SAMPLES) == [1.0, -2.0, 1.0]
         with pytest.raises(InputError, match=r"row 1 .problem 'p2'.: RuntimeError: it asks to exit with 0"):
             FunctionReward(function, timeout_s=timeout_s)(SAMPLES)
+
+
+def test_a_signal_that_ends_the_process_is_no_failed_row():
+    """Its handler runs in the thread that waits for the function."""
+    asked, may_end = threading.Event(), threading.Event()
+
+    def waits(row):
+        asked.set()
+        return float(may_end.wait(PATIENCE_S))
+
+    def leaves(*_):
+        raise SystemExit(7)
+
+    before = signal.signal(signal.SIGUSR2, leaves)
+    sender = threading.Thread(target=lambda: asked.wait(PATIENCE_S) and os.kill(os.getpid(), signal.SIGUSR2))
+    try:
+        sender.start()
+        with pytest.raises(SystemExit, match="7"):
+            FunctionReward(waits, timeout_s=PATIENCE_S, on_error="count")(SAMPLES)
+    finally:
+        may_end.set()
+        sender.join()
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_a_coroutine_that_blocks_the_event_loop_is_left_behind(monkeypatch):
