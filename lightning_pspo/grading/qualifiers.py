@@ -256,6 +256,8 @@ def ends_in_asked_unit(question: str, text: str) -> str | None:
     end = _ENDS_IN.search(text[-100:])
     if not end or not (asked := re.search(rf"(?i)\bhow (?:many {end[2]}|long (?:did|does|will|would))\b", question)):
         return None
+    if len(re.findall(rf"[0-9] {end[2]}\b", text)) > 1:
+        return None  # "18 minutes are left in 30 minutes"
     is_time = UNIT_SIZES.get(unit_id(end[2]), (None,))[0] == UNIT_SIZES["min"][0]
     return end[1] if is_time or "many" in asked.group().lower() else None
 

@@ -408,6 +408,8 @@ QUESTIONS = r"""
 ? How many minutes did she run? => 12
 + She ran 3 km in 12 minutes. | She ran 3 km for 12 minutes.
 - She ran 12 km in 3 minutes.
+? How many minutes are left? => 18
++ She has 18 minutes left for 12 minutes.
 ? How long did the walk take? => 45
 + He walked 3 miles in 45 minutes.
 ? How many hours? => 3
