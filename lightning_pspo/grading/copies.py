@@ -226,4 +226,6 @@ def without_question(completion: str, question: str) -> str:
         return completion
     if len(words) > _MAX_WORDS or question.strip() in completion:
         return completion.replace(question.strip(), "")
+    if "".join(words) not in re.sub(r"\s", "", completion):  # a pattern of its own for each question takes a while
+        return completion
     return re.sub(r"\s*".join(map(re.escape, words)), "", completion)
