@@ -95,17 +95,17 @@ class RankGuard(Callback):
         os._exit(status)
 
     def _ended(self) -> list[subprocess.Popen[bytes]]:
-        """Wait until one of the ranks that this process started has ended, unless it is ended first.
+        """Wait until one of the ranks that this process started has ended; return it, or none after SIGTERM or 15 s.
 
-        Rank zero's guard ends it, as does `_watch` here when that rank has failed, or torchrun's agent, by SIGTERM.
+        Rank zero's guard may end this process first, as does `_watch` here when that rank has failed.
         """
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # `Preemption` would wait for the end of the rollout
+        asked = threading.Event()
+        if threading.current_thread() is threading.main_thread():  # torchrun's agent asks; nothing is left to finish
+            signal.signal(signal.SIGTERM, lambda *_: asked.set())
         until = time.monotonic() + _PATIENCE_S
         while not (ended := [process for process in self._processes if process.poll() is not None]):
-            if time.monotonic() > until:
+            if asked.wait(_POLL_S) or time.monotonic() > until:
                 return []
-            time.sleep(_POLL_S)
         time.sleep(5 * _POLL_S)
         return ended
 
