@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo import waiting
 from lightning_pspo.data.rows import SUFFIXES, Row, has_short_floats, plain_rows
 from lightning_pspo.errors import InputError, one_line
-from lightning_pspo.files import is_full
+from lightning_pspo.files import downloads, is_full
 from lightning_pspo.progress import hidden_bars
 
 logger = logging.getLogger(__name__)
@@ -43,11 +42,10 @@ def hub_rows(
     from huggingface_hub import constants
 
     def load(online: bool) -> Any:
-        constants.DOWNLOAD_CHUNK_SIZE = waiting.CHUNK
         with offline_unless(online), hidden_bars("datasets"):
-            return waiting.watched(
+            return downloads.watched(
                 lambda: datasets.load_dataset(dataset, config, split=split, revision=revision),
-                waiting.STALL_SECONDS,
+                downloads.STALL_SECONDS,
                 *_folders(dataset),
             )
 
@@ -93,13 +91,11 @@ class _Reached(threading.Thread):
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            HfApi().dataset_info(self.dataset, timeout=PATIENCE_S)
-        except HfHubHTTPError:
-            self.failed = None  # it answers, whatever it says
+            with contextlib.suppress(HfHubHTTPError):  # it answers, whatever it says
+                HfApi().dataset_info(self.dataset, timeout=PATIENCE_S)
+            self.failed = None
         except Exception as error:
             self.failed = one_line(error)[:200]
-        else:
-            self.failed = None
 
     def reason(self) -> str | None:
         """Return why the hub cannot be used; None if it answers."""

@@ -1,4 +1,4 @@
-"""Files: atomic writing, locks, JSON Lines and untrusted YAML. Needs no torch."""
+"""Files: atomic writing, locks, downloads, JSON Lines and untrusted YAML. Needs no torch."""
 
 from lightning_pspo.files.atomic import (
     PARTIAL,

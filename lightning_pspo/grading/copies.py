@@ -57,8 +57,15 @@ _OPPOSITES = {
     **{"fail(?:ed)?": "pass(?:ed)?", "wrong|incorrect|false": "right|correct|true", "die[ds]?": "survived?|live[ds]?"},
     **{"cannot|can['’]t": "can(?! ?not|['’])"},
 }
-_OPPOSITES |= {other: asked for asked, other in _OPPOSITES.items()}
 _CLAUSE = "(?:and|but|because|since|as|so|or|if|when|after|before|until|he|she|it|they)"
+_SAYS_OPPOSITE = [  # what follows a number, and the question that asks for the others
+    (
+        re.compile(rf"(?i)(?: (?!{_CLAUSE}\b)[a-z]+){{0,2}} (?:{other})\b"),
+        re.compile(rf"(?is)(?!.*\b(?:{other})\b).*\bhow many\b(?:(?! {_CLAUSE}\b)[^.?,])*\b(?:{asked})\b"),
+    )
+    for pair in _OPPOSITES.items()
+    for asked, other in (pair, pair[::-1])
+]
 _JOIN = r"[-+*/^_=<>()\\{}|]"
 _words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
 _MIN_WORDS, _MAX_WORDS = 3, 300
@@ -206,9 +213,7 @@ def says_opposite(completion: str, number: str, question: str) -> bool:
     """Whether a completion says a number of the others: ``5 students passed`` where it is asked how many failed."""
     before, _, behind = completion.rpartition(number)
     return not before[-1:].isdigit() and any(
-        re.match(rf"(?i)(?: (?!{_CLAUSE}\b)[a-z]+){{0,2}} (?:{other})\b", behind)
-        and re.match(rf"(?is)(?!.*\b(?:{other})\b).*\bhow many\b(?:(?! {_CLAUSE}\b)[^.?,])*\b(?:{asked})\b", question)
-        for asked, other in _OPPOSITES.items()
+        says.match(behind) and asks.match(question) for says, asks in _SAYS_OPPOSITE
     )
 
 

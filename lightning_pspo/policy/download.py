@@ -17,11 +17,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-from lightning_pspo import waiting
 from lightning_pspo.errors import InputError, one_line
-from lightning_pspo.files import is_full
+from lightning_pspo.files import downloads, is_full
+from lightning_pspo.files.downloads import watched
 from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, index_parts
-from lightning_pspo.waiting import watched
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Download:
             )
             names = {file.rfilename for file in listed.siblings or []}
             self._fetch([CONFIG_NAME], FILE_SECONDS)
-            self._fetch(sorted(filter(_SMALL.fullmatch, names)), waiting.STALL_SECONDS)
+            self._fetch(sorted(filter(_SMALL.fullmatch, names)), downloads.STALL_SECONDS)
         except Exception as error:  # of the hub, or of whatever HTTP client its library uses
             if is_full(error):
                 raise
@@ -89,7 +88,7 @@ class Download:
             parts = [name] if name in self._listed else self._parts(index) if index in self._listed else []
             if parts:
                 try:
-                    return self._fetch(parts, waiting.STALL_SECONDS)
+                    return self._fetch(parts, downloads.STALL_SECONDS)
                 except Exception as error:
                     if is_full(error):
                         raise
@@ -106,7 +105,6 @@ class Download:
         folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=self.repository, repo_type="model"))
 
         def download() -> None:
-            constants.DOWNLOAD_CHUNK_SIZE = waiting.CHUNK
             for name in names:
                 try:
                     path = hf_hub_download(self.repository, name, revision=self._commit)

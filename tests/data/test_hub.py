@@ -9,10 +9,10 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
-from lightning_pspo import waiting
 from lightning_pspo.data.hub import hub_rows
 from lightning_pspo.data.sources import HubDataset
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import downloads
 from tests.support.model_hub import COMMIT, ModelHub
 from tests.support.processes import PATIENCE_S
 
@@ -44,12 +44,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
     }
     for name, value in theirs.items():
         monkeypatch.setattr(datasets.config, name, value)
-    monkeypatch.setattr(waiting, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 1.0)
     yield server
     server.close()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # ends the retries of what was left behind
     for thread in threading.enumerate():
-        if thread.name == waiting.NAME:
+        if thread.name == downloads.NAME:
             thread.join(PATIENCE_S)
 
 

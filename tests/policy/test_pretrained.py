@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import MambaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 
-from lightning_pspo import waiting
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import downloads
 from lightning_pspo.policy import download
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.pretrained import Pretrained
@@ -221,7 +221,7 @@ def model_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path)
     server = ModelHub(tiny_model)
     use_hub(monkeypatch, server.url, tmp_path)
     monkeypatch.setattr(download, "FILE_SECONDS", 3.0)
-    monkeypatch.setattr(waiting, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 3.0)
     yield server
     server.close()
 
@@ -233,7 +233,7 @@ def test_a_hub_that_stalls_is_not_waited_for(
 ) -> None:
     """Also one that sends a byte now and then, which no limit of the hub's library ends."""
     monkeypatch.setattr(download, "FILE_SECONDS", 1.0)
-    monkeypatch.setattr(waiting, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 1.0)
     model_hub.faults[name] = fault
     with pytest.raises(InputError, match=r"'o/m' .* does not give it .nothing more has arrived in 1 s.*HF_ENDPOINT"):
         Pretrained(name="o/m").load()

@@ -12,8 +12,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from lightning_pspo.checkpoints.export.folder import Export
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY
 from lightning_pspo.errors import InputError
+from lightning_pspo.files.downloads import watched
 from lightning_pspo.policy.location import first_line
-from lightning_pspo.waiting import watched
 
 _SECONDS = 10.0  # longest wait for each answer before the work
 _EMPTY = {".gitattributes"}  # all that a new repository holds

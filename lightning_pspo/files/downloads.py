@@ -28,11 +28,15 @@ def watched(work: Callable[[], T], seconds: float, *folders: Path) -> T:
     Args:
         work: The work.
         seconds: Longest time in which nothing may arrive, in seconds.
-        folders: Where what arrives is written.
+        folders: Where the hub's library writes what arrives.
 
     Raises:
         TimeoutError: It has stalled.
     """
+    if folders:
+        from huggingface_hub import constants
+
+        constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     result: Future[T] = Future()
 
     def run() -> None:
