@@ -53,17 +53,26 @@ _ASKS_TIME_OF_DAY = re.compile(
 )
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
 _ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
-_OPPOSITES = {
-    **{"fail(?:ed)?": "pass(?:ed)?", "wrong|incorrect|false": "right|correct|true", "die[ds]?": "survived?|live[ds]?"},
-    **{"cannot|can['’]t": "can(?! ?not|['’])"},
-}
-_CLAUSE = "(?:and|but|because|since|as|so|or|if|when|after|before|until|he|she|it|they)"
-_SAYS_OPPOSITE = [  # what follows a number, and the question that asks for the others
+_CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
+_ASKS = re.compile(  # the clauses of the last question, up to what is denied
+    rf"(?i)\b(?:how (?:many|much)|what (?:is|was))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
+    r"(?=[^?]*\??[^?]*\Z)"
+)
+_OPPOSITES = [  # what is asked for, and what is said of a number instead: behind it, or before it
     (
-        re.compile(rf"(?i)(?: (?!{_CLAUSE}\b)[a-z]+){{0,2}} (?:{other})\b"),
-        re.compile(rf"(?is)(?!.*\b(?:{other})\b).*\bhow many\b(?:(?! {_CLAUSE}\b)[^.?,])*\b(?:{asked})\b"),
+        re.compile(rf"(?i)\b(?:{asked})\b"),
+        re.compile(rf"(?i)\b(?:{other})\b"),
+        re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b"),
+        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of) )?\\?\$?\Z"),
     )
-    for pair in _OPPOSITES.items()
+    for pair in [
+        ("fail(?:ed)?", "pass(?:ed)?"),
+        ("wrong|incorrect|false", "right|correct|true"),
+        ("die[ds]?", "survived?|live[ds]?"),
+        ("cannot|can['’]t", "can(?! ?not|['’])"),
+        ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
+        ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
+    ]
     for asked, other in (pair, pair[::-1])
 ]
 _JOIN = r"[-+*/^_=<>()\\{}|]"
@@ -212,8 +221,10 @@ def _tokens(text: str) -> list[str]:
 def says_opposite(completion: str, number: str, question: str) -> bool:
     """Whether a completion says a number of the others: ``5 students passed`` where it is asked how many failed."""
     before, _, behind = completion.rpartition(number)
-    return not before[-1:].isdigit() and any(
-        says.match(behind) and asks.match(question) for says, asks in _SAYS_OPPOSITE
+    asks = " ".join(_ASKS.findall(question)) if not before[-1:].isdigit() else ""
+    return bool(asks) and any(
+        asked.search(asks) and not other.search(asks) and (says_behind.match(behind) or says_before.search(before[-40:]))
+        for asked, other, says_behind, says_before in _OPPOSITES
     )
 
 

@@ -123,7 +123,8 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if said and says_opposite(said, extracted, question):
         return Grade(Verdict.WRONG, extracted, "unasked")
     bare = in_terms_of(question, extracted)
-    terms = in_asked_unit(question, answer, bare, said)
+    if (terms := in_asked_unit(question, answer, bare, said)) is None:
+        return Grade(Verdict.WRONG, extracted, "unasked")
     extracted = terms if bare == extracted else in_asked_unit(question, answer, extracted, said)
     rough = rougher(text) if rule == "last_number" and "/" in extracted else None
     readings = dict.fromkeys(filter(None, (without_scale(question, extracted), extracted, terms, rough)))

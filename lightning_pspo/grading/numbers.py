@@ -215,9 +215,13 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def unit_id(name: str) -> str:
-    """Return the shortest name of a common unit, or of a quotient of two, ``mi/h``; an empty text for any other."""
+    """Return the shortest name of a common unit, or of a quotient of two, ``mi/h``; an empty text for any other.
+
+    >>> unit_id("miles per hour"), unit_id("seconds a trip"), unit_id("apples")
+    ('mi/h', 's', '')
+    """
     parts = [UNIT_IDS.get(part, "") for part in _PER.split(name.lower())]
-    return "/".join(parts) if all(parts) and len(parts) < 3 else ""
+    return "/".join(parts if all(parts) else parts[:1]) if len(parts) < 3 else ""
 
 
 def _is_unit(word: str) -> bool:

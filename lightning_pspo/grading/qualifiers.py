@@ -91,6 +91,9 @@ _ASKS_UNIT = re.compile(
     rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
     rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
 )
+_ASKS_AGE = re.compile(r"(?s)(?!.*\b(?:months?|weeks?|days?)\b).*\bhow old\b")
+_A_TIME = re.compile(r"(?i)\b(?:per|an?|each|every) (?:hour|minute|second|day|week|month|year)\b|ly\b")
+_SPEED = re.compile("(?:mm|cm|m|km|in|ft|yd|mi)/")
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _ENDS_IN = re.compile(r"(?i)[a-z] (?:in|for) ([0-9][0-9,]*(?:\.[0-9]+)?) ([a-z]+)[.!\s]*\Z")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
@@ -208,15 +211,17 @@ def in_terms_of(question: str, text: str) -> str:
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
 
 
-def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -> str:
+def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -> str | None:
     """Return an amount in the unit that the reference has, or else the last of its kind that the question asks in.
 
-    Its own unit may stand beside it where it was read out of a completion.
+    Its own unit may stand beside it where it was read out of a completion. None where it is of another kind: a speed
+    where a distance is asked for.
 
     >>> in_asked_unit("How many dollars?", "0.5", "50 cents"), in_asked_unit("How many minutes?", "120", "2 hours")
     ('0.5', '120')
     >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
     ('2880', '2 days')
+    >>> in_asked_unit("How many miles does he run?", "12", "12 miles per hour")
     """
     completion = completion if text in completion else in_digits(completion)
     start, said = completion.rfind(text), in_digits(text)
@@ -235,12 +240,14 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     kind, size = UNIT_SIZES[unit]
     if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
         return text
-    names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))]
-    if not (sizes := _sizes(names, kind)) and "/" in unit:  # "3 minutes a day" where hours are asked for
-        kind, size = UNIT_SIZES[unit.partition("/")[0]]
+    names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))] or ["years"] * bool(_ASKS_AGE.match(asks))
+    if not (sizes := _sizes(names, kind)) and "/" in unit and (_A_TIME.search(question) or not _SPEED.match(unit)):
+        kind, size = UNIT_SIZES[unit.partition("/")[0]]  # "3 minutes a day" where hours are asked for
         sizes = _sizes(names, kind)
     if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
         sizes = [UNIT_SIZES["dollar"][1]]
+    if not sizes and names and all(map(unit_id, names)) and "$" not in said:
+        return None
     if not sizes or size in sizes:
         return text
     value = amount.value * size / sizes[-1]

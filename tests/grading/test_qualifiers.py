@@ -330,6 +330,22 @@ QUESTIONS = r"""
 ? How many failed the test? => 5
 + 5 students failed. | So 5 students did not pass.
 - So 5 passed. | 5 students passed the test.
+? Some of the 20 students passed and the others failed. How many failed? => 5
++ 15 passed and 5 failed. | So 5 failed.
+- 5 passed. | So 5 students have passed.
+? She had 12 apples and ate some. How many are left? => 7
++ She has 7 left. | She ate 5 and has 7. | She ate 12 - 7 = 5, so 7.
+- She ate 7. | So she has eaten a total of 7. | 7 apples were eaten.
+? How many stones has he left to sell? => 7
++ He sells 7. | 7 are left.
+? How many potatoes are not sold yet? => 45
++ So 45 potatoes are left.
+? How much profit did he make? => $250
++ So he made a profit of $250. | He made $250. | 500 - 250 = 250
+- So he made a loss of $250. | He lost $250. | That is a $250 loss.
+? How many dollars did he lose? => 250
++ So he made a loss of $250. | He lost 250 dollars.
+- He made a profit of $250.
 ? How many passed the test? => 5
 + 5 students passed. | 7 failed, so 5 passed. | So there are 5 after 15 failed.
 - 5 of them failed. | So 5 failed.
@@ -535,8 +551,22 @@ QUESTIONS = r"""
 ? The speed is given in meters per second. How long does it need? => 20
 + \boxed{20\text{ s}}
 ? How many hours does he drive on the 5 days? => 60
-+ #### 60 km
-- #### 60 days
++ #### 60 | #### 3600 minutes | 60 hours a week
+- #### 60 days | #### 60 km | #### 60 km/h
+? How many km does he run in an hour? => 12
++ He runs 12 km/h. | #### 12 km
+- He runs 12 m/s.
+? How many kilometers does he run? => 12
++ He runs 12 km.
+- He runs 12 km/h. | He runs at 12 kilometers per hour. | #### 12 hours
+? How old is Tom? => 35
++ Tom is 35. | He is 35 years old. | He is 420 months old.
+- He is 35 months old. | #### 35 weeks
+? A puppy was 3 weeks old two weeks ago. How old is it now? => 5
++ It is 5 weeks old.
+? How many seconds does a trip take? => 3
++ It takes 3 seconds a trip.
+- It takes 3 hours a trip.
 ? How many km does he drive in two hours? => 60
 + #### 60 km | #### 60 kilometers
 - #### 60 m | #### 60 miles
