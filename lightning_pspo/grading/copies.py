@@ -75,6 +75,7 @@ _OPPOSITES = [  # what is asked for, and what is said of a number instead: behin
     ]
     for asked, other in (pair, pair[::-1])
 ]
+_OPTION = re.compile(r"\(?(?<!\w)([A-J])[).:]\s*(.+?)(?=[\s,;]*\(?(?<!\w)[A-J][).:]|\Z)")
 _JOIN = r"[-+*/^_=<>()\\{}|]"
 _words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
 _MIN_WORDS, _MAX_WORDS = 3, 300
@@ -100,7 +101,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     question = without_drawings(question)
     left, right = as_plain_number(clean(extracted)), clean(answer)
     if decide_choice(left, right) is not None:
-        return None
+        return "unasked" if _is_other_option(left, question) else None
     value, own, _ = without_names(left, right)
     if "=" in left and _tokens(left) != _tokens(right) and _is_equation_of(left, clean(question)):
         return "copied"
@@ -119,6 +120,14 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     if _is_undone(value, own):
         return "unevaluated"
     return "copied" if _stands_in(value, question, is_number=read_number(own) is not None) else None
+
+
+def _is_other_option(choice: str, question: str) -> bool:
+    """Whether a letter stands beside what the question has for another one: ``(B) 14``."""
+    said = _OPTION.match(choice)
+    options = dict(_OPTION.findall(clean(question.replace("\n", " ")))) if said else {}
+    own = _tokens(options.get(said[1], "")) if said else []
+    return bool(said and own) and _tokens(said[2])[: len(own)] != own
 
 
 def _terms(text: str) -> int:
@@ -223,7 +232,9 @@ def says_opposite(completion: str, number: str, question: str) -> bool:
     before, _, behind = completion.rpartition(number)
     asks = " ".join(_ASKS.findall(question)) if not before[-1:].isdigit() else ""
     return bool(asks) and any(
-        asked.search(asks) and not other.search(asks) and (says_behind.match(behind) or says_before.search(before[-40:]))
+        asked.search(asks)
+        and not other.search(asks)
+        and (says_behind.match(behind) or says_before.search(before[-40:]))
         for asked, other, says_behind, says_before in _OPPOSITES
     )
 

@@ -15,7 +15,7 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.copies import refusal, says_opposite, without_labels, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
-from lightning_pspo.grading.forms import COPULA
+from lightning_pspo.grading.forms import COPULA, decide_choice
 from lightning_pspo.grading.last_number import last_match, rougher
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
@@ -38,7 +38,6 @@ MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
-_LETTER = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) )?\(?[A-Ja-j]\)?(?: is (?:the )?(?:correct|right)(?: [a-z]+)?)?")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
 
@@ -141,8 +140,8 @@ def _bare(line: str, answer: str, question: str) -> str:
         return ""
     if _NO_SOLUTION.match(line):
         return "no solution"
-    if _LETTER.fullmatch(clean(answer)):
-        return line if _LETTER.fullmatch(clean(line)) else ""
+    if decide_choice(clean(line), clean(answer)) is not None:
+        return line
     if "/" in (share := in_terms_of(question, line)):  # "1 in 6"
         return share
     return line if any(map(str.isdigit, answer)) else COPULA.sub("", clean(line))

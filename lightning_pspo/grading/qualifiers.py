@@ -143,6 +143,7 @@ _TERMS = [  # an answer with more than its number, the question that is answered
         ),
         (rf"(?i)({_NUMBER}) (?:is|are|was|were) {WRONG}", rf"(?i)\b(?:how|which|what)\b[^.?]*\b{WRONG}\b", r"\1"),
         (rf"({_NUMBER})(?: B\.?C\.?(?:E\.?)?|.* below (?:zero|0))", r"\bB\.?C\.?|\bbelow zero\b[^.]*\?", r"\1"),
+        (r"[-−]?([0-9.]+).* below (?:zero|0)", r"", r"-\1"),
         (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b", r"\1"),
     )
 ]

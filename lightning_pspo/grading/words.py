@@ -21,7 +21,7 @@ _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_ONES})(?![a-z]))?|(?:{_SMALL
 _BELOW_1000 = rf"(?:(?:{_SMALL}|a) hundred(?:(?: and)? {_BELOW_100})?|{_BELOW_100}|a(?= (?:dozen|{_LARGE})))"
 _INTEGER = rf"(?:[0-9]{{1,9}}(?= and (?:a|one)[- ]half)|{_BELOW_1000}(?: (?:{_LARGE})(?:,?(?: and)? {_BELOW_1000})?)*)"
 _NUMBER = re.compile(
-    rf"(?i)(?<![\w\\'’-])(?<!\bno )(?<!\b(?:the|any) )(?<!\b(?:this|that|each|next|last) )"
+    rf"(?i)(?<![\w\\'’-])(?<!\bno )(?<!\bbelow )(?<!\b(?:the|any) )(?<!\b(?:this|that|each|next|last) )"
     rf"(?:(?P<count>a|{_SMALL})[- ](?P<part>{'|'.join(_PARTS)})s?(?![\w'’-]| to\b| time)"
     rf"|half an? (?P<halved>dozen|hundred|{_LARGE}|hour|minute|day|year|mile|gallon|pound)(?![\w'’-])"
     rf"|an? (?P<unit>hour|minute|day|year|mile|gallon|pound) and a half(?![\w'’-])"
@@ -29,6 +29,10 @@ _NUMBER = re.compile(
     r"(?![\w'’]|-[a-z]|(?<=one)\s+(?:of|can|could|must|may|might|should|would|way|more|another|by)\b))"
 )
 _MINUS = re.compile(r"(?i)(?:\A\s*|(?<=\bis )|(?<=\bbe )|(?<=equals ))minus (?=[0-9])|\bnegative (?=[0-9])")
+_ONE = re.compile(  # "a week", "It takes an hour."
+    r"(?i)(?:\A|(?<=\bis )|(?<=\bin )|(?<=takes )|(?<=took )|(?<=lasts ))"
+    r"an?(?= (?:fortnight|week|day|hour|minute|year)\W*\Z)"
+)
 _ALONE = {"half": "1/2", "once": "1", "twice": "2", "thrice": "3"}
 _NONE = re.compile(  # "no apples", "she has no apples left"; but "no solutions" is an answer of its own
     r"(?i)\A\s*no(?= (?!(?:solution|answer|root|value)s)[a-z]{3,}(?<!s)s\s*\Z)"
@@ -61,7 +65,7 @@ def in_digits(text: str) -> str:
         return _ALONE[word]
     if (word.startswith("the ") or "-" in word) and (place := ordinal(word)):  # "third" may be a part
         return place
-    text = _NONE.sub("0", text)
+    text = _ONE.sub("1", _NONE.sub("0", text))
     return _MINUS.sub("-", _NUMBER.sub(_in_digits, text)) if _ANY.search(text) else text
 
 

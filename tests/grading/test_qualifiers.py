@@ -327,6 +327,12 @@ QUESTIONS = r"""
 + (B) | \text{B} | b
 - (A) | A | 2 | (B) is wrong | B) false | (B): eliminated | B: A | (A) 1 (B) 2 | (A) 1⏎(B) 2 | A⏎B | Wrong:⏎B
 - (B) or (A) | B: not B | #### (B) or (A) | #### B: not B
+? Which is true? (A) 10 (B) 12 (C) 14 => B
++ (B) 12 | B) 12 | B: 12 | (B) 12 is correct. | **(B) 12** | [B] | \boxed{(B) 12} | It is B.
+- (B) 14 | B) 10 | \boxed{(B) 14} | (A) 10 | B or C
+? How many days does it take? => 14
++ a fortnight | It takes a fortnight. | two weeks
+- a week | It takes a week. | A week has days
 ? How many failed the test? => 5
 + 5 students failed. | So 5 students did not pass.
 - So 5 passed. | 5 students passed the test.
@@ -406,6 +412,9 @@ QUESTIONS = r"""
 ? What is the temperature? => -5
 + 5 degrees below zero | It is 5 below zero. | -5 degrees
 - 5 degrees above zero
+? What is the temperature? => -5
++ It is 5 degrees below zero. | -5 degrees below zero | It is five degrees below zero. | It is -5 degrees.
+- 5 degrees above zero | It is five degrees.
 ? How many degrees below zero is it? => 5
 + It is 5 degrees below zero.
 ? How many days? => 14
