@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 from functools import lru_cache
 
 from lightning_pspo.grading.extraction import without_drawings
-from lightning_pspo.grading.forms import BASE, as_plain_number, decide_choice, without_modulus, without_names
+from lightning_pspo.grading.forms import BASE, as_plain_number, decide_choice, without_names
 from lightning_pspo.grading.last_number import LABELS
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number, split_unit
 from lightning_pspo.grading.regions import MAY_BE
 from lightning_pspo.grading.structure import split_collection, split_top
+from lightning_pspo.grading.unevaluated import QUOTIENT, is_undone, tokens
 
-_FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
-_TOKEN = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\\?[A-Za-z]+|[^\s*(){}\[\]$\\?]")
-_NO_ZERO = re.compile(r"(?<![0-9])\.(?=[0-9])")
-_PRODUCTS = frozenset([r"\cdot", r"\times", r"\left", r"\right"])
 _CONTENT = re.compile(r"[0-9+*/^=<>|!]|\\[A-Za-z]")
-_OPERATION = re.compile(
-    r"[+*/^!|]|(?<=[0-9A-Za-z)}\]!])\s*-|[0-9)}]\s*\(|\\(?!circ|degree|infty|emptyset)[A-Za-z]+|\d\s?[xX]\s?\d"
-)
-_ROOT = re.compile(r"\\sqrt\{([0-9]{1,15})\}")
-_IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
-_PLAIN_QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
 _FACTORIAL = re.compile(r"(?i:factorial)|(?:[0-9]|(?<![A-Za-z])[a-z])!")  # in a question; in an answer ! may be a mark
 _NO_DECIMAL = re.compile(r"[/^]|\\frac")
 _ASKS_FORM = re.compile(
@@ -52,7 +42,6 @@ _ASKS_TIME_OF_DAY = re.compile(
     r"\b(?:when (?:do|does|did|will|is|are|was|were|can|could|should|would)|(?:what|which) (?:time|hour)|clock)\b"
 )
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
-_ASKS_SHAPE = re.compile(r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)")
 _CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
 _ASKS = re.compile(  # the clauses of the last question, up to what is denied
     rf"(?i)\b(?:how (?:many|much)|what (?:is|was))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
@@ -103,10 +92,8 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     if decide_choice(left, right) is not None:
         return "unasked" if _is_other_option(left, question) else None
     value, own, _ = without_names(left, right)
-    if "=" in left and _tokens(left) != _tokens(right) and _is_equation_of(left, clean(question)):
+    if "=" in left and tokens(left) != tokens(right) and _is_equation_of(left, clean(question)):
         return "copied"
-    if any(map(str.isalpha, own)) and _ASKS_SHAPE.search(question) and _terms(value) != _terms(own):
-        return "unevaluated"
     if _is_unasked(left, own, question):
         return "unasked"
     sides = [side for side in [*split_top(left.replace(r"\approx", "="), ("=",)), value] if side]
@@ -117,23 +104,18 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
         return "unevaluated"
     if any(_same_form(side, form, differs=side != value) for side in sides for form in forms):
         return None
-    if _is_undone(value, own):
+    if is_undone(value, own, question):
         return "unevaluated"
     return "copied" if _stands_in(value, question, is_number=read_number(own) is not None) else None
 
 
 def _is_other_option(choice: str, question: str) -> bool:
     """Whether a letter stands beside what the question has for another one: ``(B) 14``."""
-    said = _OPTION.match(choice)
-    options = dict(_OPTION.findall(clean(question.replace("\n", " ")))) if said else {}
-    own = _tokens(options.get(said[1], "")) if said else []
-    return bool(said and own) and _tokens(said[2])[: len(own)] != own
-
-
-def _terms(text: str) -> int:
-    for _ in range(3):
-        text = re.sub(r"\([^()]*\)|\{[^{}]*\}", "", text)
-    return len(re.findall("[-+]", text.lstrip("-+ ")))
+    if not (said := _OPTION.match(choice)):
+        return False
+    options = dict(_OPTION.findall(clean(question.replace("\n", " "))))
+    own = tokens(options.get(said[1], ""))
+    return bool(own) and tokens(said[2])[: len(own)] != own
 
 
 def _is_unasked(text: str, own: str, question: str) -> bool:
@@ -166,48 +148,28 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
 
 def _same_form(text: str, own: str, *, differs: bool) -> bool:
     """Whether a text is spelled as the reference, its terms in any order, or both are integers or decimals."""
-    tokens, own_tokens = _tokens(text), _tokens(own)
+    said, expected = tokens(text), tokens(own)
     a, b = read_number(text), read_number(own)
     if differs and a and b and not same_number(a, b):
         return False
-    if tokens == own_tokens or (not split_collection(text) and sorted(tokens) == sorted(own_tokens)):
+    if said == expected or (not split_collection(text) and sorted(said) == sorted(expected)):
         return True
     if not a or not b or any(_NO_DECIMAL.search(split_unit(side)[0]) for side in (text, own)):
         return False
     return a.value == b.value or a.percent == b.percent
 
 
-def _is_undone(text: str, own: str) -> bool:
-    parts, owns = split_collection(text), split_collection(own)
-    if parts and owns and len(parts.items) == len(owns.items) > 1:
-        return any(_is_undone(item, owns.items[0]) for item in parts.items) and all(map(read_number, owns.items))
-    if owns and r"\pm" in text and all(map(read_number, owns.items)):
-        return bool(_OPERATION.search(text.replace(r"\pm", "").strip().lstrip("+-")))
-    if any(math.isqrt(int(root)) ** 2 == int(root) for root in set(_ROOT.findall(text)) - set(_ROOT.findall(own))):
-        return True
-    number = read_number(own)
-    if not number:
-        return False
-    bare = split_unit(without_modulus(text))[0].strip("() ")
-    if value := read_number(bare):
-        quotient = _PLAIN_QUOTIENT.fullmatch(bare)
-        return quotient is not None and value.value.denominator == 1 and quotient[2] != "1"
-    if not number.is_exact and _IRRATIONAL.search(bare):
-        return False  # more exact than a rounded value
-    return bool(_OPERATION.search(bare.lstrip("+-")))
-
-
 def _stands_in(text: str, question: str, *, is_number: bool) -> bool:
     """Whether a formula stands in the question; where a number is asked for, a number may unless in another form."""
     if not _CONTENT.search(text):
         return False
-    tokens, part = _tokens(clean(question)), _tokens(text)
+    whole, part = tokens(clean(question)), tokens(text)
     arrange = list if split_collection(text) else sorted  # ``6 - 5x + x^2`` stands in ``x^2 - 5x + 6``
     own, size = arrange(part), len(part)
-    starts = [start for start in range(len(tokens) - size + 1) if tokens[start] in part]
-    if all(arrange(tokens[start : start + size]) != own for start in starts):
+    starts = [start for start in range(len(whole) - size + 1) if whole[start] in part]
+    if all(arrange(whole[start : start + size]) != own for start in starts):
         return False
-    number, quotient = read_number(text), _PLAIN_QUOTIENT.fullmatch(text)
+    number, quotient = read_number(text), QUOTIENT.fullmatch(text)
     reduced = number and (not quotient or str(number.value.denominator) == quotient[2])
     return not (reduced and is_number) or bool(_ASKS_FORM.search(question))
 
@@ -216,15 +178,6 @@ def _is_equation_of(text: str, question: str) -> bool:
     """Whether an equation stands in the question, whole and not as a part of a longer one."""
     equation = r"\s*".join(map(re.escape, text.split()))
     return bool(re.search(rf"(?<!\w)(?<!{_JOIN})(?<!{_JOIN} ){equation}(?!\w|\.[0-9]|\s*{_JOIN})", question))
-
-
-@lru_cache(maxsize=1024)
-def _tokens(text: str) -> list[str]:
-    for _ in range(2):
-        text = _FRACTION.sub(r"\1/\2", text)
-    text = _NO_ZERO.sub("0.", text)
-    tokens = (token for token in _TOKEN.findall(text) if token not in _PRODUCTS)
-    return [token.replace(",", "") if token[0].isdigit() else token for token in tokens]
 
 
 def says_opposite(completion: str, number: str, question: str) -> bool:

@@ -164,6 +164,8 @@ def _decide_collections(
     if _is_vector(parts, others) or _is_vector(others, parts):
         same_size = len(parts.items) == len(others.items)
         return same_size and _decide_items(parts.items, others.items, symbolic, ordered=True)
+    if len(parts.items) > 2 and {parts.opening + parts.closing, others.opening + others.closing} == {"[]", "()"}:
+        parts = Collection(others.opening, parts.items, others.closing)  # no interval
     if parts.opening != others.opening or parts.closing != others.closing:
         if "matrix" in (parts.opening, others.opening) or "cup" in (parts.opening, others.opening):
             return None

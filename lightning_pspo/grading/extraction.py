@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Literal
 
 from lightning_pspo.grading.last_number import FORMULA, last_formula, last_match, last_number, repeats
-from lightning_pspo.grading.normalize import plain
+from lightning_pspo.grading.normalize import clean, plain
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.statements import concluded, stated
 
 Mode = Literal["lenient", "strict"]
@@ -20,6 +21,7 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{1,3}([^\s${}\\]{1,30})")
 _BETWEEN_BOXES = re.compile(
     r"(?:\\text\s?\{\s?(?:and|or)\s?\}|and|or|\\q?quad|\\[()\[\],;]|[A-Za-z](?:_\w)?\s?=|[\s$,;&])*"
 )
+_HOW = re.compile(r"(?<=[0-9%]) \([^()=]*[0-9] ?[-+*/×÷] ?[0-9][^()=]*\)\W*\Z")  # "8 (48 ÷ 6)"
 _MAX_BETWEEN = 40
 _HEADING = re.compile(
     r"(?i)\W*(?:step|part|case|solution|explanation|calculations?|conclusion|given|method|approach|verification|check|"
@@ -76,6 +78,9 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
         text = _STRUCK.sub(" ", without_drawings(text))
         for question in islice(_NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
             answer, rule = _given(text[: question.start()], mode)
+            if answer is None and mode == "lenient" and question.start() <= MAX_ANSWER_CHARS:
+                answer, rule = text[: question.start()].strip(), "last_number"
+                answer = answer if read_number(clean(answer)) else None
             if answer is not None:
                 return answer, rule
         answer, rule = _given(text, mode, cut=cut)
@@ -160,7 +165,7 @@ def _marked(text: str) -> tuple[str | None, str]:
 def _unmarked(text: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = last_match(_PRINTED, text)
-    prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
+    prose = _HOW.sub("", _PROGRAM.sub("", text[printed.end() :] if printed else text))
     output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
     line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):

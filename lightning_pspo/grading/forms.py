@@ -40,9 +40,11 @@ _MODULUS = re.compile(r"\(?\s*\\?[bp]?mod(?:ulo)?(?![A-Za-z])\s*\{?\s*\w+\s*\}?\
 _SCALED = re.compile(r"\A(-?[0-9]+(?:\.[0-9]+)?)(?:([kK])|\s?(M|mn)|\s?(?:B|bn))( [a-z]{3,})?\Z")  # 5k, 2 bn people
 
 COPULA = re.compile(  # the beginning of a sentence: "the answer is 42", "Total cost = 42", "Therefore, 42"
-    r"(?i)\A(?!.{0,80}\b(?:yes|true|if|unless|suppose|assume|than|half|twice|double|triple|minus|un\w+|no)\b)"
-    r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+){0,7}"
-    r"(?: (?:is|are|was|equals|equal to|be|has|have|had|needs?|costs?|pays?|gets?|makes?|earns?)\b:?|\s?[:=])"
+    r"(?i)\A(?!.{0,80}\b(?:yes|true|if|unless|suppose|assume|than|half|twice|double|triple|minus|un(?!its?\b)\w+|not?|never)\b"
+    r"|.{0,80}n['’]t\b)"
+    r"(?:(?:[A-Za-z]{2,}|[A-Za-z](?= (?:is|equals)\b))(?:,? [A-Za-z]+(?:-[0-9]+)?){0,7}"
+    r"(?: (?:is|are|was|equals?(?: to)?|be|ha(?:s|ve|d)|needs?|costs?|pays?|gets?|obtains?|gives?|yields?|makes?|earns?"
+    r"|[a-z]{3,}s to)\b:?|\s?[:=])"
     r"|(?:so|thus|therefore|hence|then|ans|i\.?e|or|(?:an? )?remainder(?: of)?)\b[.,:]?)\s*"
 )
 _HEDGE = re.compile(
@@ -63,6 +65,7 @@ _FIRST_LETTER = re.compile(rf"\A(?:{_LETTER.pattern}\Z|\(\s*[a-e]\s*\)(?=[\s.:])
 BASE = re.compile(r"\s*(-?[0-9A-Fa-f]+)\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _DIGITS = re.compile(r"-?[0-9A-Fa-f]+")
 _CLOCK = re.compile(r"0?([0-9]|1[0-9]|2[0-4]):([0-5][0-9])(:00)?(?: {0,3}([ap]m))?")
+_HEX = re.compile(r"-?0[xX][0-9A-Fa-f]+")
 _RATIO = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:\s?:\s?[0-9]{1,9}(?:\.[0-9]{1,9})?){1,5}")
 _RESIDUE = re.compile(
     r"(?:[^=]*(?:\\equiv|=))?\s*(-?[0-9]{1,9}),?\s*\(?\s*\\?[bp]?mod(?:ulo)?\s*\{?\s*([0-9]{1,9})\s*\}?\s*\)?"
@@ -120,7 +123,7 @@ def last_row(text: str) -> str:
     match = _DERIVATION.search(text)
     derived = (_TAG.sub("", row).replace("&", "").strip(" .,") for row in (rows(match[1]) if match else []))
     steps = list(filter(None, derived))
-    return steps[-1] if steps and _is_derivation(steps) else text
+    return steps[-1] if len(steps) == 1 or (steps and _is_derivation(steps)) else text
 
 
 def _is_derivation(steps: list[str]) -> bool:
@@ -153,8 +156,8 @@ def _approximated(text: str, other: str) -> str:
     exact, *_, rough = (side.strip() for side in text.split(r"\approx"))
     if not exact or (_QUANTITY.fullmatch(exact) and exact not in (r"\pi", "e")):
         return rough
-    value, number = exact.rpartition("=")[2].strip(), read_number(rough)
-    if number and read_number(other) and not read_number(value) and _CALCULATION.fullmatch(value):
+    value, number, own = exact.rpartition("=")[2].strip(), read_number(rough), read_number(other)
+    if number and own and not read_number(value) and (number == own or _CALCULATION.fullmatch(value)):
         return rough
     if number is None or abs(number.value) > _MAX_SAID or (known := evaluate(value)) is None:
         return exact
@@ -243,5 +246,6 @@ _KINDS: tuple[tuple[re.Pattern[str], Callable[..., bool | None]], ...] = (
     (_CLOCK, _same_time),
     (_RATIO, _same_ratio),
     (_RESIDUE, _same_residue),
+    (_HEX, lambda first, second, *_: int(first[0], 16) == int(second[0], 16) if first and second else False),
     (re.compile("[0-9]+ R [0-9]+"), lambda *_: False),  # a quotient with a remainder equals only itself
 )

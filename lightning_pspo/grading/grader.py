@@ -18,7 +18,7 @@ from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import COPULA, decide_choice
 from lightning_pspo.grading.last_number import last_match, rougher
 from lightning_pspo.grading.normalize import clean, compact
-from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.processes import Verdict, WorkerPool
 from lightning_pspo.grading.qualifiers import ends_in_asked_unit, in_asked_unit, in_terms_of, without_scale
 from lightning_pspo.grading.statements import REPLY
@@ -37,6 +37,7 @@ MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
+_IS_FORMULA = re.compile(r"[\\^+*/=<>(\[]|[0-9][A-Za-z]")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
@@ -105,8 +106,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     line, answer, question = text.strip(), attempt.answer, attempt.question
     if rule == "last_number":
         extracted = ends_in_asked_unit(question, line) or extracted
-    if rule in _UNMARKED and mode == "lenient" and not cut:
-        if compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
+    is_stated = rule == "stated" and not read_number(clean(answer))
+    if (rule in _UNMARKED or is_stated) and mode == "lenient" and not cut:
+        if not is_stated and compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
             extracted, rule = reply[1], "stated"
         elif (alone := _bare(line, answer, question)) and quick(alone, answer) and not quick(extracted or "", answer):
             extracted, rule = alone, "whole"
@@ -124,7 +126,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     bare = in_terms_of(question, extracted)
     if (terms := in_asked_unit(question, answer, bare, said)) is None:
         return Grade(Verdict.WRONG, extracted, "unasked")
-    extracted = terms if bare == extracted else in_asked_unit(question, answer, extracted, said)
+    extracted = terms if bare == extracted else in_asked_unit(question, answer, extracted, said) or extracted
     rough = rougher(text) if rule == "last_number" and "/" in extracted else None
     readings = dict.fromkeys(filter(None, (without_scale(question, extracted), extracted, terms, rough)))
     if len(readings) > 1:
@@ -134,17 +136,18 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     return extracted, rule
 
 
-def _bare(line: str, answer: str, question: str) -> str:
-    """Return a completion of one line without doubt, or a sentence's end, that may be the reference as a whole."""
-    if "\n" in line or not any(map(str.isalnum, answer)):
+def _bare(text: str, answer: str, question: str) -> str:
+    """Return a text without doubt, or how its last sentence ends, that may be the reference as a whole."""
+    line, own = text.rstrip("` \n").rpartition("\n")[2], clean(answer)
+    if not any(map(str.isalnum, answer)) or ("\n" in text and (read_number(own) or not _IS_FORMULA.search(own))):
         return ""
+    if (share := in_terms_of(question, line)) != line and ("/" in share or share == "0"):  # "1 in 6", "None."
+        return share
     if _NO_SOLUTION.match(line):
         return "no solution"
-    if decide_choice(clean(line), clean(answer)) is not None:
+    if decide_choice(clean(line), own) is not None:
         return line
-    if "/" in (share := in_terms_of(question, line)):  # "1 in 6"
-        return share
-    return line if any(map(str.isdigit, answer)) else COPULA.sub("", clean(line))
+    return line if read_number(own) else COPULA.sub("", clean(line))
 
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:

@@ -29,10 +29,10 @@ _GROUP = r"\{[^{}\n]{0,50}\}"
 _TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1,3}(?![0-9]))|10[⁻⁰¹²³⁴-⁹]+"
 _TIMES_TEN = rf"(?:\\times|\\cdot|×|·|\*|x(?=\s?10))\s{{0,3}}(?:{_TEN})"
 _TAIL = (
-    rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|\\[a-z]+|[A-Za-z])|[⁰¹²³⁴-⁹]+"
+    rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|\\[a-z]+|[A-Za-z])|[⁰¹²³⁴-⁹⁻]+"
     r"| \(?(?:in )?base [0-9]+\)?)"
 )
-_FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)(?:\^[0-9])?"
+_FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)(?:\^[0-9]|[⁰¹²³⁴-⁹⁻]+)?"
 # What the first three lines match is passed over: exponents, indices, radicands, and the 2 of m2.
 # A minus after a letter, digit or closing bracket is a subtraction and not a sign; see also _SPACED_MINUS.
 _ANY_NUMBER = re.compile(
@@ -47,7 +47,8 @@ _ANY_NUMBER = re.compile(
     rf"(?:{_SPACED}|{_COMMA}|(?<=ratio is )[0-9]+ to [0-9]+"
     rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}(?:and )?[0-9]+/[0-9]+"
     rf"|(?<![\w.$])(?=[0-9]+:){_NO_LABEL}{_RATIO}"
-    rf"|{_DECIMAL}(?: ?/ ?[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)(?:{_FACTOR})?)"
+    rf"|{_DECIMAL}(?: ?/ ?[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)"
+    rf"(?:{_FACTOR}(?:{_FACTOR}|[a-z](?![A-Za-z]))?)?)"
 )
 # A minus with a space behind it is a sign only where no subtraction can stand.
 _SPACED_MINUS = re.compile(

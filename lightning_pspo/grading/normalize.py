@@ -43,9 +43,20 @@ _INNER = r"(?:[^{}]|\{[^{}]*\})"
 _COMMANDS = {
     **dict.fromkeys(("tfrac", "dfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
     **dict.fromkeys(("quad", "qquad", "hfill", "newline", "pounds", "euro", "yen", "therefore"), " "),
-    **dict.fromkeys(("blacksquare", "square", "Box", "qed", "Huge", "huge", "LARGE", "Large", "large"), " "),
+    **dict.fromkeys(
+        ("blacksquare", "square", "Box", "qed", "checkmark", "Huge", "huge", "LARGE", "Large", "large"), " "
+    ),
     **dict.fromkeys(("vert", "lvert", "rvert", "Vert", "lVert", "rVert"), "|"),
-    **{"lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "langle": "(", "rangle": ")", "ast": "*"},
+    **{
+        "lbrack": "[",
+        "rbrack": "]",
+        "lparen": "(",
+        "rparen": ")",
+        "langle": "(",
+        "rangle": ")",
+        "ast": "*",
+        "colon": ":",
+    },
     **dict.fromkeys(("varnothing", "phi"), r"\emptyset "),
     **dict.fromkeys(("leq", "leqslant"), r"\le"),
     **dict.fromkeys(("ldots", "cdots", "dots", "dotsc", "dotsb"), "..."),
@@ -76,7 +87,13 @@ _TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"
 _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", "[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}"),
     ("\n", r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
-    ("\\", r"\\(?:boxed|fbox)(?![A-Za-z])\s?", ""),
+    ("\\", r"\\(?:boxed|fbox|framebox|ensuremath|num|ang)(?![A-Za-z])\s?|\\phantom\s?\{[^{}]*\}|\{\}", ""),
+    ("\\dot", r"\\dot\s?\{?([0-9])\}?([0-9]*)\\dot\s?\{?([0-9])\}?", r"\\overline{\1\2\3}"),
+    (
+        r"\frac",
+        r"\\frac\{(-?)([0-9.]+)\}\{-([0-9.]+)\}",
+        lambda parts: ("" if parts[1] else "-") + rf"\frac{{{parts[2]}}}{{{parts[3]}}}",
+    ),
     ("\\", r"\\(?:text)?color(?:box)?\s?\{[A-Za-z]{1,20}\}|\\underline(?=\s?\{)|\\[hv]space\*?\s?\{[^{}]{1,9}\}", ""),
     ("\\", r"\\(?:(?:SI|qty)\s?\{([^{}]*)\}\s?(?=\{)|(?:si|unit)(?=\s?\{))", r"\1 \\text"),
     ("<", r"<(b|i|u|em|strong)>(.*?)</\1>", r"\2"),
@@ -84,13 +101,14 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("**", r"(?<![\w)\]}*])\*\*(?=[^*]+\*\*(?![\w(]))|(?<=[\w)\]}$])\*\*(?=[\s!.,]|\Z)", ""),
     ("\\", r"(?<=[\])}RZ])\s*(?:-\s*(?=\\\{)|\\\s+(?=\\?\{))", r"\\setminus "),
     ("√", r"√\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt{\1\2}"),
+    ("∛", r"∛\s{0,3}(?:" + _CALL + r"|([0-9A-Za-z]+))", r"\\sqrt[3]{\1\2}"),
     ("√", "√", " sqrt"),
     (
         r"\prime",
         r"\^\s*(?:\\prime(?![A-Za-z])|\{(?:\s*\\prime)+\s*\})",
         lambda marks: "'" * marks.group().count("prime"),
     ),
-    (",", r"\s?\{\s*,\s*\}|,\s?\\!\s*", ","),
+    (",", r"\s?\{\s*,\s*\}|(?:\\!)?,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
     ("!", r"(?<![0-9.])([0-9]+)!(?=\s?(?:\$|\\[)\]]))", r"(\1)!"),  # no exclamation
@@ -128,7 +146,9 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("^", r"\^" + _CALL, r"^{\1}"),
     ("{", r"\A\s*\{\s*([0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+)\s*\}\s*\Z", r"\\{\1\\}"),  # a set, no decimal comma
     ("_", r"(?<![\w.])[1-9][0-9]{0,2}(?:_[0-9]{3})+(?![\w])", lambda number: number.group().replace("_", "")),
-    ("base", r"(?<=[0-9A-F])\s\(?(?:in )?base[ -]([0-9]+)\)?\s*\Z", r"_\1"),
+    ("base", r"(?<=[0-9A-F)])\s{1,3}\(?\s?(?:in )?base[ -]\s?([0-9]+)\)?\s*\Z", r"_\1"),
+    ("_", r"\A\(([0-9A-F]+)\)\s?(?=_)", r"\1"),
+    ("j", r"(?<=[0-9])j(?=\)?\Z)", "i"),
     ("_", r"_\s*([0-9]{2,})", r"_{\1}"),
     ("pi", r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
     ("", r"(?<![A-Za-z\\])(?:oo|infinity|Infinity)(?![A-Za-z])", r"\\infty "),

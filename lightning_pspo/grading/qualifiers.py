@@ -128,6 +128,11 @@ _TERMS = [  # an answer with more than its number, the question that is answered
         (_SHARE, r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|\w*portion|share|percent\w*)\b", r"\1/\2"),
         (_SHARE, r"(?i)\bhow many\b", r"\1"),
         (rf"({_NUMBER})(?: out)? of the {_NUMBER}|([0-9]+){_OF} {_NUMBER} [a-z]+", r"\S", r"\1\2"),  # "5 of 6" is less
+        (
+            r"(?i)(?:there (?:are|is) )?(?:none|no (?:real |integer )?(?:solution|root|value)s?)\W*",
+            r"(?i)\bhow many\b",
+            "0",
+        ),
         (_WITH_REST, r"(?i)\b(?:left|leftover|remain\w*|spare)\b", r"\2"),
         (_WITH_REST, r"\S", r"\1"),
         (
@@ -209,7 +214,7 @@ def in_terms_of(question: str, text: str) -> str:
     for said, asks, reading in _TERMS:
         if (match := said.fullmatch(text)) and asks.search(question):
             return match.expand(reading)
-    return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) else text
+    return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) and text not in question else text
 
 
 def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -> str | None:

@@ -33,6 +33,7 @@ _IN_JSON, _JSON_ENDS = re.compile(r"['\"]:\s*\Z"), re.compile(r"['\"]?\s*(?:,\s*
 _FENCE = re.compile(r"\A```[a-z]{0,12}\n\s{0,8}")
 REPLY = re.compile(  # "Yes, 7 is prime."
     r"(?i)(?:\A|[.!?]\s|\n)[\s*]*(?:(?:so|thus|therefore|hence|likely|probably|indeed|clearly),? )?"
+    r"(?:(?:the|this|that) (?:statement|claim|equation|inequality) is (?=true|false))?"
     r"(yes|no|true|false)\b(?=[*_]*(?:[,.;:!]|\s*\Z| [-–—] | (?:because|since|as)\b))"
 )
 _EMPTY_BOX = re.compile(r"[$\s]{0,3}\\(?:boxed|fbox)\s?\{\s*\}")
@@ -41,7 +42,8 @@ _CONDITION = re.compile(
 )
 _MAX_STATEMENT_CHARS = 400
 _SENTENCE_END = re.compile(
-    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|rem|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\||\*\*"
+    r"(?<=[^.])(?<!\b(?:Rs|Fr|kr|sq|cu))(?<!\b(?:Ans|rem|i\.e|e\.g))(?!! ?=)[.!?](?=\s|\Z|\*)|\n|</answer>|<\|"
+    r"|(?<![A-Za-z0-9)])\*\*|\*\*(?![A-Za-z0-9(])"
 )
 _LEADING = re.compile(
     r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×π√]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"

@@ -20,11 +20,12 @@ TABLE = r"""
 - 4 - 4 + 7 | ~4 - 4 + 7 = | ~4 - 4 + 7 | ~The result of 4 - 4 + 7
 - ~State the final answer to the following arithmetic problem: 4 - 4 + 7 = | ~4-4+7
 ? Simplify the fraction 36/48. => 3/4
-+ 3/4 | 0.75 | \frac{3}{4} | ~36/48 = 3/4 | 36/48 = 3/4 | 75%
++ 3/4 | \frac{3}{4} | ~36/48 = 3/4 | 36/48 = 3/4
+- 6/8 | 18/24 | 0.75 | 75%
 - 36/48 | ~\boxed{\frac{36}{48}} | 36 / 48 | \dfrac{36}{48} | ~The answer is 36/48. | ~Simplify the fraction 36/48.
 ? Write 0.75 as a fraction in lowest terms. => 3/4
-+ 3/4 | 75/100
-- 0.75 | .75
++ 3/4
+- 75/100 | 0.75 | .75
 ? Convert 3/8 to a decimal. => 0.375
 + 0.375 | .375
 - 3/8
@@ -35,7 +36,8 @@ TABLE = r"""
 + 3/4 | 0.75
 
 ? Simplify \sqrt{32}. => 4\sqrt{2}
-+ ~\boxed{4\sqrt{2}} | ~\boxed{\sqrt{32}=4\sqrt2} | ~\boxed{2\sqrt{8}}
++ ~\boxed{4\sqrt{2}} | ~\boxed{\sqrt{32}=4\sqrt2}
+- ~\boxed{2\sqrt{8}} | ~\boxed{\sqrt{16\cdot2}} | ~\boxed{3\sqrt2+\sqrt2} | ~\boxed{5.6569} | ~\boxed{32^{1/2}}
 - ~\boxed{\sqrt{32}} | sqrt(32) | ~\boxed{\sqrt 32}
 ? Find $\sqrt{50}$. => 5\sqrt{2}
 - ~\boxed{\sqrt{25}\sqrt{2}} | ~\boxed{\sqrt{2}\sqrt{25}}
@@ -89,8 +91,8 @@ TABLE = r"""
 + 50% | 50 | 50\%
 
 ? Write 50% as a decimal. => 0.5
-+ 0.5 | 1/2
-- 50%
++ 0.5
+- 50% | 1/2
 ? Solve x - 2 = 5. => 7
 + x = 7
 - x - 2 = 5 | x = 5 + 2 | 5+2
@@ -131,11 +133,51 @@ TABLE = r"""
 + ~\boxed{\frac56} | ~\boxed{5/6}
 - ~\boxed{\frac{1}{2}+\frac{1}{3}} | ~\boxed{\frac{3+2}{6}} | ~\boxed{\frac{3}{6}+\frac{2}{6}}
 ? What is the area of a circle of radius 3? => 9\pi
-+ ~\boxed{9\pi} | ~\boxed{\pi\cdot 3^2} | ~\boxed{28.2743}
++ ~\boxed{9\pi} | ~\boxed{28.2743} | 9π | ~The area is 9π. | ~The area is 9π square units.
+- ~\boxed{\pi\cdot 3^2} | 9π² | ~9π³ | ~9πr | ~9π√2 | ~\boxed{10\pi-\pi}
 
 ? Approximate the square root of 2 to 4 decimals. => 1.4142
 + ~\boxed{1.4142} | ~\boxed{\sqrt{2}}
 
+? Find the exact value of $\cos 75^\circ$. => \frac{\sqrt6-\sqrt2}{4}
++ ~\boxed{\frac{\sqrt6-\sqrt2}{4}} | ~The value is (√6 - √2)/4. | ~\boxed{\frac{\sqrt2(\sqrt3-1)}{4}}
+- ~\boxed{\sin 15^\circ} | ~\boxed{0.2588} | ~\boxed{\cos(30^\circ+45^\circ)} | ~\boxed{\cos\frac{5\pi}{12}}
+? What is the distance? => \sqrt{13}
++ ~The distance is √13. | ~The distance is √13 units. | ~It is sqrt(13). | ~\boxed{13^{1/2}} | ~\boxed{3.605551}
+- ~√(4 + 9) | sqrt(4+9) | ~sqrt(2^2+3^2) | ~\boxed{\sqrt{\sqrt{169}}}
+? Find all real $k$. => \frac{9}{4}, -\frac{9}{4}
++ ~\boxed{\pm\frac94} | ~k = ±9/4 | ~k = 9/4 or k = -9/4 | ~\boxed{k=\frac94\text{ or }k=-\frac94} | ~\boxed{2.25, -2.25}
+- ~\boxed{\frac{0\pm9}{4}} | ~\boxed{\frac94}
+? Simplify $\frac{x^2-9}{x-3}$. => x+3
++ ~\boxed{x+3} | ~It simplifies to x + 3. | ~\boxed{3+x}
+- ~\boxed{\frac{(x-3)(x+3)}{x-3}} | ~\boxed{x+1+2}
+? Express $0.1\overline{7}$ as a common fraction. => \frac{8}{45}
++ 8/45 | ~\boxed{\dfrac{8}{45}}
+- ~\boxed{0.1777...} | 0.17778 | 0.1\overline{7}
+? Express $\frac{37}{8}$ as a mixed number. => 4\frac58
++ 4 5/8 | ~\boxed{4\frac58}
+- 4.625
+? Express 0.00032 in scientific notation. => 3.2\times10^{-4}
++ 3.2e-4 | 3.2 × 10^-4
+- 32\times10^{-5} | 0.00032 | 0.32\times10^{-3}
+? What is the prime factorization of 720? => 2^4\cdot3^2\cdot5
++ ~\boxed{2^4\cdot3^2\cdot5} | ~\boxed{5\cdot3^2\cdot2^4} | ~\boxed{2^4 \times 3^2 \times 5}
+- ~\boxed{8\cdot90} | ~\boxed{16\cdot9\cdot5} | ~\boxed{720}
+? Solve the inequality $2x - 7 > 1$. => x > 4
++ ~\boxed{x>4} | ~\boxed{4<x} | ~\boxed{(4,\infty)}
+- ~\boxed{2x>8} | ~\boxed{x-4>0} | ~\boxed{x<4}
+? Rationalize the denominator of $\frac{5}{\sqrt{125}}$. => \frac{\sqrt{5}}{5}
++ ~\boxed{\frac{\sqrt5}{5}} | ~\boxed{\frac15\sqrt5}
+- ~\boxed{\frac{1}{\sqrt5}}
+? Compute $(2+3i)(1-i)$. => 5+i
++ ~\boxed{5+i} | ~i + 5 | ~5+1j
+- ~\boxed{2-2i+3i+3} | ~2+i+3
+? What percent of 80 is 20? => 25\%
++ 25 | 25%
+- 20/80 | 1/4
+? A car goes 90 km in 1.5 hours. What is its speed in km/h? => 60
++ 60 | 60 km/h | ~90/1.5 = 60
+- 90/1.5 | ~\boxed{\frac{90}{1.5}} | ~\boxed{\frac{6}{0.1}}
 ? Given A = 0 and B = 1, what is the output of A AND B? => 0
 + 0 | A AND B = 0
 - A = 0

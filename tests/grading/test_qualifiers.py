@@ -327,6 +327,27 @@ QUESTIONS = r"""
 + (B) | \text{B} | b
 - (A) | A | 2 | (B) is wrong | B) false | (B): eliminated | B: A | (A) 1 (B) 2 | (A) 1⏎(B) 2 | A⏎B | Wrong:⏎B
 - (B) or (A) | B: not B | #### (B) or (A) | #### B: not B
+? How many real solutions are there? => 0
++ None. | no real solutions | There are no real solutions. | #### none | 0
+- There are solutions. | infinitely many
+? What is 17 + 26? => 43
++ 43⏎⏎Question: What is 1 + 1?⏎2 | 43 (17 + 26) | 43⏎Q: What is 2 + 2?⏎A: 4
+- 44⏎⏎Question: What is 43?⏎43
+? Is the statement true or false? => true
++ The statement is true. | So this claim is true.
+- The statement is false. | The statement is not true.
+? On which day in June? => June 20
++ The answer is June 20. | June 20
+- The answer is June 21. | June 2
+? What is the final hexadecimal value? => 0x2f7
++ 0x2f7 | 0x2F7 | #### 0x2f7
+- 0x2f8 | -0x2f7 | 0x7f2 | 0
+? Convert 87 to base 5. => 322_5
++ 322_5 | \boxed{(322)_5} | \boxed{322\text{ (base 5)}} | 322 in base 5
+- 322_6 | \boxed{(322)_4}
+? What is the sum of the vectors? => (5, 7, 9)
++ (5, 7, 9) | [5, 7, 9] | \boxed{[5,7,9]}
+- [5, 9, 7] | [5, 7]
 ? Which is true? (A) 10 (B) 12 (C) 14 => B
 + (B) 12 | B) 12 | B: 12 | (B) 12 is correct. | **(B) 12** | [B] | \boxed{(B) 12} | It is B.
 - (B) 14 | B) 10 | \boxed{(B) 14} | (A) 10 | B or C
