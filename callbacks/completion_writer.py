@@ -62,12 +62,11 @@ class CompletionWriter(Callback):
             raise InputError("`restart` of CompletionWriter needs `resume`, got false.")
         self.path, self.stages = path, tuple(stages)
         self.resume, self.restart = resume, restart
-        self._kept: list[dict[str, Any]] = []
         self._written = 0
         self._lock: BinaryIO | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to overwrite, or read what is there."""
+        """Refuse to overwrite."""
         if stage not in self.stages or is_trial(trainer):
             return
         files = self._files(trainer)
@@ -79,21 +78,8 @@ class CompletionWriter(Callback):
             raise InputError(
                 f"`path` of CompletionWriter must not be in use, but another process is writing {files.target}."
             )
-        if not self.resume:
-            if files.target.exists():
-                raise InputError(f"`path` of CompletionWriter must name a new file, got {files.target}, which exists.")
-            return
-        difference = changed_setting(files.settings, evaluation_settings(trainer, pl_module))
-        if difference is not None and not self.restart:
-            raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
-        discarded = self.restart and (difference is not None or files.target.exists())
-        trainer.strategy.barrier("pspo.completions.read")
-        if discarded and trainer.is_global_zero:
-            files.remove()
-        trainer.strategy.barrier("pspo.completions.removed")
-        self._kept = files.recorded_rows()
-        module: Any = pl_module
-        module.recorded = recordings(self._kept)
+        if not self.resume and files.target.exists():
+            raise InputError(f"`path` of CompletionWriter must name a new file, got {files.target}, which exists.")
 
     def teardown(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
         """Let other processes write the file."""
@@ -102,21 +88,28 @@ class CompletionWriter(Callback):
     on_exception = teardown
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start this rank's part; all ranks have read the old ones."""
+        """Read what is there, and start this rank's part once all ranks have."""
         if not self._is_active(trainer):
             return
         files = self._files(trainer)
+        kept: list[dict[str, Any]] = []
+        settings: dict[str, Any] = {}
+        if self.resume:
+            settings = evaluation_settings(trainer, pl_module)  # only now does the trainer know its checkpoint
+            kept = self._recorded(trainer, files, settings)
+            module: Any = pl_module
+            module.recorded = recordings(kept)
+        trainer.strategy.barrier("pspo.completions.known")
         if trainer.is_global_zero:
             files.target.parent.mkdir(parents=True, exist_ok=True)
-            if self._kept:  # parts are started afresh, also those of more ranks than there are now
-                rank_zero_info(f"{files.target} has {len(self._kept)} completions already; the others are sampled.")
-                write_atomically(files.kept, lines_of(self._kept))
+            if kept:  # parts are started afresh, also those of more ranks than there are now
+                rank_zero_info(f"{files.target} has {len(kept)} completions already; the others are sampled.")
+                write_atomically(files.kept, lines_of(kept))
             if self.resume:
-                settings = evaluation_settings(trainer, pl_module)
                 write_atomically(files.settings, json.dumps(settings, indent=2).encode())
             for part in files.parts():
                 part.unlink()
-        self._kept, self._written = [], 0
+        self._written = 0
         trainer.strategy.barrier("pspo.completions.begin")
         files.part(trainer.global_rank).write_bytes(b"")
 
@@ -162,6 +155,18 @@ class CompletionWriter(Callback):
     on_test_start = on_predict_start = on_validation_start
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
     on_test_end = on_predict_end = on_validation_end
+
+    def _recorded(self, trainer: Trainer, files: CompletionFiles, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the completions that are there, unless they are to be discarded."""
+        difference = changed_setting(files.settings, settings)
+        if difference is not None and not self.restart:
+            raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
+        discarded = self.restart and (difference is not None or files.target.exists())
+        trainer.strategy.barrier("pspo.completions.read")
+        if discarded and trainer.is_global_zero:
+            files.remove()
+        trainer.strategy.barrier("pspo.completions.removed")
+        return files.recorded_rows()
 
     def _is_active(self, trainer: Trainer) -> bool:
         return trainer.state.fn in self.stages and not is_trial(trainer)

@@ -55,9 +55,16 @@ def test_a_model_on_two_files(
 
 
 def test_a_runs_checkpoint_and_its_export(
-    tmp_path: Path, tiny_run: Callable[..., list[str]], problem_file: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_run: Callable[..., list[str]],
+    problem_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The same numbers as ``validate``, with the run's prompt and token limit; the training data need not be there."""
+    """The same numbers as ``validate``, with the run's prompt and token limit; the training data need not be there.
+
+    Either goes on with what an interrupted one has of the same checkpoint.
+    """
     train = tmp_path / "train.jsonl"
     train.write_bytes(problem_file.read_bytes())
     run = tmp_path / "run"
@@ -67,9 +74,16 @@ def test_a_runs_checkpoint_and_its_export(
     ]
     arguments = tiny_run(run, *" ".join(settings).split(), train=train)
     command_line(["fit", *arguments])
-    command_line(["validate", *arguments, "--trainer.callbacks+=EvaluationReport", "--ckpt_path=last"])
+    validate = ["validate", *arguments, "--trainer.callbacks+=EvaluationReport", "--ckpt_path=last"]
+    command_line(validate)
+    caplog.set_level("INFO")
+    (run / "validate.jsonl").rename(run / "validate.jsonl.kept")
+    command_line(validate)
+    assert "validate.jsonl has 5 completions already" in caplog.text
     train.unlink()
-    assert command.main([str(run), *QUIET]) == 0
+    for _ in range(2):
+        assert command.main([str(run), *QUIET]) == 0
+    assert "samples.jsonl has 5 completions already" in caplog.text
     mine, theirs = results(run / "evaluation" / "rollout=000002"), results(run)
     assert mine["results"] == theirs["results"]
     assert mine["settings"]["system_prompt"] == "Answer."
