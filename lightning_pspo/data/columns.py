@@ -152,8 +152,9 @@ def value_of(row: Row, field: str, where: str) -> Any:
     hint = (f"did you mean {close[0]!r}? Name it" if close else "name the right one") + " in the source's settings"
     if len(names) == 1 and (marks := re.findall("[;\t|]", names[0])):
         hint = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
-    if len(names) == 1 and isinstance(row[names[0]], list):
-        hint = f"write the rows in {names[0]!r} alone, as `jq .{names[0]}` does"
+    inside = row[names[0]] if len(names) == 1 else None
+    if isinstance(inside, list) and not any(isinstance(part, Mapping) and "role" in part for part in inside):
+        hint = f"write the rows in {names[0]!r} alone, one a line, as `jq -c '.{names[0]}[]'` does"
     as_text = [name for name, value in row.items() if isinstance(value, str) and _OBJECT_AS_TEXT.match(value)]
     if as_text and (not close or outer in as_text):
         hint = f"{outer if outer in as_text else as_text[0]!r} must hold an object, not its text"

@@ -146,7 +146,7 @@ def read_rows(file: Path, *, lines: bool = False, delimiter: str | None = None) 
     suffix = ".jsonl" if lines else format_of(file)[1]
     try:
         head = _head(file)
-        if suffix in (".csv", ".tsv", ".parquet") and (reason := foreign(head)):
+        if suffix in (".csv", ".tsv", ".parquet") and not head.startswith(b"PAR1") and (reason := foreign(head)):
             raise InputError(f"{file}{reason}")
         if suffix in (".csv", ".tsv"):
             yield from _read_csv(file, delimiter or ("\t" if suffix == ".tsv" else ","))

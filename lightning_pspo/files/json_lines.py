@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -16,6 +17,23 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, "
 _MAX_LINE = 1 << 28  # bytes; a small compressed file may hold a line that fills the memory
 COMPRESSED = tuple(_OPENERS)
 """Endings of compressed files that can be read."""
+
+_KINDS = {
+    b"\x1f\x8b": ("compressed with gzip", "unpack it with `gunzip`"),
+    b"BZh": ("compressed with bzip2", "unpack it with `bunzip2`"),
+    b"\xfd7zXZ\0": ("compressed with xz", "unpack it with `unxz`"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it with `unzstd`"),
+    b"\x04\x22\x4d\x18": ("compressed with lz4", "unpack it with `unlz4`"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with `7z x`"),
+    b"PK\x03\x04": ("a zip archive, as those of Excel are", "unpack it, or save the sheet as CSV (UTF-8)"),
+    b"PAR1": ("Parquet", "let its name end in .parquet"),
+    b"ARROW1": ("a file of Arrow", "let its name end in .arrow"),
+    b"SQLite format 3": ("a database of SQLite", "export its table as CSV"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "get what it stands for with `git lfs pull`"),
+}
+"""Beginning of a file that holds no rows as text -> what it is, and what to do."""
+_CSV = re.compile(rb"^[\w \"]+[,;\t]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -86,14 +104,15 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def foreign(head: bytes) -> str:
     """Return what the beginning of a file shows that is none of rows, and what to do; nothing if it may be one."""
-    if head.startswith(b"\x1f\x8b"):
-        return ": the file is compressed with gzip; unpack it with `gunzip`."
-    if head.startswith(b"PK\x03\x04"):
-        return ": the file is a zip archive, as those of Excel are; unpack it, or save the sheet as CSV (UTF-8)."
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in head[:4]:
-        return ": the file is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`."
-    if head.startswith(b"version https://git-lfs"):
-        return ": the file is a pointer of Git LFS; get what it stands for with `git lfs pull`."
+    for start, (kind, mend) in _KINDS.items():
+        if head.startswith(start):
+            return f": the file is {kind}; {mend}."
+    nulls = head[:4].count(0)  # of 4 bytes of ASCII 2 in UTF-16; 3 in a row in UTF-32
+    if nulls and not head.strip(b"\0\n"):
+        return ": the file has NUL bytes, as a machine that stops leaves them; delete them with `tr -d '\\000'`."
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or nulls:
+        kind = "UTF-32" if b"\0\0" in head[:4] else "UTF-16"
+        return f": the file is {kind}; convert it with `iconv -f {kind} -t UTF-8`."
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return ": the file is a web page, perhaps that of a failed download."
     return ""
@@ -104,10 +123,20 @@ def _other_format(line: bytes) -> str:
     start = line.removeprefix(b"\xef\xbb\xbf").lstrip()
     if reason := foreign(line):
         return reason
+    try:
+        start.decode()
+    except UnicodeDecodeError:
+        if _CONTROL.search(start):
+            return ": the file is no text."
+        return ": convert the file with `iconv -t UTF-8`, `-f` and its encoding."
     if b"\r" in start.rstrip():
         return ": its lines end in CR alone; convert it with `tr '\\r' '\\n'`."
     if start.rstrip() == b"[" or start.startswith((b"[{", b"[ {")):
         return ": the file is a JSON array; write one object a line, as `jq -c '.[]'` does."
+    if start.rstrip().endswith(b"},"):
+        return ": no comma may follow an object."
+    if start[:1] not in b"{[" and _CSV.search(start):
+        return ": if it is CSV, let its name end in .csv (.tsv where tabs separate)."
     if start.rstrip() == b"{":
         return ": an object must not go over several lines; write one object a line, as `jq -c .` does."
     return "."

@@ -1,8 +1,10 @@
 """Local files of every format, and the messages about those that cannot be used."""
 
+import bz2
 import copy
 import gzip
 import json
+import lzma
 import pickle
 
 import numpy as np
@@ -47,7 +49,19 @@ ROW = {"question": "a", "answer": 1}
         (json.dumps(ROW).encode() + b"\r" + json.dumps(ROW).encode(), "its lines end in CR alone"),
         (json.dumps(ROW).encode("utf-16"), "the file is UTF-16"),
         (json.dumps(ROW).encode("utf-16-le"), "the file is UTF-16"),
+        (json.dumps(ROW).encode("utf-32"), "the file is UTF-32"),
+        (json.dumps(ROW).encode("utf-32-be"), "the file is UTF-32"),
         (gzip.compress(json.dumps(ROW).encode(), mtime=0), "the file is compressed with gzip"),
+        (bz2.compress(json.dumps(ROW).encode()), "bzip2; unpack it with `bunzip2`"),
+        (lzma.compress(json.dumps(ROW).encode()), "xz; unpack it with `unxz`"),
+        (b"\x28\xb5\x2f\xfd\r\xff\0", "zstd; unpack it with `unzstd`"),
+        (b"PAR1\x15\x04\xff", "the file is Parquet; let its name end in .parquet"),
+        (b"SQLite format 3\0\x10\0\xff", "the file is a database of SQLite"),
+        (b"\x80\x04\x95\r\xff\n", "not UTF-8 .* the file is no text"),
+        (b'{"question": "caf\xe9?\\r", "answer": 1}', "not UTF-8 .*: convert the file with `iconv -t UTF-8`"),
+        (json.dumps(ROW).encode() + b"\n\0\0\0\0\0\0", "line 2: .* the file has NUL bytes"),
+        (b"question,answer\n", "if it is CSV, let its name end in .csv"),
+        (json.dumps(ROW).encode() + b",\n", "no comma may follow an object"),
         (
             b'{"question": "a", "reward_model": {"ground_truth": 1}}',
             "did you mean 'reward_model.ground_truth'",
@@ -61,7 +75,11 @@ ROW = {"question": "a", "answer": 1}
         (b"<!DOCTYPE html>", "the file is a web page"),
         (b'{"question": "[{\\"role\\": \\"user\\"}]", "answer": 1}', "'question' must hold a conversation as a list"),
         (b'{"question": "a", "reward": "{\'answer\': 1}"}', "'reward' must hold an object, not its text"),
-        (b'{"data": [{"question": "a", "answer": 1}]}', "write the rows in 'data' alone, as `jq .data` does"),
+        (
+            b'{"data": [{"question": "a", "answer": 1}]}',
+            r"write the rows in 'data' alone, .* `jq -c '\.data\[\]'` does",
+        ),
+        (b'{"messages": [{"role": "user", "content": "b"}]}', "got \\['messages'\\]; name the right one"),
         (b'{"question": ["a", "b"], "answer": ["1", "2"]}', "columns instead of rows"),
         (b'{"question": "a", "answer": [{"role": "x"}, {"role": "y"}]}', "a conversation has turns with `role`"),
     ],
