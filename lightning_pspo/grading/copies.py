@@ -22,10 +22,16 @@ _ASKS_FORM = re.compile(
     r"|compute)\b|\b(?:as|to|into|in|for) (?:an? |its |the )?(?:\w+ ){0,2}(?:fraction|decimal|percent\w*|lowest"
     r"|simplest|standard form|scientific notation|digits|mixed number|words|integer)"
 )
+_TO_BASE = re.compile(r"(?i)\b(?:to|into|in) (?:a )?base[- ]?\$?_?\{?([0-9]+)")
 _BASES = {"2": "binary", "8": "octal", "16": "hexa", "10": r"decimal|from base|\A(?!.*(?:base|binary|octal|hexa))"}
 _ASKS_PERCENT = re.compile(r"(?i)\bwhat (?:is the |was the )?percent|\bhow many percent")
 _SAYS_PERCENT = re.compile(r"(?i)%|per ?cent")
-_COUNTS = re.compile(r"(?i)\bhow many\b|(?<!\bby )\bhow much\b|\bfind \$|\bwhat is \$|\bpair\b|\bsum\b")
+_IN_PERCENT = re.compile(  # where a number may be a percentage that the question does not call one
+    r"(?i)\b(?:discounts?|rates?|interest|tax(?:es)?|tip|mark-?up|commission|(?:in|de)crease[ds]?|rise|rose|f[ae]ll|dropp?(?:ed)?"
+    r"|gr(?:ow|ew|own|owth)|reduced|reduction|chance|probab\w+|likel\w+|odds|share|portion|proportion|fraction|humidity"
+    r"|concentrat\w+|efficien\w+|accura\w+|scores?|grades?|gain|loss|profit|margin|return|yield|error|raised?)\b"
+)
+_PERCENT_OF = re.compile(r"(?i)\b(?:what is|find|calculate|compute) \$?[0-9.]+ ?\\?(?:%|percent)\$? of\b")
 _ASKS_SET = re.compile(  # or has an inequality, and no equation beside it
     r"(?is)(?!.*(?:\b(?:pairs?|points?|coordinates?|vert(?:ex|ices)|cent(?:er|re)|foc(?:us|i)|vectors?|tuples?)\b"
     r"|\(\s?[a-z](?:_\{?\w\}?)?\s?,\s?[a-z](?:_\{?\w\}?)?\s?\)))"
@@ -124,9 +130,8 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         a, b = read_number(text), read_number(own)
         if a and b and b.value > 1 and a.percent > b.percent and _ASKS_PERCENT.search(question):
             return a.value > 10 * b.value  # 2500% are not the 25 percent that are asked for
-        if _SAYS_PERCENT.search(question):
-            return False
-        if a is None or b is None or (b.value > 1 and not _COUNTS.search(question)):  # a discount of 20 is in percent
+        says = _SAYS_PERCENT.search(question) and not _PERCENT_OF.search(question)
+        if says or a is None or b is None or (b.value > 1 and _IN_PERCENT.search(question)):
             return False
         return a.percent > b.percent and a.value == b.value
     if MAY_BE.search(own) and not MAY_BE.search(text) and split_collection(text) and _ASKS_SET.match(question):
@@ -139,6 +144,8 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
     if "_" not in text and "=" not in text:
         return False
     if (base := BASE.fullmatch(text)) and "_" not in own:
+        if target := _TO_BASE.search(question):
+            return target[1] != base[2]
         asked = rf"(?<!from )base[- ](?:\$?{base[2]}\b|[a-z])|_\{{?{base[2]}\b|{_BASES.get(base[2], '(?!)')}"
         return not re.search(asked, question.lower())
     other, b = _OTHER_LEFT_SIDE.match(text), read_number(own)

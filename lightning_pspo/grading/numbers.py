@@ -108,6 +108,10 @@ UNIT_SIZES: dict[str, tuple[object, Fraction]] = _SIZES | {  # of a quotient too
     for a, (kind, size) in _SIZES.items()
     for b, (other, part) in _SIZES.items()
 }
+UNIT_SIZES |= {
+    f"{name}^{power}": ((kind, power), size**power) for name, (kind, size) in _SIZES.items() for power in (2, 3)
+}
+_POWER = re.compile(r"(?:(sq)(?:uare|\.)?|cu(?:bic|\.)?) (\w+)|([a-z]+)\s?\^?\s?\{?([23])\}?")
 _PER = re.compile(r"\s?/\s?| (?:per|an?) ")
 _TWO_UNITS = re.compile(rf"({_PLAIN}) ?([a-z]+),?(?: and)? ({_PLAIN}) ?([a-z]+)")
 
@@ -217,11 +221,17 @@ def split_unit(text: str) -> tuple[str, str]:
 def unit_id(name: str) -> str:
     """Return the shortest name of a common unit, or of a quotient of two, ``mi/h``; an empty text for any other.
 
-    >>> unit_id("miles per hour"), unit_id("seconds a trip"), unit_id("apples")
-    ('mi/h', 's', '')
+    >>> unit_id("miles per hour"), unit_id("seconds a trip"), unit_id("square feet"), unit_id("apples")
+    ('mi/h', 's', 'ft^2', '')
     """
-    parts = [UNIT_IDS.get(part, "") for part in _PER.split(name.lower())]
+    parts = [UNIT_IDS.get(part, "") or _power(part) for part in _PER.split(name.lower())]
     return "/".join(parts if all(parts) else parts[:1]) if len(parts) < 3 else ""
+
+
+def _power(name: str) -> str:
+    power = _POWER.fullmatch(name)
+    base = UNIT_IDS.get(power[2] or power[3], "") if power else ""
+    return f"{base}^{power[4] or (2 if power[1] else 3)}" if power and base else ""
 
 
 def _is_unit(word: str) -> bool:

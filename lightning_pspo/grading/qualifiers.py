@@ -86,15 +86,17 @@ _AFTER = re.compile(
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
     r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
 )
-_UNIT_NAME = r"[a-z]+(?:(?: per | an? |/)[a-z]+)?"
+_UNIT_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?) )?[a-z]+(?:\s?\^\s?\{?[23]\}?|[²³])?(?:(?: per | an? |/)[a-z]+)?"
 _ASKS_UNIT = re.compile(
     rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
     rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
+    r"|\b(degree|radian) measure\b|\bin (degrees|radians)\b"
 )
 _ASKS_AGE = re.compile(r"(?s)(?!.*\b(?:months?|weeks?|days?)\b).*\bhow old\b")
 _A_TIME = re.compile(r"(?i)\b(?:per|an?|each|every) (?:hour|minute|second|day|week|month|year)\b|ly\b")
 _SPEED = re.compile("(?:mm|cm|m|km|in|ft|yd|mi)/")
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
+_AMOUNTS = re.compile(rf"({_NUMBER})( ?{_UNIT_NAME})")
 _ENDS_IN = re.compile(r"(?i)[a-z] (?:in|for) ([0-9][0-9,]*(?:\.[0-9]+)?) ([a-z]+)[.!\s]*\Z")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
 _UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
@@ -236,14 +238,20 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
         word = _UNIT_BEHIND.match(behind)
         said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if not amount or unit not in UNIT_SIZES or re.search(rf"(?i)(?<![\w.]){re.escape(said)}(?!\w)", question):
+    if not amount or unit not in UNIT_SIZES:
+        return text
+    kind, size = UNIT_SIZES[unit]
+    given = [_amount(number + name) for number, name in _AMOUNTS.findall(question)]
+    sizes = [
+        (each.value * UNIT_SIZES[name][1], UNIT_SIZES[name][0]) for each, name in given if each and name in UNIT_SIZES
+    ]
+    if (amount.value * size, kind) in sizes:  # an amount of the question is no answer
         return text
     if ":" in answer:
         return said if unit in ("min", "h") else text
     own = _amount(answer)[1]
     asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
     last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]
-    kind, size = UNIT_SIZES[unit]
     if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
         return text
     names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))] or ["years"] * bool(_ASKS_AGE.match(asks))
