@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -10,17 +11,20 @@ from typing import Any
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
-    BackboneFinetuning,
+    BaseFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.plugins import AsyncCheckpointIO
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -40,7 +44,10 @@ _UNUSABLE: dict[type[Callback], str] = {
     "`model.minibatches_per_rollout` instead",
     LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
     ModelPruning: "it prunes layers that it finds in the module, and the policy is none of them: remove it",
-    BackboneFinetuning: "it needs a module with a `backbone`: train fewer weights with `model.policy.lora` instead",
+    BaseFinetuning: "it adds weights to an optimiser that holds those of the policy: train fewer of them with "
+    "`model.policy.lora` instead",
+    SpikeDetection: "the loss of a policy gradient is near 0 and its size says nothing: `model.max_grad_norm` bounds a "
+    "step, and one that is not finite ends the run",
     BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
 }
 
@@ -78,6 +85,11 @@ def check_trainer(trainer: Trainer) -> Sharding:
         raise InputError(_NO_BITSANDBYTES)
     if trainer.precision not in PRECISIONS:
         raise InputError(precision_rule(trainer.precision))
+    if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+        raise InputError(
+            "`trainer.plugins` must not hold AsyncCheckpointIO: to write a checkpoint while the run goes on, set "
+            "`background: true` of RolloutCheckpoint."
+        )
     return sharding
 
 
@@ -93,6 +105,13 @@ def _check_launched(trainer: Trainer) -> None:
         environment = TorchElasticEnvironment()
     if environment is None:
         return
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment):
+        for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+            if name not in os.environ:
+                raise InputError(
+                    f"`trainer.num_nodes` {trainer.num_nodes} needs the variable {name} on every node, and MASTER_ADDR "
+                    "and MASTER_PORT the same on all: start them with scripts/launch/torchrun.sh, which sets all."
+                )
     try:
         environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
     except ValueError as error:
@@ -107,7 +126,7 @@ def check_unsupported(settings: Any) -> None:
     Lightning would ask for packages that do not help, and on a CPU take bfloat16 for float16.
     """
     check_plugins(settings.plugins)
-    if str(settings.precision) in HALF:
+    if str(settings.precision) in HALF or str(settings.precision).startswith("transformer-engine"):
         raise InputError(precision_rule(settings.precision))
     if settings.barebones:
         raise InputError("`trainer.barebones` must be false: it takes away the callbacks and logs of a run.")
@@ -117,6 +136,9 @@ def check_unsupported(settings: Any) -> None:
         raise InputError(
             f"`trainer.strategy` must not be {name}, which is not supported: shard with `--config strategy/fsdp`."
         )
+    for setting, value in (("strategy", str(name)), ("accelerator", str(settings.accelerator))):
+        if "xla" in value.lower() or value.lower() == "tpu":
+            raise InputError(f"`trainer.{setting}` must not be {value}: this runs on CUDA and CPUs, not on TPUs.")
 
 
 def check_plugins(plugins: Any) -> None:
@@ -149,6 +171,8 @@ def check_fit(trainer: Trainer) -> None:
     """Refuse settings that would cut or repeat a run, that the loop cannot honour, or that forbid a backward pass."""
     names = (*_FIXED, *_LEAST, "val_check_interval", "limit_train_batches")
     values: dict[str, Any] = {name: getattr(trainer, name, None) for name in names}
+    if (seconds := getattr(trainer, "_val_check_time_interval", None)) is not None:
+        values["val_check_interval"] = timedelta(seconds=seconds)
     values["inference_mode"] = trainer.validate_loop.inference_mode
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         values["max_steps"] = -1  # its own
@@ -177,6 +201,10 @@ def refusals(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, minimum in _LEAST.items():
         if isinstance(value := trainer.get(name), int | float) and value < minimum:
             yield name, f"`trainer.{name}` must be at least {minimum}, got {value}."
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, str | Mapping | timedelta):
+        rule = "must be a number of rollouts, or a share of them: a resumed run has no other clock"
+        yield "val_check_interval", f"`trainer.val_check_interval` {rule}, got {interval}."
     for name in ("val_check_interval", "limit_train_batches"):
         if trainer.get(name) == 0:
             yield name, f"`trainer.{name}` must be greater than 0, got 0."

@@ -81,6 +81,8 @@ def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
         (["StochasticWeightAveraging", "swa_lrs=0.1"], "must not hold Stochastic.*: .*`model.lr_schedule`"),
         (["ModelPruning", "pruning_fn=l1_unstructured"], "must not hold ModelPruning: .*remove it"),
         (["BackboneFinetuning"], "must not hold BackboneFinetuning: .*`model.policy.lora`"),
+        (["SpikeDetection"], "must not hold SpikeDetection: .*`model.max_grad_norm`"),
+        (["BaseFinetuning"], "must not hold BaseFinetuning: .*`model.policy.lora`"),
         (["GradientAccumulationScheduler", "scheduling={0: 2}"], "must not hold .*`model.minibatches_per_rollout`"),
         (["LearningRateFinder"], "must not hold LearningRateFinder: .*`model.optimizer.lr`"),
         (["RolloutCheckpoint"], "must hold RolloutCheckpoint once, got two: keep one entry"),

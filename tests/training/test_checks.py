@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
 
@@ -51,6 +52,8 @@ def validated(fit: Fit, problem_file: Path) -> Fit:
         ({"limit_train_batches": 0}, "`trainer.limit_train_batches` must be greater than 0, got 0", ""),
         ({"check_val_every_n_epoch": 0}, "`trainer.check_val_every_n_epoch` must be 1", "val_check_interval"),
         ({"accumulate_grad_batches": 2}, "`trainer.accumulate_grad_batches` must be 1", "minibatches_per_rollout"),
+        ({"val_check_interval": "00:00:01:00"}, "`trainer.val_check_interval` must be a number of rollouts", "0:01:00"),
+        ({"plugins": [AsyncCheckpointIO()]}, "must not hold AsyncCheckpointIO", "`background: true` of RolloutChe"),
         ({"overfit_batches": 1}, "`trainer.overfit_batches` must be 0", "`limit`"),
     ],
 )

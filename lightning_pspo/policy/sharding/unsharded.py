@@ -30,6 +30,11 @@ class Unsharded(Sharding):
                 "`trainer.strategy` DDPStrategy must have no `model_averaging_period`: every step uses the gradients "
                 "of all ranks."
             )
+        if self.strategy._start_method not in ("popen", "fork"):
+            raise InputError(
+                "`trainer.strategy` DDPStrategy must have `start_method` popen, or fork, got "
+                f"{self.strategy._start_method}: it would pickle the module, which holds a rollout engine and graders."
+            )
         if self.strategy._ddp_kwargs.get("static_graph"):
             raise InputError(
                 "`trainer.strategy` DDPStrategy must have `static_graph` false: an iteration has several passes."
