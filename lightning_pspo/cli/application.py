@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from rich.console import Console
@@ -66,7 +68,9 @@ _TRAINER = {
     "num_sanity_val_steps": 0,
     "default_root_dir": "runs/default",
 }
-_BUILT = {Callback: "callbacks", Logger: "logger", Strategy: "strategy", Profiler: "profiler"}
+_BUILT = {Callback: "callbacks", Logger: "logger", Strategy: "strategy", Profiler: "profiler"} | dict.fromkeys(
+    (Precision, ClusterEnvironment, CheckpointIO, LayerSync), "plugins"
+)
 """Class that settings of the trainer name -> the setting."""
 
 _load_yaml = get_loader("yaml")
@@ -108,8 +112,9 @@ class PSPOCLI(LightningCLI):
         """Link what module and data must agree on; say in one line what a class of the trainer's settings refuses."""
         CallbackList.install(parser)
         SourceSetting.install(parser)
+        self._refusals: list[InputError] = []
         for kind, setting in _BUILT.items():
-            parser.add_instantiator(partial(_built_for, setting), kind)
+            parser.add_instantiator(partial(self._built_for, setting), kind)
         text = "Algorithm; `--model NAME` for short. Not a setting of the class."
         parser.add_argument(f"--{SETTING}", type=Literal[tuple(MODULES)], default=self.module_name, help=text)
         parser.add_instantiator(_module, TrainableModule)
@@ -173,6 +178,22 @@ class PSPOCLI(LightningCLI):
         writers = {kind for kind in kinds if kind.on_predict_batch_end is not Callback.on_predict_batch_end}
         if all(issubclass(kind, ProgressBar) for kind in writers):
             raise InputError("`predict` needs a callback that writes: add CompletionWriter to `trainer.callbacks`.")
+
+    def instantiate_classes(self) -> None:
+        """Build all objects; say what one refuses, where jsonargparse names the other kinds that it could have been."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if self._refusals and refusal_within(error) is None:
+                raise self._refusals[-1] from error
+            raise
+
+    def _built_for(self, setting: str, kind: type, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return _built_for(setting, kind, *args, **kwargs)
+        except InputError as refusal:
+            self._refusals.append(refusal)
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from the checkpoint: Lightning would read it whole to look for some."""

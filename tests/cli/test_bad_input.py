@@ -85,6 +85,11 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         ("--trainer.precision=bf16-true", "`trainer.precision` must be one of 32-true, .* got bf16-true."),
         ("--trainer.precision=16", "`trainer.precision` must be one of 32-true, bf16-mixed, got 16."),
         ("--trainer.precision=transformer-engine", "`trainer.precision` must be one of 32-true, .* got transformer-en"),
+        ("--trainer.plugins=XLACheckpointIO", "`trainer.plugins`: XLACheckpointIO refuses its settings: "),
+        (
+            "--trainer.plugins=lightning.pytorch.plugins.environments.LSFEnvironment",
+            "`trainer.plugins`: LSFEnvironment refuses its settings: ",
+        ),
         ("--trainer.accelerator=tpu", "`trainer.accelerator` must not be tpu: "),
         ("--trainer.strategy=ddp_spawn", "DDPStrategy must have `start_method` popen, or fork, got spawn"),
         ("--trainer.num_nodes=2", "`trainer.num_nodes` 2 needs the variable MASTER_ADDR .*torchrun.sh"),
