@@ -48,28 +48,6 @@ _ASKS_TIME_OF_DAY = re.compile(
     r"\b(?:when (?:do|does|did|will|is|are|was|were|can|could|should|would)|(?:what|which) (?:time|hour)|clock)\b"
 )
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
-_CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
-_ASKS = re.compile(  # the clauses of the last question, up to what is denied
-    rf"(?i)\b(?:how (?:many|much)|what (?:is|was))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
-    r"(?=[^?]*\??[^?]*\Z)"
-)
-_OPPOSITES = [  # what is asked for, and what is said of a number instead: behind it, or before it
-    (
-        re.compile(rf"(?i)\b(?:{asked})\b"),
-        re.compile(rf"(?i)\b(?:{other})\b"),
-        re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b"),
-        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of) )?\\?\$?\Z"),
-    )
-    for pair in [
-        ("fail(?:ed)?", "pass(?:ed)?"),
-        ("wrong|incorrect|false", "right|correct|true"),
-        ("die[ds]?", "survived?|live[ds]?"),
-        ("cannot|can['’]t", "can(?! ?not|['’])"),
-        ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
-        ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
-    ]
-    for asked, other in (pair, pair[::-1])
-]
 _OPTION = re.compile(r"\(?(?<!\w)([A-J])[).:]\s*(.+?)(?=[\s,;]*\(?(?<!\w)[A-J][).:]|\Z)")
 _JOIN = r"[-+*/^_=<>()\\{}|]"
 _words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
@@ -185,18 +163,6 @@ def _is_equation_of(text: str, question: str) -> bool:
     """Whether an equation stands in the question, whole and not as a part of a longer one."""
     equation = r"\s*".join(map(re.escape, text.split()))
     return bool(re.search(rf"(?<!\w)(?<!{_JOIN})(?<!{_JOIN} ){equation}(?!\w|\.[0-9]|\s*{_JOIN})", question))
-
-
-def says_opposite(completion: str, number: str, question: str) -> bool:
-    """Whether a completion says a number of the others: ``5 students passed`` where it is asked how many failed."""
-    before, _, behind = completion.rpartition(number)
-    asks = " ".join(_ASKS.findall(question)) if not before[-1:].isdigit() else ""
-    return bool(asks) and any(
-        asked.search(asks)
-        and not other.search(asks)
-        and (says_behind.match(behind) or says_before.search(before[-40:]))
-        for asked, other, says_behind, says_before in _OPPOSITES
-    )
 
 
 def without_labels(completion: str, question: str) -> str:

@@ -21,7 +21,7 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{1,3}([^\s${}\\]{1,30})")
 _BETWEEN_BOXES = re.compile(
     r"(?:\\text\s?\{\s?(?:and|or)\s?\}|and|or|\\q?quad|\\[()\[\],;]|[A-Za-z](?:_\w)?\s?=|[\s$,;&])*"
 )
-_HOW = re.compile(r"(?<=[0-9%]) \([^()=]*[0-9] ?[-+*/×÷] ?[0-9][^()=]*\)\W*\Z")  # "8 (48 ÷ 6)"
+_HOW = re.compile(r"(?<=[0-9%a-z*])\s{1,3}\([^()=]*[0-9][a-z ]*[-+*/×÷] ?[0-9][^()=]*\)\W*\Z")  # "8 (48 ÷ 6)"
 _MAX_BETWEEN = 40
 _HEADING = re.compile(
     r"(?i)\W*(?:step|part|case|solution|explanation|calculations?|conclusion|given|method|approach|verification|check|"

@@ -12,17 +12,19 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.grading.copies import refusal, says_opposite, without_labels, without_question
+from lightning_pspo.grading.asked import asked_number, in_asked_unit, says_opposite, without_scale
+from lightning_pspo.grading.copies import refusal, without_labels, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import COPULA, decide_choice
-from lightning_pspo.grading.last_number import last_match, rougher
+from lightning_pspo.grading.last_number import last_match, last_number, numbers, rougher
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.processes import Verdict, WorkerPool
-from lightning_pspo.grading.qualifiers import ends_in_asked_unit, in_asked_unit, in_terms_of, without_scale
-from lightning_pspo.grading.statements import REPLY
-from lightning_pspo.grading.words import NOT, WRONG
+from lightning_pspo.grading.qualifiers import in_terms_of
+from lightning_pspo.grading.statements import REPLY, concluded
+from lightning_pspo.grading.structure import split_collection
+from lightning_pspo.grading.words import DOUBT, NOT, WRONG
 
 CutOff = Literal["marked", "any", "none"]
 """Which answers count in a completion that the token limit cut off: marked ones, all that a rule finds, or none."""
@@ -37,6 +39,13 @@ MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{_MONTHS})(?: [0-9]{{1,2}}\b)?")
+_ENDS_IN_DAY = re.compile(r"(?:\b(?:is|be|on|in)(?: an?| on)?|[:→=,]) [*_]*[A-Z][a-z]+(?: [0-9]+)?[\W_]*\Z")
+_DOUBT = re.compile(DOUBT)
+_ENDS_IN_NUMBER = re.compile(r"[-*\s]*[A-Za-z][A-Za-z ]{0,30}:.*?([-−]?[0-9][0-9.,/]*)(?: [a-z]+)?[\s.*]*\Z")
+_IS_PROSE = re.compile(r"(?=.*[0-9])(?!.*[=\\^]).*[A-Za-z]{2,}\W+[A-Za-z]{2}|[0-9][^=\\^]*[A-Za-z]{2}[^=\\^]*[0-9]")
+_IS_SENTENCE = re.compile(r"[A-Z][a-z]* [a-z]+")
 _IS_FORMULA = re.compile(r"[\\^+*/=<>(\[]|[0-9][A-Za-z]")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
 _REMEMBERED = 4096
@@ -104,8 +113,11 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
     line, answer, question = text.strip(), attempt.answer, attempt.question
-    if rule == "last_number":
-        extracted = ends_in_asked_unit(question, line) or extracted
+    if rule in ("last_number", "none") and mode == "lenient" and not cut and (number := asked_number(question, line)):
+        extracted, rule = number, "last_number"
+    elif extracted is not None and rule in ("hash", "boxed") and _IS_PROSE.match(said := clean(extracted)):
+        alone = last_number(said) if _IS_SENTENCE.match(said) and len(numbers(said)) == 1 else None
+        extracted = asked_number(question, said) or concluded(said) or alone or extracted
     is_stated = rule == "stated" and not read_number(clean(answer))
     if (rule in _UNMARKED or is_stated) and mode == "lenient" and not cut:
         if not is_stated and compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
@@ -121,7 +133,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         if right is not None:
             return Grade(_VERDICTS[right], extracted, rule)
     said = text if question and rule == "last_number" and len(extracted) <= MAX_ANSWER_CHARS else ""
-    if said and says_opposite(said, extracted, question):
+    if question and any(says_opposite(context, extracted, question) for context in {said, text * (rule == "stated")}):
         return Grade(Verdict.WRONG, extracted, "unasked")
     bare = in_terms_of(question, extracted)
     if (terms := in_asked_unit(question, answer, bare, said)) is None:
@@ -139,7 +151,21 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
 def _bare(text: str, answer: str, question: str) -> str:
     """Return a text without doubt, or how its last sentence ends, that may be the reference as a whole."""
     line, own = text.rstrip("` \n").rpartition("\n")[2], clean(answer)
-    if not any(map(str.isalnum, answer)) or ("\n" in text and (read_number(own) or not _IS_FORMULA.search(own))):
+    if _CALENDAR.fullmatch(own) and not _DOUBT.search(line) and (days := _CALENDAR.findall(clean(line))):
+        return days[-1] if len({*days}) == 1 or _ENDS_IN_DAY.search(line) else ""
+    if (
+        own.isalpha()
+        and (said := re.search(rf"(?:\A|\bso )\W*{own}\W* (\w+ \w+)[^,;]*\Z", line))
+        and said[1] in question
+    ):
+        return own  # "Bo has more." where it is asked who has more
+    owns = split_collection(own)
+    if owns and "\n" in text and all(map(read_number, owns.items)):  # a line for each
+        ends = [_ENDS_IN_NUMBER.match(row) for row in text.strip().splitlines()[-len(owns.items) :]]
+        if len(ends) > 1 and all(ends):
+            return ", ".join(end[1] for end in ends if end)
+    is_long = owns is not None or (not read_number(own) and _IS_FORMULA.search(own))
+    if not any(map(str.isalnum, answer)) or ("\n" in text and not is_long):
         return ""
     if (share := in_terms_of(question, line)) != line and ("/" in share or share == "0"):  # "1 in 6", "None."
         return share

@@ -81,6 +81,17 @@ def _infix(command: re.Match[str]) -> str:
     return rf"\{'frac' if name == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
 
 
+_MONTHS = re.findall(
+    "[A-Z][a-z]+", "January February March April May June July August September October November December"
+)
+_MONTH = "|".join(name[:3] for name in _MONTHS)
+
+
+def _date(date: re.Match[str]) -> str:
+    day, name = sorted(date.groups())
+    return f"{next(month for month in _MONTHS if month.startswith(name))} {int(day)}"
+
+
 _TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"
 # In this order: what a text must hold for the rule to apply, a pattern, its spelling. A command's name ends where no
 # letter follows.
@@ -108,6 +119,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\^\s*(?:\\prime(?![A-Za-z])|\{(?:\s*\\prime)+\s*\})",
         lambda marks: "'" * marks.group().count("prime"),
     ),
+    ("{:}", r"\{:\}", ":"),
     (",", r"\s?\{\s*,\s*\}|(?:\\!)?,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
@@ -134,6 +146,8 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
     ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
     ("below", r"([0-9.]+)(?:\s?degrees?)?(?: \w+)? below (?:zero|0)\b", r"-\1"),
+    ("", rf"\b(?=[JFMASOND])({_MONTH})[a-z]*\.? ([0-9]{{1,2}})(?:st|nd|rd|th)?\b", _date),
+    ("", rf"(?<![0-9])([0-9]{{1,2}})(?:st|nd|rd|th)? (?:of )?(?=[JFMASOND])({_MONTH})[a-z]*\b", _date),
     ("o'clock", r"(?<=[0-9])\s?o'clock\b", ""),
     ("=", r"<=|=<|>=|(?<![0-9)}])!=|\\not\s?=", lambda order: _ORDERS[order.group()[0]]),
     ("\\", r"\\\{\s*\\\}", r"\\emptyset "),
@@ -206,7 +220,6 @@ def clean(text: str) -> str:
         return text
     text = text.translate(_CONTROL).replace(r"\sqrt(", "sqrt(").replace(r"\sqrt (", "sqrt(")
     text = _from_code(text if text.isascii() else "".join(map(plain, text)))
-    text = re.sub(r"(?<=[0-9])\s{0,3}[cdkm]?m[²³](?![A-Za-z])", "", text)
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _ANGLE_FUNCTION.search(text) else "", text)
     for needed, replace, spelling in _COMPILED:
         if needed in text:

@@ -6,12 +6,9 @@ A number that is read out of a sentence takes them along, so that comparing deci
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from fractions import Fraction
 
-from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, same_number, unit_id
-from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG, in_digits
+from lightning_pspo.grading.numbers import read_number, same_number
+from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG
 
 INCLUSIVE = (
     r"(?:at (?:most|least)|(?:\A|\b(?:is|are|be|holds?) )up to|(?:no|not) (?:more|less|fewer|greater) than"
@@ -62,7 +59,7 @@ _LEFT = r"(?: [a-z]+)? (?:left(?: over)?|leftover|remaining|to spare)\b"
 _OTHER = re.compile(_NUMBER)
 _RESTS = {  # what must follow, or may
     "share": re.compile(rf"{_NUMBER}(?: [a-z]{{3,}})?"),
-    "large": re.compile(rf"[0-9]{{1,2}}(?:\.[0-9]+)? ?{_SMALL}"),
+    "large": re.compile(rf"[0-9]{{1,3}}(?:\.[0-9]+)? ?{_SMALL}"),
     "full": re.compile(rf"[0-9]+{_LEFT}"),
 }
 _DENYING = r"(?:(?:is|was|are|do|does|did|can|could|will|would)(?: not|n['’]t)|cannot)"
@@ -86,26 +83,6 @@ _AFTER = re.compile(
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
     r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
 )
-_UNIT_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?) )?[a-z]+(?:\s?\^\s?\{?[23]\}?|[²³])?(?:(?: per | an? |/)[a-z]+)?"
-_ASKS_UNIT = re.compile(
-    rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
-    rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
-    r"|\b(degree|radian) measure\b|\bin (degrees|radians)\b"
-)
-_ASKS_AGE = re.compile(r"(?s)(?!.*\b(?:months?|weeks?|days?)\b).*\bhow old\b")
-_A_TIME = re.compile(r"(?i)\b(?:per|an?|each|every) (?:hour|minute|second|day|week|month|year)\b|ly\b")
-_SPEED = re.compile("(?:mm|cm|m|km|in|ft|yd|mi)/")
-_SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
-_AMOUNTS = re.compile(rf"({_NUMBER})( ?{_UNIT_NAME})")
-_ENDS_IN = re.compile(r"(?i)[a-z] (?:in|for) ([0-9][0-9,]*(?:\.[0-9]+)?) ([a-z]+)[.!\s]*\Z")
-_NEXT_SENTENCE = re.compile(r"[.?!]\s+")
-_UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
-_MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
-_IS_MONEY = re.compile(_MONEY)
-_IN_DOLLARS = re.compile(  # as a price is where no coins are spoken of
-    rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*(?:\bdollar|{_MONEY})"
-    r"|(?!.*\b(?:coin|nickel|dime|quarter)).*\bhow much\b[^.?]*\b(?:costs?|pay|paid|spen[dt]|earn|money|worth)\b)"
-)
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
 _WINDOW = 60  # characters before a number in which its qualifier is looked for
 _REMARK = re.compile(  # between a result and a number that says something of it
@@ -120,8 +97,6 @@ _BOUND = re.compile(
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
 _INCLUSIVE = re.compile(rf"(?i){INCLUSIVE}")
-_SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
-_LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
 _SHARE = rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?"
 _WITH_REST = rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}"
 _TERMS = [  # an answer with more than its number, the question that is answered so, and what the answer says then
@@ -217,92 +192,3 @@ def in_terms_of(question: str, text: str) -> str:
         if (match := said.fullmatch(text)) and asks.search(question):
             return match.expand(reading)
     return _BOUND.sub("", text) if _ASKS_EXTREME.search(question) and text not in question else text
-
-
-def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -> str | None:
-    """Return an amount in the unit that the reference has, or else the last of its kind that the question asks in.
-
-    Its own unit may stand beside it where it was read out of a completion. None where it is of another kind: a speed
-    where a distance is asked for.
-
-    >>> in_asked_unit("How many dollars?", "0.5", "50 cents"), in_asked_unit("How many minutes?", "120", "2 hours")
-    ('0.5', '120')
-    >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
-    ('2880', '2 days')
-    >>> in_asked_unit("How many miles does he run?", "12", "12 miles per hour")
-    """
-    completion = completion if text in completion else in_digits(completion)
-    start, said = completion.rfind(text), in_digits(text)
-    before, behind = completion[:start], completion[start + len(text) :]
-    if start >= 0 and not before[-1:].isalnum() and before[-1:] != ".":
-        word = _UNIT_BEHIND.match(behind)
-        said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
-    amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if not amount or unit not in UNIT_SIZES:
-        return text
-    kind, size = UNIT_SIZES[unit]
-    given = [_amount(number + name) for number, name in _AMOUNTS.findall(question)]
-    sizes = [
-        (each.value * UNIT_SIZES[name][1], UNIT_SIZES[name][0]) for each, name in given if each and name in UNIT_SIZES
-    ]
-    if (amount.value * size, kind) in sizes:  # an amount of the question is no answer
-        return text
-    if ":" in answer:
-        return said if unit in ("min", "h") else text
-    own = _amount(answer)[1]
-    asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
-    last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]
-    if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
-        return text
-    names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))] or ["years"] * bool(_ASKS_AGE.match(asks))
-    if not (sizes := _sizes(names, kind)) and "/" in unit and (_A_TIME.search(question) or not _SPEED.match(unit)):
-        kind, size = UNIT_SIZES[unit.partition("/")[0]]  # "3 minutes a day" where hours are asked for
-        sizes = _sizes(names, kind)
-    if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
-        sizes = [UNIT_SIZES["dollar"][1]]
-    if not sizes and names and all(map(unit_id, names)) and "$" not in said:
-        return None
-    if not sizes or size in sizes:
-        return text
-    value = amount.value * size / sizes[-1]
-    return str(value) if value.denominator == 1 else f"{float(value):.12g}"
-
-
-def ends_in_asked_unit(question: str, text: str) -> str | None:
-    """Return the number that a text ends with if the question asks for its unit.
-
-    >>> ends_in_asked_unit("How many minutes?", "3 km in 12 minutes."), ends_in_asked_unit("How far?", "a km in 2 h")
-    ('12', None)
-    """
-    end = _ENDS_IN.search(text[-100:])
-    if not end or not (asked := re.search(rf"(?i)\bhow (?:many {end[2]}|long (?:did|does|will|would))\b", question)):
-        return None
-    if len(re.findall(rf"[0-9] {end[2]}\b", text)) > 1:
-        return None  # "18 minutes are left in 30 minutes"
-    is_time = UNIT_SIZES.get(unit_id(end[2]), (None,))[0] == UNIT_SIZES["min"][0]
-    return end[1] if is_time or "many" in asked.group().lower() else None
-
-
-def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:
-    """Return the sizes of those units that are of a kind; of ``cents per day`` may be asked in cents too."""
-    units = [unit for name in names for unit in (unit_id(name), unit_id(name.partition(" ")[0])) if unit]
-    return [UNIT_SIZES[unit][1] for unit in units if UNIT_SIZES[unit][0] == kind]
-
-
-def _amount(text: str) -> tuple[Number | None, str]:
-    """Read a number and its unit, which may be the sign of a currency."""
-    number = read_number(clean(text))
-    return number, (number.unit if number else "") or (
-        "cent" if "¢" in text else "dollar" * bool(_IS_MONEY.search(text))
-    )
-
-
-def without_scale(question: str, text: str) -> str | None:
-    """Return an answer without the scale that the question asks in; None where it does not.
-
-    >>> without_scale("How many dozen eggs?", "5 dozen"), without_scale("How many eggs?", "5 dozen")
-    ('5', None)
-    """
-    scale = _SCALE.search(text)
-    asked = scale and re.search(f"(?i){scale[1] or _LETTERS[(scale[2] or scale[3]).lower()]}", question)
-    return text[: scale.start()] if scale and asked else None

@@ -179,7 +179,8 @@ def concluded(text: str) -> str | None:
         sentence = in_digits(sentence)
         if (share := _SHARE.search(sentence)) and len(numbers(sentence)) == 2:
             return share.group()
-        is_one = len(numbers(sentence)) == 1 and (_CLAUSE.match(sentence) or _SUBJECT.match(sentence))
+        found = numbers(sentence)
+        is_one = len(found) == 1 and (found != ["1"] or _CLAUSE.match(sentence) or _SUBJECT.match(sentence))
         return last_number(sentence) if is_one and not _DENIES.search(sentence) else None
     if not _EQUALS.search(sentence):
         number = _behind_verb(sentence, "")

@@ -40,7 +40,7 @@ _NONE = re.compile(  # "no apples", "she has no apples left"; but "no solutions"
 )
 _ORDINALS = ["first", "second", "third", *_NTHS, "eleventh", "twelfth", *(f"{word}th" for word in NUMBER_WORDS[13:])]
 _ORDINAL = re.compile(  # "the third one", "He came in third."
-    rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) )(?:in )?(?:the )?"
+    rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) (?:now )?)(?:in )?(?:the )?"
     rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"
 )
 _NO = r"not|never|neither|nor|nobody|none|cannot|fail(?:s|ed)?"

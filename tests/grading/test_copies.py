@@ -146,7 +146,7 @@ TABLE = r"""
 + ~The distance is √13. | ~The distance is √13 units. | ~It is sqrt(13). | ~\boxed{13^{1/2}} | ~\boxed{3.605551}
 - ~√(4 + 9) | sqrt(4+9) | ~sqrt(2^2+3^2) | ~\boxed{\sqrt{\sqrt{169}}}
 ? Find all real $k$. => \frac{9}{4}, -\frac{9}{4}
-+ ~\boxed{\pm\frac94} | ~k = ±9/4 | ~k = 9/4 or k = -9/4 | ~\boxed{k=\frac94\text{ or }k=-\frac94} | ~\boxed{2.25, -2.25}
++ ~\boxed{\pm\frac94} | ~k = ±9/4 | ~k = 9/4 or k = -9/4 | ~\boxed{k=\frac94\text{ or }k=-\frac94}
 - ~\boxed{\frac{0\pm9}{4}} | ~\boxed{\frac94}
 ? Simplify $\frac{x^2-9}{x-3}$. => x+3
 + ~\boxed{x+3} | ~It simplifies to x + 3. | ~\boxed{3+x}

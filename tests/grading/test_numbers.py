@@ -89,7 +89,7 @@ def test_same_number(pair):
 
 
 def test_split_unit_leaves_words_that_change_the_value():
-    assert split_unit("5 square inches") == ("5", "")
+    assert split_unit("5 square inches") == ("5", "in^2")
     assert split_unit("5 inches") == ("5", "in")
     assert split_unit("5 squared") == ("5 squared", "")
     assert split_unit("5 x") == ("5 x", "")

@@ -348,6 +348,45 @@ QUESTIONS = r"""
 ? What is the sum of the vectors? => (5, 7, 9)
 + (5, 7, 9) | [5, 7, 9] | \boxed{[5,7,9]}
 - [5, 9, 7] | [5, 7]
+? How many meters does he run? => 540
++ He runs 540 meters in 9 sprints of 60. | 540 meters (9 sprints of 60 meters) | #### 540 meters (9 times 60)
++ He runs 540 meters: 180 in each of 3 sets. | He runs 540 meters a week, or 180 meters per session.
+- He runs 540 meters and then 60 meters.
+- He runs 60 meters in 540 sprints. | He runs 500 meters, so 60 meters less than 540.
+? How many stickers does Ben have? => 6
++ Ben has 6 and Ava has 18. | Ava has 18 stickers and Ben has 6.
++ Ben: 6, Ava: 18 | There are 6 stickers, 2 of them red.
+- Ben has 18 and Ava has 6. | Ben: 18, Ava: 6
+? How much money does he lose? => 25
++ He loses $25 when he sells the bike for $95. | #### He lost $25. | It costs him $25 by selling it for $95.
+- #### $25 profit | The answer is a profit of $25. | You save 25 dollars and lose $30.
+? What percent is the discount? => 25
++ The discount is 25% ($10 off $40). | The discount is $10, which is 25%.
+? How many cookies are left? => 15
++ 15 of the 24 are left. | She has 15 left of the 24 cookies. | There are fifteen cookies left: nine are gone.
+- #### 15 eaten | \boxed{15 \text{ eaten}} | The answer is that she ate 15. | The answer is 15 eaten.
+? How much in dollars does she make? => 18
++ She makes 1800 cents. | #### 1800 cents
+? On what date does it begin? => April 7
++ 7 April | #### Apr 7 | \boxed{\text{April 7th}}
++ It begins on April 7th. | So 38 - 31 = 7: April 7. | on the 7th of April
+- 8 April | #### May 7 | It does not begin on April 7. | April 17
+? What day of the week is it? => Thursday
++ 10 days from Monday is Thursday.
++ Thursday, because 10 days are a week and 3 days. | In 10 days, it is a **Thursday**.
+- It is Wednesday, one day before Thursday. | It is not Thursday. | Thursday or Friday
+? Who has more money, Ana or Bo? => Bo
++ Bo has more money. | **Bo** has more money than Ana. | Ana has 75 cents and Bo has 80, so Bo has more.
+- Ana has more money than Bo. | Bo has less money. | Bo does not have more money.
+? How many red, blue and green beads are there? => 16, 10, 6
++ Red: 16⏎Blue: 10⏎Green: 6 | 2 * 8 = 16⏎So she has 16 red, 10 blue and 6 green beads.
+- Red: 16⏎Blue: 10⏎Green: 5 | Red: 16⏎Blue: 10
+? When does it end? => 9:05
++ It ends at 9:05, 50 minutes after 8:15. | It ends at 9:05 a.m., since it started at 8:15.
+- It goes from 9:05 to 9:50. | It ends at 9:50, 45 minutes after 9:05.
+? How long is it in minutes? => 105
++ 105 min: 60 minutes and 45 minutes
+- 1 hour and 105 minutes
 ? Which is true? (A) 10 (B) 12 (C) 14 => B
 + (B) 12 | B) 12 | B: 12 | (B) 12 is correct. | **(B) 12** | [B] | \boxed{(B) 12} | It is B.
 - (B) 14 | B) 10 | \boxed{(B) 14} | (A) 10 | B or C

@@ -1,0 +1,269 @@
+"""Read an answer in terms of its question: which number, in which unit, of what is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+
+from lightning_pspo.grading.last_number import whole
+from lightning_pspo.grading.normalize import clean
+from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, unit_id
+from lightning_pspo.grading.words import SCALE, in_digits
+
+_NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
+_UNIT_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?) )?[a-z]+(?:\s?\^\s?\{?[23]\}?|[²³])?(?:(?: per | an? |/)[a-z]+)?"
+_ASKS_UNIT = re.compile(
+    rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
+    rf"|, in ({_UNIT_NAME}),|\bin ({_UNIT_NAME})\W*\Z|\b(?:number|amount) of ({_UNIT_NAME})\b"
+    r"|\b(degree|radian) measure\b|\bin (degrees|radians)\b|\bhow much (?:money )?in (dollars|cents)\b"
+)
+_ASKS_AGE = re.compile(r"(?s)(?!.*\b(?:months?|weeks?|days?)\b).*\bhow old\b")
+_A_TIME = re.compile(r"(?i)\b(?:per|an?|each|every) (?:hour|minute|second|day|week|month|year)\b|ly\b")
+_ASKS_KIND = {  # where no unit is named
+    re.compile(rf"\\bhow (?:{words})\\b"): {UNIT_SIZES[unit][0] for unit in units}
+    for words, units in {
+        "far|tall|high|wide|deep": ["m"],
+        "long": ["m", "s", "month"],
+        "heavy|much [^?]*weigh": ["g"],
+        "old": ["s", "month"],
+        "much money": ["cent"],
+    }.items()
+}
+_SPEED = re.compile("(?:mm|cm|m|km|in|ft|yd|mi)/(?:s|min|h)\\Z")
+_SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
+_AMOUNTS = re.compile(rf"({_NUMBER})( ?{_UNIT_NAME})")
+_NEXT_SENTENCE = re.compile(r"[.?!]\s+")
+_UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
+_MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
+_IS_MONEY = re.compile(_MONEY)
+_IN_DOLLARS = re.compile(  # as a price is where no coins are spoken of
+    rf"(?is)(?!.*(?:¢|\bcents?\b|\bpenn))(?:.*(?:\bdollar|{_MONEY})"
+    r"|(?!.*\b(?:coin|nickel|dime|quarter)).*\bhow much\b[^.?]*\b(?:costs?|pay|paid|spen[dt]|earn|money|worth)\b)"
+)
+_SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
+_LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
+_SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
+_MAX_SENTENCE = 400
+_SAID = re.compile(
+    r"(\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9])"
+    r"(%|(?:[ -][a-z]+){0,3})"
+)
+_NO_NOUN = re.compile(r"[ -](?:and|or|of|in|on|at|for|to|from|with|per|by|than|is|are|was|were|each|every|an?|the)\b.*")
+_ASKS_MONEY = re.compile(
+    r"(?i)\bhow much (?:money|(?:[a-z0-9]+ ){0,8}(?:costs?|pay|paid|spen[dt]|earn(?:ed|s|ings)?|owe[ds]?|save[ds]?"
+    r"|make|made|worth))\b"
+)
+_ASKS_NOUN = re.compile(
+    r"(?i)\bhow many (?:(?:more|fewer|total|extra|other|different|full|whole|additional) )*([a-z]{2,})|"
+    r"\bhow (long) (?:did|does|do|will|would|is|was)\b"
+)
+_TIMES = re.compile(r"\b(?:sec(?:ond)?|min(?:ute)?|h(?:ou)?r|day|week|month|year)s?\b")
+_DOLLARS, _PERCENT = re.compile(r"\$|\bdollars?\b"), re.compile(r"%|\bpercent\b")
+_ASKS_PERCENT = re.compile(r"(?i)\b(?:what|in) percent")
+_ASKS_REST, _REST = re.compile(r"(?i)\b(?:left|remain)"), re.compile(r" (?:[a-z]+ )?(?:left|remain)")
+_GOES_ON = re.compile(
+    r"[;=+*×]|\s[-−–]\s|\b(?:and|but|so|thus|therefore|hence|then|now|leaving|(?<!for a )total of|to)\b"
+)
+_BY_CASES = re.compile(r"=|\b(?:otherwise|or else)\b")
+_EXPLAINS = re.compile(
+    r"[:(]|,? or \\?\$?\Z|,? for a total|\b(?:by|for|at|since|because|from|after|when|if|per|each)\b"
+)
+_CLOCK = re.compile(r"(?i)(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9:])(?: ?[ap]\.?m\b\.?)?")
+_ASKS_CLOCK = re.compile(r"(?i)\b(?:what|which) time\b|\bwhen (?:do|does|did|will|is|was|should)\b")
+_SPLIT = re.compile(r"[,;]? (?:and|but|while|whereas) |[,;] ")
+_ASKS_OF = re.compile(  # the one of whom, or what, something is asked
+    r"\b(?:do|does|did|is|are|was|were|will|would|can|could|has|have|had) (?:the |his |her |their |its |a )?"
+    r"((?:[A-Z][a-z]+|(?!the|his|her|their|its|there|an?\b|each|it|he|she|they|we|you|I\b)[a-z]{3,})(?:['’]s)?)\b"
+)
+_SEVERAL = re.compile(r"(?i)\b(?:than|and|together|between|each|every|total|altogether|combined|both)\b")
+_CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
+_ASKS = re.compile(  # the clauses of the last question, up to what is denied
+    rf"(?i)\b(?:how (?:many|much)|what (?:is|was|percent|fraction))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
+    r"(?=[^?]*\??[^?]*\Z)"
+)
+_DIGITS = re.compile(r"[0-9][0-9.,]*(?<![.,])")
+_OPPOSITES = [  # what is asked for, and what is said of a number instead: behind it, or before it
+    (
+        re.compile(rf"(?i)\b(?:{asked})\b"),
+        re.compile(rf"(?i)\b(?:{other})\b"),
+        re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b"),
+        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of) )?\\?\$?\Z"),
+    )
+    for pair in [
+        ("fail(?:ed)?", "pass(?:ed)?"),
+        ("wrong|incorrect|false", "right|correct|true"),
+        ("die[ds]?", "survived?|live[ds]?"),
+        ("cannot|can['’]t", "can(?! ?not|['’])"),
+        ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
+        ("absent", "present"),
+        ("pay|paid|costs?", "save[ds]?"),
+        ("(?:al)?together|in total|in all", "each(?! (?:day|week|month|year|hour|minute))"),
+        ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
+    ]
+    for asked, other in (pair, pair[::-1])
+]
+
+
+def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -> str | None:
+    """Return an amount in the unit that the reference has, or else the last of its kind that the question asks in.
+
+    Its own unit may stand beside it where it was read out of a completion. None where it is of another kind: a speed
+    where a distance is asked for.
+
+    >>> in_asked_unit("How many dollars?", "0.5", "50 cents"), in_asked_unit("How many minutes?", "120", "2 hours")
+    ('0.5', '120')
+    >>> in_asked_unit("How many minutes?", "2", "2", "So it takes 2 days."), in_asked_unit("How long?", "2", "2 days")
+    ('2880', '2 days')
+    >>> in_asked_unit("How many miles does he run?", "12", "12 miles per hour")
+    """
+    completion = completion if text in completion else in_digits(completion)
+    start, said = completion.rfind(text), in_digits(text)
+    before, behind = completion[:start], completion[start + len(text) :]
+    if start >= 0 and not before[-1:].isalnum() and before[-1:] != ".":
+        word = None if text[-1].isalpha() else _UNIT_BEHIND.match(behind)
+        said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
+    amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
+    if not amount or unit not in UNIT_SIZES:
+        return text
+    kind, size = UNIT_SIZES[unit]
+    given = [_amount(number + name) for number, name in _AMOUNTS.findall(question)]
+    if any(each and name in UNIT_SIZES and _same_amount(each, name, amount, unit) for each, name in given):
+        return text  # an amount of the question is no answer
+    if ":" in answer:
+        return said if unit in ("min", "h") else text
+    own = _amount(answer)[1]
+    asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
+    last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]
+    if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
+        return text
+    names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))] or ["years"] * bool(_ASKS_AGE.match(asks))
+    if not (sizes := _sizes(names, kind)) and "/" in unit and (_A_TIME.search(question) or not _SPEED.match(unit)):
+        kind, size = UNIT_SIZES[unit.partition("/")[0]]  # "3 minutes a day" where hours are asked for
+        sizes = _sizes(names, kind)
+    if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
+        sizes = [UNIT_SIZES["dollar"][1]]
+    kinds = [kinds for asks_kind, kinds in _ASKS_KIND.items() if asks_kind.search(last)]
+    if "$" not in said and ((names and not sizes and all(map(unit_id, names))) or (kinds and kind not in kinds[0])):
+        return None
+    if not sizes or size in sizes:
+        return text
+    value = amount.value * size / sizes[-1]
+    return str(value) if value.denominator == 1 else f"{float(value):.12g}"
+
+
+def asked_number(question: str, text: str) -> str | None:
+    """Return the number that a text's last sentence says of what is asked for; None where that may be another.
+
+    >>> asked_number("How many meters?", "He runs 540 meters in 3 sprints of 60."), asked_number("How many?", "5 in 3")
+    ('540', None)
+    >>> asked_number("How many pens does Ben have?", "Ben has 6 and Ava has 18.")
+    '6'
+    """
+    sentence = _SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1]
+    last = _NEXT_SENTENCE.split(question.rpartition("?")[0].strip())[-1]
+    if _BY_CASES.search(sentence):
+        return None
+    for spelled in (sentence, in_digits(sentence)):
+        if _ASKS_CLOCK.search(last) and (times := [*_CLOCK.finditer(spelled)]):
+            is_first = len(times) > 1 and not _GOES_ON.search(spelled, times[0].end(), times[1].start())
+            return whole(spelled, *times[0].span()) if len(times) == 1 or is_first else None
+        said = [*_SAID.finditer(spelled)]
+        ways = (_of_asked_subject, _of_asked_kind)
+        for way in ways[::-1] if _asked_kind(last) in (_DOLLARS, _PERCENT) else ways:
+            if len(said) > 1 and (number := way(said, last, spelled)):
+                return whole(spelled, *number.span(2))
+    return None
+
+
+def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
+    """Match the number that has the noun or the sign that is asked for, if one has or what follows only explains it."""
+    if _ASKS_REST.search(question):
+        rests = [number for number in said if _REST.match(sentence, number.end(2))]
+        if rests:
+            return rests[0] if len(rests) == 1 else None
+    if not (kind := _asked_kind(question)):
+        return None
+    asked = [number for number in said if kind.search(_NO_NOUN.sub("", f"{number[1] or ''}{number[3]}"))]
+    if not asked:
+        return None
+    behind = [number.start() for number in said if number.start() > asked[0].start()]
+    between = sentence[asked[0].end(2) : behind[0]] if behind else ""
+    is_explained = asked[0] is said[0] and _EXPLAINS.search(between)
+    return asked[0] if not _GOES_ON.search(between) and (len(asked) == 1 or is_explained) else None
+
+
+def _asked_kind(question: str) -> re.Pattern[str] | None:
+    if _ASKS_MONEY.search(question):
+        return _DOLLARS
+    if _ASKS_PERCENT.search(question):
+        return _PERCENT
+    if not (asked := _ASKS_NOUN.search(question)):
+        return None
+    return _TIMES if asked[2] else re.compile(rf"\b{asked[1].lower().removesuffix('s')}(?:e?s)?\b")
+
+
+def _of_asked_subject(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
+    """Match the number of the one clause that is about whom, or what, the question is about: ``Ben has 6, Ava 18``."""
+    asks = [] if _SEVERAL.search(question) else _ASKS_OF.findall(question)
+    if not asks:
+        return None
+    ends = [*(clause.start() for clause in _SPLIT.finditer(sentence)), len(sentence)]
+    about, others, start = [], 0, 0
+    for end in ends:
+        numbers = [number for number in said if start <= number.start(2) < end]
+        if numbers:
+            before = sentence[start : numbers[0].start()]
+            is_about = re.search(rf"\b{re.escape(asks[-1])}\b", before) is not None
+            about += numbers[:1] if is_about and len(numbers) == 1 else []
+            others += not is_about
+        start = end
+    return about[0] if len(about) == 1 and others else None
+
+
+def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:
+    """Return the sizes of those units that are of a kind; of ``cents per day`` may be asked in cents too."""
+    units = [unit for name in names for unit in (unit_id(name), unit_id(name.partition(" ")[0])) if unit]
+    return [UNIT_SIZES[unit][1] for unit in units if UNIT_SIZES[unit][0] == kind]
+
+
+def _same_amount(a: Number, unit: str, b: Number, other: str) -> bool:
+    (kind, size), (other_kind, other_size) = UNIT_SIZES[unit], UNIT_SIZES[other]
+    return kind == other_kind and a.value * size == b.value * other_size
+
+
+def _amount(text: str) -> tuple[Number | None, str]:
+    """Read a number and its unit, which may be the sign of a currency."""
+    number = read_number(clean(text))
+    return number, (number.unit if number else "") or (
+        "cent" if "¢" in text else "dollar" * bool(_IS_MONEY.search(text))
+    )
+
+
+def without_scale(question: str, text: str) -> str | None:
+    """Return an answer without the scale that the question asks in; None where it does not.
+
+    >>> without_scale("How many dozen eggs?", "5 dozen"), without_scale("How many eggs?", "5 dozen")
+    ('5', None)
+    """
+    scale = _SCALE.search(text)
+    asked = scale and re.search(f"(?i){scale[1] or _LETTERS[(scale[2] or scale[3]).lower()]}", question)
+    return text[: scale.start()] if scale and asked else None
+
+
+def says_opposite(completion: str, number: str, question: str) -> bool:
+    """Whether a completion says a number of the others: ``5 students passed`` where it is asked how many failed.
+
+    >>> says_opposite("So 5 passed.", "5", "How many failed?"), says_opposite("", "5 eaten", "How many are left?")
+    (True, True)
+    """
+    text = completion or clean(number)
+    digits = _DIGITS.search(number) if not completion else None
+    before, _, behind = text.rpartition(digits.group() if digits else number)
+    asks = " ".join(_ASKS.findall(question)) if not before[-1:].isdigit() else ""
+    return bool(asks) and any(
+        asked.search(asks)
+        and not other.search(asks)
+        and (says_behind.match(behind) or says_before.search(before[-40:]))
+        for asked, other, says_behind, says_before in _OPPOSITES
+    )
