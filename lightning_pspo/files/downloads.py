@@ -1,14 +1,20 @@
-"""Work that waits for a server, and is given up where nothing more arrives. Needs no torch."""
+"""Work that waits for a server, which may stall, or lead astray whoever stores what it sends. Needs no torch."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
+
+from lightning_pspo.errors import InputError
 
 T = TypeVar("T")
 
@@ -19,8 +25,36 @@ CHUNK = 2**20
 NAME = "waits for a server"
 """Of the threads that do."""
 
+_MAX_LISTING = 2**28  # bytes of an answer that is no file, and fills the memory
+_NAMES = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
+_LEADS_OUT = re.compile(r"/\.\.(/|$)|/resolve//")  # of an address with a revision, which is taken for a path, too
+_under_way: dict[threading.Thread, float] = {}  # who waits for an answer, and when it has last got on
 
-def watched(work: Callable[[], T], seconds: float, *folders: Path) -> T:
+
+class _Work(threading.Thread):
+    """A thread that waits for a server until it is ``abandoned``; ``refusal`` is the status of its last bad answer."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__(daemon=True, name=NAME)
+        self.work, self.result = work, Future[Any]()
+        self.abandoned, self.refusal = False, ""
+
+    def run(self) -> None:
+        try:
+            self.result.set_result(self.work())
+        except BaseException as error:
+            self.result.set_exception(error)
+
+    def abandon(self, reason: str) -> NoReturn:
+        from huggingface_hub import close_session
+
+        self.abandoned = True
+        _under_way.pop(self, None)
+        close_session()  # ends what still arrives
+        raise TimeoutError(f"{reason}{self.refusal and f'; the last answer was {self.refusal}'}")
+
+
+def watched(work: Callable[[], T], seconds: float, *folders: Path, most: float = float("inf")) -> T:
     """Do work that waits for a server, in a thread that is left behind if it stalls.
 
     A client's own limit counts from byte to byte and anew at each retry, so that a server can hold it for hours.
@@ -29,30 +63,44 @@ def watched(work: Callable[[], T], seconds: float, *folders: Path) -> T:
         work: The work.
         seconds: Longest time in which nothing may arrive, in seconds.
         folders: Where the hub's library writes what arrives.
+        most: Most bytes that may arrive there.
+
+    Raises:
+        TimeoutError: It has stalled, or too much has arrived.
+    """
+    _check_answers()
+    thread, first, since = _Work(work), _arrived(folders), time.monotonic()
+    reached = first
+    thread.start()
+    while not wait([thread.result], min(1.0, seconds)).done:
+        if (now := _arrived(folders)) > reached:
+            reached, since = now, time.monotonic()
+            if now - first > most:
+                thread.abandon(f"more than {most:,} bytes have arrived")
+        elif time.monotonic() - since >= seconds:
+            thread.abandon(f"nothing more has arrived in {seconds:g} s")
+    result: T = thread.result.result()
+    return result
+
+
+def watched_upload(work: Callable[[], T], seconds: float) -> T:
+    """Do work that sends files, in a thread that is left behind if a request of it stalls.
+
+    Args:
+        work: The work.
+        seconds: Longest time in which a request may be neither taken nor answered, in seconds.
 
     Raises:
         TimeoutError: It has stalled.
     """
-    if folders:
-        from huggingface_hub import constants
-
-        constants.DOWNLOAD_CHUNK_SIZE = CHUNK
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name=NAME).start()
-    most, since = _arrived(folders), time.monotonic()
-    while not wait([result], min(1.0, seconds)).done:
-        if (now := _arrived(folders)) > most:
-            most, since = now, time.monotonic()
-        elif time.monotonic() - since >= seconds:
-            raise TimeoutError(f"nothing more has arrived in {seconds:g} s")
-    return result.result()
+    _check_answers()
+    thread = _Work(work)
+    thread.start()
+    while not wait([thread.result], min(1.0, seconds)).done:
+        if time.monotonic() - min(_under_way.copy().values(), default=float("inf")) >= seconds:
+            thread.abandon(f"a request has not got on in {seconds:g} s")
+    result: T = thread.result.result()
+    return result
 
 
 def _arrived(folders: tuple[Path, ...]) -> int:
@@ -63,3 +111,75 @@ def _arrived(folders: tuple[Path, ...]) -> int:
             with contextlib.suppress(OSError):  # renamed meanwhile
                 sizes.append(path.lstat().st_size)
     return len(sizes) + sum(sizes)
+
+
+@functools.cache
+def _check_answers() -> None:
+    """Let every request of the hub's library, in any thread, pass the checks below."""
+    import httpx2
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils import _http
+
+    class Watched(httpx2.SyncByteStream):
+        """What a request sends or an answer brings, at most so many bytes."""
+
+        def __init__(self, stream: Any, most: float, is_answer: bool) -> None:
+            self.stream, self.left, self.is_answer = stream, most, is_answer
+
+        def __iter__(self) -> Iterator[bytes]:
+            for chunk in self.stream:
+                self.left -= len(chunk)
+                if self.left < 0:
+                    raise InputError("the hub's answer has no end")
+                if not self.is_answer:
+                    _under_way[threading.current_thread()] = time.monotonic()
+                yield chunk
+
+        def close(self) -> None:
+            if self.is_answer:
+                _under_way.pop(threading.current_thread(), None)
+            self.stream.close()
+
+    def before(request: Any) -> None:
+        _check_request(request)
+        request.stream = Watched(request.stream, float("inf"), False)
+
+    def after(response: Any) -> None:
+        is_file = response.request.method != "GET" or "/api/" not in str(response.request.url)
+        response.stream = Watched(response.stream, float("inf") if is_file else _MAX_LISTING, True)
+        _check_answer(response)
+
+    make = _http._GLOBAL_CLIENT_FACTORY
+
+    def checked() -> Any:
+        client = make()
+        hooks = client.event_hooks
+        client.event_hooks = {"request": [*hooks["request"], before], "response": [after, *hooks["response"]]}
+        client.timeout = 2 * STALL_SECONDS  # where the library sets none, and whose threads outlive the work
+        return client
+
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    set_client_factory(checked)
+
+
+def _check_request(request: Any) -> None:
+    """Refuse a request of a thread that nobody waits for, or of a revision that would be stored out of the cache."""
+    thread = threading.current_thread()
+    if isinstance(thread, _Work) and thread.abandoned:
+        raise TimeoutError("nobody waits for it any more")
+    if _LEADS_OUT.search(address := unquote(request.url.raw_path.decode("ascii"))):
+        raise InputError(f"the hub leads to {address!r:.100}, which is out of its cache")
+    _under_way[thread] = time.monotonic()
+
+
+def _check_answer(response: Any) -> None:
+    """Refuse names that lead out of the cache: the hub's library stores what it is sent under the server's names."""
+    thread = threading.current_thread()
+    _under_way[thread] = time.monotonic()
+    if isinstance(thread, _Work) and response.status_code >= 400:
+        thread.refusal = f"{response.status_code} {response.reason_phrase}".strip()
+    for header in _NAMES:
+        value = response.headers.get(header, "")
+        for name in (value, value.lstrip("W/").strip('"')):  # as it is, and as the library reads it
+            if os.path.isabs(name) or ".." in name.split("/"):
+                raise InputError(f"the hub names a file {name!r:.100}, which is out of its cache")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
+    HfHubHTTPError,
     HFValidationError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -28,6 +29,8 @@ HUB_SECONDS = 3.0
 """Longest wait for the hub's answer."""
 FILE_SECONDS = 15.0
 """Longest wait for a model's config, a small file."""
+SMALL_BYTES = 2**29
+"""Most bytes of all files beside the weights: one without an end would fill the disk."""
 # What transformers may read beside the weights: a file that the hub lists but does not give would be missing silently.
 _SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
 
@@ -49,7 +52,10 @@ class Download:
         self.repository, self.revision = repository, revision
         self._commit = revision  # the one that the config is of, once that has been read
         self._listed: set[str] = set()  # nothing if all is read from the cache
-        is_cached = isinstance(try_to_load_from_cache(repository, CONFIG_NAME, revision=revision), str)
+        try:
+            is_cached = isinstance(try_to_load_from_cache(repository, CONFIG_NAME, revision=revision), str)
+        except HFValidationError as error:
+            raise InputError(_refusal(repository, revision, error)) from error
         if is_offline_mode():
             if is_cached:
                 return
@@ -62,8 +68,8 @@ class Download:
                 lambda: HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS), FILE_SECONDS
             )
             names = {file.rfilename for file in listed.siblings or []}
-            self._fetch([CONFIG_NAME], FILE_SECONDS)
-            self._fetch(sorted(filter(_SMALL.fullmatch, names)), downloads.STALL_SECONDS)
+            self._fetch([CONFIG_NAME], FILE_SECONDS, SMALL_BYTES)
+            self._fetch(sorted(filter(_SMALL.fullmatch, names)), downloads.STALL_SECONDS, SMALL_BYTES)
         except Exception as error:  # of the hub, or of whatever HTTP client its library uses
             if is_full(error):
                 raise
@@ -100,8 +106,8 @@ class Download:
         path = try_to_load_from_cache(self.repository, index, revision=self.revision)
         return index_parts(Path(path)) if isinstance(path, str) else []
 
-    def _fetch(self, names: list[str], seconds: float) -> None:
-        """Download files that the cache lacks, as long as something more of them arrives every so many seconds."""
+    def _fetch(self, names: list[str], seconds: float, most: float = float("inf")) -> None:
+        """Download files that the cache lacks, at most so many bytes, while more of them arrives every so often."""
         folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=self.repository, repo_type="model"))
 
         def download() -> None:
@@ -114,7 +120,7 @@ class Download:
                     if name != CONFIG_NAME:  # an adapter has none, perhaps
                         raise
 
-        watched(download, seconds, folder)
+        watched(download, seconds, folder, most=most)
 
 
 def _named(repository: str) -> str:
@@ -130,7 +136,8 @@ def _refusal(repository: str, revision: str | None, error: Exception) -> str:
         return f"`revision` must exist in {repository!r} on the hub, got {revision!r}."
     if isinstance(error, HFValidationError):
         return f"`model_name_or_path` must be a folder or a hub id, got {repository!r}."
-    if isinstance(error, RepositoryNotFoundError):
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
         return (
             f"{_named(repository)} is neither a folder nor a model on {constants.ENDPOINT} that you may "
             "read: check its spelling, or set HF_TOKEN if it is private."

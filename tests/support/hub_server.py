@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+DRIP_S = 0.2
 TOKENS = {"hf_writer": "write", "hf_reader": "read"}
 
 
@@ -18,16 +19,18 @@ class HubServer(ThreadingHTTPServer):
         repos: Name -> ``private``, commit messages, and the content of each file.
         lose: Name of a file that a commit forgets.
         fail_at: Part of a path at which it refuses with status 400.
+        silent_at, drip_at: Part of a path at which it does not answer, or sends a byte now and then.
     """
 
     daemon_threads = True
 
-    def __init__(self, *, lose: str = "", fail_at: str = "") -> None:
+    def __init__(self, *, lose: str = "", fail_at: str = "", silent_at: str = "", drip_at: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.repos: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
-        self.lose, self.fail_at = lose, fail_at
+        self.lose, self.fail_at, self.silent_at, self.drip_at = lose, fail_at, silent_at, drip_at
+        self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def create(self, body: dict[str, Any]) -> Any:
@@ -73,11 +76,18 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.answer(self.path.partition("?")[0], body)
         status, document = (answer, {"error": "refused"}) if isinstance(answer, int) else (200, answer)
         content = json.dumps(document).encode()
+        drips = bool(self.server.drip_at) and self.server.drip_at in self.path
+        content = content.ljust(1000 * drips)
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         if status == 404:
             self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
+        for byte in content if drips else ():
+            self.wfile.write(bytes([byte]))
+            if self.server.closing.wait(DRIP_S):
+                self.close_connection = True
+                return
         self.wfile.write(content)
 
     def answer(self, path: str, body: bytes) -> Any:
@@ -85,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub, right = self.server, TOKENS.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
         if hub.fail_at and hub.fail_at in path:
             return 400
+        if hub.silent_at and hub.silent_at in path:
+            hub.closing.wait()
         if path.startswith("/blob/"):
             hub.blobs[path.rpartition("/")[2]] = body
             return {}

@@ -17,6 +17,8 @@ class ModelHub(ThreadingHTTPServer):
         url: Its address, for HF_ENDPOINT.
         faults: File, or ``about`` or ``tree`` for the listings -> what is wrong with it: a status; ``silent`` (no
             answer), ``stall`` (the beginning, no more), ``drip`` (a byte now and then), ``html`` (a login page).
+        headers: File -> headers of its answer.
+        sha: Commit that it names for a repository.
         asked: Method and name of each file that was asked for.
     """
 
@@ -27,7 +29,9 @@ class ModelHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.folder = folder
         self.faults: dict[str, Any] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self.asked: list[tuple[str, str]] = []
+        self.sha = COMMIT
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -56,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
             hub.closing.wait()
         if name == "about":
             names = [str(each.relative_to(hub.folder)) for each in hub.folder.rglob("*") if each.is_file()]
-            about = {"id": "o/m", "sha": COMMIT, "siblings": [{"rfilename": each} for each in names]}
+            about = {"id": "o/m", "sha": hub.sha, "siblings": [{"rfilename": each} for each in names]}
             content = json.dumps(about).encode()
         elif name == "tree":
             sizes = {each.name: each.stat().st_size for each in hub.folder.iterdir()}
@@ -68,16 +72,19 @@ class _Handler(BaseHTTPRequestHandler):
             fault, content = 404, b""
         if fault == "html":
             content, kind = b"<html><body>Please log in.</body></html>\n", "text/html"
-        self.answer(fault, content, kind)
+        self.answer(fault, content, {"Content-Type": kind} | hub.headers.get(name, {}))
 
-    def answer(self, fault: Any, content: bytes, kind: str) -> None:
+    def answer(self, fault: Any, content: bytes, headers: dict[str, str]) -> None:
         status = fault if isinstance(fault, int) else 200
         self.send_response(status)
-        self.send_header("X-Error-Code", "EntryNotFound" if status == 404 else "")
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{len(content)}-{hash(content) & 0xFFFF}"')
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content) if status == 200 else 0))
+        usual = {
+            "X-Error-Code": "EntryNotFound" if status == 404 else "",
+            "X-Repo-Commit": COMMIT,
+            "ETag": f'"{len(content)}-{hash(content) & 0xFFFF}"',
+            "Content-Length": str(len(content) if status == 200 else 0),
+        }
+        for name, value in (usual | headers).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD" or status != 200:
             return

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
-from huggingface_hub import HfApi, get_session, get_token
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lightning_pspo.checkpoints.export.folder import Export
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY
 from lightning_pspo.errors import InputError
-from lightning_pspo.files.downloads import watched
+from lightning_pspo.files import downloads
+from lightning_pspo.files.downloads import watched, watched_upload
 from lightning_pspo.policy.location import first_line
 
 _SECONDS = 10.0  # longest wait for each answer before the work
@@ -41,15 +43,11 @@ def check_push(repo_id: str) -> None:
         raise InputError(f"{rule}.")
     if get_token() is None:
         raise InputError("`push_to_hub` needs a token with write access: set HF_TOKEN, or run `hf auth login`.")
-    session, api = get_session(), HfApi(library_name="lightning_pspo")
-    before, session.timeout = session.timeout, _SECONDS  # the client's own waits have no limit
-    try:
-        with _explained(repo_id):
-            watched(api.whoami, _SECONDS)
-            exists = watched(lambda: api.repo_exists(repo_id), _SECONDS)
-            others = sorted({*watched(lambda: list(api.list_repo_files(repo_id)), _SECONDS)} - _EMPTY) if exists else []
-    finally:
-        session.timeout = before
+    api = HfApi(library_name="lightning_pspo")
+    with _explained(repo_id):
+        watched(api.whoami, _SECONDS)
+        exists = watched(lambda: api.repo_exists(repo_id), _SECONDS)
+        others = sorted({*watched(lambda: list(api.list_repo_files(repo_id)), _SECONDS)} - _EMPTY) if exists else []
     if others:
         raise InputError(
             f"{repo_id} must be a new or empty repository, it holds {len(others)} files such as {others[0]}: take "
@@ -79,14 +77,18 @@ def push(made: Export, repo_id: str, *, private: bool = True) -> str:
     visible = "--private " if private else ""
     by_hand = f"hf upload {repo_id} {made.folder} {visible}--exclude {CONFIG_COPY}"
     with _explained(repo_id, f" The export itself is complete; go on with `{by_hand}`."):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=made.folder,
-            ignore_patterns=[CONFIG_COPY],
-            commit_message=f"Export of {made.checkpoint.stem} by lightning_pspo",
-        )
-        listed = api.model_info(repo_id, revision=commit.oid, files_metadata=True).siblings or []
+
+        def upload() -> Any:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=made.folder,
+                ignore_patterns=[CONFIG_COPY],
+                commit_message=f"Export of {made.checkpoint.stem} by lightning_pspo",
+            )
+            return api.model_info(repo_id, revision=commit.oid, files_metadata=True).siblings or []
+
+        listed = watched_upload(upload, downloads.STALL_SECONDS)
         stored = {file.rfilename: file.size for file in listed}
         if incomplete := sorted(name for name, size in sizes.items() if stored.get(name) != size):
             raise InputError(f"the hub does not list the whole of {', '.join(incomplete[:3])}")

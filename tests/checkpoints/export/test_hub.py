@@ -1,5 +1,6 @@
 """Exports on a stand-in for the hub: what is there afterwards, and what is refused."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from lightning_pspo.checkpoints.export import hub as export_hub
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY
 from lightning_pspo.cli import export
+from lightning_pspo.files import downloads
 from lightning_pspo.policy.adapters import LoRA
 from tests.support.checkpoints import module_of, saved
 from tests.support.hub_server import HubServer
 from tests.support.model_hub import ModelHub
+from tests.support.processes import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 NAME = "me/model"
@@ -131,6 +134,25 @@ def test_a_hub_that_sends_a_byte_now_and_then_is_left(run: Path, push: Push, mon
     server.close()
     assert (status, "nothing more has arrived in 2 s" in error, "HF_ENDPOINT" in error) == (2, True, True)
     assert not (run.parent / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["silent_at", "drip_at"])
+@pytest.mark.parametrize("at", ["/repos/create", "/preupload/", "/objects/batch", "/blob/", "/commit/", "/revision/"])
+def test_a_hub_that_stalls_during_the_upload_is_left(
+    hub: HubServer, run: Path, push: Push, at: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setattr(hub, how, at)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 1.0)
+    status, line, error = push()
+    hub.closing.set()
+    for thread in threading.enumerate():
+        if thread.name == downloads.NAME:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+    assert (status, hub.url in line) == (2, False)
+    assert "me/model was not pushed: a request has not got on in 1 s; check the network" in error
+    assert "The export itself is complete; go on with `hf upload me/model " in error
+    assert (run.parent / "out" / "model.safetensors").is_file()
 
 
 def test_without_a_network(run: Path, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
