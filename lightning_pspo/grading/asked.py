@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 
 from lightning_pspo.grading.last_number import whole
 from lightning_pspo.grading.normalize import clean
@@ -127,8 +128,7 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     if not amount or unit not in UNIT_SIZES:
         return text
     kind, size = UNIT_SIZES[unit]
-    given = [_amount(number + name) for number, name in _AMOUNTS.findall(question)]
-    if any(each and name in UNIT_SIZES and _same_amount(each, name, amount, unit) for each, name in given):
+    if any(_same_amount(*given, amount, unit) for given in _amounts(question)):
         return text  # an amount of the question is no answer
     if ":" in answer:
         return said if unit in ("min", "h") else text
@@ -227,6 +227,12 @@ def _sizes(names: Iterable[str], kind: object) -> list[Fraction]:
     return [UNIT_SIZES[unit][1] for unit in units if UNIT_SIZES[unit][0] == kind]
 
 
+@lru_cache(maxsize=256)
+def _amounts(text: str) -> list[tuple[Number, str]]:
+    found = (_amount(number + name) for number, name in _AMOUNTS.findall(text))
+    return [(number, unit) for number, unit in found if number and unit in UNIT_SIZES]
+
+
 def _same_amount(a: Number, unit: str, b: Number, other: str) -> bool:
     (kind, size), (other_kind, other_size) = UNIT_SIZES[unit], UNIT_SIZES[other]
     return kind == other_kind and a.value * size == b.value * other_size
@@ -257,13 +263,17 @@ def says_opposite(completion: str, number: str, question: str) -> bool:
     >>> says_opposite("So 5 passed.", "5", "How many failed?"), says_opposite("", "5 eaten", "How many are left?")
     (True, True)
     """
+    if not (senses := _other_senses(question)):
+        return False
     text = completion or clean(number)
     digits = _DIGITS.search(number) if not completion else None
     before, _, behind = text.rpartition(digits.group() if digits else number)
-    asks = " ".join(_ASKS.findall(question)) if not before[-1:].isdigit() else ""
-    return bool(asks) and any(
-        asked.search(asks)
-        and not other.search(asks)
-        and (says_behind.match(behind) or says_before.search(before[-40:]))
-        for asked, other, says_behind, says_before in _OPPOSITES
+    return not before[-1:].isdigit() and any(
+        says_behind.match(behind) or says_before.search(before[-40:]) for says_behind, says_before in senses
     )
+
+
+@lru_cache(maxsize=256)
+def _other_senses(question: str) -> list[list[re.Pattern[str]]]:
+    asks = " ".join(_ASKS.findall(question))
+    return [says for asked, other, *says in _OPPOSITES if asked.search(asks) and not other.search(asks)]

@@ -159,8 +159,8 @@ def _bare(text: str, answer: str, question: str) -> str:
         and said[1] in question
     ):
         return own  # "Bo has more." where it is asked who has more
-    owns = split_collection(own)
-    if owns and "\n" in text and all(map(read_number, owns.items)):  # a line for each
+    owns = split_collection(own) if "\n" in text else None
+    if owns and all(map(read_number, owns.items)):  # a line for each
         ends = [_ENDS_IN_NUMBER.match(row) for row in text.strip().splitlines()[-len(owns.items) :]]
         if len(ends) > 1 and all(ends):
             return ", ".join(end[1] for end in ends if end)
