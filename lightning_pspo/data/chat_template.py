@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date as Date
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
@@ -107,7 +107,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return a tokenizer's chat template; None if it has none.
 
     Raises:
-        ValueError: It has several, none of which is named ``default``.
+        ValueError: It has several, none of which is named ``default``, or one that is no text.
     """
     named: Any = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named:
@@ -115,7 +115,10 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
             f"the tokenizer has several chat templates ({', '.join(sorted(named))}) and none named `default`: set "
             "`prompt.chat_template` to a file with the right one."
         )
-    return cast("str | None", named["default"] if isinstance(named, dict) else named)
+    template = named["default"] if isinstance(named, dict) else named
+    if not isinstance(template, str | None):
+        raise ValueError(f"the tokenizer's `chat_template` must be text, got {str(template)[:40]!r}.")
+    return template
 
 
 def prints_date(template: str | None) -> bool:

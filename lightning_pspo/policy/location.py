@@ -19,20 +19,21 @@ _JSON = (
 )
 # What transformers raises about a model's files, whose content it takes to be of the right types.
 UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
-    *(StrictDataclassError, SafetensorError),
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError),
+    *(AssertionError, MemoryError, StrictDataclassError, SafetensorError),
 )
 EMBEDDED = "embedded"
 """Name of the tiny policy in the package."""
 
 
 def first_line(error: Exception) -> str:
-    r"""Return the first line of an error's message.
+    r"""Return the first line of an error's message, and what it announces.
 
-    >>> first_line(ValueError("No weights.\nLook elsewhere."))
-    'No weights.'
+    >>> first_line(ValueError("No weights.\nLook elsewhere.")), first_line(ValueError("In `size`:\n  must be a number"))
+    ('No weights.', 'In `size`: must be a number')
     """
-    return str(error).strip().split("\n")[0]
+    first, *others = [line.strip() for line in str(error).strip().split("\n") if line.strip()] or [""]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 def check_folder(location: str) -> None:
@@ -52,6 +53,9 @@ def check_folder(location: str) -> None:
             )
         for name in _JSON:
             check_json(path / name)
+        for index in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
+            if (path / index).is_file():
+                index_parts(path / index)
     elif location.startswith((".", "/", "~", "\\")) or location.count("/") > 1:
         raise InputError(f"{rule}, which does not exist.")
 
@@ -79,4 +83,8 @@ def index_parts(index: Path) -> list[str]:
     files = json.loads(index.read_bytes()).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(part, str) for part in files.values()):
         raise InputError(f"{index}: `weight_map` must map weights to files, got {files!r:.40}.")
-    return sorted(set(files.values()))
+    for part in (parts := sorted(set(files.values()))):
+        file = index.parent / part
+        if "/" in part or (file.exists() and not file.is_file()):  # reading a pipe or a device might never end
+            raise InputError(f"{index}: `weight_map` must name files beside it, got {part!r:.80}.")
+    return parts

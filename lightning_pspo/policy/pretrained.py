@@ -27,6 +27,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import foreign
 from lightning_pspo.policy.download import Download
 from lightning_pspo.policy.location import (
     ADAPTER_CONFIG,
@@ -75,6 +76,7 @@ class Pretrained:
         self.location = str(_ASSETS) if name == EMBEDDED else name
         check_folder(self.location)
         self.base, self.revision = _base_of(Path(self.location), self.location, revision)
+        check_folder(self.base)
         self.trust_remote_code = trust_remote_code
         self._loading: dict[str, Any] = {"revision": self.revision, "trust_remote_code": trust_remote_code}
         self._download = None if Path(self.base).is_dir() else Download(self.base, self.revision)
@@ -102,7 +104,8 @@ class Pretrained:
                 "them to safetensors where they were made."
             ) from error
         except UNREADABLE as error:
-            raise InputError(f"Cannot load the weights of {self.name!r}: {first_line(error)}") from error
+            reason = _foreign_weights(Path(self.location)) or first_line(error)
+            raise InputError(f"Cannot load the weights of {self.name!r}: {reason}") from error
         logger.debug("Loaded %s, fingerprint %s.", self.name, self.fingerprint)  # of the files as they are now
         return model
 
@@ -214,12 +217,13 @@ class Pretrained:
     def _read_config(self) -> PreTrainedConfig:
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
+            _switch_off_dropout(config)
         except UNREADABLE as error:
             if (path := self.find(CONFIG_NAME)) is not None:
                 check_json(path)  # that of a folder has been checked
             if not self.trust_remote_code and _names_own_code(path):
                 raise InputError(
-                    f"The model {self.name!r} brings its own Python code: read it, then set `trust_remote_code` if you "
+                    f"The model {self.base!r} brings its own Python code: read it, then set `trust_remote_code` if you "
                     "trust it."
                 ) from error
             raise InputError(
@@ -232,7 +236,7 @@ class Pretrained:
                 f"The config of {self.name!r} asks for attention code from the hub, {attention}: set "
                 "`trust_remote_code` if you trust it, or remove the entry."
             )
-        _switch_off_dropout(config)
+        config.return_dict = True
         if _longrope_limits(config):
             logger.warning(
                 "%s uses LongRoPE, which changes all log-probs of a pass that exceeds its original length: prompts and "
@@ -248,7 +252,8 @@ class Pretrained:
             # AutoTokenizer rebuilds a generic tokenizer as the model type's own class, which may split differently.
             loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = loader.from_pretrained(self.location, **self._loading)
-        except UNREADABLE as error:
+            tokenizer.encode("1")
+        except Exception as error:  # tokenizers has no type of its own
             raise InputError(f"No usable tokenizer in {self.name!r}: {first_line(error)}") from error
         if tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {self.name!r} must have an EOS token: set `eos_token` in its config.")
@@ -272,6 +277,16 @@ class Pretrained:
             except UNREADABLE as error:
                 raise InputError(f"No usable {GENERATION_CONFIG_NAME} in {location!r}: {first_line(error)}") from error
         return GenerationConfig.from_model_config(self.config)
+
+
+def _foreign_weights(folder: Path) -> str | None:
+    """Return which file of weights is something else, such as a pointer of Git LFS, and what to do; None if none is."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            head = file.read(1024)
+        if b"\0" not in head[:8] and (reason := foreign(head)):  # where weights have the size of their header
+            return f"{path.name}{reason}"
+    return None
 
 
 def _names_own_code(config: Path | None) -> bool:
@@ -311,9 +326,13 @@ def _base_of(folder: Path, location: str, revision: str | None) -> tuple[str, st
     if not path.is_file() or (folder / CONFIG_NAME).is_file():
         return location, revision
     entry = json.loads(path.read_text(encoding="utf-8"))
-    if not entry.get("base_model_name_or_path"):
-        raise InputError(f"The adapter config {path} must name its base model in `base_model_name_or_path`.")
-    return entry["base_model_name_or_path"], entry.get("revision") or revision
+    base, own = entry.get("base_model_name_or_path"), entry.get("revision") or revision
+    if not base or not isinstance(base, str) or not isinstance(own, str | None):
+        raise InputError(
+            f"The adapter config {path} must name its base model in `base_model_name_or_path`, and perhaps its "
+            f"`revision`, got {base!r:.60} and {own!r:.60}."
+        )
+    return base, own
 
 
 def _chunk_starts(size: int) -> list[int]:

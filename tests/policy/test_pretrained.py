@@ -1,6 +1,7 @@
 """Models in folders and on the hub: what is read, and what is refused before any weight is."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -51,7 +52,13 @@ def test_a_path_that_does_not_exist_is_not_sought_on_the_hub(
     assert "which does not exist" in refused(name)
 
 
-@pytest.mark.parametrize("entries", [{"vocab_size": []}, {"hidden_size": "x"}, {"num_hidden_layers": None}])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        *({"vocab_size": []}, {"hidden_size": "x"}, {"num_hidden_layers": None}, {"dtype": ["float32"]}),
+        {"text_config": {"model_type": "qwen2", "hidden_size": -1}},
+    ],
+)
 def test_settings_of_wrong_types_are_refused(tiny_model: Path, tmp_path: Path, entries: dict[str, Any]) -> None:
     refused(str(edited(tiny_model, tmp_path / "copy", **entries)))
 
@@ -92,6 +99,26 @@ def test_what_is_not_a_model_folder(tmp_path: Path) -> None:
     assert "a folder with a config.json" in refused(str(empty))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "is a pointer of Git LFS; .*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"\x28\xb5\0\0\0\0\0\0", "': .*header"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights_is_named(
+    tiny_model: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=rf"Cannot load the weights of .*{message}"):
+        Pretrained(name=str(folder)).load()
+
+
 def test_weights_of_a_stranger_run_no_code(tiny_model: Path, tmp_path: Path) -> None:
     folder, trace = Path(shutil.copytree(tiny_model, tmp_path / "model")), tmp_path / "trace"
     (folder / "model.safetensors").unlink()
@@ -129,11 +156,55 @@ def test_entries_of_a_wrong_type(tiny_model: Path, tmp_path: Path) -> None:
         _ = Pretrained(name=str(folder)).fingerprint
 
 
+@pytest.mark.parametrize("part", ["/dev/zero", "../model.safetensors", "pipe"])
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_names_files_beside_it(name: str, part: str, tiny_model: Path, tmp_path: Path) -> None:
+    """A device or a pipe would be read without an end."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    os.mkfifo(folder / "pipe")
+    (folder / name).write_text(json.dumps({"weight_map": {"model.norm.weight": part}}))
+    assert f"`weight_map` must name files beside it, got {part!r}" in refused(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}}),
+        ("tokenizer_config.json", {"model_max_length": "x"}),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(
+    name: str, entries: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | entries | {"invert": False}))
+    assert "No usable tokenizer in" in refused(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("base", "revision"), [(["x"], None), ({"a": 1}, None), (7, None), ("o/m", {"a": 1}), ("o/m\n", None), ("../m", None)]
+)
+def test_an_adapter_names_its_base_and_revision_as_texts(
+    base: Any, revision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base, "revision": revision}))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^[^\n]*(base_model_name_or_path|model_name_or_path)[^\n]*$"):
+        Pretrained(name=str(tmp_path))
+
+
 def test_code_needs_the_flag(tiny_model: Path, tmp_path: Path) -> None:
     entries = {"model_type": "homemade", "auto_map": {"AutoConfig": "code.Config"}}
     folder = edited(tiny_model, tmp_path / "own", **entries)
     (folder / "code.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'trace')!r})\n")
     assert "`trust_remote_code`" in refused(str(folder))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=f"The model '{folder}' brings its own Python code"):  # not the adapter
+        Pretrained(name=str(tmp_path / "adapter"))
     attention = edited(tiny_model, tmp_path / "attention", attn_implementation="stranger/attention")
     assert "`trust_remote_code`" in refused(str(attention))
     assert not (tmp_path / "trace").exists()
@@ -273,6 +344,8 @@ def test_a_hub_that_gives_something_else(name: str, fault: Any, model_hub: Model
         (404, "RepoNotFound", ["spelling", "HF_TOKEN"]),
         (404, "RevisionNotFound", ["`revision`", "v7"]),
         (401, "GatedRepo", ["HF_TOKEN"]),
+        (401, "", ["HF_TOKEN"]),
+        (403, "", ["HF_TOKEN"]),
         (503, "", ["does not give it", "HF_ENDPOINT", "HF_HOME"]),
     ],
 )
@@ -310,6 +383,7 @@ def test_a_hub_that_is_not_there(hub: Callable[[int, str], None], monkeypatch: p
     assert all(word in message for word in ("http://127.0.0.1:9", "HF_ENDPOINT", "HF_HOME", constants.HF_HUB_CACHE))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused("someone/model")
+    assert "a folder or a hub id, got 'my model'" in refused("my model")
     assert "'embeded' (did you mean `embedded`?) is neither" in refused("embeded")
 
 
