@@ -184,7 +184,9 @@ class DoctorCLI(PSPOCLI):
                 del config[branch][leaf]
             else:
                 config[key] = defaults.get(key)
-            with contextlib.suppress(TypeError):  # a class without an argument that it needs, or with another's
+            with contextlib.suppress(
+                TypeError, ValueError
+            ):  # a class without an argument that it needs, or with others
                 if self._refusal() != message:
                     return True
         return False

@@ -43,6 +43,8 @@ def source_settings(text: Any, split: str) -> Any:
     """
     if not isinstance(text, str) or not ("/" in text or "@" in text or format_of(text)[1]):
         return text
+    if text.lstrip().startswith("{") and not os.path.exists(text):  # class and arguments, as YAML or JSON
+        return text
     path = _PATH.fullmatch(text)
     if os.path.exists(text) or path is None:
         path = re.fullmatch("(?P<path>.+)(?P<split>)", text)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_pspo.data.rows import SUFFIXES, Row, has_short_floats, plain_rows
 from lightning_pspo.errors import InputError, one_line
-from lightning_pspo.files import downloads, is_full
+from lightning_pspo.files import downloads, is_full, write_atomically
 from lightning_pspo.progress import hidden_bars
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def hub_rows(
     reached = _Reached(dataset)  # while the library is imported
     import datasets
     from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     def load(online: bool) -> Any:
         with offline_unless(online), hidden_bars("datasets"):
@@ -60,15 +61,21 @@ def hub_rows(
         if reason is None and not is_config:  # else the cache has been asked, or would give another configuration
             with contextlib.suppress(Exception):
                 rows = load(online=False)
-        reason = reason or one_line(error)[:200]
+        hiding, cause = (datasets.exceptions.DatasetGenerationError, LocalEntryNotFoundError, FileNotFoundError), error
+        while isinstance(cause, hiding) and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__  # whose words hide what the hub has answered
+        reason = reason or one_line(cause)[:200]
         if rows is None:
             raise InputError(
                 f"{dataset} (split {split}) cannot be read from the hub {constants.ENDPOINT} ({reason}), nor from its "
                 f"cache: check the network and HF_ENDPOINT, or set `path` of {instead} to a local "
                 f"{', '.join(SUFFIXES)} file with the same fields."
             ) from error
-    if reason is not None:
-        _check_revision(dataset, revision, [Path(file["filename"]).parent.name for file in rows.cache_files])
+    commits = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    if reason is None:
+        _keep_revision(dataset, revision, commits)
+    else:
+        _check_revision(dataset, revision, commits)
         logger.warning("%s is read from the cache, as %s did not give it (%s).", dataset, constants.ENDPOINT, reason)
     if has_short_floats(rows.data.schema):
         for table in rows.with_format("arrow").iter(1000):
@@ -103,8 +110,8 @@ class _Reached(threading.Thread):
         return self.failed
 
 
-def _folders(dataset: str) -> tuple[Path, Path]:
-    """Return where a data set's files arrive, and where its rows are written."""
+def _folders(dataset: str) -> tuple[Path, Path, Path]:
+    """Return where a data set's files arrive, where archives are unpacked, and where its rows are written."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
     from huggingface_hub import constants
@@ -112,19 +119,30 @@ def _folders(dataset: str) -> tuple[Path, Path]:
 
     files = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"))
     owner, slash, name = dataset.rpartition("/")
-    return files, Path(datasets.config.HF_DATASETS_CACHE, owner + "___" * bool(slash) + camelcase_to_snakecase(name))
+    rows = Path(datasets.config.HF_DATASETS_CACHE, owner + "___" * bool(slash) + camelcase_to_snakecase(name))
+    return files, Path(datasets.config.EXTRACTED_DATASETS_PATH), rows
 
 
-def _check_revision(dataset: str, revision: str | None, commits: list[str]) -> None:
+def _keep_revision(dataset: str, revision: str | None, commits: set[str]) -> None:
+    """Let the cache know the commit of a branch or tag, as the library does if it reads a README of that name."""
+    file = _folders(dataset)[0] / "refs" / str(revision)
+    if revision is not None and commits != {revision} and len(commits) == 1 and not file.exists():
+        with contextlib.suppress(OSError):  # of a cache that only others write
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, commits.pop().encode())
+
+
+def _check_revision(dataset: str, revision: str | None, commits: set[str]) -> None:
     """Refuse rows of other commits than the revision's: the library takes any that its cache has."""
-    named = _folders(dataset)[0] / "refs" / str(revision)
-    if revision is None or {*commits} <= {revision, named.read_text().strip() if named.is_file() else ""}:
+    file = _folders(dataset)[0] / "refs" / str(revision)
+    if revision is None:
         return
-    if re.fullmatch("[0-9a-f]{7,40}", revision) and all(commit.startswith(revision) for commit in commits):
+    wanted = file.read_text().strip() if file.is_file() else revision
+    if re.fullmatch("[0-9a-f]{7,40}", wanted) and all(commit.startswith(wanted) for commit in commits):
         return
     raise InputError(
-        f"`revision` {revision!r} of {dataset} is not in the cache, which has {commits[0]}: set that, or make the hub "
-        "reachable (network, HF_ENDPOINT, HF_HUB_OFFLINE)."
+        f"`revision` {revision!r} of {dataset} is not in the cache, which has {min(commits, default='no commit')}: set "
+        "that, or make the hub reachable (network, HF_ENDPOINT, HF_HUB_OFFLINE)."
     )
 
 

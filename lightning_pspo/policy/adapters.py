@@ -38,6 +38,7 @@ PATTERN_S = 10.0
 
 _PEFT_PREFIX = "base_model.model."
 _NAME = re.compile(r"\^?[\w.-]+")
+_LONG_SEARCH = re.compile(r"pissa_niter_0*[1-9]\d{3,}")
 _MATCH = "import json, re, sys; ps, ns = json.load(sys.stdin); [re.fullmatch(p, n) for p in ps for n in ns]"
 
 
@@ -128,11 +129,18 @@ def check_patterns(setting: str, patterns: list[str], names: Iterable[str]) -> N
 def check_adapter(skeleton: Callable[[], PreTrainedModel], path: Path) -> None:
     """Refuse the config of a stored adapter, if there is one, with regular expressions that would take peft hours.
 
-    Where peft puts names into an expression of its own, they must be names, or ``^`` and a whole name.
+    Where peft puts names into an expression of its own, they must be names, or ``^`` and a whole name. Nor may it make
+    layers, or search for first weights, as often as the config says.
     """
     if not path.is_file():
         return
     entries: dict[str, Any] = json.loads(path.read_bytes())
+    if entries.get("layer_replication"):
+        raise InputError(f"{path}: `layer_replication` must be null, got {entries['layer_replication']!r:.80}.")
+    if _LONG_SEARCH.fullmatch(str(entries.get("init_lora_weights"))):
+        raise InputError(
+            f"{path}: `init_lora_weights` must search at most 999 times, got {entries['init_lora_weights']!r:.80}."
+        )
     for setting in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
         for name in _texts(path, setting, entries.get(setting)):
             if name and not _NAME.fullmatch(name):

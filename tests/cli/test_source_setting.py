@@ -58,6 +58,8 @@ def test_the_command_line_takes_them_and_further_settings_of_the_class(problem_f
     earlier.write_text(f"data: {{train: {table}, val: {{a: {table}}}}}")
     later.write_text("data: {train: problems.csv, val: {a: problems.csv}}")
     files = parser.parse_args([f"--config={earlier}", f"--config={later}"]).data
+    written_out = "{class_path: HubDataset, init_args: {dataset: me/sums, split: test}}"
+    assert parser.parse_args([f"--data.train={written_out}"]).data.train.init_args.dataset == "me/sums"
     for source in (files.train, files.val["a"]):  # nothing of the earlier source
         assert (source.init_args.path, source.init_args.limit) == ("problems.csv", None)
     arguments[:2] = ["--data.train=JSONL", "--data.train.limit=5", f"--data.train.path={problem_file}"]

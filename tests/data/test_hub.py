@@ -85,6 +85,25 @@ def test_the_cache_has_the_revision_or_is_refused(hub: ModelHub, monkeypatch: py
         rows("2" * 40)
 
 
+def test_a_branch_is_known_without_a_readme(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library learns a branch's commit from the first file of that name that it asks for, if there is one."""
+    (hub.folder / "README.md").unlink()
+    assert rows("main") == ROWS
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert rows("main") == ROWS
+    with pytest.raises(InputError, match="`revision` 'dev' of o/m is not in the cache"):
+        rows("dev")
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(403, "403 Forbidden"), (None, "JSON parse error")])
+def test_the_reason_is_the_cause(fault: Any, reason: str, hub: ModelHub) -> None:
+    """Of a file that the hub does not give, or rows that cannot be made, the library says only that."""
+    (hub.folder / "train.jsonl").write_text('{"question": ')
+    hub.faults["train.jsonl"] = fault
+    with pytest.raises(InputError, match=rf"cannot be read from the hub [^ ]* \({reason}"):
+        rows()
+
+
 def test_the_cache_is_no_answer_to_a_wrong_setting(hub: ModelHub) -> None:
     """It has one configuration, which the library takes if none is named."""
     configs = "".join(f"- config_name: {name}\n  data_files: train.jsonl\n" for name in ("easy", "hard"))

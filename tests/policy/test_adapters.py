@@ -129,9 +129,11 @@ def test_regular_expressions_of_a_stranger(
         ({"modules_to_save": True}, "`modules_to_save` must be a list of names of modules, or a text, got True"),
         ({"target_modules": [5]}, r"`target_modules` must be a list of names of modules, or a text, got \[5\]"),
         ({"exclude_modules": {}}, "`exclude_modules` must be a list of names of modules, or a text, got {}"),
+        ({"layer_replication": [[0, 1]] * 9}, r"`layer_replication` must be null, got \[\[0, 1\]"),
+        ({"init_lora_weights": "pissa_niter_1000"}, "`init_lora_weights` must search at most 999 times, got 'pissa_"),
     ],
 )
-def test_entries_of_a_stranger_that_peft_puts_into_expressions(
+def test_entries_of_a_stranger_that_would_keep_peft_busy(
     entries: dict[str, Any], message: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     (path := tmp_path / "adapter_config.json").write_text(json.dumps(entries), encoding="utf-8")

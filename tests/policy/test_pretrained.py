@@ -183,7 +183,8 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("base", "revision"), [(["x"], None), ({"a": 1}, None), (7, None), ("o/m", {"a": 1}), ("o/m\n", None), ("../m", None)]
+    ("base", "revision"),
+    [(["x"], None), ({"a": 1}, None), (7, None), ("o/m", {"a": 1}), ("o/m\n", None), ("../m", None)],
 )
 def test_an_adapter_names_its_base_and_revision_as_texts(
     base: Any, revision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

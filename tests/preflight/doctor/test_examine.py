@@ -272,6 +272,15 @@ def test_refused_settings_are_findings_and_the_rest_is_examined(build: Examined,
     assert {("lr", "error"), ("monitor", "error")} <= {(finding["check"], finding["severity"]) for finding in findings}
 
 
+def test_a_class_that_cannot_be_built_without_what_is_refused(tmp_path: Path) -> None:
+    options = argparse.Namespace(worker=tmp_path, no_probe=True, seconds=5.0, limit_prompts=4)
+    work(options, [f"--config={CONFIGS / 'quickstart.yaml'}", "--data.train=missing.csv", "--data.val=null"])
+    findings = json.loads((tmp_path / "result.json").read_text())["findings"]
+    assert any(
+        "the run is refused: `path` must be a file that exists, got 'missing.csv'" in str(row) for row in findings
+    )
+
+
 def test_pickled_weights_are_named(build: Examined, tiny_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "pickled"
     shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("*.safetensors*"))
