@@ -144,6 +144,8 @@ def _full_disk(error: BaseException, trainer: Trainer | None) -> str:
     newest = newest_whole(checkpoint_folder(root))
     end = "there is no checkpoint to go on from" if newest is None else f"--ckpt_path last goes on from {newest}"
     full, mend = why_full(error)
+    if trainer is not None and trainer.state.fn != "fit":
+        end = "give the same command again"
     return (
         f"{full}: a file of the run could not be written ({error}), and {as_size(free_bytes(root))} are left "
         f"in {root}. {mend}; {end}."

@@ -138,6 +138,17 @@ def test_while_something_else_is_written(disk: Path, command: Command, tmp_path:
     check_resumed(command, root, tmp_path / "undisturbed")
 
 
+def test_while_completions_are_written(disk: Path, command: Command, problem_file: Path, refusal: Refusal) -> None:
+    """The checkpoints are not what an evaluation goes on from."""
+    source = ["--data.val.few=JSONL", f"--data.val.few.path={problem_file}", "--data.overlap=warn"]
+    _, *arguments = command(disk / "run", *source)
+    ballast = fill(disk, 0)
+    message = refusal(main, ["validate", *arguments], 1)
+    assert re.match(r"error: The disk is full: .* Free some space; give the same command again\.", message)
+    ballast.unlink()
+    main(["validate", *arguments])
+
+
 def test_a_limit_on_the_size_of_files(command: Command, tmp_path: Path, refusal: Refusal) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
