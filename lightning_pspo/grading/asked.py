@@ -31,6 +31,7 @@ _ASKS_KIND = {  # where no unit is named
         "much money": ["cent"],
     }.items()
 }
+_SYSTEMS = ({"mm", "cm", "m", "km", "mg", "g", "kg"}, {"in", "ft", "yd", "mi", "oz", "lb"})
 _SPEED = re.compile("(?:mm|cm|m|km|in|ft|yd|mi)/(?:s|min|h)\\Z")
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _AMOUNTS = re.compile(rf"({_NUMBER})( ?{_UNIT_NAME})")
@@ -84,25 +85,27 @@ _ASKS = re.compile(  # the clauses of the last question, up to what is denied
     r"(?=[^?]*\??[^?]*\Z)"
 )
 _DIGITS = re.compile(r"[0-9][0-9.,]*(?<![.,])")
+_OPPOSITE_SENSES = [
+    ("fail(?:ed)?", "pass(?:ed)?"),
+    ("wrong|incorrect|false", "right|correct|true"),
+    ("die[ds]?", "survived?|live[ds]?"),
+    ("cannot|can['’]t", "can(?! ?not|['’])"),
+    ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
+    ("absent", "present"),
+    ("pay|paid|costs?", "save[ds]?"),
+    ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
+]
 _OPPOSITES = [  # what is asked for, and what is said of a number instead: behind it, or before it
     (
         re.compile(rf"(?i)\b(?:{asked})\b"),
         re.compile(rf"(?i)\b(?:{other})\b"),
-        re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b"),
+        re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b(?! to\b)"),
         re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of) )?\\?\$?\Z"),
     )
-    for pair in [
-        ("fail(?:ed)?", "pass(?:ed)?"),
-        ("wrong|incorrect|false", "right|correct|true"),
-        ("die[ds]?", "survived?|live[ds]?"),
-        ("cannot|can['’]t", "can(?! ?not|['’])"),
-        ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
-        ("absent", "present"),
-        ("pay|paid|costs?", "save[ds]?"),
+    for asked, other in [
         ("(?:al)?together|in total|in all", "each(?! (?:day|week|month|year|hour|minute))"),
-        ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
+        *(sense for pair in _OPPOSITE_SENSES for sense in (pair, pair[::-1])),
     ]
-    for asked, other in (pair, pair[::-1])
 ]
 
 
@@ -141,6 +144,10 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     if not (sizes := _sizes(names, kind)) and "/" in unit and (_A_TIME.search(question) or not _SPEED.match(unit)):
         kind, size = UNIT_SIZES[unit.partition("/")[0]]  # "3 minutes a day" where hours are asked for
         sizes = _sizes(names, kind)
+    given_units = {name for _, name in _amounts(question) if UNIT_SIZES[name][0] == kind}
+    for system, other in (_SYSTEMS, _SYSTEMS[::-1]):
+        if not names and unit in system and given_units and given_units <= other:
+            return None  # "19 kg" where all is in pounds
     if not sizes and unit in ("cent", "dollar") and _IN_DOLLARS.match(question):
         sizes = [UNIT_SIZES["dollar"][1]]
     kinds = [kinds for asks_kind, kinds in _ASKS_KIND.items() if asks_kind.search(last)]

@@ -31,6 +31,7 @@ _IN_PERCENT = re.compile(  # where a number may be a percentage that the questio
     r"|gr(?:ow|ew|own|owth)|reduced|reduction|chance|probab\w+|likel\w+|odds|share|portion|proportion|fraction|humidity"
     r"|concentrat\w+|efficien\w+|accura\w+|scores?|grades?|gain|loss|profit|margin|return|yield|error|raised?)\b"
 )
+_COUNTS = re.compile(r"(?i)(?<!\bby )\bhow (?:many|much)\b(?! percent)(?![^?]*(?:percent|%))[^?]*\??\s*\Z")
 _PERCENT_OF = re.compile(r"(?i)\b(?:what is|find|calculate|compute) \$?[0-9.]+ ?\\?(?:%|percent)\$? of\b")
 _ASKS_SET = re.compile(  # or has an inequality, and no equation beside it
     r"(?is)(?!.*(?:\b(?:pairs?|points?|coordinates?|vert(?:ex|ices)|cent(?:er|re)|foc(?:us|i)|vectors?|tuples?)\b"
@@ -60,14 +61,14 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     The reference's own form is always an answer, and so is a side of an equation that has it. Another form is
 
     * ``copied`` if it stands in the question. A plain number is that only where the question asks for another form;
-    * ``unevaluated`` if it is a calculation where the reference is a number, or a factorial where the question has one;
-    * ``unasked`` if it has a percent sign where a count is asked, a base or a left side that was not asked for, or is
-      two numbers for an interval, or a duration for a time of day.
+    * ``unevaluated`` if it is left undone (`unevaluated.is_undone`), or a factorial where the question has one;
+    * ``unasked`` if it has a percent sign where no share is asked, a base or a left side that was not asked for, or is
+      two numbers for an interval, a duration for a time of day, or a letter with the option of another.
 
     >>> refusal("6*7", "42", "What is 6*7?"), refusal("6*7 = 42", "42", "What is 6*7?"), refusal("2*21", "42", "6*7?")
     ('unevaluated', None, 'unevaluated')
-    >>> refusal("36/48", "3/4", "Simplify 36/48."), refusal("6/8", "3/4", "Simplify 36/48.")
-    ('copied', None)
+    >>> refusal("36/48", "3/4", "Write it as 36/48."), refusal("6/8", "3/4", "Simplify."), refusal("6/8", "3/4", "2/3?")
+    ('copied', 'unevaluated', None)
     """
     if max(len(extracted), len(answer)) > MAX_ANSWER_CHARS:
         return None
@@ -108,8 +109,9 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         a, b = read_number(text), read_number(own)
         if a and b and b.value > 1 and a.percent > b.percent and _ASKS_PERCENT.search(question):
             return a.value > 10 * b.value  # 2500% are not the 25 percent that are asked for
-        says = _SAYS_PERCENT.search(question) and not _PERCENT_OF.search(question)
-        if says or a is None or b is None or (b.value > 1 and _IN_PERCENT.search(question)):
+        counts = _PERCENT_OF.search(question) or _COUNTS.search(question)
+        may_be = _SAYS_PERCENT.search(question) or (b and b.value > 1 and _IN_PERCENT.search(question))
+        if a is None or b is None or (may_be and not counts):
             return False
         return a.percent > b.percent and a.value == b.value
     if MAY_BE.search(own) and not MAY_BE.search(text) and split_collection(text) and _ASKS_SET.match(question):
