@@ -136,7 +136,10 @@ class CompletionWriter(Callback):
             return
         files = self._files(trainer)
         parts = files.parts()
-        entries = [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
+        try:
+            entries = [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
+        except ValueError:
+            entries = []  # something else has written
         if len(entries) != int(written):
             problem = (
                 f"The parts beside {files.target} must hold the {int(written)} samples that were written, got "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -15,7 +14,6 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock
 
 LOCK = "run.lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # a file system without locks
 
 
 @contextlib.contextmanager
@@ -33,14 +31,11 @@ def owned(root: Path) -> Iterator[None]:
     try:
         file = locked(path)
     except OSError as error:
-        if error.errno not in _NO_LOCKS and os.path.lexists(path):  # a link or a pipe, in a folder of somebody else's
+        if os.path.lexists(path):  # a link or a pipe, in a folder of somebody else's
             raise InputError(f"`{path}` must be a file that can be locked: {error.strerror}; remove it.") from error
-        if error.errno not in _NO_LOCKS:
-            raise InputError(
-                f"`trainer.default_root_dir` must be a folder that can be made, got {root}: {error.strerror}."
-            ) from error
-        yield
-        return
+        raise InputError(
+            f"`trainer.default_root_dir` must be a folder that can be made, got {root}: {error.strerror}."
+        ) from error
     if file is None:
         raise InputError(
             f"`trainer.default_root_dir` must belong to one run at a time, got {root}: {_owner(path)} is using it. "

@@ -70,7 +70,7 @@ def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, st
     """Return the exit status and the line to print; None for an error that needs its traceback."""
     if (message := bad_input(error)) is not None or (message := _port_in_use(error)) is not None:
         return BAD_INPUT, message
-    return 1, _full_disk(error, trainer) if is_full(error) else None
+    return 1, _full_disk(error, trainer) if is_full(error) else _failed_storage(error, trainer)
 
 
 def bad_input(error: BaseException) -> str | None:
@@ -131,6 +131,23 @@ def _port_in_use(error: BaseException) -> str | None:
         f"`MASTER_PORT` must be a free port, at which the ranks meet, but {address}:{port} is in use: "
         "set another one, or none to have one chosen."
     )
+
+
+def _failed_storage(error: BaseException, trainer: Trainer | None) -> str | None:
+    """Say that a disk or a network's file system failed, or that somebody has removed a folder of the run."""
+    if not isinstance(error, OSError):
+        return None
+    name = None if error.filename is None else os.fsdecode(error.filename)
+    if error.errno in (errno.EIO, errno.ESTALE, errno.EBUSY):
+        where = "" if name is None else f" ({short_path(name)})"
+        return f"a file could not be read or written{where}: {error.strerror}; give the same command again."
+    if trainer is None or name is None or error.errno != errno.ENOENT:
+        return None
+    root, path = Path(trainer.default_root_dir).absolute(), Path(name).absolute()
+    if not path.is_relative_to(root) or path.parent.exists():
+        return None
+    gone = path.parent if root.exists() else root
+    return f"the folder {short_path(gone)} was removed or renamed before the run had ended."
 
 
 def _full_disk(error: BaseException, trainer: Trainer | None) -> str:

@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(partial, "wb", opener=no_follow) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -142,9 +142,18 @@ def sync_entry(path: Path) -> None:
     """Force a file, or the names in a folder but not their content, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Force to disk what a descriptor is of, where the file system can; some cannot for a folder."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def is_full(error: BaseException) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 _locked: set[Any] = set()
 
@@ -25,7 +28,8 @@ os.register_at_fork(after_in_child=_drop_locks)
 def locked(path: Path) -> BinaryIO | None:
     """Open a file for reading and writing, exclusively until it is unlocked or this process ends; its content stays.
 
-    The result is None if another process has locked it. Processes forked from this one do not share the lock.
+    The result is None if another process has locked it. Processes forked from this one do not share the lock. On a
+    file system without locks the file is only opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -40,6 +44,9 @@ def locked(path: Path) -> BinaryIO | None:
         except BlockingIOError:
             file.close()
             return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             _locked.add(file)
             return file
@@ -49,5 +56,6 @@ def locked(path: Path) -> BinaryIO | None:
 def unlock(file: BinaryIO) -> None:
     """Unlock and close a file that `locked` has opened."""
     _locked.discard(file)
-    fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough while a forked process still has it
+    with contextlib.suppress(OSError):  # of a file system without locks
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough while a forked process still has it
     file.close()

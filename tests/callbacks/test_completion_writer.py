@@ -132,6 +132,37 @@ def test_an_interrupted_validate_continues(tiny_run, problem_file, tmp_path, mon
     assert sorted(path.name for path in root.iterdir()) == ["validate.jsonl", "validate.jsonl.settings.json"]
 
 
+REMOVING = """
+import shutil
+from lightning.pytorch import Callback
+
+
+class Remove(Callback):
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == 3:
+            shutil.rmtree(trainer.default_root_dir)
+
+
+class Garble(Callback):
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == 3:
+            with open(f"{trainer.default_root_dir}/validate.jsonl.rank0.part", "a") as file:
+                file.write("garbage\\n")
+"""
+
+
+def test_files_that_are_removed_or_written_by_others(tiny_run, problem_file, tmp_path, monkeypatch, refusal, recwarn):
+    (tmp_path / "removing.py").write_text(REMOVING)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = ["--data.val.few=JSONL", f"--data.val.few.path={problem_file}", "--data.val.few.limit=10"]
+    root = tmp_path / "run"
+    arguments = ["validate", *tiny_run(root, *source, "--data.overlap=warn", "--data.eval_batch_size=2")]
+    message = refusal(main, [*arguments, "--trainer.callbacks+=removing.Remove"], 1)
+    assert message == f"error: the folder {root} was removed or renamed before the run had ended."
+    main([*arguments, "--trainer.callbacks+=removing.Garble"])
+    assert any("10 samples that were written, got 0: something else" in str(warning.message) for warning in recwarn)
+
+
 def test_samples_behind_a_missing_one_are_drawn_again() -> None:
     row = {"source": "toy", "temperature": 1.0, "id": "p0", "question": "1 + 1 =", "truncated": False}
     rows = [row | {"sample": number, "completion": str(number), "length_tokens": 1} for number in (0, 2, 3)]

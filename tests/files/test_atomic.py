@@ -1,5 +1,7 @@
 """Files and folders that exist completely or not at all."""
 
+import contextlib
+import errno
 import multiprocessing
 import os
 import resource
@@ -34,6 +36,19 @@ def test_a_link_in_place_of_a_file_that_is_being_written_is_not_followed(tmp_pat
     with pytest.raises(OSError, match="symbolic links"):
         write_atomically(path, b"[]")
     assert (other.read_text(), path.read_text(), path.is_symlink()) == ("precious", "{}", False)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_force_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """It is trusted; one that fails is not."""
+
+    def fsync(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with contextlib.nullcontext() if number == errno.EINVAL else pytest.raises(OSError, match="Input/output"):
+        write_atomically(tmp_path / "best.json", b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == (["best.json"] if number == errno.EINVAL else [])
 
 
 def test_a_pipe_in_place_of_a_file_that_is_being_written_is_not_waited_for(tmp_path: Path) -> None:

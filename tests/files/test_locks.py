@@ -1,10 +1,14 @@
 """Locks that end with the process that holds them."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from lightning_pspo.files import locked, unlock
 
@@ -38,3 +42,16 @@ def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
     assert file is not None
     unlock(file)
     os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)  # which fails unless it still lives
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    file = locked(tmp_path / "lock")
+    assert file is not None
+    assert file.write(b"x") == 1
+    unlock(file)
+    assert file.closed
