@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import groupby
 from typing import Any
+
+import torch
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.types import Sample
 
-FLOAT32_MAX = 3.4028234663852886e38
-"""Largest finite value of float32, in which rewards are kept."""
+LARGEST = 1e18
+"""Largest size of a value: float32, in which rewards are kept, can add up the squares of many."""
 
 
 class Reward(ABC):
@@ -29,8 +31,9 @@ class Reward(ABC):
             def __call__(self, samples: Sequence[Sample]) -> list[float]:
                 return [float(s.grade.correct and s.length_tokens <= self.tokens) for s in samples]
 
-    Every value must be finite in float32, and there must be one per sample, in the order of the samples. An exception
-    stops the run and names the group where that is known; `FunctionReward` can count it instead.
+    Every value must be finite and at most 1e18 in size, and there must be one per sample, in the order of the samples.
+    An exception stops the run and names the group where that is known; `FunctionReward` can count it instead. No
+    gradient is recorded, and torch's defaults of dtype and device must be left alone.
 
     Attributes:
         length_range: Completion tokens at which a reward of length begins to act and is at its full size; None for
@@ -53,7 +56,7 @@ class Reward(ABC):
             The totals, and term name -> values; a plain reward is its own only term, named after its class.
 
         Raises:
-            InputError: The number of values is not that of the samples, or a value is not finite in float32.
+            InputError: The number of values is not that of the samples, or a value is not finite, or too large.
         """
         name = self._term_name()
         total = evaluate(name, self, samples)
@@ -67,34 +70,54 @@ def evaluate(name: str, reward: Reward, samples: Sequence[Sample]) -> list[float
     """Return a reward's values, one per sample of whole groups in row order, and all finite.
 
     Raises:
-        InputError: The number of values is not that of the samples, or a value is not finite in float32.
+        InputError: The number of values is not that of the samples, or a value is not finite, or too large.
         Exception: Whatever the reward raised, with a note that names it and the first group that raises the same alone.
     """
     try:
-        values = reward(samples)
+        with torch.no_grad():  # which ends what a reward leaves switched off, too
+            values = reward(samples)
     except InputError:
         raise
     except Exception as error:
         error.add_note(f"in reward `{name}`{_first_failure(reward, samples, error)}")
         raise
+    check_defaults(f"reward `{name}`")
     return check_values(name, values, samples)
+
+
+def check_defaults(who: str) -> None:
+    """Refuse torch's process-wide defaults that ``who`` has changed: new tensors would be of another kind everywhere.
+
+    Raises:
+        InputError: The default dtype is not float32, or the default device not the CPU.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype != torch.float32 or device.type != "cpu":
+        raise InputError(
+            f"{who} must leave torch's defaults alone, float32 and cpu, got {str(dtype).removeprefix('torch.')} and "
+            f"{device}: name `dtype` and `device` where its tensors are made, in place of torch.set_default_dtype and "
+            "torch.set_default_device."
+        )
 
 
 def check_values(name: str, values: Sequence[float], samples: Sequence[Sample]) -> list[float]:
     """Return values as floats.
 
     Raises:
-        InputError: They are not numbers, one per sample, all finite in float32.
+        InputError: They are not numbers, one per sample in order, all finite and none too large.
     """
     try:
+        if isinstance(values, Mapping | Set):
+            raise TypeError(f"a {type(values).__name__} has no values in the order of the samples")
         numbers = [as_number(value) for value in values]
     except (TypeError, ValueError) as error:
         raise InputError(f"reward `{name}` must return a sequence of numbers, got {values!r:.80}: {error}.") from None
     if len(numbers) != len(samples):
         raise InputError(f"reward `{name}` must return one value per sample, {len(samples)}, got {len(numbers)}.")
     for row, (number, sample) in enumerate(zip(numbers, samples, strict=True)):
-        if not abs(number) <= FLOAT32_MAX:
-            raise InputError(f"reward `{name}` must be finite in float32, got {number} in {row_name(row, sample)}.")
+        if not abs(number) <= LARGEST:
+            at = row_name(row, sample)
+            raise InputError(f"reward `{name}` must be finite, at most {LARGEST:g} in size, got {number} in {at}.")
     return numbers
 
 
@@ -110,9 +133,9 @@ def groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def check_finite(name: str, value: float) -> None:
-    """Raise InputError unless ``value`` is finite in float32."""
-    if not abs(value) <= FLOAT32_MAX:
-        raise InputError(f"`{name}` must be finite in float32, got {value}.")
+    """Raise InputError unless ``value`` is finite and no larger than a reward may be."""
+    if not abs(value) <= LARGEST:
+        raise InputError(f"`{name}` must be finite, at most {LARGEST:g} in size, got {value}.")
 
 
 def as_number(value: Any) -> float:

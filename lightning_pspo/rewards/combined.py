@@ -60,7 +60,7 @@ class WeightedSum(Reward):
         """Return the clipped totals, and term name -> its values before its weight.
 
         Raises:
-            InputError: A term's values are not one per sample and finite, or a total is not finite in float32.
+            InputError: A term's values are not one per sample and finite, or a total is too large.
         """
         values = {name: evaluate(name, reward, samples) for name, reward in self.terms.items()}
         totals = (

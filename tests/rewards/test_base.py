@@ -1,6 +1,7 @@
 """The checks of a reward's values, and rewards from the command line."""
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from lightning_pspo.errors import InputError
@@ -34,9 +35,11 @@ def test_a_plain_reward_is_its_own_term():
     ("values", "message"),
     [
         ([1.0], "reward `odd` must return one value per sample, 2, got 1"),
-        ([0.0, float("nan")], r"reward `odd` must be finite in float32, got nan in row 1 \(problem 'second'\)"),
+        ([0.0, float("nan")], r"reward `odd` must be finite, .* got nan in row 1 \(problem 'second'\)"),
         ([float("inf"), 0.0], r"got inf in row 0 \(problem 'p1'\)"),
-        ([0.0, -3.5e38], r"reward `odd` must be finite in float32, got -3.5e\+38 in row 1"),
+        ([0.0, -3.5e38], r"reward `odd` must be finite, at most 1e\+18 in size, got -3.5e\+38 in row 1"),
+        ({0: 1.0, 1: 0.0}, "reward `odd` must return a sequence .*: a dict has no values in the order of the samples"),
+        ({0.5, 1.0}, "reward `odd` must return a sequence .*: a set has no values in the order of the samples"),
         (["high", 1.0], "reward `odd` must return a sequence of numbers"),
         (["0.5", 1.0], "reward `odd` must return a sequence of numbers, .*a value must be a number, got '0.5'"),
         (None, "reward `odd` must return a sequence of numbers"),
@@ -48,11 +51,43 @@ def test_a_broken_term_is_named(values, message):
         reward([RIGHT, sample("It is 71", identity="second")])
 
 
-def test_a_broken_plain_reward_and_a_total_beyond_float32_are_named():
+def test_a_broken_plain_reward_and_a_total_that_is_too_large_are_named():
     with pytest.raises(InputError, match="reward `broken` must return one value per sample, 1, got 0"):
         Broken([]).breakdown([RIGHT])
-    with pytest.raises(InputError, match=r"reward `weighted_sum` must be finite in float32, got 4e\+38 in row 0"):
-        WeightedSum(terms={"a": Correctness(correct=2e38)}, weights={"a": 2.0})([RIGHT])
+    with pytest.raises(InputError, match=r"reward `weighted_sum` must be finite, .* got 1\.2e\+18 in row 0"):
+        WeightedSum(terms={"a": Correctness(correct=6e17)}, weights={"a": 2.0})([RIGHT])
+
+
+class Careless(Reward):
+    """Leaves one of torch's process-wide settings as its own model wants it."""
+
+    def __init__(self, change, *arguments):
+        self.change, self.arguments = change, arguments
+
+    def __call__(self, samples):
+        self.change(*self.arguments)
+        return [1.0] * len(samples)
+
+
+def test_gradients_are_recorded_again_after_a_reward():
+    Careless(torch.set_grad_enabled, False).breakdown([RIGHT])
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "got"),
+    [
+        (torch.set_default_dtype, torch.bfloat16, "bfloat16 and cpu"),
+        (torch.set_default_device, "meta", "float32 and meta"),
+    ],
+)
+def test_a_reward_that_changes_torchs_defaults_is_refused(change, value, got):
+    try:
+        with pytest.raises(InputError, match=f"reward `careless` must leave torch's defaults alone, .* got {got}: "):
+            Careless(change, value).breakdown([RIGHT])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 class Fragile(Reward):
@@ -95,8 +130,8 @@ def test_an_exception_that_no_group_raises_by_itself_names_the_reward_alone(prob
     ("reward", "settings", "message"),
     [
         (FormatMatch, {"pattern": "("}, r"`pattern` must be a valid regular expression, got '\('"),
-        (Correctness, {"wrong": float("-inf")}, "`wrong` must be finite in float32, got -inf"),
-        (Correctness, {"correct": 1e39}, r"`correct` must be finite in float32, got 1e\+39"),
+        (Correctness, {"wrong": float("-inf")}, "`wrong` must be finite, .* got -inf"),
+        (Correctness, {"correct": 1e39}, r"`correct` must be finite, .* got 1e\+39"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(reward, settings, message):

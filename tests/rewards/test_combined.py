@@ -31,7 +31,7 @@ def test_weighted_sum_clips_the_total_and_not_the_terms():
         ({"terms": {"a": NoNumber()}, "weights": {"a": 1, "b": 1}}, r"name the terms \['a'\], got the unknown 'b'"),
         (
             {"terms": {"a": NoNumber()}, "weights": {"a": float("nan")}},
-            "`weights.a` must be finite .*, got nan",
+            "`weights.a` must be finite, .* got nan",
         ),
         ({"terms": {"a": NoNumber()}, "weights": {"a": 1}, "low": 1, "high": 0}, "low=1 and high=0"),
         ({"terms": {"a": NoNumber()}, "weights": {"a": 1}, "high": float("nan")}, "`high` must be finite"),

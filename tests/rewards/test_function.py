@@ -280,7 +280,7 @@ def test_gradients_are_not_recorded():
         ({"function": measure_of_text}, r"got measure_of_text\(text: str\), which"),
         ({"function": letters, "timeout_s": 0.0}, "`timeout_s` must be finite and above 0, or null, got 0.0"),
         ({"function": letters, "on_error": "skip"}, "`on_error` must be one of stop, count, got 'skip'"),
-        ({"function": letters, "error_value": float("inf")}, "`error_value` must be finite in float32, got inf"),
+        ({"function": letters, "error_value": float("inf")}, "`error_value` must be finite, .* got inf"),
         ({"function": letters, "concurrency": 0}, "`concurrency` must be at least 1, got 0"),
     ],
 )
