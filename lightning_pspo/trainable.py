@@ -25,7 +25,7 @@ from lightning_pspo.checkpoints.export.reading import read_policy
 from lightning_pspo.data.loaders import collate
 from lightning_pspo.data.prompt_encoder import PromptEncoder
 from lightning_pspo.data.prompt_format import PromptFormat, prompt_format_of
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.evaluation.answers import decoded_answers
 from lightning_pspo.evaluation.module import EVALUATION_NOISE, SamplingModule
 from lightning_pspo.grading import Grader
@@ -35,12 +35,15 @@ from lightning_pspo.policy.accelerator import fuse
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.policy.sharding import sharding_of
 from lightning_pspo.rewards import Reward
+from lightning_pspo.rewards.base import check_defaults
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
 from lightning_pspo.training.checks import (
+    ActAfterRollouts,
     act_after_validations,
     apply_loop_defaults,
     check_fit,
     check_time_left,
+    keep_csv_rows,
     run_every_rollout_of_a_trial,
 )
 from lightning_pspo.training.loop_counters import put_after_rollout, resume_after_rollout, run_missed_validation
@@ -187,18 +190,20 @@ class TrainableModule(SamplingModule):
     def configure_callbacks(self) -> list[Callback]:
         """Refuse settings of the trainer that the loop cannot honour, before Lightning does without the way out."""
         apply_loop_defaults(self.trainer)
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            check_fit(self.trainer)
-        return []
+        keep_csv_rows(self.trainer)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return []
+        check_fit(self.trainer)
+        return [ActAfterRollouts()]
 
     def setup(self, stage: str) -> None:
         """Refuse what this loop cannot honour."""
         super().setup(stage)
+        check_defaults("an imported module")
         if stage == "fit":
             run_every_rollout_of_a_trial(self.trainer)
             act_after_validations(self.trainer)
-            optimizer = self._built_optimizer([torch.nn.Parameter(torch.zeros(1))])  # before weights are read
-            sharding_of(self.trainer.strategy).check_optimizer(optimizer)
+            sharding_of(self.trainer.strategy).check_optimizer(self._tried_optimizer())  # before weights are read
             self.policy.check_trainable()
 
     def configure_model(self) -> None:
@@ -239,6 +244,17 @@ class TrainableModule(SamplingModule):
             )
         return optimizer
 
+    def _tried_optimizer(self) -> torch.optim.Optimizer:
+        """Return an optimiser of one weight, after a step: some settings are refused by no optimiser before that."""
+        weight = torch.nn.Parameter(torch.zeros(1, 1, device=self.trainer.strategy.root_device))
+        optimizer = self._built_optimizer([weight])
+        weight.grad = torch.zeros_like(weight)
+        try:
+            optimizer.step()
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"`model.optimizer` {type(optimizer).__name__} cannot step: {one_line(error)}") from error
+        return optimizer
+
     def _total_updates(self) -> int:
         """Optimiser steps of the whole run; a run cut short by ``limit_train_batches`` keeps its schedule."""
         return len(training_loader(self.trainer)) * self.updates_per_batch
@@ -270,7 +286,7 @@ class TrainableModule(SamplingModule):
         """Refuse the checkpoint of another policy or optimiser, before anything is overwritten."""
         check_policy(checkpoint, self.policy.identity(), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1))]))
+            check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1, 1))]))
             check_precision(checkpoint, str(self.trainer.precision))
             self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             # Also after ``on_fit_start``: a sharded strategy loads the checkpoint later than others.

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -24,9 +25,11 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import Sharding, sharding_of
@@ -255,3 +258,39 @@ def act_after_validations(trainer: Trainer) -> None:
             callback._check_on_train_epoch_end = False
         elif isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
             callback._save_on_train_epoch_end = False
+
+
+class ActAfterRollouts(Callback):
+    """Lets EarlyStopping and ModelCheckpoint act after each rollout of a run without validation.
+
+    With Lightning they would look at their ``monitor`` once, at the end of the epoch, which is that of the run.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Let them look at what the rollout has logged; our own checkpoints are saved after this."""
+        if any(trainer.num_val_batches):
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping):
+                callback._check_on_train_epoch_end = False
+                callback._run_early_stopping_check(trainer)
+            elif isinstance(callback, ModelCheckpoint) and _saves_the_best(callback, trainer):
+                candidates = callback._monitor_candidates(trainer)
+                callback._save_topk_checkpoint(trainer, candidates)
+                callback._save_last_checkpoint(trainer, candidates)
+
+
+def _saves_the_best(callback: ModelCheckpoint, trainer: Trainer) -> bool:
+    """Tell whether a callback saves by its ``monitor`` at every end of an epoch, and may do so now."""
+    is_due = callback.monitor is not None and callback._every_n_epochs == 1
+    return is_due and not callback._should_skip_saving_checkpoint(trainer)
+
+
+def keep_csv_rows(trainer: Trainer) -> None:
+    """Let a CSVLogger begin another version where its own has the rows of an earlier session, which it would delete."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger) or logger._version is None or logger._experiment is not None:
+            continue
+        if (rows := Path(logger.log_dir) / "metrics.csv").is_file():
+            logger._version = None
+            rank_zero_warn(f"{rows} has the rows of an earlier session: those of this one go to {logger.log_dir}.")

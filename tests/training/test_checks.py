@@ -1,13 +1,15 @@
 """Settings and callbacks of Lightning: each works with this loop, or is refused with the setting to use."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
@@ -15,6 +17,7 @@ from lightning.pytorch.tuner import Tuner
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.errors import InputError
 from lightning_pspo.module import PSPOModule
+from lightning_pspo.policy.adapters import LoRA
 from lightning_pspo.training.checks import apply_loop_defaults
 from tests.support.loop import Fit, Record, fit, weights
 
@@ -121,3 +124,57 @@ def test_fifty_is_a_default_only_from_python(from_command_line: bool, expected: 
     trainer.state.fn, trainer.defaults_are_ours = TrainerFn.FITTING, from_command_line
     apply_loop_defaults(trainer)
     assert trainer.log_every_n_steps == expected
+
+
+def test_without_validation_callbacks_of_lightning_look_at_each_rollout(fit: Fit, tmp_path: Path) -> None:
+    """Of the epoch's end, which is the run's, neither an early stop nor the best checkpoint could come."""
+    settings: dict[str, Any] = {"data": {"prompts_per_rollout": 2, "num_rollouts": 4}, "updates_per_rollout": 2}
+    best = ModelCheckpoint(dirpath=tmp_path / "best", monitor="train/reward", save_top_k=-1, filename="{step}")
+    allowed = {"trainer_settings": {"enable_checkpointing": True}}
+    fit(callbacks=[best], **settings, **allowed)
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [f"step={n}.ckpt" for n in (1, 2, 3, 4)]
+    stop = EarlyStopping("train/optimizer_steps", mode="min", patience=2)  # it grows: two rollouts after the best
+    assert len(fit(callbacks=[stop], **settings)[1].outputs) == 3
+    assert stop.wait_count == 2
+
+
+def test_a_second_session_keeps_the_rows_of_the_first(fit: Fit, tmp_path: Path) -> None:
+    """A CSVLogger with a version of its own would delete them."""
+    for session in range(2):
+        fit(trainer_settings={"logger": CSVLogger(tmp_path, name="logs", version="mine"), "log_every_n_steps": 1})
+        assert len((tmp_path / "logs/mine/metrics.csv").read_text().splitlines()) == 3
+        assert len(list(tmp_path.rglob("metrics.csv"))) == 1 + session
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (torch.optim.SparseAdam, "SparseAdam cannot step: SparseAdam does not support dense gradients"),
+        (partial(torch.optim.AdamW, capturable=True), "AdamW cannot step: If capturable=True, params .* supported dev"),
+        (partial(torch.optim.AdamW, differentiable=True), "AdamW cannot step: a leaf Variable that requires grad"),
+    ],
+)
+def test_an_optimiser_that_cannot_step_is_refused_before_a_rollout(fit: Fit, optimizer: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"`model.optimizer` {message}"):
+        fit(optimizer=optimizer)
+
+
+def test_an_optimiser_of_matrices_takes_adapters(fit: Fit, tmp_path: Path) -> None:
+    settings = {"optimizer": torch.optim.Muon, "policy": {"lora": LoRA(rank=2)}}
+    whole, _ = fit(save_after={1: tmp_path / "rollout=000001.ckpt"}, **settings)
+    resumed, _ = fit(ckpt_path=tmp_path / "rollout=000001.ckpt", **settings)
+    assert torch.equal(weights(resumed), weights(whole))
+    with pytest.raises(InputError, match=r"`model.optimizer` refuses its settings: Muon only supports 2D parameters"):
+        fit(optimizer=torch.optim.Muon)
+
+
+def test_a_module_that_changes_torchs_defaults_is_refused(fit: Fit) -> None:
+    """As one that is imported with a reward may: new adapters would be drawn in another dtype."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with pytest.raises(
+            InputError, match=r"an imported module must leave torch's defaults alone, .* got bfloat16 and"
+        ):
+            fit()
+    finally:
+        torch.set_default_dtype(torch.float32)
