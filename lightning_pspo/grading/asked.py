@@ -32,7 +32,7 @@ _ASKS_KIND = {  # where no unit is named
     }.items()
 }
 _SYSTEMS = ({"mm", "cm", "m", "km", "mg", "g", "kg"}, {"in", "ft", "yd", "mi", "oz", "lb"})
-_SPEED = re.compile("(?:mm|cm|m|km|in|ft|yd|mi)/(?:s|min|h)\\Z")
+_SPEED = re.compile(r"(?:mm|cm|m|km|in|ft|yd|mi)/(?:s|min|h)\Z")
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
 _AMOUNTS = re.compile(rf"({_NUMBER})( ?{_UNIT_NAME})")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
@@ -65,11 +65,11 @@ _DOLLARS, _PERCENT = re.compile(r"\$|\bdollars?\b"), re.compile(r"%|\bpercent\b"
 _ASKS_PERCENT = re.compile(r"(?i)\b(?:what|in) percent")
 _ASKS_REST, _REST = re.compile(r"(?i)\b(?:left|remain)"), re.compile(r" (?:[a-z]+ )?(?:left|remain)")
 _GOES_ON = re.compile(
-    r"[;=+*×]|\s[-−–]\s|\b(?:and|but|so|thus|therefore|hence|then|now|leaving|(?<!for a )total of|to)\b"
+    r"[;=+*×]|\s[-−–]\s|\b(?:and|but|so|thus|therefore|hence|then|now|leaving|(?<!for a )total of)\b|\bto \\?\$?\Z"
 )
 _BY_CASES = re.compile(r"=|\b(?:otherwise|or else)\b")
 _EXPLAINS = re.compile(
-    r"[:(]|,? or \\?\$?\Z|,? for a total|\b(?:by|for|at|since|because|from|after|when|if|per|each)\b"
+    r"[:(]|,? or \\?\$?\Z|,? for a total|\b(?:by|for|at|since|because|from|after|when|if)\b|\A (?:per|each)\b"
 )
 _CLOCK = re.compile(r"(?i)(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9:])(?: ?[ap]\.?m\b\.?)?")
 _ASKS_CLOCK = re.compile(r"(?i)\b(?:what|which) time\b|\bwhen (?:do|does|did|will|is|was|should)\b")
@@ -171,14 +171,15 @@ def asked_number(question: str, text: str) -> str | None:
     last = _NEXT_SENTENCE.split(question.rpartition("?")[0].strip())[-1]
     if _BY_CASES.search(sentence):
         return None
+    has_sign = _asked_kind(last) in (_DOLLARS, _PERCENT)
+    ways = (_of_asked_kind, _of_asked_subject) if has_sign else (_of_asked_subject, _of_asked_kind)
     for spelled in (sentence, in_digits(sentence)):
         if _ASKS_CLOCK.search(last) and (times := [*_CLOCK.finditer(spelled)]):
             is_first = len(times) > 1 and not _GOES_ON.search(spelled, times[0].end(), times[1].start())
             return whole(spelled, *times[0].span()) if len(times) == 1 or is_first else None
         said = [*_SAID.finditer(spelled)]
-        ways = (_of_asked_subject, _of_asked_kind)
-        for way in ways[::-1] if _asked_kind(last) in (_DOLLARS, _PERCENT) else ways:
-            if len(said) > 1 and (number := way(said, last, spelled)):
+        for way in ways if len(said) > 1 else ():
+            if number := way(said, last, spelled):
                 return whole(spelled, *number.span(2))
     return None
 

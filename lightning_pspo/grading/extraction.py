@@ -22,7 +22,7 @@ _BETWEEN_BOXES = re.compile(
     r"(?:\\text\s?\{\s?(?:and|or)\s?\}|and|or|\\q?quad|\\[()\[\],;]|[A-Za-z](?:_\w)?\s?=|[\s$,;&])*"
 )
 _HOW = re.compile(r"(?<=[0-9%a-z*])\s{1,3}\([^()=]*[0-9][a-z ]*[-+*/×÷] ?[0-9][^()=]*\)\W*\Z")  # "8 (48 ÷ 6)"
-_MAX_BETWEEN = 40
+_MAX_BETWEEN, _MAX_BEHIND = 40, 200
 _HEADING = re.compile(
     r"(?i)\W*(?:step|part|case|solution|explanation|calculations?|conclusion|given|method|approach|verification|check|"
     r"problem|question|note|summary|understand|identify|calculate|find|determine|solve|set ?up)\b"
@@ -165,7 +165,8 @@ def _marked(text: str) -> tuple[str | None, str]:
 def _unmarked(text: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = last_match(_PRINTED, text)
-    prose = _HOW.sub("", _PROGRAM.sub("", text[printed.end() :] if printed else text))
+    prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
+    prose = prose[:-_MAX_BEHIND] + _HOW.sub("", prose[-_MAX_BEHIND:])
     output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
     line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):

@@ -43,6 +43,7 @@ _MONTHS = "January|February|March|April|May|June|July|August|September|October|N
 _CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{_MONTHS})(?: [0-9]{{1,2}}\b)?")
 _ENDS_IN_DAY = re.compile(r"(?:\b(?:is|be|on|in)(?: an?| on)?|[:→=,]) [*_]*[A-Z][a-z]+(?: [0-9]+)?[\W_]*\Z")
 _DOUBT = re.compile(DOUBT)
+_MAX_LINE = 400
 _ENDS_IN_NUMBER = re.compile(r"[-*\s]*[A-Za-z][A-Za-z ]{0,30}:.*?([-−]?[0-9][0-9.,/]*)(?: [a-z]+)?[\s.*]*\Z")
 _IS_PROSE = re.compile(r"(?=.*[0-9])(?!.*[=\\^]).*[A-Za-z]{2,}\W+[A-Za-z]{2}|[0-9][^=\\^]*[A-Za-z]{2}[^=\\^]*[0-9]")
 _IS_SENTENCE = re.compile(r"[A-Z][a-z]* [a-z]+")
@@ -115,7 +116,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     line, answer, question = text.strip(), attempt.answer, attempt.question
     if rule in ("last_number", "none") and mode == "lenient" and not cut and (number := asked_number(question, line)):
         extracted, rule = number, "last_number"
-    elif extracted is not None and rule in ("hash", "boxed") and _IS_PROSE.match(said := clean(extracted)):
+    elif rule in ("hash", "boxed") and (said := clean((extracted or "")[:MAX_ANSWER_CHARS])) and _IS_PROSE.match(said):
         alone = last_number(said) if _IS_SENTENCE.match(said) and len(numbers(said)) == 1 else None
         extracted = asked_number(question, said) or concluded(said) or alone or extracted
     is_stated = rule == "stated" and not read_number(clean(answer))
@@ -151,19 +152,17 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
 def _bare(text: str, answer: str, question: str) -> str:
     """Return a text without doubt, or how its last sentence ends, that may be the reference as a whole."""
     line, own = text.rstrip("` \n").rpartition("\n")[2], clean(answer)
-    if _CALENDAR.fullmatch(own) and not _DOUBT.search(line) and (days := _CALENDAR.findall(clean(line))):
-        return days[-1] if len({*days}) == 1 or _ENDS_IN_DAY.search(line) else ""
-    if (
-        own.isalpha()
-        and (said := re.search(rf"(?:\A|\bso )\W*{own}\W* (\w+ \w+)[^,;]*\Z", line))
-        and said[1] in question
-    ):
+    end = line[-_MAX_LINE:]
+    if _CALENDAR.fullmatch(own) and not _DOUBT.search(end) and (days := _CALENDAR.findall(clean(end))):
+        return days[-1] if len({*days}) == 1 or _ENDS_IN_DAY.search(end) else ""
+    said = re.search(rf"(?:\A|\bso )\W*{own}\W* (\w+ \w+)[^,;]*\Z", end) if own.isalpha() else None
+    if said and said[1] in question:
         return own  # "Bo has more." where it is asked who has more
     owns = split_collection(own) if "\n" in text else None
     if owns and all(map(read_number, owns.items)):  # a line for each
-        ends = [_ENDS_IN_NUMBER.match(row) for row in text.strip().splitlines()[-len(owns.items) :]]
-        if len(ends) > 1 and all(ends):
-            return ", ".join(end[1] for end in ends if end)
+        rows = [_ENDS_IN_NUMBER.match(row[:_MAX_LINE]) for row in text.strip().splitlines()[-len(owns.items) :]]
+        if len(rows) > 1 and all(rows):
+            return ", ".join(row[1] for row in rows if row)
     is_long = owns is not None or (not read_number(own) and _IS_FORMULA.search(own))
     if not any(map(str.isalnum, answer)) or ("\n" in text and not is_long):
         return ""

@@ -195,7 +195,6 @@ _HIDDEN, _SHOWN = str.maketrans("(,)", "\0\1\2"), str.maketrans("\0\1\2", "(,)")
 _MAX_CALLS = 20  # a text with deeper calls is left as it is
 
 _MARKS = re.compile(r"\A[\s*_`:,;\"#]+|(?:[\s*_`:;,.\"]|\s[:;]-?[)D]|(?<=[A-Za-z]{2})!)+\Z|\\{1,2}\Z")
-_GOES_ON = re.compile(r"[.,][^.]+\.{3,4}\s*\Z")
 _TO = re.compile("(?<=[0-9]) to (?=[0-9])")
 _SPACE = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])")
 _PRODUCT = re.compile(r"\\(?:cdot|times)(?![A-Za-z])\s*|\*")
@@ -225,7 +224,7 @@ def clean(text: str) -> str:
         if needed in text:
             text = replace(spelling, text)
     text = _TO.sub(":", in_digits(text))
-    text = text.strip() if _GOES_ON.search(text) else _MARKS.sub("", _MARKS.sub("", text))
+    text = text.strip() if _goes_on(text) else _MARKS.sub("", _MARKS.sub("", text))
     text = _QUOTED.sub(r"\1", text)
     if text.count("}") != text.count("{"):
         while text.endswith("}") and text.count("}") > text.count("{"):
@@ -234,6 +233,13 @@ def clean(text: str) -> str:
     while text.startswith("{") and text.endswith("}") and _is_one_group(text):
         text = text[1:-1].strip()
     return text
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a text ends in the dots of a list or of a decimal: ``1, 2, 3...``, ``0.333...``."""
+    body = text.rstrip()
+    dots = len(body) - len(body := body.rstrip("."))
+    return dots in (3, 4) and 0 <= max(body.rfind("."), body.rfind(",")) < len(body) - 1
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_pspo.grading.numbers import read_number, same_number
+from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number
 from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG
 
 INCLUSIVE = (
@@ -188,6 +188,8 @@ def in_terms_of(question: str, text: str) -> str:
     >>> in_terms_of("What is the chance?", "1 in 4"), in_terms_of("How many boxes?", "18 with 2 left over")
     ('1/4', '18')
     """
+    if len(text) > MAX_ANSWER_CHARS:
+        return text
     for said, asks, reading in _TERMS:
         if (match := said.fullmatch(text)) and asks.search(question):
             return match.expand(reading)

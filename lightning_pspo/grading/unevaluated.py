@@ -147,7 +147,7 @@ def _has_square(root: str) -> bool:
 
 
 def _is_prime(number: int) -> bool:
-    return number < 10**12 and number > 1 and all(number % factor for factor in range(2, math.isqrt(number) + 1))
+    return 1 < number < 10**8 and all(number % factor for factor in range(2, math.isqrt(number) + 1))
 
 
 def _is_longer(text: str, own: str) -> bool:
