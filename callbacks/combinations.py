@@ -100,10 +100,11 @@ def check_monitor(callback: Callback, module: Any, sources: Mapping[str, Any]) -
         if declared(monitor) is None and (close := get_close_matches(monitor, [m.key for m in METRICS], 1, 0.8)):
             raise InputError(f"{_rule(callback)}did you mean {close[0]}?")
         return
-    source, _, metric = monitor.removeprefix("val/").partition("/")
-    if source not in sources:
+    rest = monitor.removeprefix("val/")
+    source = max((name for name in sources if rest.startswith(f"{name}/")), key=len, default=None)  # may hold a slash
+    if source is None:
         raise InputError(f"{_rule(callback)}data.val has {', '.join(sources) or 'no sources'}.")
-    known = _validation_metrics(module)
+    metric, known = rest.removeprefix(f"{source}/"), _validation_metrics(module)
     name = _TEMPERATURE.sub("", metric)
     if known and name not in known and not name.startswith("reward"):
         guess = "".join(f"did you mean val/{source}/{similar}? " for similar in get_close_matches(name, known, n=1))

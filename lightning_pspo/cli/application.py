@@ -73,6 +73,8 @@ _BUILT = {Callback: "callbacks", Logger: "logger", Strategy: "strategy", Profile
 )
 """Class that settings of the trainer name -> the setting."""
 
+_MAX_SEED = 2**32 - 1  # of numpy
+
 _load_yaml = get_loader("yaml")
 
 
@@ -304,6 +306,8 @@ def subcommand_parsers() -> Mapping[str, Any]:
 def _seed(value: bool | int | None) -> int:
     if isinstance(value, bool) or value is None or value < 0:
         raise InputError(f"`seed_everything` must be an integer, at least 0, got {value}.")
+    if value > _MAX_SEED:
+        raise InputError(f"`seed_everything` must be at most {_MAX_SEED}, got {value}.")
     return value
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
-from lightning_pspo.callbacks.combinations import check_callbacks
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning_pspo.callbacks.combinations import check_callbacks, check_monitor
 
 from lightning_pspo.checkpoints.store import find_checkpoints, rollout_of
 from lightning_pspo.cli.main import main
@@ -106,6 +107,13 @@ def test_what_cannot_work_is_refused(
     ]
     assert re.search(message, refusal(main, command(tmp_path / "run", *more)))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_name_of_a_source_may_hold_a_slash() -> None:
+    sources = {"openai": None, "openai/gsm8k": None}
+    check_monitor(EarlyStopping("val/openai/gsm8k/accuracy"), None, sources)
+    with pytest.raises(InputError, match=r"data\.val has openai, openai/gsm8k\."):
+        check_monitor(EarlyStopping("val/other/gsm8k/accuracy"), None, sources)
 
 
 @pytest.mark.parametrize(

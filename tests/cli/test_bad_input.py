@@ -81,6 +81,8 @@ def refused(tmp_path: Path, tiny_run: TinyRun, capsys: pytest.CaptureFixture[str
         ("--data.train.path=/no/such.jsonl", "`path` must be a file that exists, got '/no/such.jsonl'"),
         ("--data.train.path=pyprojct.toml", r"got 'pyprojct\.toml' \(from .*; did you mean `pyproject\.toml`\?"),
         ("--seed_everything=false", "`seed_everything` must be an integer, at least 0, got False."),
+        ("--seed_everything=4294967296", "`seed_everything` must be at most 4294967295, got 4294967296."),
+        ("--seed_everything=soon", "`--seed_everything` must be an integer, got 'soon'."),
         ("--seed_everything=-3", "`seed_everything` must be an integer, at least 0, got -3."),
         ("--trainer.precision=bf16-true", "`trainer.precision` must be one of 32-true, .* got bf16-true."),
         ("--trainer.precision=16", "`trainer.precision` must be one of 32-true, bf16-mixed, got 16."),

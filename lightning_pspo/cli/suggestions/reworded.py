@@ -41,7 +41,7 @@ _KINDS = {
     "lone": r"Unable to load config",
     "value": r"Expected a dot import path string: (?P<path>\S+)|Import path (?P<other>\S+) does not correspond"
     r"|Problem with given class_path '(?P<broken>[^']+)':\s+(?:No module|module ')|Not a valid subclass of"
-    r"|Expected an? (?!path)|expects a function or a callable class: (?!Option|Parser key|the following)",
+    r"|Expected (?:an? (?!path)|<class )|expects a function or a callable class: (?!Option|Parser key|the following)",
 }
 """What an error of the parser is about -> its words."""
 
