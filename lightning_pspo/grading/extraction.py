@@ -21,7 +21,9 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{1,3}([^\s${}\\]{1,30})")
 _BETWEEN_BOXES = re.compile(
     r"(?:\\text\s?\{\s?(?:and|or)\s?\}|and|or|\\q?quad|\\[()\[\],;]|[A-Za-z](?:_\w)?\s?=|[\s$,;&])*"
 )
-_HOW = re.compile(r"(?<=[0-9%a-z*])\s{1,3}\([^()=]*[0-9][a-z ]*[-+*/×÷] ?[0-9][^()=]*\)\W*\Z")  # "8 (48 ÷ 6)"
+_HOW = re.compile(  # "8 (48 ÷ 6)", "**8 pens** (48 ÷ 6)"
+    r"([0-9%](?: [a-z]+){0,2}[*.]{0,3})\s{1,3}\([^()=,]*[0-9][a-z ]*[-+*/×÷] ?[0-9][^()=,]*\)\W*\Z"
+)
 _MAX_BETWEEN, _MAX_BEHIND = 40, 200
 _HEADING = re.compile(
     r"(?i)\W*(?:step|part|case|solution|explanation|calculations?|conclusion|given|method|approach|verification|check|"
@@ -166,7 +168,7 @@ def _unmarked(text: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = last_match(_PRINTED, text)
     prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
-    prose = prose[:-_MAX_BEHIND] + _HOW.sub("", prose[-_MAX_BEHIND:])
+    prose = prose[:-_MAX_BEHIND] + _HOW.sub(r"\1", prose[-_MAX_BEHIND:])
     output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
     line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):

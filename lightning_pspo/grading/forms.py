@@ -22,6 +22,7 @@ _NAME = re.compile(
     rf"\(?\s*{_VARIABLE}(?:\s*,\s*{_VARIABLE}|\s+[A-Za-z]+){{0,3}}\s*\)?\s*(?::?=|\\in(?![A-Za-z]))\s*(?!=)"
 )
 _TURNED = re.compile(r"\A((?:[^A-Za-z=<>,\\]|\\(?:frac|sqrt|pi|cdot)(?![A-Za-z])){1,40}?)\s?=\s?([A-Za-z])\Z")
+_IMPLIES = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow)(?![A-Za-z])")
 _LOWER_CASE = re.compile(r"(?<![\\A-Za-z])[a-z](?![A-Za-z])")
 _QUANTITY = re.compile(rf"\\?(?:Delta|delta)?\s*{_VARIABLE}")
 _CALCULATION = re.compile(r"(?:[0-9.,+\-*/() {}]|\^\{?-?[0-9]|\\(?:times|cdot|div|d?frac)(?![A-Za-z]))+")
@@ -74,7 +75,7 @@ _RESIDUE = re.compile(
 
 def without_names(left: str, right: str) -> tuple[str, str, bool]:
     r"""Take ``x =`` and ``x \in`` away where that leaves the same question; tell whether both have another name."""
-    left, right = (_TURNED.sub(r"\2 = \1", text) for text in (left, right))
+    left, right = (_TURNED.sub(r"\2 = \1", _IMPLIES.split(text)[-1].strip()) for text in (left, right))
     first, second = split_top(left, ("=",)), split_top(right, ("=",))
     if len(first) == len(second) == 2 and compact(first[0]) == compact(second[0]) and "," not in left + right:
         return first[1], second[1], False

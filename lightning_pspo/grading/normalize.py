@@ -120,6 +120,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
         lambda marks: "'" * marks.group().count("prime"),
     ),
     ("{:}", r"\{:\}", ":"),
+    ("+", r"\A0\s?\+\s?(?=[0-9]*i\Z)", ""),
     (",", r"\s?\{\s*,\s*\}|(?:\\!)?,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often

@@ -10,7 +10,7 @@ NUMBER_WORDS = re.findall(
     "eighteen nineteen",
 )
 _TENS = re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety")
-_NTHS = re.findall("[a-z]+", "fourth fifth sixth seventh eighth ninth tenth")
+_NTHS = re.findall("[a-z]+", "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, **{nth: size for size, nth in enumerate(_NTHS, 4)}}
 SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 PARTS = ["halve", "third", *_NTHS, "hundredth", "thousandth", "millionth"]
@@ -38,7 +38,7 @@ _NONE = re.compile(  # "no apples", "she has no apples left"; but "no solutions"
     r"(?i)\A\s*no(?= (?!(?:solution|answer|root|value)s)[a-z]{3,}(?<!s)s\s*\Z)"
     r"|\bno(?= [a-z]{3,}s (?:are )?(?:left|remain)\b)"
 )
-_ORDINALS = ["first", "second", "third", *_NTHS, "eleventh", "twelfth", *(f"{word}th" for word in NUMBER_WORDS[13:])]
+_ORDINALS = ["first", "second", "third", *_NTHS, *(f"{word}th" for word in NUMBER_WORDS[13:])]
 _ORDINAL = re.compile(  # "the third one", "He came in third."
     rf"(?i)(?:\A|.*\b(?:is|was|came|comes|finished|finishes|ranks|ranked|in) (?:now )?)(?:in )?(?:the )?"
     rf"(?:({'|'.join(_TENS)})-)?({'|'.join(_ORDINALS)})(?: (?:one|place))?\W*\Z"

@@ -316,6 +316,13 @@ QUESTIONS = r"""
 ? Solve for x. => -2, 2
 + x=2 or x=-2 | -2, 2 | x = 2 and x = -2 | x = \pm 2
 - x=2 or x=-1 | 2 | 2, 2 | if x=2 or x=-2 | not x=2 or x=-2 | suppose x=2 or x=-2 | x=2 or x=-2?
+? Find the vertex. => (-1/4, -2)
++ The vertex is at (-1/4, -2). | It is (-1/4, -2) | 8/(-32) = -1/4 so it is at (-1/4, -2).
+? What is the probability? => 1/12
++ The probability is one twelfth. | It is 1/12 (1/3 * 1/4).
+? Find all solutions. => 4, -3
++ \boxed{x=\frac{1\pm7}{2}\Rightarrow x=4,-3}
+- \boxed{x=4,-3\Rightarrow x=4}
 ? Where do they meet? => (1, 2)
 + x=1, y=2 | \begin{pmatrix}1\\2\end{pmatrix} | They meet at (1, 2). | They do not meet at 3, but at (1, 2).
 + It is not hard to see that they meet at $(1, 2)$. | They do not meet only at 3: $(1, 2)$
