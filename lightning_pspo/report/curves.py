@@ -43,8 +43,8 @@ def read_versions(root: Path) -> list[_Points]:
     """Return the parts of the run in a folder, from the CSV logger's files or else from TensorBoard's."""
     versions = [_read_csv(path) for path in sorted(_below(root, "metrics.csv"), key=_version)]
     if not any(versions):
-        folders = sorted({path.parent for path in _below(root, "events.out.tfevents.*")}, key=_version)
-        versions = [_read_events(folder) for folder in folders]
+        files = sorted(_below(root, "events.out.tfevents.*"), key=_version)  # a folder's in the order of their times
+        versions = [_read_events(path) for path in files]
     return versions
 
 
@@ -117,10 +117,10 @@ def _readable(rows: Iterator[list[str]]) -> Iterator[list[str]]:
         yield from rows
 
 
-def _read_events(folder: Path) -> _Points:
+def _read_events(path: Path) -> _Points:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0})
     events.Reload()
     points: _Points = {}
     for key in events.Tags()["scalars"]:

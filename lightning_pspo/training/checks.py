@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -292,5 +293,7 @@ def keep_csv_rows(trainer: Trainer) -> None:
         if not isinstance(logger, CSVLogger) or logger._version is None or logger._experiment is not None:
             continue
         if (rows := Path(logger.log_dir) / "metrics.csv").is_file():
-            logger._version = None
+            later = (f"{logger._version}_version_{number}" for number in count(1))  # which a report sorts
+            is_number = isinstance(logger._version, int)
+            logger._version = None if is_number else next(n for n in later if not Path(logger.root_dir, n).exists())
             rank_zero_warn(f"{rows} has the rows of an earlier session: those of this one go to {logger.log_dir}.")

@@ -36,13 +36,15 @@ def test_damaged_logs(tmp_path: Path) -> None:
     assert read_curves(tmp_path) == {}
 
 
-def test_tensorboard_is_read_where_there_is_no_csv(tmp_path: Path) -> None:
+@pytest.mark.parametrize("versions", [(0, 1), ("mine", "mine")])
+def test_tensorboard_is_read_where_there_is_no_csv(tmp_path: Path, versions: tuple[int | str, ...]) -> None:
+    """Sessions may share a folder: what the first had from the second's first step on is not of this run."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    for version, values in enumerate(([0.1, 0.2, 0.9], [0.3])):
+    for version, first, values in zip(versions, (4, 12), ([0.1, 0.2, 0.9, 0.8], [0.3]), strict=True):
         logger = TensorBoardLogger(str(tmp_path), name="logs", version=version)
         for index, value in enumerate(values):
-            logger.log_metrics({"train/reward": value}, step=4 * (index + 1) + 8 * version)
+            logger.log_metrics({"train/reward": value}, step=4 * index + first)
         logger.finalize("success")
     steps, values = read_curves(tmp_path)["train/reward"]
     assert steps.tolist() == [4, 8, 12]

@@ -139,11 +139,12 @@ def test_without_validation_callbacks_of_lightning_look_at_each_rollout(fit: Fit
 
 
 def test_a_second_session_keeps_the_rows_of_the_first(fit: Fit, tmp_path: Path) -> None:
-    """A CSVLogger with a version of its own would delete them."""
-    for session in range(2):
+    """A CSVLogger with a version of its own would delete them; a report reads the sessions by their numbers."""
+    for _ in range(3):
         fit(trainer_settings={"logger": CSVLogger(tmp_path, name="logs", version="mine"), "log_every_n_steps": 1})
-        assert len((tmp_path / "logs/mine/metrics.csv").read_text().splitlines()) == 3
-        assert len(list(tmp_path.rglob("metrics.csv"))) == 1 + session
+    sessions = sorted((tmp_path / "logs").iterdir())
+    assert [folder.name for folder in sessions] == ["mine", "mine_version_1", "mine_version_2"]
+    assert all(len((folder / "metrics.csv").read_text().splitlines()) == 3 for folder in sessions)
 
 
 @pytest.mark.parametrize(
