@@ -48,7 +48,7 @@ _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?
 _SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
 _MAX_SENTENCE = 400
 _SAID = re.compile(
-    r"(\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9])"
+    r"(\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^!}])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9]|,\\|\{,)"
     r"(%|(?:[ -][a-z]+){0,3})"
 )
 _NO_NOUN = re.compile(r"[ -](?:and|or|of|in|on|at|for|to|from|with|per|by|than|is|are|was|were|each|every|an?|the)\b.*")
