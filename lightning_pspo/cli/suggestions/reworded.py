@@ -265,6 +265,8 @@ class _Mistake:
             name = name if is_argument else f"{name}.{next(iter(given))}"
             example = f"{name.rpartition('.')[0]} {next(iter(known_classes(bases)))}"
             raise InputError(f"`{name}` needs a class first, such as `{example}`.")
+        if rest and items_of(hint) is Any:  # of a value that has no parts, such as a time
+            name, rest = name.removesuffix(rest), ""
         check_value(name, items_of(hint) if rest else hint, given)
 
 

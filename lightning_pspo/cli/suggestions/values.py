@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from enum import Enum
 from typing import Any, get_args, get_origin
 
@@ -20,13 +21,15 @@ from lightning_pspo.cli.suggestions.classes import (
 from lightning_pspo.cli.suggestions.nearest import nearest
 from lightning_pspo.errors import InputError
 
-_KINDS = {
+_KINDS: dict[Any, str] = {
     int: "an integer",
     float: "a number",
     bool: "true or false",
     str: "text",
     dict: "a mapping",
     list: "a list such as [0, 1]",
+    timedelta: "a time such as 00:30:00",
+    Callable: "a function such as package.module.function",
 }
 
 

@@ -141,6 +141,17 @@ def test_the_nearest_is_suggested(message, slip: str, meant: str) -> None:
         ("--model.policy.lora=true", "is a group of settings such as `--model.policy.lora.rank`, got 'true'."),
         ("--data.train.settings=many", "`--data.train.settings` must be a mapping, got 'many'."),
         ("--seed_everything=x", "`--seed_everything` must be an integer, got 'x'."),
+        *(
+            (
+                f"--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.train_time_interval{part}=5",
+                "`--trainer.callbacks.train_time_interval` must be a time such as 00:30:00, got '5'.",
+            )
+            for part in ("", ".minutes")
+        ),
+        (
+            "--trainer.callbacks+=ThroughputMonitor --trainer.callbacks.batch_size_fn=len",
+            "`--trainer.callbacks.batch_size_fn` must be a function such as package.module.function, got 'len'.",
+        ),
         ("--trainer.logger=CSVLogger --trainer.logger.save_dri=x", "did you mean `--trainer.logger.save_dir`?"),
         (
             "--trainer.logger=TensorBoardLogger --trainer.logger.nam=x",
