@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from concurrent.futures import thread as pools
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import unquote
+from weakref import WeakSet
 
 from lightning_pspo.errors import InputError
 
@@ -31,13 +33,16 @@ _LEADS_OUT = re.compile(r"/\.\.(/|$)|/resolve//")  # of an address with a revisi
 _under_way: dict[threading.Thread, float] = {}  # who waits for an answer, and when it has last got on
 
 
+_abandoned = WeakSet[threading.Thread]()  # who asks no server again
+
+
 class _Work(threading.Thread):
-    """A thread that waits for a server until it is ``abandoned``; ``refusal`` is the status of its last bad answer."""
+    """A thread that waits for a server until it is abandoned; ``refusal`` is the status of its last answer if bad."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True, name=NAME)
         self.work, self.result = work, Future[Any]()
-        self.abandoned, self.refusal = False, ""
+        self.refusal, self.before = "", set(pools._threads_queues)
 
     def run(self) -> None:
         try:
@@ -48,8 +53,12 @@ class _Work(threading.Thread):
     def abandon(self, reason: str) -> NoReturn:
         from huggingface_hub import close_session
 
-        self.abandoned = True
-        _under_way.pop(self, None)
+        # its own pools are of daemons as well, but the interpreter waits for those that it knows before it ends
+        workers = [worker for worker in pools._threads_queues if worker.daemon and worker not in self.before]
+        for worker in (self, *workers):
+            _abandoned.add(worker)
+            _under_way.pop(worker, None)
+            cast(Any, pools._threads_queues).pop(worker, None)
         close_session()  # ends what still arrives
         raise TimeoutError(f"{reason}{self.refusal and f'; the last answer was {self.refusal}'}")
 
@@ -164,8 +173,7 @@ def _check_answers() -> None:
 
 def _check_request(request: Any) -> None:
     """Refuse a request of a thread that nobody waits for, or of a revision that would be stored out of the cache."""
-    thread = threading.current_thread()
-    if isinstance(thread, _Work) and thread.abandoned:
+    if (thread := threading.current_thread()) in _abandoned:
         raise TimeoutError("nobody waits for it any more")
     if _LEADS_OUT.search(address := unquote(request.url.raw_path.decode("ascii"))):
         raise InputError(f"the hub leads to {address!r:.100}, which is out of its cache")
@@ -176,8 +184,9 @@ def _check_answer(response: Any) -> None:
     """Refuse names that lead out of the cache: the hub's library stores what it is sent under the server's names."""
     thread = threading.current_thread()
     _under_way[thread] = time.monotonic()
-    if isinstance(thread, _Work) and response.status_code >= 400:
-        thread.refusal = f"{response.status_code} {response.reason_phrase}".strip()
+    if isinstance(thread, _Work):
+        is_bad = response.status_code >= 400
+        thread.refusal = f"{response.status_code} {response.reason_phrase}".strip() if is_bad else ""
     for header in _NAMES:
         value = response.headers.get(header, "")
         for name in (value, value.lstrip("W/").strip('"')):  # as it is, and as the library reads it

@@ -1,11 +1,15 @@
 """Downloads from a hub that is not to be trusted: what it names, how much it sends, and who still asks it."""
 
+import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import downloads
@@ -90,3 +94,36 @@ def test_work_that_nobody_waits_for_asks_no_more(hub: ModelHub, tmp_path: Path) 
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
     assert len(hub.asked) == asked < 6
+
+
+def test_only_the_last_answer_is_named(hub: ModelHub, tmp_path: Path) -> None:
+    """A hub does not have every file that its library asks for."""
+    hub.faults = {"b.txt": 404, "a.txt": "stall"}
+
+    def work() -> str:
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download("o/m", "b.txt", cache_dir=tmp_path / "cache")
+        return hf_hub_download("o/m", "a.txt", cache_dir=tmp_path / "cache")
+
+    with pytest.raises(TimeoutError, match=r"in 1 s$"):
+        watched(work, 1.0)
+
+
+def test_a_process_ends_while_the_threads_of_its_work_still_wait() -> None:
+    """A data set of many files is downloaded by a pool, for which the interpreter would wait at its end."""
+    code = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from lightning_pspo.files.downloads import watched
+
+def work():
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: threading.Event().wait(), range(2)))
+
+watched(work, 0.1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr.strip().rpartition("\n")[2]) == (
+        1,
+        "TimeoutError: nothing more has arrived in 0.1 s",
+    )
