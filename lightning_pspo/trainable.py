@@ -42,8 +42,10 @@ from lightning_pspo.training.checks import (
     act_after_validations,
     apply_loop_defaults,
     check_fit,
+    check_patience,
     check_time_left,
     keep_csv_rows,
+    keep_patience,
     run_every_rollout_of_a_trial,
 )
 from lightning_pspo.training.loop_counters import put_after_rollout, resume_after_rollout, run_missed_validation
@@ -213,6 +215,7 @@ class TrainableModule(SamplingModule):
     def on_fit_start(self) -> None:
         """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
         check_time_left(self.trainer)
+        check_patience(self.trainer)
         if not self.threads_are_chosen:
             choose_threads(self.trainer, self.policy)
         if self.limits.micro_batch_tokens == "auto":
@@ -288,6 +291,7 @@ class TrainableModule(SamplingModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1, 1))]))
             check_precision(checkpoint, str(self.trainer.precision))
+            keep_patience(checkpoint, self.trainer)
             self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             # Also after ``on_fit_start``: a sharded strategy loads the checkpoint later than others.
             if not self._limits_are_chosen and "micro_batch_tokens" in checkpoint:

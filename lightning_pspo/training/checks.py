@@ -26,6 +26,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
@@ -225,6 +226,26 @@ def check_time_left(trainer: Trainer) -> None:
                 f"`trainer.max_time` must exceed the {before} that the run took before, since a resumed run counts on, "
                 f"got {limit}: raise it."
             )
+
+
+def keep_patience(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+    """Let this run's `patience` count, in place of that in EarlyStopping's stored state, which would undo a change."""
+    states = checkpoint.get("callbacks", {})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            states[callback.state_key]["patience"] = callback.patience
+
+
+def check_patience(trainer: Trainer) -> None:
+    """Refuse to go on with a run whose patience is exhausted: each time it is resumed it would make another rollout."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and trainer.ckpt_path is not None:
+            reason, waited = callback.stopping_reason, callback.wait_count
+            if reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and waited >= callback.patience:
+                raise InputError(
+                    f"`patience` of EarlyStopping must exceed the {waited} checks of {callback.monitor} without an "
+                    f"improvement, after which it has ended the run, got {callback.patience}: raise it."
+                )
 
 
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
