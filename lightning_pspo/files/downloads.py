@@ -185,7 +185,7 @@ def _check_answer(response: Any) -> None:
     thread = threading.current_thread()
     _under_way[thread] = time.monotonic()
     if isinstance(thread, _Work):
-        is_bad = response.status_code >= 400
+        is_bad = response.status_code >= 400 and response.status_code != 404  # many a file may be missing
         thread.refusal = f"{response.status_code} {response.reason_phrase}".strip() if is_bad else ""
     for header in _NAMES:
         value = response.headers.get(header, "")
