@@ -222,7 +222,7 @@ class PSPOCLI(LightningCLI):
             )
         try:
             trainer: Any = super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:
             raise InputError(f"`trainer` cannot be built with these settings: {str(error).strip()}") from error
         trainer.defaults_are_ours = True  # see training.checks.apply_loop_defaults
         if (bar := trainer.progress_bar_callback) is not None and bar not in callbacks:  # Lightning's own

@@ -22,7 +22,7 @@ def size_of(subject: Subject) -> RunSize:
     trainer, world, rollouts = subject.trainer, subject.world_size, subject.rollouts
     counts = [len(rows) for key, rows in subject.rows.items() if key.startswith("val.")]
     interval = trainer.get("val_check_interval")
-    if not counts or trainer.get("limit_val_batches") == 0:
+    if not counts or trainer.get("limit_val_batches") == 0 or not isinstance(interval, int | float | None):
         validations = 0.0
     elif isinstance(interval, int):
         validations = float(max(1, rollouts // interval))

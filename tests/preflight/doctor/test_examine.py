@@ -13,7 +13,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from lightning_pspo.cli.doctor_worker import DoctorCLI, work
-from lightning_pspo.preflight.doctor import data, examine, machine, objective, tokens
+from lightning_pspo.preflight.doctor import data, examine, machine, objective, outlook, tokens
 from lightning_pspo.preflight.doctor.findings import Finding, Severity, ordered
 from lightning_pspo.preflight.doctor.subject import Subject
 from tests.support.models import make_tokenizer
@@ -138,6 +138,8 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
         (["--trainer.strategy=fsdp"], "strategy", "(?i)strategy"),
         (["--trainer.devices=3", "--trainer.strategy=ddp"], "prompts_per_rollout", r"number of ranks \(3\), got 4"),
         (["--trainer.accelerator=cuda"], "accelerator", "(?i)accelerator|cuda"),
+        (["--trainer.accelerator=tpu"], "devices", "torch_xla"),
+        (["--trainer.val_check_interval=00:00:01:00"], "val_check_interval", "must be a number of rollouts"),
         (["--trainer.max_epochs=3"], "max_epochs", "`trainer.max_epochs` must be 1"),
         (["--trainer.callbacks+=EMAWeightAveraging"], "callbacks", "must not hold EMAWeightAveraging"),
         (
@@ -152,6 +154,16 @@ def test_the_trainer(build: Examined, arguments: list[str], check: str, words: s
     hits = [finding for finding in findings if finding.severity is Severity.ERROR]
     assert {finding.check for finding in hits} == {check}
     assert re.search(words, hits[0].measured)
+
+
+@pytest.mark.parametrize(("interval", "count"), [("2", 6.0), ("0.5", 3.0), ("00:00:01:00", 1.0)])
+def test_the_number_of_validations(build: Examined, tmp_path: Path, interval: str, count: float) -> None:
+    """The one before training counts; by the clock, which is refused, there is no other."""
+    val = rows(tmp_path / "val.jsonl", ("What is 5 + 5?", "10"))
+    more = ["--data.val.held=JSONL", f"--data.val.held.path={val}", "--data.num_rollouts=10"]
+    subject = build(*more, f"--trainer.val_check_interval={interval}")
+    list(data.load(subject))
+    assert outlook.size_of(subject).validations == count
 
 
 def test_the_directory_and_the_disk(build: Examined, tmp_path: Path) -> None:
