@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 
-from lightning_pspo.grading.last_number import whole
+from lightning_pspo.grading.last_number import BOLD, whole
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, unit_id
 from lightning_pspo.grading.words import SCALE, in_digits
@@ -63,7 +63,13 @@ _ASKS_NOUN = re.compile(
 _TIMES = re.compile(r"\b(?:sec(?:ond)?|min(?:ute)?|h(?:ou)?r|day|week|month|year)s?\b")
 _DOLLARS, _PERCENT = re.compile(r"\$|\bdollars?\b"), re.compile(r"%|\bpercent\b")
 _ASKS_PERCENT = re.compile(r"(?i)\b(?:what|in) percent")
-_ASKS_REST, _REST = re.compile(r"(?i)\b(?:left|remain)"), re.compile(r" (?:[a-z]+ )?(?:left|remain)")
+_ENDS = [  # what is asked for, and what then stands behind the number
+    (re.compile(rf"(?i){asked}"), re.compile(rf" (?:[a-z]+ )?(?:{said})\b"))
+    for asked, said in (
+        (r"\b(?:left|remain)", "left|remain[a-z]*"),
+        (r"\bhow (?:many|much) (more|fewer|less)\b", "more|fewer|less"),
+    )
+]
 _GOES_ON = re.compile(
     r"[;=+*×]|\s[-−–]\s|\b(?:and|but|so|thus|therefore|hence|then|now|leaving|(?<!for a )total of)\b|\bto \\?\$?\Z"
 )
@@ -167,7 +173,7 @@ def asked_number(question: str, text: str) -> str | None:
     >>> asked_number("How many pens does Ben have?", "Ben has 6 and Ava has 18.")
     '6'
     """
-    sentence = _SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1]
+    sentence = BOLD.sub(r"\1", _SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1])
     last = _NEXT_SENTENCE.split(question.rpartition("?")[0].strip())[-1]
     if _BY_CASES.search(sentence):
         return None
@@ -186,17 +192,17 @@ def asked_number(question: str, text: str) -> str | None:
 
 def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
     """Match the number that has the noun or the sign that is asked for, if one has or what follows only explains it."""
-    if _ASKS_REST.search(question):
-        rests = [number for number in said if _REST.match(sentence, number.end(2))]
-        if rests:
-            return rests[0] if len(rests) == 1 else None
+    for asks, behind in _ENDS:
+        ends = [number for number in said if behind.match(sentence, number.end(2))] if asks.search(question) else []
+        if ends:
+            return ends[0] if len(ends) == 1 else None
     if not (kind := _asked_kind(question)):
         return None
     asked = [number for number in said if kind.search(_NO_NOUN.sub("", f"{number[1] or ''}{number[3]}"))]
     if not asked:
         return None
-    behind = [number.start() for number in said if number.start() > asked[0].start()]
-    between = sentence[asked[0].end(2) : behind[0]] if behind else ""
+    later = [number.start() for number in said if number.start() > asked[0].start()]
+    between = sentence[asked[0].end(2) : later[0]] if later else ""
     is_explained = asked[0] is said[0] and _EXPLAINS.search(between)
     return asked[0] if not _GOES_ON.search(between) and (len(asked) == 1 or is_explained) else None
 

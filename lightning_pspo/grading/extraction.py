@@ -6,7 +6,7 @@ import re
 from itertools import islice
 from typing import Literal
 
-from lightning_pspo.grading.last_number import FORMULA, last_formula, last_match, last_number, repeats
+from lightning_pspo.grading.last_number import FORMULA, emphasized, last_formula, last_match, last_number, repeats
 from lightning_pspo.grading.normalize import clean, plain
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.statements import concluded, stated
@@ -173,6 +173,8 @@ def _unmarked(text: str) -> tuple[str | None, str]:
     line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):
         return line, "printed"
+    if number := emphasized(prose):
+        return number, "last_number"
     if formula := last_formula(prose):
         return formula, "last_formula"
     if number := concluded(prose) or last_number(prose):

@@ -17,7 +17,7 @@ from lightning_pspo.grading.copies import refusal, without_labels, without_quest
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import COPULA, decide_choice
-from lightning_pspo.grading.last_number import last_match, last_number, numbers, rougher
+from lightning_pspo.grading.last_number import BOLD, emphasized, last_match, last_number, numbers, rougher
 from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.processes import Verdict, WorkerPool
@@ -114,8 +114,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
     line, answer, question = text.strip(), attempt.answer, attempt.question
-    if rule in ("last_number", "none") and mode == "lenient" and not cut and (number := asked_number(question, line)):
-        extracted, rule = number, "last_number"
+    if rule in ("last_number", "none") and mode == "lenient" and not cut:
+        number = emphasized(line) or asked_number(question, line)
+        extracted, rule = (number, "last_number") if number else (extracted, rule)
     elif rule in ("hash", "boxed") and (said := clean((extracted or "")[:MAX_ANSWER_CHARS])) and _IS_PROSE.match(said):
         alone = last_number(said) if _IS_SENTENCE.match(said) and len(numbers(said)) == 1 else None
         extracted = asked_number(question, said) or concluded(said) or alone or extracted
@@ -155,6 +156,8 @@ def _bare(text: str, answer: str, question: str) -> str:
     end = line[-_MAX_LINE:]
     if _CALENDAR.fullmatch(own) and not _DOUBT.search(end) and (days := _CALENDAR.findall(clean(end))):
         return days[-1] if len({*days}) == 1 or _ENDS_IN_DAY.search(end) else ""
+    if len(bold := BOLD.findall(end)) == 1 and not read_number(own) and not _DOUBT.search(end) and quick(bold[0], own):
+        return str(bold[0])
     said = re.search(rf"(?:\A|\bso )\W*{own}\W* (\w+ \w+)[^,;]*\Z", end) if own.isalpha() else None
     if said and said[1] in question:
         return own  # "Bo has more." where it is asked who has more

@@ -83,6 +83,8 @@ _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _ROUGHLY = re.compile(r",? \(?(?:or |which is |that is )?(?:about|approximately|approx\.|roughly|around|≈) ?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
+BOLD = re.compile(r"(?<![\w)\]*])\*\*([^*\n]{1,60})\*\*(?![\w(*])")
+_NO_RESULT = re.compile(rf"(?i)(?:(?:{LABELS}) ?)?[0-9]+\W*\Z(?<=[.):])|(?:{LABELS}) ?[0-9]|.*[:=]")
 _MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for
 
@@ -100,6 +102,22 @@ def last_number(text: str) -> str | None:
     undone = _UNDONE.search(text, max(0, match.start() - _WINDOW), match.start())
     start = undone.start() + len(undone.group()) - len(undone.group().lstrip()) if undone else match.start()
     return whole(text, start, match.end())
+
+
+def emphasized(text: str) -> str | None:
+    """Return the one number that the last line of a text has in bold, or the word there for one; None without one.
+
+    >>> emphasized("They ate **6** slices of the 8."), emphasized("**Step 2** gives 8."), emphasized("**6** and **8**")
+    ('6', None, None)
+    """
+    line = text.rstrip().rpartition("\n")[2][-_WINDOW:]
+    bold = BOLD.findall(line)
+    said = in_digits(bold[0]) if len(bold) == 1 else ""
+    if len(found := numbers(said)) != 1 or _NO_RESULT.match(said):
+        return None
+    plain = line.replace(f"**{bold[0]}**", said)
+    start = line.index("**") + said.index(match.group().strip() if (match := _last_match(said)) else found[0])
+    return whole(plain, start, start + len(match.group().strip() if match else found[0]))
 
 
 def numbers(text: str) -> list[str]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_pspo.grading.last_number import MATHS, joined, last_formula, last_match, last_number, numbers, whole
+from lightning_pspo.grading.last_number import (
+    BOLD,
+    MATHS,
+    joined,
+    last_formula,
+    last_match,
+    last_number,
+    numbers,
+    whole,
+)
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.qualifiers import DENIED
@@ -118,6 +127,8 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
     if _IN_JSON.search(before):
         text = _JSON_ENDS.split(text, maxsplit=1)[0]
     text = _FENCE.sub("", text.lstrip("\"' }"), count=1)
+    if before.rpartition("\n")[2].count("**") % 2 == 0:
+        text = BOLD.sub(r"\1", text)
     if _EMPTY_BOX.match(text) or _CONDITION.search(before):
         return None
     if _COLUMN.match(text):

@@ -360,6 +360,17 @@ QUESTIONS = r"""
 + He runs 540 meters: 180 in each of 3 sets. | He runs 540 meters a week, or 180 meters per session.
 - He runs 540 meters and then 60 meters.
 - He runs 60 meters in 540 sprints. | He runs 500 meters, so 60 meters less than 540.
+? How many shirts did she order? => 75
++ ### Final Answer⏎Krissa ordered **75 shirts** in total. | She ordered **75** of the 80 shirts.
++ She paid $7 + $6 = $13 for **75 shirts**, and 3 are left. | She ordered **seventy-five shirts** in 2 days.
+- **Step 75:** she ordered 80. | She did not order **75 shirts**.
+- She ordered **80 shirts** in **75 days**. | **75.** So 80.
+? In which direction is she facing? => east
++ She is facing **east**.
+- She is not facing **east**. | She is facing **west**, not east.
+? How many more visitors were there than before? => 57
++ There were 705 visitors, 57 more than on the previous two days. | There were **57** more visitors (705 vs. 648).
+- There were 57 visitors, 705 more than on the previous days.
 ? How many stickers does Ben have? => 6
 + Ben has 6 and Ava has 18. | Ava has 18 stickers and Ben has 6.
 + Ben: 6, Ava: 18 | There are 6 stickers, 2 of them red.
