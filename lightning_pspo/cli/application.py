@@ -48,7 +48,7 @@ from lightning_pspo.cli.run_directory import (
 from lightning_pspo.cli.short_help import EVERYTHING, short_help
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.source_setting import SourceSetting
-from lightning_pspo.cli.suggestions.nulls import refuse_linked, refuse_nulls
+from lightning_pspo.cli.suggestions.nulls import refuse_ignored, refuse_nulls
 from lightning_pspo.cli.suggestions.reworded import explain
 from lightning_pspo.datamodule import MathDataModule
 from lightning_pspo.errors import InputError, one_line
@@ -133,7 +133,7 @@ class PSPOCLI(LightningCLI):
                 untyped: Any = subparser
                 untyped.format_help = partial(short_help, subparser, name)
         subparser, words = self._subcommand_parsers[self.arguments[0]], self.arguments[1:]
-        refuse_linked(self.arguments, subparser)
+        refuse_ignored(self.arguments, subparser)
         try:
             with torch_first():
                 self.config = parser.parse_args(args)

@@ -47,6 +47,7 @@ def ends_in_one_line(command: Callable[Arguments, int]) -> Callable[Arguments, i
     @functools.wraps(command)
     def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
         try:
+            check_ranks()
             return command(*arguments, **options)
         except KeyboardInterrupt:
             status = INTERRUPTED
@@ -103,6 +104,17 @@ def short_path(path: str | bytes | int | Path) -> str:
     """
     text = os.fsdecode(path) if isinstance(path, bytes) else str(path).replace("\0", "\\0")
     return text if len(text) <= 120 else f"{text[:60]}...{text[-60:]}"
+
+
+def check_ranks() -> None:
+    """Refuse a rank in the environment that is no number, with which Lightning cannot be imported.
+
+    Raises:
+        InputError: There is one; the message names the variable.
+    """
+    for name in _RANKS:
+        if not (value := os.environ.get(name, "0")).isdigit():
+            raise InputError(f"the environment variable {name} must be a whole number, got {value!r:.80}: unset it.")
 
 
 def environment_rank() -> int:

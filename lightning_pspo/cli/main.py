@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_pspo.cli.config_files import with_config_files
-from lightning_pspo.cli.failures import BAD_INPUT, describe_failure, environment_rank, error_line
+from lightning_pspo.cli.failures import BAD_INPUT, check_ranks, describe_failure, environment_rank, error_line
 from lightning_pspo.cli.help import LIGHTNING, check_subcommand
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import parse_yaml
@@ -28,6 +28,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a subcommand of Lightning; bad input ends it with one line and exit status 2, a full disk with one and 1."""
     parent = os.getppid()
     try:
+        check_ranks()
         arguments = with_config_files(sys.argv[1:] if args is None else args)
         check_subcommand(arguments)
         if arguments[0] not in LIGHTNING:

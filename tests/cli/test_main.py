@@ -386,3 +386,12 @@ def test_a_failing_file_system_is_no_fault_of_the_program(error: Exception, line
     status, message = describe_failure(error, None)
     assert status == 1
     assert message is None if line is None else str(message).startswith(line)
+
+
+def test_a_rank_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "x")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", "quickstart"])
+    assert ended.value.code == 2
+    problem = "the environment variable SLURM_PROCID must be a whole number, got 'x': unset it."
+    assert capsys.readouterr().err == f"error: {problem}\n"

@@ -17,18 +17,33 @@ from lightning_pspo.cli.suggestions.values import expected, shown, takes_null
 from lightning_pspo.errors import InputError
 
 
-def refuse_linked(arguments: Sequence[str], parser: Any) -> None:
-    """Refuse settings that another one decides; the parser would ignore those in files.
+def refuse_ignored(arguments: Sequence[str], parser: Any) -> None:
+    """Refuse what the parser would ignore in files: settings that another one decides, and unknown ones that are empty.
 
     Args:
         arguments: Words of the command, with its subcommand.
         parser: Parser of the subcommand.
     """
     links = {action.dest: action.source for action in parser._actions if isinstance(action, ActionLink)}
+    given = [action.dest for action in parser._actions if not action.dest.endswith(".help")]
+    names = [name for name in given if not any(other.startswith(name + ".") for other in given)]
     for setting in written(arguments[1:]):
         if setting.key in links:
             sources = " and ".join(f"`{key}`" for key, _ in links[setting.key])
             raise InputError(f"{setting.file}`{setting.name}` is set by {sources} and cannot be given.")
+        if setting.value == {} and not any(_is_within(setting.key, known) for known in names):
+            group = setting.key.rpartition(".")[0]
+            depth = len(group.split(".")) + 1 if group else 1
+            siblings = {".".join(name.split(".")[:depth]) for name in names if name.startswith(group)}
+            raise InputError(
+                f"{setting.file}unknown setting `{setting.name}`{suggestion(setting.key, sorted(siblings))}"
+            )
+
+
+def _is_within(name: str, other: str) -> bool:
+    """Whether one of two settings is the other, or a group or an object that holds it."""
+    name = name.partition("[")[0]
+    return name == other or name.startswith(other + ".") or other.startswith(name + ".")
 
 
 def refuse_nulls(config: Namespace, parser: Any) -> None:

@@ -288,6 +288,8 @@ def test_nothing_is_found_in_what_is_right(message) -> None:
         ("model: {sampling: {top_p: null}}", "`model.sampling.top_p` must be a number"),
         ("data: {seed: 1}", "PATH`data.seed` is set by `seed_everything` and cannot be given."),
         ("data: {tokenizer: x}", "PATH`data.tokenizer` is set by `model` and cannot be given."),
+        ("modle: {}", "PATHunknown setting `modle`; did you mean `model`?"),
+        ("model: {samplin: {}}", "PATHunknown setting `model.samplin`; did you mean `model.sampling`?"),
         ("model: {limits: 4}", "`model.limits` is a group of settings such as `model.limits.micro"),
         ("model: {evaluation: [0, 1]}", "`model.evaluation` is a group of settings such as `model.evaluation.temp"),
         ("trainer: {devices: x}", "`trainer` cannot be built with these settings: `devices`"),
