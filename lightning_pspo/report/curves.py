@@ -85,10 +85,11 @@ def _below(root: Path, pattern: str) -> list[Path]:
     return [path for path in root.rglob(pattern) if others.isdisjoint(path.parents) and path.is_file()]
 
 
-def _version(path: Path) -> tuple[int, str]:
-    """Return a key that sorts ``version_10`` behind ``version_9``."""
+def _version(path: Path) -> tuple[int, list[str | int]]:
+    """Return a key that sorts ``version_10`` behind ``version_9``, and events.out.tfevents.7.10 behind ...7.9."""
     versions = re.findall(r"version_(\d{1,9})", path.as_posix())
-    return (int(versions[-1]) if versions else 0, path.as_posix())
+    parts = re.split(r"([0-9]+)", path.as_posix())  # text and digits by turns
+    return (int(versions[-1]) if versions else 0, [int(part) if part.isdigit() else part for part in parts])
 
 
 def _read_csv(path: Path) -> _Points:

@@ -49,6 +49,11 @@ def test_tensorboard_is_read_where_there_is_no_csv(tmp_path: Path, versions: tup
     steps, values = read_curves(tmp_path)["train/reward"]
     assert steps.tolist() == [4, 8, 12]
     assert values.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    if "mine" in versions:  # the tenth file of one process in one second
+        first, second = sorted(tmp_path.rglob("events.out.*"), key=lambda path: int(path.suffix[1:]))
+        second.rename(second.with_name("events.out.tfevents.7.host.1.10"))
+        first.rename(first.with_name("events.out.tfevents.7.host.1.9"))
+        assert read_curves(tmp_path)["train/reward"][0].tolist() == [4, 8, 12]
 
 
 @given(st.lists(st.dictionaries(st.integers(1, 30), st.floats(-1, 1), max_size=8), max_size=4))
