@@ -21,7 +21,7 @@ _OPERATION = re.compile(
 )
 _UNADDED = re.compile(  # two numbers, a power of a number or of brackets
     r"(?<![\w.^}\\])[0-9]+\s?(?:[-+*]|\\cdot|\\times)\s?[0-9]+(?![\w.]*[\\^A-Za-z{(!]|\s?[\\/])"
-    r"|(?<![\w.])[0-9]+\^\{?[0-9]+(?!\s?/)|\)\^"
+    r"|(?<![\w.])[0-9]+\^\{?[0-9]++(?!\s?/)|\)\^"
 )
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
 QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
@@ -38,6 +38,7 @@ _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3}")
 _ROOT_POWER = re.compile(r"\^\{?-?(?:\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+/[0-9]+)\}?")
 _BASE = re.compile(r"(?<![\^{0-9])[0-9]+")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])(?![eEiI](?![A-Za-z]))[A-Za-z]")
+_INVERSE = re.compile(r"\\(sin|cos|tan)\s?\^\s?\{?\s?-1\s?\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _FUNCTIONS = {  # an answer without variables may hold those kinds that the reference has
     name: kind
@@ -70,6 +71,7 @@ def is_undone(text: str, own: str, question: str) -> bool:
     >>> is_undone(r"\sqrt{4+9}", r"\sqrt{13}", ""), is_undone(r"\sqrt{50}", r"5\sqrt{2}", "Simplify.")
     (True, True)
     """
+    text, own = (_INVERSE.sub(r"\\arc\1", side) for side in (text, own))
     parts, owns = split_collection(text), split_collection(own)
     has_numbers = owns is not None and all(map(read_number, owns.items))
     if owns and has_numbers and (r"\pm" in text or (parts and len(parts.items) == len(owns.items))):

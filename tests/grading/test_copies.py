@@ -145,6 +145,11 @@ TABLE = r"""
 ? What is the distance? => \sqrt{13}
 + ~The distance is √13. | ~The distance is √13 units. | ~It is sqrt(13). | ~\boxed{13^{1/2}} | ~\boxed{3.605551}
 - ~√(4 + 9) | sqrt(4+9) | ~sqrt(2^2+3^2) | ~\boxed{\sqrt{\sqrt{169}}}
+? What is the angle in radians? => \arctan 2
++ ~\boxed{\tan^{-1} 2} | ~\boxed{\arctan(2)}
+- ~\boxed{\arcsin\frac{2}{5}}
+? What is the side? => 8\sqrt[3]{4}
++ ~\boxed{2^{11/3}}
 ? Find all real $k$. => \frac{9}{4}, -\frac{9}{4}
 + ~\boxed{\pm\frac94} | ~k = ±9/4 | ~k = 9/4 or k = -9/4 | ~\boxed{k=\frac94\text{ or }k=-\frac94}
 - ~\boxed{\frac{0\pm9}{4}} | ~\boxed{\frac94}
