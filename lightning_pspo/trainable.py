@@ -42,7 +42,6 @@ from lightning_pspo.training.checks import (
     act_after_validations,
     apply_loop_defaults,
     check_fit,
-    check_patience,
     check_time_left,
     keep_csv_rows,
     keep_patience,
@@ -215,7 +214,6 @@ class TrainableModule(SamplingModule):
     def on_fit_start(self) -> None:
         """Choose the number of threads, unless a checkpoint has; check that rollouts and updates see the same model."""
         check_time_left(self.trainer)
-        check_patience(self.trainer)
         if not self.threads_are_chosen:
             choose_threads(self.trainer, self.policy)
         if self.limits.micro_batch_tokens == "auto":

@@ -126,7 +126,7 @@ def _folders(dataset: str) -> tuple[Path, Path, Path]:
 def _keep_revision(dataset: str, revision: str | None, commits: set[str]) -> None:
     """Let the cache know the commit of a branch or tag, as the library does if it reads a README of that name."""
     file = _folders(dataset)[0] / "refs" / str(revision)
-    if revision is not None and commits != {revision} and len(commits) == 1 and not file.exists():
+    if revision is not None and commits != {revision} and len(commits) == 1:  # a branch may move
         with contextlib.suppress(OSError):  # of a cache that only others write
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, commits.pop().encode())

@@ -49,6 +49,8 @@ class _Work(threading.Thread):
             self.result.set_result(self.work())
         except BaseException as error:
             self.result.set_exception(error)
+        finally:
+            _under_way.pop(self, None)  # a request that was not answered leaves its entry
 
     def abandon(self, reason: str) -> NoReturn:
         from huggingface_hub import close_session
@@ -103,10 +105,11 @@ def watched_upload(work: Callable[[], T], seconds: float) -> T:
         TimeoutError: It has stalled.
     """
     _check_answers()
-    thread = _Work(work)
+    thread, start = _Work(work), time.monotonic()
     thread.start()
     while not wait([thread.result], min(1.0, seconds)).done:
-        if time.monotonic() - min(_under_way.copy().values(), default=float("inf")) >= seconds:
+        since = [got_on for got_on in _under_way.copy().values() if got_on >= start]  # not of an earlier failure
+        if time.monotonic() - min(since, default=float("inf")) >= seconds:
             thread.abandon(f"a request has not got on in {seconds:g} s")
     result: T = thread.result.result()
     return result
@@ -154,8 +157,9 @@ def _check_answers() -> None:
         request.stream = Watched(request.stream, float("inf"), False)
 
     def after(response: Any) -> None:
-        is_file = response.request.method != "GET" or "/api/" not in str(response.request.url)
-        response.stream = Watched(response.stream, float("inf") if is_file else _MAX_LISTING, True)
+        path = str(response.request.url).removeprefix(constants.ENDPOINT)  # a mirror's own address may have /api/
+        is_listing = response.request.method == "GET" and "/api/" in path and "/resolve/" not in path
+        response.stream = Watched(response.stream, _MAX_LISTING if is_listing else float("inf"), True)
         _check_answer(response)
 
     make = _http._GLOBAL_CLIENT_FACTORY

@@ -112,7 +112,7 @@ def _check_launched(trainer: Trainer) -> None:
         return
     if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment):
         for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
-            if name not in os.environ:
+            if name not in os.environ and not (name == "NODE_RANK" and "GROUP_RANK" in os.environ):
                 raise InputError(
                     f"`trainer.num_nodes` {trainer.num_nodes} needs the variable {name} on every node, and MASTER_ADDR "
                     "and MASTER_PORT the same on all: start them with scripts/launch/torchrun.sh, which sets all."
@@ -229,23 +229,21 @@ def check_time_left(trainer: Trainer) -> None:
 
 
 def keep_patience(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
-    """Let this run's `patience` count, in place of that in EarlyStopping's stored state, which would undo a change."""
+    """Let this run's `patience` of EarlyStopping count, in place of the stored one, which would undo a change.
+
+    Raises:
+        InputError: It is exhausted: each time the run is resumed it would make another rollout.
+    """
     states = checkpoint.get("callbacks", {})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping) and callback.state_key in states:
-            states[callback.state_key]["patience"] = callback.patience
-
-
-def check_patience(trainer: Trainer) -> None:
-    """Refuse to go on with a run whose patience is exhausted: each time it is resumed it would make another rollout."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping) and trainer.ckpt_path is not None:
-            reason, waited = callback.stopping_reason, callback.wait_count
-            if reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and waited >= callback.patience:
-                raise InputError(
-                    f"`patience` of EarlyStopping must exceed the {waited} checks of {callback.monitor} without an "
-                    f"improvement, after which it has ended the run, got {callback.patience}: raise it."
-                )
+        if not isinstance(callback, EarlyStopping) or (state := states.get(callback.state_key)) is None:
+            continue
+        state["patience"], waited = callback.patience, state["wait_count"]
+        if state.get("stopping_reason") == EarlyStoppingReason.PATIENCE_EXHAUSTED.value and waited >= callback.patience:
+            raise InputError(
+                f"`patience` of EarlyStopping must exceed the {waited} checks of {callback.monitor} without an "
+                f"improvement, after which it has ended the run, got {callback.patience}: raise it."
+            )
 
 
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:

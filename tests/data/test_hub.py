@@ -93,6 +93,11 @@ def test_a_branch_is_known_without_a_readme(hub: ModelHub, monkeypatch: pytest.M
     assert rows("main") == ROWS
     with pytest.raises(InputError, match="`revision` 'dev' of o/m is not in the cache"):
         rows("dev")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.sha = "3" * 40  # the branch moves
+    assert rows("main") == ROWS
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert rows("main") == ROWS
 
 
 @pytest.mark.parametrize(("fault", "reason"), [(403, "403 Forbidden"), (None, "JSON parse error")])

@@ -4,16 +4,18 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, get_session, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import downloads
-from lightning_pspo.files.downloads import watched
+from lightning_pspo.files.downloads import watched, watched_upload
 from tests.support.model_hub import ModelHub
 from tests.support.processes import PATIENCE_S
 
@@ -84,6 +86,25 @@ def test_a_file_or_an_answer_without_an_end(hub: ModelHub, tmp_path: Path, monke
         watched(lambda: HfApi(endpoint=hub.url).model_info("o/m"), PATIENCE_S)
 
 
+def test_a_file_of_a_mirror_is_no_listing(hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own address may have what the paths of listings begin with."""
+    mirror = f"{hub.url}/artifactory/api/huggingfaceml"
+    monkeypatch.setattr(constants, "ENDPOINT", mirror)
+    template = mirror + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(downloads, "_MAX_LISTING", 20)
+    assert len(Path(get(tmp_path)).read_bytes()) > 20
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_upload_does_not_wait_for_an_earlier_failure() -> None:
+    """A request that was refused has no answer, whose end would say that nobody waits for it."""
+    watched(lambda: None, PATIENCE_S)  # requests of this thread are watched from here on
+    with contextlib.suppress(httpx2.ConnectError):
+        get_session().get("http://127.0.0.1:9/api/models/o/m")
+    assert watched_upload(lambda: time.sleep(1.0) or "sent", 0.5) == "sent"
+
+
 def test_work_that_nobody_waits_for_asks_no_more(hub: ModelHub, tmp_path: Path) -> None:
     hub.faults["a.txt"] = 503
     with pytest.raises(TimeoutError, match=r"nothing more has arrived in 1 s; the last answer was 503"):
@@ -115,7 +136,7 @@ def test_a_process_ends_while_the_threads_of_its_work_still_wait() -> None:
     code = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from lightning_pspo.files.downloads import watched
+from lightning_pspo.files.downloads import watched, watched_upload
 
 def work():
     with ThreadPoolExecutor(2) as pool:
