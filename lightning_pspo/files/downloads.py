@@ -37,12 +37,15 @@ _abandoned = WeakSet[threading.Thread]()  # who asks no server again
 
 
 class _Work(threading.Thread):
-    """A thread that waits for a server until it is abandoned; ``refusal`` is the status of its last answer if bad."""
+    """A thread that waits for a server until it is abandoned.
+
+    ``refusal`` is the status of its last answer if bad, ``received`` the bytes of all.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True, name=NAME)
         self.work, self.result = work, Future[Any]()
-        self.refusal, self.before = "", set(pools._threads_queues)
+        self.refusal, self.received, self.before = "", 0, set(pools._threads_queues)
 
     def run(self) -> None:
         try:
@@ -74,20 +77,19 @@ def watched(work: Callable[[], T], seconds: float, *folders: Path, most: float =
         work: The work.
         seconds: Longest time in which nothing may arrive, in seconds.
         folders: Where the hub's library writes what arrives.
-        most: Most bytes that may arrive there.
+        most: Most bytes that may arrive, whatever other processes write to the folders.
 
     Raises:
         TimeoutError: It has stalled, or too much has arrived.
     """
     _check_answers()
-    thread, first, since = _Work(work), _arrived(folders), time.monotonic()
-    reached = first
+    thread, reached, since = _Work(work), _arrived(folders), time.monotonic()
     thread.start()
     while not wait([thread.result], min(1.0, seconds)).done:
+        if thread.received > most:
+            thread.abandon(f"more than {most:,} bytes have arrived")
         if (now := _arrived(folders)) > reached:
             reached, since = now, time.monotonic()
-            if now - first > most:
-                thread.abandon(f"more than {most:,} bytes have arrived")
         elif time.monotonic() - since >= seconds:
             thread.abandon(f"nothing more has arrived in {seconds:g} s")
     result: T = thread.result.result()
@@ -143,8 +145,11 @@ def _check_answers() -> None:
                 self.left -= len(chunk)
                 if self.left < 0:
                     raise InputError("the hub's answer has no end")
+                thread = threading.current_thread()
                 if not self.is_answer:
-                    _under_way[threading.current_thread()] = time.monotonic()
+                    _under_way[thread] = time.monotonic()
+                elif isinstance(thread, _Work):
+                    thread.received += len(chunk)
                 yield chunk
 
         def close(self) -> None:

@@ -31,8 +31,10 @@ def first_line(error: Exception) -> str:
 
     >>> first_line(ValueError("No weights.\nLook elsewhere.")), first_line(ValueError("In `size`:\n  must be a number"))
     ('No weights.', 'In `size`: must be a number')
+    >>> first_line(MemoryError())
+    'MemoryError'
     """
-    first, *others = [line.strip() for line in str(error).strip().split("\n") if line.strip()] or [""]
+    first, *others = [line.strip() for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
     return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
