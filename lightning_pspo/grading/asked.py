@@ -58,7 +58,7 @@ _ASKS_MONEY = re.compile(
 )
 _ASKS_NOUN = re.compile(
     r"(?i)\bhow many (?:(?:more|fewer|total|extra|other|different|full|whole|additional) )*([a-z]{2,})|"
-    r"\bhow (long) (?:did|does|do|will|would|is|was)\b"
+    r"\bhow (long) (?:did|does|do|will|would|is|was)\b|\bnumber of ([a-z]{2,})"
 )
 _TIMES = re.compile(r"\b(?:sec(?:ond)?|min(?:ute)?|h(?:ou)?r|day|week|month|year)s?\b")
 _DOLLARS, _PERCENT = re.compile(r"\$|\bdollars?\b"), re.compile(r"%|\bpercent\b")
@@ -73,6 +73,12 @@ _ENDS = [  # what is asked for, and what then stands behind the number
 _GOES_ON = re.compile(
     r"[;=+*×]|\s[-−–]\s|\b(?:and|but|so|thus|therefore|hence|then|now|leaving|(?<!for a )total of)\b|\bto \\?\$?\Z"
 )
+_CONCLUDES = re.compile(  # before a later number
+    r"\b(?:so|thus|therefore|hence|then|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|now|it (?:is|was)"
+    r"|(?<!for a )total of|altogether|in all)\b.*[0-9]|[,:;] (?:[a-z]+s|[a-z]+ed) \\?\$?[0-9]"
+)
+_SINCE = re.compile(r",? (?:since|because|as|after|[0-9]+ (?:hour|minute)s?)\b")
+_LISTS = re.compile(r"[:(]|,? or \\?\$?\Z|\bby\b")
 _BY_CASES = re.compile(r"=|\b(?:otherwise|or else)\b")
 _EXPLAINS = re.compile(
     r"[:(]|,? or \\?\$?\Z|,? for a total|\b(?:by|for|at|since|because|from|after|when|if)\b|\A (?:per|each)\b"
@@ -84,6 +90,7 @@ _ASKS_OF = re.compile(  # the one of whom, or what, something is asked
     r"\b(?:do|does|did|is|are|was|were|will|would|can|could|has|have|had) (?:the |his |her |their |its |a )?"
     r"((?:[A-Z][a-z]+|(?!the|his|her|their|its|there|an?\b|each|it|he|she|they|we|you|I\b)[a-z]{3,})(?:['’]s)?)\b"
 )
+_HAS_SUBJECT = re.compile(r"[A-Z][a-z]+|\b(?:the|his|her|their|its)\b")
 _SEVERAL = re.compile(r"(?i)\b(?:than|and|together|between|each|every|total|altogether|combined|both)\b")
 _CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
 _ASKS = re.compile(  # the clauses of the last question, up to what is denied
@@ -181,11 +188,12 @@ def asked_number(question: str, text: str) -> str | None:
     ways = (_of_asked_kind, _of_asked_subject) if has_sign else (_of_asked_subject, _of_asked_kind)
     for spelled in (sentence, in_digits(sentence)):
         if _ASKS_CLOCK.search(last) and (times := [*_CLOCK.finditer(spelled)]):
-            is_first = len(times) > 1 and not _GOES_ON.search(spelled, times[0].end(), times[1].start())
+            is_first = len(times) > 1 and _SINCE.match(spelled, times[0].end())
             return whole(spelled, *times[0].span()) if len(times) == 1 or is_first else None
         said = [*_SAID.finditer(spelled)]
         for way in ways if len(said) > 1 else ():
-            if number := way(said, last, spelled):
+            number = way(said, last, spelled)
+            if number and not _CONCLUDES.search(spelled[number.end(2) : said[-1].end(2)]):
                 return whole(spelled, *number.span(2))
     return None
 
@@ -203,7 +211,8 @@ def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> r
         return None
     later = [number.start() for number in said if number.start() > asked[0].start()]
     between = sentence[asked[0].end(2) : later[0]] if later else ""
-    is_explained = asked[0] is said[0] and _EXPLAINS.search(between)
+    explains = _EXPLAINS if kind in (_DOLLARS, _PERCENT) else _LISTS
+    is_explained = asked[0] is said[0] and explains.search(between)
     return asked[0] if not _GOES_ON.search(between) and (len(asked) == 1 or is_explained) else None
 
 
@@ -214,7 +223,8 @@ def _asked_kind(question: str) -> re.Pattern[str] | None:
         return _PERCENT
     if not (asked := _ASKS_NOUN.search(question)):
         return None
-    return _TIMES if asked[2] else re.compile(rf"\b{asked[1].lower().removesuffix('s')}(?:e?s)?\b")
+    noun = (asked[1] or asked[3] or "").lower().removesuffix("s")
+    return re.compile(rf"\b{noun}(?:e?s)?\b") if noun else _TIMES
 
 
 def _of_asked_subject(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
@@ -229,6 +239,8 @@ def _of_asked_subject(said: list[re.Match[str]], question: str, sentence: str) -
         if numbers:
             before = sentence[start : numbers[0].start()]
             is_about = re.search(rf"\b{re.escape(asks[-1])}\b", before) is not None
+            if not is_about and not _HAS_SUBJECT.search(before):
+                return None  # "Ben has 12, Ava gave him 6, 18."
             about += numbers[:1] if is_about and len(numbers) == 1 else []
             others += not is_about
         start = end

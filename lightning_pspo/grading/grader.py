@@ -115,7 +115,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         extracted, rule = tagged[-1], "stated"
     line, answer, question = text.strip(), attempt.answer, attempt.question
     if rule in ("last_number", "none") and mode == "lenient" and not cut:
-        number = emphasized(line) or asked_number(question, line)
+        number = asked_number(question, line) or emphasized(line)
         extracted, rule = (number, "last_number") if number else (extracted, rule)
     elif rule in ("hash", "boxed") and (said := clean((extracted or "")[:MAX_ANSWER_CHARS])) and _IS_PROSE.match(said):
         alone = last_number(said) if _IS_SENTENCE.match(said) and len(numbers(said)) == 1 else None

@@ -84,6 +84,9 @@ _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
 _ROUGHLY = re.compile(r",? \(?(?:or |which is |that is )?(?:about|approximately|approx\.|roughly|around|≈) ?")
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 BOLD = re.compile(r"(?<![\w)\]*])\*\*([^*\n]{1,60})\*\*(?![\w(*])")
+_GOES_ON = re.compile(
+    r"\b(?:so|thus|therefore|hence|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing))\b.*[0-9]"
+)
 _NO_RESULT = re.compile(rf"(?i)(?:(?:{LABELS}) ?)?[0-9]+\W*\Z(?<=[.):])|(?:{LABELS}) ?[0-9]|.*[:=]")
 _MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for
@@ -113,7 +116,9 @@ def emphasized(text: str) -> str | None:
     line = text.rstrip().rpartition("\n")[2][-_WINDOW:]
     bold = BOLD.findall(line)
     said = in_digits(bold[0]) if len(bold) == 1 else ""
-    if len(found := numbers(said)) != 1 or _NO_RESULT.match(said):
+    before, _, behind = line.partition(f"**{bold[0]}**") if bold else ("", "", "")
+    is_subject = not before.strip(" -") and re.search(r"[0-9]", behind.partition("(")[0])  # "**3 boxes** hold 12."
+    if len(found := numbers(said)) != 1 or _NO_RESULT.match(said) or is_subject or _GOES_ON.search(behind):
         return None
     plain = line.replace(f"**{bold[0]}**", said)
     start = line.index("**") + said.index(match.group().strip() if (match := _last_match(said)) else found[0])

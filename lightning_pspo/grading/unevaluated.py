@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from lightning_pspo.grading.forms import RELATION, without_modulus
-from lightning_pspo.grading.numbers import read_number, split_unit
+from lightning_pspo.grading.numbers import UNIT_IDS, read_number, split_unit
 from lightning_pspo.grading.structure import chain, split_collection
 
 _INNER = r"((?:[^{}]|\{[^{}]*\})*)"
@@ -33,6 +33,8 @@ _ROOT = re.compile(r"\\sqrt\{([0-9]{1,15})\}")
 _CUBE_ROOT = re.compile(r"\\sqrt\[3\]\{([0-9]{1,15})\}")
 _NESTED = re.compile(r"\\sqrt\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\\sqrt")
 _ROOT_BELOW = re.compile(r"(?:/|\\frac\{[^{}]*\}\{)[^{}/]*\\sqrt")
+_UNIT_NAME = rf"(?:{'|'.join(sorted(UNIT_IDS, key=len, reverse=True))})(?:\s?\^\s?\{{?[23]\}}?)?"
+_UNIT = re.compile(rf"(?<=[0-9}})i ])\s?(?:square |cubic )?{_UNIT_NAME}(?:\s?/\s?{_UNIT_NAME})?\Z")
 _NO_ORDER = re.compile(r"[:|,=]|\\(?:ne|in|equiv|mid)(?![A-Za-z])")
 _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3}")
 _ROOT_POWER = re.compile(r"\^\{?-?(?:\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+/[0-9]+)\}?")
@@ -48,9 +50,15 @@ _FUNCTIONS = {  # an answer without variables may hold those kinds that the refe
     for name in re.findall("[a-z]+", names)
 }
 _LOGARITHM = _FUNCTIONS["log"]
-_ASKS_SHAPE = re.compile(r"(?i)\b(?:expand(?:ed)?|factor(?:ed|i[sz]e)?)\b(?! of)")
+_ASKS_SHAPE = re.compile(
+    r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)|\b(?:in|into|as) (?:its |an? |fully )?(?:expanded|factored)\b"
+)
 _ASKS_PRIMES = re.compile(r"(?i)\bprime factori[sz]ation\b")
-_ASKS_SIMPLEST = re.compile(r"(?i)\b(?:simplif\w+|simplest|reduced?|lowest terms|rationali[sz]e|combine)\b")
+_ASKS_SIMPLEST = re.compile(  # of an expression, and not of a recipe
+    r"(?i)(?:\A|[.?!:,;]\s+|\b(?:and|then|to|please) )(?:(?:fully |completely )?simplify|rationali[sz]e"
+    r"|reduce(?= (?:the )?(?:fraction|expression|ratio|\W*[0-9\\]))|combine(?= (?:the )?like))\b"
+    r"|\bsimplest\b|\blowest terms\b|\b(?:reduced|simplified) (?:form|fraction|expression|radical)"
+)
 _ASKS_EXACT = re.compile(r"(?i)\b(?:exact|simplif\w+|simplest|radical|rationali[sz]e|logarithm|in terms of \$?\\?pi)\b")
 _ASKS_SCIENTIFIC = re.compile(r"(?i)\bscientific notation\b")
 _ASKS_FRACTION = re.compile(
@@ -84,6 +92,7 @@ def is_undone(text: str, own: str, question: str) -> bool:
         return True
     if read_number(own):
         return _is_undone_number(text, own, question)
+    text = _UNIT.sub("", text)
     if _ASKS_SHAPE.search(question) and any(map(str.isalpha, own)):
         return _terms(text) != _terms(own)
     if _ASKS_PRIMES.search(question):

@@ -150,6 +150,13 @@ TABLE = r"""
 - ~\boxed{\arcsin\frac{2}{5}}
 ? What is the side? => 8\sqrt[3]{4}
 + ~\boxed{2^{11/3}}
+? What is the volume in cubic inches? => 36\pi
++ ~\boxed{36\pi\text{ in}^3} | ~\boxed{36\pi\,\mathrm{in}^3} | ~\boxed{36\pi}
+- ~\boxed{36\pi\cdot 2^0}
+? How fast is it? => \sqrt5
++ ~\boxed{\sqrt5\text{ m/s}}
+? The reduced price is what fraction of the original? => 3/4
++ 0.75 | 6/8
 ? Find all real $k$. => \frac{9}{4}, -\frac{9}{4}
 + ~\boxed{\pm\frac94} | ~k = ±9/4 | ~k = 9/4 or k = -9/4 | ~\boxed{k=\frac94\text{ or }k=-\frac94}
 - ~\boxed{\frac{0\pm9}{4}} | ~\boxed{\frac94}

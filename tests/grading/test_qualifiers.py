@@ -365,6 +365,22 @@ QUESTIONS = r"""
 + She paid $7 + $6 = $13 for **75 shirts**, and 3 are left. | She ordered **seventy-five shirts** in 2 days.
 - **Step 75:** she ordered 80. | She did not order **75 shirts**.
 - She ordered **80 shirts** in **75 days**. | **75.** So 80.
+? How many apples does Tom have? => 14
++ Tom has 10 apples, plus 4 from Ann, so 14. | With 10 apples at the start plus the 4, this gives 14.
+- Tom has 14 apples, plus 4 from Ann, so 18.
+? How many eggs does he eat? => 3
+- He eats 3 eggs for breakfast, 4 eggs for lunch.
+? How many pens does Ben have? => 18
++ Ben has 12, Ava gave him 6, 18. | **18** pens (12 + 6)
+? What time does the movie end? => 4:30
++ It starts at 2:00, ends at 4:30. | From 2:00 PM it ends at 4:30 PM.
+? How many slices are left? => 2
++ **8** slices minus 6 leaves 2. | They ate **6** of the slices, 2 are left. | **Total for 8 people**: 2
+- They ate **2** of the slices, 6 are left.
+? How much does Ann save on a $60 coat? => 6
++ Ann pays $54, so she saves $6.
+? What is the greatest number of backpacks? => 3
++ They can fill at most 3 backpacks, each with 3 pencils and 5 notebooks.
 ? In which direction is she facing? => east
 + She is facing **east**.
 - She is not facing **east**. | She is facing **west**, not east.
