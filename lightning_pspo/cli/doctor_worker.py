@@ -184,9 +184,7 @@ class DoctorCLI(PSPOCLI):
                 del config[branch][leaf]
             else:
                 config[key] = defaults.get(key)
-            with contextlib.suppress(
-                TypeError, ValueError
-            ):  # a class without an argument that it needs, or with others
+            with contextlib.suppress(TypeError, ValueError):  # a class without what it needs, or with others' arguments
                 if self._refusal() != message:
                     return True
         return False

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 
-from lightning_pspo.grading.last_number import BOLD, whole
+from lightning_pspo.grading.last_number import BOLD, last_sentence, whole
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import UNIT_SIZES, Number, read_number, unit_id
+from lightning_pspo.grading.numbers import IN_PROSE, UNIT_SIZES, Number, read_number, unit_id
 from lightning_pspo.grading.words import SCALE, in_digits
 
-_NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
 _UNIT_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?) )?[a-z]+(?:\s?\^\s?\{?[23]\}?|[²³])?(?:(?: per | an? |/)[a-z]+)?"
 _ASKS_UNIT = re.compile(
     rf"\bhow (?:many|much)(?: (?:total|us|more|fewer|extra|full|whole))* (?!in\b)({_UNIT_NAME})\b"
@@ -34,7 +33,7 @@ _ASKS_KIND = {  # where no unit is named
 _SYSTEMS = ({"mm", "cm", "m", "km", "mg", "g", "kg"}, {"in", "ft", "yd", "mi", "oz", "lb"})
 _SPEED = re.compile(r"(?:mm|cm|m|km|in|ft|yd|mi)/(?:s|min|h)\Z")
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
-_AMOUNTS = re.compile(rf"({_NUMBER})( ?{_UNIT_NAME})")
+_AMOUNTS = re.compile(rf"({IN_PROSE})( ?{_UNIT_NAME})")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
 _UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
 _MONEY = r"\$(?=[-−]?\.?[0-9])(?![^$\n]*(?:(?<=\S)\$(?![0-9])|\$(?!\w)))"  # and no sign of a formula
@@ -45,8 +44,6 @@ _IN_DOLLARS = re.compile(  # as a price is where no coins are spoken of
 )
 _SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
-_SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
-_MAX_SENTENCE = 400
 _SAID = re.compile(
     r"(\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^!}])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9]|,\\|\{,)"
     r"(%|(?:[ -][a-z]+){0,3})"
@@ -134,12 +131,7 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     ('2880', '2 days')
     >>> in_asked_unit("How many miles does he run?", "12", "12 miles per hour")
     """
-    completion = completion if text in completion else in_digits(completion)
-    start, said = completion.rfind(text), in_digits(text)
-    before, behind = completion[:start], completion[start + len(text) :]
-    if start >= 0 and not before[-1:].isalnum() and before[-1:] != ".":
-        word = None if text[-1].isalpha() else _UNIT_BEHIND.match(behind)
-        said = "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
+    said = _with_unit(text, completion)
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
     if not amount or unit not in UNIT_SIZES:
         return text
@@ -172,6 +164,17 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     return str(value) if value.denominator == 1 else f"{float(value):.12g}"
 
 
+def _with_unit(text: str, completion: str) -> str:
+    """Return an amount with the unit, or the word, that stands beside it in a completion, in digits."""
+    completion = completion if text in completion else in_digits(completion)
+    start = completion.rfind(text)
+    before, behind = completion[:start], completion[start + len(text) :]
+    if start < 0 or before[-1:].isalnum() or before[-1:] == ".":
+        return in_digits(text)
+    word = None if text[-1].isalpha() else _UNIT_BEHIND.match(behind)
+    return "$" * bool(_IS_MONEY.match(before[-1:] + text + behind)) + text + (word.group() if word else "")
+
+
 def asked_number(question: str, text: str) -> str | None:
     """Return the number that a text's last sentence says of what is asked for; None where that may be another.
 
@@ -180,7 +183,7 @@ def asked_number(question: str, text: str) -> str | None:
     >>> asked_number("How many pens does Ben have?", "Ben has 6 and Ava has 18.")
     '6'
     """
-    sentence = BOLD.sub(r"\1", _SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1])
+    sentence = BOLD.sub(r"\1", last_sentence(text))
     last = _NEXT_SENTENCE.split(question.rpartition("?")[0].strip())[-1]
     if _BY_CASES.search(sentence):
         return None

@@ -14,7 +14,7 @@ from lightning_pspo.grading.qualifiers import NOT_OTHERS
 from lightning_pspo.grading.regions import same_region
 from lightning_pspo.grading.structure import Collection, split_collection, split_top
 from lightning_pspo.grading.values import evaluate
-from lightning_pspo.grading.words import DOUBT, ordinal
+from lightning_pspo.grading.words import IS_DOUBT, ordinal
 
 _Decide = Callable[[str, str], bool | None]
 
@@ -36,7 +36,7 @@ _SYNONYMS = [
 YES_OR_NO = frozenset(("yes", "no", "true", "false"))
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)(?:[A-Za-z]{4,}|not\b)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
-_DOUBT, _GROUP = re.compile(DOUBT), re.compile(r"\{[^{}]*\}")
+_GROUP = re.compile(r"\{[^{}]*\}")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _MAX_MATCHED = 50
 
@@ -101,7 +101,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
     a, b = read_number(left), read_number(right)
     if b and not a:
         left = NOT_OTHERS.sub("", left)
-    if r"\begin" not in left and _DOUBT.search(_GROUP.sub("", left)) and not _DOUBT.search(right):
+    if r"\begin" not in left and IS_DOUBT.search(_GROUP.sub("", left)) and not IS_DOUBT.search(right):
         return same_region(left, right) or False
     if b and not a:
         if left[-1] == "!" and same_values(left.rpartition("=")[2], right):  # a factorial; else a mark

@@ -18,13 +18,13 @@ from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
 from lightning_pspo.grading.extraction import Mode, extract
 from lightning_pspo.grading.forms import COPULA, decide_choice
 from lightning_pspo.grading.last_number import BOLD, emphasized, last_match, last_number, numbers, rougher
-from lightning_pspo.grading.normalize import clean, compact
+from lightning_pspo.grading.normalize import MONTHS, clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.processes import Verdict, WorkerPool
 from lightning_pspo.grading.qualifiers import in_terms_of
 from lightning_pspo.grading.statements import REPLY, concluded
 from lightning_pspo.grading.structure import split_collection
-from lightning_pspo.grading.words import DOUBT, NOT, WRONG
+from lightning_pspo.grading.words import IS_DOUBT, NOT, WRONG
 
 CutOff = Literal["marked", "any", "none"]
 """Which answers count in a completion that the token limit cut off: marked ones, all that a rule finds, or none."""
@@ -39,10 +39,8 @@ MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
-_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-_CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{_MONTHS})(?: [0-9]{{1,2}}\b)?")
+_CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{'|'.join(MONTHS)})(?: [0-9]{{1,2}}\b)?")
 _ENDS_IN_DAY = re.compile(r"(?:\b(?:is|be|on|in)(?: an?| on)?|[:→=,]) [*_]*[A-Z][a-z]+(?: [0-9]+)?[\W_]*\Z")
-_DOUBT = re.compile(DOUBT)
 _MAX_LINE = 400
 _ENDS_IN_NUMBER = re.compile(r"[-*\s]*[A-Za-z][A-Za-z ]{0,30}:.*?([-−]?[0-9][0-9.,/]*)(?: [a-z]+)?[\s.*]*\Z")
 _IS_PROSE = re.compile(r"(?=.*[0-9])(?!.*[=\\^]).*[A-Za-z]{2,}\W+[A-Za-z]{2}|[0-9][^=\\^]*[A-Za-z]{2}[^=\\^]*[0-9]")
@@ -154,9 +152,14 @@ def _bare(text: str, answer: str, question: str) -> str:
     """Return a text without doubt, or how its last sentence ends, that may be the reference as a whole."""
     line, own = text.rstrip("` \n").rpartition("\n")[2], clean(answer)
     end = line[-_MAX_LINE:]
-    if _CALENDAR.fullmatch(own) and not _DOUBT.search(end) and (days := _CALENDAR.findall(clean(end))):
+    if _CALENDAR.fullmatch(own) and not IS_DOUBT.search(end) and (days := _CALENDAR.findall(clean(end))):
         return days[-1] if len({*days}) == 1 or _ENDS_IN_DAY.search(end) else ""
-    if len(bold := BOLD.findall(end)) == 1 and not read_number(own) and not _DOUBT.search(end) and quick(bold[0], own):
+    if (
+        len(bold := BOLD.findall(end)) == 1
+        and not read_number(own)
+        and not IS_DOUBT.search(end)
+        and quick(bold[0], own)
+    ):
         return str(bold[0])
     said = re.search(rf"(?:\A|\bso )\W*{own}\W* (\w+ \w+)[^,;]*\Z", end) if own.isalpha() else None
     if said and said[1] in question:

@@ -88,6 +88,8 @@ _GOES_ON = re.compile(
     r"\b(?:so|thus|therefore|hence|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing))\b.*[0-9]"
 )
 _NO_RESULT = re.compile(rf"(?i)(?:(?:{LABELS}) ?)?[0-9]+\W*\Z(?<=[.):])|(?:{LABELS}) ?[0-9]|.*[:=]")
+_SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
+_MAX_SENTENCE = 400
 _MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for
 
@@ -107,6 +109,11 @@ def last_number(text: str) -> str | None:
     return whole(text, start, match.end())
 
 
+def last_sentence(text: str) -> str:
+    """Return the last sentence of a text's last line."""
+    return _SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1]
+
+
 def emphasized(text: str) -> str | None:
     """Return the one number that the last line of a text has in bold, or the word there for one; None without one.
 
@@ -114,15 +121,14 @@ def emphasized(text: str) -> str | None:
     ('6', None, None)
     """
     line = text.rstrip().rpartition("\n")[2][-_WINDOW:]
-    bold = BOLD.findall(line)
-    said = in_digits(bold[0]) if len(bold) == 1 else ""
-    before, _, behind = line.partition(f"**{bold[0]}**") if bold else ("", "", "")
-    is_subject = not before.strip(" -") and re.search(r"[0-9]", behind.partition("(")[0])  # "**3 boxes** hold 12."
-    if len(found := numbers(said)) != 1 or _NO_RESULT.match(said) or is_subject or _GOES_ON.search(behind):
+    if len(bold := [*BOLD.finditer(line)]) != 1:
         return None
-    plain = line.replace(f"**{bold[0]}**", said)
-    start = line.index("**") + said.index(match.group().strip() if (match := _last_match(said)) else found[0])
-    return whole(plain, start, start + len(match.group().strip() if match else found[0]))
+    said, before, behind = in_digits(bold[0][1]), line[: bold[0].start()], line[bold[0].end() :]
+    is_subject = not before.strip(" -") and re.search(r"[0-9]", behind.partition("(")[0])  # "**3 boxes** hold 12."
+    number = _last_match(said)
+    if not number or len(numbers(said)) != 1 or _NO_RESULT.match(said) or is_subject or _GOES_ON.search(behind):
+        return None
+    return whole(before + said + behind, len(before) + number.start(), len(before) + number.end())
 
 
 def numbers(text: str) -> list[str]:

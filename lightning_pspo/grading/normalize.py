@@ -81,15 +81,15 @@ def _infix(command: re.Match[str]) -> str:
     return rf"\{'frac' if name == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
 
 
-_MONTHS = re.findall(
+MONTHS = re.findall(
     "[A-Z][a-z]+", "January February March April May June July August September October November December"
 )
-_MONTH = "|".join(name[:3] for name in _MONTHS)
+_MONTH = "|".join(name[:3] for name in MONTHS)
 
 
 def _date(date: re.Match[str]) -> str:
     day, name = sorted(date.groups())
-    return f"{next(month for month in _MONTHS if month.startswith(name))} {int(day)}"
+    return f"{next(month for month in MONTHS if month.startswith(name))} {int(day)}"
 
 
 _TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"

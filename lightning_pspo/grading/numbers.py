@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.values import evaluate
-from lightning_pspo.grading.words import DOUBT, PART, PARTS, SCALE, SCALES
+from lightning_pspo.grading.words import IS_DOUBT, PART, PARTS, SCALE, SCALES
 
 TOLERANCE = Fraction(1, 10**6)  # of two equal numbers, one no integer; relative for numbers below 1
 MIN_ROUNDED_DIGITS = 4  # a decimal of so many significant digits equals each number that it is the rounding of
@@ -18,6 +18,9 @@ ROUNDED_TOLERANCE = Fraction(1, 10**4)  # relative difference that such a decima
 MAX_ANSWER_CHARS = 1000  # a longer answer is compared as it stands
 MAX_NUMBER_CHARS = 100  # a longer text is not read as a number
 MAX_EXPONENT = 100  # a power of ten beyond this is not read as a number
+
+IN_PROSE = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
+"""Pattern of a number in a sentence, with its signs of money and percent."""
 
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -66,7 +69,7 @@ _UNIT = re.compile(
 _GLUED_UNIT = re.compile(
     r"(?<=[0-9])((?:cm|mm|km|kg|mg|ml|mL|ft|mph|hrs?|mins?|secs?|lbs?|oz|(?:hour|minute|second|day|week|month|year|inche|mile|meter|dollar|cent|degree)s|st|nd|rd|th)(?:\^\{?[23]\}?)?)\Z"
 )
-_DOUBT, _LETTERS, _ANY_LETTERS = re.compile(DOUBT), re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
+_LETTERS, _ANY_LETTERS = re.compile(r"[a-z]+"), re.compile(r"[A-Za-z]+")
 # Words after a number that change its value, take it back, or go on to another one, so that they are not a unit.
 _NO_UNITS = frozenset(
     _LETTERS.findall(
@@ -186,7 +189,7 @@ def _glossed(text: str, gloss: str) -> Number | None:
     if number and not plain and (value := evaluate(remark)) is not None:
         return number if abs(value - number.value) < TOLERANCE else None
     words = _LETTERS.findall(_ADJECTIVE.sub("", gloss.lower()))
-    return number if plain and _NO_UNITS.isdisjoint(words) and not _DOUBT.search(gloss) else None
+    return number if plain and _NO_UNITS.isdisjoint(words) and not IS_DOUBT.search(gloss) else None
 
 
 def read_comma_decimal(text: str) -> Number | None:
@@ -213,7 +216,7 @@ def split_unit(text: str) -> tuple[str, str]:
     is_unit = all(map(_is_unit, spellings)) or (len(spellings) > 1 and _SI.issuperset(spellings))
     if words[0] in ("more", "fewer") or words == ["times"]:  # "5 more pages", "5 times"
         words = words[1:]
-    if not _NO_UNITS.isdisjoint(words) or not is_unit or _DOUBT.search(unit):
+    if not _NO_UNITS.isdisjoint(words) or not is_unit or IS_DOUBT.search(unit):
         return text, ""
     return text[: match.start()].rstrip("( "), unit_id(unit)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number
+from lightning_pspo.grading.numbers import IN_PROSE, MAX_ANSWER_CHARS, read_number, same_number
 from lightning_pspo.grading.words import NOT, PART, SCALE, SUPPOSED, WRONG
 
 INCLUSIVE = (
@@ -27,7 +27,6 @@ DENIED = (  # what takes back the number before it
 _SIGN = (
     r"(?:(?<![-=>])[<>≤≥≠±∓]=?|=?[!/]=|\+/?[-−]|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|pm|mp|not\s?=)(?![A-Za-z]))"
 )
-_NUMBER = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
 _LARGE = r"(?:hours?|hrs?|h|feet|foot|ft|min(?:ute)?s?|pounds?|lbs?|dollars?|years?|weeks?|days?|yards?|kg|m)"
 _SMALL = r"(?:min(?:ute)?s?|sec(?:ond)?s?|s|inch(?:es)?|in|ounces?|oz|cents?|months?|days?|hours?|cm|g|feet)(?![a-z])"
 _CHANGES = r"(?:f[ae]ll|ris|rose|rais|drop|gr[eo]w|(?:in|de)creas|reduc|lower|differ|chang)[a-z]*"
@@ -38,7 +37,7 @@ _SAME_CLAUSE = (  # what a denial reaches over
 )
 _BEFORE = re.compile(
     rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?:(?<!\A)(?<!\n)|(?!>)){_SIGN}"
-    rf"|\b(?:between|(?:sum|difference|product|quotient) of) {_NUMBER}(?: [a-z]+)? and"
+    rf"|\b(?:between|(?:sum|difference|product|quotient) of) {IN_PROSE}(?: [a-z]+)? and"
     rf"|\b(?:{INCLUSIVE}|(?:more|less|[a-z]+er)(?: [a-z]+)? than|exceed(?:s|ed|ing)?"
     r"|over|under|above|below|beyond|(?:al|ut)most|nearly|hardly|barely|between|except|unless|but not"
     r"|(?:anything|values|numbers|all) but"
@@ -49,16 +48,16 @@ _BEFORE = re.compile(
     rf"|(?:(?<![\w,] )if|let|{SUPPOSED})(?: that)? (?:[a-z]+ ){{0,3}}(?:is|was|were|be|=)|no"
     rf"|(?!not(?<![\w,] not) [a-z]+ing\b)(?:{NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b)"
     rf"{_SAME_CLAUSE}"
-    rf"|(?:neither|either) {_NUMBER} n?or"
+    rf"|(?:neither|either) {IN_PROSE} n?or"
     r"|(?<![\w.+-])(?<![-+] )(?:[0-9]+[a-z]|[a-z](?:\^\{?[0-9]\}?|[²³]))\s?=)"
-    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from )(?<!by ){_NUMBER} to|(?P<other>{_NUMBER}) or"
-    rf"|(?P<share>[0-9]+{_OF})|(?P<large>{_NUMBER} ?{_LARGE}(?:,| and)?)|(?P<full>{_NUMBER},?(?: [a-z]+)?,? with)))"
+    rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from )(?<!by ){IN_PROSE} to|(?P<other>{IN_PROSE}) or"
+    rf"|(?P<share>[0-9]+{_OF})|(?P<large>{IN_PROSE} ?{_LARGE}(?:,| and)?)|(?P<full>{IN_PROSE},?(?: [a-z]+)?,? with)))"
     r"[ \t]*\\?\$?\Z"
 )
 _LEFT = r"(?: [a-z]+)? (?:left(?: over)?|leftover|remaining|to spare)\b"
-_OTHER = re.compile(_NUMBER)
+_OTHER = re.compile(IN_PROSE)
 _RESTS = {  # what must follow, or may
-    "share": re.compile(rf"{_NUMBER}(?: [a-z]{{3,}})?"),
+    "share": re.compile(rf"{IN_PROSE}(?: [a-z]{{3,}})?"),
     "large": re.compile(rf"[0-9]{{1,3}}(?:\.[0-9]+)? ?{_SMALL}"),
     "full": re.compile(rf"[0-9]+{_LEFT}"),
 }
@@ -68,17 +67,17 @@ _AFTER = re.compile(
     rf"|[- ](?:(?:{SCALE}|score|gross|lakh|crore|ten(?=s))s?|(?:{PART})s)\b"
     r"|k(?!\w)|(?-i:[MB]|[mb]n)(?![\w^])|‰| per ?mille\b| (?:squared|cubed|factorial|doubled|tripled|halved)\b"
     r"| B\.?C\.?(?:E\b\.?)?|(?: degrees?)?(?: celsius| fahrenheit)? below (?:zero|0)\b"
-    rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{_NUMBER}\)?|\s?r\s?[0-9]+(?!\w)"
-    rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{_NUMBER}"
-    rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{_NUMBER}"
-    rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {_NUMBER}|!? ?[-+*/×÷] {_NUMBER}"
+    rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{IN_PROSE}\)?|\s?r\s?[0-9]+(?!\w)"
+    rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{IN_PROSE}"
+    rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{IN_PROSE}"
+    rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {IN_PROSE}|!? ?[-+*/×÷] {IN_PROSE}"
     r"|\s?(?:[-+*/×÷·]|\\cdot|\\times)\s?[b-hj-z](?![\w'’])"
     r"|[inxyz](?:\^[0-9])?(?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
-    rf"| (?:times|plus|minus|less|choose|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {_NUMBER}"
+    rf"| (?:times|plus|minus|less|choose|divided by|out of(?: every)?|(?:more|less|fewer|greater) than) {IN_PROSE}"
     r"| (?:more|less|fewer|greater) than [b-z]\b|\+(?!\w| [^a-z]| [a-z]\b)"
-    rf"|(?<!%) (?:over|in|per|of) {_NUMBER}(?![0-9%]|\s*[A-Za-z])"
+    rf"|(?<!%) (?:over|in|per|of) {IN_PROSE}(?![0-9%]|\s*[A-Za-z])"
     rf"| (?:or|and) (?:more|less|fewer|above|below|over|under|up)\b| at (?:most|least)\b| degrees? below\b"
-    rf"| ?{_LARGE}(?:,| and)? {_NUMBER} ?{_SMALL}| cents?\b|\s?¢"
+    rf"| ?{_LARGE}(?:,| and)? {IN_PROSE} ?{_SMALL}| cents?\b|\s?¢"
     rf"| {_DENYING}\b)"
     rf"|[ \t]*(?!±){_SIGN}[ \t]*[A-Za-z](?![A-Za-z>])"
     r"|\$?(?: [A-Za-z]+){0,6} ?\?(?:[\s*_$]*\Z|\s(?i:no)\b)"  # the end of a question, and not ", right?"
@@ -89,7 +88,7 @@ _REMARK = re.compile(  # between a result and a number that says something of it
     r"[^.!?\n]{0,60}(?:\b(?:which|since|as|because|and|but|while|where)\b|\(|[.!]\s+(?:This|That|It)\b)[^.!?\n]{0,60}"
 )
 NOT_OTHERS = re.compile(  # "5, not 6", "5 rather than 6"
-    rf",? \(?(?:(?:and |but )?not|rather than|instead of) {_NUMBER}(?: [A-Za-z]+)?\)?\Z| or so\Z"
+    rf",? \(?(?:(?:and |but )?not|rather than|instead of) {IN_PROSE}(?: [A-Za-z]+)?\)?\Z| or so\Z"
 )
 _BOUND = re.compile(
     rf"(?i)(?:(?:.*\b(?:is|are|be|an?) )?{INCLUSIVE}|[a-z](?:\([a-z]\))? ?(?:[<>]=|[≤≥]|\\[lg]eq?(?![a-z])))"
@@ -97,14 +96,18 @@ _BOUND = re.compile(
     r"|(?<=[0-9]) at (?:most|least)\Z"
 )
 _INCLUSIVE = re.compile(rf"(?i){INCLUSIVE}")
-_SHARE = rf"({_NUMBER})(?:{_OF}| in) ({_NUMBER})(?: [a-z]+)?"
-_WITH_REST = rf"({_NUMBER})(?: [a-z]+)?,? with ({_NUMBER}){_LEFT}"
+_SHARE = rf"({IN_PROSE})(?:{_OF}| in) ({IN_PROSE})(?: [a-z]+)?"
+_WITH_REST = rf"({IN_PROSE})(?: [a-z]+)?,? with ({IN_PROSE}){_LEFT}"
 _TERMS = [  # an answer with more than its number, the question that is answered so, and what the answer says then
     (re.compile(said), re.compile(asks), reading)
     for said, asks, reading in (
         (_SHARE, r"(?i)\b(?:fraction|probability|chance|odds|likel\w+|\w*portion|share|percent\w*)\b", r"\1/\2"),
         (_SHARE, r"(?i)\bhow many\b", r"\1"),
-        (rf"({_NUMBER})(?: out)? of the {_NUMBER}|([0-9]+){_OF} {_NUMBER} [a-z]+", r"\S", r"\1\2"),  # "5 of 6" is less
+        (
+            rf"({IN_PROSE})(?: out)? of the {IN_PROSE}|([0-9]+){_OF} {IN_PROSE} [a-z]+",
+            r"\S",
+            r"\1\2",
+        ),  # "5 of 6" is less
         (
             r"(?i)(?:there (?:are|is) )?(?:none|no (?:real |integer )?(?:solution|root|value)s?)\W*",
             r"(?i)\bhow many\b",
@@ -113,18 +116,18 @@ _TERMS = [  # an answer with more than its number, the question that is answered
         (_WITH_REST, r"(?i)\b(?:left|leftover|remain\w*|spare)\b", r"\2"),
         (_WITH_REST, r"\S", r"\1"),
         (
-            rf"(?i){NOT} (?:[a-z]+ )+({_NUMBER})|({_NUMBER}) (?:{_DENYING}|were(?: not|n['’]t))",
+            rf"(?i){NOT} (?:[a-z]+ )+({IN_PROSE})|({IN_PROSE}) (?:{_DENYING}|were(?: not|n['’]t))",
             r"(?i)(?:\A|[.!?] )[^.!?,]*?\b(?:how|which|what)\b[^.?]*(?:not|n['’]t|never)\b(?! (?:count|includ)ing\b)",
             r"\1\2",
         ),
         (
-            rf"(?i){_CHANGES} by ({_NUMBER})",
+            rf"(?i){_CHANGES} by ({IN_PROSE})",
             r"(?i)\A\Z|\b(?:by (?:how|what)|how (?:much|many) (?:less|[a-z]*(?:er|more))|what (?:percent\w*|discount)"
             rf"|(?:is|was) the discount|sav(?:e[ds]?|ings?)|{_CHANGES})\b[^.?!]*[.?!]*\s*\Z",
             r"\1",
         ),
-        (rf"(?i)({_NUMBER}) (?:is|are|was|were) {WRONG}", rf"(?i)\b(?:how|which|what)\b[^.?]*\b{WRONG}\b", r"\1"),
-        (rf"({_NUMBER})(?: B\.?C\.?(?:E\.?)?|.* below (?:zero|0))", r"\bB\.?C\.?|\bbelow zero\b[^.]*\?", r"\1"),
+        (rf"(?i)({IN_PROSE}) (?:is|are|was|were) {WRONG}", rf"(?i)\b(?:how|which|what)\b[^.?]*\b{WRONG}\b", r"\1"),
+        (rf"({IN_PROSE})(?: B\.?C\.?(?:E\.?)?|.* below (?:zero|0))", r"\bB\.?C\.?|\bbelow zero\b[^.]*\?", r"\1"),
         (r"[-−]?([0-9.]+).* below (?:zero|0)", r"", r"-\1"),
         (r"(?:[0-9.]+[,;]? ){2,}(?:and )?([0-9]+)", r"(?i)\b(?:pattern|next (?:number|term))\b", r"\1"),
     )

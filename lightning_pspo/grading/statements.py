@@ -12,6 +12,7 @@ from lightning_pspo.grading.last_number import (
     last_formula,
     last_match,
     last_number,
+    last_sentence,
     numbers,
     whole,
 )
@@ -93,7 +94,6 @@ _BY_CASES = re.compile(  # "12 if he buys 7, 13 if he buys 8"
     r"|[0-9].*\b(?:otherwise|or else),? (?:[a-z]+ ){0,3}\\?\$?[0-9]"
 )
 _TEX = re.compile(r"[\\^{]|(?<![A-Za-z])[A-Za-z]\s?=[^=]*\Z")
-_SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
 _EQUATIONS_FOLLOW = re.compile(r"[^\n]*=[^\n]*\n[^\n]*=")
 _RESULT_FOLLOWS = re.compile(r"\n\n.*=\s?\\?\$?[0-9]", re.DOTALL)
 _NO_ANSWER = re.compile(
@@ -181,7 +181,7 @@ def concluded(text: str) -> str | None:
 
     None where that may not be the result, so that the last number is.
     """
-    sentence = _SENTENCE.split(text.rstrip()[-_MAX_STATEMENT_CHARS:].rpartition("\n")[2])[-1].strip(" \t*_")
+    sentence = last_sentence(text).strip(" \t*_")
     if _TEX.search(sentence):
         return None
     if not _HAS_DIGIT.search(sentence) and (_CONCLUDES.match(sentence) or not _HAS_DIGIT.search(text)):
