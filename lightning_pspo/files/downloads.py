@@ -85,7 +85,7 @@ def watched(work: Callable[[], T], seconds: float, *folders: Path, most: float =
     _check_answers()
     thread, reached, since = _Work(work), _arrived(folders), time.monotonic()
     thread.start()
-    while not wait([thread.result], min(1.0, seconds)).done:
+    while not wait([thread.result], min(1.0, seconds / 4)).done:
         if thread.received > most:
             thread.abandon(f"more than {most:,} bytes have arrived")
         if (now := _arrived(folders)) > reached:
@@ -109,7 +109,7 @@ def watched_upload(work: Callable[[], T], seconds: float) -> T:
     _check_answers()
     thread, start = _Work(work), time.monotonic()
     thread.start()
-    while not wait([thread.result], min(1.0, seconds)).done:
+    while not wait([thread.result], min(1.0, seconds / 4)).done:
         since = [got_on for got_on in _under_way.copy().values() if got_on >= start]  # not of an earlier failure
         if time.monotonic() - min(since, default=float("inf")) >= seconds:
             thread.abandon(f"a request has not got on in {seconds:g} s")
