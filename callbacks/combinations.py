@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.metrics import METRICS, declared
-from lightning_pspo.training.checks import check_lightning_callbacks
+from lightning_pspo.training.lightning_callbacks import check_lightning_callbacks
 
 _TEMPERATURE = re.compile(r"@t[-+.\de]+$")
 

@@ -38,15 +38,13 @@ from lightning_pspo.rewards import Reward
 from lightning_pspo.rewards.base import check_defaults
 from lightning_pspo.rollout import RolloutEngine, SharedPrefixEngine
 from lightning_pspo.training.checks import (
-    ActAfterRollouts,
-    act_after_validations,
     apply_loop_defaults,
     check_fit,
     check_time_left,
     keep_csv_rows,
-    keep_patience,
     run_every_rollout_of_a_trial,
 )
+from lightning_pspo.training.lightning_callbacks import ActAfterRollouts, keep_patience, leave_the_epochs_end
 from lightning_pspo.training.loop_counters import put_after_rollout, resume_after_rollout, run_missed_validation
 from lightning_pspo.training.pass_tokens import choose_pass_tokens
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
@@ -192,6 +190,7 @@ class TrainableModule(SamplingModule):
         """Refuse settings of the trainer that the loop cannot honour, before Lightning does without the way out."""
         apply_loop_defaults(self.trainer)
         keep_csv_rows(self.trainer)
+        leave_the_epochs_end(self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
         check_fit(self.trainer)
@@ -203,7 +202,6 @@ class TrainableModule(SamplingModule):
         check_defaults("an imported module")
         if stage == "fit":
             run_every_rollout_of_a_trial(self.trainer)
-            act_after_validations(self.trainer)
             sharding_of(self.trainer.strategy).check_optimizer(self._tried_optimizer())  # before weights are read
             self.policy.check_trainable()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -12,21 +12,8 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    BaseFinetuning,
-    BatchSizeFinder,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelCheckpoint,
-    ModelPruning,
-    SpikeDetection,
-    StochasticWeightAveraging,
-    Timer,
-    WeightAveraging,
-)
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
@@ -35,26 +22,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.policy.sharding import Sharding, sharding_of
+from lightning_pspo.training.lightning_callbacks import check_lightning_callbacks
 
 _NO_BITSANDBYTES = (
     "`trainer.plugins` must not hold BitsandbytesPrecision, which would quantise whatever is trained: for QLoRA set "
     "`model.policy.quantization` and `model.policy.lora`."
 )
-
-_AVERAGES = "it copies the module, which holds a rollout engine and graders, and no rollout comes from its weights: {}"
-_UNUSABLE: dict[type[Callback], str] = {
-    WeightAveraging: _AVERAGES.format("remove it, and keep the best weights with RolloutCheckpoint(monitor=...)"),
-    StochasticWeightAveraging: _AVERAGES.format("remove it, and lower the rate at the end with `model.lr_schedule`"),
-    GradientAccumulationScheduler: "an update always accumulates over its whole mini-batch: set "
-    "`model.minibatches_per_rollout` instead",
-    LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
-    ModelPruning: "it prunes layers that it finds in the module, and the policy is none of them: remove it",
-    BaseFinetuning: "it adds weights to an optimiser that holds those of the policy: train fewer of them with "
-    "`model.policy.lora` instead",
-    SpikeDetection: "the loss of a policy gradient is near 0 and its size says nothing: `model.max_grad_norm` bounds a "
-    "step, and one that is not finite ends the run",
-    BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
-}
 
 _LENGTH = "`data.num_rollouts` sets the length"
 _ACCUMULATES = "an update accumulates over its whole mini-batch: see `model.minibatches_per_rollout` and `model.limits`"
@@ -228,82 +201,10 @@ def check_time_left(trainer: Trainer) -> None:
             )
 
 
-def keep_patience(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
-    """Let this run's `patience` of EarlyStopping count, in place of the stored one, which would undo a change.
-
-    Raises:
-        InputError: It is exhausted: each time the run is resumed it would make another rollout.
-    """
-    states = checkpoint.get("callbacks", {})
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, EarlyStopping) or (state := states.get(callback.state_key)) is None:
-            continue
-        state["patience"], waited = callback.patience, state["wait_count"]
-        if state.get("stopping_reason") == EarlyStoppingReason.PATIENCE_EXHAUSTED.value and waited >= callback.patience:
-            raise InputError(
-                f"`patience` of EarlyStopping must exceed the {waited} checks of {callback.monitor} without an "
-                f"improvement, after which it has ended the run, got {callback.patience}: raise it."
-            )
-
-
-def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
-    """Refuse callbacks of Lightning that change training in ways that this loop cannot honour."""
-    for callback in callbacks:
-        if (reason := unusable(type(callback))) is not None:
-            raise InputError(reason)
-
-
-def unusable(kind: type) -> str | None:
-    """Return why a class of callbacks cannot be used; None if it can."""
-    reason = next((reason for base, reason in _UNUSABLE.items() if issubclass(kind, base)), None)
-    return None if reason is None else f"`trainer.callbacks` must not hold {kind.__name__}: {reason}."
-
-
 def run_every_rollout_of_a_trial(trainer: Trainer) -> None:
     """Let ``fast_dev_run: n`` make n rollouts: Lightning would stop after n optimiser steps."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.fit_loop.epoch_loop.max_steps = -1
-
-
-def act_after_validations(trainer: Trainer) -> None:
-    """Let EarlyStopping and ModelCheckpoint act after each validation.
-
-    Lightning takes ``val_check_interval: 1`` (after every rollout) for 1.0 (at the end of the epoch, which is that of
-    the run), so that they would act once, after the last rollout.
-    """
-    if not isinstance(trainer.val_check_interval, int):
-        return
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping):
-            callback._check_on_train_epoch_end = False
-        elif isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
-            callback._save_on_train_epoch_end = False
-
-
-class ActAfterRollouts(Callback):
-    """Lets EarlyStopping and ModelCheckpoint act after each rollout of a run without validation.
-
-    With Lightning they would look at their ``monitor`` once, at the end of the epoch, which is that of the run.
-    """
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Let them look at what the rollout has logged; our own checkpoints are saved after this."""
-        if any(trainer.num_val_batches):
-            return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping):
-                callback._check_on_train_epoch_end = False
-                callback._run_early_stopping_check(trainer)
-            elif isinstance(callback, ModelCheckpoint) and _saves_the_best(callback, trainer):
-                candidates = callback._monitor_candidates(trainer)
-                callback._save_topk_checkpoint(trainer, candidates)
-                callback._save_last_checkpoint(trainer, candidates)
-
-
-def _saves_the_best(callback: ModelCheckpoint, trainer: Trainer) -> bool:
-    """Tell whether a callback saves by its ``monitor`` at every end of an epoch, and may do so now."""
-    is_due = callback.monitor is not None and callback._every_n_epochs == 1
-    return is_due and not callback._should_skip_saving_checkpoint(trainer)
 
 
 def keep_csv_rows(trainer: Trainer) -> None:

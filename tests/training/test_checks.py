@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.tuner import Tuner
-from lightning_pspo.callbacks import RolloutCheckpoint
 
 from lightning_pspo.data.sources import JSONL
 from lightning_pspo.errors import InputError
@@ -125,33 +124,6 @@ def test_fifty_is_a_default_only_from_python(from_command_line: bool, expected: 
     trainer.state.fn, trainer.defaults_are_ours = TrainerFn.FITTING, from_command_line
     apply_loop_defaults(trainer)
     assert trainer.log_every_n_steps == expected
-
-
-def test_without_validation_callbacks_of_lightning_look_at_each_rollout(fit: Fit, tmp_path: Path) -> None:
-    """Of the epoch's end, which is the run's, neither an early stop nor the best checkpoint could come."""
-    settings: dict[str, Any] = {"data": {"prompts_per_rollout": 2, "num_rollouts": 4}, "updates_per_rollout": 2}
-    best = ModelCheckpoint(dirpath=tmp_path / "best", monitor="train/reward", save_top_k=-1, filename="{step}")
-    allowed = {"trainer_settings": {"enable_checkpointing": True}}
-    fit(callbacks=[best], **settings, **allowed)
-    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [f"step={n}.ckpt" for n in (1, 2, 3, 4)]
-    stop = EarlyStopping("train/optimizer_steps", mode="min", patience=2)  # it grows: two rollouts after the best
-    assert len(fit(callbacks=[stop], **settings)[1].outputs) == 3
-    assert stop.wait_count == 2
-
-
-def test_a_run_whose_patience_is_exhausted_says_so_on_resuming(fit: Fit, tmp_path: Path) -> None:
-    """Lightning would make one more rollout each time, also with more patience, which its stored state undoes."""
-
-    def run(patience: int, ckpt_path: Path | None = None) -> int:
-        callbacks = [EarlyStopping("train/optimizer_steps", mode="min", patience=patience), RolloutCheckpoint()]
-        settings: dict[str, Any] = {"data": {"prompts_per_rollout": 2, "num_rollouts": 8}, "callbacks": callbacks}
-        return len(fit(ckpt_path=ckpt_path, trainer_settings={"enable_checkpointing": True}, **settings)[1].outputs)
-
-    assert run(2) == 3
-    last = tmp_path / "checkpoints/rollout=000003.ckpt"
-    with pytest.raises(InputError, match=r"`patience` of EarlyStopping must exceed the 2 checks of .* got 2: raise it"):
-        run(2, last)
-    assert run(4, last) == 2
 
 
 def test_a_second_session_keeps_the_rows_of_the_first(fit: Fit, tmp_path: Path) -> None:

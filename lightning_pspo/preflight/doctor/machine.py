@@ -19,7 +19,8 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.files import as_size, existing_part, free_bytes
 from lightning_pspo.preflight.doctor.findings import Finding, error, fine, note, warning
 from lightning_pspo.preflight.doctor.subject import Subject
-from lightning_pspo.training.checks import HALF, PRECISIONS, check_trainer, precision_rule, refusals, unusable
+from lightning_pspo.training.checks import HALF, PRECISIONS, check_trainer, precision_rule, refusals
+from lightning_pspo.training.lightning_callbacks import unusable
 from lightning_pspo.training.memory import machine_bytes
 from lightning_pspo.training.threads import usable_cores
 

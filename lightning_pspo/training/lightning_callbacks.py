@@ -1,0 +1,107 @@
+"""Lightning's own callbacks in this loop: those it cannot honour are refused, the others act after rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+from lightning_pspo.errors import InputError
+
+_AVERAGES = "it copies the module, which holds a rollout engine and graders, and no rollout comes from its weights: {}"
+_UNUSABLE: dict[type[Callback], str] = {
+    WeightAveraging: _AVERAGES.format("remove it, and keep the best weights with RolloutCheckpoint(monitor=...)"),
+    StochasticWeightAveraging: _AVERAGES.format("remove it, and lower the rate at the end with `model.lr_schedule`"),
+    GradientAccumulationScheduler: "an update always accumulates over its whole mini-batch: set "
+    "`model.minibatches_per_rollout` instead",
+    LearningRateFinder: "it steps through batches, and here each is a rollout: set `model.optimizer.lr` instead",
+    ModelPruning: "it prunes layers that it finds in the module, and the policy is none of them: remove it",
+    BaseFinetuning: "it adds weights to an optimiser that holds those of the policy: train fewer of them with "
+    "`model.policy.lora` instead",
+    SpikeDetection: "the loss of a policy gradient is near 0 and its size says nothing: `model.max_grad_norm` bounds a "
+    "step, and one that is not finite ends the run",
+    BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
+}
+
+
+def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks of Lightning that change training in ways that this loop cannot honour."""
+    for callback in callbacks:
+        if (reason := unusable(type(callback))) is not None:
+            raise InputError(reason)
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end:
+            raise InputError(
+                "`check_on_train_epoch_end` of EarlyStopping must be null or false, got true: an epoch is the run, at "
+                "whose end nothing is left to stop."
+            )
+
+
+def unusable(kind: type) -> str | None:
+    """Return why a class of callbacks cannot be used; None if it can."""
+    reason = next((reason for base, reason in _UNUSABLE.items() if issubclass(kind, base)), None)
+    return None if reason is None else f"`trainer.callbacks` must not hold {kind.__name__}: {reason}."
+
+
+def leave_the_epochs_end(callbacks: Iterable[Callback]) -> None:
+    """Let EarlyStopping not check at the end of the epoch, before its ``setup`` fills in what was not given."""
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+            callback._check_on_train_epoch_end = False
+
+
+class ActAfterRollouts(Callback):
+    """Lets EarlyStopping and ModelCheckpoint act after each validation, or after each rollout of a run without one.
+
+    Lightning takes ``val_check_interval: 1`` (after every rollout) for 1.0 (at the end of the epoch, which is that of
+    the run), and without validation they would look at their ``monitor`` at that end.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no callback wait for the end of the run that was not told to."""
+        validates = any(trainer.num_val_batches)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping):
+                callback._check_on_train_epoch_end = False  # true was refused, or is a default
+            elif isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
+                acts = isinstance(trainer.val_check_interval, int) if validates else callback.monitor is not None
+                callback._save_on_train_epoch_end = False if acts else None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Let them look at what the rollout has logged; our own checkpoints are saved after this."""
+        if any(trainer.num_val_batches):
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
+                callback.on_validation_end(trainer, pl_module)
+
+
+def keep_patience(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+    """Let this run's `patience` of EarlyStopping count, in place of the stored one, which would undo a change.
+
+    Raises:
+        InputError: It is exhausted: each time the run is resumed it would make another rollout.
+    """
+    states = checkpoint.get("callbacks", {})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, EarlyStopping) or (state := states.get(callback.state_key)) is None:
+            continue
+        state["patience"], waited = callback.patience, state["wait_count"]
+        if state.get("stopping_reason") == EarlyStoppingReason.PATIENCE_EXHAUSTED.value and waited >= callback.patience:
+            raise InputError(
+                f"`patience` of EarlyStopping must exceed the {waited} checks of {callback.monitor} without an "
+                f"improvement, after which it has ended the run, got {callback.patience}: raise it."
+            )
