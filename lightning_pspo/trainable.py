@@ -44,7 +44,12 @@ from lightning_pspo.training.checks import (
     keep_csv_rows,
     run_every_rollout_of_a_trial,
 )
-from lightning_pspo.training.lightning_callbacks import ActAfterRollouts, keep_patience, leave_the_epochs_end
+from lightning_pspo.training.lightning_callbacks import (
+    ActAfterRollouts,
+    leave_the_epochs_end,
+    resume_early_stopping,
+    save_monitored,
+)
 from lightning_pspo.training.loop_counters import put_after_rollout, resume_after_rollout, run_missed_validation
 from lightning_pspo.training.pass_tokens import choose_pass_tokens
 from lightning_pspo.training.phases import Phases, planned_rollouts, training_loader
@@ -274,6 +279,7 @@ class TrainableModule(SamplingModule):
         check_callbacks(
             checkpoint, [kind.__name__ for kind in kinds if kind.on_save_checkpoint is not Callback.on_save_checkpoint]
         )
+        save_monitored(checkpoint, self.trainer)
         checkpoint["policy"] = self.policy.description()
         checkpoint["precision"] = str(self.trainer.precision)
         save_threads(checkpoint)
@@ -287,7 +293,7 @@ class TrainableModule(SamplingModule):
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             check_optimizer(checkpoint, self._built_optimizer([torch.nn.Parameter(torch.zeros(1, 1))]))
             check_precision(checkpoint, str(self.trainer.precision))
-            keep_patience(checkpoint, self.trainer)
+            resume_early_stopping(checkpoint, self.trainer)
             self.threads_are_chosen = restore_threads(checkpoint, self.trainer)
             # Also after ``on_fit_start``: a sharded strategy loads the checkpoint later than others.
             if not self._limits_are_chosen and "micro_batch_tokens" in checkpoint:

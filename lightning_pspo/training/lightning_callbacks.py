@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -35,6 +37,12 @@ _UNUSABLE: dict[type[Callback], str] = {
     SpikeDetection: "the loss of a policy gradient is near 0 and its size says nothing: `model.max_grad_norm` bounds a "
     "step, and one that is not finite ends the run",
     BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
+}
+
+_ENDED_BY = {  # the settings by which EarlyStopping ends a run whatever came before
+    EarlyStoppingReason.STOPPING_THRESHOLD.value: "stopping_threshold",
+    EarlyStoppingReason.DIVERGENCE_THRESHOLD.value: "divergence_threshold",
+    EarlyStoppingReason.NON_FINITE_METRIC.value: "check_finite",
 }
 
 
@@ -89,19 +97,39 @@ class ActAfterRollouts(Callback):
                 callback.on_validation_end(trainer, pl_module)
 
 
-def keep_patience(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+def save_monitored(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+    """Add to the state of each EarlyStopping the value of its metric."""
+    for callback, state in _early_stops(checkpoint, trainer):
+        if (value := trainer.callback_metrics.get(callback.monitor)) is not None:
+            state["monitored"] = float(value)
+
+
+def resume_early_stopping(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     """Let this run's `patience` of EarlyStopping count, in place of the stored one, which would undo a change.
 
     Raises:
-        InputError: It is exhausted: each time the run is resumed it would make another rollout.
+        InputError: By its settings the run is over: each time it is resumed it would make another rollout.
     """
-    states = checkpoint.get("callbacks", {})
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, EarlyStopping) or (state := states.get(callback.state_key)) is None:
-            continue
-        state["patience"], waited = callback.patience, state["wait_count"]
-        if state.get("stopping_reason") == EarlyStoppingReason.PATIENCE_EXHAUSTED.value and waited >= callback.patience:
+    for callback, state in _early_stops(checkpoint, trainer):
+        state["patience"], waited, reason = callback.patience, state["wait_count"], state.get("stopping_reason")
+        if reason == EarlyStoppingReason.PATIENCE_EXHAUSTED.value and waited >= callback.patience:
             raise InputError(
                 f"`patience` of EarlyStopping must exceed the {waited} checks of {callback.monitor} without an "
                 f"improvement, after which it has ended the run, got {callback.patience}: raise it."
             )
+        asked, value = copy(callback), state.get("monitored")
+        if reason not in _ENDED_BY or value is None or not asked._evaluate_stopping_criteria(torch.tensor(value))[0]:
+            continue
+        if name := _ENDED_BY.get(asked.stopping_reason.value):
+            raise InputError(
+                f"`{name}` of EarlyStopping must let the run go on at the {value:g} of {callback.monitor} that has "
+                f"ended it, got {getattr(callback, name)}: change it, or resume from an earlier checkpoint."
+            )
+
+
+def _early_stops(checkpoint: Mapping[str, Any], trainer: Trainer) -> Iterator[tuple[EarlyStopping, dict[str, Any]]]:
+    """Yield each EarlyStopping whose state a checkpoint holds, with the state."""
+    states = checkpoint.get("callbacks", {})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            yield callback, states[callback.state_key]

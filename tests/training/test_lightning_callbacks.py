@@ -66,3 +66,24 @@ def test_a_run_whose_patience_is_exhausted_says_so_on_resuming(fit: Fit, tmp_pat
     with pytest.raises(InputError, match=r"`patience` of EarlyStopping must exceed the 2 checks of .* got 2: raise it"):
         run(2, last)
     assert run(4, last) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "mend"),
+    [
+        ({"stopping_threshold": 0.0}, "`stopping_threshold` .* at the 2 of .* got 0.0: change", 9.0),
+        ({"divergence_threshold": 9.0}, "`divergence_threshold` .* at the 2 of .* got 9.0: change", 0.0),
+    ],
+)
+def test_a_run_that_a_threshold_has_ended_says_so_on_resuming(
+    fit: Fit, tmp_path: Path, settings: dict[str, float], message: str, mend: float
+) -> None:
+    def run(settings: dict[str, float], ckpt_path: Path | None = None) -> int:
+        stop = EarlyStopping("train/optimizer_steps", mode="max", **settings)  # type: ignore[arg-type]
+        return len(fit(callbacks=[stop, RolloutCheckpoint()], ckpt_path=ckpt_path, **FOUR)[1].outputs)
+
+    assert run(settings) == 1
+    ended = tmp_path / "checkpoints/rollout=000001.ckpt"
+    with pytest.raises(InputError, match=message):
+        run(settings, ended)
+    assert run(dict.fromkeys(settings, mend), ended) == 3
