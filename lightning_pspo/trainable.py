@@ -204,7 +204,7 @@ class TrainableModule(SamplingModule):
     def setup(self, stage: str) -> None:
         """Refuse what this loop cannot honour."""
         super().setup(stage)
-        check_defaults("an imported module")
+        check_defaults("the training script, or a module that it imports,")
         if stage == "fit":
             run_every_rollout_of_a_trial(self.trainer)
             sharding_of(self.trainer.strategy).check_optimizer(self._tried_optimizer())  # before weights are read

@@ -95,8 +95,8 @@ def check_defaults(who: str) -> None:
     if dtype != torch.float32 or device.type != "cpu":
         raise InputError(
             f"{who} must leave torch's defaults alone, float32 and cpu, got {str(dtype).removeprefix('torch.')} and "
-            f"{device}: name `dtype` and `device` where its tensors are made, in place of torch.set_default_dtype and "
-            "torch.set_default_device."
+            f"{device}: name `dtype` and `device` where tensors are made, in place of torch.set_default_dtype and "
+            "torch.set_default_device; `trainer.precision` and `trainer.accelerator` choose those of training."
         )
 
 

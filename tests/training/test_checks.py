@@ -1,6 +1,6 @@
 """Settings and callbacks of Lightning: each works with this loop, or is refused with the setting to use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,20 @@ def test_an_optimiser_of_matrices_takes_adapters(fit: Fit, tmp_path: Path) -> No
         fit(optimizer=torch.optim.Muon)
 
 
-def test_a_module_that_changes_torchs_defaults_is_refused(fit: Fit) -> None:
-    """As one that is imported with a reward may: new adapters would be drawn in another dtype."""
-    torch.set_default_dtype(torch.bfloat16)
+@pytest.mark.parametrize(
+    ("change", "value", "default", "changed"),
+    [
+        (torch.set_default_dtype, torch.bfloat16, torch.float32, "bfloat16 and cpu"),
+        (torch.set_default_device, "meta", None, "float32 and meta"),
+    ],
+)
+def test_changed_defaults_of_torch_are_refused(
+    fit: Fit, change: Callable[[Any], None], value: Any, default: Any, changed: str
+) -> None:
+    """A script may change them, as a module may that is imported with a reward: adapters would be drawn otherwise."""
+    change(value)
     try:
-        with pytest.raises(
-            InputError, match=r"an imported module must leave torch's defaults alone, .* got bfloat16 and"
-        ):
+        with pytest.raises(InputError, match=f"^the training script, or a module that it imports, .* got {changed}: "):
             fit()
     finally:
-        torch.set_default_dtype(torch.float32)
+        change(default)
