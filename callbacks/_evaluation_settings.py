@@ -14,8 +14,15 @@ from lightning.pytorch import Trainer
 _DATA_KEYS = {"validate": ("val",), "test": ("test",), "predict": ("predict", "val")}
 
 
-def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-    """Return what the results of this evaluation depend on."""
+def evaluation_settings(trainer: Trainer, pl_module: Any, *, is_loaded: bool = True) -> dict[str, Any]:
+    """Return what the results of this evaluation depend on.
+
+    Args:
+        trainer: Its ``ckpt_path`` is known when it has loaded it; before, the command line sets ``planned_ckpt_path``,
+            without which the weights are left out.
+        pl_module: The module that is evaluated.
+        is_loaded: Whether the trainer has loaded its checkpoint.
+    """
     untyped: Any = trainer  # connectors set the attributes; mypy does not know them
     data = untyped.datamodule
     prompts = getattr(data, "prompts", None)
@@ -23,10 +30,14 @@ def evaluation_settings(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     stage = None if trainer.state.fn is None else str(trainer.state.fn.value)
     by_key = [getattr(data, key, None) for key in _DATA_KEYS.get(stage or "", ())]
     sources: Mapping[str, Any] = next((group for group in by_key if isinstance(group, Mapping) and group), {})
+    weights: dict[str, Any] = {}
+    if is_loaded or hasattr(trainer, "planned_ckpt_path"):
+        path = untyped.ckpt_path if is_loaded else untyped.planned_ckpt_path
+        weights["checkpoint"] = None if path is None else str(path)
+        weights["weights_of"] = _last_change(Path(str(path or settings["model"])))
     return {
         "stage": stage,
-        "checkpoint": None if untyped.ckpt_path is None else str(untyped.ckpt_path),
-        "weights_of": _last_change(Path(str(untyped.ckpt_path or settings["model"]))),
+        **weights,
         **settings,
         **({} if prompts is None else prompts.format.settings()),
         "date": getattr(data, "printed_date", None),

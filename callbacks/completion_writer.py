@@ -80,6 +80,8 @@ class CompletionWriter(Callback):
             )
         if not self.resume and files.target.exists():
             raise InputError(f"`path` of CompletionWriter must name a new file, got {files.target}, which exists.")
+        if self.resume:
+            self._is_changed(files, evaluation_settings(trainer, pl_module, is_loaded=False))
 
     def teardown(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
         """Let other processes write the file."""
@@ -95,7 +97,7 @@ class CompletionWriter(Callback):
         kept: list[dict[str, Any]] = []
         settings: dict[str, Any] = {}
         if self.resume:
-            settings = evaluation_settings(trainer, pl_module)  # only now does the trainer know its checkpoint
+            settings = evaluation_settings(trainer, pl_module)
             kept = self._recorded(trainer, files, settings)
             module: Any = pl_module
             module.recorded = recordings(kept)
@@ -161,15 +163,20 @@ class CompletionWriter(Callback):
 
     def _recorded(self, trainer: Trainer, files: CompletionFiles, settings: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the completions that are there, unless they are to be discarded."""
-        difference = changed_setting(files.settings, settings)
-        if difference is not None and not self.restart:
-            raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
-        discarded = self.restart and (difference is not None or files.target.exists())
+        is_changed = self._is_changed(files, settings)
+        discarded = self.restart and (is_changed or files.target.exists())
         trainer.strategy.barrier("pspo.completions.read")
         if discarded and trainer.is_global_zero:
             files.remove()
         trainer.strategy.barrier("pspo.completions.removed")
         return files.recorded_rows()
+
+    def _is_changed(self, files: CompletionFiles, settings: dict[str, Any]) -> bool:
+        """Tell whether the completions there are of other settings; refuse these, unless they are to be discarded."""
+        difference = changed_setting(files.settings, settings)
+        if difference is not None and not self.restart:
+            raise InputError(f"{files.settings} {difference}: give another path, or remove them.")
+        return difference is not None
 
     def _is_active(self, trainer: Trainer) -> bool:
         return trainer.state.fn in self.stages and not is_trial(trainer)

@@ -234,7 +234,8 @@ class PSPOCLI(LightningCLI):
         return trainer  # type: ignore[no-any-return]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        self.model.check_run(self.trainer, self._get(self.config_init, "ckpt_path"))
+        self.trainer.planned_ckpt_path = self._get(self.config_init, "ckpt_path")  # type: ignore[attr-defined]
+        self.model.check_run(self.trainer, self.trainer.planned_ckpt_path)  # type: ignore[attr-defined]
         if subcommand == "fit":  # before Lightning opens the loggers, whose files would be left behind
             check_fit(self.trainer)
             self.datamodule.check_ranks(self.trainer.world_size)

@@ -90,7 +90,13 @@ def test_a_runs_checkpoint_and_its_export(
     assert command.main([str(run), "--limit=2", f"--output={tmp_path / 'few'}", *QUIET]) == 0
     (few,) = results(tmp_path / "few")["results"]
     assert (few["source"], few["problems"]) == ("held_out", 2)
-    assert command.main([str(run / "checkpoints" / "rollout=000001.ckpt"), *QUIET]) == 0
+    caplog.clear()
+    other = str(run / "checkpoints" / "rollout=000001.ckpt")
+    with pytest.raises(SystemExit, match="2"):
+        command.main([other, "--limit=2", f"--output={tmp_path / 'few'}", *QUIET])
+    assert re.search(r"were sampled with checkpoint=\S+2\.ckpt, this run has \S+1\.ckpt", capsys.readouterr().err)
+    assert "Restoring states" not in caplog.text  # nothing was loaded
+    assert command.main([other, *QUIET]) == 0
     assert (run / "evaluation" / "rollout=000001" / "samples.jsonl").exists()
     source = [f"--source=mine={problem_file}", "--limit=2", f"--output={tmp_path / 'x'}"]
     assert command.main([str(run), *source, *QUIET]) == 0

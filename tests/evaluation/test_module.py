@@ -142,10 +142,18 @@ def test_an_interrupted_evaluation_goes_on(evaluate: Evaluate, tmp_path: Path) -
     assert (tmp_path / "samples.jsonl").read_bytes() == complete
 
 
-def test_completions_of_other_settings_are_refused(evaluate: Evaluate) -> None:
+class Seen(pl.Callback):
+    """Keeps the module."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        self.module = pl_module
+
+
+def test_completions_of_other_settings_are_refused_before_the_weights_are_loaded(evaluate: Evaluate) -> None:
     evaluate(writer())
     with pytest.raises(InputError, match="were sampled with seed=0, this run has 1: give another path"):
-        evaluate(writer(), seed=1)
+        evaluate(seen := Seen(), writer(), seed=1)
+    assert seen.module.policy.model is None
     evaluate(writer(), evaluation={"k": [2]}, grader=Grader(mode="strict"))  # these change no completion
 
 
