@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning_pspo.types import EvaluationOutput, Sample
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
 _ProblemKey = tuple[str, float, str, str]  # source, temperature, id, question
 _Recorded = tuple[str, bool, int]  # completion, whether it was truncated, length in tokens
+_NO_SAMPLE = (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError)  # of a line that is none
 
 
 class CompletionFiles:
@@ -53,9 +55,23 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
             value = json.loads(line)
             row = value[1] if isinstance(value, list) else value
             _recording(row)
-        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError):
+        except _NO_SAMPLE:
             raise InputError(f"{file}, line {number}: must be a sample of an evaluation, got {line[:40]!r}.") from None
         yield row
+
+
+def merged(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], int]:
+    """Return the samples of all parts in the order of their keys, and how many lines are none."""
+    entries: list[tuple[list[int], dict[str, Any]]] = []
+    others = 0
+    for line in (line for part in parts for line in part.read_bytes().splitlines()):
+        try:
+            key, row = json.loads(line)
+            _recording(row)
+            entries.append(([int(number) for number in key], row))
+        except _NO_SAMPLE:
+            others += 1
+    return [row for _, row in sorted(entries, key=itemgetter(0))], others
 
 
 def _recording(row: Mapping[str, Any]) -> tuple[_ProblemKey, int, _Recorded]:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import locked, unlock, write_atomically
 
-from ._completion_files import CompletionFiles, changed_setting, lines_of, recordings, sample_rows
+from ._completion_files import CompletionFiles, changed_setting, lines_of, merged, recordings, sample_rows
 from ._evaluation_settings import evaluation_settings
 from ._trainer import check_file_name, is_trial, root_folder
 
@@ -138,21 +138,18 @@ class CompletionWriter(Callback):
             return
         files = self._files(trainer)
         parts = files.parts()
-        try:
-            entries = [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
-        except ValueError:
-            entries = []  # something else has written
-        if len(entries) != int(written):
+        rows, others = merged(parts)
+        if others or len(rows) != int(written):
+            got = f"{len(rows)} and {others} other lines" if others else f"{len(rows)}"
             problem = (
-                f"The parts beside {files.target} must hold the {int(written)} samples that were written, got "
-                f"{len(entries)}: something else has changed that folder, or the ranks do not share it. They are kept."
+                f"The parts beside {files.target} must hold the {int(written)} samples that were written, got {got}: "
+                "something else has changed that folder, or the ranks do not share it. They are kept."
             )
             if not self.restart:
                 raise InputError(problem)
             rank_zero_warn(problem)  # the results do not depend on them
             return
-        entries.sort(key=lambda entry: entry[0])
-        write_atomically(files.target, lines_of([row for _, row in entries]))
+        write_atomically(files.target, lines_of(rows))
         for part in (*parts, files.kept):
             part.unlink(missing_ok=True)
         self._release(trainer)

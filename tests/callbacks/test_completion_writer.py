@@ -147,7 +147,7 @@ class Garble(Callback):
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         if batch_idx == 3:
             with open(f"{trainer.default_root_dir}/validate.jsonl.rank0.part", "a") as file:
-                file.write("garbage\\n")
+                file.write("garbage\\n[1, 2]\\n")
 """
 
 
@@ -160,7 +160,10 @@ def test_files_that_are_removed_or_written_by_others(tiny_run, problem_file, tmp
     message = refusal(main, [*arguments, "--trainer.callbacks+=removing.Remove"], 1)
     assert message == f"error: the folder {root} was removed or renamed before the run had ended."
     main([*arguments, "--trainer.callbacks+=removing.Garble"])
-    assert any("10 samples that were written, got 0: something else" in str(warning.message) for warning in recwarn)
+    assert any(
+        "10 samples that were written, got 10 and 2 other lines: something else" in str(warning.message)
+        for warning in recwarn
+    )
 
 
 def test_samples_behind_a_missing_one_are_drawn_again() -> None:
