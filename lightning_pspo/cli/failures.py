@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
@@ -91,9 +92,22 @@ def refusal_within(error: BaseException | None) -> str | None:
         if isinstance(error, InputError):
             return str(error)
         if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename is not None:
-            return f"`{short_path(error.filename)}` cannot be used: {error.strerror}."
+            path = short_path(error.filename)
+            return None if _is_of_users_code(error) else f"`{path}` cannot be used: {error.strerror}."
         error = error.__cause__
     return None
+
+
+def _is_of_users_code(error: BaseException) -> bool:
+    """Tell whether a callback, reward or source of the user failed by itself or in a library, and needs a traceback."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        name = frame.f_globals.get("__package__") or frame.f_globals.get("__name__") or ""
+        if (package := name.partition(".")[0]) == __name__.partition(".")[0]:
+            return False
+        if package not in sys.stdlib_module_names and "-packages" not in frame.f_code.co_filename:
+            return True
+    return False
 
 
 def short_path(path: str | bytes | int | Path) -> str:
@@ -147,7 +161,7 @@ def _port_in_use(error: BaseException) -> str | None:
 
 def _failed_storage(error: BaseException, trainer: Trainer | None) -> str | None:
     """Say that a disk or a network's file system failed, or that somebody has removed a folder of the run."""
-    if not isinstance(error, OSError):
+    if not isinstance(error, OSError) or _is_of_users_code(error):
         return None
     name = None if error.filename is None else os.fsdecode(error.filename)
     if error.errno in (errno.EIO, errno.ESTALE, errno.EBUSY):

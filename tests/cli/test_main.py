@@ -1,7 +1,6 @@
 """The command line, run in this process: every subcommand, every way to say a setting, and what a run leaves behind."""
 
 import csv
-import errno
 import json
 import logging
 import os
@@ -20,7 +19,6 @@ from jsonargparse import _typehints
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_pspo import progress
-from lightning_pspo.cli.failures import describe_failure
 from lightning_pspo.cli.main import main, resolve
 from lightning_pspo.cli.short_names import torch_first
 from lightning_pspo.cli.suggestions.classes import find_class
@@ -371,21 +369,6 @@ def test_the_line_of_a_command_goes_on_after_another_within_it() -> None:
         assert resolve(["--config", "quickstart"])["seed_everything"] == 1
         assert progress.is_shown()
     assert not progress.is_shown()
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (OSError(errno.EIO, "Broken", "/net/a"), "a file could not be read or written (/net/a): Broken; give the same"),
-        (OSError(errno.ESTALE, "Stale"), "a file could not be read or written: Stale; give the same command again."),
-        (FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/a"), None),
-        (ValueError("no"), None),
-    ],
-)
-def test_a_failing_file_system_is_no_fault_of_the_program(error: Exception, line: str | None) -> None:
-    status, message = describe_failure(error, None)
-    assert status == 1
-    assert message is None if line is None else str(message).startswith(line)
 
 
 def test_a_rank_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

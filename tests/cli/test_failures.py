@@ -1,0 +1,52 @@
+"""Errors of the file system: one line where ours, a traceback where a user's own code has caused them."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lightning_pspo.cli.failures import describe_failure
+from lightning_pspo.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.EIO, "Broken", "/net/a"), "a file could not be read or written (/net/a): Broken; give the same"),
+        (OSError(errno.ESTALE, "Stale"), "a file could not be read or written: Stale; give the same command again."),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/a"), None),
+        (ValueError("no"), None),
+    ],
+)
+def test_a_failing_file_system_is_no_fault_of_the_program(error: Exception, line: str | None) -> None:
+    status, message = describe_failure(error, None)
+    assert status == 1
+    assert message is None if line is None else str(message).startswith(line)
+
+
+OWN = """
+import os
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Fails(Callback):
+    def __init__(self, error: int):
+        self.error = error
+
+    def on_train_batch_end(self, trainer, *_):
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error), "/net/a")
+        Path("/dev/null/a").write_text("mine")
+"""
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, 0])
+def test_a_fault_of_a_users_callback_keeps_its_traceback(
+    tiny_run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    (tmp_path / "own_failing.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    callback = ["--trainer.callbacks+=own_failing.Fails", f"--trainer.callbacks.error={error}"]
+    with pytest.raises(OSError, match=r"/net/a|/dev/null/a"):
+        main(["fit", *tiny_run(tmp_path / "run", *callback)])
