@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -86,7 +86,8 @@ def index_parts(index: Path) -> list[str]:
     if not isinstance(files, dict) or not all(isinstance(part, str) for part in files.values()):
         raise InputError(f"{index}: `weight_map` must map weights to files, got {files!r:.40}.")
     for part in (parts := sorted(set(files.values()))):
-        file = index.parent / part
-        if "/" in part or (file.exists() and not file.is_file()):  # reading a pipe or a device might never end
-            raise InputError(f"{index}: `weight_map` must name files beside it, got {part!r:.80}.")
+        file, path = index.parent / part, PurePosixPath(part)
+        is_outside = path.is_absolute() or ".." in path.parts
+        if is_outside or (file.exists() and not file.is_file()):  # reading a pipe or a device might never end
+            raise InputError(f"{index}: `weight_map` must name files in its folder, got {part!r:.80}.")
     return parts

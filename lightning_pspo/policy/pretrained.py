@@ -281,7 +281,7 @@ class Pretrained:
 
 def _foreign_weights(folder: Path) -> str | None:
     """Return which file of weights is something else, such as a pointer of Git LFS, and what to do; None if none is."""
-    for path in filter(Path.is_file, sorted(folder.glob("*.safetensors"))):
+    for path in filter(Path.is_file, sorted(folder.rglob("*.safetensors"))):
         with path.open("rb") as file:
             head = file.read(1024)
         if b"\0" not in head[:8] and (reason := foreign(head)):  # where weights have the size of their header

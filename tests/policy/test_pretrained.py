@@ -156,15 +156,39 @@ def test_entries_of_a_wrong_type(tiny_model: Path, tmp_path: Path) -> None:
         _ = Pretrained(name=str(folder)).fingerprint
 
 
-@pytest.mark.parametrize("part", ["/dev/zero", "../model.safetensors", "pipe"])
+@pytest.mark.parametrize("part", ["/dev/zero", "../model.safetensors", "sub/../../model.safetensors", "pipe"])
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
-def test_an_index_names_files_beside_it(name: str, part: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_index_names_files_in_its_folder(name: str, part: str, tiny_model: Path, tmp_path: Path) -> None:
     """A device or a pipe would be read without an end."""
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
     os.mkfifo(folder / "pipe")
     (folder / name).write_text(json.dumps({"weight_map": {"model.norm.weight": part}}))
-    assert f"`weight_map` must name files beside it, got {part!r}" in refused(str(folder))
+    assert f"`weight_map` must name files in its folder, got {part!r}" in refused(str(folder))
+
+
+def sharded(folder: Path) -> None:
+    """Move a model's weights into a subfolder, to which an index leads."""
+    (folder / "sub").mkdir()
+    (folder / "model.safetensors").rename(folder / "sub" / "model-00001.safetensors")
+    names = dict.fromkeys(load_file(folder / "sub" / "model-00001.safetensors"), "sub/model-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def test_weights_in_a_subfolder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers reads them, of a folder and of the hub."""
+    sharded(folder := Path(shutil.copytree(tiny_model, tmp_path / "model")))
+    original = Pretrained(name=str(tiny_model))
+    server = ModelHub(folder)
+    try:
+        use_hub(monkeypatch, server.url, tmp_path)
+        for name in (str(folder), "o/m"):
+            loaded = Pretrained(name=name)
+            weights = loaded.load().state_dict()
+            assert all(torch.equal(weights[key], value) for key, value in original.load().state_dict().items())
+            assert loaded.fingerprint == original.fingerprint
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(
