@@ -6,6 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "1" * 40
 DRIP_S = 0.2  # between two bytes of a file that drips
 
@@ -99,3 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if fault == "stall":
             self.server.closing.wait()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> None:
+    """Make the hub's library ask this address, with a cache in the folder."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    values = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(folder / "cache")}
+    for name, value in (values | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+        monkeypatch.setattr(constants, name, value)
