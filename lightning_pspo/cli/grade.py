@@ -15,6 +15,7 @@ Exit status: 0 all rows are graded, 2 the input or a setting cannot be used, 1 s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -30,7 +31,7 @@ from typing import Any, BinaryIO, get_args
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import locked, read_objects, text_value, unique_keys, write_atomically
+from lightning_pspo.files import locked, read_objects, text_value, unique_keys, unlock, write_atomically
 from lightning_pspo.grading import Attempt, CutOff, Grade, Mode, Verdict, extract
 from lightning_pspo.grading.grader import Grader
 from lightning_pspo.progress import advance, begin, shown
@@ -98,7 +99,8 @@ def run(options: argparse.Namespace, grader: Grader) -> Counter[str]:
     output = locked(target)
     if output is None:
         raise InputError(f"--output must not be in use, but another process is writing {options.output}.")
-    with output:
+    with contextlib.ExitStack() as held:
+        held.callback(unlock, output)
         counts, rows = resume(output, read_rows(options), options)
         check_settings(options, counts.total())
         begin("grading", "rows")
