@@ -1,5 +1,6 @@
 """Sources of problems: tables and data sets of any columns, published benchmarks, and generated tasks."""
 
+from lightning_pspo.data.generated import held_out
 from lightning_pspo.data.sources.base import PromptSource, RowSource
 from lightning_pspo.data.sources.benchmarks import (
     AIME24,
@@ -15,7 +16,7 @@ from lightning_pspo.data.sources.benchmarks import (
     OlympiadBench,
     SplitBenchmark,
 )
-from lightning_pspo.data.sources.procedural import Procedural, held_out
+from lightning_pspo.data.sources.procedural import Procedural
 from lightning_pspo.data.sources.tables import JSONL, ColumnSource, HubDataset, Table
 
 __all__ = [

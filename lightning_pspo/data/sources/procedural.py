@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
+from lightning_pspo.data.generated import Wanted, drawn, server
 from lightning_pspo.data.sources.base import PromptSource
 from lightning_pspo.data.sources.references import check_references
 from lightning_pspo.data.sources.scorers import TaskScorer
 from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.types import Problem
-
-HELD_OUT_SHARE = 10
-"""One question in this many belongs to the test split."""
-
-PATIENCE = 1000
-"""Drawing ends after this many draws of the wanted split (on average) in a row that gave nothing new."""
-
-
-def held_out(question: str) -> bool:
-    """Decide by the question's text alone whether it belongs to the test split (one in ten does).
-
-    >>> [a for a in range(50) if held_out(f"What is {a} + 1?")]
-    [35, 39, 47]
-    """
-    digest = hashlib.sha256(question.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_SHARE == 0
 
 
 @dataclass(eq=False)
@@ -44,7 +29,8 @@ class Procedural(PromptSource):
         task: Name of a reasoning-gym task, as ``chain_sum``.
         size: Number of distinct problems, at least 1.
         seed: Seed of the generator, at least 0.
-        settings: The task's own settings, as ``{"max_terms": 3}``; the task's defaults for the rest.
+        settings: The task's own settings, as ``{"max_terms": 3}``; the task's defaults for the rest. A mixture of tasks
+            is ``composite`` with ``{"datasets": [{"name": "chain_sum", "weight": 2}, {"name": "gcd"}]}``.
         split: ``test`` takes the questions for which ``held_out`` is true and ``train`` the others, so that the two
             share no question whatever their seeds and sizes; None takes both kinds.
 
@@ -76,11 +62,19 @@ class Procedural(PromptSource):
             if key not in valid:
                 raise InputError(f"`settings` of task {self.task} must be among {', '.join(valid)}; got {key!r}.")
         try:
+            if self.task == "composite":
+                from reasoning_gym.composite import DatasetSpec
+
+                mixed = self.settings.get("datasets") or ()
+                self.settings["datasets"] = [
+                    DatasetSpec(**{"weight": 1.0, "config": {}} | dict(part)) for part in mixed
+                ]
             values = config(**self.settings, seed=self.seed, size=self.size)
             if hasattr(values, "validate"):
                 values.validate()
         except Exception as error:  # the tasks check with assert, by ValueError, or not before a TypeError
             raise InputError(f"`settings` of task {self.task} are refused: {error}; got {self.settings}.") from error
+        server(os.getpid())  # it takes a second or two to start, beside this process
 
     @property
     def name(self) -> str:
@@ -88,57 +82,22 @@ class Procedural(PromptSource):
         return f"Procedural ({self.task}, split {self.split or 'none'}, seed {self.seed})"
 
     def load(self) -> list[Problem]:
-        """Draw until ``size`` distinct questions of the split are found.
+        """Return ``size`` distinct questions of the split.
 
         Raises:
             InputError: The task has fewer, or an item without a reference answer.
         """
-        share = HELD_OUT_SHARE if self.split == "test" else 1
-        problems: dict[str, Problem] = {}
-        idle = index = 0
-        generator = self._generator(2 * share * self.size)
-        while len(problems) < self.size and idle < PATIENCE * share:
-            problem = self._draw(generator, index)
-            if problem is None:
-                break
-            wanted = self.split is None or held_out(problem.question) == (self.split == "test")
-            if wanted and problem.question not in problems:
-                problems[problem.question] = problem
-                idle = 0
-            else:
-                idle += 1
-            index += 1
-        if len(problems) < self.size:
-            raise InputError(
-                f"`size` of task {self.task} must not exceed its number of distinct questions (split "
-                f"{self.split or 'none'}), got {self.size}; {index} draws gave {len(problems)}."
-            )
-        self.unverified = check_references(self.name, problems.values())
-        return list(problems.values())
+        from reasoning_gym.factory import DATASETS, create_dataset
 
-    def _generator(self, length: int) -> Any:
-        import reasoning_gym
-
-        try:
-            return reasoning_gym.create_dataset(self.task, **self.settings, seed=self.seed, size=length)
-        except Exception as error:
-            raise InputError(f"task {self.task} cannot generate {length} items: {error}.") from error
-
-    def _draw(self, generator: Any, index: int) -> Problem | None:
-        """Return item ``index``, or None where the task has no more; most tasks compute any index on demand."""
-        try:
-            item = generator[index]
-        except IndexError:
-            return None
-        question, answer = item["question"], item["answer"]
-        if not isinstance(answer, str) or not answer.strip() or not question.strip():
-            raise InputError(
-                f"task {self.task} must give a question and one reference answer, got the answer {answer!r} in item "
-                f"{index}: such a task cannot be verified here."
-            )
-        return Problem(
-            f"{self.task}-{self.seed}-{index}",
-            question.strip(),
-            answer.strip(),
-            TaskScorer(self.task, generator, item),
-        )
+        wanted = Wanted(self.task, self.settings, self.seed, self.size, self.split)
+        is_of_the_library = DATASETS[self.task][0].__module__.startswith("reasoning_gym.")
+        items = drawn(wanted) if is_of_the_library else wanted.draw()  # no other process knows the user's own tasks
+        judge = create_dataset(self.task, **self.settings, seed=self.seed, size=1)
+        parts = getattr(judge, "datasets", {})  # of a mixture
+        problems = []
+        for question, (index, item) in items.items():
+            part = item["metadata"].get("source_dataset") if parts else None
+            scorer = TaskScorer(part or self.task, parts.get(part, judge), item)
+            problems.append(Problem(f"{self.task}-{self.seed}-{index}", question, item["answer"].strip(), scorer))
+        self.unverified = check_references(self.name, problems)
+        return problems

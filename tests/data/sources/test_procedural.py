@@ -3,9 +3,12 @@
 import copy
 import hashlib
 import pickle
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from reasoning_gym import factory
+from reasoning_gym.dataset import ProceduralDataset
 
 from lightning_pspo.data.sources import GSM8K, JSONL, Procedural, held_out
 from lightning_pspo.errors import InputError
@@ -145,3 +148,33 @@ def test_a_scorer_goes_to_another_process_without_its_data_set():
     sent = pickle.loads(pickle.dumps(problem))
     assert sent == problem == copy.deepcopy(problem)
     assert [row.scorer(problem.answer) for row in (problem, copy.deepcopy(problem), sent)] == [True, True, None]
+
+
+def test_a_mixture_of_tasks_is_judged_by_each_tasks_own_scorer():
+    parts = [{"name": "countdown"}, {"name": "gcd", "weight": 2, "config": {"max_numbers": 3}}]
+    problems = Procedural("composite", size=12, settings={"datasets": parts}).load()
+    assert {problem.scorer.task for problem in problems} == {"countdown", "gcd"}
+    for problem in problems:
+        if problem.scorer.task == "countdown":
+            judge = partial(grade, answer=problem.answer, question=problem.question, scorer=problem.scorer)
+            assert judge(f"#### ({metadata(problem)['expression']})").correct
+            assert not judge(f"#### {metadata(problem)['target']}").correct
+
+
+@dataclass
+class Doubling:
+    seed: int = 0
+    size: int = 10
+
+
+class Doubled(ProceduralDataset):
+    def __init__(self, config):
+        super().__init__(config, config.seed, config.size)
+
+    def __getitem__(self, index):
+        return {"question": f"What is 2 * {index}?", "answer": str(2 * index), "metadata": {}}
+
+
+def test_a_task_of_the_users_own_is_drawn_where_it_is_known(monkeypatch):
+    monkeypatch.setitem(factory.DATASETS, "doubling", (Doubled, Doubling))
+    assert [problem.answer for problem in Procedural("doubling", size=3).load()] == ["0", "2", "4"]

@@ -1,0 +1,28 @@
+"""Generated problems are the same in every process."""
+
+import os
+import random
+
+import numpy as np
+
+from lightning_pspo.data.generated import Wanted, drawn, server
+
+TASKS = ("isomorphic_strings", "polynomial_multiplication", "ransom_note", "list_functions")
+"""The first three draw from sets, the last from the global generator."""
+
+
+def test_a_server_that_has_ended_is_replaced_and_draws_the_same(monkeypatch):
+    wanted = [Wanted(task, {}, seed=1, size=20, split=None) for task in TASKS]
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    server.cache_clear()
+    first = [drawn(each) for each in wanted]
+    monkeypatch.setenv("PYTHONHASHSEED", "2")
+    server(os.getpid())._process.kill()
+    assert [drawn(each) for each in reversed(wanted)] == first[::-1]
+
+
+def test_drawing_leaves_the_global_generators_alone():
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    drawn(Wanted("pool_matrix", {}, seed=1, size=2, split=None))
+    assert random.getstate() == python
+    assert np.array_equal(np.random.get_state()[1], numpy[1])  # noqa: NPY002
