@@ -136,7 +136,10 @@ def check_adapter(skeleton: Callable[[], PreTrainedModel], path: Path) -> None:
         return
     entries: dict[str, Any] = json.loads(path.read_bytes())
     if entries.get("layer_replication"):
-        raise InputError(f"{path}: `layer_replication` must be null, got {entries['layer_replication']!r:.80}.")
+        raise InputError(
+            f"{path}: `layer_replication` must be null, got {entries['layer_replication']!r:.80}: save the model with "
+            "these layers, name it in `base_model_name_or_path`, and set the entry to null."
+        )
     if _LONG_SEARCH.fullmatch(str(entries.get("init_lora_weights"))):
         raise InputError(
             f"{path}: `init_lora_weights` must search at most 999 times, got {entries['init_lora_weights']!r:.80}."

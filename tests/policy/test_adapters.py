@@ -129,7 +129,10 @@ def test_regular_expressions_of_a_stranger(
         ({"modules_to_save": True}, "`modules_to_save` must be a list of names of modules, or a text, got True"),
         ({"target_modules": [5]}, r"`target_modules` must be a list of names of modules, or a text, got \[5\]"),
         ({"exclude_modules": {}}, "`exclude_modules` must be a list of names of modules, or a text, got {}"),
-        ({"layer_replication": [[0, 1]] * 9}, r"`layer_replication` must be null, got \[\[0, 1\]"),
+        (
+            {"layer_replication": [[0, 1]] * 9},
+            r"`layer_replication` must be null, got \[\[0, 1\].* save the model with these layers, name it",
+        ),
         ({"init_lora_weights": "pissa_niter_1000"}, "`init_lora_weights` must search at most 999 times, got 'pissa_"),
     ],
 )
