@@ -25,6 +25,7 @@ ANSWERS = ("answer", "final_answer", "reward_model.ground_truth", "ground_truth"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _TURNS_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
 _OBJECT_AS_TEXT = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
+_EMPTY_MARKER = re.compile(r"(?:####|\\boxed\s*\{\s*\}[.$]*)\s*\Z")
 _EXACT = 2**53
 """From here on a float stands for several integers."""
 
@@ -91,7 +92,8 @@ def final_answer(text: str, rule: AnswerRule) -> str | None:
     ['6', 'So 6 = \\boxed{6}', '6', None]
     """
     if rule == "auto":
-        return (extract(text)[0] if HASH_MARKER in text or BOXED_MARKER in text else None) or text
+        is_marked = (HASH_MARKER in text or BOXED_MARKER in text) and not _EMPTY_MARKER.search(text)
+        return (extract(text)[0] if is_marked else None) or text
     if rule == "hash":
         _, marker, answer = text.rpartition(HASH_MARKER)
         return (answer.strip() or None) if marker else None

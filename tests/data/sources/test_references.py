@@ -52,3 +52,57 @@ def test_an_answer_with_words_may_be_matched(tmp_path, answer):
     source = JSONL(write_rows(tmp_path, {"question": "How many are left?", "answer": answer}))
     source.load()
     assert not source.unverified
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "N/A",
+            r"\text{n.a.}",
+            "TBD",
+            "(see above)",
+            "Not available",
+            "?",
+            "...",
+            "___",
+            "#DIV/0!",
+            "[object Object]",
+        ),
+        *(r"\boxed{}", r"So it is \boxed{ }.", "5 + 5 ####", "$$", r"\text{}", "\u200b", "None", "nan", "unknown", "-"),
+    ],
+)
+def test_what_stands_for_a_missing_answer_cannot_be_matched(tmp_path, answer):
+    rows = [{"question": "How many are left?", "answer": text} for text in ("5", answer)]
+    source = JSONL(write_rows(tmp_path, *rows))
+    source.load()
+    assert [problem.answer for problem in source.unverified] == [answer]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which of these are prime? If there is none, say so.", "None"),
+        ("Is it true, false or unknown?", "Unknown"),
+        ("Express the share in terms of n and a.", "n/a"),
+        ("Solve it.", r"\text{none}"),
+        ("Solve it.", "undefined"),
+        ("Solve it.", "{}"),
+        ("Sort the words.", "[]"),
+        ("Is it right?", "\u2705"),
+        ("Which sign fits?", "<"),
+    ],
+)
+def test_an_answer_that_only_looks_like_a_missing_one_may_be_matched(tmp_path, question, answer):
+    source = JSONL(
+        write_rows(tmp_path, {"question": "2 + 3?", "answer": "5"}, {"question": question, "answer": answer})
+    )
+    source.load()
+    assert not source.unverified
+
+
+def test_among_words_a_word_for_nothing_is_an_answer(tmp_path):
+    answers = ("Monday", "None", "Unknown")
+    source = JSONL(write_rows(tmp_path, *({"question": "Which day?", "answer": answer} for answer in answers)))
+    source.load()
+    assert not source.unverified
