@@ -39,6 +39,7 @@ _UNUSABLE: dict[type[Callback], str] = {
     BatchSizeFinder: "it repeats training steps, and here each is a rollout: set `data.prompts_per_rollout` instead",
 }
 
+_AT_THE_END = "check_on_train_epoch_end"
 _ENDED_BY = {  # the settings by which EarlyStopping ends a run whatever came before
     EarlyStoppingReason.STOPPING_THRESHOLD.value: "stopping_threshold",
     EarlyStoppingReason.DIVERGENCE_THRESHOLD.value: "divergence_threshold",
@@ -49,19 +50,20 @@ _ENDED_BY = {  # the settings by which EarlyStopping ends a run whatever came be
 def check_lightning_callbacks(callbacks: Iterable[Callback]) -> None:
     """Refuse callbacks of Lightning that change training in ways that this loop cannot honour."""
     for callback in callbacks:
-        if (reason := unusable(type(callback))) is not None:
+        settings = {_AT_THE_END: getattr(callback, f"_{_AT_THE_END}", None)}
+        if (reason := unusable(type(callback), settings)) is not None:
             raise InputError(reason)
-        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end:
-            raise InputError(
-                "`check_on_train_epoch_end` of EarlyStopping must be null or false, got true: an epoch is the run, at "
-                "whose end nothing is left to stop."
-            )
 
 
-def unusable(kind: type) -> str | None:
-    """Return why a class of callbacks cannot be used; None if it can."""
+def unusable(kind: type, settings: Mapping[str, Any]) -> str | None:
+    """Return why a class of callbacks cannot be used, or one of its settings; None if both can."""
     reason = next((reason for base, reason in _UNUSABLE.items() if issubclass(kind, base)), None)
-    return None if reason is None else f"`trainer.callbacks` must not hold {kind.__name__}: {reason}."
+    if reason is not None:
+        return f"`trainer.callbacks` must not hold {kind.__name__}: {reason}."
+    if issubclass(kind, EarlyStopping) and settings.get(_AT_THE_END):
+        reason = "an epoch is the run, at whose end nothing is left to stop"
+        return f"`{_AT_THE_END}` of {kind.__name__} must be null or false, got true: {reason}."
+    return None
 
 
 def leave_the_epochs_end(callbacks: Iterable[Callback]) -> None:

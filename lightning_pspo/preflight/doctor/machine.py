@@ -61,8 +61,8 @@ def check_trainer_settings(subject: Subject) -> Iterator[Finding]:
     yield from _refusal("prompts_per_rollout", lambda: subject.data.check_ranks(world), change)
     for name, message in refusals(trainer):
         yield error(name, f"the run is refused: {message}", f"trainer.{name}")
-    for path, _ in subject.callbacks:
-        if (fault := unusable(pkgutil.resolve_name(path))) is not None:
+    for path, arguments in subject.callbacks:
+        if (fault := unusable(pkgutil.resolve_name(path), arguments)) is not None:
             yield error("callbacks", f"the run is refused: {fault}", f"trainer.callbacks: without {path}")
     for name in ("fast_dev_run", "detect_anomaly"):
         if trainer.get(name):

@@ -143,6 +143,11 @@ def test_the_objective(build: Examined, arguments: list[str], check: str, severi
         (["--trainer.max_epochs=3"], "max_epochs", "`trainer.max_epochs` must be 1"),
         (["--trainer.callbacks+=EMAWeightAveraging"], "callbacks", "must not hold EMAWeightAveraging"),
         (
+            ["--callbacks.EarlyStopping={monitor: train/loss, check_on_train_epoch_end: true}"],
+            "callbacks",
+            "`check_on_train_epoch_end` of EarlyStopping must be null or false",
+        ),
+        (
             ["--model.group_size=100000", "--data.prompts_per_rollout=99999"],
             "memory",
             "99999 prompts x 100000 completions",
