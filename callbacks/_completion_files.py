@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_bounded, read_lines
 from lightning_pspo.types import EvaluationOutput, Sample
 
 _MEASURED_LATER = ("stage", "k", "selector", "grading_mode")  # settings that change no completion
@@ -49,8 +50,9 @@ def lines_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a finished file or of a part, whose last line may have been cut off."""
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(file) if file.exists() else (), start=1):
+        if not line.endswith(b"\n"):
+            return
         try:
             value = json.loads(line)
             row = value[1] if isinstance(value, list) else value
@@ -64,7 +66,7 @@ def merged(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], int]:
     """Return the samples of all parts in the order of their keys, and how many lines are none."""
     entries: list[tuple[list[int], dict[str, Any]]] = []
     others = 0
-    for line in (line for part in parts for line in part.read_bytes().splitlines()):
+    for line in chain.from_iterable(map(read_lines, parts)):
         try:
             key, row = json.loads(line)
             _recording(row)
@@ -96,7 +98,7 @@ def recordings(rows: Sequence[Mapping[str, Any]]) -> dict[_ProblemKey, list[_Rec
 def changed_setting(file: Path, settings: Mapping[str, Any]) -> str | None:
     """Return how the settings in ``file`` differ from those of this run; None if completions do not depend on it."""
     try:
-        recorded = dict(json.loads(file.read_bytes())) if file.exists() else settings
+        recorded = dict(json.loads(read_bounded(file))) if file.exists() else settings
     except (ValueError, TypeError, RecursionError):
         raise InputError(f"{file} must be a JSON object, as CompletionWriter writes it: remove it.") from None
     for name, value in settings.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.files import no_follow, write_atomically
+from lightning_pspo.files import no_follow, read_lines, write_atomically
 from lightning_pspo.judging import DIMENSIONS, Item, Judge, Judgement, Tally
 from lightning_pspo.judging.records import FIELDS, judgement_row, row_judgement
 
@@ -137,7 +137,7 @@ def _parse_question(row: dict[str, Any]) -> Question:
 def _read(path: Path, parse: Callable[[dict[str, Any]], Any]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the rows of a file, each with what ``parse`` makes of it; a row that a crash cut short is left out."""
     if path.exists():
-        for line in path.read_bytes().split(b"\n"):
+        for line in read_lines(path):
             try:
                 row = json.loads(line)
                 if type(row["rollout"]) is int and isinstance(row["source"], str) and isinstance(row["id"], str):

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pspo.errors import check_at_least
-from lightning_pspo.files import no_follow, write_atomically
+from lightning_pspo.files import no_follow, read_lines, write_atomically
 from lightning_pspo.types import Rollout
 
 from ._completion_files import sample_row
@@ -81,14 +81,16 @@ def _rows(rollout: Rollout, number: int, count: int) -> list[dict[str, Any]]:
 
 def _drop_rows_after(path: Path, rollout: int) -> int:
     """Drop the rows after ``rollout``, and a line that a crash cut short; return how many."""
-    lines, remaining = path.read_bytes().splitlines(keepends=True), []
-    for line in lines:
+    dropped, remaining = 0, []
+    for line in read_lines(path):
+        dropped += 1
         with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
             if line.endswith(b"\n") and float(json.loads(line)["rollout"]) <= rollout:
                 remaining.append(line)
-    if len(remaining) < len(lines):
+                dropped -= 1
+    if dropped:
         write_atomically(path, b"".join(remaining))
-    return len(lines) - len(remaining)
+    return dropped
 
 
 def _cell(value: Any) -> str:

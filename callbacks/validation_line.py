@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from lightning_pspo.evaluation.results import EvaluationResult
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import read_bounded, write_atomically
 
 from ._trainer import finished_rollouts, is_trial, root_folder
 
@@ -64,7 +64,7 @@ def _read(path: Path) -> _History:
     try:
         return {
             int(rollout): {source: float(accuracy) for source, accuracy in accuracies.items()}
-            for rollout, accuracies in json.loads(path.read_bytes()).items()
+            for rollout, accuracies in json.loads(read_bounded(path)).items()
         }
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return {}

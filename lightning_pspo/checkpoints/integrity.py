@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import PARTIAL, no_follow, write_atomically
+from lightning_pspo.files import PARTIAL, no_follow, read_bounded, write_atomically
 
 MANIFEST = "manifest.json"
 _END = b"PK\x05\x06"  # opens the last record of a zip archive, whose last two bytes are the length of the comment
@@ -195,9 +195,9 @@ def _check_folder(path: Path) -> None:
     if not (path / MANIFEST).is_file():
         raise DamagedError(f"it has no {MANIFEST}: it was not finished, or something else wrote it")
     try:
-        entries = json.loads((path / MANIFEST).read_bytes())["files"].items()
+        entries = json.loads(read_bounded(path / MANIFEST))["files"].items()
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"its {MANIFEST} cannot be read") from None
     files = _files_in(path)
     for name, (size, digest) in expected.items():

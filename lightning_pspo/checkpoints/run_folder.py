@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_pspo.checkpoints.store import rollout_of
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_yaml
+from lightning_pspo.files import read_bounded, read_yaml
 
 CONFIG_COPY = "training_config.yaml"
 """The run's settings, in a folder that was exported from it."""
@@ -99,7 +99,7 @@ def results_of(checkpoint: Path) -> dict[str, Any]:
 def _document(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file; None if it does not exist or holds something else."""
     try:
-        document = json.loads(path.read_bytes()) if path.is_file() else None  # reading a pipe might never end
+        document = json.loads(read_bounded(path))
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

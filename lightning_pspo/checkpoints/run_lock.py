@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import locked, unlock
+from lightning_pspo.files import locked, read_bounded, unlock
 
 LOCK = "run.lock"
 
@@ -59,7 +59,7 @@ def owned(root: Path) -> Iterator[None]:
 def _owner(path: Path) -> str:
     """Return who has locked a file, in words."""
     try:
-        owner = json.loads(path.read_bytes())
+        owner = json.loads(read_bounded(path))
         host, since = (" ".join(str(owner[key]).split())[:60] for key in ("host", "since"))
         return f"process {owner['pid']:d} on {host}, running since {since},"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it has not been written yet

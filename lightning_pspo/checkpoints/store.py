@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_pspo.files import remove, write_atomically
+from lightning_pspo.files import read_bounded, remove, write_atomically
 
 SCORES = "best.json"
 _DAMAGED = ".damaged"
@@ -76,14 +76,12 @@ def read_scores(folder: Path, monitor: str | None = None, mode: str | None = Non
 
     There are none if they were chosen by another ``monitor`` or in another ``mode``; None accepts any.
     """
-    if not (folder / SCORES).is_file():
-        return {}
     try:
-        content = json.loads((folder / SCORES).read_bytes())
+        content = json.loads(read_bounded(folder / SCORES))
         scores = {int(rollout): float(score) for rollout, score in content["scores"].items()}
         sign = {"max": -1.0, "min": 1.0}[content["mode"]]
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        return {}  # the file is damaged: no checkpoint has a score
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return {}  # there is no file, or it is damaged: no checkpoint has a score
     if monitor not in (None, content.get("monitor")) or mode not in (None, content["mode"]):
         return {}
     existing = [rollout for rollout in scores if (folder / checkpoint_name(rollout)).exists()]

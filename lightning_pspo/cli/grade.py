@@ -31,7 +31,16 @@ from typing import Any, BinaryIO, get_args
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import locked, read_objects, text_value, unique_keys, unlock, write_atomically
+from lightning_pspo.files import (
+    lines_of,
+    locked,
+    read_bounded,
+    read_objects,
+    text_value,
+    unique_keys,
+    unlock,
+    write_atomically,
+)
 from lightning_pspo.grading import Attempt, CutOff, Grade, Mode, Verdict, extract
 from lightning_pspo.grading.grader import Grader
 from lightning_pspo.progress import advance, begin, shown
@@ -179,7 +188,7 @@ def resume(output: BinaryIO, rows: Iterator[Row], options: argparse.Namespace) -
     """
     counts: Counter[str] = Counter()
     end = 0
-    for number, line in enumerate(output, start=1):
+    for number, line in enumerate(lines_of(output, f"--output {options.output}", "row"), start=1):
         row = next(rows, None)
         begin = b"" if row is None else as_line(row.fields)[:-2]
         complete = line.endswith(b"}\n")
@@ -222,7 +231,7 @@ def check_settings(options: argparse.Namespace, graded: int) -> None:
         write_atomically(path, (json.dumps(settings) + "\n").encode())
         return
     try:
-        earlier = json.loads(path.read_bytes())
+        earlier = json.loads(read_bounded(path))
     except (ValueError, RecursionError):
         raise InputError(
             f"{path} must hold the settings of the {graded} rows of {options.output}, but is damaged: remove both "

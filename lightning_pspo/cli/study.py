@@ -28,7 +28,7 @@ from lightning_pspo.cli.failures import BAD_INPUT, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import resolve
 from lightning_pspo.errors import InputError, check_at_least
-from lightning_pspo.files import as_size, free_bytes, locked, unlock, write_atomically
+from lightning_pspo.files import as_size, free_bytes, locked, read_bounded, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import (
     CELLS,
@@ -168,7 +168,7 @@ def read_chosen(study: Study, root: Path) -> dict[str, Any]:
     if study.search is None or not (root / CHOSEN).is_file():
         return {}
     try:
-        chosen = json.loads((root / CHOSEN).read_bytes())
+        chosen = json.loads(read_bounded(root / CHOSEN))
     except (ValueError, RecursionError):
         chosen = None
     if not isinstance(chosen, dict):

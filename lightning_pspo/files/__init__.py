@@ -1,4 +1,4 @@
-"""Files: atomic writing, locks, downloads, JSON Lines and untrusted YAML. Needs no torch."""
+"""Files: atomic writing, bounded reading, locks, downloads, JSON Lines and untrusted YAML. Needs no torch."""
 
 from lightning_pspo.files.atomic import (
     PARTIAL,
@@ -17,6 +17,7 @@ from lightning_pspo.files.atomic import (
     why_full,
     write_atomically,
 )
+from lightning_pspo.files.bounded import lines_of, open_file, read_bounded, read_lines
 from lightning_pspo.files.json_lines import COMPRESSED, foreign, open_bytes, read_objects, text_value, unique_keys
 from lightning_pspo.files.locks import locked, unlock
 from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml, setting_at
@@ -31,12 +32,16 @@ __all__ = [
     "foreign",
     "free_bytes",
     "is_full",
+    "lines_of",
     "locked",
     "new_folder",
     "no_follow",
     "open_bytes",
+    "open_file",
     "parse_yaml",
     "partial_name",
+    "read_bounded",
+    "read_lines",
     "read_objects",
     "read_yaml",
     "remove",

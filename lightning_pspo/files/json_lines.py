@@ -9,12 +9,12 @@ import lzma
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.files.bounded import lines_of
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_MAX_LINE = 1 << 28  # bytes; a small compressed file may hold a line that fills the memory
 COMPRESSED = tuple(_OPENERS)
 """Endings of compressed files that can be read."""
 
@@ -56,10 +56,8 @@ def read_objects(
         OSError: The file cannot be read.
     """
     with open_bytes(path) as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE + 1), b""), start=1):
+        for number, line in enumerate(lines_of(cast("BinaryIO", stream), str(path), unit), start=1):
             where = f"{path}, {unit} {number}"
-            if len(line) > _MAX_LINE:
-                raise ValueError(f"{where}: must have at most {_MAX_LINE:,} bytes.")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 fields = parse(text) if text else None

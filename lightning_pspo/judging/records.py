@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_objects, replacing, text_value, unique_keys
+from lightning_pspo.files import lines_of, read_objects, replacing, text_value, unique_keys
 from lightning_pspo.judging.base import Item, Judgement
 from lightning_pspo.judging.parsing import is_score
 from lightning_pspo.judging.rubric import CHOICES, DIMENSIONS, RUBRIC_VERSION
@@ -104,7 +104,7 @@ def keep_finished_rows(path: Path, *, pairs: bool = False, repeats: int = 1) -> 
     if not path.exists():
         return finished
     with path.open("rb") as stream, replacing(path) as output:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(lines_of(stream, str(path), "row"), start=1):
             try:
                 judgement = row_judgement(json.loads(line))
             except (ValueError, RecursionError) as error:

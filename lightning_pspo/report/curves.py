@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_pspo.files import lines_of, open_file
+
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 Curves = dict[str, Series]
 """Log key -> (steps, values), steps strictly increasing, values finite."""
@@ -95,8 +97,9 @@ def _version(path: Path) -> tuple[int, list[str | int]]:
 def _read_csv(path: Path) -> _Points:
     """Return key -> step -> value of a CSVLogger's file, without lines that a crash cut short."""
     points: _Points = {}
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        rows = csv.reader(line.replace("\0", "") for line in file)
+    with open_file(path) as file:
+        lines = lines_of(file, path.name)
+        rows = csv.reader(line.replace(b"\0", b"").decode(errors="replace") for line in lines)
         keys = next(_readable(rows), [])
         if "step" not in keys:
             return {}

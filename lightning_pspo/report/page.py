@@ -47,7 +47,7 @@ def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -
     """
     if output.is_dir():
         raise ReportError(f"--output must be a file, got the folder {output}.")
-    if output.exists() and f'content="{GENERATOR}"'.encode() not in output.read_bytes()[:2000]:
+    if output.exists() and not (output.is_file() and f'content="{GENERATOR}"'.encode() in _beginning(output)):
         raise ReportError(f"--output must be a new file or an earlier report, got {output}, which is neither.")
     write_atomically(output, render_page(read_arms(runs), title).encode())
     return output
@@ -104,6 +104,11 @@ def _templates() -> Environment:
         "on_scale": lambda share: f"{4 + 192 * min(max(share, 0.0), 1.0):.1f}",
     }
     return environment
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(2000)
 
 
 @lru_cache

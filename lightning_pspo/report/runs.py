@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightning_pspo.errors import InputError, near_path, one_line
-from lightning_pspo.files import as_size, read_yaml, setting_at
+from lightning_pspo.files import read_bounded, read_lines, read_yaml, setting_at
 from lightning_pspo.report.curves import Curves, finite, read_curves
 
 SAMPLES_KEPT = 6  # training completions at either end of a run
-_MAX_BYTES = 64 << 20  # of a JSON document
 _MARKS = (
     *("config.yaml", "summary.json", "evaluation.json", "completions.jsonl", "judgements.jsonl", "checkpoints"),
     *("logs/**/metrics.csv", "logs/**/events.out.tfevents.*", "evaluation/*/evaluation.json"),
@@ -136,12 +135,7 @@ def _read_json(run: TrainingRun, path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
 
-    def read() -> Any:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"it must have at most {as_size(_MAX_BYTES)}, got {as_size(path.stat().st_size)}")
-        return json.loads(path.read_bytes())
-
-    document: Any = _attempt(run, read, {}, _name(run, path))
+    document: Any = _attempt(run, lambda: json.loads(read_bounded(path)), {}, _name(run, path))
     if not isinstance(document, dict):
         run.notes.append(f"{_name(run, path)} is not a JSON object.")
         return {}
@@ -155,15 +149,14 @@ def _read_lines(run: TrainingRun, path: Path, ends: int | None = None) -> list[M
 
     def read() -> int:
         bad = 0
-        with path.open("rb") as file:
-            for line in filter(bytes.strip, file):
-                row: Any = None
-                with contextlib.suppress(ValueError, RecursionError):
-                    row = json.loads(line)
-                if isinstance(row, dict):
-                    (last if ends is None or len(first) == ends else first).append(row)
-                else:
-                    bad += 1
+        for line in filter(bytes.strip, read_lines(path)):
+            row: Any = None
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+            if isinstance(row, dict):
+                (last if ends is None or len(first) == ends else first).append(row)
+            else:
+                bad += 1
         return bad
 
     if path.is_file() and (bad := _attempt(run, read, 0, _name(run, path))):

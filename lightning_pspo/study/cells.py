@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_yaml, setting_at, write_atomically
+from lightning_pspo.files import read_bounded, read_yaml, setting_at, write_atomically
 from lightning_pspo.report.arms import leaves
 from lightning_pspo.study.design import Study, Variant
 
@@ -99,7 +99,7 @@ def unmeasured(folder: Path, config: Mapping[str, Any]) -> str:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace").strip()
+    return read_bounded(path).decode(errors="replace").strip()
 
 
 def _digest(config: Mapping[str, Any], threads: int) -> str:
@@ -113,7 +113,7 @@ def read_done(folder: Path) -> dict[str, Any]:
         InputError: The note cannot be read.
     """
     try:
-        content: Any = json.loads((folder / DONE).read_bytes())
+        content: Any = json.loads(read_bounded(folder / DONE))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError):

@@ -103,6 +103,14 @@ def test_no_reader_of_a_strangers_folder_waits_for_a_pipe(tmp_path: Path) -> Non
     assert read_scores(checkpoint.parent) == {}
     with pytest.raises(DamagedError, match=MANIFEST):
         check_whole(checkpoint)
+    for name in ("summary.json", f"checkpoints/{SCORES}", f"checkpoints/{checkpoint.name}/{MANIFEST}"):
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(b"{}")
+        os.truncate(tmp_path / name, 1 << 40)  # it takes nothing on the disk, and would fill the memory
+    assert results_of(checkpoint) == {}
+    assert read_scores(checkpoint.parent) == {}
+    with pytest.raises(DamagedError, match=MANIFEST):
+        check_whole(checkpoint)
     os.mkfifo(tmp_path / "config-2.yaml")
     with pytest.raises(InputError, match="device or pipe"):
         read_run_config(tmp_path / "config-2.yaml")

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_pspo import report
+from lightning_pspo.files import bounded
 from lightning_pspo.report import read_arms, render_page, write_report
+from lightning_pspo.report.runs import ReportError
 from tests.support.report_runs import CONFIG, HOSTILE, example, plain, summary, write_metrics, write_run
 
 
@@ -156,6 +158,29 @@ def test_endless_texts_and_keys_make_a_bounded_page(tmp_path: Path) -> None:
     assert len(page) < 3e6
     assert "more charts are left out" in page
     assert "more characters)" in page
+
+
+def test_files_that_would_fill_the_memory_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "LINE_BYTES", 100_000)
+    run = write_run(tmp_path / "run")
+    for name in ("judgements.jsonl", "completions.jsonl", "environment.json", *run.rglob("metrics.csv")):
+        (run / name).touch()
+        os.truncate(run / name, 1 << 40)  # they take no more on the disk
+    words = plain(render_page(read_arms([run])))
+    for name in ("judgements.jsonl", "completions.jsonl", "environment.json", "logs"):
+        assert re.search(
+            rf"{name} could not be read: \S+ must have at most|{name} could not be read: \S+ line", words
+        ), name
+
+
+def test_only_a_report_is_replaced(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "notes.html").write_text("mine")
+    for name in ("pipe", "notes.html"):
+        with pytest.raises(ReportError, match="must be a new file or an earlier report"):
+            write_report([run], tmp_path / name)
+    assert write_report([run], write_report([run], tmp_path / "report.html")).is_file()
 
 
 def test_ten_long_runs_stay_small(tmp_path: Path) -> None:

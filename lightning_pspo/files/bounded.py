@@ -1,0 +1,57 @@
+"""Read files that a stranger may have made: no pipe or device is waited for, and no size fills the memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lightning_pspo.errors import InputError
+from lightning_pspo.files.atomic import as_size
+
+DOCUMENT_BYTES = 64 << 20
+"""Of a JSON document."""
+LINE_BYTES = 1 << 28
+"""Of a line; a few bytes on a disk, or in an archive, may stand for one that fills the memory."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading, which a link may lead to; OSError for anything else."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(f"{path} must be a file, got a device or a pipe")
+
+
+def read_bounded(path: Path, most: int = DOCUMENT_BYTES) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        InputError: It has more than ``most`` bytes.
+        OSError: It is not a file, or cannot be read.
+    """
+    with open_file(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise InputError(f"{path} must have at most {as_size(most)}, got {as_size(size)}.")
+        return file.read()
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, as ``lines_of`` does."""
+    with open_file(path) as file:
+        yield from lines_of(file, str(path))
+
+
+def lines_of(file: BinaryIO, name: str, unit: str = "line") -> Iterator[bytes]:
+    """Yield the rest of a file in lines with their ends.
+
+    Raises:
+        InputError: A line, which the message calls a ``unit`` of ``name``, is longer than any that this program writes.
+    """
+    for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES + 1), b""), start=1):
+        if len(line) > LINE_BYTES:
+            raise InputError(f"{name}, {unit} {number}: must have at most {LINE_BYTES:,} bytes.")
+        yield line
