@@ -47,16 +47,36 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that replaces ``path`` once it is complete; after an error ``path`` is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(path)
-    try:
-        with open(partial, "wb", opener=no_follow) as file:
+    partial, file = _open_partial(path)
+    with file:  # which keeps the name of the partial file until it has gone
+        try:
             yield file
             file.flush()
             _sync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """Open an empty file that is to replace ``path``; it is this one's alone, where others write the same one, too."""
+    number, partial = 0, partial_name(path)
+    while True:
+        file = os.fdopen(no_follow(str(partial), os.O_WRONLY | os.O_CREAT), "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            number += 1
+            partial = partial_name(path.with_name(f"{path.name}.{number}"))
+            file.close()
+            continue
+        except OSError:  # a file system without locks
+            pass
+        if partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno())):
+            file.truncate()
+            return partial, file
+        file.close()  # its owner has finished it in between
 
 
 @contextlib.contextmanager
@@ -86,6 +106,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder.replace(path)
     except BaseException as error:
         shutil.rmtree(folder)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InputError(
+                f"`output` must be a new or empty folder, got {path}, into which another process has written meanwhile."
+            ) from error
         if is_full(error):
             free = as_size(free_bytes(path))
             raise DiskFullError(f"{why_full(error)[0]}: {path} could not be written; {free} are free.") from error

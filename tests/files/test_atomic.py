@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lightning_pspo.files import DiskFullError, new_folder, partial_name, remove, write_atomically
+from lightning_pspo.errors import InputError
+from lightning_pspo.files import DiskFullError, new_folder, partial_name, remove, replacing, write_atomically
 
 
 def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> None:
@@ -65,6 +66,28 @@ def _make_folder(path: Path) -> None:
         if path.name == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
+
+
+def test_two_writers_of_a_file_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with replacing(path) as slow:
+        slow.write(b"slow " * 5000)
+        with replacing(path) as quick:
+            quick.write(b"quick")
+        assert path.read_bytes() == b"quick"
+    assert path.read_bytes() == b"slow " * 5000
+    write_atomically(path, b"new")
+    assert (path.read_bytes(), len(list(tmp_path.iterdir()))) == (b"new", 1)
+
+
+def test_a_folder_that_is_filled_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    refused = pytest.raises(InputError, match=r"got \S+/export, into which another process has written meanwhile\.")
+    with refused, new_folder(path) as folder:
+        (folder / "mine").touch()
+        path.mkdir()
+        (path / "other").touch()
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["export", "export/other"]
 
 
 def test_what_others_have_beside_a_new_folder_stays(tmp_path: Path) -> None:
