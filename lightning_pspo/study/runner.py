@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoint
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import as_size, free_bytes, write_atomically
+from lightning_pspo.files import as_size, free_bytes, read_bounded, write_atomically
 from lightning_pspo.processes import end_with_parent
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done, unmeasured
 
@@ -31,7 +32,9 @@ _BAD_INPUT = 2
 _TRIES = 2  # starts of a cell without a new checkpoint in between
 _LEAST_BYTES = 200 << 20  # that must be free before a cell starts
 _TICK_S = 0.2
+_JOB_NAME = re.compile(r"[0-9]{1,20}(?:_[0-9]{1,20})?")
 _POLL_S = 2.0  # between two looks at the jobs of a cluster
+_LAG_S = 15.0  # after which a job has left no result
 _PATIENCE_S = 60.0  # for a cell that was asked to stop
 
 
@@ -282,19 +285,26 @@ class SlurmRunner:
             progress.refresh()
             show(progress)
             time.sleep(_POLL_S)
-        failed = {}
-        for name, job in jobs.items():
-            failure = job.exception()  # whatever ended the job, the others go on
-            if message := str(failure).strip() if failure is not None else job.result():
-                failed[name] = message.splitlines()[-1]
-        return failed
+        return {cell.name: why for cell in todo if (why := _failure(cell, jobs[cell.name]))}
 
     def earlier_job(self, cell: Cell) -> Any:
         """Return the job of an interrupted study that still waits or runs for a cell; None for none."""
         if not (note := cell.folder / JOB).is_file():
             return None
-        job: Any = self._job(folder=self.folder, job_id=note.read_text(encoding="utf-8"))
-        return job if job.state.upper() in _ALIVE else None
+        name = read_bounded(note).decode(errors="replace")
+        job: Any = self._job(folder=self.folder, job_id=name) if _JOB_NAME.fullmatch(name) else None
+        return job if job is not None and job.state.upper() in _ALIVE else None
+
+
+def _failure(cell: Cell, job: Any) -> str:
+    """Return why a cell is not done after its job has ended; empty if it is.
+
+    What the job returned is a pickle in the study's folder, which may be anybody's, and is not opened.
+    """
+    deadline = time.monotonic() + _LAG_S
+    while cell.state != "done" and not job.paths.result_pickle.exists() and time.monotonic() < deadline:
+        time.sleep(_TICK_S)  # another machine's files may appear late
+    return "" if cell.state == "done" else f"its job ended as {job.state}: {_last_line(cell.folder / LOG)}"
 
 
 def run_cell(cell: Cell, command: Sequence[str] = FIT) -> str:

@@ -1,5 +1,6 @@
 """Cells in processes of their own: ends, deaths, a full disk."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from lightning_pspo.errors import InputError
 from lightning_pspo.study import runner
 from lightning_pspo.study.cells import read_done
 from lightning_pspo.study.runner import JOB, Progress, Runner, SlurmRunner
+from tests.support.checkpoints import Attack
 from tests.support.study_cells import COMMAND, PROGRAM, cells
 
 REPOSITORY = Path(__file__).parents[2]
@@ -133,6 +135,25 @@ def test_jobs_of_an_interrupted_study_are_waited_for(tmp_path: Path, monkeypatch
     assert jobs.earlier_job(all_cells[1]) is None
     with pytest.raises(InputError, match=r"the jobs could not be submitted: .*no such partition"):
         jobs.run(all_cells[1:])
+    (all_cells[0].folder / JOB).write_text("../7_0", encoding="utf-8")
+    assert jobs.earlier_job(all_cells[0]) is None
+
+
+def test_a_result_in_a_strangers_study_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    for name, text in {"srun": "", "sbatch": "", "sacct": "printf 'JobID|State|NodeList\\n7_0|RUNNING|a\\n'"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (cell,) = cells(tmp_path, "Plain")[:1]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / JOB).write_text("7_0", encoding="utf-8")
+    jobs = SlurmRunner(folder=tmp_path / "slurm", parameters={})
+    result = jobs.earlier_job(cell).paths.result_pickle
+    result.parent.mkdir(exist_ok=True)
+    result.write_bytes(pickle.dumps(Attack(tmp_path / "hit")))
+    assert jobs.run([cell]) == {cell.name: "its job ended as RUNNING: no output"}
+    assert not (tmp_path / "hit").exists()
 
 
 @pytest.mark.slow
@@ -145,5 +166,5 @@ def test_jobs_of_a_cluster(tmp_path: Path) -> None:
             SlurmRunner(folder=tmp_path / "slurm", parameters={})
     all_cells = cells(tmp_path, "Dies")
     jobs = SlurmRunner(folder=tmp_path / "slurm", parameters={"timeout_min": 5}, cluster="local", command=COMMAND)
-    assert jobs.run(all_cells) == {"Dies/seed=2": "status -9: about to die"}
+    assert jobs.run(all_cells) == {"Dies/seed=2": "its job ended as FINISHED: about to die"}
     assert [cell.state for cell in all_cells] == ["done", "begun"]
