@@ -89,14 +89,24 @@ set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a mapping of pla
 
 
 class PSPOCLI(LightningCLI):
-    """LightningCLI with this application's links and run directory; ``callbacks`` are in every run."""
+    """LightningCLI with this application's links and run directory.
 
-    def __init__(self, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+    Args:
+        arguments: Of the command line.
+        callbacks: In every run.
+        command: What to run instead where the checkpoint is damaged, with ``{}`` for another one; these arguments if
+            None.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], callbacks: Sequence[Callback] = (), command: str | None = None
+    ) -> None:
         self.module_name, arguments = chosen_module(arguments)
         self.helps_in_full = EVERYTHING in arguments
         self.arguments = arguments = ["--help" if word == EVERYTHING else word for word in arguments]
         helps = any(word.partition("=")[0].endswith(("--help", "-h", ".help")) for word in arguments)
         set_parsing_settings(docstring_parse_attribute_docstrings=helps)  # texts of grouped settings
+        self.command_with = command or command_with(arguments)
         subcommands = {name: {"allow_abbrev": False} for name in self.subcommands()}
         with contextlib.ExitStack() as self._held:  # until the command has ended
             super().__init__(
@@ -158,7 +168,7 @@ class PSPOCLI(LightningCLI):
         if self.subcommand == "fit" and not config.trainer.fast_dev_run and environment_rank() == 0:
             self._held.enter_context(owned(root))
         requested = config.ckpt_path
-        config.ckpt_path = resolve_checkpoint(requested, root, str(self.subcommand), command_with(self.arguments))
+        config.ckpt_path = resolve_checkpoint(requested, root, str(self.subcommand), self.command_with)
         if config.data.date is None:
             checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
             config.data.date = given.data.date = start_date(root, checkpoint)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 from lightning_pspo.checkpoints.run_folder import CONFIG_COPY, newest_config
 from lightning_pspo.checkpoints.store import newest_checkpoint
 from lightning_pspo.cli.failures import ends_in_one_line
-from lightning_pspo.cli.help import own_parser
+from lightning_pspo.cli.help import own_parser, program
 from lightning_pspo.cli.source_names import BENCHMARKS, source_settings
 from lightning_pspo.errors import InputError, got_missing
 from lightning_pspo.evaluation.run_settings import evaluation_settings_of, sources_of
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         from lightning_pspo.cli.main import main as run  # takes seconds: only once the arguments are valid
 
         try:
-            run(["validate", *settings, *others])
+            words = ("{}" if word == options.model else shlex.quote(word) for word in arguments)
+            run(["validate", *settings, *others], f"{program()} evaluate {' '.join(words)}")
         except SystemExit as stop:
             pairs = [
                 f"`{name.removeprefix('model.')}` is --{option.replace('_', '-')}"

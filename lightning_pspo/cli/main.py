@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from lightning_pspo.training.rank_guard import RankGuard
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run a subcommand of Lightning; bad input ends it with one line and exit status 2, a full disk with one and 1."""
+def main(args: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run a subcommand of Lightning; bad input ends it with one line and exit status 2, a full disk with one and 1.
+
+    ``command`` is that of `PSPOCLI`.
+    """
     parent = os.getppid()
     try:
         check_ranks()
@@ -50,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with _process_restored(guard):
             follow_launcher()
             try:
-                PSPOCLI(arguments, [guard])
+                PSPOCLI(arguments, [guard], command)
             finally:
                 if not within_another:  # such as selfcheck, whose line goes on
                     stop()  # also after a refusal: nothing may be drawn over its line

@@ -1,7 +1,9 @@
 """``lightning-pspo evaluate`` on the embedded model, a model folder, a run and an export, as a user calls it."""
 
 import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +115,12 @@ def test_a_runs_checkpoint_and_its_export(
     assert command.main([str(tmp_path / "exported"), *source, *QUIET]) == 0
     assert not (tmp_path / "sprung").exists()  # the user's own sources replace those of the run
     assert command.main([str(run), f"--output={tmp_path / 'w'}", *QUIET]) == 0
+    os.truncate(run / "checkpoints" / "rollout=000002.ckpt", 100)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(run), f"--output={tmp_path / 'w'}", *QUIET])
+    resume = shlex.join(["evaluate", other, f"--output={tmp_path / 'w'}", *QUIET])
+    assert f"To resume from there: python -m lightning_pspo {resume}\n" in capsys.readouterr().err
 
 
 def trap(folder: Path, path: Path) -> None:
