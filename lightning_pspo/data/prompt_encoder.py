@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import re
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lightning_pspo.data.chat_template import ChatTemplate, Message, own_template, prints_date
@@ -24,6 +28,10 @@ _LOST = {
     "example": "leaves the solved examples out: set `prompt.few_shot.k` to 0, or use another chat template",
     "question": "leaves the question out: use another chat template",
 }
+
+
+ENCODE_S = 60.0
+"""Longest time that a tokenizer may take for one prompt."""
 
 
 class PromptEncoder:
@@ -89,13 +97,14 @@ class PromptEncoder:
 
         Raises:
             ValueError: The chat template cannot be rendered, or leaves out a message, or the plain template lacks
-                ``{system}`` although there is a system prompt.
+                ``{system}`` although there is a system prompt, or the tokenizer cannot encode the text.
         """
         text = self.text(problem)
-        if self.chat is None:
-            ids = _encode_open(self.tokenizer, text)
-        else:
-            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with time_limit(text, ENCODE_S):
+            if self.chat is None:
+                ids = _encode_open(self.tokenizer, text)
+            else:
+                ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return EncodedProblem(problem, ids, self.format.answer_prefix, self.stop_ids)
 
     def text(self, problem: Problem) -> str:
@@ -168,6 +177,32 @@ def _render(chat: ChatTemplate, messages: list[Message], *, opened: bool = True)
                 "use another chat template."
             ) from error
         raise ValueError(f"the chat template cannot be rendered: {reason}.") from error
+
+
+@contextlib.contextmanager
+def time_limit(text: str, seconds: float) -> Iterator[None]:
+    """Raise ValueError where a tokenizer fails on a text; end the process, with a line on stderr, if it takes longer.
+
+    Its patterns are a program of their own, whose steps can be as many as the text has parts, and which no exception
+    reaches.
+    """
+    mend = "the pattern of its pre-tokenizer may be to blame; use another tokenizer"
+
+    def end() -> None:
+        os.write(2, f"error: the tokenizer takes longer than {seconds:g} seconds for {text!r:.60}: {mend}.\n".encode())
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
+            raise
+        raise ValueError(f"the tokenizer cannot encode {text!r:.60} ({error}): {mend}.") from None
+    finally:
+        timer.cancel()
 
 
 def _stop(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, tuple[int, ...]]:

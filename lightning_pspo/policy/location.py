@@ -26,14 +26,16 @@ EMBEDDED = "embedded"
 """Name of the tiny policy in the package."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message, and what it announces.
 
     >>> first_line(ValueError("No weights.\nLook elsewhere.")), first_line(ValueError("In `size`:\n  must be a number"))
     ('No weights.', 'In `size`: must be a number')
-    >>> first_line(MemoryError())
-    'MemoryError'
+    >>> first_line(MemoryError()), first_line(KeyError("gelux"))
+    ('MemoryError', "unknown name 'gelux'")
     """
+    if isinstance(error, KeyError):
+        return f"unknown name {error}"
     first, *others = [line.strip() for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
     return f"{first} {others[0]}" if first.endswith(":") and others else first
 
@@ -71,7 +73,7 @@ def check_json(path: Path) -> None:
     if not path.is_file():
         return
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes().decode())
     except (ValueError, RecursionError) as error:
         reason = first_line(error)
         raise InputError(f"{path} must be a JSON object, but it is not JSON: {reason}; copy it again.") from error

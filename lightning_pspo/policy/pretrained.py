@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import logging
@@ -94,9 +95,15 @@ class Pretrained:
         if self._download is not None:
             self._download.weights()
             options["adapter_kwargs"] = {"local_files_only": self._loading["local_files_only"]}
+        read: Any = AutoModelForCausalLM.from_pretrained
         try:
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.location, config=self.config, weights_only=True, **self._loading, **options
+            model, report = read(
+                self.location,
+                config=self.config,
+                weights_only=True,
+                output_loading_info=True,
+                **self._loading,
+                **options,
             )
         except pickle.UnpicklingError as error:
             raise InputError(
@@ -105,15 +112,23 @@ class Pretrained:
             ) from error
         except UNREADABLE as error:
             reason = _foreign_weights(Path(self.location)) or first_line(error)
+            if "ignore_mismatched_sizes" in reason:  # what transformers says of a list that it has printed
+                reason = f"their shapes, in the list above, are not those that {CONFIG_NAME} asks for."
             raise InputError(f"Cannot load the weights of {self.name!r}: {reason}") from error
+        if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
+            raise InputError(
+                f"Cannot load the weights of {self.name!r}: {len(missing)} that {CONFIG_NAME} asks for are missing, "
+                f"such as {missing[0]}; complete the weights, or correct the config."
+            )
         logger.debug("Loaded %s, fingerprint %s.", self.name, self.fingerprint)  # of the files as they are now
-        return model
+        return cast(PreTrainedModel, model)
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model on the meta device, without memory for its weights."""
         with torch.device("meta"):
             make: Any = AutoModelForCausalLM.from_config
-            model: PreTrainedModel = make(self.config, trust_remote_code=self.trust_remote_code)
+            config = copy.deepcopy(self.config)  # which may name an attention that loading replaces
+            model: PreTrainedModel = make(config, attn_implementation="eager", trust_remote_code=self.trust_remote_code)
         return model
 
     @property
@@ -253,7 +268,9 @@ class Pretrained:
             loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = loader.from_pretrained(self.location, **self._loading)
             tokenizer.encode("1")
-        except Exception as error:  # tokenizers has no type of its own
+        except BaseException as error:  # tokenizers has no type of its own, and Rust's panic is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise InputError(f"No usable tokenizer in {self.name!r}: {first_line(error)}") from error
         if tokenizer.eos_token_id is None:
             raise InputError(f"The tokenizer of {self.name!r} must have an EOS token: set `eos_token` in its config.")

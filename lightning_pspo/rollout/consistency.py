@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rollout.base import RolloutEngine, Sampling
 from lightning_pspo.rollout.unpadded import UnpaddedEngine
@@ -76,7 +76,13 @@ def _check_passes(policy: Policy, probe: _Probe) -> None:
 def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> RolloutEngine:
     """Return the first engine that draws right tokens among other prompts: as it is, or with prompts separated."""
     model, kind = policy.model_name_or_path, type(engine).__name__
-    if (wrong := probe.wrong_tokens(engine, among_others=False)) > 0:
+    try:
+        wrong = probe.wrong_tokens(engine, among_others=False)
+    except InputError:
+        raise
+    except (ValueError, NotImplementedError) as error:  # of transformers, about a model that it cannot generate with
+        raise InputError(f"{kind} cannot sample {model}: {one_line(error)}. Use another model, or `engine`.") from error
+    if wrong > 0:
         raise InputError(
             f"{kind} cannot sample {model}: {wrong} of {probe.new_tokens} greedy tokens are not the most probable ones "
             "of a plain pass. Use another `engine`, such as GenerateEngine."

@@ -1,12 +1,13 @@
 import re
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lightning_pspo.data.prompt_encoder import PromptEncoder
 from lightning_pspo.data.prompt_format import Example, FewShot, PromptFormat
 from lightning_pspo.types import Problem
+from tests.support.processes import Command, ended
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{{ eos_token }}"
@@ -150,3 +151,30 @@ def test_every_answer_begins_with_the_prefix(template, prefix):
     begin = "[assistant]" if template else "Answer:"
     rest = {"Twice ": "1.", "<think>": " Twice 1.", " ": "Twice 1.", " Let us see:": " Twice 1."}[prefix]
     assert re.findall(rf"{re.escape(begin)}(.*?\.)", shown)[0] == prefix + rest
+
+
+def with_pattern(pattern):
+    """Return a tokenizer that splits texts by a pattern first."""
+    made = tokenizer()
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return made
+
+
+def test_a_pattern_that_a_text_defeats_is_named():
+    problem = Problem("a", "a" * 60 + " b", "1")
+    with pytest.raises(ValueError, match=r"the tokenizer cannot encode 'Question: aaa.*pre-tokenizer may be to blame"):
+        PromptEncoder(with_pattern("(a+)+$")).encode(problem)
+
+
+def test_a_tokenizer_that_takes_too_long_ends_the_process_with_a_line(tmp_path):
+    script = "import time\nfrom lightning_pspo.data.prompt_encoder import time_limit\n"
+    script += "with time_limit('2 + 2', 0.1):\n    time.sleep(100)"
+    (tmp_path / "slow.py").write_text(script)
+    status, output = ended(Command([], tmp_path, "slow"))
+    assert (status, output) == (
+        2,
+        "error: the tokenizer takes longer than 0.1 seconds for '2 + 2': the pattern of its pre-tokenizer may be to "
+        "blame; use another tokenizer.\n",
+    )

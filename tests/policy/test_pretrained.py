@@ -82,6 +82,33 @@ def test_what_lies_in_the_place_of_weights_is_named(
         Pretrained(name=str(folder)).load()
 
 
+def test_weights_that_are_missing_are_refused_where_transformers_draws_them(tiny_model: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_model, tmp_path / "copy", num_hidden_layers=3, layer_types=["full_attention"] * 3)
+    with pytest.raises(
+        InputError, match=r"copy': 12 that config\.json asks for are missing, such as model\.layers\.2\."
+    ):
+        Pretrained(name=str(folder)).load()
+
+
+def test_weights_of_other_shapes_are_refused_by_their_name(tiny_model: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_model, tmp_path / "copy", intermediate_size=72)
+    with pytest.raises(InputError, match=r"copy': their shapes, in the list above, are not those that config\.json"):
+        Pretrained(name=str(folder)).load()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_config_in_another_encoding_is_refused(tiny_model: Path, tmp_path: Path, encoding: str) -> None:
+    folder = edited(tiny_model, tmp_path / "copy")
+    (folder / "config.json").write_text((folder / "config.json").read_text(), encoding=encoding)
+    refused(str(folder))
+
+
+def test_an_attention_that_only_the_config_names_is_none_of_the_skeleton(tiny_model: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_model, tmp_path / "copy", _attn_implementation="magic", attn_implementation="magic")
+    pretrained = Pretrained(name=str(folder))
+    assert {p.device.type for p in pretrained.skeleton().parameters()} == {"meta"}
+
+
 def test_weights_of_a_stranger_run_no_code(tiny_model: Path, tmp_path: Path) -> None:
     folder, trace = Path(shutil.copytree(tiny_model, tmp_path / "model")), tmp_path / "trace"
     (folder / "model.safetensors").unlink()

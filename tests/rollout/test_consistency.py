@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
+    JambaConfig,
+    JambaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -159,6 +161,13 @@ def test_an_engine_that_padding_misleads_samples_without(load: Callable[..., Pol
     engine = consistent_engine(load("attention"), Faulty(lambda prompts: ~prompts.prompt_mask.all(dim=1)))
     assert isinstance(engine, UnpaddedEngine)
     assert not engine.single_rows
+
+
+def test_a_model_that_transformers_cannot_generate_with(model_folder: Callable[..., Path]) -> None:
+    sizes = SIZES | {"attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 8}  # no layer of attention
+    policy = built(model_folder(model=JambaForCausalLM(JambaConfig(**sizes, expert_layer_offset=4))))
+    with pytest.raises(InputError, match=r"GenerateEngine cannot sample .*: `get_seq_length` can only be called"):
+        consistent_engine(policy, GenerateEngine())
 
 
 def test_an_engine_that_is_wrong_for_a_prompt_alone(load: Callable[..., Policy]) -> None:
