@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from lightning_pspo.cli.help import RESUMED
-from lightning_pspo.errors import InputError, visible
+from lightning_pspo.errors import InputError, one_line, visible
 from lightning_pspo.files import DiskFullError, as_size, free_bytes, is_full, why_full
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def describe_failure(error: Exception, trainer: Trainer | None) -> tuple[int, st
     """Return the exit status and the line to print; None for an error that needs its traceback."""
     if (message := bad_input(error)) is not None or (message := _port_in_use(error)) is not None:
         return BAD_INPUT, message
+    if isinstance(error, Warning):
+        return 1, f"{one_line(error)}. `PYTHONWARNINGS` or `-W` makes an error of this warning."
     return 1, _full_disk(error, trainer) if is_full(error) else _failed_storage(error, trainer)
 
 

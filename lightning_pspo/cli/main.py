@@ -114,6 +114,7 @@ def _process_restored(guard: RankGuard) -> Iterator[None]:
     """
     environment, logger = dict(os.environ), logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(_is_not_an_advert)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of what Lightning calls, and has overridden
     try:
         with warnings.catch_warnings():
             for message in (

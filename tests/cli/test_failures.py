@@ -1,6 +1,7 @@
 """Errors of the file system: one line where ours, a traceback where a user's own code has caused them."""
 
 import errno
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,16 @@ def test_a_fault_of_a_users_callback_keeps_its_traceback(
     callback = ["--trainer.callbacks+=own_failing.Fails", f"--trainer.callbacks.error={error}"]
     with pytest.raises(OSError, match=r"/net/a|/dev/null/a"):
         main(["fit", *tiny_run(tmp_path / "run", *callback)])
+
+
+def test_a_warning_that_python_makes_an_error_is_one_line() -> None:
+    line = "Few samples. `PYTHONWARNINGS` or `-W` makes an error of this warning."
+    assert describe_failure(UserWarning("Few\nsamples."), None) == (1, line)
+
+
+def test_no_warning_is_about_how_the_program_uses_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jsonargparse._deprecated.shown_deprecation_warnings", set())  # each is shown once
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+        warnings.simplefilter("error")
+        main(["fit", "--config", "quickstart", "--print_config"])
+    assert not end.value.code
