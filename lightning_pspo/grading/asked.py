@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from lightning_pspo.grading.last_number import BOLD, last_sentence, whole
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import IN_PROSE, UNIT_SIZES, Number, read_number, unit_id
+from lightning_pspo.grading.numbers import IN_PROSE, UNIT_SIZES, Number, read_number, split_unit, unit_id
 from lightning_pspo.grading.words import SCALE, in_digits
 
 _UNIT_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?) )?[a-z]+(?:\s?\^\s?\{?[23]\}?|[²³])?(?:(?: per | an? |/)[a-z]+)?"
@@ -70,6 +70,7 @@ _ENDS = [  # what is asked for, and what then stands behind the number
 _GOES_ON = re.compile(
     r"[;=+*×]|\s[-−–]\s|\b(?:and|but|so|thus|therefore|hence|then|now|leaving|(?<!for a )total of)\b|\bto \\?\$?\Z"
 )
+_ENUMERATES = re.compile(r"(?: [a-z]+){1,3},? and \\?\$?(?:[A-Z][a-z]+ [a-z]+ )?")  # "18 red apples and 22 green ones"
 _CONCLUDES = re.compile(  # before a later number
     r"\b(?:so|thus|therefore|hence|then|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|now|it (?:is|was)"
     r"|(?<!for a )total of|altogether|in all)\b.*[0-9]|[,:;] (?:[a-z]+s|[a-z]+ed) \\?\$?[0-9]"
@@ -85,7 +86,8 @@ _ASKS_CLOCK = re.compile(r"(?i)\b(?:what|which) time\b|\bwhen (?:do|does|did|wil
 _SPLIT = re.compile(r"[,;]? (?:and|but|while|whereas) |[,;] ")
 _ASKS_OF = re.compile(  # the one of whom, or what, something is asked
     r"\b(?:do|does|did|is|are|was|were|will|would|can|could|has|have|had) (?:the |his |her |their |its |a )?"
-    r"((?:[A-Z][a-z]+|(?!the|his|her|their|its|there|an?\b|each|it|he|she|they|we|you|I\b)[a-z]{3,})(?:['’]s)?)\b"
+    r"((?:[A-Z][a-z]+(?: [A-Z]\b)?"
+    r"|(?!the|his|her|their|its|there|an?\b|each|it|he|she|they|we|you|I\b)[a-z]{3,})(?:['’]s)?)\b"
 )
 _HAS_SUBJECT = re.compile(r"[A-Z][a-z]+|\b(?:the|his|her|their|its)\b")
 _SEVERAL = re.compile(r"(?i)\b(?:than|and|together|between|each|every|total|altogether|combined|both)\b")
@@ -102,6 +104,7 @@ _OPPOSITE_SENSES = [
     ("cannot|can['’]t", "can(?! ?not|['’])"),
     ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
     ("absent", "present"),
+    ("winning|ahead", "losing|behind|trailing"),
     ("pay|paid|costs?", "save[ds]?"),
     ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
 ]
@@ -110,7 +113,7 @@ _OPPOSITES = [  # what is asked for, and what is said of a number instead: behin
         re.compile(rf"(?i)\b(?:{asked})\b"),
         re.compile(rf"(?i)\b(?:{other})\b"),
         re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b(?! to\b)"),
-        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of) )?\\?\$?\Z"),
+        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of|by) )?\\?\$?\Z"),
     )
     for asked, other in [
         ("(?:al)?together|in total|in all", "each(?! (?:day|week|month|year|hour|minute))"),
@@ -133,17 +136,17 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     """
     said = _with_unit(text, completion)
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if not amount or unit not in UNIT_SIZES:
+    if unit not in UNIT_SIZES:
         return text
     kind, size = UNIT_SIZES[unit]
-    if any(_same_amount(*given, amount, unit) for given in _amounts(question)):
+    if amount and any(_same_amount(*given, amount, unit) for given in _amounts(question)):
         return text  # an amount of the question is no answer
     if ":" in answer:
         return said if unit in ("min", "h") else text
-    own = _amount(answer)[1]
+    reference, own = _amount(answer)
     asks, _, told = question.lower().rpartition("?")  # told: "Express your answer in hours."
     last = _NEXT_SENTENCE.split(asks.strip() or told.strip())[-1]
-    if asks and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
+    if asks and not own and _sizes([name for name in re.findall(_UNIT_NAME, told) if name != "in"], kind):
         return text
     names = [own] if own else [*map("".join, _ASKS_UNIT.findall(last))] or ["years"] * bool(_ASKS_AGE.match(asks))
     if not (sizes := _sizes(names, kind)) and "/" in unit and (_A_TIME.search(question) or not _SPEED.match(unit)):
@@ -158,8 +161,13 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     kinds = [kinds for asks_kind, kinds in _ASKS_KIND.items() if asks_kind.search(last)]
     if "$" not in said and ((names and not sizes and all(map(unit_id, names))) or (kinds and kind not in kinds[0])):
         return None
+    sizes_given = [UNIT_SIZES[name][1] * reference.value for name in given_units] if reference else []
+    if not names and amount and size * amount.value in sizes_given:
+        return answer  # "1.2 hours" for 72 where all is in minutes
     if not sizes or size in sizes:
         return text
+    if not amount:
+        return None  # of a root, or of pi
     value = amount.value * size / sizes[-1]
     return str(value) if value.denominator == 1 else f"{float(value):.12g}"
 
@@ -216,7 +224,8 @@ def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> r
     between = sentence[asked[0].end(2) : later[0]] if later else ""
     explains = _EXPLAINS if kind in (_DOLLARS, _PERCENT) else _LISTS
     is_explained = asked[0] is said[0] and explains.search(between)
-    return asked[0] if not _GOES_ON.search(between) and (len(asked) == 1 or is_explained) else None
+    goes_on = _GOES_ON.search(between) and not _ENUMERATES.fullmatch(between)
+    return asked[0] if not goes_on and (len(asked) == 1 or is_explained) else None
 
 
 def _asked_kind(question: str) -> re.Pattern[str] | None:
@@ -232,7 +241,8 @@ def _asked_kind(question: str) -> re.Pattern[str] | None:
 
 def _of_asked_subject(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
     """Match the number of the one clause that is about whom, or what, the question is about: ``Ben has 6, Ava 18``."""
-    asks = [] if _SEVERAL.search(question) else _ASKS_OF.findall(question)
+    asking = " ".join(_ASKS.findall(question)) or question
+    asks = [] if _SEVERAL.search(asking) else _ASKS_OF.findall(question)
     if not asks:
         return None
     ends = [*(clause.start() for clause in _SPLIT.finditer(sentence)), len(sentence)]
@@ -270,7 +280,7 @@ def _same_amount(a: Number, unit: str, b: Number, other: str) -> bool:
 def _amount(text: str) -> tuple[Number | None, str]:
     """Read a number and its unit, which may be the sign of a currency."""
     number = read_number(clean(text))
-    return number, (number.unit if number else "") or (
+    return number, (number.unit if number else split_unit(clean(text))[1]) or (
         "cent" if "¢" in text else "dollar" * bool(_IS_MONEY.search(text))
     )
 

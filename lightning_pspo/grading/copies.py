@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from lightning_pspo.grading.extraction import without_drawings
-from lightning_pspo.grading.forms import BASE, as_plain_number, decide_choice, without_names
+from lightning_pspo.grading.forms import BASE, IMPLIES, as_plain_number, decide_choice, without_names
 from lightning_pspo.grading.last_number import LABELS
 from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, same_number, split_unit
@@ -31,7 +31,7 @@ _IN_PERCENT = re.compile(  # where a number may be a percentage that the questio
     r"|gr(?:ow|ew|own|owth)|reduced|reduction|chance|probab\w+|likel\w+|odds|share|portion|proportion|fraction|humidity"
     r"|concentrat\w+|efficien\w+|accura\w+|scores?|grades?|gain|loss|profit|margin|return|yield|error|raised?)\b"
 )
-_COUNTS = re.compile(r"(?i)(?<!\bby )\bhow (?:many|much)\b(?! percent)(?![^?]*(?:percent|%))[^?]*\??\s*\Z")
+_COUNTS = re.compile(r"(?i)(?:\bhow many|(?<!\bby )\bhow much)\b(?! percent)(?![^?]*(?:percent|%))[^?]*\??\s*\Z")
 _PERCENT_OF = re.compile(r"(?i)\b(?:what is|find|calculate|compute) \$?[0-9.]+ ?\\?(?:%|percent)\$? of\b")
 _ASKS_SET = re.compile(  # or has an inequality, and no equation beside it
     r"(?is)(?!.*(?:\b(?:pairs?|points?|coordinates?|vert(?:ex|ices)|cent(?:er|re)|foc(?:us|i)|vectors?|tuples?)\b"
@@ -73,7 +73,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     if max(len(extracted), len(answer)) > MAX_ANSWER_CHARS:
         return None
     question = without_drawings(question)
-    left, right = as_plain_number(clean(extracted)), clean(answer)
+    left, right = as_plain_number(IMPLIES.split(clean(extracted))[-1].strip()), clean(answer)
     if decide_choice(left, right) is not None:
         return "unasked" if _is_other_option(left, question) else None
     value, own, _ = without_names(left, right)
@@ -129,8 +129,8 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         asked = rf"(?<!from )base[- ](?:\$?{base[2]}\b|[a-z])|_\{{?{base[2]}\b|{_BASES.get(base[2], '(?!)')}"
         return not re.search(asked, question.lower())
     other, b = _OTHER_LEFT_SIDE.match(text), read_number(own)
-    asked = rf"(?i:for|find|value of|what is|determine)\s(?:[a-z]+ )?\$?{other[1] or other[2]}\b" if other and b else ""
-    return bool(asked and re.search(asked, question))
+    name = (other[1] or other[2]) if other and b else "(?!)"
+    return bool(re.search(rf"(?i:for|find|value of|what is|determine)\s(?:[a-z]+ )?\$?{name}\b(?!\s?[\^_])", question))
 
 
 def _same_form(text: str, own: str, *, differs: bool) -> bool:

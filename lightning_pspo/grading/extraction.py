@@ -6,9 +6,18 @@ import re
 from itertools import islice
 from typing import Literal
 
-from lightning_pspo.grading.last_number import FORMULA, emphasized, last_formula, last_match, last_number, repeats
+from lightning_pspo.grading.last_number import (
+    FORMULA,
+    emphasized,
+    last_formula,
+    last_match,
+    last_number,
+    plain_formula,
+    repeats,
+)
 from lightning_pspo.grading.normalize import clean, plain
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
+from lightning_pspo.grading.remarks import without_remarks
 from lightning_pspo.grading.statements import concluded, stated
 
 Mode = Literal["lenient", "strict"]
@@ -30,7 +39,7 @@ _HEADING = re.compile(
     r"problem|question|note|summary|understand|identify|calculate|find|determine|solve|set ?up)\b"
     r"|\W*(?:the )?(?:final )?answer\W*\Z|.*:\W*\Z"
 )
-_NEXT_QUESTION = re.compile(
+NEXT_QUESTION = re.compile(
     r"\n[ \t]{0,4}(?:#{1,4} ?|\*\*)?(?:Question|Q|Problem|Exercise|Human|User|Instruction)(?: ?[0-9]{1,3})?(?:\*\*)?:"
     r"|<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|user)\|>|</s>|<eos>|<end_of_turn>"
 )
@@ -78,7 +87,7 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     thought, _, reply = completion.rpartition(_THOUGHT_ENDS)
     for text in (reply, thought):
         text = _STRUCK.sub(" ", without_drawings(text))
-        for question in islice(_NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
+        for question in islice(NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
             answer, rule = _given(text[: question.start()], mode)
             if answer is None and mode == "lenient" and question.start() <= MAX_ANSWER_CHARS:
                 answer, rule = text[: question.start()].strip(), "last_number"
@@ -169,13 +178,14 @@ def _unmarked(text: str) -> tuple[str | None, str]:
     printed = last_match(_PRINTED, text)
     prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
     prose = prose[:-_MAX_BEHIND] + _HOW.sub(r"\1", prose[-_MAX_BEHIND:])
+    prose = without_remarks(prose)
     output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
     line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):
         return line, "printed"
     if number := emphasized(prose):
         return number, "last_number"
-    if formula := last_formula(prose):
+    if formula := last_formula(prose) or plain_formula(prose):
         return formula, "last_formula"
     if number := concluded(prose) or last_number(prose):
         return number, "last_number"

@@ -22,7 +22,7 @@ _NAME = re.compile(
     rf"\(?\s*{_VARIABLE}(?:\s*,\s*{_VARIABLE}|\s+[A-Za-z]+){{0,3}}\s*\)?\s*(?::?=|\\in(?![A-Za-z]))\s*(?!=)"
 )
 _TURNED = re.compile(r"\A((?:[^A-Za-z=<>,\\]|\\(?:frac|sqrt|pi|cdot)(?![A-Za-z])){1,40}?)\s?=\s?([A-Za-z])\Z")
-_IMPLIES = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow)(?![A-Za-z])")
+IMPLIES = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow)(?![A-Za-z])")
 _LOWER_CASE = re.compile(r"(?<![\\A-Za-z])[a-z](?![A-Za-z])")
 _QUANTITY = re.compile(rf"\\?(?:Delta|delta)?\s*{_VARIABLE}")
 _CALCULATION = re.compile(r"(?:[0-9.,+\-*/() {}]|\^\{?-?[0-9]|\\(?:times|cdot|div|d?frac)(?![A-Za-z]))+")
@@ -75,7 +75,7 @@ _RESIDUE = re.compile(
 
 def without_names(left: str, right: str) -> tuple[str, str, bool]:
     r"""Take ``x =`` and ``x \in`` away where that leaves the same question; tell whether both have another name."""
-    left, right = (_TURNED.sub(r"\2 = \1", _IMPLIES.split(text)[-1].strip()) for text in (left, right))
+    left, right = (_TURNED.sub(r"\2 = \1", IMPLIES.split(text)[-1].strip()) for text in (left, right))
     first, second = split_top(left, ("=",)), split_top(right, ("=",))
     if len(first) == len(second) == 2 and compact(first[0]) == compact(second[0]) and "," not in left + right:
         return first[1], second[1], False
@@ -229,9 +229,10 @@ def _same_ratio(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers)
             return x == y
         return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True))
     parts, number = (x if first else y), numbers[bool(first)]
-    if not number or any(map(_CLOCK.fullmatch, texts)):
+    if not number or (number.value.denominator == 1 and any(map(_CLOCK.fullmatch, texts))):
         return False if number else None
-    return len(parts) == 2 and number.value.denominator > 1 and parts[0] == number.value * parts[1]
+    may_be = second or number.value.denominator > 1  # 3 is 3:1 where a ratio is asked for
+    return bool(len(parts) == 2 and may_be and parts[0] == number.value * parts[1])
 
 
 def _same_residue(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers) -> bool | None:

@@ -15,16 +15,15 @@ from lightning_pspo.errors import InputError, check_at_least
 from lightning_pspo.grading.asked import asked_number, in_asked_unit, says_opposite, without_scale
 from lightning_pspo.grading.copies import refusal, without_labels, without_question
 from lightning_pspo.grading.equivalence import YES_OR_NO, equivalent, quick
-from lightning_pspo.grading.extraction import Mode, extract
-from lightning_pspo.grading.forms import COPULA, decide_choice
-from lightning_pspo.grading.last_number import BOLD, emphasized, last_match, last_number, numbers, rougher
-from lightning_pspo.grading.normalize import MONTHS, clean, compact
+from lightning_pspo.grading.extraction import NEXT_QUESTION, Mode, extract
+from lightning_pspo.grading.last_number import emphasized, last_match, last_number, numbers, rougher
+from lightning_pspo.grading.normalize import clean, compact
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.processes import Verdict, WorkerPool
 from lightning_pspo.grading.qualifiers import in_terms_of
+from lightning_pspo.grading.readings import other_readings
+from lightning_pspo.grading.remarks import without_remarks
 from lightning_pspo.grading.statements import REPLY, concluded
-from lightning_pspo.grading.structure import split_collection
-from lightning_pspo.grading.words import IS_DOUBT, NOT, WRONG
 
 CutOff = Literal["marked", "any", "none"]
 """Which answers count in a completion that the token limit cut off: marked ones, all that a rule finds, or none."""
@@ -39,14 +38,8 @@ MIN_MEMORY_MB = 128  # a worker could not start with less
 MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
-_CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{'|'.join(MONTHS)})(?: [0-9]{{1,2}}\b)?")
-_ENDS_IN_DAY = re.compile(r"(?:\b(?:is|be|on|in)(?: an?| on)?|[:→=,]) [*_]*[A-Z][a-z]+(?: [0-9]+)?[\W_]*\Z")
-_MAX_LINE = 400
-_ENDS_IN_NUMBER = re.compile(r"[-*\s]*[A-Za-z][A-Za-z ]{0,30}:.*?([-−]?[0-9][0-9.,/]*)(?: [a-z]+)?[\s.*]*\Z")
 _IS_PROSE = re.compile(r"(?=.*[0-9])(?!.*[=\\^]).*[A-Za-z]{2,}\W+[A-Za-z]{2}|[0-9][^=\\^]*[A-Za-z]{2}[^=\\^]*[0-9]")
 _IS_SENTENCE = re.compile(r"[A-Z][a-z]* [a-z]+")
-_IS_FORMULA = re.compile(r"[\\^+*/=<>(\[]|[0-9][A-Za-z]")
-_NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
 
@@ -111,7 +104,7 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         rule = "truncated"
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
-    line, answer, question = text.strip(), attempt.answer, attempt.question
+    line, answer, question = without_remarks(text.strip(), attempt.question), attempt.answer, attempt.question
     if rule in ("last_number", "none") and mode == "lenient" and not cut:
         number = asked_number(question, line) or emphasized(line)
         extracted, rule = (number, "last_number") if number else (extracted, rule)
@@ -122,8 +115,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if (rule in _UNMARKED or is_stated) and mode == "lenient" and not cut:
         if not is_stated and compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
             extracted, rule = reply[1], "stated"
-        elif (alone := _bare(line, answer, question)) and quick(alone, answer) and not quick(extracted or "", answer):
-            extracted, rule = alone, "whole"
+        elif not quick(extracted or "", answer) and not NEXT_QUESTION.search(text):
+            equal = (reading for reading in other_readings(line, answer, question) if quick(reading, answer))
+            extracted, rule = next(((reading, "whole") for reading in equal), (extracted, rule))
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")
@@ -146,39 +140,6 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     if question and quick(extracted, answer) is None and (reason := refusal(extracted, answer, question)):
         return Grade(Verdict.WRONG, extracted, reason)  # without the symbolic comparison
     return extracted, rule
-
-
-def _bare(text: str, answer: str, question: str) -> str:
-    """Return a text without doubt, or how its last sentence ends, that may be the reference as a whole."""
-    line, own = text.rstrip("` \n").rpartition("\n")[2], clean(answer)
-    end = line[-_MAX_LINE:]
-    if _CALENDAR.fullmatch(own) and not IS_DOUBT.search(end) and (days := _CALENDAR.findall(clean(end))):
-        return days[-1] if len({*days}) == 1 or _ENDS_IN_DAY.search(end) else ""
-    if (
-        len(bold := BOLD.findall(end)) == 1
-        and not read_number(own)
-        and not IS_DOUBT.search(end)
-        and quick(bold[0], own)
-    ):
-        return str(bold[0])
-    said = re.search(rf"(?:\A|\bso )\W*{own}\W* (\w+ \w+)[^,;]*\Z", end) if own.isalpha() else None
-    if said and said[1] in question:
-        return own  # "Bo has more." where it is asked who has more
-    owns = split_collection(own) if "\n" in text else None
-    if owns and all(map(read_number, owns.items)):  # a line for each
-        rows = [_ENDS_IN_NUMBER.match(row[:_MAX_LINE]) for row in text.strip().splitlines()[-len(owns.items) :]]
-        if len(rows) > 1 and all(rows):
-            return ", ".join(row[1] for row in rows if row)
-    is_long = owns is not None or (not read_number(own) and _IS_FORMULA.search(own))
-    if not any(map(str.isalnum, answer)) or ("\n" in text and not is_long):
-        return ""
-    if (share := in_terms_of(question, line)) != line and ("/" in share or share == "0"):  # "1 in 6", "None."
-        return share
-    if _NO_SOLUTION.match(line):
-        return "no solution"
-    if decide_choice(clean(line), own) is not None:
-        return line
-    return line if read_number(own) else COPULA.sub("", clean(line))
 
 
 def settle(attempt: Attempt, extracted: str, rule: str, same: bool | Verdict) -> Grade:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Collection
 from itertools import accumulate
 
 from lightning_pspo.grading.numbers import read_number
@@ -30,7 +31,7 @@ _TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1
 _TIMES_TEN = rf"(?:\\times|\\cdot|×|·|\*|x(?=\s?10))\s{{0,3}}(?:{_TEN})"
 _TAIL = (
     rf"(?:[\^_](?:\{{-?[0-9]+\}}|-?[0-9]+)|\^(?!\{{?\s{{0,3}}\\circ)(?:{_GROUP}|\\[a-z]+|[A-Za-z])|[⁰¹²³⁴-⁹⁻]+"
-    r"| \(?(?:in )?base [0-9]+\)?)"
+    r"|[₀-₉]+| \(?(?:in )?base [0-9]+\)?)"
 )
 _FACTOR = rf"\s{{0,3}}(?:\\sqrt(?:{_GROUP}|\s{{0,3}}[0-9])|\\pi(?![A-Za-z])|π|√[0-9]+)(?:\^[0-9]|[⁰¹²³⁴-⁹⁻]+)?"
 # What the first three lines match is passed over: exponents, indices, radicands, and the 2 of m2.
@@ -76,8 +77,16 @@ _TEXT = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|begin|end|operatorname)\s?\{[^{}]*\}|(?:sqrt|sin|cos|tan|log|pmatrix)"
 )
 _WORD = re.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2,}|[.?!:;](?=\s)|\n|[*$`]|\\[()\[\]]")
-_SOLUTION, _TUPLE = re.compile(r"\\?[A-Za-z_0-9]{1,9}\s?="), re.compile(r"(?:\\left\s?)?\([^()]*,.*\)\.?\Z")
+_SOLUTION, _TUPLE = (
+    re.compile(r"\\?[A-Za-z][A-Za-z_0-9]{0,8}\s?=[^A-Za-z]*(?:\\[a-z]+[^A-Za-z]*)*\Z"),
+    re.compile(r"(?:\\left\s?)?\([^()]*,.*\)\.?\Z"),
+)
 _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
+_AMOUNT = re.compile(r"[0-9.,]+\s?[A-Za-z]{1,2}[23²³]?|[A-Za-z]|[^0-9√]+")
+_PLAIN_FORMULA = re.compile(  # with a root, a power or a letter
+    r"(?:\A|[=:]|\b(?:is|are|be|equals))\s+(?=[^=:]*(?:[√π²³⁴^]|(?<![A-Za-z])[b-zB-Z](?![A-Za-z'’])|[0-9] [0-9]))"
+    r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}|,.\s0-9])*[0-9A-Za-zπ)²³⁴-⁹])[.*$\s]*\Z"
+)
 _JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
@@ -88,7 +97,7 @@ _GOES_ON = re.compile(
     r"\b(?:so|thus|therefore|hence|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing))\b.*[0-9]"
 )
 _NO_RESULT = re.compile(rf"(?i)(?:(?:{LABELS}) ?)?[0-9]+\W*\Z(?<=[.):])|(?:{LABELS}) ?[0-9]|.*[:=]")
-_SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
+SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
 _MAX_SENTENCE = 400
 _MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for
@@ -111,7 +120,7 @@ def last_number(text: str) -> str | None:
 
 def last_sentence(text: str) -> str:
     """Return the last sentence of a text's last line."""
-    return _SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1]
+    return SENTENCE.split(text.rstrip()[-_MAX_SENTENCE:].rpartition("\n")[2])[-1]
 
 
 def emphasized(text: str) -> str | None:
@@ -133,8 +142,21 @@ def emphasized(text: str) -> str | None:
 
 def numbers(text: str) -> list[str]:
     """Return the numbers of a text, without dollar signs, thousands commas and zeros behind the point."""
-    texts = (match["number"].lstrip("\\$").replace(",", "") for match in _ANY_NUMBER.finditer(text) if match["number"])
-    return [_ZEROS.sub("", number) for number in texts]
+    return [_plain(match) for match in _ANY_NUMBER.finditer(text) if match["number"]]
+
+
+def _plain(match: re.Match[str]) -> str:
+    return _ZEROS.sub("", match["number"].lstrip("\\$").replace(",", ""))
+
+
+def new_number(text: str, given: Collection[str]) -> str | None:
+    """Return the one number of a text that is not given, or None.
+
+    >>> new_number("There are 5 multiples of 12 below 70.", ["12", "70"]), new_number("5 of the 6.", ["12"])
+    ('5', None)
+    """
+    new = [match for match in _ANY_NUMBER.finditer(text) if match["number"] and _plain(match) not in given]
+    return whole(text, *new[-1].span()) if len(set(map(_plain, new))) == 1 else None
 
 
 def repeats(text: str, number: str) -> bool:
@@ -169,6 +191,22 @@ def last_formula(text: str) -> str | None:
             qualifier = qualifier_before(text, formulas[-1].start())
             return qualifier + ", ".join([*_solutions_before(text, formulas, content), content])
     return _around(text, match) if match else None
+
+
+def plain_formula(text: str) -> str | None:
+    """Return the formula without TeX that the last sentence ends in, behind ``is`` or the last equals sign.
+
+    >>> plain_formula("So sin B = AC/BC = √39/8."), plain_formula("The sum is 4x + 5."), plain_formula("So x = 5.")
+    ('√39/8', '4x + 5', None)
+    """
+    formula = _PLAIN_FORMULA.search(text, max(0, len(text) - _WINDOW))
+    is_one = (
+        formula
+        and not _AMOUNT.fullmatch(formula[1])
+        and not read_number(formula[1])
+        and formula[1].count("(") == formula[1].count(")")
+    )
+    return formula[1] if formula and is_one else None
 
 
 def _inside(maths: re.Match[str]) -> str:

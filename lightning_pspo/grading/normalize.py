@@ -13,7 +13,7 @@ from lightning_pspo.grading.words import in_digits
 _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127])
 _SIGNS = {  # sign -> spelling
     **dict.fromkeys("−–—\ufe63", "-"),
-    **dict.fromkeys("\u2018’", "'"),
+    **dict.fromkeys("\u2018’\u2032", "'"),
     **dict.fromkeys("÷\u2215\u2044", "/"),
     **dict.fromkeys("·⋅", r"\cdot "),
     **dict.fromkeys("\u00c5\u212b", " angstroms"),
@@ -22,9 +22,9 @@ _SIGNS = {  # sign -> spelling
     **{"\u27e8": "(", "\u27e9": ")", "≡": r"\equiv ", "\u211d": r"\mathbb{R}"},
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp "},
     **{"∈": r"\in ", "\u222a": r"\cup ", "∩": r"\cap ", "\u2216": r"\setminus ", "∞": r"\infty ", "π": r"\pi "},
-    **{"θ": r"\theta ", "∅": r"\emptyset "},
+    **{"θ": r"\theta ", "∅": r"\emptyset ", "\u1d40": "^T"},
 }
-_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
 
 _TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
 _DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
@@ -96,6 +96,8 @@ _TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"
 # In this order: what a text must hold for the rule to apply, a pattern, its spelling. A command's name ends where no
 # letter follows.
 _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
+    ("", r"([⁰¹²³⁴-⁹]+)/([₀-₉]+)", lambda parts: rf"\frac{{{parts[1]}}}{{{parts[2]}}}".translate(_RAISED)),
+    ("", "[₀-₉]+", lambda lowered: "_{" + lowered.group().translate(_RAISED) + "}"),
     ("", "[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}"),
     ("\n", r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
     ("\\", r"\\(?:boxed|fbox|framebox|ensuremath|num|ang)(?![A-Za-z])\s?|\\phantom\s?\{[^{}]*\}|\{\}", ""),
@@ -121,6 +123,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ),
     ("{:}", r"\{:\}", ":"),
     ("+", r"\A0\s?\+\s?(?=[0-9]*i\Z)", ""),
+    (",", r"(?<=[0-9])\s?(?:\{\s*,\s*\}|(?:\\!)?,\s?\\!)\s*(?=[0-9]{3}(?![0-9]))", ""),
     (",", r"\s?\{\s*,\s*\}|(?:\\!)?,\s?\\!\s*", ","),
     ("", r"\\[!,;:>]|(?<!\\)\\ |~", " "),
     ("\\\\", r"(?<!\\)\\{2}(?=[A-Za-z$%])", r"\\"),  # a backslash that was escaped once too often
@@ -145,7 +148,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", rf"(?<![A-Za-z\\])(?=[A-Zk])(?:{_CURRENCIES})\s{{0,2}}(?=[-+]?[0-9.])", ""),
     ("-", r"(?<=[0-9])(?:\s?/-|[.,]-+)(?=\s|\Z)", ""),  # Rs. 500/- and 500,-
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
-    ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
+    ("", r"(?<=[0-9])(?::00)?\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
     ("below", r"([0-9.]+)(?:\s?degrees?)?(?: \w+)? below (?:zero|0)\b", r"-\1"),
     ("", rf"\b(?=[JFMASOND])({_MONTH})[a-z]*\.? ([0-9]{{1,2}})(?:st|nd|rd|th)?\b", _date),
     ("", rf"(?<![0-9])([0-9]{{1,2}})(?:st|nd|rd|th)? (?:of )?(?=[JFMASOND])({_MONTH})[a-z]*\b", _date),

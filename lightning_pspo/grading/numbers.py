@@ -85,15 +85,16 @@ _NO_UNITS = frozenset(
 ) | {word + plural for word in [*SCALES, *PARTS] for plural in ("", "s")}
 # Other words of one or two letters are variables.
 _SHORT = (
-    "a am an at by cl cm dl ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nd nm of on oz pm pt qt rd s sq"
-    " st t th yd yo yr"
+    "a am an at by cl cm dl dm ds ft g gb gm h hr hz in kb kg km lb m mb mg mi ml mm ms mu nd nm of on oz pm pt qt rd"
+    " s sq st t th yd yo yr"
 )
 _SHORT_WORDS = frozenset(_LETTERS.findall(_SHORT))
 _SYMBOLS = frozenset(["L", "Rs", "eV", "kJ", "MJ", "kW", "MW", "mW", "kV", "mV", "kN", "mA", "Pa"])
 _SI = frozenset(["m", "s", "kg", "g", "mol", "rad", "cm", *"ACFHJKNSTVW"])
 """Symbols that a letter may be a variable beside, except in a product with another of them."""
 _UNITS = (  # of each kind: sizes and spellings
-    "1 mm millimeter millimetre, 10 cm centimeter centimetre, 1e3 m meter metre, 1e6 km kilometer kilometre"
+    "1 mm millimeter millimetre, 10 cm centimeter centimetre, 100 dm decimeter decimetre"
+    ", 1e3 m meter metre, 1e6 km kilometer kilometre"
     ", 25.4 in inch inches, 304.8 ft foot feet, 914.4 yd yard, 1609344 mi mile",
     "1 s sec second, 60 min minute, 3600 h hr hour, 86400 day, 604800 week, 1209600 fortnight",
     "1 mg milligram, 1e3 g gm gram, 1e6 kg kilogram, 28349.523125 oz ounce, 453592.37 lb pound",

@@ -35,6 +35,7 @@ _SAME_CLAUSE = (  # what a denial reaches over
     r"(?:(?! (?:so|then|thus|hence|therefore|but|and|or|because|since|which|until|only|if|when|leaving)\b)"
     r"[^0-9.,;:!?()=\n])*?"
 )
+_AND_REST = r"(?:with|and there (?:is|are|will be))"
 _BEFORE = re.compile(
     rf"(?i:(?:(?<![A-Za-z\\])[A-Z](?:\([A-Z]\))?\s*)?(?:(?<!\A)(?<!\n)|(?!>)){_SIGN}"
     rf"|\b(?:between|(?:sum|difference|product|quotient) of) {IN_PROSE}(?: [a-z]+)? and"
@@ -51,7 +52,8 @@ _BEFORE = re.compile(
     rf"|(?:neither|either) {IN_PROSE} n?or"
     r"|(?<![\w.+-])(?<![-+] )(?:[0-9]+[a-z]|[a-z](?:\^\{?[0-9]\}?|[²³]))\s?=)"
     rf"|(?<![\w./^$\\])(?<![-+*/×])(?<![-+*/×] )(?:(?<!from )(?<!by ){IN_PROSE} to|(?P<other>{IN_PROSE}) or"
-    rf"|(?P<share>[0-9]+{_OF})|(?P<large>{IN_PROSE} ?{_LARGE}(?:,| and)?)|(?P<full>{IN_PROSE},?(?: [a-z]+)?,? with)))"
+    rf"|(?P<share>[0-9]+{_OF})|(?P<large>{IN_PROSE} ?{_LARGE}(?:,| and)?)"
+    rf"|(?P<full>{IN_PROSE},?(?: [a-z]+)?,? {_AND_REST})))"
     r"[ \t]*\\?\$?\Z"
 )
 _LEFT = r"(?: [a-z]+)? (?:left(?: over)?|leftover|remaining|to spare)\b"
@@ -69,7 +71,7 @@ _AFTER = re.compile(
     r"| B\.?C\.?(?:E\b\.?)?|(?: degrees?)?(?: celsius| fahrenheit)? below (?:zero|0)\b"
     rf"|,? \(?(?:with )?(?:an? )?(?:remainder(?: of)?|rem\.?|r\.?) ?{IN_PROSE}\)?|\s?r\s?[0-9]+(?!\w)"
     rf"|,? (?:or|to|through) (?:(?:maybe|perhaps|possibly|probably|even) )?{IN_PROSE}"
-    rf"|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{IN_PROSE}"
+    rf"|\s?[ap](?:\.m\.|m\b)|\s?(?:±|\\pm|\+/?-|~|plus or minus|give or take)\s?{IN_PROSE}"
     rf"| and (?:a|one)[- ](?:half|third|quarter|f\w+th)\b| point {IN_PROSE}|!? ?[-+*/×÷] {IN_PROSE}"
     r"|\s?(?:[-+*/×÷·]|\\cdot|\\times)\s?[b-hj-z](?![\w'’])"
     r"|[inxyz](?:\^[0-9])?(?!\w)|, ?(?:∞|\\infty)|,? (?:no,? )?wait\b"
@@ -97,7 +99,7 @@ _BOUND = re.compile(
 )
 _INCLUSIVE = re.compile(rf"(?i){INCLUSIVE}")
 _SHARE = rf"({IN_PROSE})(?:{_OF}| in) ({IN_PROSE})(?: [a-z]+)?"
-_WITH_REST = rf"({IN_PROSE})(?: [a-z]+)?,? with ({IN_PROSE}){_LEFT}"
+_WITH_REST = rf"({IN_PROSE})(?: [a-z]+)?,? {_AND_REST} ({IN_PROSE}){_LEFT}"
 _TERMS = [  # an answer with more than its number, the question that is answered so, and what the answer says then
     (re.compile(said), re.compile(asks), reading)
     for said, asks, reading in (
@@ -116,7 +118,7 @@ _TERMS = [  # an answer with more than its number, the question that is answered
         (_WITH_REST, r"(?i)\b(?:left|leftover|remain\w*|spare)\b", r"\2"),
         (_WITH_REST, r"\S", r"\1"),
         (
-            rf"(?i){NOT} (?:[a-z]+ )+({IN_PROSE})|({IN_PROSE}) (?:{_DENYING}|were(?: not|n['’]t))",
+            rf"(?i){NOT} (?:[a-z]+ )+(\S*[0-9]\S*)|({IN_PROSE}) (?:{_DENYING}|were(?: not|n['’]t))",
             r"(?i)(?:\A|[.!?] )[^.!?,]*?\b(?:how|which|what)\b[^.?]*(?:not|n['’]t|never)\b(?! (?:count|includ)ing\b)",
             r"\1\2",
         ),

@@ -56,7 +56,7 @@ _SENTENCE_END = re.compile(
     r"|(?<![A-Za-z0-9)])\*\*|\*\*(?![A-Za-z0-9(])"
 )
 _LEADING = re.compile(
-    r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×π√]|\\))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
+    r"[-−]?\\?\$?[0-9]+(?:[,'\u2019][0-9]+)*(?:\.[0-9]+)?(?![0-9/^_.]|,(?:[0-9]|\\!)|\{,)(?!\s{0,3}(?:[-+*/=^×π√]|\\|[0-9]+/))\s{0,2}%?|\([A-J]\)|[B-HJ](?=[\s,:])"
 )
 _CLAUSE = re.compile(  # "there are 840 ways to choose 2 of 6": the number that the first verb governs
     r"(?:\W{0,4}(?:[Ss]tep )?[0-9]{1,2}[:.)]\**\s)?"
@@ -69,11 +69,12 @@ _CLAUSE = re.compile(  # "there are 840 ways to choose 2 of 6": the number that 
 )
 _SUBORDINATE = re.compile(r"\b(?:so that|in order|because|since|when|if|after|before|while|until|to [a-z]{2,})\b")
 _GOES_ON = re.compile(  # in the clause itself
-    r"\b(?:total|is|are|ha[sd]|have|or|not|but|equals?|gives?|makes?|means?|at an?)\b"
+    r"\b(?:total|(?<!that )(?:is|are|ha[sd]|have)|or|not|but|equals?|gives?|makes?|means?|at an?)\b"
     r"|\bleft (?:him|her|them|with)\b|(?:,|\A[^0-9]{0,40}\band)\s{0,3}\\?\$?[-−]?[0-9]"
 )
 _RESULT = re.compile(  # anywhere behind it
-    r"[=≈]|(?<![0-9]):|\b(?:thus|hence|therefore|then|leaving|which|meaning|confirming|or)\b|\A\s?[0-9]{3}(?![0-9])"
+    r"[=≈]|(?<![0-9]):|\b(?:thus|hence|therefore|then|leaving|which|meaning|confirming|or(?! equal))\b"
+    r"|\A\s?[0-9]{3}(?![0-9])"
     r"|,\s{1,3}\\?\$?[0-9]|\bso\b(?! that (?:he|she|it|they|we|you|I|there)\b)"
     r"|, (?:[a-z]+ ){0,3}[a-z]+ing\b|[→⇒]|[-=]>|\bworth\b|\b(?:and|this|it)\b.*\b(?:becomes?|comes?)\b"
 )

@@ -22,6 +22,7 @@ _OPERATION = re.compile(
 _UNADDED = re.compile(  # two numbers, a power of a number or of brackets
     r"(?<![\w.^}\\])[0-9]+\s?(?:[-+*]|\\cdot|\\times)\s?[0-9]+(?![\w.]*[\\^A-Za-z{(!]|\s?[\\/])"
     r"|(?<![\w.])[0-9]+\^\{?[0-9]++(?!\s?/)|\)\^"
+    r"|\\sqrt\{[0-9]+\}\s?(?:\\cdot|\\times|\*)?\s?\\sqrt\{|(?:\\pi\s?|[0-9]\s?(?=[^0-9]*\\frac))(?:\\cdot|\\times|\*)\s?(?:[0-9]|\\frac)"
 )
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
 QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")
@@ -39,6 +40,7 @@ _NO_ORDER = re.compile(r"[:|,=]|\\(?:ne|in|equiv|mid)(?![A-Za-z])")
 _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3}")
 _ROOT_POWER = re.compile(r"\^\{?-?(?:\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+/[0-9]+)\}?")
 _BASE = re.compile(r"(?<![\^{0-9])[0-9]+")
+_HAS_GROUP = re.compile(r"[(/]|\\frac")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])(?![eEiI](?![A-Za-z]))[A-Za-z]")
 _INVERSE = re.compile(r"\\(sin|cos|tan)\s?\^\s?\{?\s?-1\s?\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
@@ -53,17 +55,24 @@ _LOGARITHM = _FUNCTIONS["log"]
 _ASKS_SHAPE = re.compile(
     r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)|\b(?:in|into|as) (?:its |an? |fully )?(?:expanded|factored)\b"
 )
+_ASKS_FACTORS = re.compile(r"(?i)\bfactor")
+_ASKS_INTERVAL = re.compile(r"(?i)\binterval notation\b")
+_FACTOR = re.compile(r"\([^()]*[A-Za-z][^()]*\)(?:\^\{?([0-9]))?")
+_COEFFICIENT = re.compile(r"-?\s?([0-9]+)(?![0-9.]|\s?\^)")
+_SUMMAND = re.compile(r"(?:\A|[-+]\s?)\([^()]*[-+][^()]*\)\s?(?=[-+]|\Z)")
 _ASKS_PRIMES = re.compile(r"(?i)\bprime factori[sz]ation\b")
 _ASKS_SIMPLEST = re.compile(  # of an expression, and not of a recipe
     r"(?i)(?:\A|[.?!:,;]\s+|\b(?:and|then|to|please) )(?:(?:fully |completely )?simplify|rationali[sz]e"
     r"|reduce(?= (?:the )?(?:fraction|expression|ratio|\W*[0-9\\]))|combine(?= (?:the )?like))\b"
-    r"|\bsimplest\b|\blowest terms\b|\b(?:reduced|simplified) (?:form|fraction|expression|radical)"
+    r"|\bsimplest\b|\blowest terms\b|\b(?:reduced|simplified) (?:common )?(?:form|fraction|expression|radical)"
 )
 _ASKS_EXACT = re.compile(r"(?i)\b(?:exact|simplif\w+|simplest|radical|rationali[sz]e|logarithm|in terms of \$?\\?pi)\b")
 _ASKS_SCIENTIFIC = re.compile(r"(?i)\bscientific notation\b")
 _ASKS_FRACTION = re.compile(
     r"(?i)\b(?:common|improper|reduced) fraction|\bmixed number|\bfraction that|\bas a fraction"
 )
+_ASKS_MIXED, _ASKS_COMMON = (re.compile(rf"(?i)\b{form}") for form in ("mixed number", "(?:common|improper) fraction"))
+_ASKS_PERCENT = re.compile(r"(?i)\b(?:as|in) (?:an? )?percent")
 _ASKS_DECIMAL = re.compile(r"(?i)\b(?:as|to|into|in) (?:an? )?(?:[a-z]+ )?decimal\b(?! place)")
 
 
@@ -94,10 +103,13 @@ def is_undone(text: str, own: str, question: str) -> bool:
         return _is_undone_number(text, own, question)
     text = _UNIT.sub("", text)
     if _ASKS_SHAPE.search(question) and any(map(str.isalpha, own)):
-        return _terms(text) != _terms(own)
+        is_factored = not _ASKS_FACTORS.search(question) or _factors(text) >= _factors(own)
+        return _terms(text) != _terms(own) or not is_factored
     if _ASKS_PRIMES.search(question):
         return not all(_is_prime(int(base)) for base in _BASE.findall(text))
     if RELATION.search(text):
+        if _ASKS_INTERVAL.search(question) and not RELATION.search(own):
+            return True
         sides, variables = chain(text)[0], set(_VARIABLE.findall(text))
         return len(variables) == 1 and not _NO_ORDER.search(text) and not variables & {*sides}
     if parts or owns or "=" in text + own or _PROSE.search(text):
@@ -112,7 +124,7 @@ def is_undone(text: str, own: str, question: str) -> bool:
         if any(_more(pattern, text, own) for pattern in (_UNADDED, _ROOT_BELOW, _ROOT_POWER)):
             return True
     if _VARIABLE.search(own):
-        return False
+        return not _HAS_GROUP.search(own) and (_more(_SUMMAND, text, own) or (not _HAS_GROUP.search(text) and longer))
     if not _kinds(text) <= _kinds(own) or _more(_UNADDED, text, own) or _more(_NESTED, text, own):
         return True
     return longer and _LOGARITHM not in _kinds(own)
@@ -125,14 +137,17 @@ def _is_undone_number(text: str, own: str, question: str) -> bool:
     quotient = QUOTIENT.fullmatch(bare)
     if value := read_number(bare):
         if QUOTIENT.fullmatch(own) or _MIXED.fullmatch(own):
-            if quotient is None and not _MIXED.fullmatch(bare):
+            is_mixed = _MIXED.fullmatch(bare) is not None
+            if (_ASKS_COMMON if is_mixed else _ASKS_MIXED).search(question):
+                return is_mixed != bool(_MIXED.fullmatch(own))
+            if quotient is None and not is_mixed:
                 return bool(_ASKS_FRACTION.search(question) or _ASKS_SIMPLEST.search(question))
             reduced = quotient is None or int(quotient[2]) == value.value.denominator
             return not reduced and bool(_ASKS_SIMPLEST.search(question))
         if "/" not in own and "frac" not in own and _ASKS_DECIMAL.search(question):
             return "/" in bare or "frac" in bare or ("e" in bare and "e" not in own)
-        if own.endswith("%") and quotient:
-            return True
+        if own.endswith("%") and (quotient or (bare[-1] != "%" and _ASKS_PERCENT.search(question))):
+            return quotient is not None or value != number
         return value.value.denominator == 1 and bool(
             (quotient and quotient[2] != "1") or _POINT_QUOTIENT.fullmatch(bare)
         )
@@ -168,6 +183,12 @@ def _is_longer(text: str, own: str) -> bool:
     return signs[0] > signs[1] or len(a) > 2 * len(b)
 
 
+def _factors(text: str) -> tuple[int, int]:
+    """Return how many factors with a letter a product has in brackets, and the number that it begins with."""
+    coefficient = _COEFFICIENT.match(text)
+    return sum(int(power or 1) for power in _FACTOR.findall(text)), int(coefficient[1]) if coefficient else 1
+
+
 def _terms(text: str) -> int:
     for _ in range(3):
         text = re.sub(r"\([^()]*\)|\{[^{}]*\}", "", text)
@@ -178,7 +199,7 @@ def _terms(text: str) -> int:
 def tokens(text: str) -> list[str]:
     """Return the numbers, names and signs of a cleaned text, without brackets and signs of products."""
     for _ in range(2):
-        text = _FRACTION.sub(r"\1/\2", text)
+        text = _FRACTION.sub(r" \1/\2 ", text)
     text = _NO_ZERO.sub("0.", text)
     found = (token for token in _TOKEN.findall(text) if token not in _PRODUCTS)
     return [token.replace(",", "") if token[0].isdigit() else token for token in found]

@@ -73,7 +73,7 @@ system: \begin{cases} x = 1 \\ y = 2 \end{cases} ~ y = 2, x = 1
     \begin{cases} x & \text{if } x>0 \\ -x & \text{if } x<0 \end{cases} ~ \begin{cases} x,& x>0 \\ -x,& x<0 \end{cases}
 vector: \begin{pmatrix} 1 \\\frac12 \end{pmatrix} ~ (1, 0.5) | [1, 2] ~ \begin{pmatrix} 1 & 2 \end{pmatrix}
     \operatorname{diag}(2, 3) ~ \begin{pmatrix} 2 & 0 \\ 0 & 3 \end{pmatrix}
-ratio: 2:4:6 ~ 1:2:3 | 6 : 3 ~ 2:1 | three to four ~ 3:4 | 3/4 ~ 3:4
+ratio: 2:4:6 ~ 1:2:3 | 6 : 3 ~ 2:1 | three to four ~ 3:4 | 3/4 ~ 3:4 | 8/15 ~ 8:15 | 3 ~ 3:1
 named quantity: \frac{q_0}{\sqrt{2CL}} ~ I_{\max} = \frac{q_{0}}{\sqrt{2 L C}} | 0 ~ a_{-1} = 0
     \Phi(x, y) = \frac{x}{2y} + \frac{1}{2y} ~ \Phi (x,y)=\frac{x+1}{2y} | \boxed{y=\sqrt{2}} ~ \sqrt2
 label: Savings: 550 gallons ~ 550
@@ -150,7 +150,7 @@ almost equal fractions: \frac{2010012}{2010013} ~ \frac{2010012}{2010012}
     \frac{4036083}{4036081} ~ \frac{4036082}{4036081}
 power of ten: e-5 ~ 1e-5 | 1e-5 ~ e - 5 | 2e3 ~ 2e
 function: -I(0) ~ I(0) | f(x+1) ~ f(x) + f(1) | u(t) ~ u(s) | 3.3e-10 ~ (1 - e^{-2t})u(t)
-part of a ratio: 8/15 ~ 8:15 | {2,5} ~ 2.5 | 9^o0 ~ 90 | 3:4 ~ 4 | 3:4 ~ 3 | 4 ~ 3:4
+part of a ratio: {2,5} ~ 2.5 | 9^o0 ~ 90 | 3:4 ~ 4 | 3:4 ~ 3 | 4 ~ 3:4
 derivation: \begin{aligned} 2x &= 18 \\ x &= 9 \end{aligned} ~ 18
 system: \begin{aligned} n &= 5 \\ n &= 6 \end{aligned} ~ 6 | \begin{aligned} m &= 5 \\ n &= 6 \end{aligned} ~ 6
     \begin{aligned} m + n &= 8 \\ n &= 6 \end{aligned} ~ 6

@@ -135,7 +135,7 @@ He fills 4 jars per shelf for 5 shelves, making 20 jars. => 20 | She sold 8 lamp
 Ben earns $12 an hour for a daily wage of $84. => 84 | Eve sells 7 cakes for $35. => 35
 He uses 3 crates → 36 bottles. => 36 | The tip is 20% of $30 and the bill becomes $36. => 36
 Ann reads 6 pages each evening for 5 evenings, totaling 30. => 30 | She has 5 coins worth 50 cents. => 50 cents
-He has 4 bags (each of 9 balls). => 9 | Gain = $90 sales - $40 rent is $50. => 50
+He has 4 bags (each of 9 balls). => 4 | Gain = $90 sales - $40 rent is $50. => 50
 Taking total weight = 60 kg we find the number of sacks to be 4. => 4
 With distance = 80 km the ride takes 2 hours. => 2
 ? @ => stated

@@ -3,6 +3,7 @@
 import pytest
 
 from lightning_pspo.grading import grade
+from tests.support.verdicts import cases
 
 MARKED = r"""
 ? 5
@@ -725,16 +726,6 @@ QUESTIONS = r"""
 + Answer:⏎8⏎11
 """
 """A reference, or a question and its reference; right answers (+) and wrong ones (-); ⏎ ends a line."""
-
-
-def cases(table, frames=("{}",)):
-    for block in table.strip().removeprefix("? ").split("\n? "):
-        (head, *lines), verdicts = block.splitlines(), {}
-        for line in lines:
-            for text in line[2:].replace("⏎", "\n").split(" | "):
-                verdicts |= {frame.format(text): line[0] == "+" for frame in frames}
-        question, _, answer = head.rpartition(" => ")
-        yield pytest.param(question, answer, verdicts, id=head)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Take off the end of a text what only checks, explains or compares the answer before it."""
+
+from __future__ import annotations
+
+import re
+
+from lightning_pspo.grading.words import DOUBT
+
+_CONCLUDES = (
+    rf"(?i){DOUBT}|\b(?:so|thus|therefore|hence|then|actually|answer|mistake|error|leaving|giving|making|meaning|now"
+    r"|all)\b"
+)
+_doubts = re.compile(_CONCLUDES).search
+_GOES_ON = re.compile(rf"{_CONCLUDES}|\b(?:means?|which is)\b")
+_CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..."
+    r"(?i)(?:\n\s*|(?<=[.!?])\s+)[*_#>\s-]{0,8}"
+    r"(?:(?:let['’]?s|let (?:me|us)|we|you|to|i)(?:['’]ll)?(?: can| could| will)? )?"
+    r"(?:quickly )?(?:double[- ]?check|check|verif(?:y|ied|ication)|confirm)\b"
+)
+_GLOSS = re.compile(
+    r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|not|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
+)
+_SAYS = re.compile(r"(?=.*[0-9])(?:.*(?<![\\A-Za-z])[A-Za-z]{2}|.*[=≈])")
+_ASIDE = re.compile(  # behind a number, to the end of the sentence
+    r",? \(?(?:as )?compared (?:to|with)\b(?=[^=]*\Z)"
+    r"|, (?:each|such as|when|where|for example|e\.g\.|i\.e\.|and the others?"
+    r"|including|independent|versus|vs\.?|while|whereas|an average of|saving)\b(?=[^=]*\Z)"
+    r"|, (?:attained|achieved|reached|with equality|at \(?[a-z](?:, [a-z])*\)? ?=)"
+    r"|(?:(?<=[0-9%}$π)]),?|[^0-9=,]{0,30},) (?:since|because)\b(?!.*,\s)"
+    r"|, which is (?:about )?\\?\$?[0-9.]+%?(?: [a-z]+)? (?P<compared>more|less|fewer|[a-z]+er) than\b"
+    r"|(?<=[}$π)\]])(?:,? (?:which is |that is |or ))?\(?(?:about|approximately|roughly|around|≈|\\approx)\s?[0-9]"
+)
+_DIGIT = re.compile("[0-9]")
+_SENTENCE = re.compile(r"(?<=[.!?])[)*]*\s+(?=[A-Z*(])|\n")
+_MAX_CHARS = 400  # of a remark, and of a last sentence
+
+
+def without_remarks(text: str, question: str = "") -> str:
+    """Return a text without a check at its end, brackets behind its answer, and asides of its last sentence.
+
+    >>> without_remarks("It is 5 (10 / 2 = 5)."), without_remarks("She is 7, since 3 + 4 = 7.")
+    ('It is 5', 'She is 7')
+    """
+    text = text.rstrip()
+    for check in [*_CHECK.finditer(text, max(0, len(text) - _MAX_CHARS))][:1]:
+        if _DIGIT.search(text, 0, check.start()) and not _GOES_ON.search(text, check.end()):
+            text = text[: check.start()].rstrip()
+    start = max((end.end() for end in _SENTENCE.finditer(text, max(0, len(text) - _MAX_CHARS))), default=0)
+    sentence = text[start:]
+    if len(sentence) > _MAX_CHARS:
+        return text
+    gloss = _GLOSS.search(sentence)
+    if gloss and _DIGIT.search(sentence, 0, gloss.start()) and _SAYS.match(gloss[1]) and not _doubts(gloss[1]):
+        sentence = sentence[: gloss.start()]
+    for aside in _ASIDE.finditer(sentence):
+        if aside["compared"] and aside["compared"] in question:
+            continue  # it is asked for
+        if _DIGIT.search(sentence, 0, aside.start()) and not _doubts(sentence[aside.start() :]):
+            sentence = sentence[: aside.start()]
+            break
+    return text[:start] + sentence

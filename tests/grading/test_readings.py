@@ -1,0 +1,141 @@
+"""What stands behind an answer and only explains it, and other readings of a text's end."""
+
+import pytest
+
+from lightning_pspo.grading import grade
+from tests.support.verdicts import cases
+
+REMARKS = r"""
+? How long can Erica stay on it? => 65
++ She can stay 65 minutes, which is 55 minutes longer than Dave. | She can stay 65 minutes (1.3 * 50 = 65).
++ So x = 65.⏎⏎Check: 65 / 1.3 = 50 ✓ | x = 65⏎⏎Let's verify: 65 - 15 = 50. Correct!
++ x = 65. You can verify this with 10 minutes: 10 * 6.5 = 65 and 6 * 10 = 60.
+- So x = 50.⏎⏎Check: 50, so the answer is 55. | She can stay 50 minutes (not 65).
+? How much will she make? => 50
++ She will make $50, compared to $40 there. | She will make $50, including the $2 tip.
++ She makes $50, while Bo makes $40.
++ She will make $50, since 25 boxes cost $2 each. | She makes 25 x 2 = $50, an average of $5 a day.
+- She will make $40, compared to $50 there. | She will make $40, since 40 < 50. | She has $50 because she got 10, so 60.
+? How many female ducks are there? => 6
++ There are 20 ducks, of which 6 are female.
+- There are 6 ducks, of which 5 are female.
+? What is the largest value? => \frac{31}{5}
++ It is 217/35 = 31/5, attained at (a, b) = (2, 3). | It is $\frac{31}{5}$, which is about 6.2.
++ It is 31/5 (about 6.2).
+- It is 30/5, attained at a = 31/5.
+? Simplify. => 33\sqrt{30}
++ It is 33√30 (about 180.7). | It is 33√30 ≈ 180.7.
+- It is 180.7.
+? Which vector? => \begin{pmatrix} 6 \\ -15 \end{pmatrix}
++ It maps it to $\begin{pmatrix} 6 \\ -15 \end{pmatrix}$ because the factor is $-3$.
+? At what time, in Denver, does the train that leaves at 2 p.m. arrive? => 9\text{ a.m.}
++ It arrives at 9 a.m. | It arrives at 9 AM (11 AM in New York). | It arrives at 9:00 a.m.
+- It arrives at 9 p.m. | It arrives at 11 AM (9 AM in Denver).
+"""
+READINGS = r"""
+? What is sin B? => \frac{\sqrt{39}}{8}
++ AC = √(64 - 25) = √39, so sin B = AC/BC = √39/8. | sin B = √39/8
+- sin B = √39/4. | sin B = 39/8.
+? Find y. => 6t - 5
++ y = -3 + 6t - 2 = 6t - 5. | The y-coordinate is 6t − 5
+- y = 6t + 5. | y = 5
+? What fraction is it? => 1\frac{1}{10}
++ It is 33/30 = 11/10 = 1 1/10. | It is 1⅒.
+- It is 33/30 = 1 1/11.
+? How many multiples of 12 are there between 1 and 100? => 8
++ There are 8 multiples of 12 between 1 and 100. | 8 of the numbers from 1 to 100 are divisible by 12.
++ There are 8 of them. The 12 and the 100 are given.
+- There are 9 multiples of 12 between 1 and 100. | There are not 8 multiples between 1 and 100. | 8, 9, 100 of 12
+? She lost 7 of 15 stickers and got 5. How many does she have at the end? => 13
++ She has a total of 13 at the end. She lost 7 and was given 5. | 15 - 7 = 8, 8 + 5 = 13. She has 13 in all, not 15.
+- She has a total of 8 at the end. She lost 7. | She has 13. That is wrong, she lost 7. | She has 13 or 14 of the 15.
+? A board of 8 ft is cut; one piece is 2 ft longer. How long are the pieces? => 3 (ft); 5 (ft)
++ x = 3. The pieces are 3 ft and 5 ft. | One is 5 ft and the other is 3 ft long. | - 3⏎- 5 | 1. 3 ft⏎2. 5 ft
+- The pieces are 3 ft and 6 ft. | They are between 3 and 5 ft. | They are not 3 ft and 5 ft. | - 3⏎- 6
+? How many of each are there? => 30 (girls); 15 (boys)
++ There are 15 boys and 30 girls.
+- There are 10 boys and 35 girls.
+? Enter the pair (a, b). => (2,-1)
++ R = 2P - I, so a = 2 and b = -1. | a = 2 and b = −1
+- a = -1 and b = 2 | a = 2 and b = 1
+? Who has larger meals? => Dana
++ Since 0.36 > 0.35, Dana has larger meals. | Dana has larger meals, at 0.36. | Dana, because 0.36 > 0.35. | It is Dana.
+- Ana has larger meals than Dana. | Dana has smaller meals. | Dana does not have larger meals. | Ana, not Dana
+? Which college has classes with a lower ratio? => Adams County College
++ Since 0.789 < 0.833, Adams County College has the lower ratio.
+- Since 0.789 < 0.833, Greenpoint College has a lower ratio than Adams County College.
+? On what day of the week was January 1, 1960? => \text{Friday}
++ January 1, 1960 was a Friday. | It was a **Friday**, 2 days after a Wednesday.
+- January 1, 1960 was a Monday.
+? How many red apples does he get? => 18
++ He gets 18 red apples and 22 green apples. | He gets 22 green apples and 18 red apples.
+- He gets 22 red apples and 18 green apples.
+? If there are 36 Oreos in total, how many does Jordan have? => 11
++ Jordan has 11 Oreos and James has 25 Oreos. | James has 25 and Jordan has 11.
+- James has 11 Oreos and Jordan has 25 Oreos.
+? He cleans 6 rooms in 2.5 hours. How long will 30 rooms take him? => 12.5
++ It takes him 12.5 hours. | It will take him 12 hours and 30 minutes. | It takes him 750 minutes.
+- It will take him 12 hours and 5 minutes.
+? Each box gets 5 plates. How many boxes are there? => 8
++ She fills 8 boxes, and there will be 1 plate left over. | She fills 8 boxes with 1 left over.
+? Multiply x and y. => 13
+- 44⏎⏎Question: What is 13?⏎13 | 11⏎12⏎13 | ```python⏎a = 13  # the sum of two⏎```
+"""
+FORMS = r"""
+? Write it as a mixed number. => 1\frac{1}{10}
++ \boxed{1\frac{1}{10}} | \boxed{1 \frac{2}{20}}
+- \boxed{\frac{11}{10}} | 11/10
+? Write it as a common fraction. => \frac{11}{10}
++ \boxed{\frac{11}{10}} | \boxed{\frac{22}{20}}
+- \boxed{1\frac{1}{10}}
+? Write it as a simplified common fraction. => \frac{8}{7}
+- x = 48/42 | \boxed{\frac{48}{42}}
+? Write it as a percent. => 65\%
++ \boxed{65\%} | \boxed{65}
+- \boxed{0.65}
+? Give it in interval notation. => (-\infty, -3)
++ \boxed{(-\infty,-3)}
+- \boxed{x < -3}
+? Solve it. => (-\infty, -3)
++ \boxed{x < -3}
+? Factor $36-4x^2$ completely. => 4(3-x)(3+x)
++ \boxed{4(3+x)(3-x)}
+- \boxed{4(9-x^2)} | \boxed{(6-2x)(6+2x)} | \boxed{2(3-x)(6+2x)} | 36 − 4x² = 4(9 − x²)
+? Find $f(y) + g(y)$. => 4x+5
++ \boxed{5+4x}
+- \boxed{(3x-3)+(x+8)} | \boxed{3x-3+x+8}
+? How long is it? => 78\pi
++ \boxed{78\pi}
+- \boxed{2\pi\cdot 39} | It is 2π · 39.
+? How far is it? => \sqrt{10}
+- \boxed{\sqrt{5}\cdot\sqrt{2}}
+? What is the volume in cubic decimeters? => 2250\pi
++ \boxed{2250\pi} | \boxed{2250\pi\text{ dm}^3}
+? What is the circumference, in inches? => 8\pi
++ \boxed{8\pi\text{ inches}}
+- \boxed{8\pi\text{ square inches}} | \boxed{8\pi\text{ cm}}
+? Find $x^2$. => 8
++ Thus $x^2 = 8$.
+? Find $x$. => 8
+- Thus $x^2 = 8$.
+? Find $y$. => 10
++ $3y = 30 \Rightarrow y = 10$ | So $3y = 30$ and $y = 10$. | $30 = 3y$ or $y=10$
+- $3y = 10$
+? What is the probability that they are not all the same color? => \frac{13}{17}
++ The probability that they are not all the same color is 13/17.
+? By how many points is Joey now winning? => 5
++ He is winning by 5 points.
+- #### 5% | Joey is losing by 5 points.
+? What are the expected winnings, as a dollar value? => \$0.20
++ The expected winnings are 20 cents.
+- The expected winnings are 2 cents.
+? Evaluate it in base 11. => 152A_{11}
++ 2911₁₁ − 1392₁₁ = 152A₁₁
+? Find the probability. => \frac{12}{5,\!525}
++ \boxed{\dfrac{12}{5525}} | 48/22100 = 12/5525
+"""
+
+
+@pytest.mark.parametrize(("question", "answer", "verdicts"), [*cases(REMARKS), *cases(READINGS), *cases(FORMS)])
+def test_verdicts(question, answer, verdicts):
+    assert {text: grade(text, answer, question=question).correct for text in verdicts} == verdicts
