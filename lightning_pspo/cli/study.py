@@ -54,6 +54,7 @@ from lightning_pspo.study.runner import (
     gpus_of_workers,
     visible_devices,
 )
+from lightning_pspo.study.trust import check_own_code
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
@@ -98,6 +99,12 @@ def repeat_parser() -> argparse.ArgumentParser:
     """Return the parser of ``study repeat``."""
     result = own_parser("study repeat", description="Run a cell again, compare the bits.")
     result.add_argument("folder", type=Path, metavar="CELL", help="folder of a finished cell: DIR/cells/ARM/seed=1")
+    result.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="import whatever the cell's settings name; by default they may name only classes of this package, of "
+        "torch.optim and of Lightning's loggers",
+    )
     return result
 
 
@@ -337,7 +344,7 @@ def report(root: Path, control: str | None = None) -> int:
     return 0
 
 
-def repeat(folder: Path) -> int:
+def repeat(folder: Path, trust_config: bool) -> int:
     """Run a cell again in a folder that is thrown away; return 0 if it did the same to the bit, else 1."""
     from lightning_pspo.report.curves import read_curves
 
@@ -349,6 +356,8 @@ def repeat(folder: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="repeat-") as name:
         again = Path(name)
         settings = read_settings(folder)
+        if not trust_config:
+            check_own_code(settings, str(config))
         cell = Cell(
             variant=Variant(arm="", point="", config=(), settings={}),
             seed=settings["seed_everything"],
