@@ -60,10 +60,10 @@ def _foreign(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
             yield from _foreign(inner, keys)
         return
     group, key = ("", "", *keys)[-2:]
-    if isinstance(value, str):
-        is_own = (
-            _CLASSES.fullmatch(value) if key == "class_path" else key in _TEXTS.get(group, ()) or _WORD.fullmatch(value)
-        )
+    if key == "class_path":
+        is_own = isinstance(value, str) and _CLASSES.fullmatch(value) is not None
+    elif isinstance(value, str):
+        is_own = key in _TEXTS.get(group, ()) or _WORD.fullmatch(value) is not None
     else:
         is_own = key != "trust_remote_code" or not value
     if not is_own:
