@@ -133,7 +133,7 @@ def text_field(row: Row, field: str, where: str) -> str:
     text = str(value).strip()
     if is_number and text.partition(".")[2].strip("0") == "":
         text = text.partition(".")[0]
-    if not text:
+    if not text.strip("\u200b\u200c\u200d\u2060\ufeff"):  # which nobody sees
         raise InputError(f"{where}: field {field!r} must not be empty.")
     if any("\ud800" <= character <= "\udfff" for character in text):  # JSON's escapes can spell them, no tokenizer can
         raise InputError(f"{where}: field {field!r} must be valid Unicode, got half of a surrogate pair.")
@@ -154,13 +154,18 @@ def value_of(row: Row, field: str, where: str) -> Any:
     hint = (f"did you mean {close[0]!r}? Name it" if close else "name the right one") + " in the source's settings"
     if len(names) == 1 and (marks := re.findall("[;\t|]", names[0])):
         hint = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
-    inside = row[names[0]] if len(names) == 1 else None
-    if isinstance(inside, list) and not any(isinstance(part, Mapping) and "role" in part for part in inside):
-        hint = f"write the rows in {names[0]!r} alone, one a line, as `jq -c '.{names[0]}[]'` does"
+    if tables := [name for name, value in row.items() if _is_table(value)]:
+        hint = f"write the rows in {tables[0]!r} alone, one a line, as `jq -c '.{tables[0]}[]'` does"
     as_text = [name for name, value in row.items() if isinstance(value, str) and _OBJECT_AS_TEXT.match(value)]
     if as_text and (not close or outer in as_text):
         hint = f"{outer if outer in as_text else as_text[0]!r} must hold an object, not its text"
     raise InputError(f"{where}: must have the field {field!r}, got {names}; {hint}.")
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a column holds rows of its own, and no conversation."""
+    is_list = isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) for part in value)
+    return is_list and not _turns(value)
 
 
 def columns_in(field: str) -> list[str]:

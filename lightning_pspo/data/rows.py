@@ -6,6 +6,7 @@ import csv
 import glob
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -146,7 +147,8 @@ def read_rows(file: Path, *, lines: bool = False, delimiter: str | None = None) 
     suffix = ".jsonl" if lines else format_of(file)[1]
     try:
         head = _head(file)
-        if suffix in (".csv", ".tsv", ".parquet") and not head.startswith(b"PAR1") and (reason := foreign(head)):
+        is_own = suffix == ".parquet" and head.startswith(b"PAR1")
+        if suffix in (".csv", ".tsv", ".parquet") and not is_own and (reason := foreign(head)):
             raise InputError(f"{file}{reason}")
         if suffix in (".csv", ".tsv"):
             yield from _read_csv(file, delimiter or ("\t" if suffix == ".tsv" else ","))
@@ -212,9 +214,11 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
                 raise InputError(f"{file}: the names of the columns must be unique, got {header}.")
             for number, row in enumerate(reader, start=1):
                 if None in row:
+                    mend = f"put a text with a {delimiter!r} in it in double quotes"
+                    if len(header) == 1 and (marks := re.findall("[;\t|]", header[0])):
+                        mend = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
                     raise InputError(
-                        f"{file}, row {number}: must have {len(header)} fields as the header has, got more: put a text "
-                        f"with a {delimiter!r} in it in double quotes."
+                        f"{file}, row {number}: must have {len(header)} fields as the header has, got more: {mend}."
                     )
                 yield number, {key: value for key, value in row.items() if value is not None}
         except UnicodeDecodeError:

@@ -60,7 +60,8 @@ def test_a_warning_that_python_makes_an_error_is_one_line() -> None:
 
 def test_no_warning_is_about_how_the_program_uses_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jsonargparse._deprecated.shown_deprecation_warnings", set())  # each is shown once
-    with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        main(["fit", "--config", "quickstart", "--print_config"])
+        with pytest.raises(SystemExit) as end:
+            main(["fit", "--config", "quickstart", "--print_config"])
     assert not end.value.code

@@ -59,6 +59,7 @@ def test_csv_keeps_newlines_quotes_latex_and_leading_zeros(tmp_path, suffix):
     [
         ("question,answer\nHow many, then?,5\n", {}, "row 1: must have 2 fields as the header has, got more"),
         ("question;answer\na;5\n", {}, "is its `delimiter` ';'"),
+        ("question;answer\na;3,5\n", {}, "got more: is its `delimiter` ';'"),
         ("a,a\n1,2\n", {}, "names of the columns must be unique"),
         ("question,answer\na,5\n", {"answer": "anwser"}, r"\['answer', 'question'\]; did you mean 'answer'"),
         ("question,answer\na,5\n", {"question": "{question} {answer}", "answer": "answer"}, "must not contain"),
@@ -68,7 +69,19 @@ def test_csv_keeps_newlines_quotes_latex_and_leading_zeros(tmp_path, suffix):
         ("question,answer\na,5\n", {"filter": "current_date > answer"}, "without current_date, .*`shuffle_seed`"),
         ("question,answer\na,\n", {"unusable": "skip"}, "1 left out, the first: .*must not be empty"),
     ],
-    ids=["comma", "semicolon", "twice", "typo", "leak", "leak_by_default", "filter", "chance", "clock", "nothing_left"],
+    ids=[
+        "comma",
+        "semicolon",
+        "comma_within",
+        "twice",
+        "typo",
+        "leak",
+        "leak_by_default",
+        "filter",
+        "chance",
+        "clock",
+        "nothing_left",
+    ],
 )
 def test_faults_of_a_table_are_said_in_one_line(tmp_path, content, settings, message):
     file = tmp_path / "mine.csv"
