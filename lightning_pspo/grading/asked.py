@@ -33,6 +33,7 @@ _ASKS_KIND = {  # where no unit is named
 _SYSTEMS = ({"mm", "cm", "m", "km", "mg", "g", "kg"}, {"in", "ft", "yd", "mi", "oz", "lb"})
 _SPEED = re.compile(r"(?:mm|cm|m|km|in|ft|yd|mi)/(?:s|min|h)\Z")
 _SAYS_UNIT = re.compile(r"[0-9}.)]\s?\\?[A-Za-z]|[$¢]")
+_CONSTANT = re.compile(r"[π√]|\\(?:pi|sqrt)(?![A-Za-z])")
 _AMOUNTS = re.compile(rf"({IN_PROSE})( ?{_UNIT_NAME})")
 _NEXT_SENTENCE = re.compile(r"[.?!]\s+")
 _UNIT_BEHIND = re.compile(rf"(?i) ?¢(?: per [a-z]+)?| (?:per|an?) [a-z]+| (?!in\b){_UNIT_NAME}")  # or a word
@@ -136,7 +137,7 @@ def in_asked_unit(question: str, answer: str, text: str, completion: str = "") -
     """
     said = _with_unit(text, completion)
     amount, unit = _amount(said) if _SAYS_UNIT.search(said) else (None, "")
-    if unit not in UNIT_SIZES:
+    if unit not in UNIT_SIZES or not (amount or _CONSTANT.search(said)):
         return text
     kind, size = UNIT_SIZES[unit]
     if amount and any(_same_amount(*given, amount, unit) for given in _amounts(question)):
