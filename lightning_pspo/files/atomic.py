@@ -54,8 +54,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             _sync(file.fileno())
             partial.replace(path)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+                error.filename = str(path)
             raise
 
 
@@ -203,14 +205,18 @@ def _is_one_of(error: BaseException, numbers: tuple[int, ...]) -> bool:
     return any(os.strerror(number) in str(error) for number in numbers)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all its causes, on other ranks as well."""
-    if error is None:
-        return
-    yield error
-    for failure in getattr(error, "failures", {}).values():  # CheckpointException of torch: rank -> (error, traceback)
-        yield from _causes(failure[0])
-    yield from _causes(error.__cause__ or error.__context__)
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all its causes, on other ranks as well, each once: an error raised again may be its own."""
+    waiting, seen = [error], list[BaseException]()
+    while waiting:
+        error = waiting.pop()
+        if any(error is other for other in seen):
+            continue
+        seen.append(error)
+        yield error
+        waiting += [cause for cause in (error.__cause__ or error.__context__,) if cause is not None]
+        # CheckpointException of torch: rank -> (error, traceback)
+        waiting += [failure[0] for failure in getattr(error, "failures", {}).values()]
 
 
 def free_bytes(path: Path) -> int:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError, new_folder, partial_name, remove, replacing, write_atomically
+from lightning_pspo.files import DiskFullError, is_full, new_folder, partial_name, remove, replacing, write_atomically
 
 
 def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> None:
@@ -66,6 +66,20 @@ def _make_folder(path: Path) -> None:
         if path.name == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
+
+
+def test_a_full_disk_is_found_in_a_circle_of_causes() -> None:
+    first, second = OSError(errno.EIO, "once"), ValueError("then")
+    first.__context__, second.__context__ = second, first
+    assert not is_full(first)
+    second.__cause__ = OSError(errno.ENOSPC, "no space")
+    assert is_full(first)
+
+
+def test_a_file_for_which_there_is_no_room_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '\S+/table\.csv'"), replacing(tmp_path / "table.csv"):
+        os.write(os.open("/dev/full", os.O_WRONLY), b"text")
+    assert not any(tmp_path.iterdir())
 
 
 def test_two_writers_of_a_file_are_not_mixed(tmp_path: Path) -> None:
