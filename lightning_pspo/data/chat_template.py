@@ -72,7 +72,8 @@ def read_chat_template(setting: str) -> str:
     try:
         variables_of(text)
     except ValueError as error:
-        raise InputError(f"`prompt.chat_template`{'' if is_text else f' ({setting})'}: {error}.") from None
+        reason = str(error).rstrip(".")
+        raise InputError(f"`prompt.chat_template`{'' if is_text else f' ({setting})'}: {reason}.") from None
     return text
 
 

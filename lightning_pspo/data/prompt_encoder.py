@@ -105,6 +105,7 @@ class PromptEncoder:
                 ids = _encode_open(self.tokenizer, text)
             else:
                 ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        _check_digits(text, str(self.tokenizer.decode(ids)))
         return EncodedProblem(problem, ids, self.format.answer_prefix, self.stop_ids)
 
     def text(self, problem: Problem) -> str:
@@ -177,6 +178,16 @@ def _render(chat: ChatTemplate, messages: list[Message], *, opened: bool = True)
                 "use another chat template."
             ) from error
         raise ValueError(f"the chat template cannot be rendered: {reason}.") from error
+
+
+def _check_digits(text: str, encoded: str) -> None:
+    """Raise ValueError where a tokenizer has dropped digits, by its normaliser or for want of them in its vocabulary."""
+    left = iter(re.findall("[0-9]", encoded))
+    lost = next((digit for digit in re.findall("[0-9]", text) if digit not in left), None)
+    if lost is not None:
+        raise ValueError(
+            f"the tokenizer must keep the digits of a prompt, it loses a {lost} of {text!r:.60}: use another tokenizer."
+        )
 
 
 @contextlib.contextmanager

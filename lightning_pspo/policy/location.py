@@ -32,10 +32,10 @@ def first_line(error: BaseException) -> str:
     >>> first_line(ValueError("No weights.\nLook elsewhere.")), first_line(ValueError("In `size`:\n  must be a number"))
     ('No weights.', 'In `size`: must be a number')
     >>> first_line(MemoryError()), first_line(KeyError("gelux"))
-    ('MemoryError', "unknown name 'gelux'")
+    ('MemoryError', "there is no entry 'gelux'")
     """
     if isinstance(error, KeyError):
-        return f"unknown name {error}"
+        return f"there is no entry {error}"
     first, *others = [line.strip() for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
     return f"{first} {others[0]}" if first.endswith(":") and others else first
 

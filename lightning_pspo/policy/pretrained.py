@@ -268,6 +268,10 @@ class Pretrained:
             loader: Any = PreTrainedTokenizerFast if declared in _GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = loader.from_pretrained(self.location, **self._loading)
             tokenizer.encode("1")
+            merges: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+            if getattr(merges, "dropout", None):
+                logger.info("Setting the tokenizer's dropout to 0: the same text must give the same prompt.")
+                merges.dropout = None
         except BaseException as error:  # tokenizers has no type of its own, and Rust's panic is no Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise

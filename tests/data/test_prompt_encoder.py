@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lightning_pspo.data.prompt_encoder import PromptEncoder
@@ -178,3 +178,11 @@ def test_a_tokenizer_that_takes_too_long_ends_the_process_with_a_line(tmp_path):
         "error: the tokenizer takes longer than 0.1 seconds for '2 + 2': the pattern of its pre-tokenizer may be to "
         "blame; use another tokenizer.\n",
     )
+
+
+def test_a_tokenizer_that_loses_digits_is_refused():
+    made = tokenizer()
+    made.backend_tokenizer.normalizer = normalizers.Replace(Regex("[1-4]"), "")
+    assert PromptEncoder(made).encode(Problem("a", "What is 5 + 60?", "65")).ids
+    with pytest.raises(ValueError, match=r"must keep the digits of a prompt, it loses a 2 of 'Question: What is 52"):
+        PromptEncoder(made).encode(Problem("a", "What is 52 + 60?", "112"))

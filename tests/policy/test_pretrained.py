@@ -170,6 +170,18 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(
     assert "No usable tokenizer in" in refused(str(folder))
 
 
+def test_a_tokenizer_that_merges_at_random_does_not(tiny_model: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_model, tmp_path / "copy")
+    file = folder / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    model = settings["model"]
+    unused = next(token for token in model["vocab"] if not token.isascii())
+    model["vocab"]["aa"] = model["vocab"].pop(unused)
+    file.write_text(json.dumps(settings | {"model": model | {"merges": [["a", "a"]], "dropout": 0.5}}))
+    tokenizer = Pretrained(name=str(folder)).tokenizer
+    assert {tuple(tokenizer.encode("aaaaaaaa")) for _ in range(20)} == {(model["vocab"]["aa"],) * 4}
+
+
 @pytest.mark.parametrize(
     ("base", "revision"),
     [(["x"], None), ({"a": 1}, None), (7, None), ("o/m", {"a": 1}), ("o/m\n", None), ("../m", None)],
