@@ -181,7 +181,7 @@ def _render(chat: ChatTemplate, messages: list[Message], *, opened: bool = True)
 
 
 def _check_digits(text: str, encoded: str) -> None:
-    """Raise ValueError where a tokenizer has dropped digits, by its normaliser or for want of them in its vocabulary."""
+    """Raise ValueError where a tokenizer has dropped digits, by its normaliser or for want of a token."""
     left = iter(re.findall("[0-9]", encoded))
     lost = next((digit for digit in re.findall("[0-9]", text) if digit not in left), None)
     if lost is not None:
