@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_pspo.errors import InputError
@@ -56,8 +57,36 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
 class MonitorCheck(Callback):
     """Refuses a ``monitor`` of any callback that was not logged, before its owner reads it.
 
-    Metrics of training are checked after the first rollout, all others after the first validation.
+    Metrics of training are checked after the first rollout, all others after the first validation. A validation that a
+    resumed run makes up for comes before its first rollout: it finds those of the rollout before it.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_training: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the last rollout logged, if a callback monitors it."""
+        return {"train": self._of_training} if self._of_training else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self._of_training = dict(state_dict["train"])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log again what the last rollout has logged, where another process has done it."""
+        untyped: Any = trainer
+        for name, value in self._of_training.items():
+            untyped._logger_connector._callback_metrics.setdefault(name, torch.tensor(value))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Keep what this rollout has logged."""
+        untyped: Any = trainer
+        monitors = {getattr(callback, "monitor", None) for callback in untyped.callbacks}
+        logged = trainer.callback_metrics.items()
+        self._of_training = {
+            name: float(value) for name, value in logged if name in monitors and not name.startswith("val/")
+        }
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Check what the last rollout must have logged."""

@@ -75,6 +75,14 @@ def test_early_stopping_stops(command: Command, tmp_path: Path) -> None:
     assert [rollout_of(path) for path in find_checkpoints(tmp_path / "run/checkpoints")] == [1]
 
 
+def test_a_monitor_of_training_is_known_to_a_resumed_run(command: Command, tmp_path: Path) -> None:
+    """Also to the validation behind the checkpoint, which it makes up for before its first rollout."""
+    more = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/reward"]
+    main(command(tmp_path / "run", *more, "--data.num_rollouts=1"))
+    main(command(tmp_path / "run", *more, "--data.num_rollouts=2", "--ckpt_path=last"))
+    assert [rollout_of(path) for path in find_checkpoints(tmp_path / "run/checkpoints")] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
