@@ -128,9 +128,10 @@ def test_noise_of_training_mode_is_switched_off(recompute: bool, load: Callable[
     [
         (lambda states, training: 0.3 * torch.randn_like(states), "differ by .* nats between two equal passes"),
         (lambda states, training: states.mean(dim=0, keepdim=True), "change by .* nats with the other rows"),
+        (lambda states, training: torch.full_like(states, float("nan")), "its log-probs are NaN"),
         (lambda states, training: 0.1 * torch.full_like(states, states.shape[1]), "change by .* nats|greedy tokens"),
     ],
-    ids=["chance", "neighbours", "length of the pass"],
+    ids=["chance", "neighbours", "damage", "length of the pass"],
 )
 def test_a_model_that_cannot_be_mended(
     how: Callable[[Tensor, bool], Tensor], message: str, load: Callable[..., Policy]
