@@ -69,7 +69,7 @@ def test_an_answer_with_words_may_be_matched(tmp_path, answer):
             "#DIV/0!",
             "[object Object]",
         ),
-        *(r"\boxed{}", r"So it is \boxed{ }.", "5 + 5 ####", "$$", r"\text{}", "\u200b", "None", "nan", "unknown", "-"),
+        *(r"\boxed{}", r"So it is \boxed{ }.", "5 + 5 ####", "$$", r"\text{}", "None", "nan", "unknown", "-"),
     ],
 )
 def test_what_stands_for_a_missing_answer_cannot_be_matched(tmp_path, answer):
