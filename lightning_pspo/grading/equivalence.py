@@ -34,6 +34,7 @@ _SYNONYMS = [
     )
 ]
 YES_OR_NO = frozenset(("yes", "no", "true", "false"))
+_OPTION = re.compile(r"\A\(?[A-J][).]\s+(?=[-0-9.,/]+\Z)")  # "(C) 24"
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|sec|csc|log|sqrt|arc|mod|gcd|lcm)(?:[A-Za-z]{4,}|not\b)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 _GROUP = re.compile(r"\{[^{}]*\}")
@@ -100,7 +101,7 @@ def _decide(left: str, right: str, symbolic: _Decide) -> bool | None:
         left = ordinal(left) or left
     a, b = read_number(left), read_number(right)
     if b and not a:
-        left = NOT_OTHERS.sub("", left)
+        left = _OPTION.sub("", NOT_OTHERS.sub("", left))
     if r"\begin" not in left and IS_DOUBT.search(_GROUP.sub("", left)) and not IS_DOUBT.search(right):
         return same_region(left, right) or False
     if b and not a:
@@ -148,7 +149,8 @@ def _without_units(left: str, right: str) -> tuple[str, str]:
     """Take units away; a letter that the other side holds as well is a variable: ``9 m`` beside ``9m``."""
     bare = split_unit(left)[0], split_unit(right)[0]
     units = left[len(bare[0]) :].strip(), right[len(bare[1]) :].strip()
-    is_variable = sorted(map(len, units)) == [0, 1] and "".join(units) in (right if units[0] else left)
+    letter = re.match(r"[A-Za-z](?![A-Za-z])", "".join(units))
+    is_variable = letter and not all(units) and letter.group() in (right if units[0] else left)
     return (left, right) if is_variable else bare
 
 

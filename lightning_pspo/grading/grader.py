@@ -39,7 +39,9 @@ MAX_DEADLINE_S = 86_400.0  # a day; timers of the system have a limit
 _SETTINGS = ("mode", "cut_off", "workers", "deadline_s", "memory_mb")
 _UNMARKED = ("last_number", "last_formula", "none")
 _IS_PROSE = re.compile(r"(?=.*[0-9])(?!.*[=\\^]).*[A-Za-z]{2,}\W+[A-Za-z]{2}|[0-9][^=\\^]*[A-Za-z]{2}[^=\\^]*[0-9]")
-_IS_SENTENCE = re.compile(r"[A-Z][a-z]* [a-z]+")
+_IS_SENTENCE = re.compile(
+    r"[A-Z][a-z]* [a-z]+|\\?\$?[0-9][0-9.,]* [a-z]+ (?:is|are|was|were|will|ha[sd]|have|need|remain)\b"
+)
 _REMEMBERED = 4096
 _VERDICTS = {True: Verdict.CORRECT, False: Verdict.WRONG}
 

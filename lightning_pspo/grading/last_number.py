@@ -84,8 +84,8 @@ _SOLUTION, _TUPLE = (
 _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
 _AMOUNT = re.compile(r"[0-9.,]+\s?[A-Za-z]{1,2}[23²³]?|[A-Za-z]|[^0-9√]+")
 _PLAIN_FORMULA = re.compile(  # with a root, a power or a letter
-    r"(?:\A|[=:]|\b(?:is|are|be|equals))\s+(?=[^=:]*(?:[√π²³⁴^]|(?<![A-Za-z])[b-zB-Z](?![A-Za-z'’])|[0-9] [0-9]))"
-    r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}|,.\s0-9])*[0-9A-Za-zπ)²³⁴-⁹])[.*$\s]*\Z"
+    r"(?:\A|[=:]|\b(?:is|are|be|equals))\s+(?=[^=:]*(?:[√π²³⁴^]|(?<![A-Za-z])[b-zB-Z](?![A-Za-z'’])|[0-9] [0-9]|⟨))"
+    r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}⟨⟩|,.\s0-9])*[0-9A-Za-zπ)⟩²³⁴-⁹])[.*$\s]*\Z"
 )
 _JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
@@ -135,7 +135,13 @@ def emphasized(text: str) -> str | None:
     said, before, behind = in_digits(bold[0][1]), line[: bold[0].start()], line[bold[0].end() :]
     is_subject = not before.strip(" -") and re.search(r"[0-9]", behind.partition("(")[0])  # "**3 boxes** hold 12."
     number = _last_match(said)
-    if not number or len(numbers(said)) != 1 or _NO_RESULT.match(said) or is_subject or _GOES_ON.search(behind):
+    if (
+        not number
+        or len(numbers(said)) != 1
+        or _NO_RESULT.match(said)
+        or is_subject
+        or _GOES_ON.search(SENTENCE.split(behind)[0])
+    ):
         return None
     return whole(before + said + behind, len(before) + number.start(), len(before) + number.end())
 

@@ -96,7 +96,7 @@ _UNITS = (  # of each kind: sizes and spellings
     "1 mm millimeter millimetre, 10 cm centimeter centimetre, 100 dm decimeter decimetre"
     ", 1e3 m meter metre, 1e6 km kilometer kilometre"
     ", 25.4 in inch inches, 304.8 ft foot feet, 914.4 yd yard, 1609344 mi mile",
-    "1 s sec second, 60 min minute, 3600 h hr hour, 86400 day, 604800 week, 1209600 fortnight",
+    "1 s sec second, 60 min minute, 3600 h hr hour, 86400 day night, 604800 week, 1209600 fortnight",
     "1 mg milligram, 1e3 g gm gram, 1e6 kg kilogram, 28349.523125 oz ounce, 453592.37 lb pound",
     "1 ml milliliter millilitre, 1e3 l liter litre, 236.5882365 cup, 473.176473 pint, 946.352946 quart"
     ", 3785.411784 gallon gal",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_pspo.grading.words import DOUBT
+from lightning_pspo.grading.words import DOUBT, WRONG
 
 _CONCLUDES = (
     rf"(?i){DOUBT}|\b(?:so|thus|therefore|hence|then|actually|answer|mistake|error|leaving|giving|making|meaning|now"
@@ -17,18 +17,28 @@ _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..
     r"(?:(?:let['’]?s|let (?:me|us)|we|you|to|i)(?:['’]ll)?(?: can| could| will)? )?"
     r"(?:quickly )?(?:double[- ]?check|check|verif(?:y|ied|ication)|confirm)\b"
 )
+_HEADING = re.compile(
+    r"\n\s*[*_#]{0,4}(?:verification|check(?:ing)?(?: the answer)?)[*_]{0,4}:?[*_]{0,4}\s*\n", re.IGNORECASE
+)
+_TAKES_BACK = re.compile(
+    rf"(?i)\b(?:{WRONG}|mistake|error|actually|wait|does ?n[o'’]t|not (?:match|equal|work|correct|right))\b"
+)
+_CHATTER = re.compile(
+    r"\n\s*(?:(?:is there anything|would you like|let me know|feel free|i hope (?:this|that|it))\b|-{3,}\s*\n)",
+    re.IGNORECASE,
+)
 _GLOSS = re.compile(
     r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|not|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
 )
 _SAYS = re.compile(r"(?=.*[0-9])(?:.*(?<![\\A-Za-z])[A-Za-z]{2}|.*[=≈])")
 _ASIDE = re.compile(  # behind a number, to the end of the sentence
     r",? \(?(?:as )?compared (?:to|with)\b(?=[^=]*\Z)"
-    r"|, (?:each|such as|when|where|for example|e\.g\.|i\.e\.|and the others?"
+    r"|, (?:each|such as|when|where|for example|e\.g\.|i\.e\.|that is|and the others?"
     r"|including|independent|versus|vs\.?|while|whereas|an average of|saving)\b(?=[^=]*\Z)"
     r"|, (?:attained|achieved|reached|with equality|at \(?[a-z](?:, [a-z])*\)? ?=)"
     r"|(?:(?<=[0-9%}$π)]),?|[^0-9=,]{0,30},) (?:since|because)\b(?!.*,\s)"
     r"|, which is (?:about )?\\?\$?[0-9.]+%?(?: [a-z]+)? (?P<compared>more|less|fewer|[a-z]+er) than\b"
-    r"|(?<=[}$π)\]])(?:,? (?:which is |that is |or ))?\(?(?:about|approximately|roughly|around|≈|\\approx)\s?[0-9]"
+    r"|(?<=[}$π)\]])(?:,? (?:which is |that is |or )?)?\(?(?:about|approximately|roughly|around)\s?\(?[0-9]"
 )
 _DIGIT = re.compile("[0-9]")
 _SENTENCE = re.compile(r"(?<=[.!?])[)*]*\s+(?=[A-Z*(])|\n")
@@ -42,6 +52,10 @@ def without_remarks(text: str, question: str = "") -> str:
     ('It is 5', 'She is 7')
     """
     text = text.rstrip()
+    for tail in (_CHATTER, _HEADING):
+        end = tail.search(text, max(0, len(text) - _MAX_CHARS))
+        if end and _DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
+            text = text[: end.start()].rstrip()
     for check in [*_CHECK.finditer(text, max(0, len(text) - _MAX_CHARS))][:1]:
         if _DIGIT.search(text, 0, check.start()) and not _GOES_ON.search(text, check.end()):
             text = text[: check.start()].rstrip()

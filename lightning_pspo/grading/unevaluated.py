@@ -53,9 +53,10 @@ _FUNCTIONS = {  # an answer without variables may hold those kinds that the refe
 }
 _LOGARITHM = _FUNCTIONS["log"]
 _ASKS_SHAPE = re.compile(
-    r"(?i)\b(?:expand|factor(?:i[sz]e)?)\b(?! of)|\b(?:in|into|as) (?:its |an? |fully )?(?:expanded|factored)\b"
+    r"(?i)(?:\A|[.?!:,;]\s+|\b(?:and|then|to|please|fully|completely) )(?:expand|factor(?:i[sz]e)?)\b(?! of)"
+    r"|\b(?:in|into|as) (?:its |an? |fully )?(?:expanded|factored)\b"
 )
-_ASKS_FACTORS = re.compile(r"(?i)\bfactor")
+_ASKS_FACTORS = re.compile(r"(?i)\bfactor(?!ial)")
 _ASKS_INTERVAL = re.compile(r"(?i)\binterval notation\b")
 _FACTOR = re.compile(r"\([^()]*[A-Za-z][^()]*\)(?:\^\{?([0-9]))?")
 _COEFFICIENT = re.compile(r"-?\s?([0-9]+)(?![0-9.]|\s?\^)")
@@ -102,7 +103,7 @@ def is_undone(text: str, own: str, question: str) -> bool:
     if read_number(own):
         return _is_undone_number(text, own, question)
     text = _UNIT.sub("", text)
-    if _ASKS_SHAPE.search(question) and any(map(str.isalpha, own)):
+    if _ASKS_SHAPE.search(question) and _VARIABLE.search(own):
         is_factored = not _ASKS_FACTORS.search(question) or _factors(text) >= _factors(own)
         return _terms(text) != _terms(own) or not is_factored
     if _ASKS_PRIMES.search(question):
