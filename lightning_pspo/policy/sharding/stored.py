@@ -85,7 +85,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended here
                 load(weights, storage_reader=SafeFileSystemReader(path))
-    except Exception as error:  # damaged bytes can raise anything
+    except (Exception, CheckpointException) as error:  # damaged bytes can raise anything; the second is no Exception
         raise InputError(f"`checkpoint` must be a complete checkpoint, {path} cannot be read as one.") from error
     return rest, {name.removeprefix(prefix): value for name, value in weights.items()}
 

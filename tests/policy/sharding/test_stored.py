@@ -67,6 +67,11 @@ def lead_outside(folder: Path, trace: Path) -> None:
     (folder / ".metadata").write_bytes(pickle.dumps(replace(index, storage_data=entries)))
 
 
+def cut_weights(folder: Path, trace: Path) -> None:
+    for part in folder.glob("*.distcp"):
+        os.truncate(part, part.stat().st_size // 2)
+
+
 def poison_rest(folder: Path, trace: Path) -> None:
     torch.save({"epoch": Attack(trace)}, folder / "meta.pt")
 
@@ -79,7 +84,9 @@ def test_a_folder_is_read_in_one_process(folder: Path) -> None:
     assert stored_shapes(folder) == {"weight": (2, 3)}
 
 
-@pytest.mark.parametrize("attack", [poison_metadata, poison_everything, change_a_class, lead_outside, poison_rest])
+@pytest.mark.parametrize(
+    "attack", [poison_metadata, poison_everything, change_a_class, lead_outside, poison_rest, cut_weights]
+)
 def test_reading_runs_no_code(attack: Callable[[Path, Path], None], folder: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     attack(folder, trace)
