@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import inspect
+import io
 import re
 import resource
 import sys
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
-from lightning_pspo.errors import InputError
-from lightning_pspo.files import as_size
+from lightning_pspo.errors import InputError, one_line
+from lightning_pspo.files import as_size, read_bounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,11 +61,9 @@ def read_chat_template(setting: str) -> str:
     else:
         path = Path(setting).expanduser()
         try:
-            if path.exists() and not path.is_file():  # a pipe or a device, which may have no end
-                raise ValueError("not a file")
-            text = path.read_text(encoding="utf-8")
+            text = io.TextIOWrapper(io.BytesIO(read_bounded(path)), encoding="utf-8").read()
         except (OSError, ValueError) as error:
-            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or one_line(error)
             raise InputError(
                 f"`prompt.chat_template` must be a file with a Jinja template, `plain` or null, got {setting!r} (from "
                 f"{Path.cwd()}): {reason}."

@@ -7,7 +7,6 @@ import glob
 import io
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from lightning_pspo.errors import InputError, got_missing, one_line
-from lightning_pspo.files import COMPRESSED, as_size, foreign, open_bytes, read_objects, unique_keys
+from lightning_pspo.files import COMPRESSED, as_size, foreign, lines_of, open_bytes, read_objects, unique_keys
 
 Row = Mapping[str, Any]
 _MAX_ARRAY = 1 << 30  # bytes; a small compressed file may hold one that fills the memory
+_MAX_FIELD = 1 << 28  # characters of CSV, which a quote that is missing lets go on to the file's end
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
@@ -197,7 +197,7 @@ def _read_array(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
-    before = csv.field_size_limit(sys.maxsize)  # a derivation may be long; the limit is that of the whole process
+    before = csv.field_size_limit(_MAX_FIELD)  # a derivation may be long; the limit is that of the whole process
     try:
         yield from _csv_rows(file, delimiter)
     finally:
@@ -208,7 +208,7 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
     number = 0
     with open_bytes(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         try:
-            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            reader = csv.DictReader(lines_of(text, str(file)), delimiter=delimiter, strict=True)
             header = list(reader.fieldnames or ())
             if len(set(header)) < len(header):
                 raise InputError(f"{file}: the names of the columns must be unique, got {header}.")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_objects
+from lightning_pspo.errors import InputError, one_line
+from lightning_pspo.files import open_file, read_bounded, read_objects
 from lightning_pspo.grading import Verdict
 from lightning_pspo.statistics import Difference, compare_arms, holm
 
@@ -105,8 +105,13 @@ def read_run(path: Path) -> EvaluatedRun:
             for setting, problems in verdicts.items()
         },
         _read_settings(file.with_name(f"{file.name}.settings.json")),
-        hashlib.sha256(file.read_bytes()).hexdigest(),
+        _digest(file),
     )
+
+
+def _digest(path: Path) -> str:
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> None:
@@ -128,9 +133,9 @@ def _read_settings(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     try:
-        settings = json.loads(file.read_bytes())
+        settings = json.loads(read_bounded(file))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} must hold the settings of the samples beside it: {error}.") from None
+        raise InputError(f"{file} must hold the settings of the samples beside it: {one_line(error)}.") from None
     if not isinstance(settings, dict):
         raise InputError(f"{file} must hold the settings of the samples beside it, got {str(settings)[:40]!r}.")
     return settings

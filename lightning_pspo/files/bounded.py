@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, AnyStr, BinaryIO
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files.atomic import as_size
@@ -45,13 +45,16 @@ def read_lines(path: Path) -> Iterator[bytes]:
         yield from lines_of(file, str(path))
 
 
-def lines_of(file: BinaryIO, name: str, unit: str = "line") -> Iterator[bytes]:
+def lines_of(file: IO[AnyStr], name: str, unit: str = "line") -> Iterator[AnyStr]:
     """Yield the rest of a file in lines with their ends.
 
     Raises:
         InputError: A line, which the message calls a ``unit`` of ``name``, is longer than any that this program writes.
     """
-    for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES + 1), b""), start=1):
+    number = 0
+    while line := file.readline(LINE_BYTES + 1):
+        number += 1
         if len(line) > LINE_BYTES:
-            raise InputError(f"{name}, {unit} {number}: must have at most {LINE_BYTES:,} bytes.")
+            kind = "bytes" if isinstance(line, bytes) else "characters"
+            raise InputError(f"{name}, {unit} {number}: must have at most {LINE_BYTES:,} {kind}.")
         yield line

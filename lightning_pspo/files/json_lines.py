@@ -9,7 +9,7 @@ import lzma
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files.bounded import lines_of
@@ -56,7 +56,7 @@ def read_objects(
         OSError: The file cannot be read.
     """
     with open_bytes(path) as stream:
-        for number, line in enumerate(lines_of(cast("BinaryIO", stream), str(path), unit), start=1):
+        for number, line in enumerate(lines_of(stream, str(path), unit), start=1):
             where = f"{path}, {unit} {number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()

@@ -97,7 +97,7 @@ _GOES_ON = re.compile(
     r"\b(?:so|thus|therefore|hence|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing))\b.*[0-9]"
 )
 _NO_RESULT = re.compile(rf"(?i)(?:(?:{LABELS}) ?)?[0-9]+\W*\Z(?<=[.):])|(?:{LABELS}) ?[0-9]|.*[:=]")
-SENTENCE = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z*])")
+SENTENCE = re.compile(r"(?<=[.!?])(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\bMrs\.)[)*]*\s+(?=[A-Z*(])")
 _MAX_SENTENCE = 400
 _MAX_REMARKS = 8
 _WINDOW = 300  # characters before and after the last number in which its formula is looked for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lightning_pspo.grading.last_number import SENTENCE
 from lightning_pspo.grading.words import DOUBT, WRONG
 
 _CONCLUDES = (
@@ -30,7 +31,7 @@ _CHATTER = re.compile(
 _GLOSS = re.compile(
     r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|not|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
 )
-_SAYS = re.compile(r"(?=.*[0-9])(?:.*(?<![\\A-Za-z])[A-Za-z]{2}|.*[=≈])")
+_SAYS = re.compile(r"(?=.*[0-9])(?:.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx))")
 _ASIDE = re.compile(  # behind a number, to the end of the sentence
     r",? \(?(?:as )?compared (?:to|with)\b(?=[^=]*\Z)"
     r"|, (?:each|such as|when|where|for example|e\.g\.|i\.e\.|that is|and the others?"
@@ -40,8 +41,8 @@ _ASIDE = re.compile(  # behind a number, to the end of the sentence
     r"|, which is (?:about )?\\?\$?[0-9.]+%?(?: [a-z]+)? (?P<compared>more|less|fewer|[a-z]+er) than\b"
     r"|(?<=[}$π)\]])(?:,? (?:which is |that is |or )?)?\(?(?:about|approximately|roughly|around)\s?\(?[0-9]"
 )
+_NOTE = re.compile(r"\([A-Z][a-z]+[: ].*\)[\s.*$]*")  # "(Note that 20 is not divisible by 0.)"
 _DIGIT = re.compile("[0-9]")
-_SENTENCE = re.compile(r"(?<=[.!?])[)*]*\s+(?=[A-Z*(])|\n")
 _MAX_CHARS = 400  # of a remark, and of a last sentence
 
 
@@ -59,10 +60,11 @@ def without_remarks(text: str, question: str = "") -> str:
     for check in [*_CHECK.finditer(text, max(0, len(text) - _MAX_CHARS))][:1]:
         if _DIGIT.search(text, 0, check.start()) and not _GOES_ON.search(text, check.end()):
             text = text[: check.start()].rstrip()
-    start = max((end.end() for end in _SENTENCE.finditer(text, max(0, len(text) - _MAX_CHARS))), default=0)
+    start = _last_start(text)
+    if _NOTE.fullmatch(text, start) and _DIGIT.search(text, 0, start) and not _TAKES_BACK.search(text, start):
+        text = text[:start].rstrip()
+        start = _last_start(text)
     sentence = text[start:]
-    if len(sentence) > _MAX_CHARS:
-        return text
     gloss = _GLOSS.search(sentence)
     if gloss and _DIGIT.search(sentence, 0, gloss.start()) and _SAYS.match(gloss[1]) and not _doubts(gloss[1]):
         sentence = sentence[: gloss.start()]
@@ -73,3 +75,8 @@ def without_remarks(text: str, question: str = "") -> str:
             sentence = sentence[: aside.start()]
             break
     return text[:start] + sentence
+
+
+def _last_start(text: str) -> int:
+    line = max(text.rfind("\n") + 1, len(text) - _MAX_CHARS)
+    return max((end.end() for end in SENTENCE.finditer(text, line)), default=line)

@@ -1,6 +1,7 @@
 """``lightning-pspo compare`` on samples written by hand."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,8 @@ def test_missing_and_damaged_settings(tmp_path: Path, capsys: pytest.CaptureFixt
     for text in ('{"seed": ', "[]"):
         (b / "samples.jsonl.settings.json").write_text(text)
         assert "b/samples.jsonl.settings.json must hold the settings of the samples" in refusal(a, b, capsys=capsys)
+    os.truncate(b / "samples.jsonl.settings.json", 1 << 40)  # a hole, which takes no room on the disk
+    assert "settings.json must have at most 67.1 MB" in refusal(a, b, capsys=capsys)
 
 
 def test_the_table_fits_80_columns(

@@ -1,3 +1,4 @@
+import os
 import re
 import resource
 import subprocess
@@ -48,6 +49,13 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path, content: bytes | 
         (tmp_path / "chat.jinja").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_chat_template(str(tmp_path / "chat.jinja"))
+
+
+def test_a_file_larger_than_any_template_is_refused(tmp_path: Path) -> None:
+    (path := tmp_path / "chat.jinja").write_text(THINKING, encoding="utf-8")
+    os.truncate(path, 1 << 40)  # a hole, which takes no room on the disk
+    with pytest.raises(InputError, match=r"chat\.jinja must have at most 67\.1 MB, got 1\.1e\+03 GB\.$"):
+        read_chat_template(str(path))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from lightning_pspo.data.columns import text_field
 from lightning_pspo.data.rows import ShortFloat, WrittenNumber, read_rows
 from lightning_pspo.data.sources import GSM8K, JSONL
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import bounded
 from lightning_pspo.types import Problem
 from tests.support.rows import write_rows
 
@@ -194,3 +195,18 @@ def test_an_array_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b"[" + b" " * 1_000_000))
     with pytest.raises(InputError, match=r"bomb\.json\.gz: a JSON array .* at most 1 kB; write one object a line"):
         GSM8K(tmp_path / "bomb.json.gz").load()
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [(b"\0" * 2000, "line 3: must have at most 1,000 characters"), (b'"' + b"b,2\n" * 500, "field larger than")],
+    ids=["line", "quote"],
+)
+def test_a_csv_field_or_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, end, message):
+    """As a file has that a copy left with a hole, or in which a quote is not closed."""
+    monkeypatch.setattr(bounded, "LINE_BYTES", 1000)
+    monkeypatch.setattr(rows, "_MAX_FIELD", 1000)
+    (tmp_path / "a.csv").write_bytes(b"question,answer\na,1\n" + end)
+    with pytest.raises(InputError, match=rf"a\.csv, .*{message}"):
+        list(read_rows(tmp_path / "a.csv"))
+
