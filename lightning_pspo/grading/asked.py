@@ -46,7 +46,7 @@ _IN_DOLLARS = re.compile(  # as a price is where no coins are spoken of
 _SCALE = re.compile(rf"(?<=[0-9])(?:(?i: ({SCALE})s?)|([kKMB])|([mb])n)\Z")
 _LETTERS = {"k": "[0-9]k|thousand", "m": r"[0-9] ?mn?\b|million", "b": r"[0-9] ?bn?\b|billion"}
 _SAID = re.compile(
-    r"(\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^!}])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9]|,\\|\{,)"
+    r"([-−]?\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^!}])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9]|,\\|\{,)"
     r"(%|(?:[ -][a-z]+){0,3})"
 )
 _NO_NOUN = re.compile(r"[ -](?:and|or|of|in|on|at|for|to|from|with|per|by|than|is|are|was|were|each|every|an?|the)\b.*")
@@ -206,7 +206,8 @@ def asked_number(question: str, text: str) -> str | None:
         for way in ways if len(said) > 1 else ():
             number = way(said, last, spelled)
             if number and not _CONCLUDES.search(spelled[number.end(2) : said[-1].end(2)]):
-                return whole(spelled, *number.span(2))
+                sign = number[1] and number[1] != "$"
+                return whole(spelled, number.start(1 if sign else 2), number.end(2))
     return None
 
 
@@ -225,7 +226,8 @@ def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> r
     between = sentence[asked[0].end(2) : later[0]] if later else ""
     explains = _EXPLAINS if kind in (_DOLLARS, _PERCENT) else _LISTS
     is_explained = asked[0] is said[0] and explains.search(between)
-    goes_on = _GOES_ON.search(between) and not _ENUMERATES.fullmatch(between)
+    is_listed = explains is _LISTS and _ENUMERATES.fullmatch(between)
+    goes_on = _GOES_ON.search(between) and not is_listed
     return asked[0] if not goes_on and (len(asked) == 1 or is_explained) else None
 
 

@@ -91,7 +91,7 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
         return None
     if is_undone(value, own, question):
         return "unevaluated"
-    return "copied" if _stands_in(value, question, is_number=read_number(own) is not None) else None
+    return "copied" if _stands_in(value, question, is_number=read_number(own) is not None or ":" in own) else None
 
 
 def _is_other_option(choice: str, question: str) -> bool:

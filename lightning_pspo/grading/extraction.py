@@ -15,7 +15,7 @@ from lightning_pspo.grading.last_number import (
     plain_formula,
     repeats,
 )
-from lightning_pspo.grading.normalize import clean, plain
+from lightning_pspo.grading.normalize import clean, plain, spell_fractions
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number
 from lightning_pspo.grading.remarks import without_remarks
 from lightning_pspo.grading.statements import concluded, stated
@@ -84,7 +84,7 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     (('24', 'last_number'), (None, 'none'), (None, 'none'))
     """
     if not completion.isascii():
-        completion = _DIGIT.sub(lambda digit: plain(digit.group()), completion)
+        completion = _DIGIT.sub(lambda digit: plain(digit.group()), spell_fractions(completion))
     thought, _, reply = completion.rpartition(_THOUGHT_ENDS)
     for text in (reply, thought):
         text = _STRUCK.sub(" ", without_drawings(text))

@@ -87,6 +87,7 @@ _PLAIN_FORMULA = re.compile(  # with a root, a power or a letter
     r"(?:\A|[=:]|\b(?:is|are|be|equals))\s+(?=[^=:]*(?:[√π²³⁴^]|(?<![A-Za-z])[b-zB-Z](?![A-Za-z'’])|[0-9] [0-9]|⟨))"
     r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}⟨⟩|,.\s0-9])*[0-9A-Za-zπ)⟩²³⁴-⁹])[.*$\s]*\Z"
 )
+_INFINITY = re.compile(r"∞|\boo\b|\binf")
 _JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
@@ -302,6 +303,6 @@ def _around(text: str, match: re.Match[str]) -> str | None:
     run, head = text[first : after.start() if after else high], text[first : match.start()]
     in_group, *in_brackets = (head.count(opening) > head.count(closing) for opening, closing in ("{}", "()", "[]"))
     depths = list(accumulate((character in "{([") - (character in "})]") for character in run))
-    is_part = in_group or (any(in_brackets) and "," in run and len(numbers(run)) + ("∞" in run) > 1)
+    is_part = in_group or (any(in_brackets) and "," in run and len(numbers(run)) + bool(_INFINITY.search(run)) > 1)
     qualifier = qualifier_before(text, first + len(run) - len(run.lstrip()))
     return qualifier + run.strip(" .,") if is_part and min(depths) >= 0 == depths[-1] else None

@@ -26,6 +26,7 @@ _SIGNS = {  # sign -> spelling
 }
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
 
+_SMALL_FRACTION = re.compile("([0-9]?)([⁰¹²³⁴-⁹]+)[/⁄]([₀-₉]+)")  # noqa: RUF001
 _TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
 _DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
     rf"(?:\^\s*\{{\s*(?:\\circ|o|{_TEXT}o\s?\}})\s*\}}|\^\s*\\circ(?![A-Za-z])|(?<=[0-9])\s?\^\s*o(?!\w)|(?:\^\s*)?\\degree(?![A-Za-z])|°"
@@ -96,7 +97,6 @@ _TRANSPOSED = r"[\s{]{0,3}(?:\\mathsf[\s{]{0,3}T|\\top|\\intercal|T)[\s}]{0,3}"
 # In this order: what a text must hold for the rule to apply, a pattern, its spelling. A command's name ends where no
 # letter follows.
 _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
-    ("", r"([⁰¹²³⁴-⁹]+)/([₀-₉]+)", lambda parts: rf"\frac{{{parts[1]}}}{{{parts[2]}}}".translate(_RAISED)),
     ("", "[₀-₉]+", lambda lowered: "_{" + lowered.group().translate(_RAISED) + "}"),
     ("", "[⁰¹²³⁴-⁹⁻]+", lambda raised: "^{" + raised.group().translate(_RAISED) + "}"),
     ("\n", r"(?<=[0-9])[ \t]*[\r\n]\s*(?=[0-9])", ", "),  # two lines are not a mixed number
@@ -222,7 +222,7 @@ def clean(text: str) -> str:
     if _PLAIN_NUMBER.fullmatch(text):
         return text
     text = text.translate(_CONTROL).replace(r"\sqrt(", "sqrt(").replace(r"\sqrt (", "sqrt(")
-    text = _from_code(text if text.isascii() else "".join(map(plain, text)))
+    text = _from_code(text if text.isascii() else "".join(map(plain, spell_fractions(text))))
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _ANGLE_FUNCTION.search(text) else "", text)
     for needed, replace, spelling in _COMPILED:
         if needed in text:
@@ -261,6 +261,11 @@ def plain(character: str) -> str:
         return "".join(_SIGNS.get(chr(int(code, 16)), chr(int(code, 16))) for code in codes)
     gone = unicodedata.category(character) in ("Cf", "Sc", "So", "Sk", "Pi", "Pf", "Me") and character != "°"
     return "" if gone or "\ufe00" <= character <= "\ufe0f" else character
+
+
+def spell_fractions(text: str) -> str:
+    """Write small raised and lowered digits of a fraction, primes and a transposition in ASCII: ``1⁹⁄₁₀`` is 1 9/10."""  # noqa: RUF002
+    return _SMALL_FRACTION.sub(lambda parts: f"{parts[1]} {parts[2]}/{parts[3]}".translate(_RAISED).lstrip(), text)
 
 
 def _is_one_group(text: str) -> bool:

@@ -47,7 +47,7 @@ _BEFORE = re.compile(
     rf"|(?=[cdfgilr]){_CHANGES} by"
     r"|(?:root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|logarithm|factorial)s? of"
     rf"|(?:(?<![\w,] )if|let|{SUPPOSED})(?: that)? (?:[a-z]+ ){{0,3}}(?:is|was|were|be|=)|no"
-    rf"|(?!not(?<![\w,] not) [a-z]+ing\b)(?:{NOT}|{SUPPOSED})(?! (?:only|just|enough|hard|difficult|doubt|believe)\b)"
+    rf"|(?!not(?<![\w,] not) [a-z]+ing\b)(?:{NOT}|{SUPPOSED})\b(?! (?:only|just|enough|hard|difficult|doubt|believe)\b)"
     rf"{_SAME_CLAUSE}"
     rf"|(?:neither|either) {IN_PROSE} n?or"
     r"|(?<![\w.+-])(?<![-+] )(?:[0-9]+[a-z]|[a-z](?:\^\{?[0-9]\}?|[²³]))\s?=)"
@@ -114,6 +114,11 @@ _TERMS = [  # an answer with more than its number, the question that is answered
             r"(?i)(?:there (?:are|is) )?(?:none|no (?:real |integer )?(?:solution|root|value)s?)\W*",
             r"(?i)\bhow many\b",
             "0",
+        ),
+        (
+            rf"({IN_PROSE}) (?:more|greater|less|fewer) than .*",
+            r"(?i)\bhow (?:many|much) (?:more|greater|less|fewer)\b",
+            r"\1",
         ),
         (_WITH_REST, r"(?i)\b(?:left|leftover|remain\w*|spare)\b", r"\2"),
         (_WITH_REST, r"\S", r"\1"),

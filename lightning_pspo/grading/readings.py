@@ -36,6 +36,8 @@ _GOES_ON = re.compile(
     r"|actually|wait|scratch|sorry|oops|rather)\b"
 )
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
+_BEFORE_LIST = 12  # characters in which "between" makes two numbers a range
 _DENIED = re.compile(r"\s\(not [^()]*\)")
 _BRACKETS = re.compile(r"\s\((?=[^()]*[0-9])[^()]*[A-Za-z]{2}[^()]*\)")
 _HAS_DIGIT = re.compile("[0-9]")
@@ -104,9 +106,10 @@ def _lists(text: str, owns: Collection) -> Iterator[str]:
     if len(rows) == size and all(rows):
         yield ", ".join(row[1] for row in rows if row)
     sentence = _THOUSANDS.sub("", in_digits(SENTENCE.split(text.rpartition("\n")[2][-_MAX_LINE:])[-1]))
+    sentence = _ASIDES.sub("", sentence)
     items = numbers(sentence)[-size:]
-    is_list = re.search(_JOINED.join(map(re.escape, items)), sentence) and not _IS_RANGE.search(sentence)
-    if len(items) == size and is_list:
+    found = re.search(_JOINED.join(map(re.escape, items)), sentence) if len(items) == size else None
+    if found and not _IS_RANGE.search(sentence, max(0, found.start() - _BEFORE_LIST), found.end()):
         yield ", ".join(items)
 
 

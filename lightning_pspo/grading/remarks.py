@@ -31,13 +31,13 @@ _CHATTER = re.compile(
 _GLOSS = re.compile(
     r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|not|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
 )
-_SAYS = re.compile(r"(?=.*[0-9])(?:.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx))")
+_SAYS = re.compile(r"(?=.*[0-9])(?:[0-9.]+\s?\\?%|.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx))")
 _ASIDE = re.compile(  # behind a number, to the end of the sentence
     r",? \(?(?:as )?compared (?:to|with)\b(?=[^=]*\Z)"
     r"|, (?:each|such as|when|where|for example|e\.g\.|i\.e\.|that is|and the others?"
     r"|including|independent|versus|vs\.?|while|whereas|an average of|saving)\b(?=[^=]*\Z)"
     r"|, (?:attained|achieved|reached|with equality|at \(?[a-z](?:, [a-z])*\)? ?=)"
-    r"|(?:(?<=[0-9%}$π)]),?|[^0-9=,]{0,30},) (?:since|because)\b(?!.*,\s)"
+    r"|(?:(?<=[0-9%}$π)]),?|[^0-9=,]{0,30},) (?:since|because|as(?= [0-9]))\b(?!.*,\s)"
     r"|, which is (?:about )?\\?\$?[0-9.]+%?(?: [a-z]+)? (?P<compared>more|less|fewer|[a-z]+er) than\b"
     r"|(?<=[}$π)\]])(?:,? (?:which is |that is |or )?)?\(?(?:about|approximately|roughly|around)\s?\(?[0-9]"
 )
