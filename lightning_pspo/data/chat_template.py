@@ -63,7 +63,9 @@ def read_chat_template(setting: str) -> str:
         try:
             text = io.TextIOWrapper(io.BytesIO(read_bounded(path)), encoding="utf-8").read()
         except (OSError, ValueError) as error:
-            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or one_line(error)
+            reason = getattr(error, "strerror", None) or one_line(error)
+            if isinstance(error, UnicodeDecodeError):
+                reason = "not UTF-8"
             raise InputError(
                 f"`prompt.chat_template` must be a file with a Jinja template, `plain` or null, got {setting!r} (from "
                 f"{Path.cwd()}): {reason}."

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pspo.errors import InputError, one_line
-from lightning_pspo.files import open_file, read_bounded, read_objects
+from lightning_pspo.files import read_bounded, read_objects
 from lightning_pspo.grading import Verdict
 from lightning_pspo.statistics import Difference, compare_arms, holm
 
@@ -110,7 +110,7 @@ def read_run(path: Path) -> EvaluatedRun:
 
 
 def _digest(path: Path) -> str:
-    with open_file(path) as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

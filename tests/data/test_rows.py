@@ -209,4 +209,3 @@ def test_a_csv_field_or_line_that_would_fill_the_memory_is_refused(tmp_path, mon
     (tmp_path / "a.csv").write_bytes(b"question,answer\na,1\n" + end)
     with pytest.raises(InputError, match=rf"a\.csv, .*{message}"):
         list(read_rows(tmp_path / "a.csv"))
-
