@@ -43,6 +43,7 @@ _ASKS_LABEL = re.compile(
     rf"(?i)\b(?:which|what|find the|identify the) ({LABELS}|question|problem|exercise|example|equation|figure)\b"
 )
 _ASKS_24_HOURS = re.compile(r"(?i)\b24.?h(?:(?:ou)?r)?[- ](?:\(?[HM:]+\)? )?(?:clock|format|time|notation|system)\b")
+_ASKS_RATIO = re.compile(r"(?i)\b(?:ratio|proportion|time|clock|how long|when|hours?|minutes?)\b")
 _TWELVE_HOURS = re.compile(r"(?i)[ap]\.?m\b")
 _ASKS_TIME_OF_DAY = re.compile(
     r"(?is)\A(?!.*\bhow (?:long|many|much)\b).*"
@@ -121,6 +122,8 @@ def _is_unasked(text: str, own: str, question: str) -> bool:
         return bool(_TWELVE_HOURS.search(text)) or hours[0] != hours[1]
     if ":" in own and (a := read_number(text)) and a.unit in ("min", "h") and _ASKS_TIME_OF_DAY.search(question):
         return True  # a duration
+    if ":" in own and "/" not in text and read_number(text):
+        return not _ASKS_RATIO.search(question)  # 3 for 3:1
     if "_" not in text and "=" not in text:
         return False
     if (base := BASE.fullmatch(text)) and "_" not in own:

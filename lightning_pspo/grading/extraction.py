@@ -59,7 +59,9 @@ _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(s|del|strike)>[^<]{0,200}</\1>|<!--[^
 _FAILED = re.compile(r"Error\b|Exception\b|Traceback")
 
 
-def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tuple[str | None, str]:
+def extract(
+    completion: str, mode: Mode = "lenient", *, cut: bool = False, question: str = ""
+) -> tuple[str | None, str]:
     r"""Find the answer in a completion; time is linear in its length.
 
     Strict: only an answer at an agreed marker counts, and the last one decides: ``hash``, what follows ``####`` in a
@@ -74,7 +76,8 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
 
     What stands before the last ``</think>`` counts only if nothing is found behind it, and what stands before a next
     question (``Question:``, ``Q:``, a token of a chat template) decides if it is marked or stated. Only that counts in
-    a text that was ``cut`` off. Returns the answer, None without one, and the rule's name, ``none`` without one.
+    a text that was ``cut`` off. A ``question`` tells which comparisons at the end are asked for. Returns the answer,
+    None without one, and the rule's name, ``none`` without one.
 
     >>> extract("6 * 7 = 42\n#### 42"), extract(r"\boxed{1}, or rather \boxed{\frac{3}{4}}")
     (('42', 'hash'), ('\\frac{3}{4}', 'boxed'))
@@ -88,16 +91,16 @@ def extract(completion: str, mode: Mode = "lenient", *, cut: bool = False) -> tu
     thought, _, reply = completion.rpartition(_THOUGHT_ENDS)
     for text in (reply, thought):
         text = _STRUCK.sub(" ", without_drawings(text))
-        for question in islice(NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
-            answer, rule = _given(text[: question.start()], mode)
-            if answer is None and mode == "lenient" and question.start() <= MAX_ANSWER_CHARS:
-                answer, rule = text[: question.start()].strip(), "last_number"
+        for following in islice(NEXT_QUESTION.finditer(text), _MAX_QUESTIONS):
+            answer, rule = _given(text[: following.start()], mode)
+            if answer is None and mode == "lenient" and following.start() <= MAX_ANSWER_CHARS:
+                answer, rule = text[: following.start()].strip(), "last_number"
                 answer = answer if read_number(clean(answer)) else None
             if answer is not None:
                 return answer, rule
         answer, rule = _given(text, mode, cut=cut)
         if answer is None and mode == "lenient" and not cut:
-            answer, rule = _unmarked(text)
+            answer, rule = _unmarked(text, question)
         if answer is not None:
             return answer, rule
     return None, "none"
@@ -177,12 +180,12 @@ def _marked(text: str) -> tuple[str | None, str]:
     return (box[0], "boxed") if box else (None, "none")
 
 
-def _unmarked(text: str) -> tuple[str | None, str]:
+def _unmarked(text: str, question: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = last_match(_PRINTED, text)
     prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
     prose = prose[:-_MAX_BEHIND] + _HOW.sub(r"\1", prose[-_MAX_BEHIND:])
-    prose = without_remarks(prose)
+    prose = without_remarks(prose, question)
     output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
     line = output.rpartition("\n")[2].strip() or None
     if line and repeats(prose, line):

@@ -211,6 +211,8 @@ def _same_time(first: _Match, second: _Match, texts: _Texts, numbers: _Numbers) 
     """Compare times of day that are spelled differently, ``20:34`` and ``8:34 pm``, and hours with minutes."""
     if not (first and second):
         clock, number = first or second, numbers[bool(first)]
+        if clock and number and number.unit in ("am", "pm"):
+            return clock[2] == "00" and int(clock[1]) == number.value and clock[4] in (None, number.unit)
         if clock is None or number is None or number.unit not in ("min", "h") or clock[3] or clock[4]:
             return None
         return number.value * (60 if number.unit == "h" else 1) == int(clock[1]) * 60 + int(clock[2])

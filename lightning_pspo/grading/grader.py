@@ -101,7 +101,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
     """Return the answer in a completion and the rule that found it, or the grade where that needs no comparison."""
     text = without_labels(without_question(attempt.completion, attempt.question), attempt.question)
     cut = attempt.truncated and cut_off != "any"
-    extracted, rule = (None, "none") if cut and cut_off == "none" else extract(text, mode, cut=cut)
+    extracted, rule = (
+        (None, "none") if cut and cut_off == "none" else extract(text, mode, cut=cut, question=attempt.question)
+    )
     if cut and extracted is None and extract(text, mode)[0] is not None:
         rule = "truncated"
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.qualifiers import is_remark, qualifier_before, with_qualifiers
-from lightning_pspo.grading.words import in_digits
+from lightning_pspo.grading.words import IS_DOUBT, in_digits
 
 _INTEGER = (  # 12,34,567 and 1'234 and 1_234 and 1,234
     r"(?:[0-9]{1,2}(?:[,'\u2019][0-9]{2}){1,6}[,'\u2019][0-9]{3}(?![0-9])|[0-9]{1,3}(?:['\u2019_][0-9]{3})+(?![0-9])"
@@ -82,7 +82,7 @@ _SOLUTION, _TUPLE = (
     re.compile(r"(?:\\left\s?)?\([^()]*,.*\)\.?\Z"),
 )
 _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
-_AMOUNT = re.compile(r"[0-9.,]+\s?[A-Za-z]{1,2}[23²³]?|[A-Za-z]|[^0-9√]+")
+_AMOUNT = re.compile(r"[0-9.,]+\s?[A-Za-z]{1,2}\s?\^?[23²³]?|[A-Za-z]|[^0-9√]+")
 _PLAIN_FORMULA = re.compile(  # with a root, a power or a letter
     r"(?:\A|[=:]|\b(?:is|are|be|equals))\s+(?=[^=:]*(?:[√π²³⁴^]|(?<![A-Za-z])[b-zB-Z](?![A-Za-z'’])|[0-9] [0-9]|⟨))"
     r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}⟨⟩|,.\s0-9])*[0-9A-Za-zπ)⟩²³⁴-⁹])[.*$\s]*\Z"
@@ -206,7 +206,7 @@ def plain_formula(text: str) -> str | None:
     >>> plain_formula("So sin B = AC/BC = √39/8."), plain_formula("The sum is 4x + 5."), plain_formula("So x = 5.")
     ('√39/8', '4x + 5', None)
     """
-    formula = _PLAIN_FORMULA.search(text, max(0, len(text) - _WINDOW))
+    formula = None if IS_DOUBT.search(last_sentence(text)) else _PLAIN_FORMULA.search(text, max(0, len(text) - _WINDOW))
     is_one = (
         formula
         and not _AMOUNT.fullmatch(formula[1])

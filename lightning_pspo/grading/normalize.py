@@ -148,7 +148,7 @@ _RULES: tuple[tuple[str, str, str | Callable[[re.Match[str]], str]], ...] = (
     ("", rf"(?<![A-Za-z\\])(?=[A-Zk])(?:{_CURRENCIES})\s{{0,2}}(?=[-+]?[0-9.])", ""),
     ("-", r"(?<=[0-9])(?:\s?/-|[.,]-+)(?=\s|\Z)", ""),  # Rs. 500/- and 500,-
     ("cent", r"(?<=[0-9])(?: dollars?)?,? (?:and )?([0-9]{2}) cents?\b", r".\1 dollars"),
-    ("", r"(?<=[0-9])(?::00)?\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
+    ("", r"(?<=[0-9])\s{0,3}([AaPp])\.?\s?[Mm](?![A-Za-z])\.?", lambda half: f" {half[1].lower()}m"),
     ("below", r"([0-9.]+)(?:\s?degrees?)?(?: \w+)? below (?:zero|0)\b", r"-\1"),
     ("", rf"\b(?=[JFMASOND])({_MONTH})[a-z]*\.? ([0-9]{{1,2}})(?:st|nd|rd|th)?\b", _date),
     ("", rf"(?<![0-9])([0-9]{{1,2}})(?:st|nd|rd|th)? (?:of )?(?=[JFMASOND])({_MONTH})[a-z]*\b", _date),

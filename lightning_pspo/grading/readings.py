@@ -1,20 +1,21 @@
-"""Read the end of a text in other ways than its last number or formula, to be held against a reference."""
+"""Read the end of a text in other ways than its last number or formula, to be held against a reference.
+
+Each way asks for one answer and nothing beside it, so that a text cannot guess twice.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from lightning_pspo.grading.asked import asked_number
 from lightning_pspo.grading.copies import OPTION
 from lightning_pspo.grading.forms import COPULA, decide_choice
 from lightning_pspo.grading.last_number import BOLD, SENTENCE, last_number, new_number, numbers
 from lightning_pspo.grading.normalize import MONTHS, clean
 from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.qualifiers import in_terms_of
-from lightning_pspo.grading.statements import concluded
-from lightning_pspo.grading.structure import Collection, split_collection
-from lightning_pspo.grading.words import DOUBT, IS_DOUBT, NOT, WRONG, in_digits
+from lightning_pspo.grading.structure import split_collection
+from lightning_pspo.grading.words import DOUBT, NOT, WRONG, in_digits
 
 _CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{'|'.join(MONTHS)})(?: [0-9]{{1,2}}\b)?")
 _ENDS_IN_DAY = re.compile(r"(?:\b(?:is|was|be|on|in)(?: an?| on)?|[:→=,]) [*_]*[A-Z][a-z]+(?: [0-9]+)?[\W_]*\Z")
@@ -24,33 +25,38 @@ _ENDS_IN_NUMBER = re.compile(  # "Length: 5 cm", "- 5", "2. 5"
 )
 _IS_FORMULA = re.compile(r"[\\^+*/=<>(\[]|[0-9][A-Za-z]")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
-_IS_NAME = re.compile(r"[A-Za-z][A-Za-z .'’-]*")
-_COMPARES = re.compile(r"\b(?:[a-z]+e(?:r|st)|more|less|fewer|most|least)\b")
-_IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
-_UNSURE = re.compile(rf"{DOUBT}|[0-9]!\s?(?:\$|\\\))")
-_JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;×]|\b(?:and|or|by)\b))[^0-9()\[\]]{1,60}?"
-_IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
-_CONCLUDES = re.compile(r"[\W_]*(?:So|Thus|Therefore|Hence|Finally|In (?:total|all)|Altogether)\b")
-_GOES_ON = re.compile(
-    r"(?i)[=+×÷]|\b(?:so|thus|therefore|hence|then|now|but|leav\w+|answer|total of|altogether"
-    r"|actually|wait|scratch|sorry|oops|rather)\b"
+_UNSURE = re.compile(rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard)\b)|[0-9]!\s?(?:\$|\\\))")
+
+_COMMITS = re.compile(r"=|\b(?:is|are|was|be|has|have|so|now|but|left|remain\w*|answer|actually|wait)\b")
+_BESIDE = re.compile(  # what stands before a number that only says of what, or between what
+    r"\b(?:of|between|from|in|on|at|for|below|above|than|by|with|when|to|under|over|after|before|and)(?: [a-z]+)?"
+    r"[ $\\]{1,3}[-−]?\Z"
 )
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
-_BEFORE_LIST = 12  # characters in which "between" makes two numbers a range
-_DENIED = re.compile(r"\s\(not [^()]*\)")
-_BRACKETS = re.compile(r"\s\((?=[^()]*[0-9])[^()]*[A-Za-z]{2}[^()]*\)")
+_IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
 _HAS_DIGIT = re.compile("[0-9]")
 _MAX_SENTENCES = 3
+
+_CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
+_ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
+_JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
+_ENDS = re.compile(r"\$?(?: [a-z]+){0,4}[\W_]*\Z")
+
+_IS_NAME = re.compile(r"[A-Za-z][A-Za-z .'’-]*")
+_SAYS = r"\b(?:is|was|be|are|so|spins?|faces?|choose|pick|answer:?|option)(?: an?| the| always)?"
+_HAS = r"(?:has|have|had|is|are|was|were|uses?|makes?|costs?|runs?|wins?)"
+_COMPARES = re.compile(r"\b(?:[a-z]+e(?:r|st)|more|less|fewer|most|least)\b")
+_ENDS_CLAUSE = re.compile(r"[,;.:(]|\b(?:so|but|while|because|which|who|that|only|of)\b")
 
 
 def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
     """Yield what a text may say instead of the number or the formula that was found in it.
 
-    For any reference: a text of one line, without doubt. For a number: one in words or without what stands in brackets,
-    the one that an earlier sentence concludes, the only one of the last sentence with any that the question does not
-    give. For several: the numbers of the last lines or of the last sentence. For a word: the one
-    in bold, the last day or month, the subject of a comparison that the question makes, the last word.
+    For any reference: a text of one line. For a number: the one word for a number of a sentence without digits, or the
+    only number that the question does not give, if all behind it only say of what. For several: the numbers of the last
+    lines or of the last clause. For a word: the one in bold, the last day or month, the subject of the comparison that
+    the question makes, what the last sentence ends in.
 
     Args:
         line: A completion without remarks at its end.
@@ -62,12 +68,12 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
     owns = split_collection(own)
     if read_number(own):
         yield from _numbers(end, question) if "```" not in line else ()
-    elif IS_DOUBT.search(SENTENCE.split(sure := _DENIED.sub("", end))[-1]):
+    elif _UNSURE.search(SENTENCE.split(end)[-1]):
         pass
     elif owns and owns.opening != "[" and len(owns.items) > 1 and all(map(read_number, owns.items)):
-        yield from _lists(line, owns)
+        yield from _lists(line, len(owns.items))
     else:
-        yield from _words(sure, own, question)
+        yield from _words(end, own, question)
     is_long = owns is not None or (not read_number(own) and _IS_FORMULA.search(own))
     if not any(map(str.isalnum, answer)) or ("\n" in line and not is_long):
         return
@@ -79,57 +85,69 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
 
 
 def _numbers(text: str, question: str) -> Iterator[str]:
+    sentences = [in_digits(sentence) for sentence in SENTENCE.split(text)]
+    if not question or _UNSURE.search(sentences[-1]):
+        return
+    if not _IS_SENTENCE.search(sentences[-1]):
+        return
+    if not _HAS_DIGIT.search(SENTENCE.split(text)[-1]) and len(numbers(sentences[-1])) == 1:
+        yield last_number(sentences[-1]) or ""  # "They need just one box."
     given = {*numbers(question), *numbers(in_digits(question))}
-    sentences = SENTENCE.split(text)
-    spelled = in_digits(sentences[-1])
-    for sentence in {_BRACKETS.sub("", spelled), spelled} - {sentences[-1]}:  # "96 inches (8 feet) in all", "one box"
-        number = last_number(sentence)
-        if number and (number not in given or not _HAS_DIGIT.search(sentences[-1])):
-            yield number
-    is_found = False  # whether a later sentence has a number that the question does not give
     for index in range(len(sentences) - 1, max(-1, len(sentences) - 1 - _MAX_SENTENCES), -1):
-        sentence, behind = in_digits(sentences[index]), sentences[index + 1 :]
-        if any(map(_UNSURE.search, sentences[index:])) or not _IS_SENTENCE.search(sentence):
+        if not given.issuperset(numbers(sentences[index])):
+            new = new_number(sentences[index], given)
+            behind = sentences[index].rpartition(new)[2] if new else ""
+            before_others = [behind[: number.start()] for number in re.finditer(r"(?<![0-9.,])[0-9]", behind)]
+            is_last = not any(map(_COMMITS.search, sentences[index + 1 :])) and "=" not in behind
+            if new and is_last and not _UNSURE.search(sentences[index]) and all(map(_BESIDE.search, before_others)):
+                yield new
             return
-        if behind and _CONCLUDES.match(sentence) and not any(map(_GOES_ON.search, behind)):
-            yield asked_number(question, sentence) or concluded(sentence) or last_number(sentence) or ""
-            return  # "So she has 12. She gave 5 away."
-        if not is_found and not given.issuperset(numbers(sentence)):
-            is_found = True
-            if question and (number := new_number(sentence, given)):
-                yield number
 
 
-def _lists(text: str, owns: Collection) -> Iterator[str]:
-    size = len(owns.items)
+def _lists(text: str, size: int) -> Iterator[str]:
     rows = [_ENDS_IN_NUMBER.match(row[:_MAX_LINE]) for row in text.strip().splitlines()[-size:]]
     if len(rows) == size and all(rows):
         yield ", ".join(row[1] for row in rows if row)
-    sentence = _THOUSANDS.sub("", in_digits(SENTENCE.split(text.rpartition("\n")[2][-_MAX_LINE:])[-1]))
-    sentence = _ASIDES.sub("", sentence)
-    items = numbers(sentence)[-size:]
-    found = re.search(_JOINED.join(map(re.escape, items)), sentence) if len(items) == size else None
-    if found and not _IS_RANGE.search(sentence, max(0, found.start() - _BEFORE_LIST), found.end()):
+    sentence = SENTENCE.split(text.rpartition("\n")[2][-_MAX_LINE:])[-1]
+    sentence = sentence if _HAS_DIGIT.search(sentence) else in_digits(sentence)
+    clause = _CLAUSE.split(_ASIDES.sub("", _THOUSANDS.sub("", sentence)))[-1]
+    items = numbers(clause)
+    found = re.search(_JOINED.join(map(re.escape, items)), clause) if len(items) == size else None
+    if found and not _IS_RANGE.search(clause) and _ENDS.match(clause, found.end()):
         yield ", ".join(items)
 
 
 def _words(text: str, own: str, question: str) -> Iterator[str]:
-    if len(bold := BOLD.findall(text)) == 1:
+    sentence = SENTENCE.split(text)[-1]
+    if len(bold := BOLD.findall(sentence)) == 1 and re.search(
+        r"(?:\A|\b(?:is|was|be|on|facing)(?: an?| on)? )\*\*", sentence
+    ):
         yield bold[0]
-    if _CALENDAR.fullmatch(own) and (days := _CALENDAR.findall(clean(text))):
-        if len({*days}) == 1 or _ENDS_IN_DAY.search(text):
-            yield days[-1]
+    if _CALENDAR.fullmatch(own):
+        days = _CALENDAR.findall(clean(text))
+        yield days[-1] if days and (len({*days}) == 1 or _ENDS_IN_DAY.search(text)) else ""
         return
-    option = dict(OPTION.findall(clean(question.replace("\n", " ")))).get(own.strip("()"), "")
-    if _IS_NAME.fullmatch(option) and re.search(rf"(?i)\b{re.escape(option)}\W*\Z", text):
-        yield own
+    options = dict(OPTION.findall(clean(question.replace("\n", " "))))
+    option = options.pop(own.strip("()"), "")
+    others = [other for pair in options.items() for other in pair]
+    if option and not any(re.search(rf"\b{re.escape(other)}\b", sentence) for other in others):
+        own, name = option, own
+    else:
+        name = own
     if not _IS_NAME.fullmatch(own):
         return
-    if re.search(rf"(?i)\A\W*{own}(?=\W*(?:\(|,? (?:because|since|as)\b))", text):
-        yield own
-    if re.search(rf"(?i)\w\W+(?<!\bthan )(?<!\b(?:not|and|for) )(?<!\b(?:of|or|to|by|as) )(?<![\w-]){own}\W*\Z", text):
-        yield own
-    about = re.search(rf"(?i)(?:\A|\b(?:so|thus|therefore|hence),? |[,.;:] )(?:the )?{own}s?\W* (\w+ \w+.*)", text)
-    compared = _COMPARES.search(about[1]) if about else None
-    if about and (" ".join(about[1].split()[:2]) in question or (compared and compared.group() in question)):
-        yield own  # "Bo has more." where it is asked who has more
+    ends = re.search(rf"(?i)(?:\A[^:]*\banswer: |{_SAYS} ){own}\W*\Z", sentence)
+    if ends and len(re.findall(r"\b(?:is|was|be|are)\b", sentence)) < 2 and not re.search("[;(]", sentence):
+        yield name
+    about = re.search(
+        rf"(?i)(?:\A\W*|(?:\b(?:so|thus|therefore|hence),?|,) )(?:the )?{own}s?\W{{1,4}}({_HAS} .*)", sentence
+    )
+    clause = _ENDS_CLAUSE.split(about[1])[0] if about else ""
+    compared = _COMPARES.search(clause)
+    is_asked = " ".join(clause.split()[:2]) in question or (compared and compared.group() in question)
+    if about and is_asked and (not compared or sentence.count(compared.group()) == 1):
+        yield name  # "Bo has more." where it is asked who has more
+    if re.search(
+        rf"(?i)\A\W*{own}(?:\W*\(|,? (?:because|since|as)\b)(?!.*\b[a-z]+e(?:r|st)\b|.*\b(?:more|most)\b)", sentence
+    ):
+        yield name

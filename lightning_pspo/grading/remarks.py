@@ -14,9 +14,9 @@ _CONCLUDES = (
 _doubts = re.compile(_CONCLUDES).search
 _GOES_ON = re.compile(rf"{_CONCLUDES}|\b(?:means?|which is)\b")
 _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..."
-    r"(?i)(?:\n\s*|(?<=[.!?])\s+)[*_#>\s-]{0,8}"
-    r"(?:(?:let['’]?s|let (?:me|us)|we|you|to|i)(?:['’]ll)?(?: can| could| will)? )?"
-    r"(?:quickly )?(?:double[- ]?check|check|verif(?:y|ied|ication)|confirm)\b"
+    r"(?i)(?:\n\s*|(?<=[.!?])\s+)[*_#>\s-]{0,8}(?:(?:let['’]?s|let (?:me|us)|(?:we|you) can|to|i(?:['’]ll| will))"
+    r" (?:quickly )?(?:double[- ]?check|check|verify|confirm)(?: (?:that|this|it|our|the answer)\b|[,:])"
+    r"|(?:check|verif(?:y|ication))(?: (?:the|our) (?:answer|result))?[*_]{0,3}:)"
 )
 _HEADING = re.compile(
     r"\n\s*[*_#]{0,4}(?:verification|check(?:ing)?(?: the answer)?)[*_]{0,4}:?[*_]{0,4}\s*\n", re.IGNORECASE
@@ -34,13 +34,18 @@ _GLOSS = re.compile(
 _SAYS = re.compile(r"(?=.*[0-9])(?:[0-9.]+\s?\\?%|.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx))")
 _ASIDE = re.compile(  # behind a number, to the end of the sentence
     r",? \(?(?:as )?compared (?:to|with)\b(?=[^=]*\Z)"
-    r"|, (?:each|such as|when|where|for example|e\.g\.|i\.e\.|that is|and the others?"
-    r"|including|independent|versus|vs\.?|while|whereas|an average of|saving)\b(?=[^=]*\Z)"
+    r"|, (?:each|such as|for example|e\.g\.|including(?= (?:the |a )?\\?\$?[0-9])|independent|versus|vs\.?"
+    r"|while|whereas|an average of|saving)\b(?=[^=:]*\Z)(?!.*,\s)"
     r"|, (?:attained|achieved|reached|with equality|at \(?[a-z](?:, [a-z])*\)? ?=)"
     r"|(?:(?<=[0-9%}$π)]),?|[^0-9=,]{0,30},) (?:since|because|as(?= [0-9]))\b(?!.*,\s)"
-    r"|, which is (?:about )?\\?\$?[0-9.]+%?(?: [a-z]+)? (?P<compared>more|less|fewer|[a-z]+er) than\b"
+    r"|, (?:which|that) is,? (?:about )?\\?\$?[0-9.]+%?(?: [a-z]+)? (?P<compared>more|less|fewer|[a-z]+er) than\b"
     r"|(?<=[}$π)\]])(?:,? (?:which is |that is |or )?)?\(?(?:about|approximately|roughly|around)\s?\(?[0-9]"
 )
+_ASKS_DIFFERENCE = re.compile(
+    r"(?i)\b(?:difference|by how|how (?:much|many) (?:more|less|fewer|[a-z]+er)\b|win by|drop|(?:in|de)crease|change)"
+)
+_NAME = re.compile("[A-Z][a-z]+")
+_NUMBER = re.compile(r"[0-9][0-9.,]*(?<![.,])")
 _NOTE = re.compile(r"\([A-Z][a-z]+[: ].*\)[\s.*$]*")  # "(Note that 20 is not divisible by 0.)"
 _DIGIT = re.compile("[0-9]")
 _MAX_CHARS = 400  # of a remark, and of a last sentence
@@ -58,7 +63,8 @@ def without_remarks(text: str, question: str = "") -> str:
         if end and _DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
             text = text[: end.start()].rstrip()
     for check in [*_CHECK.finditer(text, max(0, len(text) - _MAX_CHARS))][:1]:
-        if _DIGIT.search(text, 0, check.start()) and not _GOES_ON.search(text, check.end()):
+        found = _NUMBER.findall(text, max(0, check.start() - _MAX_CHARS), check.start())
+        if found and found[-1] in _NUMBER.findall(text, check.end()) and not _GOES_ON.search(text, check.end()):
             text = text[: check.start()].rstrip()
     start = _last_start(text)
     if _NOTE.fullmatch(text, start) and _DIGIT.search(text, 0, start) and not _TAKES_BACK.search(text, start):
@@ -69,8 +75,11 @@ def without_remarks(text: str, question: str = "") -> str:
     if gloss and _DIGIT.search(sentence, 0, gloss.start()) and _SAYS.match(gloss[1]) and not _doubts(gloss[1]):
         sentence = sentence[: gloss.start()]
     for aside in _ASIDE.finditer(sentence):
-        if aside["compared"] and aside["compared"] in question:
-            continue  # it is asked for
+        names = _NAME.findall(sentence, aside.start())
+        if any(name in question.rpartition(". ")[2] for name in names):
+            continue  # it says what is asked for, of another than the rest
+        if aside["compared"] and _ASKS_DIFFERENCE.search(question):
+            continue
         if _DIGIT.search(sentence, 0, aside.start()) and not _doubts(sentence[aside.start() :]):
             sentence = sentence[: aside.start()]
             break

@@ -2,6 +2,7 @@ r"""Tell a calculation that is left undone, and a form that is not the one asked
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from functools import lru_cache
@@ -61,6 +62,7 @@ _ASKS_INTERVAL = re.compile(r"(?i)\binterval notation\b")
 _FACTOR = re.compile(r"\([^()]*[A-Za-z][^()]*\)(?:\^\{?([0-9]))?")
 _COEFFICIENT = re.compile(r"-?\s?([0-9]+)(?![0-9.]|\s?\^)")
 _SUMMAND = re.compile(r"(?:\A|[-+]\s?)\([^()]*[-+][^()]*\)\s?(?=[-+]|\Z)")
+_ASKS_TERMS = re.compile(r"(?i)\bpolynomial|\bterms\b|simplif|\bexpand|quotient|[fgpq]\([a-z]\)(?:\s?[-+]|\$)")
 _ASKS_PRIMES = re.compile(r"(?i)\bprime factori[sz]ation\b")
 _ASKS_SIMPLEST = re.compile(  # of an expression, and not of a recipe
     r"(?i)(?:\A|[.?!:,;]\s+|\b(?:and|then|to|please) )(?:(?:fully |completely )?simplify|rationali[sz]e"
@@ -72,7 +74,10 @@ _ASKS_SCIENTIFIC = re.compile(r"(?i)\bscientific notation\b")
 _ASKS_FRACTION = re.compile(
     r"(?i)\b(?:common|improper|reduced) fraction|\bmixed number|\bfraction that|\bas a fraction"
 )
-_ASKS_MIXED, _ASKS_COMMON = (re.compile(rf"(?i)\b{form}") for form in ("mixed number", "(?:common|improper) fraction"))
+_ASKS_MIXED, _ASKS_COMMON = (  # one of the two
+    re.compile(rf"(?i)(?!.*\b{other}).*\b(?:as|to|into) an? (?:simplified |reduced )?{form}", re.DOTALL)
+    for form, other in itertools.permutations(("mixed number", "(?:common|improper) fraction"))
+)
 _ASKS_PERCENT = re.compile(r"(?i)\b(?:as|in) (?:an? )?percent")
 _ASKS_DECIMAL = re.compile(r"(?i)\b(?:as|to|into|in) (?:an? )?(?:[a-z]+ )?decimal\b(?! place)")
 
@@ -125,7 +130,11 @@ def is_undone(text: str, own: str, question: str) -> bool:
         if any(_more(pattern, text, own) for pattern in (_UNADDED, _ROOT_BELOW, _ROOT_POWER)):
             return True
     if _VARIABLE.search(own):
-        return not _HAS_GROUP.search(own) and (_more(_SUMMAND, text, own) or (not _HAS_GROUP.search(text) and longer))
+        return (
+            bool(_ASKS_TERMS.search(question))
+            and not _HAS_GROUP.search(own)
+            and (_more(_SUMMAND, text, own) or (not _HAS_GROUP.search(text) and longer))
+        )
     if not _kinds(text) <= _kinds(own) or _more(_UNADDED, text, own) or _more(_NESTED, text, own):
         return True
     return longer and _LOGARITHM not in _kinds(own)
@@ -139,7 +148,7 @@ def _is_undone_number(text: str, own: str, question: str) -> bool:
     if value := read_number(bare):
         if QUOTIENT.fullmatch(own) or _MIXED.fullmatch(own):
             is_mixed = _MIXED.fullmatch(bare) is not None
-            if (_ASKS_COMMON if is_mixed else _ASKS_MIXED).search(question):
+            if (_ASKS_COMMON if is_mixed else _ASKS_MIXED).match(question):
                 return is_mixed != bool(_MIXED.fullmatch(own))
             if quotient is None and not is_mixed:
                 return bool(_ASKS_FRACTION.search(question) or _ASKS_SIMPLEST.search(question))

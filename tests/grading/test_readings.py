@@ -44,13 +44,12 @@ READINGS = r"""
 - It is 33/30 = 1 1/11.
 ? How many multiples of 12 are there between 1 and 100? => 8
 + There are 8 multiples of 12 between 1 and 100. | 8 of the numbers from 1 to 100 are divisible by 12.
-+ There are 8 of them. The 12 and the 100 are given.
 - There are 9 multiples of 12 between 1 and 100. | There are not 8 multiples between 1 and 100. | 8, 9, 100 of 12
 ? She lost 7 of 15 stickers and got 5. How many does she have at the end? => 13
-+ She has a total of 13 at the end. She lost 7 and was given 5. | 15 - 7 = 8, 8 + 5 = 13. She has 13 in all, not 15.
++ She has a total of 13 at the end. She lost 7 and got 5. | 15 - 7 = 8, 8 + 5 = 13. She has 13 in all, not 15.
 - She has a total of 8 at the end. She lost 7. | She has 13. That is wrong, she lost 7. | She has 13 or 14 of the 15.
 ? A board of 8 ft is cut; one piece is 2 ft longer. How long are the pieces? => 3 (ft); 5 (ft)
-+ x = 3. The pieces are 3 ft and 5 ft. | One is 5 ft and the other is 3 ft long. | - 3⏎- 5 | 1. 3 ft⏎2. 5 ft
++ x = 3. The pieces are 3 ft and 5 ft. | One is 5 ft and the other is 3 ft long | - 3⏎- 5 | 1. 3 ft⏎2. 5 ft
 - The pieces are 3 ft and 6 ft. | They are between 3 and 5 ft. | They are not 3 ft and 5 ft. | - 3⏎- 6
 ? How many of each are there? => 30 (girls); 15 (boys)
 + There are 15 boys and 30 girls.
