@@ -137,11 +137,12 @@ class Server:
 
     def __init__(self, owner: int) -> None:
         self._owner, self._turn = owner, threading.Lock()
+        paths = [path for path in sys.path if isinstance(path, str)]  # scripts add others, which import leaves out
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import main; main()", str(owner)],  # -P: nothing from here
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0"},
             process_group=0,  # Ctrl-C is for the owner
         )
         atexit.register(self._end)

@@ -75,10 +75,18 @@ def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
             continue
         except OSError:  # a file system without locks
             pass
-        if partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno())):
+        if names(partial, file):
             file.truncate()
             return partial, file
         file.close()  # its owner has finished it in between
+
+
+def names(path: Path, file: BinaryIO) -> bool:
+    """Return whether a path still names an open file; another process may remove or replace it at any time."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

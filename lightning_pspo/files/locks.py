@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lightning_pspo.files.atomic import names
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 _locked: dict[Any, Path | None] = {}  # with the file that names the owner where there are no locks
@@ -56,7 +58,7 @@ def locked(path: Path) -> BinaryIO | None:
             if not _own(owner):
                 file.close()
                 return None
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        if names(path, file):
             _locked[file] = owner
             return file
         file.close()  # its owner deleted it in between

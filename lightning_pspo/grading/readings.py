@@ -29,7 +29,7 @@ _UNSURE = re.compile(rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard)
 
 _COMMITS = re.compile(r"=|\b(?:is|are|was|be|has|have|so|now|but|left|remain\w*|answer|actually|wait)\b")
 _BESIDE = re.compile(  # what stands before a number that only says of what, or between what
-    r"\b(?:of|between|from|in|on|at|for|below|above|than|by|with|when|to|under|over|after|before|and)(?: [a-z]+)?"
+    r"\b(?:(?:of|between|from|in|on|at|for|below|above|than|by|with|when|to|under|over|after|before)(?: [a-z]+)?|and)"
     r"[ $\\]{1,3}[-−]?\Z"
 )
 _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
@@ -44,7 +44,7 @@ _JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
 _ENDS = re.compile(r"\$?(?: [a-z]+){0,4}[\W_]*\Z")
 
 _IS_NAME = re.compile(r"[A-Za-z][A-Za-z .'’-]*")
-_SAYS = r"\b(?:is|was|be|are|so|spins?|faces?|choose|pick|answer:?|option)(?: an?| the| always)?"
+_SAYS = r"\b(?:is|was|be|are|spins?|faces?|choose|pick|answer:?|option|so)(?: an?| the| always)?"
 _HAS = r"(?:has|have|had|is|are|was|were|uses?|makes?|costs?|runs?|wins?)"
 _COMPARES = re.compile(r"\b(?:[a-z]+e(?:r|st)|more|less|fewer|most|least)\b")
 _ENDS_CLAUSE = re.compile(r"[,;.:(]|\b(?:so|but|while|because|which|who|that|only|of)\b")
@@ -85,23 +85,22 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
 
 
 def _numbers(text: str, question: str) -> Iterator[str]:
-    sentences = [in_digits(sentence) for sentence in SENTENCE.split(text)]
-    if not question or _UNSURE.search(sentences[-1]):
+    raw = SENTENCE.split(text)[-_MAX_SENTENCES:]
+    sentences = [in_digits(sentence) for sentence in raw]
+    if not question or not _IS_SENTENCE.search(sentences[-1]) or _UNSURE.search(sentences[-1]):
         return
-    if not _IS_SENTENCE.search(sentences[-1]):
-        return
-    if not _HAS_DIGIT.search(SENTENCE.split(text)[-1]) and len(numbers(sentences[-1])) == 1:
+    if not _HAS_DIGIT.search(raw[-1]) and len(numbers(sentences[-1])) == 1:
         yield last_number(sentences[-1]) or ""  # "They need just one box."
     given = {*numbers(question), *numbers(in_digits(question))}
-    for index in range(len(sentences) - 1, max(-1, len(sentences) - 1 - _MAX_SENTENCES), -1):
-        if not given.issuperset(numbers(sentences[index])):
-            new = new_number(sentences[index], given)
-            behind = sentences[index].rpartition(new)[2] if new else ""
-            before_others = [behind[: number.start()] for number in re.finditer(r"(?<![0-9.,])[0-9]", behind)]
-            is_last = not any(map(_COMMITS.search, sentences[index + 1 :])) and "=" not in behind
-            if new and is_last and not _UNSURE.search(sentences[index]) and all(map(_BESIDE.search, before_others)):
-                yield new
-            return
+    while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _COMMITS.search(sentences[-1]):
+        sentences.pop()  # "She lost 7 of the 15."
+    if not (new := new_number(sentences[-1], given)) or _UNSURE.search(sentences[-1]):
+        return
+    behind = sentences[-1].rpartition(new)[2]
+    before_others = [behind[: other.start()] for other in re.finditer(r"(?<![0-9.,])[0-9]", behind)]
+    is_last = not before_others and len(sentences) == len(raw)  # and found already
+    if not is_last and "=" not in behind and all(map(_BESIDE.search, before_others)):
+        yield new
 
 
 def _lists(text: str, size: int) -> Iterator[str]:

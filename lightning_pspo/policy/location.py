@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -11,6 +13,7 @@ from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENI
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import read_bounded
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _JSON = (
@@ -22,6 +25,8 @@ UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError),
     *(AssertionError, MemoryError, StrictDataclassError, SafetensorError),
 )
+_LAYERS = re.compile(r"(n|num|encoder|decoder)_(\w+_)?layers?")
+_MOST_LAYERS = 1000  # hours pass, or the memory is full, where a model is made with a billion
 EMBEDDED = "embedded"
 """Name of the tiny policy in the package."""
 
@@ -69,16 +74,30 @@ def _is_gguf(path: Path) -> bool:
 
 
 def check_json(path: Path) -> None:
-    """Refuse a file that is there and is no JSON object."""
+    """Refuse a file that is there and is no JSON object, or larger than any of a model."""
     if not path.is_file():
         return
+    data = read_bounded(path)
     try:
-        content = json.loads(path.read_bytes().decode())
+        content = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         reason = first_line(error)
         raise InputError(f"{path} must be a JSON object, but it is not JSON: {reason}; copy it again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must be a JSON object, got {content!r:.40}; copy it again.")
+
+
+def check_layers(config: Path) -> None:
+    """Refuse a config.json with more layers than any model has, of the model or a part of it, before one is made."""
+
+    def check(entries: dict[str, Any]) -> None:
+        for name, value in entries.items():
+            if isinstance(value, dict):
+                check(value)
+            elif isinstance(value, int | float) and _LAYERS.fullmatch(name) and value > _MOST_LAYERS:
+                raise InputError(f"{config}: `{name}` must be at most {_MOST_LAYERS}, got {value!r:.40}.")
+
+    check(json.loads(config.read_bytes()))
 
 
 def index_parts(index: Path) -> list[str]:

@@ -36,6 +36,7 @@ from lightning_pspo.policy.location import (
     UNREADABLE,
     check_folder,
     check_json,
+    check_layers,
     first_line,
     index_parts,
 )
@@ -48,7 +49,7 @@ _CHUNK, _CHUNKS = 2**16, 64  # bytes of a chunk, and chunks of a weight file tha
 _CONTEXT_LIMITS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length", "seq_length"),
     *("max_sequence_len", "max_context_length", "max_target_positions", "model_max_length", "context_length"),
-    *("seq_len", "n_ctx"),
+    *("seq_len", "n_ctx", "context_window", "max_context_len", "max_tokens"),
 )
 
 
@@ -128,8 +129,11 @@ class Pretrained:
         with torch.device("meta"):
             make: Any = AutoModelForCausalLM.from_config
             config = copy.deepcopy(self.config)  # which may name an attention that loading replaces
-            model: PreTrainedModel = make(config, attn_implementation="eager", trust_remote_code=self.trust_remote_code)
-        return model
+            try:
+                model = make(config, attn_implementation="eager", trust_remote_code=self.trust_remote_code)
+            except UNREADABLE as error:
+                raise InputError(f"{CONFIG_NAME} of {self.name!r} gives no model: {first_line(error)}") from error
+        return cast(PreTrainedModel, model)
 
     @property
     def folder(self) -> str | None:
@@ -175,6 +179,12 @@ class Pretrained:
         flat = [id_ for entry in entries for id_ in (entry if isinstance(entry, list | tuple) else [entry])]
         if any(id_ is not None and type(id_) is not int for id_ in flat):
             raise InputError(f"`eos_token_id` of {self.name!r} must be the ids of tokens, got {flat!s:.80}.")
+        vocab_size = self.config.get_text_config().vocab_size
+        if outside := [id_ for id_ in flat if id_ is not None and not 0 <= id_ < vocab_size]:
+            raise InputError(
+                f"`eos_token_id` of {self.name!r} must be in its vocabulary of {vocab_size}, got {outside[0]}: set it "
+                f"to {self.tokenizer.eos_token_id}, the tokenizer's, in {CONFIG_NAME} and {GENERATION_CONFIG_NAME}."
+            )
         return tuple(sorted({id_ for id_ in flat if id_ is not None}))
 
     def decoded_with_special_tokens(self, rows: Sequence[list[int]]) -> list[str | None]:
@@ -230,12 +240,13 @@ class Pretrained:
         return []
 
     def _read_config(self) -> PreTrainedConfig:
+        if (path := self.find(CONFIG_NAME)) is not None:
+            check_json(path)
+            check_layers(path)
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
             _switch_off_dropout(config)
         except UNREADABLE as error:
-            if (path := self.find(CONFIG_NAME)) is not None:
-                check_json(path)  # that of a folder has been checked
             if not self.trust_remote_code and _names_own_code(path):
                 raise InputError(
                     f"The model {self.base!r} brings its own Python code: read it, then set `trust_remote_code` if you "
@@ -245,12 +256,15 @@ class Pretrained:
                 f"`model_name_or_path` must be a hub id or a folder with a model of transformers, "
                 f"got {self.name!r}: {first_line(error)}"
             ) from error
-        attention = config._attn_implementation or ""
-        if "/" in attention and not self.trust_remote_code:
-            raise InputError(
-                f"The config of {self.name!r} asks for attention code from the hub, {attention}: set "
-                "`trust_remote_code` if you trust it, or remove the entry."
-            )
+        for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+            attention = getattr(part, "_attn_implementation", None)
+            if not isinstance(attention, str | None):
+                raise InputError(f"`attn_implementation` of {self.name!r} must be a text, got {attention!r:.40}.")
+            if "/" in (attention or "") and not self.trust_remote_code:
+                raise InputError(
+                    f"The config of {self.name!r} asks for attention code from the hub, {attention}: set "
+                    "`trust_remote_code` if you trust it, or remove the entry."
+                )
         config.return_dict = True
         if _longrope_limits(config):
             logger.warning(

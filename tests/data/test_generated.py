@@ -2,6 +2,8 @@
 
 import os
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -26,3 +28,9 @@ def test_drawing_leaves_the_global_generators_alone():
     drawn(Wanted("pool_matrix", {}, seed=1, size=2, split=None))
     assert random.getstate() == python
     assert np.array_equal(np.random.get_state()[1], numpy[1])  # noqa: NPY002
+
+
+def test_entries_of_the_module_path_that_import_leaves_out(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, Path.cwd()])
+    server.cache_clear()
+    assert drawn(Wanted("gcd", {}, seed=1, size=2, split=None))

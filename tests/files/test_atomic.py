@@ -14,7 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import DiskFullError, is_full, new_folder, partial_name, remove, replacing, write_atomically
+from lightning_pspo.files import (
+    DiskFullError,
+    is_full,
+    locked,
+    new_folder,
+    partial_name,
+    remove,
+    replacing,
+    unlock,
+    write_atomically,
+)
+from lightning_pspo.files.atomic import names
 
 
 def test_a_folder_is_removed_while_its_successor_is_written(tmp_path: Path) -> None:
@@ -92,6 +103,24 @@ def test_two_writers_of_a_file_are_not_mixed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"slow " * 5000
     write_atomically(path, b"new")
     assert (path.read_bytes(), len(list(tmp_path.iterdir()))) == (b"new", 1)
+
+
+class Fleeting(type(Path())):  # type: ignore[misc]
+    """A path whose file another process removes as soon as it has been looked at."""
+
+    def stat(self, **options: bool) -> os.stat_result:
+        result = super().stat(**options)
+        self.unlink()
+        return result
+
+
+def test_a_file_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        assert names(Fleeting(tmp_path / "file"), file)
+        assert not names(tmp_path / "file", file)
+    lock = locked(Fleeting(tmp_path / "lock"))
+    assert lock is not None
+    unlock(lock)
 
 
 def test_a_folder_that_is_filled_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def test_a_damaged_file_is_named(tiny_model: Path, tmp_path: Path, name: str, co
     assert name == "tokenizer.json" or f"{name} must be a JSON object" in message, message
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
+def test_a_file_larger_than_any_of_a_model_is_refused(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / name).touch()
+    os.truncate(folder / name, 1 << 40)  # a hole, which takes no room on the disk
+    assert f"{name} must have at most 67.1 MB" in refused(str(folder))
+
+
 @pytest.mark.parametrize("part", ["/dev/zero", "../model.safetensors", "sub/../../model.safetensors", "pipe"])
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
 def test_an_index_names_files_in_its_folder(name: str, part: str, tiny_model: Path, tmp_path: Path) -> None:

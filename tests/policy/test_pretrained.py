@@ -39,6 +39,38 @@ def test_settings_of_wrong_types_are_refused(tiny_model: Path, tmp_path: Path, e
     refused(str(edited(tiny_model, tmp_path / "copy", **entries)))
 
 
+@pytest.mark.parametrize("value", [7, True, [1], {"": 7}], ids=str)
+def test_an_attention_that_is_no_text_is_refused(tiny_model: Path, tmp_path: Path, value: Any) -> None:
+    message = refused(str(edited(tiny_model, tmp_path / "copy", attn_implementation=value)))
+    assert "`attn_implementation`" in message
+
+
+@pytest.mark.parametrize("entries", [{"hidden_act": "x"}, {"hidden_size": -1}, {"head_dim": 1.5}, {"dtype": 7}])
+def test_a_config_of_which_no_skeleton_can_be_made_is_refused(
+    tiny_model: Path, tmp_path: Path, entries: dict[str, Any]
+) -> None:
+    pretrained = Pretrained(name=str(edited(tiny_model, tmp_path / "copy", **entries)))
+    with pytest.raises(InputError, match=r"^config\.json of '.*copy' gives no model: [^\n]*$"):
+        pretrained.skeleton()
+
+
+@pytest.mark.parametrize("entries", [{}, {"model_type": "gemma3"}], ids=["own", "of a part"])
+def test_more_layers_than_any_model_has_are_refused_before_one_is_made(
+    tiny_model: Path, tmp_path: Path, entries: dict[str, Any]
+) -> None:
+    """Transformers would make a list of their kinds, and then each of them."""
+    layers: dict[str, Any] = {"num_hidden_layers": 10**9, "layer_types": None}
+    copy = edited(tiny_model, tmp_path / "copy", **(entries | {"text_config": layers} if entries else layers))
+    assert "`num_hidden_layers` must be at most 1000, got 1000000000." in refused(str(copy))
+
+
+@pytest.mark.parametrize("eos", [-1, 10**6, [2, 10**6]], ids=str)
+def test_an_end_outside_the_vocabulary_is_refused(tiny_model: Path, tmp_path: Path, eos: Any) -> None:
+    pretrained = Pretrained(name=str(edited(tiny_model, tmp_path / "copy", eos_token_id=eos)))
+    with pytest.raises(InputError, match=r"`eos_token_id` of .* must be in its vocabulary of .*: set it to 2, the"):
+        _ = pretrained.eos_ids
+
+
 @pytest.mark.parametrize(
     "entries",
     [{"eos_token_id": "</s>"}, {"eos_token_id": [{"a": 1}]}, {"compile_config": 7}, {"watermarking_config": 3}],
@@ -221,6 +253,7 @@ SIZES: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layer
         (Qwen2Config(**SIZES, num_key_value_heads=4, max_position_embeddings=96), 96),
         (Qwen2Config(**SIZES, num_key_value_heads=4, max_position_embeddings=96, max_seq_len=64), 64),
         (MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1, model_max_length=48), 48),
+        (MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1, context_window=40), 40),
         (MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1), None),
         (
             Phi3Config(
@@ -234,7 +267,7 @@ SIZES: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layer
             32,
         ),
     ],
-    ids=["usual", "smallest", "other name", "none", "longrope"],
+    ids=["usual", "smallest", "other name", "third name", "none", "longrope"],
 )
 def test_context_lengths(config: PreTrainedConfig, length: int | None, tiny_model: Path, tmp_path: Path) -> None:
     """LongRoPE changes every log-prob of a pass that exceeds the original length."""
