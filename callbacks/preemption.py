@@ -91,6 +91,17 @@ class _SignalNotes(_SignalConnector):
         self._note = note
 
     def register_signal_handlers(self) -> None:
+        self._received = False
         self._original_handlers = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
-            self._register_signal(number, self._note)
+            self._register_signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+        self._note(number, frame)
+
+    def teardown(self) -> None:
+        """Restore the handlers; after a signal ignore further ones, which would change the status of the process."""
+        if self._received:
+            self._original_handlers = dict.fromkeys(SIGNALS, signal.SIG_IGN)
+        super().teardown()

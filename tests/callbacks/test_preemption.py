@@ -52,6 +52,27 @@ def test_a_signal_saves_and_stops(command: Command, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
+def test_a_further_signal_while_the_process_ends(command: Command, tmp_path: Path) -> None:
+    """It does not change the status, by which a job script tells that the run was saved."""
+    (tmp_path / "slow_end.py").write_text(
+        "import atexit, time\nfrom pathlib import Path\nfrom lightning.pytorch import Callback\n\n\n"
+        "def end():\n"
+        f"    Path({str(tmp_path / 'ending')!r}).touch()\n"
+        "    time.sleep(0.5)\n\n\n"
+        "class SlowEnd(Callback):\n"
+        "    def setup(self, trainer, pl_module, stage):\n"
+        "        atexit.register(end)\n"
+    )
+    process = start(command(tmp_path / "run", "--trainer.callbacks+=slow_end.SlowEnd"), tmp_path)
+    wait_for((tmp_path / "rewarding-0").exists, process)
+    os.kill(process.pid, signal.SIGTERM)
+    wait_for((tmp_path / "ending").exists, process)
+    os.kill(process.pid, signal.SIGTERM)
+    status, output = ended(process)
+    assert status == 143, output
+
+
+@pytest.mark.slow
 def test_two_ranks_agree_to_stop(command: Command, tmp_path: Path) -> None:
     """One of them gets the signal."""
     root = tmp_path / "run"
