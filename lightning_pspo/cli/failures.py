@@ -31,6 +31,7 @@ INTERRUPTED = 128 + signal.SIGINT
 Arguments = ParamSpec("Arguments")
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning finds its rank
+_SLURM = "lightning.fabric.plugins.environments.slurm"  # whose errors are about the job's settings, of various types
 _UNUSABLE = (  # paths that the user gave, or whose rights only the user can change
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -82,7 +83,11 @@ def bad_input(error: BaseException) -> str | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     refusal = refusal_within(error)
-    return str(error) if refusal is None and isinstance(error, ArgumentError | MisconfigurationException) else refusal
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    is_slurms = bool(frames) and frames[-1].f_globals.get("__name__") == _SLURM
+    if refusal is None and (is_slurms or isinstance(error, ArgumentError | MisconfigurationException)):
+        return str(error)
+    return refusal
 
 
 def refusal_within(error: BaseException | None) -> str | None:

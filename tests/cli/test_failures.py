@@ -65,3 +65,21 @@ def test_no_warning_is_about_how_the_program_uses_its_libraries(monkeypatch: pyt
         with pytest.raises(SystemExit) as end:
             main(["fit", "--config", "quickstart", "--print_config"])
     assert not end.value.code
+
+
+def test_settings_of_a_slurm_job_that_lightning_refuses_are_one_line(
+    tiny_run: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *tiny_run(tmp_path)])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "error: You set `--ntasks=4`" in error
+    assert "Use `--ntasks-per-node=4` instead." in error
+    assert "Traceback" not in error
