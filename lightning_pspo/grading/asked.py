@@ -105,7 +105,6 @@ _OPPOSITE_SENSES = [
     ("cannot|can['’]t", "can(?! ?not|['’])"),
     ("left|remain(?:s|ing)?", "eat|ate|eaten|give|gave|given|sell|sold|los[et]|spen[dt]|used?"),
     ("absent", "present"),
-    ("winning|ahead", "losing|behind|trailing"),
     ("pay|paid|costs?", "save[ds]?"),
     ("(?:profit|gain)(?: of)?|gained|earn(?:s|ed)?", "loss(?: of)?|los[et]|loses"),
 ]
@@ -114,7 +113,7 @@ _OPPOSITES = [  # what is asked for, and what is said of a number instead: behin
         re.compile(rf"(?i)\b(?:{asked})\b"),
         re.compile(rf"(?i)\b(?:{other})\b"),
         re.compile(rf"(?i)(?: (?!(?:{_CLAUSE}|he|she|it|they)\b)[a-z]+){{0,2}} (?:{other})\b(?! to\b)"),
-        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of|by) )?\\?\$?\Z"),
+        re.compile(rf"(?i)\b(?:{other}) (?:(?:only|exactly|about|a total of) )?\\?\$?\Z"),
     )
     for asked, other in [
         ("(?:al)?together|in total|in all", "each(?! (?:day|week|month|year|hour|minute))"),

@@ -33,7 +33,8 @@ _BETWEEN_BOXES = re.compile(
 _HOW = re.compile(  # "8 (48 ÷ 6)", "**8 pens** (48 ÷ 6)"
     r"([0-9%](?: [a-z]+){0,2}[*.]{0,3})\s{1,3}\([^()=,]*[0-9][a-z ]*[-+*/×÷] ?[0-9][^()=,]*\)\W*\Z"
 )
-_NAMED = re.compile(r"(?<![\w}/\\])[A-Za-z](?:_\w)?\s?=[\s$]{0,4}\\(?:boxed|fbox)\s?\{\s{0,4}\Z")
+_DERIVED = re.compile(r"=[\s$]{0,4}\\(?:boxed|fbox)\s?\{\s{0,4}\Z")
+_NAMED = re.compile(rf"(?<![\w}}/\\])[A-Za-z](?:_\w)?\s?{_DERIVED.pattern}")
 _MAX_BETWEEN, _MAX_BEHIND = 40, 200
 _HEADING = re.compile(
     r"(?i)\W*(?:step|part|case|solution|explanation|calculations?|conclusion|given|method|approach|verification|check|"
@@ -160,10 +161,11 @@ def _last_box(text: str) -> tuple[str, int] | None:
     first, contents = boxes[-1][0], {text[slice(*boxes[-1])].strip(): None}  # in their order, each once
     for start, end in reversed(boxes[:-1]):
         between = text[end + 1 : first].rpartition("\\")[0]
-        is_named, is_last_named = (_NAMED.search(text, max(0, box - _MAX_BETWEEN), box) for box in (start, first))
         if end >= first or len(between) > _MAX_BETWEEN or not _BETWEEN_BOXES.fullmatch(between):
             break
-        if is_last_named and not is_named:  # "6x = \\boxed{60}, so x = \\boxed{10}"
+        lead, last_lead = (text[max(0, box - _MAX_BETWEEN) : box] for box in (start, first))
+        is_step = "=" in text[start:end] or (_DERIVED.search(lead) and not _NAMED.search(lead))
+        if is_step and _NAMED.search(last_lead):  # "\\boxed{6x = 60}, so x = \\boxed{10}"
             break
         first = start
         contents.setdefault(text[start:end].strip())

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import stat
 import time
 from pathlib import Path
 
@@ -110,7 +111,8 @@ class Fleeting(type(Path())):  # type: ignore[misc]
 
     def stat(self, **options: bool) -> os.stat_result:
         result = super().stat(**options)
-        self.unlink()
+        if stat.S_ISREG(result.st_mode):
+            self.unlink()
         return result
 
 

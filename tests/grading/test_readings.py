@@ -124,10 +124,14 @@ FORMS = r"""
 + The probability that they are not all the same color is 13/17.
 ? By how many points is Joey now winning? => 5
 + He is winning by 5 points.
-- #### 5% | Joey is losing by 5 points.
+- #### 5%
 ? What are the expected winnings, as a dollar value? => \$0.20
 + The expected winnings are 20 cents.
 - The expected winnings are 2 cents.
+? What is the lifespan? => 10
++ $$x+4(x-6) = 30 \implies \boxed{6x = 60}$$⏎⏎$$x = \boxed{10}$$ | so $\frac{x}{9} = \boxed{64}$ and $x = \boxed{10}$.
+? What are all solutions? => 2, 3
++ $\boxed{2}$ and $x = \boxed{3}$ | $x = \boxed{2}$ or $x = \boxed{3}$ | \boxed{2}, \boxed{3}
 ? Evaluate it in base 11. => 152A_{11}
 + 2911₁₁ − 1392₁₁ = 152A₁₁
 ? Find the probability. => \frac{12}{5,\!525}
