@@ -1,12 +1,16 @@
 """The number of threads is measured where it is free, kept in checkpoints, and left to a user who sets it."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from lightning_pspo.errors import InputError
+from lightning_pspo.policy.policy import Policy
 from lightning_pspo.training import threads
 from tests.support.loop import Fit, fit
 
@@ -56,6 +60,19 @@ def test_a_run_on_a_busy_machine_says_so_and_goes_on_with_its_number(
     fit(ckpt_path=tmp_path / "rollout=000001.ckpt")
     assert torch.get_num_threads() == 1
     assert "computes with 1 thread, as before the checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize("own_code", [False, True])
+def test_a_model_that_cannot_compute_is_refused_by_its_name(own_code: bool) -> None:
+    """The author of code that came with the model sees where it failed."""
+    policy = Policy()
+    policy.build(seed=0)
+    policy.pretrained.trust_remote_code = own_code
+    policy.causal_lm.lm_head = torch.nn.Linear(7, 5)  # of another width
+    with pytest.raises(RuntimeError if own_code else InputError) as caught:
+        threads.choose_threads(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), policy)
+    refusal = r"`model_name_or_path` must be a model .* embedded cannot: RuntimeError: [^\n]*\. Are its config\.json"
+    assert own_code or re.match(refusal, str(caught.value))
 
 
 @pytest.mark.parametrize("by", ["variable", "call"])
