@@ -75,8 +75,10 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
         return None
     question = without_drawings(question)
     left, right = as_plain_number(IMPLIES.split(clean(extracted))[-1].strip()), clean(answer)
+    if _is_other_option(left, question):
+        return "unasked"
     if decide_choice(left, right) is not None:
-        return "unasked" if _is_other_option(left, question) else None
+        return None
     value, own, _ = without_names(left, right)
     if "=" in left and tokens(left) != tokens(right) and _is_equation_of(left, clean(question)):
         return "copied"

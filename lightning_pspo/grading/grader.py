@@ -60,9 +60,10 @@ class Attempt(NamedTuple):
 class Grade:
     """A verdict with its reason.
 
-    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``whole`` for a completion of one
-    unmarked line that is the reference (lenient mode), or the rule that refused the answer: ``copied``,
-    ``unevaluated`` and ``unasked`` (see `copies.refusal`), ``truncated`` (only an unmarked answer, cut off).
+    ``rule`` is the extraction rule that found the answer (see `extraction.extract`), ``whole`` for another reading of
+    the text's end that is the reference (lenient mode, see `readings.other_readings`), or the rule that refused the
+    answer: ``copied``, ``unevaluated`` and ``unasked`` (see `copies.refusal`), ``truncated`` (only an unmarked answer,
+    cut off).
     """
 
     verdict: Verdict
@@ -121,7 +122,9 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
             extracted, rule = reply[1], "stated"
         elif not quick(extracted or "", answer) and not NEXT_QUESTION.search(text):
             equal = (reading for reading in other_readings(line, answer, question) if quick(reading, answer))
-            extracted, rule = next(((reading, "whole") for reading in equal), (extracted, rule))
+            if reading := next(equal, None):
+                is_part = reading != line and read_number(reading)
+                extracted, rule = reading, "last_number" if is_part else "whole"
     if extracted is None:
         if rule == "none" and text != attempt.completion and (copied := extract(attempt.completion, mode)[0]):
             return Grade(Verdict.WRONG, copied, "copied")

@@ -26,7 +26,7 @@ _SIGNS = {  # sign -> spelling
 }
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
 
-_SMALL_FRACTION = re.compile("([0-9]?)([⁰¹²³⁴-⁹]+)[/⁄]([₀-₉]+)")  # noqa: RUF001
+_SMALL_FRACTION = re.compile("([0-9]?)(?<![⁰¹²³⁴-⁹])([⁰¹²³⁴-⁹]++)[/⁄]([₀-₉]+)")  # noqa: RUF001
 _TEXT = r"\\(?:text|textrm|mathrm|mbox)\s?\{\s?"
 _DEGREES = re.compile(  # of an angle, or Celsius, Fahrenheit
     rf"(?:\^\s*\{{\s*(?:\\circ|o|{_TEXT}o\s?\}})\s*\}}|\^\s*\\circ(?![A-Za-z])|(?<=[0-9])\s?\^\s*o(?!\w)|(?:\^\s*)?\\degree(?![A-Za-z])|°"

@@ -29,8 +29,8 @@ _UNSURE = re.compile(rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard)
 
 _COMMITS = re.compile(r"=|\b(?:is|are|was|be|has|have|so|now|but|left|remain\w*|answer|actually|wait)\b")
 _BESIDE = re.compile(  # what stands before a number that only says of what, or between what
-    r"\b(?:(?:of|between|from|in|on|at|for|below|above|than|by|with|when|to|under|over|after|before)(?: [a-z]+)?|and)"
-    r"[ $\\]{1,3}[-−]?\Z"
+    r"\b(?:(?:of|between|from|in|on|at|for|below|above|than|by|with|when|under|over|after|before)(?: [a-z]+)?"
+    r"|to|between\b.*\band)[ $\\]{1,3}[-−]?\Z"
 )
 _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
 _HAS_DIGIT = re.compile("[0-9]")
@@ -45,7 +45,9 @@ _ENDS = re.compile(r"\$?(?: [a-z]+){0,4}[\W_]*\Z")
 
 _IS_NAME = re.compile(r"[A-Za-z][A-Za-z .'’-]*")
 _SAYS = r"\b(?:is|was|be|are|spins?|faces?|choose|pick|answer:?|option|so)(?: an?| the| always)?"
+_BOLD_ANSWER = re.compile(rf"(?:\A|\b(?:is|was|be|on|facing)(?: an?| on)? ){BOLD.pattern}(?! (?:or|and|is|nor)\b)")
 _HAS = r"(?:has|have|had|is|are|was|were|uses?|makes?|costs?|runs?|wins?)"
+_RESTRICTS = re.compile(r"\b(?:only|when|says?|thinks?|would)\b")
 _COMPARES = re.compile(r"\b(?:[a-z]+e(?:r|st)|more|less|fewer|most|least)\b")
 _ENDS_CLAUSE = re.compile(r"[,;.:(]|\b(?:so|but|while|because|which|who|that|only|of)\b")
 
@@ -118,14 +120,12 @@ def _lists(text: str, size: int) -> Iterator[str]:
 
 def _words(text: str, own: str, question: str) -> Iterator[str]:
     sentence = SENTENCE.split(text)[-1]
-    if len(bold := BOLD.findall(sentence)) == 1 and re.search(
-        r"(?:\A|\b(?:is|was|be|on|facing)(?: an?| on)? )\*\*", sentence
-    ):
-        yield bold[0]
+    bold = _BOLD_ANSWER.findall(sentence) if sentence.count("**") == 2 else []
     if _CALENDAR.fullmatch(own):
         days = _CALENDAR.findall(clean(text))
-        yield days[-1] if days and (len({*days}) == 1 or _ENDS_IN_DAY.search(text)) else ""
+        yield from days[-1:] if len({*days}) == 1 or _ENDS_IN_DAY.search(text) else bold
         return
+    yield from bold
     options = dict(OPTION.findall(clean(question.replace("\n", " "))))
     option = options.pop(own.strip("()"), "")
     others = [other for pair in options.items() for other in pair]
@@ -144,7 +144,12 @@ def _words(text: str, own: str, question: str) -> Iterator[str]:
     clause = _ENDS_CLAUSE.split(about[1])[0] if about else ""
     compared = _COMPARES.search(clause)
     is_asked = " ".join(clause.split()[:2]) in question or (compared and compared.group() in question)
-    if about and is_asked and (not compared or sentence.count(compared.group()) == 1):
+    if (
+        about
+        and is_asked
+        and not _RESTRICTS.search(sentence)
+        and (not compared or sentence.count(compared.group()) == 1)
+    ):
         yield name  # "Bo has more." where it is asked who has more
     if re.search(
         rf"(?i)\A\W*{own}(?:\W*\(|,? (?:because|since|as)\b)(?!.*\b[a-z]+e(?:r|st)\b|.*\b(?:more|most)\b)", sentence
