@@ -76,6 +76,9 @@ def unlock(file: BinaryIO) -> None:
         owner.unlink(missing_ok=True)
 
 
+_UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
+
+
 def _own(owner: Path) -> bool:
     """Make the file that names this process; return False while it names another one that may live."""
     host, pid = platform.node(), os.getpid()
@@ -85,13 +88,7 @@ def _own(owner: Path) -> bool:
             their_host, their_pid, started = str(entry["host"]), int(entry["pid"]), int(entry["started"])
         except FileNotFoundError:
             continue
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            ArithmeticError,
-            RecursionError,
-        ):  # one being written, or else
+        except _UNREADABLE:  # one being written, or else
             their_host, their_pid, started = "", 0, 0
         if their_host == host and _started(their_pid) == started:
             return False
@@ -104,6 +101,9 @@ def _own(owner: Path) -> bool:
         try:
             turn.mkdir()  # one process at a time removes what this dead one has left
         except FileExistsError:
+            warnings.warn(
+                f"{turn}: a process takes {owner.name} over, or died while it did: remove it if so.", stacklevel=2
+            )
             return False
         with contextlib.suppress(FileNotFoundError):
             if owner.read_bytes() == content:

@@ -85,7 +85,8 @@ _LEADS = re.compile(r"\b(?:is|are|be|equals?|gets?|obtains?)[:\s*]{0,9}\Z")
 _AMOUNT = re.compile(r"[0-9.,]+\s?[A-Za-z]{1,2}\s?\^?[23²³]?|[A-Za-z]|[^0-9√]+")
 _PLAIN_FORMULA = re.compile(  # with a root, a power or a letter
     r"(?:\A|[=:]|\b(?:is|are|be|equals))\s+(?=[^=:]*(?:[√π²³⁴^]|(?<![A-Za-z])[b-zB-Z](?![A-Za-z'’])|[0-9] [0-9]|⟨))"
-    r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}⟨⟩|,.\s0-9])*[0-9A-Za-zπ)⟩²³⁴-⁹])[.*$\s]*\Z"
+    r"((?:(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[-−+*/×·^√π⁰¹²³⁴-⁹₀-₉⁻≈(){}⟨⟩|,.\s0-9])*[0-9A-Za-zπ)⟩²³⁴-⁹])"
+    r"(?: [a-z]{3,12}){0,2}[.*$\s]*\Z"
 )
 _INFINITY = re.compile(r"∞|\boo\b|\binf")
 _JOINS = re.compile(r"(?:[\s,;]|and|or)*")

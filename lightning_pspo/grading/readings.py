@@ -96,6 +96,8 @@ def _numbers(text: str, question: str) -> Iterator[str]:
     given = {*numbers(question), *numbers(in_digits(question))}
     while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _COMMITS.search(sentences[-1]):
         sentences.pop()  # "She lost 7 of the 15."
+    clause = _CLAUSE.split(sentences[-1])[-1]
+    sentences[-1] = clause if numbers(clause) else sentences[-1]
     if not (new := new_number(sentences[-1], given)) or _UNSURE.search(sentences[-1]):
         return
     behind = sentences[-1].rpartition(new)[2]

@@ -12,7 +12,7 @@ _CONCLUDES = (
     r"|all)\b"
 )
 _doubts = re.compile(_CONCLUDES).search
-_GOES_ON = re.compile(rf"{_CONCLUDES}|\b(?:means?|which is)\b")
+_GOES_ON = re.compile(rf"{_CONCLUDES}|\b(?:means?|which is(?! (?:correct|right|true)))\b")
 _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..."
     r"(?i)(?:\n\s*|(?<=[.!?])\s+)[*_#>\s-]{0,8}(?:(?:let['’]?s|let (?:me|us)|(?:we|you) can|to|i(?:['’]ll| will))"
     r" (?:quickly )?(?:double[- ]?check|check|verify|confirm)(?: (?:that|this|it|our|the answer)\b|[,:])"
