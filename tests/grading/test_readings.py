@@ -80,6 +80,46 @@ READINGS = r"""
 ? Multiply x and y. => 13
 - 44⏎⏎Question: What is 13?⏎13 | 11⏎12⏎13 | ```python⏎a = 13  # the sum of two⏎```
 """
+GUESSES = r"""
+? A shop sells 12 pens a day. How many pens in a week? => 84
+- So it is 84. It is 91. | So it is 84 (91). It is 12. | It sells 84 pens. Check: 91. | So 84 pens. In total 91 pens.
+- The shop sells 91 pens (eighty-four). | The shop sells 91 pens, or eighty-four. | It might be 84, perhaps 12.
+- The numbers are 84 and 12. | The shop sells 12 pens in 84 days. | The shop sells 12 pens a day, 84 a month.
+? Al had 20 marbles and lost 5. How many has he now? => 15
+- 20 - 15 = 5, so he has 5. | He lost 15 marbles and has 5 now. | He had 15 and has 20 now. | So he lost 15. He has 5.
+? The train takes 3 hours at 60 km/h. How far does it go? => 180
++ It goes 180 km in 3 hours. | It goes 180 km.
+? Ana has 3 pens, Bo 5, Cy 6 and Di 7. Who has more pens than the others? => Di
++ Di has more pens than the others. | So Di has more pens.
+- Ana has more, Bo has more, Cy has more, Di has more. | Cy beats Di. | Cy, then Di | Di, because Cy has more.
+- Ana, Bo, Cy and Di | The names are Ana, Bo, Cy, Di.
+? Which is larger, the cat or the dog? => dog
+- The cat is larger than the dog. | The cat is larger because it ate the dog.
+- The dog is larger only when wet, so the cat.
+? Who is taller, Al or Ben? => Al
+- Al says that Ben is taller. | Al thinks Ben is taller.
+? What is the capital? (A) Rome (B) Paris (C) Bern (D) Oslo => B
++ The capital is Paris. | The answer: Paris
+- (C) Paris | A. Paris | I would say A, C, D, or Paris | Rome is near Paris
+? Is 7 even or odd? => odd
++ So 7 is odd.
+- 7 is even and 8 is odd | 7 is even because 8 is odd
+? On what day does it fall? => Friday
+- It is **Friday** or Saturday. | **Friday** is a Saturday.
+? Find the real solutions. => 1, 2
+- 0, 1, 2 | The candidates are 3, 1 and 2. | We reject 1 and 2. | Divide 1 by 2. | The roots are 1 and 2i.
+? Simplify. => 3x + 2
++ It is 3x + 2.
+- It can't be 3x + 2. | If it is 3x + 2 | I doubt that it is 3x + 2
+? How many marbles does Ana have in the end? => 17
++ Bob has 9 marbles, while Ana has 17. | Bob ends with 9 marbles, compared to 17 for Ana.
+? By how much did the price drop? => 15
++ The new price is $45, which is $15 less than before.
+? How much did they pay in total? => 90
++ 3 tickets, each at $30, cost $90. | The meal costs $70 and the tip $20.⏎Check: $90.
+? What is the sum of the mixed numbers $1\frac12$ and $2\frac14$? => 3\frac{3}{4}
++ \boxed{\frac{15}{4}}
+"""
 FORMS = r"""
 ? Write it as a mixed number. => 1\frac{1}{10}
 + \boxed{1\frac{1}{10}} | \boxed{1 \frac{2}{20}}
@@ -139,6 +179,8 @@ FORMS = r"""
 """
 
 
-@pytest.mark.parametrize(("question", "answer", "verdicts"), [*cases(REMARKS), *cases(READINGS), *cases(FORMS)])
+@pytest.mark.parametrize(
+    ("question", "answer", "verdicts"), [*cases(REMARKS), *cases(READINGS), *cases(GUESSES), *cases(FORMS)]
+)
 def test_verdicts(question, answer, verdicts):
     assert {text: grade(text, answer, question=question).correct for text in verdicts} == verdicts
