@@ -81,18 +81,19 @@ _UNREADABLE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionErr
 
 def _own(owner: Path) -> bool:
     """Make the file that names this process; return False while it names another one that may live."""
-    host, pid = platform.node(), os.getpid()
-    while not _made(owner, json.dumps({"host": host, "pid": pid, "started": _started(pid)}).encode()):
+    host, pid, job = platform.node(), os.getpid(), os.environ.get("SLURM_JOB_ID", "")
+    while not _made(owner, json.dumps({"host": host, "pid": pid, "started": _started(pid), "job": job}).encode()):
         try:
             entry = json.loads(content := owner.read_bytes())
             their_host, their_pid, started = str(entry["host"]), int(entry["pid"]), int(entry["started"])
+            is_requeued = bool(job) and entry.get("job") == job  # SLURM has ended the job there before
         except FileNotFoundError:
             continue
         except _UNREADABLE:  # one being written, or else
-            their_host, their_pid, started = "", 0, 0
+            their_host, their_pid, started, is_requeued = "", 0, 0, False
         if their_host == host and _started(their_pid) == started:
             return False
-        if their_host != host:
+        if their_host != host and not is_requeued:
             warnings.warn(
                 f"{owner} names the owner, as there are no locks here: remove it if that has died.", stacklevel=2
             )

@@ -94,3 +94,24 @@ def test_an_owner_of_another_host_is_left_to_the_user(
     with pytest.warns(UserWarning, match=r"lock\.owner names the owner, .*: remove it if that has died\."):
         assert locked(tmp_path / "lock") is None
     assert (tmp_path / "lock.owner").read_text() == content
+
+
+def test_a_job_that_slurm_requeued_on_another_host_owns_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    (tmp_path / "lock.owner").write_text('{"host": "elsewhere", "pid": 1, "started": 1, "job": "17"}')
+    file = locked(tmp_path / "lock")
+    assert file is not None
+    unlock(file)
+    (tmp_path / "lock.owner").write_text('{"host": "elsewhere", "pid": 1, "started": 1, "job": "18"}')
+    with pytest.warns(UserWarning, match="remove it if that has died"):
+        assert locked(tmp_path / "lock") is None
+    (tmp_path / "lock.owner").write_text(f'{{"host": "{os.uname().nodename}", "pid": 999999999, "started": 1}}')
+    (tmp_path / "lock.owner.999999999-1").mkdir()  # of a process that died while it took over
+    with pytest.warns(UserWarning, match="remove it if so"):
+        assert locked(tmp_path / "lock") is None
