@@ -30,12 +30,9 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{1,3}([^\s${}\\]{1,30})")
 _BETWEEN_BOXES = re.compile(
     r"(?:\\text\s?\{\s?(?:and|or)\s?\}|and|or|\\q?quad|\\[()\[\],;]|[A-Za-z](?:_\w)?\s?=|[\s$,;&])*"
 )
-_HOW = re.compile(  # "8 (48 ÷ 6)", "**8 pens** (48 ÷ 6)"
-    r"([0-9%](?: [a-z]+){0,2}[*.]{0,3})\s{1,3}\([^()=,]*[0-9][a-z ]*[-+*/×÷] ?[0-9][^()=,]*\)\W*\Z"
-)
 _DERIVED = re.compile(r"=[\s$]{0,4}\\(?:boxed|fbox)\s?\{\s{0,4}\Z")
 _NAMED = re.compile(rf"(?<![\w}}/\\])[A-Za-z](?:_\w)?\s?{_DERIVED.pattern}")
-_MAX_BETWEEN, _MAX_BEHIND = 40, 200
+_MAX_BETWEEN = 40
 _HEADING = re.compile(
     r"(?i)\W*(?:step|part|case|solution|explanation|calculations?|conclusion|given|method|approach|verification|check|"
     r"problem|question|note|summary|understand|identify|calculate|find|determine|solve|set ?up)\b"
@@ -186,7 +183,6 @@ def _unmarked(text: str, question: str) -> tuple[str | None, str]:
     """Return what is left to go by: what a program printed, the last formula, the last number."""
     printed = last_match(_PRINTED, text)
     prose = _PROGRAM.sub("", text[printed.end() :] if printed else text)
-    prose = prose[:-_MAX_BEHIND] + _HOW.sub(r"\1", prose[-_MAX_BEHIND:])
     prose = without_remarks(prose, question)
     output = printed[1].strip() if printed and not _FAILED.search(printed[1]) else ""
     line = output.rpartition("\n")[2].strip() or None

@@ -31,7 +31,10 @@ _CHATTER = re.compile(
 _GLOSS = re.compile(
     r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|not|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
 )
-_SAYS = re.compile(r"(?=.*[0-9])(?:[0-9.]+\s?\\?%|.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx))")
+_SAYS = re.compile(
+    r"(?=.*[0-9])(?:[0-9.]+\s?\\?%|.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx)"
+    r"|[^,]*[0-9]\s?[-+*/×÷]\s?\$?[0-9][^,]*\Z)"
+)
 _ASIDE = re.compile(  # behind a number, to the end of the sentence
     r",? \(?(?:as )?compared (?:to|with)\b(?=[^=]*\Z)"
     r"|, (?:each|such as|for example|e\.g\.|including(?= (?:the |a )?\\?\$?[0-9])|independent|versus|vs\.?"
