@@ -74,7 +74,12 @@ class Procedural(PromptSource):
                 values.validate()
         except Exception as error:  # the tasks check with assert, by ValueError, or not before a TypeError
             raise InputError(f"`settings` of task {self.task} are refused: {error}; got {self.settings}.") from error
-        server(os.getpid())  # it takes a second or two to start, beside this process
+        if self._wanted.is_hashed:
+            server(os.getpid())  # it takes a second or two to start, beside this process
+
+    @property
+    def _wanted(self) -> Wanted:
+        return Wanted(self.task, self.settings, self.seed, self.size, self.split)
 
     @property
     def name(self) -> str:
@@ -89,7 +94,7 @@ class Procedural(PromptSource):
         """
         from reasoning_gym.factory import DATASETS, create_dataset
 
-        wanted = Wanted(self.task, self.settings, self.seed, self.size, self.split)
+        wanted = self._wanted
         is_of_the_library = DATASETS[self.task][0].__module__.startswith("reasoning_gym.")
         items = drawn(wanted) if is_of_the_library else wanted.draw()  # no other process knows the user's own tasks
         judge = create_dataset(self.task, **self.settings, seed=self.seed, size=1)
