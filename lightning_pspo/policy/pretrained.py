@@ -180,12 +180,14 @@ class Pretrained:
         if any(id_ is not None and type(id_) is not int for id_ in flat):
             raise InputError(f"`eos_token_id` of {self.name!r} must be the ids of tokens, got {flat!s:.80}.")
         vocab_size = self.config.get_text_config().vocab_size
-        if outside := [id_ for id_ in flat if id_ is not None and not 0 <= id_ < vocab_size]:
+        default = type(self.config)().eos_token_id  # GPT-2's, which models of its class with few tokens keep
+        flat = [id_ for id_ in flat if id_ is not None and (id_ != default or id_ < vocab_size)]
+        if outside := [id_ for id_ in flat if not 0 <= id_ < vocab_size]:
             raise InputError(
                 f"`eos_token_id` of {self.name!r} must be in its vocabulary of {vocab_size}, got {outside[0]}: set it "
                 f"to {self.tokenizer.eos_token_id}, the tokenizer's, in {CONFIG_NAME} and {GENERATION_CONFIG_NAME}."
             )
-        return tuple(sorted({id_ for id_ in flat if id_ is not None}))
+        return tuple(sorted({*flat}))
 
     def decoded_with_special_tokens(self, rows: Sequence[list[int]]) -> list[str | None]:
         """Decode completions with their special tokens, without those of beginning, end and padding.
