@@ -25,6 +25,11 @@ def one_line(error: BaseException) -> str:
     return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether code in Rust has failed, as tokenizers does: its exception is no Exception, and no module offers it."""
+    return type(error).__name__ == "PanicException"
+
+
 def got_missing(path: str | Path) -> str:
     """Return the end of a message about a path that does not exist: where it was looked for, and the nearest one."""
     return f"got {str(path)!r} (from {Path.cwd()}){near_path(path)}"

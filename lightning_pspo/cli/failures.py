@@ -13,6 +13,7 @@ import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, ParamSpec
 
 from lightning_pspo.cli.help import RESUMED
@@ -83,8 +84,7 @@ def bad_input(error: BaseException) -> str | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     refusal = refusal_within(error)
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    is_slurms = bool(frames) and frames[-1].f_globals.get("__name__") == _SLURM
+    is_slurms = [frame.f_globals.get("__name__") for frame in _frames(error)[-1:]] == [_SLURM]
     if refusal is None and (is_slurms or isinstance(error, ArgumentError | MisconfigurationException)):
         return str(error)
     return refusal
@@ -105,10 +105,13 @@ def refusal_within(error: BaseException | None) -> str | None:
     return None
 
 
+def _frames(error: BaseException) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
 def _is_of_users_code(error: BaseException) -> bool:
     """Tell whether a callback, reward or source of the user failed by itself or in a library, and needs a traceback."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
+    for frame in reversed(_frames(error)):
         name = frame.f_globals.get("__package__") or frame.f_globals.get("__name__") or ""
         if (package := name.partition(".")[0]) == __name__.partition(".")[0]:
             return False

@@ -15,7 +15,7 @@ from lightning_pspo.data.contamination import normalise
 from lightning_pspo.data.loaders import EncodedProblem
 from lightning_pspo.data.prompt_format import PLAIN, Example, PromptFormat, answer_after
 from lightning_pspo.data.prompts import fill_template
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, is_panic
 from lightning_pspo.types import Problem
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class PromptEncoder:
                 ``{system}`` although there is a system prompt, or the tokenizer cannot encode the text.
         """
         text = self.text(problem)
-        with time_limit(text, ENCODE_S):
+        with encoding_limit(text, ENCODE_S):
             if self.chat is None:
                 ids = _encode_open(self.tokenizer, text)
             else:
@@ -191,7 +191,7 @@ def _check_digits(text: str, encoded: str) -> None:
 
 
 @contextlib.contextmanager
-def time_limit(text: str, seconds: float) -> Iterator[None]:
+def encoding_limit(text: str, seconds: float) -> Iterator[None]:
     """Raise ValueError where a tokenizer fails on a text; end the process, with a line on stderr, if it takes longer.
 
     Its patterns are a program of their own, whose steps can be as many as the text has parts, and which no exception
@@ -209,7 +209,7 @@ def time_limit(text: str, seconds: float) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
+        if not is_panic(error):
             raise
         raise ValueError(f"the tokenizer cannot encode {text!r:.60} ({error}): {mend}.") from None
     finally:

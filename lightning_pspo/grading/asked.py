@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from lightning_pspo.grading.last_number import BOLD, last_sentence, whole
 from lightning_pspo.grading.normalize import clean
-from lightning_pspo.grading.numbers import IN_PROSE, UNIT_SIZES, Number, read_number, split_unit, unit_id
+from lightning_pspo.grading.numbers import DIGITS, IN_PROSE, UNIT_SIZES, Number, read_number, split_unit, unit_id
 from lightning_pspo.grading.words import SCALE, in_digits
 
 _UNIT_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?) )?[a-z]+(?:\s?\^\s?\{?[23]\}?|[²³])?(?:(?: per | an? |/)[a-z]+)?"
@@ -97,7 +97,6 @@ _ASKS = re.compile(  # the clauses of the last question, up to what is denied
     rf"(?i)\b(?:how (?:many|much)|what (?:is|was|percent|fraction))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
     r"(?=[^?]*\??[^?]*\Z)"
 )
-_DIGITS = re.compile(r"[0-9][0-9.,]*(?<![.,])")
 _OPPOSITE_SENSES = [
     ("fail(?:ed)?", "pass(?:ed)?"),
     ("wrong|incorrect|false", "right|correct|true"),
@@ -307,7 +306,7 @@ def says_opposite(completion: str, number: str, question: str) -> bool:
     if not (senses := _other_senses(question)):
         return False
     text = completion or clean(number)
-    digits = _DIGITS.search(number) if not completion else None
+    digits = DIGITS.search(number) if not completion else None
     before, _, behind = text.rpartition(digits.group() if digits else number)
     return not before[-1:].isdigit() and any(
         says_behind.match(behind) or says_before.search(before[-40:]) for says_behind, says_before in senses

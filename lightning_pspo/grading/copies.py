@@ -50,7 +50,7 @@ _ASKS_TIME_OF_DAY = re.compile(
     r"\b(?:when (?:do|does|did|will|is|are|was|were|can|could|should|would)|(?:what|which) (?:time|hour)|clock)\b"
 )
 _OTHER_LEFT_SIDE = re.compile(r"(?:[0-9]+\s?([a-z])|([a-z])\s?\^\s?\{?[0-9]+\}?)\s?=")  # 2x = 5, x^2 = 5
-OPTION = re.compile(r"\(?(?<!\w)([A-J])[).:]\s*(.+?)(?=[\s,;]*\(?(?<!\w)[A-J][).:]|\Z)")
+_OPTION = re.compile(r"\(?(?<!\w)([A-J])[).:]\s*(.+?)(?=[\s,;]*\(?(?<!\w)[A-J][).:]|\Z)")
 _JOIN = r"[-+*/^_=<>()\\{}|]"
 _words = lru_cache(maxsize=256)(re.compile(r"\w+|[^\w\s]").findall)
 _MIN_WORDS, _MAX_WORDS = 3, 300
@@ -97,12 +97,20 @@ def refusal(extracted: str, answer: str, question: str) -> str | None:
     return "copied" if _stands_in(value, question, is_number=read_number(own) is not None or ":" in own) else None
 
 
+def options(question: str) -> dict[str, str]:
+    """Return the options of a question by their letters.
+
+    >>> options("Which? (A) 3 (B) Paris")
+    {'A': '3', 'B': 'Paris'}
+    """
+    return dict(_OPTION.findall(clean(question.replace("\n", " "))))
+
+
 def _is_other_option(choice: str, question: str) -> bool:
     """Whether a letter stands beside what the question has for another one: ``(B) 14``."""
-    if not (said := OPTION.match(choice)):
+    if not (said := _OPTION.match(choice)):
         return False
-    options = dict(OPTION.findall(clean(question.replace("\n", " "))))
-    own = tokens(options.get(said[1], ""))
+    own = tokens(options(question).get(said[1], ""))
     return bool(own) and tokens(said[2])[: len(own)] != own
 
 

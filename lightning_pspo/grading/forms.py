@@ -28,7 +28,7 @@ _QUANTITY = re.compile(rf"\\?(?:Delta|delta)?\s*{_VARIABLE}")
 _CALCULATION = re.compile(r"(?:[0-9.,+\-*/() {}]|\^\{?-?[0-9]|\\(?:times|cdot|div|d?frac)(?![A-Za-z]))+")
 _MAX_SAID = 10**300  # of a rough value; a float holds it
 _FUNCTIONS = re.compile(r"\A\\?(?:log|ln|sin|cos|tan|sqrt|max|min|gcd|lcm|frac|pm|int|sum|lim)")
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _DERIVATION = re.compile(
     r"\\begin\{(?:align|aligned|gather|gathered|split|equation|eqnarray|multline)\*?\}(.*)\\end\{[a-z]{5,8}\*?\}",
     re.DOTALL,
@@ -171,7 +171,7 @@ def _last_value(text: str, named: bool) -> str:
     if "=" in text and not RELATION.search(text) and not _is_system(text):
         parts = split_top(text, ("=",))
         ends = named or len(parts) > 2 or not re.search("[A-Za-z]", text)
-        if ends and len(parts) > 1 and "," not in _THOUSANDS.sub("", text):
+        if ends and len(parts) > 1 and "," not in THOUSANDS.sub("", text):
             return parts[-1]
     return text.strip()
 

@@ -109,15 +109,17 @@ def read_answer(attempt: Attempt, mode: Mode, cut_off: CutOff) -> tuple[str, str
         rule = "truncated"
     if attempt.scorer is not None and (tagged := _TAGGED.findall(text)):  # a task's own scorer expects it whole
         extracted, rule = tagged[-1], "stated"
-    line, answer, question = without_remarks(text.strip(), attempt.question), attempt.answer, attempt.question
-    if rule in ("last_number", "none") and mode == "lenient" and not cut:
+    answer, question = attempt.answer, attempt.question
+    is_stated = rule == "stated" and not read_number(clean(answer))
+    is_open = (rule in _UNMARKED or is_stated) and mode == "lenient" and not cut
+    line = without_remarks(text.strip(), question) if is_open else ""
+    if is_open and rule in ("last_number", "none"):
         number = asked_number(question, line) or emphasized(line)
         extracted, rule = (number, "last_number") if number else (extracted, rule)
     elif rule in ("hash", "boxed") and (said := clean((extracted or "")[:MAX_ANSWER_CHARS])) and _IS_PROSE.match(said):
         alone = last_number(said) if _IS_SENTENCE.match(said) and len(numbers(said)) == 1 else None
         extracted = asked_number(question, said) or concluded(said) or alone or extracted
-    is_stated = rule == "stated" and not read_number(clean(answer))
-    if (rule in _UNMARKED or is_stated) and mode == "lenient" and not cut:
+    if is_open:
         if not is_stated and compact(clean(answer)) in YES_OR_NO and (reply := last_match(REPLY, text)):
             extracted, rule = reply[1], "stated"
         elif not quick(extracted or "", answer) and not NEXT_QUESTION.search(text):

@@ -264,7 +264,7 @@ def plain(character: str) -> str:
 
 
 def spell_fractions(text: str) -> str:
-    """Write small raised and lowered digits of a fraction, primes and a transposition in ASCII: ``1⁹⁄₁₀`` is 1 9/10."""  # noqa: RUF002
+    """Write fractions of small raised and lowered digits in ASCII: ``1⁹⁄₁₀`` is 1 9/10."""  # noqa: RUF002
     return _SMALL_FRACTION.sub(lambda parts: f"{parts[1]} {parts[2]}/{parts[3]}".translate(_RAISED).lstrip(), text)
 
 

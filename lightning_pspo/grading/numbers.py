@@ -19,7 +19,10 @@ MAX_ANSWER_CHARS = 1000  # a longer answer is compared as it stands
 MAX_NUMBER_CHARS = 100  # a longer text is not read as a number
 MAX_EXPONENT = 100  # a power of ten beyond this is not read as a number
 
-IN_PROSE = r"\\?\$?[-−]?(?:[0-9][0-9.,]*(?<![.,])|\.[0-9]+)%?"
+_DIGITS = r"[0-9][0-9.,]*(?<![.,])"
+DIGITS = re.compile(_DIGITS)
+"""Digits of a number in a sentence, with their points and commas."""
+IN_PROSE = rf"\\?\$?[-−]?(?:{_DIGITS}|\.[0-9]+)%?"
 """Pattern of a number in a sentence, with its signs of money and percent."""
 
 _PLAIN = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"

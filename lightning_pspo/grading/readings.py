@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lightning_pspo.grading.copies import OPTION
-from lightning_pspo.grading.forms import COPULA, decide_choice
+from lightning_pspo.grading.copies import options
+from lightning_pspo.grading.forms import COPULA, THOUSANDS, decide_choice
 from lightning_pspo.grading.last_number import BOLD, SENTENCE, last_number, new_number, numbers
 from lightning_pspo.grading.normalize import MONTHS, clean
 from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.qualifiers import in_terms_of
 from lightning_pspo.grading.structure import split_collection
-from lightning_pspo.grading.words import DOUBT, NOT, WRONG, in_digits
+from lightning_pspo.grading.words import DOUBT, HAS_DIGIT, NOT, WRONG, in_digits
 
 _CALENDAR = re.compile(rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:{'|'.join(MONTHS)})(?: [0-9]{{1,2}}\b)?")
 _ENDS_IN_DAY = re.compile(r"(?:\b(?:is|was|be|on|in)(?: an?| on)?|[:→=,]) [*_]*[A-Z][a-z]+(?: [0-9]+)?[\W_]*\Z")
@@ -33,12 +33,10 @@ _BESIDE = re.compile(  # what stands before a number that only says of what, or 
     r"|to|between\b.*\band)[ $\\]{1,3}[-−]?\Z"
 )
 _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
-_HAS_DIGIT = re.compile("[0-9]")
 _MAX_SENTENCES = 3
 
 _CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
 _ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
 _JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
 _ENDS = re.compile(r"\$?(?: [a-z]+){0,4}[\W_]*\Z")
@@ -91,7 +89,7 @@ def _numbers(text: str, question: str) -> Iterator[str]:
     sentences = [in_digits(sentence) for sentence in raw]
     if not question or not _IS_SENTENCE.search(sentences[-1]) or _UNSURE.search(sentences[-1]):
         return
-    if not _HAS_DIGIT.search(raw[-1]) and len(numbers(sentences[-1])) == 1:
+    if not HAS_DIGIT.search(raw[-1]) and len(numbers(sentences[-1])) == 1:
         yield last_number(sentences[-1]) or ""  # "They need just one box."
     given = {*numbers(question), *numbers(in_digits(question))}
     while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _COMMITS.search(sentences[-1]):
@@ -112,8 +110,8 @@ def _lists(text: str, size: int) -> Iterator[str]:
     if len(rows) == size and all(rows):
         yield ", ".join(row[1] for row in rows if row)
     sentence = SENTENCE.split(text.rpartition("\n")[2][-_MAX_LINE:])[-1]
-    sentence = sentence if _HAS_DIGIT.search(sentence) else in_digits(sentence)
-    clause = _CLAUSE.split(_ASIDES.sub("", _THOUSANDS.sub("", sentence)))[-1]
+    sentence = sentence if HAS_DIGIT.search(sentence) else in_digits(sentence)
+    clause = _CLAUSE.split(_ASIDES.sub("", THOUSANDS.sub("", sentence)))[-1]
     items = numbers(clause)
     found = re.search(_JOINED.join(map(re.escape, items)), clause) if len(items) == size else None
     if found and not _IS_RANGE.search(clause) and _ENDS.match(clause, found.end()):
@@ -128,9 +126,9 @@ def _words(text: str, own: str, question: str) -> Iterator[str]:
         yield from days[-1:] if len({*days}) == 1 or _ENDS_IN_DAY.search(text) else bold
         return
     yield from bold
-    options = dict(OPTION.findall(clean(question.replace("\n", " "))))
-    option = options.pop(own.strip("()"), "")
-    others = [other for pair in options.items() for other in pair]
+    choices = options(question)
+    option = choices.pop(own.strip("()"), "")
+    others = [other for choice in choices.items() for other in choice]
     if option and not any(re.search(rf"\b{re.escape(other)}\b", sentence) for other in others):
         own, name = option, own
     else:

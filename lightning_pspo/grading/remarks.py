@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
-from lightning_pspo.grading.last_number import SENTENCE
-from lightning_pspo.grading.words import DOUBT, WRONG
+from lightning_pspo.grading.last_number import last_sentence
+from lightning_pspo.grading.numbers import DIGITS
+from lightning_pspo.grading.words import DOUBT, HAS_DIGIT, WRONG
 
-_CONCLUDES = (
+_CONCLUSION = (
     rf"(?i){DOUBT}|\b(?:so|thus|therefore|hence|then|actually|answer|mistake|error|leaving|giving|making|meaning|now"
     r"|all)\b"
 )
-_doubts = re.compile(_CONCLUDES).search
-_GOES_ON = re.compile(rf"{_CONCLUDES}|\b(?:means?|which is(?! (?:correct|right|true)))\b")
+_IS_CONCLUSION = re.compile(_CONCLUSION)
+_GOES_ON = re.compile(rf"{_CONCLUSION}|\b(?:means?|which is(?! (?:correct|right|true)))\b")
 _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..."
     r"(?i)(?:\n\s*|(?<=[.!?])\s+)[*_#>\s-]{0,8}(?:(?:let['’]?s|let (?:me|us)|(?:we|you) can|to|i(?:['’]ll| will))"
     r" (?:quickly )?(?:double[- ]?check|check|verify|confirm)(?: (?:that|this|it|our|the answer)\b|[,:])"
@@ -48,10 +49,8 @@ _ASKS_DIFFERENCE = re.compile(
     r"(?i)\b(?:difference|by how|how (?:much|many) (?:more|less|fewer|[a-z]+er)\b|win by|drop|(?:in|de)crease|change)"
 )
 _NAME = re.compile("[A-Z][a-z]+")
-_NUMBER = re.compile(r"[0-9][0-9.,]*(?<![.,])")
 _NOTE = re.compile(r"\([A-Z][a-z]+[: ].*\)[\s.*$]*")  # "(Note that 20 is not divisible by 0.)"
-_DIGIT = re.compile("[0-9]")
-_MAX_CHARS = 400  # of a remark, and of a last sentence
+_MAX_CHARS = 400  # of a remark
 
 
 def without_remarks(text: str, question: str = "") -> str:
@@ -63,19 +62,24 @@ def without_remarks(text: str, question: str = "") -> str:
     text = text.rstrip()
     for tail in (_CHATTER, _HEADING):
         end = tail.search(text, max(0, len(text) - _MAX_CHARS))
-        if end and _DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
+        if end and HAS_DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
             text = text[: end.start()].rstrip()
-    for check in [*_CHECK.finditer(text, max(0, len(text) - _MAX_CHARS))][:1]:
-        found = _NUMBER.findall(text, max(0, check.start() - _MAX_CHARS), check.start())
-        if found and found[-1] in _NUMBER.findall(text, check.end()) and not _GOES_ON.search(text, check.end()):
+    if check := _CHECK.search(text, max(0, len(text) - _MAX_CHARS)):
+        found = DIGITS.findall(text, max(0, check.start() - _MAX_CHARS), check.start())
+        if found and found[-1] in DIGITS.findall(text, check.end()) and not _GOES_ON.search(text, check.end()):
             text = text[: check.start()].rstrip()
-    start = _last_start(text)
-    if _NOTE.fullmatch(text, start) and _DIGIT.search(text, 0, start) and not _TAKES_BACK.search(text, start):
-        text = text[:start].rstrip()
-        start = _last_start(text)
-    sentence = text[start:]
+    sentence = last_sentence(text)
+    head = text.removesuffix(sentence)
+    if _NOTE.fullmatch(sentence) and HAS_DIGIT.search(head) and not _TAKES_BACK.search(sentence):
+        sentence = last_sentence(head)
+        head = head.rstrip().removesuffix(sentence)
     gloss = _GLOSS.search(sentence)
-    if gloss and _DIGIT.search(sentence, 0, gloss.start()) and _SAYS.match(gloss[1]) and not _doubts(gloss[1]):
+    if (
+        gloss
+        and HAS_DIGIT.search(sentence, 0, gloss.start())
+        and _SAYS.match(gloss[1])
+        and not _IS_CONCLUSION.search(gloss[1])
+    ):
         sentence = sentence[: gloss.start()]
     for aside in _ASIDE.finditer(sentence):
         names = _NAME.findall(sentence, aside.start())
@@ -83,12 +87,7 @@ def without_remarks(text: str, question: str = "") -> str:
             continue  # it says what is asked for, of another than the rest
         if aside["compared"] and _ASKS_DIFFERENCE.search(question):
             continue
-        if _DIGIT.search(sentence, 0, aside.start()) and not _doubts(sentence[aside.start() :]):
+        if HAS_DIGIT.search(sentence, 0, aside.start()) and not _IS_CONCLUSION.search(sentence[aside.start() :]):
             sentence = sentence[: aside.start()]
             break
-    return text[:start] + sentence
-
-
-def _last_start(text: str) -> int:
-    line = max(text.rfind("\n") + 1, len(text) - _MAX_CHARS)
-    return max((end.end() for end in SENTENCE.finditer(text, line)), default=line)
+    return head + sentence

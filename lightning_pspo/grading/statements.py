@@ -20,7 +20,7 @@ from lightning_pspo.grading.normalize import clean
 from lightning_pspo.grading.numbers import MAX_ANSWER_CHARS, read_number, split_unit
 from lightning_pspo.grading.qualifiers import DENIED
 from lightning_pspo.grading.regions import HOLES
-from lightning_pspo.grading.words import DOUBT, SUPPOSED, WRONG, in_digits, ordinal
+from lightning_pspo.grading.words import DOUBT, HAS_DIGIT, SUPPOSED, WRONG, in_digits, ordinal
 
 _MARK = r"(?:\*\*|__|[#*_]){0,4}"
 _STATED = re.compile(
@@ -105,7 +105,6 @@ _NO_ANSWER = re.compile(
 _COLUMN = re.compile(r"(?:[-−]?[0-9][0-9.,/]*\s*\n\s*){1,20}[-−]?[0-9][0-9.,/]*\s*\Z")  # several answers, a line each
 _MAX_WORDS = 4
 _LONG_WORDS = re.compile(r"(?<!\\)(?<!\\begin\{)(?<!\\end\{)\b(?!(?:and|mod)\b)[A-Za-z]{3,}")
-_HAS_DIGIT = re.compile("[0-9]")
 _CONCLUDES = re.compile(r"\W*(?:So|Thus|Therefore|Hence|Finally|Altogether|In (?:total|all))\b")
 _SUBJECT = re.compile(rf"(?:{_CONCLUDES.pattern},? )?(?:(?:[Oo]nly|[Ee]xactly|[Jj]ust) )?(?:a )?[0-9]")
 _SHARE = re.compile(r"\b[0-9]+ (?:in|out of) [0-9]+\b")
@@ -140,7 +139,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return None
     if maths:
         return joined(text, maths)
-    if not _HAS_DIGIT.search(text, 0, end.start() if end else len(text)):
+    if not HAS_DIGIT.search(text, 0, end.start() if end else len(text)):
         text = in_digits(text[: end.start()]) + text[end.start() :] if end else in_digits(text)
         end = _SENTENCE_END.search(text)
     raw = (text[: end.start()] if end else text).strip(" \t*_")
@@ -156,7 +155,7 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         end_of_chain = cleaned.rpartition("=")[2].strip()
         derived = "=" in sentence and _EQUATIONS_FOLLOW.match(text) and not read_number(end_of_chain)
         return last_number(text.partition("\n\n")[0]) if derived else sentence
-    if not _HAS_DIGIT.search(cleaned):
+    if not HAS_DIGIT.search(cleaned):
         return sentence if len(words) <= _MAX_WORDS and raw[-1] != ":" and not _NO_ANSWER.match(sentence) else None
     if sentence.lower().startswith("not "):
         return None
@@ -185,8 +184,8 @@ def concluded(text: str) -> str | None:
     sentence = last_sentence(text).strip(" \t*_")
     if _TEX.search(sentence):
         return None
-    if not _HAS_DIGIT.search(sentence) and (_CONCLUDES.match(sentence) or not _HAS_DIGIT.search(text)):
-        if not _HAS_DIGIT.search(text) and " " in sentence and (place := ordinal(sentence)):
+    if not HAS_DIGIT.search(sentence) and (_CONCLUDES.match(sentence) or not HAS_DIGIT.search(text)):
+        if not HAS_DIGIT.search(text) and " " in sentence and (place := ordinal(sentence)):
             return place
         sentence = in_digits(sentence)
         if (share := _SHARE.search(sentence)) and len(numbers(sentence)) == 2:
@@ -200,7 +199,7 @@ def concluded(text: str) -> str | None:
         return _plain(number) if number and _ENDS.match(rest) else None
     number = _result(sentence)
     left = sentence[: number.start()].rpartition("=")[0].rpartition("=")[2] if number else ""
-    if not number or not _HAS_DIGIT.search(left) or not _OPERATOR.search(left):
+    if not number or not HAS_DIGIT.search(left) or not _OPERATOR.search(left):
         return None
     rest = sentence[number.end() :]
     return None if _RESULT.search(rest) or _NO_RESULT.search(rest) else _plain(number)
@@ -231,7 +230,7 @@ def _behind_verb(sentence: str, following: str) -> re.Match[str] | None:
     verb = _CLAUSE.match(sentence)
     number = _LEADING.match(sentence, verb.end()) if verb else None
     rest = sentence[number.end() :] if number else ""
-    return None if _HAS_DIGIT.search(following) or _RESULT.search(rest) or _goes_on(rest) else number
+    return None if HAS_DIGIT.search(following) or _RESULT.search(rest) or _goes_on(rest) else number
 
 
 def _goes_on(rest: str) -> bool:

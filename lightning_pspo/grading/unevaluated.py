@@ -20,10 +20,11 @@ _PRODUCTS = frozenset([r"\cdot", r"\times", r"\left", r"\right"])
 _OPERATION = re.compile(
     r"[+*/^!|]|(?<=[0-9A-Za-z)}\]!])\s*-|[0-9)}]\s*\(|\\(?!circ|degree|infty|emptyset)[A-Za-z]+|\d\s?[xX]\s?\d"
 )
-_UNADDED = re.compile(  # two numbers, a power of a number or of brackets
+_UNADDED = re.compile(  # two numbers, a power of a number or of brackets, two roots, pi or a fraction and a number
     r"(?<![\w.^}\\])[0-9]+\s?(?:[-+*]|\\cdot|\\times)\s?[0-9]+(?![\w.]*[\\^A-Za-z{(!]|\s?[\\/])"
     r"|(?<![\w.])[0-9]+\^\{?[0-9]++(?!\s?/)|\)\^"
-    r"|\\sqrt\{[0-9]+\}\s?(?:\\cdot|\\times|\*)?\s?\\sqrt\{|(?:\\pi\s?|[0-9]\s?(?=[^0-9]*\\frac))(?:\\cdot|\\times|\*)\s?(?:[0-9]|\\frac)"
+    r"|\\sqrt\{[0-9]+\}\s?(?:\\cdot|\\times|\*)?\s?\\sqrt\{"
+    r"|(?:\\pi\s?|[0-9]\s?(?=[^0-9]*\\frac))(?:\\cdot|\\times|\*)\s?(?:[0-9]|\\frac)"
 )
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan|arc|exp)|(?<![A-Za-z])e\s?\^")
 QUOTIENT = re.compile(r"[-+]?\s*(?:\(?|\\frac\{-?)([0-9]+)(?:\)?\s*/\s*\(?|\}\{)([0-9]+)[)}]?")

@@ -53,6 +53,7 @@ SUPPOSED = (
 DOUBT = rf"(?i:\b(?:{_NO}|{_GUESSED}|{WRONG}|no|if|but|unless|eliminat\w+|except\w*|exclud\w+)\b|n['’]t\b|\?)"
 """Words that take back what a text says; above it what denies a clause, an answer, and a statement."""
 IS_DOUBT = re.compile(DOUBT)
+HAS_DIGIT = re.compile("[0-9]")
 _ANY = re.compile(rf"(?i)minus|negative|{_SMALL}|hundred|dozen|{_LARGE}|{'|'.join(_PARTS)}|{'|'.join(_TENS)}")
 
 

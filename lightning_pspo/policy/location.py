@@ -61,7 +61,7 @@ def check_folder(location: str) -> None:
                 f"{rule}, which has {f'a GGUF file: {convert}' if any(map(_is_gguf, path.iterdir())) else 'none'}."
             )
         for name in _JSON:
-            check_json(path / name)
+            read_entries(path / name)
         for index in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
             if (path / index).is_file():
                 index_parts(path / index)
@@ -73,37 +73,33 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def check_json(path: Path) -> None:
-    """Refuse a file that is there and is no JSON object, or larger than any of a model."""
+def read_entries(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, an empty one without a file; refuse one that is larger than any of a model."""
     if not path.is_file():
-        return
+        return {}
     data = read_bounded(path)
     try:
-        content = json.loads(data.decode())
+        content: Any = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         reason = first_line(error)
         raise InputError(f"{path} must be a JSON object, but it is not JSON: {reason}; copy it again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must be a JSON object, got {content!r:.40}; copy it again.")
+    return content
 
 
-def check_layers(config: Path) -> None:
+def check_layers(entries: dict[str, Any], config: Path) -> None:
     """Refuse a config.json with more layers than any model has, of the model or a part of it, before one is made."""
-
-    def check(entries: dict[str, Any]) -> None:
-        for name, value in entries.items():
-            if isinstance(value, dict):
-                check(value)
-            elif isinstance(value, int | float) and _LAYERS.fullmatch(name) and value > _MOST_LAYERS:
-                raise InputError(f"{config}: `{name}` must be at most {_MOST_LAYERS}, got {value!r:.40}.")
-
-    check(json.loads(config.read_bytes()))
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            check_layers(value, config)
+        elif isinstance(value, int | float) and _LAYERS.fullmatch(name) and value > _MOST_LAYERS:
+            raise InputError(f"{config}: `{name}` must be at most {_MOST_LAYERS}, got {value!r:.40}.")
 
 
 def index_parts(index: Path) -> list[str]:
     """Return the names of the files that hold a model's weights, of which this is the index."""
-    check_json(index)
-    files = json.loads(index.read_bytes()).get("weight_map")
+    files = read_entries(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(part, str) for part in files.values()):
         raise InputError(f"{index}: `weight_map` must map weights to files, got {files!r:.40}.")
     for part in (parts := sorted(set(files.values()))):

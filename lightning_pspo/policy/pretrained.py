@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, is_panic
 from lightning_pspo.files import foreign
 from lightning_pspo.policy.download import Download
 from lightning_pspo.policy.location import (
@@ -35,10 +35,10 @@ from lightning_pspo.policy.location import (
     EMBEDDED,
     UNREADABLE,
     check_folder,
-    check_json,
     check_layers,
     first_line,
     index_parts,
+    read_entries,
 )
 
 logger = logging.getLogger(__name__)
@@ -243,8 +243,7 @@ class Pretrained:
 
     def _read_config(self) -> PreTrainedConfig:
         if (path := self.find(CONFIG_NAME)) is not None:
-            check_json(path)
-            check_layers(path)
+            check_layers(read_entries(path), path)
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
             _switch_off_dropout(config)
@@ -289,7 +288,7 @@ class Pretrained:
                 logger.info("Setting the tokenizer's dropout to 0: the same text must give the same prompt.")
                 merges.dropout = None
         except BaseException as error:  # tokenizers has no type of its own, and Rust's panic is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            if not isinstance(error, Exception) and not is_panic(error):
                 raise
             raise InputError(f"No usable tokenizer in {self.name!r}: {first_line(error)}") from error
         if tokenizer.eos_token_id is None:

@@ -7,6 +7,7 @@ of such a model measures these instead of the policy's change, and training fail
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -57,12 +58,13 @@ def consistent_engine(policy: Policy, engine: RolloutEngine) -> RolloutEngine:
 
 def _check_passes(policy: Policy, probe: _Probe) -> None:
     """Keep a noisy model in evaluation mode; refuse one whose log-probs are NaN, or depend on chance or other rows."""
-    if probe.has_nan():
+    noise = probe.noise()
+    if math.isnan(noise):  # of which no comparison tells
         raise InputError(
             f"{policy.model_name_or_path} cannot be trained: its log-probs are NaN, no numbers. Its weights may be "
             "damaged, or its config not theirs."
         )
-    if (noise := probe.noise()) > probe.noise_tolerance:
+    if noise > probe.noise_tolerance:
         policy.stay_in_evaluation_mode()
         logger.warning("The model adds noise in training mode: it is trained in evaluation mode.")
         noise = probe.noise()
@@ -142,12 +144,8 @@ class _Probe:
         self.prompts = [text(min(length, longest)) for length in PROMPT_LENGTHS]
         self.completions = [text(max(1, self.new_tokens - 2)), text(self.new_tokens), text(1)]
 
-    def has_nan(self) -> bool:
-        """Whether log-probs are NaN, of which no comparison tells."""
-        return bool(self._scored([1]).isnan().any())
-
     def noise(self) -> float:
-        """Return the largest difference in nats between equal passes, and between training and evaluation mode."""
+        """Return the largest difference in nats between equal passes, and between modes; NaN if log-probs are."""
         first, second = self._scored([1]), self._scored([1])
         mode = self.policy.training
         self.policy.eval()

@@ -169,8 +169,8 @@ def test_a_pattern_that_a_text_defeats_is_named():
 
 
 def test_a_tokenizer_that_takes_too_long_ends_the_process_with_a_line(tmp_path):
-    script = "import time\nfrom lightning_pspo.data.prompt_encoder import time_limit\n"
-    script += "with time_limit('2 + 2', 0.1):\n    time.sleep(100)"
+    script = "import time\nfrom lightning_pspo.data.prompt_encoder import encoding_limit\n"
+    script += "with encoding_limit('2 + 2', 0.1):\n    time.sleep(100)"
     (tmp_path / "slow.py").write_text(script)
     status, output = ended(Command([], tmp_path, "slow"))
     assert (status, output) == (
