@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
+from lightning_pspo.grading.asked import ASKS
 from lightning_pspo.grading.copies import options
 from lightning_pspo.grading.forms import COPULA, THOUSANDS, decide_choice
 from lightning_pspo.grading.last_number import BOLD, SENTENCE, last_number, new_number, numbers
@@ -27,15 +29,28 @@ _IS_FORMULA = re.compile(r"[\\^+*/=<>(\[]|[0-9][A-Za-z]")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
 _UNSURE = re.compile(rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard)\b)|[0-9]!\s?(?:\$|\\\))")
 
-_COMMITS = re.compile(r"=|\b(?:is|are|was|be|has|have|so|now|but|left|remain\w*|answer|actually|wait)\b")
-_BESIDE = re.compile(  # what stands before a number that only says of what, or between what
-    r"\b(?:(?:of|between|from|in|on|at|for|below|above|than|by|with|when|under|over|after|before)(?: [a-z]+)?"
-    r"|to|between\b.*\band)[ $\\]{1,3}[-−]?\Z"
+_WORD = re.compile(r"[A-Za-z]{3,}")
+_FUNCTION_WORDS = frozenset(
+    word[:4]
+    for word in "how many much what the does did will would are was were has have had and they that this their his her "
+    "she for with from been can could should than there".split()
+)
+_CONCLUDES = re.compile(
+    r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b"
+)
+_SUBORDINATE = re.compile(
+    r"\b(?:so (?:that|each)|in order|because|since|when|if|after|before|while|until|from|to)(?= [a-z]{2,})"
+)
+_SAYS_ANOTHER = re.compile(  # "and has 5", "and 12 pens"
+    r"(?:\b(?:is|are|was|be|has|have)(?: [a-z]+)?|\A(?!.*\b(?:between|both|than)\b)[^0-9]*\band(?: [a-z]+)?) \\?\$?[0-9]"
 )
 _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
 _MAX_SENTENCES = 3
 
-_CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"[:,;] (?!or\b)|,? \b(?:so|thus|hence|therefore|and(?! \\?\$?[0-9])|but|while|of which|i\.e\.)\b", re.IGNORECASE
+)
+_LAST_CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
 _ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
 _IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
 _JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
@@ -86,23 +101,45 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
 
 def _numbers(text: str, question: str) -> Iterator[str]:
     raw = SENTENCE.split(text)[-_MAX_SENTENCES:]
-    sentences = [in_digits(sentence) for sentence in raw]
+    sentences = [_ASIDES.sub("", in_digits(sentence)) for sentence in raw]
     if not question or not _IS_SENTENCE.search(sentences[-1]) or _UNSURE.search(sentences[-1]):
         return
     if not HAS_DIGIT.search(raw[-1]) and len(numbers(sentences[-1])) == 1:
         yield last_number(sentences[-1]) or ""  # "They need just one box."
     given = {*numbers(question), *numbers(in_digits(question))}
-    while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _COMMITS.search(sentences[-1]):
+    while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _SAYS_ANOTHER.search(sentences[-1]):
         sentences.pop()  # "She lost 7 of the 15."
-    clause = _CLAUSE.split(sentences[-1])[-1]
-    sentences[-1] = clause if numbers(clause) else sentences[-1]
-    if not (new := new_number(sentences[-1], given)) or _UNSURE.search(sentences[-1]):
+    if _UNSURE.search(sentences[-1]):
         return
-    behind = sentences[-1].rpartition(new)[2]
-    before_others = [behind[: other.start()] for other in re.finditer(r"(?<![0-9.,])[0-9]", behind)]
-    is_last = not before_others and len(sentences) == len(raw)  # and found already
-    if not is_last and "=" not in behind and all(map(_BESIDE.search, before_others)):
+    asked = _stems(" ".join(ASKS.findall(question)) or question)
+    clauses = [clause for sentence in sentences for clause in _split(sentence)]
+    best, most, lead = len(clauses) - 1, 0, 0
+    for index, clause in reversed([*enumerate(clauses)]):  # the one that says most of what is asked
+        stems = _stems(clause)
+        if len(asked & stems) >= most + lead:
+            best, most, lead = index, len(asked & stems), 1
+        if _CONCLUDES.search(clause):
+            lead += 1 if stems - asked else 9
+    told = clauses[best] if clauses else ""
+    is_last = best == len(clauses) - 1 and len(sentences) == len(raw)
+    told = told if given.issuperset(numbers(told)) else told.rpartition("=")[2]
+    if not (new := new_number(told, given)) or _UNSURE.search(told):
+        return
+    behind = told.rpartition(new)[2]
+    main = _SUBORDINATE.split(behind)[0]
+    if (HAS_DIGIT.search(behind) or not is_last) and not (HAS_DIGIT.search(main) and (_CONCLUDES.search(main) or _SAYS_ANOTHER.search(main))):
         yield new
+
+
+def _split(sentence: str) -> list[str]:
+    """Return the clauses of a sentence that have numbers."""
+    ends = [0, *(clause.start() for clause in _CLAUSE.finditer(sentence)), len(sentence)]
+    return [clause for start, end in pairwise(ends) if numbers(clause := sentence[start:end])]
+
+
+def _stems(text: str) -> set[str]:
+    """Return the beginnings of a text's words that are no function words."""
+    return {word[:4].lower() for word in _WORD.findall(text)} - _FUNCTION_WORDS
 
 
 def _lists(text: str, size: int) -> Iterator[str]:
@@ -111,7 +148,7 @@ def _lists(text: str, size: int) -> Iterator[str]:
         yield ", ".join(row[1] for row in rows if row)
     sentence = SENTENCE.split(text.rpartition("\n")[2][-_MAX_LINE:])[-1]
     sentence = sentence if HAS_DIGIT.search(sentence) else in_digits(sentence)
-    clause = _CLAUSE.split(_ASIDES.sub("", THOUSANDS.sub("", sentence)))[-1]
+    clause = _LAST_CLAUSE.split(_ASIDES.sub("", THOUSANDS.sub("", sentence)))[-1]
     items = numbers(clause)
     found = re.search(_JOINED.join(map(re.escape, items)), clause) if len(items) == size else None
     if found and not _IS_RANGE.search(clause) and _ENDS.match(clause, found.end()):
