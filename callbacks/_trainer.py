@@ -25,6 +25,18 @@ def is_trial(trainer: Trainer) -> bool:
     return bool(untyped.fast_dev_run)
 
 
+def log_rollout(trainer: Trainer) -> None:
+    """Give the loggers what was logged in this rollout, before a checkpoint holds it: a resumed run does not repeat it.
+
+    It is for callbacks at the end of ``on_train_batch_end``, after which Lightning would log, and then does not.
+    """
+    untyped: Any = trainer
+    connector, name = untyped._logger_connector, "update_train_step_metrics"
+    if name not in vars(connector):
+        connector.update_train_step_metrics()
+        setattr(connector, name, lambda: delattr(connector, name))  # in place of the method, once
+
+
 def check_file_name(setting: str, path: str) -> None:
     """Refuse a path whose file could not be written at the end of a run."""
     name = Path(path).name

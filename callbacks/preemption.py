@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_pspo.checkpoints.save import finish_saving, save_atomically
 from lightning_pspo.checkpoints.store import checkpoint_folder, checkpoint_name
 
-from ._trainer import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, log_rollout, root_folder
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -49,10 +49,12 @@ class Preemption(Checkpoint):
         untyped._signal_connector = _SignalNotes(trainer, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
-        """Stop after this rollout, or set-up, if asked to. Every rank takes part."""
-        self._stop_if_asked(trainer)
+        """Stop after this rollout if asked to. Every rank takes part."""
+        self._stop_if_asked(trainer, is_unlogged=True)
 
-    on_train_start = on_train_batch_end
+    def on_train_start(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
+        """Stop after set-up if asked to. Every rank takes part."""
+        self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *arguments: Any, **options: Any) -> None:
         """Stop during a validation if asked to. Every rank takes part: all have equally many batches."""
@@ -62,11 +64,13 @@ class Preemption(Checkpoint):
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = signal.Signals(number)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
+    def _stop_if_asked(self, trainer: Trainer, *, is_unlogged: bool = False) -> None:
         agree = trainer.strategy.reduce_boolean_decision
         if not agree(self._received is not None, all=False):
             return
         received = next(number for number in SIGNALS if agree(self._received is number, all=False))
+        if is_unlogged:
+            log_rollout(trainer)
         rollout = finished_rollouts(trainer)
         result = "Nothing was saved: there was no rollout yet"
         if rollout and not is_trial(trainer):

@@ -27,7 +27,7 @@ from lightning_pspo.checkpoints.store import (
 from lightning_pspo.errors import InputError, check_at_least, check_positive
 from lightning_pspo.files import remove
 
-from ._trainer import finished_rollouts, is_trial, root_folder
+from ._trainer import finished_rollouts, is_trial, log_rollout, root_folder
 from .combinations import check_logged
 
 
@@ -117,6 +117,7 @@ class RolloutCheckpoint(Checkpoint):
             passed = time.monotonic() - self._saved_at >= 60.0 * self.every_n_minutes
             due = bool(trainer.strategy.broadcast(passed))
         if due:
+            log_rollout(trainer)
             self._save(trainer)
             if self.monitor is not None and not any(trainer.num_val_batches):
                 self._update_best(trainer, self.monitor)

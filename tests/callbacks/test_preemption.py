@@ -1,16 +1,21 @@
 """Signals save and stop the run; it then goes on to the same bits as one that nobody disturbed."""
 
+import csv
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_pspo.callbacks import Preemption, RolloutCheckpoint
 
 from lightning_pspo.checkpoints.integrity import check_whole
 from lightning_pspo.checkpoints.store import find_checkpoints
 from lightning_pspo.cli.main import main
 from tests.support.checkpoints import same_weights
+from tests.support.hand_made import fit
 from tests.support.processes import SLOW_REWARD, ended, start, wait_for
 
 Command = Callable[..., list[str]]
@@ -49,6 +54,25 @@ def test_a_signal_saves_and_stops(command: Command, tmp_path: Path, monkeypatch:
     main(command(root, seconds=0.0))
     main(command(undisturbed, seconds=0.0))
     assert same_weights(root, undisturbed, 3)
+
+
+class Signal(Callback):
+    """Sends a signal in the second rollout."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("others", [[], [RolloutCheckpoint(every_n_rollouts=1)]], ids=["alone", "beside another"])
+def test_the_rollout_that_is_saved_has_been_logged(tmp_path: Path, others: list[Callback]) -> None:
+    """The resumed run begins after it."""
+    with pytest.raises(SystemExit):
+        fit(tmp_path, [Signal(), *others, Preemption()], enable_checkpointing=True)
+    assert (tmp_path / "checkpoints/rollout=000002.ckpt").is_file()
+    (file,) = tmp_path.rglob("metrics.csv")
+    with file.open() as lines:
+        assert [row["step"] for row in csv.DictReader(lines) if row["train/loss"]] == ["1", "2"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import re
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning_pspo.callbacks import RolloutCheckpoint
 
 from lightning_pspo.checkpoints.integrity import check_whole
@@ -221,6 +223,31 @@ def test_a_checkpoint_is_written_while_the_run_goes_on(tmp_path: Path, error: Ex
     kept = 1 if error else 4
     assert [path.name for path in folder.iterdir()] == [f"rollout={kept:06d}.ckpt"]
     check_whole(folder / f"rollout={kept:06d}.ckpt")
+
+
+class Crash(Checkpoint):
+    """Ends the run right after its second checkpoint; callbacks of this kind come last."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        if trainer.global_step == 2:
+            raise RuntimeError("killed")
+
+
+def steps_logged(root: Path) -> list[str]:
+    """Return the steps of training in the CSV file of a run."""
+    (file,) = root.rglob("metrics.csv")
+    with file.open() as lines:
+        return [row["step"] for row in csv.DictReader(lines) if row["train/loss"]]
+
+
+def test_a_rollout_in_a_checkpoint_has_been_logged_once(tmp_path: Path) -> None:
+    """The resumed run begins after it."""
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "killed", [RolloutCheckpoint(every_n_rollouts=1), Crash()])
+    assert rollouts(tmp_path / "killed") == [1, 2]
+    assert steps_logged(tmp_path / "killed") == ["1", "2"]
+    fit(tmp_path / "run", [RolloutCheckpoint(every_n_rollouts=2)])
+    assert steps_logged(tmp_path / "run") == ["1", "2", "3", "4"]
 
 
 def test_a_metric_that_is_not_logged(tmp_path: Path) -> None:
