@@ -9,6 +9,7 @@ tests go to a table, ``comparison.json`` and ``comparison.png``.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.errors import check_at_least, visible
+from lightning_pspo.files import write_atomically
 
 if TYPE_CHECKING:
     from lightning_pspo.evaluation.comparison import ArmComparison
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         "seed": options.seed,
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
-    (options.output / "comparison.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_atomically(options.output / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
     draw(comparisons, options.output / "comparison.png")
     for name in ("comparison.json", "comparison.png"):
         print(options.output / name)
@@ -166,7 +168,8 @@ def draw(comparisons: Sequence[ArmComparison], path: Path) -> None:
     axes.grid(axis="x", color="#e6e8eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    figure.savefig(content := io.BytesIO())
+    write_atomically(path, content.getvalue())
 
 
 def _plain(name: str) -> str:

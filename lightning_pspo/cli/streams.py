@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from lightning_pspo.errors import visible
+
 
 class _IgnoringErrors(io.FileIO):
     """A file whose writes never fail: text that nobody can read is dropped."""
@@ -54,15 +56,15 @@ def show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Write a warning as one line; only one that is meant for programmers says where in the code it comes from.
+    r"""Write a warning as one line; only one that is meant for programmers says where in the code it comes from.
 
     It stands for ``warnings.showwarning``: Lightning replaces ``warnings.formatwarning`` when it is imported.
 
-    >>> show_warning("Low on memory,   probably.", UserWarning, "x.py", 3, sys.stdout)
-    warning: Low on memory, probably.
+    >>> show_warning("Low on memory,   \x1b[1mprobably.", UserWarning, "x.py", 3, sys.stdout)
+    warning: Low on memory, ␛[1mprobably.
     """
     kind = "warning" if issubclass(category, UserWarning) else f"{filename}:{lineno}: {category.__name__}"
-    (file or sys.stderr).write(f"{kind}: {' '.join(str(message).split())}\n")
+    (file or sys.stderr).write(f"{kind}: {visible(' '.join(str(message).split()))}\n")
 
 
 @contextlib.contextmanager

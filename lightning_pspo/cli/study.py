@@ -27,7 +27,7 @@ from lightning_pspo.cli.config_files import packaged_configs
 from lightning_pspo.cli.failures import BAD_INPUT, ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.main import resolve
-from lightning_pspo.errors import InputError, check_at_least
+from lightning_pspo.errors import InputError, check_at_least, visible
 from lightning_pspo.files import as_size, free_bytes, locked, read_bounded, unlock, write_atomically
 from lightning_pspo.progress import WORK, clock, shown
 from lightning_pspo.study.cells import (
@@ -58,6 +58,7 @@ from lightning_pspo.study.trust import check_own_code
 
 STUDY = "study.yaml"
 CHOSEN = "chosen.json"
+LOCK = "study.lock"
 _PROBE_S = 20  # of the doctor, for the hours of a study of which nothing has run
 KEPT = 2  # checkpoints of a cell that lie on the disk, about
 _CLOCK = ("time/", "throughput/")  # curves that differ between two runs of the same bits
@@ -136,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return forecast(study, cells, root, workers)
     root.mkdir(parents=True, exist_ok=True)
-    if (lock := locked(root / "study.lock")) is None:
+    if (lock := locked(root / LOCK)) is None:
         raise InputError(f"--output must not be in use, but another process runs a study in {root}.")
     try:
         if study.search is None or (root / CHOSEN).is_file():  # no cells but those of a search before it has chosen
@@ -146,6 +147,7 @@ def run(options: argparse.Namespace) -> int:
         )
         failed, cells = finish(study, cells, root, runner)
     finally:
+        (root / LOCK).unlink(missing_ok=True)
         unlock(lock)
     if any(cell.state == "done" for cell in cells):
         report(root)
@@ -176,9 +178,9 @@ def read_chosen(study: Study, root: Path) -> dict[str, Any]:
         return {}
     try:
         chosen = json.loads(read_bounded(root / CHOSEN))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         chosen = None
-    if not isinstance(chosen, dict):
+    if not isinstance(chosen, dict) or not all(map(study.search.has, chosen.values())):
         raise InputError(f"{root / CHOSEN} is damaged: delete it, and the study makes it again from the trials.")
     return chosen
 
@@ -334,11 +336,12 @@ def report(root: Path, control: str | None = None) -> int:
         results["chosen"] = chosen
     folder.mkdir(exist_ok=True)
     write_atomically(folder / "results.json", write_results(results))
-    write_atomically(folder / "tables.md", markdown(results).encode())
+    tables = visible(markdown(results), lines=True)  # names are those of files, which may be anybody's
+    write_atomically(folder / "tables.md", tables.encode())
     write_atomically(folder / "curves.png", draw_curves(results))
     if comparisons:
         draw(comparisons, folder / "differences.png")
-    print(markdown(results))
+    print(tables)
     for name in ("results.json", "tables.md", "curves.png", *["differences.png"][: len(comparisons)]):
         print(folder / name)
     return 0
@@ -352,7 +355,7 @@ def repeat(folder: Path, trust_config: bool) -> int:
     if not config.is_file() or not (before := read_done(folder)):
         raise InputError(f"CELL must be the folder of a finished cell, such as DIR/cells/ARM/seed=1, got {folder}.")
     if altered := altered_files(folder):
-        print(f"note: altered since the run: {', '.join(altered)}")
+        print(visible(f"note: altered since the run: {', '.join(altered)}"))
     with tempfile.TemporaryDirectory(prefix="repeat-") as name:
         again = Path(name)
         settings = read_settings(folder)
@@ -382,7 +385,7 @@ def repeat(folder: Path, trust_config: bool) -> int:
         keys = [key for key in sorted(curves[0] | curves[1]) if not key.startswith(_CLOCK)]
         different += [f"curve {key}" for key in keys if curves[0].get(key) != curves[1].get(key)]
     if different:
-        print(f"{folder} differs: {', '.join(different)}")
+        print(visible(f"{folder} differs: {', '.join(different)}"))
         return 1
     print(f"{folder}: the same bits, of the weights, {len(names)} validations and {len(keys)} curves.")
     return 0

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, AnyStr, BinaryIO
+from typing import IO, AnyStr
 
 from lightning_pspo.errors import InputError
 from lightning_pspo.files.atomic import as_size
 
 DOCUMENT_BYTES = 64 << 20
 """Of a JSON document."""
+DIGEST_BYTES = 4 << 30
+"""Of a file whose digest is computed: seconds."""
 LINE_BYTES = 1 << 28
 """Of a line; a few bytes on a disk, or in an archive, may stand for one that fills the memory."""
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading, which a link may lead to; OSError for anything else."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -33,10 +37,22 @@ def read_bounded(path: Path, most: int = DOCUMENT_BYTES) -> bytes:
         InputError: It has more than ``most`` bytes.
         OSError: It is not a file, or cannot be read.
     """
-    with open_file(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > most:
-            raise InputError(f"{path} must have at most {as_size(most)}, got {as_size(size)}.")
+    with _open_bounded(path, most) as file:
         return file.read()
+
+
+def digest_bounded(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; raises as `read_bounded` does."""
+    with _open_bounded(path, DIGEST_BYTES) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_bounded(path: Path, most: int) -> io.BufferedReader:
+    file = open_file(path)
+    if (size := os.fstat(file.fileno()).st_size) > most:
+        file.close()
+        raise InputError(f"{path} must have at most {as_size(most)}, got {as_size(size)}.")
+    return file
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

@@ -327,4 +327,4 @@ def _plain(value: Any) -> Any:
 
 def write_results(results: Mapping[str, Any]) -> bytes:
     """Return the file ``results.json``."""
-    return (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_bounded, read_yaml, setting_at, write_atomically
+from lightning_pspo.files import digest_bounded, read_bounded, read_yaml, setting_at, write_atomically
 from lightning_pspo.report.arms import leaves
 from lightning_pspo.study.design import Study, Variant
 
@@ -41,10 +41,11 @@ _BUDGET = (
     # how accuracy is measured
     *("data.prompt", "model.evaluation", "model.grader", "trainer.limit_val_batches", "trainer.val_check_interval"),
 )
-_NOTED: Mapping[str, Any] = {  # at a cell's end -> its kind
+_NOTED: Mapping[str, Any] = {  # at a cell's end -> its kind; a number is at least 0
     **{"seconds": float | int | None, "threads": int, "weights": str | None, "files": dict},
     **{"checkpoints": int, "settings": str},  # bytes of those, and the digest
 }
+_LARGEST = 2.0**53  # of a number that is noted
 _ROOT = "trainer.default_root_dir"
 _DATE = "2026-01-01"  # that chat templates see, so that a cell which is run again tomorrow has the same prompts
 
@@ -119,9 +120,14 @@ def read_done(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         content = None
     note: dict[str, Any] = content if isinstance(content, dict) else {}
-    if not note or not all(isinstance(note[name], kind) for name, kind in _NOTED.items() if name in note):
+    known = {name: note[name] for name in _NOTED if name in note}
+    if not note or not all(isinstance(value, _NOTED[name]) and _is_possible(value) for name, value in known.items()):
         raise InputError(f"{folder / DONE} is damaged: delete it, and the study finishes the cell again.")
     return note
+
+
+def _is_possible(value: Any) -> bool:
+    return not isinstance(value, int | float) or 0 <= value <= _LARGEST
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def file_digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that the analysis reads."""
     paths = sorted([*folder.glob("validations/*"), *folder.glob("logs/**/metrics.csv")])
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): digest_bounded(path)
         for path in paths
         if path.is_file()  # reading a pipe or device might never end
     }

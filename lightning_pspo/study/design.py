@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,10 @@ class Search:
     high: float = 0.0
     trials: int = 0  # so many times
     settings: Settings = field(default_factory=dict)  # of the search alone, such as other problems
+
+    def has(self, value: Any) -> bool:
+        """Whether a value is one that the search may choose."""
+        return value in self.values if self.values else type(value) is float and self.low <= value <= self.high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,9 @@ class Study:
         Raises:
             InputError: Two have the same name, or there are too many.
         """
+        own = sum(_product(arm.grid) for arm in self.arms)
+        if (cells := len(self.points or [""]) * _product(self.grid) * own * len(self.seeds)) > _MOST_CELLS:
+            raise InputError(f"a study must have at most {_MOST_CELLS:,} cells, got {cells:,}.")
         places = [
             (",".join(filter(None, (name, values))), {**settings, **grid_settings})
             for name, settings in (self.points or {"": {}}).items()
@@ -120,15 +128,13 @@ class Study:
             for own, own_settings in combinations(arm.grid)
         ]
         names = [variant.name for variant in variants]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := next((name for name, count in Counter(names).items() if count > 1), None):
             raise InputError(f"every arm and point of the grid must have a name of its own, got {twice} twice.")
         if long := next((part for name in names for part in name.split("/") if len(part) > _LONGEST), None):
             raise InputError(
                 f"an arm or point must have a name of at most {_LONGEST} characters with the values of its grid, got "
                 f"{len(long)} ({long:.60}...): name some of its settings under `points`, or in arms of their own."
             )
-        if (cells := len(variants) * len(self.seeds)) > _MOST_CELLS:
-            raise InputError(f"a study must have at most {_MOST_CELLS:,} cells, got {cells:,}.")
         return variants
 
     @property
@@ -158,6 +164,10 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[tuple[str, dict[str,
         )
         result.append((",".join(parts), settings))
     return result
+
+
+def _product(grid: Mapping[str, Sequence[Any]]) -> int:
+    return math.prod(map(len, grid.values()))
 
 
 def _as_name(value: Any) -> str:
@@ -293,7 +303,7 @@ class _Reader:
         """Return a number; YAML takes 1e-5 for a text."""
         try:
             return float(value if type(value) in (int, float, str) else "")
-        except ValueError:
+        except (ValueError, OverflowError):
             raise self.error(key, "a number", value) from None
 
     def grid(self, key: str, value: Any) -> dict[str, list[Any]]:

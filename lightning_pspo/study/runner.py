@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoint
-from lightning_pspo.errors import InputError
-from lightning_pspo.files import as_size, free_bytes, read_bounded, write_atomically
+from lightning_pspo.errors import InputError, visible
+from lightning_pspo.files import as_size, free_bytes, no_follow, open_file, read_bounded, write_atomically
 from lightning_pspo.processes import end_with_parent
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done, unmeasured
 
@@ -31,6 +32,7 @@ _ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "COMPLET
 _BAD_INPUT = 2
 _TRIES = 2  # starts of a cell without a new checkpoint in between
 _LEAST_BYTES = 200 << 20  # that must be free before a cell starts
+_TAIL_BYTES = 64 << 10  # of a log, in which its last line is looked for
 _TICK_S = 0.2
 _JOB_NAME = re.compile(r"[0-9]{1,20}(?:_[0-9]{1,20})?")
 _POLL_S = 2.0  # between two looks at the jobs of a cluster
@@ -127,7 +129,7 @@ class Runner:
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         options = cell.prepare()
-        with (cell.folder / LOG).open("ab") as log:
+        with open(cell.folder / LOG, "ab", opener=no_follow) as log:
             process = subprocess.Popen(
                 [*self.command, *options],
                 stdin=subprocess.DEVNULL,
@@ -206,8 +208,11 @@ def weights_digest(folder: Path) -> str | None:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no output")
+    lines = list[str]()
+    with contextlib.suppress(OSError), open_file(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+        lines = file.read(_TAIL_BYTES).decode(errors="replace").split("\n")
+    return next((visible(line.strip()[:300]) for line in reversed(lines) if line.strip()), "no output")
 
 
 def visible_devices() -> list[str]:

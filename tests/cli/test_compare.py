@@ -75,6 +75,17 @@ def test_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "+50.0" in printed
 
 
+def test_links_in_the_output_folder_are_replaced_and_not_followed(tmp_path: Path) -> None:
+    paths = [str(write(tmp_path / "a", ["c", "w"])), str(write(tmp_path / "b", ["w", "w"]))]
+    (precious := tmp_path / "precious").write_text("kept", encoding="utf-8")
+    names = ("comparison.json", "comparison.png")
+    for name in names:
+        (tmp_path / name).symlink_to(precious)
+    assert command.main([*paths, "--output", str(tmp_path)]) == 0
+    assert precious.read_text(encoding="utf-8") == "kept"
+    assert not any((tmp_path / name).is_symlink() for name in names)
+
+
 def test_several_seeds_sources_and_arms(tmp_path: Path) -> None:
     for name, verdicts in {
         "a1": ["cccc", "cwww", "wwww"],

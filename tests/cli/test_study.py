@@ -172,6 +172,38 @@ def test_a_report_against_another_control(tmp_path: Path, capsys: pytest.Capture
         assert "cell.yaml must set `trainer.default_root_dir`, got None: delete" in capsys.readouterr().err
 
 
+def test_a_strangers_study_writes_nothing_to_the_terminal_but_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;\x07\u202e"
+    write(tmp_path, STUDY)
+    write_cell(folder := tmp_path / "cells/clip/seed=1", 1, {0: 0.2, 2: 0.5}, {f"judge/{evil}": [1, 2]})
+    config = {"seed_everything": 1, "trainer": {"default_root_dir": str(folder)}, "data": {"num_rollouts": 2}}
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    (folder / DONE).write_text(json.dumps({"files": {evil: "", "\ud800": ""}, "threads": 1}), encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "clip/seed=1/␛]0;␇<U+202E>, clip/seed=1/<U+D800>" in printed
+    assert "judge/␛]0;␇<U+202E>" in printed
+    assert all(character.isprintable() or character == "\n" for character in printed)
+
+
+VALUES = {"text": "x", "above": 2.0, "class": {"class_path": "os.system"}, "none": None, "huge": 10**400}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_what_a_search_cannot_have_chosen_is_refused(tmp_path: Path, value: object) -> None:
+    arms = [StudyArm(name="a")]
+    search = Search(setting="model.optimizer.lr", seeds=(3,), low=1e-4, high=1e-2, trials=2)
+    planned = Study(title="t", config=(), settings={}, arms=arms, grid={}, seeds=(1,), control="a", search=search)
+    (tmp_path / study.CHOSEN).write_text(json.dumps({"a": value}), encoding="utf-8")
+    for one in (planned, replace(planned, search=replace(search, low=0.0, high=0.0, values=[0.5, 1e-3]))):
+        with pytest.raises(InputError, match=r"chosen.json is damaged: delete it"):
+            study.variants_of(one, tmp_path)
+    (tmp_path / study.CHOSEN).write_text('{"a": 0.001}', encoding="utf-8")
+    assert study.variants_of(planned, tmp_path)[0].settings == {"model.optimizer.lr": 1e-3}
+
+
 @pytest.mark.slow
 def test_a_study_and_its_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = STUDY.replace("  clip: {config: [objective/grpo]}\n", "")

@@ -1,6 +1,7 @@
 """Numbers of a study, by hand, from files of cells."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,10 @@ def copy_another_seed(folder: Path) -> None:
     shutil.copytree(folder.with_name("seed=3"), folder)
 
 
+def make_it_huge(folder: Path) -> None:
+    os.truncate(folder / "logs/csv/version_0/metrics.csv", 60 << 30)  # takes no room on the disk
+
+
 def replace_by_a_device(folder: Path) -> None:
     (file := folder / "validations/rollout=000004.jsonl").unlink()
     file.symlink_to("/dev/full")  # gives zeros without end
@@ -150,11 +155,12 @@ def replace_by_a_device(folder: Path) -> None:
             "must hold the validation after the last rollout, .*: restore validations/rollout=000004.jsonl, altered ",
         ),
         (replace_by_a_device, "must hold the validation after the last rollout"),
+        (make_it_huge, r"metrics.csv must have at most 4.29 GB, got 64.4 GB"),
         (lambda folder: shutil.rmtree(folder / "logs"), "logs must hold the curves of the run"),
         (lambda folder: (folder / DONE).write_text('{"sec'), "done.json is damaged: delete it"),
         (lambda folder: (folder / CONFIG).unlink(), "cell.yaml cannot be read"),
     ],
-    ids=["row", "copy", "validation", "last validation", "device", "logs", "note", "settings"],
+    ids=["row", "copy", "validation", "last validation", "device", "huge", "logs", "note", "settings"],
 )
 def test_what_makes_a_cell_useless(root: Path, change: Callable[[Path], object], message: str) -> None:
     change(root / "cells/good/seed=2")

@@ -86,8 +86,11 @@ def test_cells_that_are_the_same_and_those_of_no_arm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ['{"sec', "[]", '{"threads": "1"}', '{"files": []}', '{"seconds": "x"}', "[" * 9999, "{}", '{"weights": [1]}'],
-    ids=["half", "list", "threads", "files", "seconds", "depth", "empty", "weights"],
+    [
+        *('{"sec', "[]", '{"threads": "1"}', '{"files": []}', '{"seconds": "x"}', "[" * 9999, "{}", '{"weights": [1]}'),
+        *(f'{{"seconds": {10**400}}}', '{"seconds": NaN}', '{"threads": -1}'),
+    ],
+    ids=["half", "list", "threads", "files", "seconds", "depth", "empty", "weights", "huge", "nan", "negative"],
 )
 def test_a_damaged_note_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / DONE).write_text(content, encoding="utf-8")

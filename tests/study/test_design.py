@@ -122,6 +122,8 @@ def test_configurations_beside_the_file_come_first(tmp_path: Path) -> None:
         ("{data.num_rollouts: 4}", "{data.x: {2026-01-01: 1}}", "`settings.data.x` must be made of texts, numbers"),
         ("[1, 4]}", f"[1, 4], {'a' * 80}: [{'b' * 60}], {'c' * 60}: [1]}}", "a name of at most 200 characters"),
         ("data.num_rollouts: 4", "seed_everything: 4", "list the seeds under `seeds`"),
+        ("seeds:", f"search: {{setting: x, seeds: [3], low: {10**400}, high: 2}}\nseeds:", "must be a number"),
+        ("[1, 4]}", "[1, 4], " + ", ".join(f"s{i}: {[*range(99)]}" for i in range(9)) + "}", "at most 100,000 cells"),
     ],
     ids=lambda text: text[:30],
 )

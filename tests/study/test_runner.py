@@ -1,5 +1,6 @@
 """Cells in processes of their own: ends, deaths, a full disk."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -58,6 +59,26 @@ def test_checkpoints_of_finished_cells_go_where_they_are_not_kept(tmp_path: Path
     assert (all_cells[1].folder / "log.txt").is_file()
     assert not any(folder.exists() for folder in folders)
     assert read_done(all_cells[0].folder) == noted
+
+
+def test_the_log_of_a_strangers_cell_is_not_written_elsewhere(tmp_path: Path) -> None:
+    first, second = cells(tmp_path, "Plain")
+    (precious := tmp_path / "precious").write_text("kept", encoding="utf-8")
+    first.folder.mkdir(parents=True)
+    second.folder.mkdir(parents=True)
+    (first.folder / "log.txt").symlink_to(precious)
+    os.mkfifo(second.folder / "log.txt")  # to open it would wait for a reader
+    for cell in (first, second):
+        with pytest.raises(OSError, match=r"log\.txt"):
+            Runner(workers=1, command=COMMAND).run([cell])
+    assert precious.read_text(encoding="utf-8") == "kept"
+
+
+def test_the_last_line_of_a_log_is_read_in_bounds_and_without_control_characters(tmp_path: Path) -> None:
+    cell, _ = cells(tmp_path, "Plain")
+    program = "import os; os.truncate(1, 1 << 40); print('\\ndied \\x1b[2J'); raise SystemExit(2)"
+    failed = Runner(workers=1, command=(sys.executable, "-c", program)).run([cell])
+    assert failed == {"Plain/seed=1": "status 2: died ␛[2J"}
 
 
 def test_checkpoints_of_cells_that_ended_before_jobs_are_asked_for(tmp_path: Path) -> None:
