@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from lightning_pspo.grading.asked import ASKS
+from lightning_pspo.grading.asked import ASKS, without_scale
 from lightning_pspo.grading.copies import options
 from lightning_pspo.grading.forms import COPULA, THOUSANDS, decide_choice
-from lightning_pspo.grading.last_number import BOLD, SENTENCE, last_number, new_number, numbers
+from lightning_pspo.grading.last_number import BOLD, SENTENCE, last_number, last_sentence, new_number, numbers
 from lightning_pspo.grading.normalize import MONTHS, clean
 from lightning_pspo.grading.numbers import read_number
 from lightning_pspo.grading.qualifiers import in_terms_of
@@ -27,22 +27,26 @@ _ENDS_IN_NUMBER = re.compile(  # "Length: 5 cm", "- 5", "2. 5"
 )
 _IS_FORMULA = re.compile(r"[\\^+*/=<>(\[]|[0-9][A-Za-z]")
 _NO_SOLUTION = re.compile(rf"(?i)\A(?!.*\b(?:{NOT}|{WRONG}|if|say)\b)[a-z ]{{0,40}}\bno (?:real )?solutions?\W*\Z")
-_UNSURE = re.compile(rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard)\b)|[0-9]!\s?(?:\$|\\\))")
+_UNSURE = re.compile(
+    rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard|wait|actually|mistake)\b)|[0-9]!\s?(?:\$|\\\))"
+)
 
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _FUNCTION_WORDS = frozenset(
-    word[:4]
-    for word in "how many much what the does did will would are was were has have had and they that this their his her "
-    "she for with from been can could should than there".split()
+    re.findall(
+        "[a-z]{3,4}",
+        "how many much what the does did will woul are was were has have had and they that this thei his her she for "
+        "with from been can coul shou than ther",
+    )
 )
-_CONCLUDES = re.compile(
-    r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b"
-)
+_CONCLUDES = re.compile(r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b")
+_IS_LIST = re.compile(r"[^=:]*[0-9][^=:]*(?:,|\band\b)[^=:]*[0-9][^=:]*\Z")
 _SUBORDINATE = re.compile(
     r"\b(?:so (?:that|each)|in order|because|since|when|if|after|before|while|until|from|to)(?= [a-z]{2,})"
 )
 _SAYS_ANOTHER = re.compile(  # "and has 5", "and 12 pens"
-    r"(?:\b(?:is|are|was|be|has|have)(?: [a-z]+)?|\A(?!.*\b(?:between|both|than)\b)[^0-9]*\band(?: [a-z]+)?) \\?\$?[0-9]"
+    r"(?:\b(?:is|are|was|be|has|have)(?: [a-z]+)?"
+    r"|\A(?!.*\b(?:between|both|than)\b)[^0-9]*\band(?: [a-z]+)?) \\?\$?[0-9]"
 )
 _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
 _MAX_SENTENCES = 3
@@ -51,7 +55,7 @@ _CLAUSE = re.compile(
     r"[:,;] (?!or\b)|,? \b(?:so|thus|hence|therefore|and(?! \\?\$?[0-9])|but|while|of which|i\.e\.)\b", re.IGNORECASE
 )
 _LAST_CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
-_ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
+_ASIDES = re.compile(r"\s\((?![^()]*\b(?:all|total|so|not|or)\b)[^()]*[A-Za-z]{2}[^()]*\)")
 _IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
 _JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
 _ENDS = re.compile(r"\$?(?: [a-z]+){0,4}[\W_]*\Z")
@@ -100,39 +104,49 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
 
 
 def _numbers(text: str, question: str) -> Iterator[str]:
-    raw = SENTENCE.split(text)[-_MAX_SENTENCES:]
-    sentences = [_ASIDES.sub("", in_digits(sentence)) for sentence in raw]
+    spelled = in_digits(text).rstrip()
+    sentences = SENTENCE.split(_ASIDES.sub("", spelled))[-_MAX_SENTENCES:]
     if not question or not _IS_SENTENCE.search(sentences[-1]) or _UNSURE.search(sentences[-1]):
         return
-    if not HAS_DIGIT.search(raw[-1]) and len(numbers(sentences[-1])) == 1:
+    if not HAS_DIGIT.search(last_sentence(text)) and len(numbers(sentences[-1])) == 1:
         yield last_number(sentences[-1]) or ""  # "They need just one box."
     given = {*numbers(question), *numbers(in_digits(question))}
     while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _SAYS_ANOTHER.search(sentences[-1]):
         sentences.pop()  # "She lost 7 of the 15."
-    if _UNSURE.search(sentences[-1]):
-        return
-    asked = _stems(" ".join(ASKS.findall(question)) or question)
-    clauses = [clause for sentence in sentences for clause in _split(sentence)]
-    best, most, lead = len(clauses) - 1, 0, 0
-    for index, clause in reversed([*enumerate(clauses)]):  # the one that says most of what is asked
-        stems = _stems(clause)
-        if len(asked & stems) >= most + lead:
-            best, most, lead = index, len(asked & stems), 1
-        if _CONCLUDES.search(clause):
-            lead += 1 if stems - asked else 9
-    told = clauses[best] if clauses else ""
-    is_last = best == len(clauses) - 1 and len(sentences) == len(raw)
+    told = _told(sentences, question)
+    is_last = spelled.endswith(told)
     told = told if given.issuperset(numbers(told)) else told.rpartition("=")[2]
-    if not (new := new_number(told, given)) or _UNSURE.search(told):
+    if not (new := new_number(told, given)) or _UNSURE.search(sentences[-1]) or _UNSURE.search(told):
         return
     behind = told.rpartition(new)[2]
     main = _SUBORDINATE.split(behind)[0]
-    if (HAS_DIGIT.search(behind) or not is_last) and not (HAS_DIGIT.search(main) and (_CONCLUDES.search(main) or _SAYS_ANOTHER.search(main))):
-        yield new
+    goes_on = HAS_DIGIT.search(main) and (_CONCLUDES.search(main) or _SAYS_ANOTHER.search(main))
+    if not goes_on and (HAS_DIGIT.search(behind) or not is_last):  # else it was found already
+        yield without_scale(question, new) or in_terms_of(question, new)
+
+
+def _told(sentences: list[str], question: str) -> str:
+    """Return the clause that has most of the words that are asked for: the last one, unless an earlier one has more.
+
+    The lead that it needs grows with each conclusion behind it, and is never enough for one that says only a number.
+    """
+    asked = _stems(" ".join(ASKS.findall(question)) or question)
+    told, most, lead = "", 0, 0
+    for clause in reversed([clause for sentence in sentences for clause in _split(sentence)]):
+        stems = _stems(clause)
+        if len(asked & stems) >= most + lead:
+            told, most, lead = clause, len(asked & stems), 1
+        if _CONCLUDES.search(clause):
+            lead += 1 if stems - asked else 9
+    return told
 
 
 def _split(sentence: str) -> list[str]:
     """Return the clauses of a sentence that have numbers."""
+    head, _, list_of_parts = sentence.partition(": ")
+    sentence = (
+        head if numbers(head) and _IS_LIST.match(list_of_parts) else sentence
+    )  # "17 bills: 2 of $50 and 5 of $10"
     ends = [0, *(clause.start() for clause in _CLAUSE.finditer(sentence)), len(sentence)]
     return [clause for start, end in pairwise(ends) if numbers(clause := sentence[start:end])]
 
