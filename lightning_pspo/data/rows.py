@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning_pspo.files import COMPRESSED, as_size, foreign, lines_of, open_by
 Row = Mapping[str, Any]
 _MAX_ARRAY = 1 << 30  # bytes; a small compressed file may hold one that fills the memory
 _MAX_FIELD = 1 << 28  # characters of CSV, which a quote that is missing lets go on to the file's end
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # a first line by which Excel knows the delimiter
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
@@ -208,7 +210,12 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
     number = 0
     with open_bytes(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         try:
-            reader = csv.DictReader(lines_of(text, str(file)), delimiter=delimiter, strict=True)
+            lines = lines_of(text, str(file))
+            if declared := _SEPARATOR.fullmatch(first := next(lines, "")):
+                delimiter = declared[1]
+            else:
+                lines = chain([first], lines)
+            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
             header = list(reader.fieldnames or ())
             if len(set(header)) < len(header):
                 raise InputError(f"{file}: the names of the columns must be unique, got {header}.")

@@ -209,3 +209,10 @@ def test_a_csv_field_or_line_that_would_fill_the_memory_is_refused(tmp_path, mon
     (tmp_path / "a.csv").write_bytes(b"question,answer\na,1\n" + end)
     with pytest.raises(InputError, match=rf"a\.csv, .*{message}"):
         list(read_rows(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"'])
+def test_a_first_line_by_which_excel_knows_the_delimiter(tmp_path, first):
+    (tmp_path / "a.csv").write_bytes(f"\ufeff{first}\r\nquestion;answer\r\n1, 2?;3\r\n".encode())
+    assert list(read_rows(tmp_path / "a.csv")) == [(1, {"question": "1, 2?", "answer": "3"})]
+    assert list(read_rows(tmp_path / "a.csv", delimiter="|")) == [(1, {"question": "1, 2?", "answer": "3"})]
