@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, masking_utils
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.policy.cpu_attention import CPUAttention, is_faster
 from lightning_pspo.policy.head import head_logprobs
 from lightning_pspo.policy.location import first_line
@@ -21,6 +21,20 @@ from lightning_pspo.policy.packing import PackedInputs, rows, trees
 from lightning_pspo.types import Inputs
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def must_compute(name: str, own_code: bool) -> Iterator[None]:
+    """Refuse the model ``name`` if a pass in the block fails; the author of its ``own_code`` needs the traceback."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if own_code or isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError):
+            raise
+        raise InputError(
+            f"`model_name_or_path` must be a model that can compute, {name} cannot: {type(error).__name__}: "
+            f"{one_line(error)}. Are its config.json and its weights of one model?"
+        ) from error
 
 
 def completion_logprobs(

@@ -32,7 +32,7 @@ from lightning_pspo.policy.adapters import (
 )
 from lightning_pspo.policy.cast_linears import CastLinears
 from lightning_pspo.policy.cpu_attention import is_faster
-from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head
+from lightning_pspo.policy.forward import cast_once, check_sharing, completion_logprobs, has_plain_head, must_compute
 from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED
 from lightning_pspo.policy.packing import PackedInputs, rows, sharing_pays, trees
 from lightning_pspo.policy.pretrained import Pretrained
@@ -261,6 +261,10 @@ class Policy(nn.Module):
                 "`dtype` must be float32 for weights that are trained, got bfloat16: small updates would be lost. "
                 "Use trainer.precision=bf16-mixed, or set lora."
             )
+
+    def must_compute(self) -> contextlib.AbstractContextManager[None]:
+        """Refuse the model by its name if a pass in the block fails."""
+        return must_compute(self.model_name_or_path, self.pretrained.trust_remote_code)
 
     def check_sharding(self, sharding: Sharding) -> None:
         """Refuse to spread quantised weights over ranks."""

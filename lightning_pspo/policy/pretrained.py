@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.quantizers import AutoHfQuantizer
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError, is_panic
@@ -247,6 +248,8 @@ class Pretrained:
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
             _switch_off_dropout(config)
+            stored = getattr(config, "quantization_config", None)
+            is_known = stored is None or AutoHfQuantizer.supports_quant_method(stored)
         except UNREADABLE as error:
             if not self.trust_remote_code and _names_own_code(path):
                 raise InputError(
@@ -257,6 +260,11 @@ class Pretrained:
                 f"`model_name_or_path` must be a hub id or a folder with a model of transformers, "
                 f"got {self.name!r}: {first_line(error)}"
             ) from error
+        if not is_known:  # transformers would take the weights for what they are not
+            raise InputError(
+                f"`quant_method` in {CONFIG_NAME} of {self.name!r} must be one that transformers knows, got "
+                f"{stored.get('quant_method')!r:.60}: remove `quantization_config` if the weights are not quantised."
+            )
         for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
             attention = getattr(part, "_attn_implementation", None)
             if not isinstance(attention, str | None):

@@ -52,7 +52,8 @@ def consistent_engine(policy: Policy, engine: RolloutEngine) -> RolloutEngine:
     """
     probe = _Probe(policy, engine)
     with _undisturbed(policy):
-        _check_passes(policy, probe)
+        with policy.must_compute():
+            _check_passes(policy, probe)
         return _fitting_engine(policy, engine, probe)
 
 

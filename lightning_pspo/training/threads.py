@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.policy.policy import Policy
 
 _TIMES_SLOWER = 2.0  # than one thread, for all threads to be given up
@@ -34,16 +33,8 @@ def choose_threads(trainer: Trainer, policy: Policy) -> None:
     if not _is_free(trainer):
         return
     ids = torch.full((_ROWS, min(_TOKENS, policy.context_length or _TOKENS)), policy.pad_id)
-    try:
-        with trainer.precision_plugin.forward_context(), policy.generating() as model:
-            threads, slower = faster_threads(lambda: model(input_ids=ids, use_cache=False))
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if policy.pretrained.trust_remote_code:  # whose author needs the traceback
-            raise
-        raise InputError(
-            f"`model_name_or_path` must be a model that can compute, {policy.model_name_or_path} cannot: "
-            f"{type(error).__name__}: {one_line(error)}. Are its config.json and its weights of one model?"
-        ) from error
+    with policy.must_compute(), trainer.precision_plugin.forward_context(), policy.generating() as model:
+        threads, slower = faster_threads(lambda: model(input_ids=ids, use_cache=False))
     threads, slower = trainer.strategy.broadcast((threads, slower))
     if threads != torch.get_num_threads():
         rank_zero_info(

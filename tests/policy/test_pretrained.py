@@ -1,6 +1,7 @@
 """Models in folders: what is read, and what is refused before any weight is."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_settings_of_wrong_types_are_refused(tiny_model: Path, tmp_path: Path, e
 def test_an_attention_that_is_no_text_is_refused(tiny_model: Path, tmp_path: Path, value: Any) -> None:
     message = refused(str(edited(tiny_model, tmp_path / "copy", attn_implementation=value)))
     assert "`attn_implementation`" in message
+
+
+@pytest.mark.parametrize("stored", [{"quant_method": "nf3"}, {"quant_method": 3}, {"bits": 4}, "awq"], ids=str)
+def test_a_quantisation_that_transformers_would_skip_is_refused(tiny_model: Path, tmp_path: Path, stored: Any) -> None:
+    message = refused(str(edited(tiny_model, tmp_path / "copy", quantization_config=stored)))
+    assert re.search("`quant_method` .* must be one that transformers knows, got|no `quant_method`|to_dict", message)
 
 
 @pytest.mark.parametrize("entries", [{"hidden_act": "x"}, {"hidden_size": -1}, {"head_dim": 1.5}, {"dtype": 7}])

@@ -1,5 +1,6 @@
 """Models and engines whose log-probs or tokens depend on chance, neighbours or padding: mended, or refused."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -142,6 +143,21 @@ def test_a_model_that_cannot_be_mended(
         consistent_engine(policy, GenerateEngine())
     assert policy.model_name_or_path in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def fails(states: Tensor, training: bool) -> Tensor:
+    raise RuntimeError("The size of tensor a (4) must\nmatch the size of tensor b (3)")
+
+
+@pytest.mark.parametrize("own_code", [False, True])
+def test_a_model_that_cannot_compute_is_refused_by_its_name(own_code: bool, load: Callable[..., Policy]) -> None:
+    policy = load("attention")
+    policy.pretrained.trust_remote_code = own_code  # whose author sees where it failed
+    change(policy, fails)
+    with pytest.raises(RuntimeError if own_code else InputError) as caught:
+        consistent_engine(policy, GenerateEngine())
+    rule = r"`model_name_or_path` must be a model that can compute, .* cannot: RuntimeError: The size[^\n]*\(3\)\. Are"
+    assert own_code or re.match(rule, str(caught.value))
 
 
 class Faulty(RolloutEngine):
