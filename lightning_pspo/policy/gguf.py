@@ -10,7 +10,7 @@ import torch
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, is_panic, one_line
 from lightning_pspo.policy.gguf_models import GGUFFile
 
 Dtype = Literal["float32", "bfloat16"]
@@ -87,8 +87,11 @@ def _tokenizer(file: GGUFFile) -> Any:
         raise file.refusal("have a `tokenizer.ggml.add_space_prefix` of true", False)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(file.path.parent), gguf_file=file.path.name)
-    except Exception as error:  # tokenizers, written in Rust, raises no other
-        raise file.refusal("have a tokenizer that transformers can convert", " ".join(str(error).split())) from error
+        tokenizer(PROBE)
+    except BaseException as error:  # tokenizers has no type of its own, and Rust's panic is no Exception
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise file.refusal("have a tokenizer that transformers can convert", one_line(error)) from error
     if kind == "gpt2":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[pre])
     if _SPLITS.get(pre) is _SPLITS["llama-bpe"]:

@@ -1,5 +1,7 @@
 """A GGUF file becomes a folder with the logits of its dequantised weights, or is refused in one line."""
 
+import builtins
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,27 @@ def test_a_model_that_cannot_speak_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(InputError, match=r"tiny\.gguf.*perplexity.* at most 100"):
         convert(tmp_path / "tiny.gguf", tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "raised"),
+    [("PanicException", InputError), ("Exception", InputError), ("KeyboardInterrupt", BaseException)],
+)
+def test_a_tokenizer_that_panics_is_refused(
+    tmp_path: Path, kind: str, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rust's panic is no Exception; what ends a program on purpose goes on."""
+    error = type(kind, (getattr(builtins, kind, BaseException),), {})
+
+    def panics(*_: Any, **__: Any) -> None:
+        raise error("called `Option::unwrap()`\non a `None` value")
+
+    write_llama(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(gguf.PreTrainedTokenizerFast, "from_pretrained", panics)
+    with pytest.raises(raised) as caught:
+        convert(tmp_path / "tiny.gguf", tmp_path)
+    assert isinstance(caught.value, error if raised is BaseException else InputError)
+    assert raised is BaseException or re.search(r"tiny\.gguf` must have a tokenizer .* on a `None`", str(caught.value))
 
 
 @pytest.mark.parametrize("offset", [0, 31])
