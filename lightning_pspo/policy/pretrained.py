@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from lightning_pspo.errors import InputError, is_panic
@@ -248,8 +248,9 @@ class Pretrained:
         try:
             config = AutoConfig.from_pretrained(self.base, **self._loading)
             _switch_off_dropout(config)
-            stored = getattr(config, "quantization_config", None)
-            is_known = stored is None or AutoHfQuantizer.supports_quant_method(stored)
+            stored: Any = getattr(config, "quantization_config", None)
+            quantizers: Any = AutoHfQuantizer
+            is_known = stored is None or quantizers.supports_quant_method(stored)
         except UNREADABLE as error:
             if not self.trust_remote_code and _names_own_code(path):
                 raise InputError(
