@@ -75,6 +75,7 @@ _ENUMERATES = re.compile(r"(?: [a-z]+){1,3},? and \\?\$?(?:[A-Z][a-z]+ [a-z]+ )?
 _CONCLUDES = re.compile(  # before a later number
     r"\b(?:so|thus|therefore|hence|then|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing)|now|it (?:is|was)"
     r"|(?<!for a )total of|altogether|in all)\b.*[0-9]|[,:;] (?:[a-z]+s|[a-z]+ed) \\?\$?[0-9]"
+    r"|\A[^,;]*: \\?\$?[0-9.,]+\W*\Z"
 )
 _SINCE = re.compile(r",? (?:since|because|as|after|[0-9]+ (?:hour|minute)s?)\b")
 _LISTS = re.compile(r"[:(]|,? or \\?\$?\Z|\bby\b")
@@ -203,7 +204,7 @@ def asked_number(question: str, text: str) -> str | None:
         said = [*_SAID.finditer(spelled)]
         for way in ways if len(said) > 1 else ():
             number = way(said, last, spelled)
-            if number and not _CONCLUDES.search(spelled[number.end(2) : said[-1].end(2)]):
+            if number and not _CONCLUDES.search(spelled[number.end(2) :]):
                 sign = number[1] and number[1] != "$"
                 return whole(spelled, number.start(1 if sign else 2), number.end(2))
     return None

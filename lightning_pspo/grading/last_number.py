@@ -24,7 +24,7 @@ _SPACED = (  # 1 234 567, but not in "day 1 234 were sold"
 _WITH_COMMA = r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]{1,2}|(?:\.[0-9]{3}){2,})(?![0-9])"
 _COMMA = r"(?<![0-9,.(\[{])(?:0,[0-9]+|[1-9][0-9]*,(?:[0-9]{1,2}|[0-9]{4,}))(?![0-9,)\]}]|\.[0-9])"  # 7,25
 _DECIMAL = rf"(?:{_WITH_COMMA}|{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)"
-_RATIO = r"[0-9]{1,4}(?::[0-9]{1,4}){1,4}(?![0-9:])(?:\s?[AaPp]\.?[Mm]\b\.?)?"
+_RATIO = r"[0-9]{1,4}(?:(?::| : )[0-9]{1,4}){1,4}(?![0-9:])(?:\s?[AaPp]\.?[Mm]\b\.?)?"
 _FRACTION = r"\\[dtc]?frac\{-?[0-9]+\}\{[0-9]+\}"
 _GROUP = r"\{[^{}\n]{0,50}\}"
 _TEN = r"10\s{0,3}\^\s{0,3}(?:\{\s{0,3}[-−]?[0-9]{1,3}\s{0,3}\}|[-−]?[0-9]{1,3}(?![0-9]))|10[⁻⁰¹²³⁴-⁹]+"
@@ -43,11 +43,11 @@ _ANY_NUMBER = re.compile(
     r"|\b(?:(?:[cdkm]?m|ft|in|yd)[23]\b|0x[0-9A-Fa-f]+"
     r"|(?:Step|Question|Problem|Exercise|Example|Equation|Figure|Page|Chapter|Section|Table) [0-9]+"
     rf"(?=[:.)]?\s*(?:\Z|\n)|[:.)]\s)|(?:[Ss]ee |\A)(?i:{LABELS}) [0-9]+)"
-    rf"|(?:(?<=\bnot )|(?<=\bhalf of )|(?<=\btwice ))\\?\$?{_DECIMAL}"
+    rf"|(?:(?<=\bnot )|(?<=\bhalf of )|(?<=\btwice ))\\?\$?{_DECIMAL}(?:(?: to |\s?:\s?)[0-9]+)?"
     rf"|(?P<number>(?:(?<![\w)\]}}])(?:[-−]|–(?=[0-9])))?\\?\$?"
     rf"(?:{_SPACED}|{_COMMA}|(?<=ratio is )[0-9]+ to [0-9]+"
     rf"|(?:[0-9]+[ \t]{{0,3}})?{_FRACTION}|{_INTEGER}[ \t]{{1,3}}(?:and )?[0-9]+/[0-9]+"
-    rf"|(?<![\w.$])(?=[0-9]+:){_NO_LABEL}{_RATIO}"
+    rf"|(?<![\w.$])(?=[0-9]+ ?:){_NO_LABEL}{_RATIO}"
     rf"|{_DECIMAL}(?: ?/ ?[0-9]+|[eE][-+]?[0-9]{{1,3}}(?!\w)|\s{{0,3}}{_TIMES_TEN}|{_TAIL})?)"
     rf"(?:{_FACTOR}(?:{_FACTOR}|[a-z](?![A-Za-z]))?)?)"
 )
@@ -92,7 +92,9 @@ _INFINITY = re.compile(r"∞|\boo\b|\binf")
 _JOINS = re.compile(r"(?:[\s,;]|and|or)*")
 _ZEROS = re.compile(r"(?<=[0-9])\.0+\Z|(?<=\.[0-9])0+\Z|(?<=\.[0-9]{2})0+\Z")
 _WHOLE = re.compile(r"([0-9]{1,15})(?:\.0{1,20})?")
-_ROUGHLY = re.compile(r",? \(?(?:or |which is |that is )?(?:about|approximately|approx\.|roughly|around|≈) ?")
+_ROUGHLY = re.compile(
+    r"(?: [a-z]+)?,? \(?(?:or |which is |that is )?(?:about|approximately|approx\.|roughly|around|≈) ?"
+)
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 BOLD = re.compile(r"(?<![\w)\]*])\*\*([^*\n]{1,60})\*\*(?![\w(*])")
 _GOES_ON = re.compile(

@@ -197,13 +197,13 @@ def _glossed(text: str, gloss: str) -> Number | None:
 
 
 def read_comma_decimal(text: str) -> Number | None:
-    """Read ``2,74`` as the decimal that it is in much of Europe; None for an integer and any other text."""
+    """Read ``2,74`` as the decimal that it is in much of Europe; None for an integer but ``2,00``, and other texts."""
     text, _ = split_unit(text)
     digits = _COMMA_DECIMAL.match(text)
     if not digits or _GROUPED.fullmatch(digits.group()):
         return None
     number = read_number(text.replace(",", ".", 1))
-    return number if number and number.value.denominator > 1 else None
+    return number if number and (number.value.denominator > 1 or digits.group().endswith(",00")) else None
 
 
 def split_unit(text: str) -> tuple[str, str]:

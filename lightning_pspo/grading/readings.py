@@ -41,6 +41,7 @@ _FUNCTION_WORDS = frozenset(
 )
 _CONCLUDES = re.compile(r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b")
 _IS_LIST = re.compile(r"[^=:]*[0-9][^=:]*(?:,|\band\b)[^=:]*[0-9][^=:]*\Z")
+_RESULT = re.compile(r"=|\b(?:is|are|was)\b(?= \\?\$?[0-9][0-9.,/]*(?: [a-z]+)*\W*\Z)")
 _SUBORDINATE = re.compile(
     r"\b(?:so (?:that|each)|in order|because|since|when|if|after|before|while|until|from|to)(?= [a-z]{2,})"
 )
@@ -52,18 +53,28 @@ _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
 _MAX_SENTENCES = 3
 
 _CLAUSE = re.compile(
-    r"[:,;] (?!or\b)|,? \b(?:so|thus|hence|therefore|and(?! \\?\$?[0-9])|but|while|of which|i\.e\.)\b", re.IGNORECASE
+    r"(?:[,;]|:(?! \\?\$?[0-9])) (?!or\b)"
+    r"|,? \b(?:i\.e\.|(?:so|thus|hence|therefore|and(?! \\?\$?[0-9])|but|while|of which)\b)",
+    re.IGNORECASE,
 )
 _LAST_CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
 _ASIDES = re.compile(r"\s\((?![^()]*\b(?:all|total|so|not|or)\b)[^()]*[A-Za-z]{2}[^()]*\)")
+_BRACKETS = re.compile(r"(?<![-−\w)}^])[({]([^(){}]*,[^(){}]*)[)}]\W*\Z")
 _IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
 _JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
-_ENDS = re.compile(r"\$?(?: [a-z]+){0,4}[\W_]*\Z")
+_ENDS = re.compile(r"[$)}\]]*(?: [a-z]+(?:/[a-z]+)?){0,6}[\W_]*\Z")
 
 _IS_NAME = re.compile(r"[A-Za-z][A-Za-z .'’-]*")
 _SAYS = r"\b(?:is|was|be|are|spins?|faces?|choose|pick|answer:?|option|so)(?: an?| the| always)?"
-_BOLD_ANSWER = re.compile(rf"(?:\A|\b(?:is|was|be|on|facing)(?: an?| on)? ){BOLD.pattern}(?! (?:or|and|is|nor)\b)")
-_HAS = r"(?:has|have|had|is|are|was|were|uses?|makes?|costs?|runs?|wins?)"
+_BOLD_ANSWER = re.compile(
+    rf"(?:\A|\b(?:is|was|be|on|in|facing)(?: an?| on| the)? ){BOLD.pattern}(?! (?:or|and|is|nor)\b)"
+)
+_PROPER_NAME = re.compile(r"\b[A-Z][a-z]+")
+_ARE_EQUAL = re.compile(r"(?i)(?:they|both) are (?:equal|the same)")
+_SAYS_EQUAL = re.compile(
+    r"(?i)(?!.*\b(?:not|un)(?: the | an? )? ?(?:equal|same|tie))(?=.*\b(?:equal|the same|a tie)\b)"
+)
+_FOR_EVERY = re.compile(r"\b([0-9]+) (?:[a-z]+ )?(?:to|for) every ([0-9]+)?[a-z ]*\W*\Z")
 _RESTRICTS = re.compile(r"\b(?:only|when|says?|thinks?|would)\b")
 _COMPARES = re.compile(r"\b(?:[a-z]+e(?:r|st)|more|less|fewer|most|least)\b")
 _ENDS_CLAUSE = re.compile(r"[,;.:(]|\b(?:so|but|while|because|which|who|that|only|of)\b")
@@ -87,8 +98,12 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
     owns = split_collection(own)
     if read_number(own):
         yield from _numbers(end, question) if "```" not in line else ()
-    elif _UNSURE.search(SENTENCE.split(end)[-1]):
+    elif _ARE_EQUAL.fullmatch(own) and _SAYS_EQUAL.match(last_sentence(end)):
+        yield own
+    elif _UNSURE.search(last_sentence(end)):
         pass
+    elif ":" in own and (ratio := _FOR_EVERY.search(in_digits(end))):
+        yield f"{ratio[1]}:{ratio[2] or 1}"
     elif owns and owns.opening != "[" and len(owns.items) > 1 and all(map(read_number, owns.items)):
         yield from _lists(line, len(owns.items))
     else:
@@ -113,9 +128,9 @@ def _numbers(text: str, question: str) -> Iterator[str]:
     given = {*numbers(question), *numbers(in_digits(question))}
     while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _SAYS_ANOTHER.search(sentences[-1]):
         sentences.pop()  # "She lost 7 of the 15."
-    told = _told(sentences, question)
-    is_last = spelled.endswith(told)
-    told = told if given.issuperset(numbers(told)) else told.rpartition("=")[2]
+    clause = _told(sentences, question)
+    told = clause if given.issuperset(numbers(clause)) else _RESULT.split(clause)[-1]
+    is_last = told == clause and text.rstrip().endswith(told)
     if not (new := new_number(told, given)) or _UNSURE.search(sentences[-1]) or _UNSURE.search(told):
         return
     behind = told.rpartition(new)[2]
@@ -143,10 +158,9 @@ def _told(sentences: list[str], question: str) -> str:
 
 def _split(sentence: str) -> list[str]:
     """Return the clauses of a sentence that have numbers."""
-    head, _, list_of_parts = sentence.partition(": ")
-    sentence = (
-        head if numbers(head) and _IS_LIST.match(list_of_parts) else sentence
-    )  # "17 bills: 2 of $50 and 5 of $10"
+    head, _, parts = sentence.partition(": ")
+    if numbers(head) and _IS_LIST.match(parts):  # "17 bills: 2 of $50 and 5 of $10"
+        sentence = head
     ends = [0, *(clause.start() for clause in _CLAUSE.finditer(sentence)), len(sentence)]
     return [clause for start, end in pairwise(ends) if numbers(clause := sentence[start:end])]
 
@@ -162,11 +176,13 @@ def _lists(text: str, size: int) -> Iterator[str]:
         yield ", ".join(row[1] for row in rows if row)
     sentence = SENTENCE.split(text.rpartition("\n")[2][-_MAX_LINE:])[-1]
     sentence = sentence if HAS_DIGIT.search(sentence) else in_digits(sentence)
-    clause = _LAST_CLAUSE.split(_ASIDES.sub("", THOUSANDS.sub("", sentence)))[-1]
-    items = numbers(clause)
-    found = re.search(_JOINED.join(map(re.escape, items)), clause) if len(items) == size else None
-    if found and not _IS_RANGE.search(clause) and _ENDS.match(clause, found.end()):
-        yield ", ".join(items)
+    brackets = _BRACKETS.search(sentence)
+    sentence = _ASIDES.sub("", THOUSANDS.sub("", sentence))
+    for part in [brackets[1]] if brackets else dict.fromkeys((_LAST_CLAUSE.split(sentence)[-1], sentence)):
+        items = numbers(part)
+        found = re.search(_JOINED.join(map(re.escape, items)), part) if len(items) == size else None
+        if found and not _IS_RANGE.search(part) and _ENDS.match(part, found.end()):
+            yield ", ".join(items)
 
 
 def _words(text: str, own: str, question: str) -> Iterator[str]:
@@ -186,21 +202,22 @@ def _words(text: str, own: str, question: str) -> Iterator[str]:
         name = own
     if not _IS_NAME.fullmatch(own):
         return
-    ends = re.search(rf"(?i)(?:\A[^:]*\banswer: |{_SAYS} ){own}\W*\Z", sentence)
+    ends = re.search(rf"(?i)(?:\A[^:]*\banswer: |{_SAYS} ){own}(?: [a-z]+)?\W*\Z", sentence)
     if ends and len(re.findall(r"\b(?:is|was|be|are)\b", sentence)) < 2 and not re.search("[;(]", sentence):
         yield name
+    owner = own.partition("'s ")[0]  # "Ann's team" for Ann's soccer team
     about = re.search(
-        rf"(?i)(?:\A\W*|(?:\b(?:so|thus|therefore|hence),?|,) )(?:the )?{own}s?\W{{1,4}}({_HAS} .*)", sentence
+        rf"(?i)(?:\A\W*|(?:\b(?:so|thus|therefore|hence),?|,) )(?:the )?{owner}(?:['’]?s)?\W{{1,4}}(.*)", sentence
     )
     clause = _ENDS_CLAUSE.split(about[1])[0] if about else ""
-    compared = _COMPARES.search(clause)
-    is_asked = " ".join(clause.split()[:2]) in question or (compared and compared.group() in question)
-    if (
-        about
-        and is_asked
-        and not _RESTRICTS.search(sentence)
-        and (not compared or sentence.count(compared.group()) == 1)
-    ):
+    says, compared = " ".join(clause.split()[:2]), _COMPARES.findall(clause)
+    is_asked = (
+        any(word in question and sentence.count(word) == 1 for word in compared) if compared else says in question
+    )
+    others = {*_PROPER_NAME.findall(about.group() if about else "")} & {*_PROPER_NAME.findall(question)} - {
+        *_PROPER_NAME.findall(own)
+    }
+    if says[:1].islower() and is_asked and not others and not _RESTRICTS.search(sentence):
         yield name  # "Bo has more." where it is asked who has more
     if re.search(
         rf"(?i)\A\W*{own}(?:\W*\(|,? (?:because|since|as)\b)(?!.*\b[a-z]+e(?:r|st)\b|.*\b(?:more|most)\b)", sentence

@@ -17,7 +17,7 @@ _GOES_ON = re.compile(rf"{_CONCLUSION}|\b(?:means?|which is(?! (?:correct|right|
 _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..."
     r"(?i)(?:\n\s*|(?<=[.!?])\s+)[*_#>\s-]{0,8}(?:(?:let['’]?s|let (?:me|us)|(?:we|you) can|to|i(?:['’]ll| will))"
     r" (?:quickly )?(?:double[- ]?check|check|verify|confirm)(?: (?:that|this|it|our|the answer)\b|[,:])"
-    r"|(?:check|verif(?:y|ication))(?: (?:the|our) (?:answer|result))?[*_]{0,3}:)"
+    r"|(?:(?:sanity )?check|verif(?:y|ication))(?: (?:the|our) (?:answer|result))?[*_]{0,3}:)"
 )
 _HEADING = re.compile(
     r"\n\s*[*_#]{0,4}(?:verification|check(?:ing)?(?: the answer)?)[*_]{0,4}:?[*_]{0,4}\s*\n", re.IGNORECASE
@@ -26,11 +26,12 @@ _TAKES_BACK = re.compile(
     rf"(?i)\b(?:{WRONG}|mistake|error|actually|wait|does ?n[o'’]t|not (?:match|equal|work|correct|right))\b"
 )
 _CHATTER = re.compile(
-    r"\n\s*(?:(?:is there anything|would you like|let me know|feel free|i hope (?:this|that|it))\b|-{3,}\s*\n)",
+    r"\n\s*(?:(?:is there anything|would you like|let me know|feel free|i hope (?:this|that|it))\b"
+    r"|-{3,}\s*\n(?!\s*(?:sum|total)))",
     re.IGNORECASE,
 )
 _GLOSS = re.compile(
-    r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|not|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
+    r"(?<=[\w%}$*])\s{1,3}\((?!\s?(?:or|and|plus|minus|base|mod|rem|remainder|r|to)\b)([^()\n]*)\)\W*\Z"
 )
 _SAYS = re.compile(
     r"(?=.*[0-9])(?:[0-9.]+\s?\\?%|.*(?<![\\A-Za-z])[A-Za-z]{2}|.*(?:[=≈]|\\approx)"
@@ -49,7 +50,7 @@ _ASKS_DIFFERENCE = re.compile(
     r"(?i)\b(?:difference|by how|how (?:much|many) (?:more|less|fewer|[a-z]+er)\b|win by|drop|(?:in|de)crease|change)"
 )
 _NAME = re.compile("[A-Z][a-z]+")
-_NOTE = re.compile(r"\([A-Z][a-z]+[: ].*\)[\s.*$]*")  # "(Note that 20 is not divisible by 0.)"
+_NOTE = re.compile(r"\((?=[^()]*[a-z]{2}).*\)[\s.*$]*|Note that (?!.*\b(?:so|thus|hence|therefore|then|total)\b).*")
 _MAX_CHARS = 400  # of a remark
 
 
@@ -78,7 +79,7 @@ def without_remarks(text: str, question: str = "") -> str:
         gloss
         and HAS_DIGIT.search(sentence, 0, gloss.start())
         and _SAYS.match(gloss[1])
-        and not _IS_CONCLUSION.search(gloss[1])
+        and not _IS_CONCLUSION.search(gloss[1].removeprefix("not "))
     ):
         sentence = sentence[: gloss.start()]
     for aside in _ASIDE.finditer(sentence):
