@@ -113,8 +113,9 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
     named: Any = tokenizer.chat_template
     if isinstance(named, dict) and "default" not in named:
+        names = ", ".join(sorted(map(str, named)))
         raise ValueError(
-            f"the tokenizer has several chat templates ({', '.join(sorted(named))}) and none named `default`: set "
+            f"the tokenizer has several chat templates ({names}) and none named `default`: set "
             "`prompt.chat_template` to a file with the right one."
         )
     template = named["default"] if isinstance(named, dict) else named

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import as_size
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
 _NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # type -> letter of struct
 _STRING, _ARRAY = 8, 9
+_MOST_TENSORS = 1 << 18
+_HEADER_BYTES = 1 << 26  # of all but the tensors' values; a vocabulary of 262,144 tokens takes 15 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class _Header:
 
     def __init__(self, content: NDArray[np.uint8]) -> None:
         self.content = content
+        self.header = content[:_HEADER_BYTES].tobytes()  # slices of bytes are faster than those of an array
         self.position = 0
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -66,6 +70,8 @@ class _Header:
             is_swapped = version in (2 << 24, 3 << 24)
             raise ValueError("it is big-endian" if is_swapped else f"its version is {version}")
         tensor_count, field_count = self._numbers("Q", 2)
+        if tensor_count > _MOST_TENSORS:
+            raise ValueError(f"it has {tensor_count} tensors, more than {_MOST_TENSORS}")
         fields: dict[str, Any] = {}
         for _ in range(field_count):
             if (name := self._string()) in fields:
@@ -118,7 +124,12 @@ class _Header:
         return self._bytes(self._numbers("Q", 1)[0]).decode()
 
     def _bytes(self, count: int) -> bytes:
-        return self._take(count).tobytes()
+        if count > len(self.content) - self.position:
+            raise ValueError("it ends early")
+        self.position += count
+        if self.position > _HEADER_BYTES:
+            raise ValueError(f"its settings and names of tensors take more than {as_size(_HEADER_BYTES)}")
+        return self.header[self.position - count : self.position]
 
     def _take(self, count: int) -> NDArray[np.uint8]:
         """Return the next bytes."""

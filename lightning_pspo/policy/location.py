@@ -13,13 +13,17 @@ from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENI
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import read_bounded
+from lightning_pspo.files import as_size, read_bounded
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _JSON = (
     *(CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
     *(ADAPTER_CONFIG, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME),
 )
+SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
+"""Files that transformers may read beside the weights; one that the hub lists but does not give would be missing."""
+SMALL_BYTES = 2**29
+"""Most bytes of all of them: one without an end would fill disk or memory."""
 # What transformers raises about a model's files, whose content it takes to be of the right types.
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError),
@@ -62,6 +66,10 @@ def check_folder(location: str) -> None:
             )
         for name in _JSON:
             read_entries(path / name)
+        small = [file for file in path.glob("*") if SMALL.fullmatch(file.name) and file.is_file()]
+        for file in (*small, *filter(Path.is_file, path.glob("additional_chat_templates/*"))):
+            if (size := file.stat().st_size) > SMALL_BYTES:
+                raise InputError(f"{file} must have at most {as_size(SMALL_BYTES)}, got {as_size(size)}.")
         for index in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
             if (path / index).is_file():
                 index_parts(path / index)

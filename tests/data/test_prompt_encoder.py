@@ -97,6 +97,7 @@ def test_a_chat_template_without_a_system_role_is_refused_only_with_a_system_pro
         ("\n{% if %}", {}, "chat template cannot be used: line 2: Expected an expression"),
         ("{{ messages + 1 }}", {}, "chat template cannot be rendered: TypeError"),
         (5, {}, "`chat_template` must be text, got '5'"),
+        ({7: CHAT, "rag": CHAT}, {}, r"several chat templates \(7, rag\) and none named `default`"),
         ({"tool_use": CHAT, "rag": CHAT}, {}, r"several chat templates \(rag, tool_use\) and none named `default`"),
         (LAST, {"few_shot": few(1)}, "leaves the solved examples out"),
         (ONE_TURN, {"few_shot": few(1)}, "refuses the turns of solved examples .*One turn, please"),

@@ -1,6 +1,7 @@
 """A GGUF file becomes a folder with the logits of its dequantised weights, or is refused in one line."""
 
 import builtins
+import os
 import re
 import struct
 from pathlib import Path
@@ -211,6 +212,23 @@ def test_names_that_are_there_twice_are_refused(tmp_path: Path, old: bytes, new:
     (tmp_path / "tiny.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes().replace(old, new))
     with pytest.raises(InputError, match=rf"tiny\.gguf.*{rule}"):
         convert(tmp_path / "tiny.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<QQQ", 0, 1, 10**10),
+        struct.pack("<QQQ", 0, 1, 1) + b"a" + struct.pack("<IIQ", 9, 0, 10**10),
+        struct.pack("<QQ", 10**9, 0),
+    ],
+    ids=["text", "array", "tensors"],
+)
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "bomb.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<I", 3) + header)
+    os.truncate(path, 1 << 35)  # zeros, which take no room on the disk
+    with pytest.raises(InputError, match=r"take more than 67\.1 MB|more than 262144"):
+        convert(path, tmp_path)
 
 
 def test_what_is_no_convertible_gguf_file_is_refused(tmp_path: Path) -> None:

@@ -46,12 +46,20 @@ def test_a_damaged_file_is_named(tiny_model: Path, tmp_path: Path, name: str, co
     assert name == "tokenizer.json" or f"{name} must be a JSON object" in message, message
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
-def test_a_file_larger_than_any_of_a_model_is_refused(tiny_model: Path, tmp_path: Path, name: str) -> None:
-    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
-    (folder / name).touch()
-    os.truncate(folder / name, 1 << 40)  # a hole, which takes no room on the disk
-    assert f"{name} must have at most 67.1 MB" in refused(str(folder))
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        *((name, "67.1 MB") for name in ("config.json", "tokenizer_config.json", "model.safetensors.index.json")),
+        *((name, "537 MB") for name in ("tokenizer.json", "chat_template.jinja", "added_tokens.json")),
+        ("additional_chat_templates/more.jinja", "537 MB"),
+    ],
+)
+def test_a_file_larger_than_any_of_a_model_is_refused(tiny_model: Path, tmp_path: Path, name: str, most: str) -> None:
+    file = Path(shutil.copytree(tiny_model, tmp_path / "model")) / name
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    os.truncate(file, 1 << 40)  # a hole, which takes no room on the disk
+    assert f"{name} must have at most {most}" in refused(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("part", ["/dev/zero", "../model.safetensors", "sub/../../model.safetensors", "pipe"])
