@@ -211,7 +211,8 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
     with open_bytes(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         try:
             lines = lines_of(text, str(file))
-            if declared := _SEPARATOR.fullmatch(first := next(lines, "")):
+            first = next((line for line in lines if line.strip("\r\n")), "")
+            if declared := _SEPARATOR.fullmatch(first):
                 delimiter = declared[1]
             else:
                 lines = chain([first], lines)
@@ -225,7 +226,8 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
                     if len(header) == 1 and (marks := re.findall("[;\t|]", header[0])):
                         mend = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
                     raise InputError(
-                        f"{file}, row {number}: must have {len(header)} fields as the header has, got more: {mend}."
+                        f"{file}, row {number}: must have {len(header)} fields as the header has, {str(header):.80}, "
+                        f"got more: {mend}."
                     )
                 yield number, {key: value for key, value in row.items() if value is not None}
         except UnicodeDecodeError:

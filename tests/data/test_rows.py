@@ -216,3 +216,11 @@ def test_a_first_line_by_which_excel_knows_the_delimiter(tmp_path, first):
     (tmp_path / "a.csv").write_bytes(f"\ufeff{first}\r\nquestion;answer\r\n1, 2?;3\r\n".encode())
     assert list(read_rows(tmp_path / "a.csv")) == [(1, {"question": "1, 2?", "answer": "3"})]
     assert list(read_rows(tmp_path / "a.csv", delimiter="|")) == [(1, {"question": "1, 2?", "answer": "3"})]
+
+
+def test_blank_lines_before_a_header_are_passed_over_and_another_first_line_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\r\nquestion,answer\n1?,2\n")
+    assert list(read_rows(tmp_path / "a.csv")) == [(1, {"question": "1?", "answer": "2"})]
+    (tmp_path / "b.csv").write_text("# made by hand\nquestion,answer\n")
+    with pytest.raises(InputError, match=r"b\.csv, row 1: must have 1 fields as the header has, \['# made by hand'\]"):
+        list(read_rows(tmp_path / "b.csv"))
