@@ -22,14 +22,20 @@ from lightning_pspo.types import Inputs
 
 logger = logging.getLogger(__name__)
 
+PASS_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a model raises whose config, weights and code do not fit."""
+
+MACHINE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+"""RuntimeErrors for which no model is to blame."""
+
 
 @contextlib.contextmanager
 def must_compute(name: str, own_code: bool) -> Iterator[None]:
     """Refuse the model ``name`` if a pass in the block fails; the author of its ``own_code`` needs the traceback."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if own_code or isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError):
+    except PASS_ERRORS as error:
+        if own_code or isinstance(error, (InputError, *MACHINE_ERRORS)):
             raise
         raise InputError(
             f"`model_name_or_path` must be a model that can compute, {name} cannot: {type(error).__name__}: "

@@ -358,7 +358,11 @@ def _longrope_limits(config: PreTrainedConfig) -> list[int]:
 
 
 def _switch_off_dropout(config: PreTrainedConfig) -> None:
+    """Switch off dropout, and the loss of routers, which this objective ignores and which fails beside a cache."""
     for part in (config, config.get_text_config()):
+        if getattr(part, "output_router_logits", None):
+            logger.info("Setting output_router_logits to false: a balancing loss is no part of this objective.")
+            setattr(part, "output_router_logits", False)  # noqa: B010 - which no base class declares
         for name, value in part.to_dict().items():
             if "drop" in name and isinstance(value, float) and value > 0.0:
                 logger.info("Setting %s from %s to 0: log-probs of training and rollout must agree.", name, value)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_pspo.errors import InputError, one_line
+from lightning_pspo.policy.forward import MACHINE_ERRORS, PASS_ERRORS
 from lightning_pspo.policy.policy import Policy
 from lightning_pspo.rollout.base import RolloutEngine, Sampling
 from lightning_pspo.rollout.unpadded import UnpaddedEngine
@@ -84,18 +85,21 @@ def _check_passes(policy: Policy, probe: _Probe) -> None:
 def _fitting_engine(policy: Policy, engine: RolloutEngine, probe: _Probe) -> RolloutEngine:
     """Return the first engine that draws right tokens among other prompts: as it is, or with prompts separated."""
     model, kind = policy.model_name_or_path, type(engine).__name__
+    by_others = policy.pretrained.trust_remote_code or not __name__.startswith(type(engine).__module__.split(".")[0])
     try:
         wrong = probe.wrong_tokens(engine, among_others=False)
-    except InputError:
-        raise
-    except (ValueError, NotImplementedError) as error:  # of transformers, about a model that it cannot generate with
+        wrong_among_others = probe.wrong_tokens(engine, among_others=True)
+    except PASS_ERRORS as error:
+        refuses = isinstance(error, ValueError | NotImplementedError)  # transformers, to generate with a model
+        if isinstance(error, (InputError, *MACHINE_ERRORS)) or (by_others and not refuses):  # whose author needs it all
+            raise
         raise InputError(f"{kind} cannot sample {model}: {one_line(error)}. Use another model, or `engine`.") from error
     if wrong > 0:
         raise InputError(
             f"{kind} cannot sample {model}: {wrong} of {probe.new_tokens} greedy tokens are not the most probable ones "
             "of a plain pass. Use another `engine`, such as GenerateEngine."
         )
-    if probe.wrong_tokens(engine, among_others=True) == 0:
+    if wrong_among_others == 0:
         return engine
     remedies = {False: "prompts of each length are sampled apart", True: "rows are sampled singly"}
     for single_rows, remedy in remedies.items():

@@ -38,6 +38,9 @@ STATE: dict[str, Any] = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layer
 MODELS: dict[str, Callable[[], PreTrainedModel | None]] = {
     "attention": lambda: None,
     "experts": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4)),
+    "experts with a loss of their own": lambda: MixtralForCausalLM(
+        MixtralConfig(**SIZES, num_local_experts=4, output_router_logits=True)
+    ),
     "jitter": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4, router_jitter_noise=0.1)),
     "jitter that is a threshold too": lambda: PhimoeForCausalLM(PhimoeConfig(**SIZES, num_local_experts=4)),
     "state": lambda: MambaForCausalLM(MambaConfig(**STATE, state_size=8, initializer_range=0.3)),
@@ -185,6 +188,38 @@ def test_a_model_that_transformers_cannot_generate_with(model_folder: Callable[.
     policy = built(model_folder(model=JambaForCausalLM(JambaConfig(**sizes, expert_layer_offset=4))))
     with pytest.raises(InputError, match=r"GenerateEngine cannot sample .*: `get_seq_length` can only be called"):
         consistent_engine(policy, GenerateEngine())
+
+
+class Failing(ContinuousBatchingEngine):
+    """Fails as an engine does that was not made for a kind of model."""
+
+    error: Exception
+
+    def generate(
+        self, model: PreTrainedModel, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None
+    ) -> Completions:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [
+        ("lightning_pspo.rollout.x", RuntimeError),
+        ("lightning_pspo.rollout.x", torch.OutOfMemoryError),
+        ("mine", KeyError),
+    ],
+)
+def test_an_engine_that_fails(
+    module: str, error: type[Exception], load: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours with a model is one line; a full memory, and a user's engine, are shown as they are."""
+    monkeypatch.setattr(Failing, "__module__", module)
+    engine = Failing()
+    engine.error = error("output with shape [1, 2]")
+    with pytest.raises(InputError if error is RuntimeError else error) as caught:
+        consistent_engine(load("attention"), engine)
+    rule = r"Failing cannot sample .*: output with shape \[1, 2\]\. Use another model, or `engine`\."
+    assert error is not RuntimeError or re.match(rule, str(caught.value))
 
 
 def test_an_engine_that_is_wrong_for_a_prompt_alone(load: Callable[..., Policy]) -> None:

@@ -139,9 +139,9 @@ def _write_model(model: PreTrainedModel, policy: Policy, folder: Path, dtype: to
         pretrained.base, revision=pretrained.revision, trust_remote_code=pretrained.trust_remote_code
     )
     parts = ((model.config, own), (model.config.get_text_config(), own.get_text_config()))
-    for part, original in parts:  # the base model's own dropout, which training had set to 0
+    for part, original in parts:  # the base model's own dropout and routers' loss, which training had switched off
         for name, value in original.to_dict().items():
-            if "drop" in name and isinstance(value, float):
+            if ("drop" in name and isinstance(value, float)) or name == "output_router_logits":
                 setattr(part, name, value)
     model.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
 
