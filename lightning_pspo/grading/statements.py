@@ -87,7 +87,6 @@ _ENDS = re.compile(  # what may stand behind the number that a verb governs
     r"|from [0-9]{1,2}:[0-9]{2})\b|\Z)"
 )
 _CALCULATION = re.compile(r"[^=,;:(]*=")
-_DIGITS = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _AND_MORE = re.compile(r"[^0-9.]{0,40}\band\b[^0-9.]{0,4}[0-9]")
 _BY_CASES = re.compile(  # "12 if he buys 7, 13 if he buys 8"
     r"[0-9][^.;]*\b(?:if|when|unless)\b[^.]*[,;] [^.,;0-9]*[0-9][0-9.,]*(?: [a-z]+){0,2}"
@@ -169,8 +168,6 @@ def _read_statement(text: str, before: str, cut: bool) -> str | None:
         return _plain((is_calculated and _result(sentence)) or leading)
     if not end if cut else _RESULT_FOLLOWS.search(text):  # the beginning of a sentence or of a solution
         return None
-    if computed := _computed(before, sentence):
-        return computed
     if not leading and (behind := _behind_verb(sentence, paragraph[end.end() :] if end else "")):
         return _plain(behind)
     return last_formula(paragraph) or last_number(paragraph)
@@ -208,17 +205,6 @@ def concluded(text: str) -> str | None:
 def _result(text: str) -> re.Match[str] | None:
     last = last_match(_EQUALS, text)
     return _LEADING.match(text, last.end()) if last else None
-
-
-def _computed(before: str, sentence: str) -> str | None:
-    """Return the result of the last equation before a sentence if that is one of several numbers that it speaks of."""
-    result, mentioned = _result(before), numbers(sentence)
-    value = numbers(result.group())[:1] if result and len(mentioned) > 1 and "=" not in sentence else []
-    if not value or value[0] not in mentioned:
-        return None
-    mentions = (digits for digits in _DIGITS.finditer(sentence) if numbers(digits.group()) == value)
-    behind = next((sentence[digits.end() :] for digits in mentions), "")
-    return None if _goes_on(behind) or _AND_MORE.match(behind) else value[0]
 
 
 def _plain(number: re.Match[str]) -> str:

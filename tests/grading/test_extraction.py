@@ -140,7 +140,7 @@ Taking total weight = 60 kg we find the number of sacks to be 4. => 4
 With distance = 80 km the ride takes 2 hours. => 2
 ? @ => stated
 Answer:⏎n = k + 30⏎n = 40 + 30⏎n = 70⏎⏎Ann has 70 coins. => 70
-Answer: n = 70⏎m = 4 * 70 => n = 70 | 60 / 6 = 10 hours⏎⏎Answer: Ann paid 80 dollars to rent a boat for 10 hours. => 10
+Answer: n = 70⏎m = 4 * 70 => n = 70
 60 / 6 = 10 hours⏎⏎Answer: Ann paid 80 dollars to rent a boat for 9 hours. => 80
 Ben has 15 - 8 = 7 cakes. The answer is that he sells 7 cakes and makes $21. => 21
 The answer is 7 cakes * $3 = $21. => 21 | The answer is 7 cakes, since 5 + 5 = 10 and 3 were eaten. => 7
