@@ -31,12 +31,12 @@ _UNSURE = re.compile(
     rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard|wait|actually|mistake)\b)|[0-9]!\s?(?:\$|\\\))"
 )
 
-_WORD = re.compile(r"[A-Za-z]{3,}")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FUNCTION_WORDS = frozenset(
     re.findall(
         "[a-z]{3,4}",
         "how many much what the does did will woul are was were has have had and they that this thei his her she for "
-        "with from been can coul shou than ther",
+        "with from been can coul shou than ther thus henc",
     )
 )
 _CONCLUDES = re.compile(r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b")
@@ -84,9 +84,9 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
     """Yield what a text may say instead of the number or the formula that was found in it.
 
     For any reference: a text of one line. For a number: the one word for a number of a sentence without digits, or the
-    only number that the question does not give, if all behind it only say of what. For several: the numbers of the last
-    lines or of the last clause. For a word: the one in bold, the last day or month, the subject of the comparison that
-    the question makes, what the last sentence ends in.
+    only number that the question does not give, of the clause that says most of what is asked. For several: the numbers
+    of the last lines, of brackets at the end or of the last clause. For a word: the one in bold, the last day or month,
+    the subject of the comparison that the question makes, what the last sentence ends in.
 
     Args:
         line: A completion without remarks at its end.
