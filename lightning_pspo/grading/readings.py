@@ -195,11 +195,8 @@ def _words(text: str, own: str, question: str) -> Iterator[str]:
     yield from bold
     choices = options(question)
     option = choices.pop(own.strip("()"), "")
-    others = [other for choice in choices.items() for other in choice]
-    if option and not any(re.search(rf"\b{re.escape(other)}\b", sentence) for other in others):
-        own, name = option, own
-    else:
-        name = own
+    is_only = not any(re.search(rf"\b{re.escape(other)}\b", sentence) for choice in choices.items() for other in choice)
+    own, name = (option, own) if option and is_only else (own, own)
     if not _IS_NAME.fullmatch(own):
         return
     ends = re.search(rf"(?i)(?:\A[^:]*\banswer: |{_SAYS} ){own}(?: [a-z]+)?\W*\Z", sentence)

@@ -19,9 +19,6 @@ _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..
     r" (?:quickly )?(?:double[- ]?check|check|verify|confirm)(?: (?:that|this|it|our|the answer)\b|[,:])"
     r"|(?:(?:sanity )?check|verif(?:y|ication))(?: (?:the|our) (?:answer|result))?[*_]{0,3}:)"
 )
-_HEADING = re.compile(
-    r"\n\s*[*_#]{0,4}(?:verification|check(?:ing)?(?: the answer)?)[*_]{0,4}:?[*_]{0,4}\s*\n", re.IGNORECASE
-)
 _TAKES_BACK = re.compile(
     rf"(?i)\b(?:{WRONG}|mistake|error|actually|wait|does ?n[o'’]t|not (?:match|equal|work|correct|right))\b"
 )
@@ -61,10 +58,9 @@ def without_remarks(text: str, question: str = "") -> str:
     ('It is 5', 'She is 7')
     """
     text = text.rstrip()
-    for tail in (_CHATTER, _HEADING):
-        end = tail.search(text, max(0, len(text) - _MAX_CHARS))
-        if end and HAS_DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
-            text = text[: end.start()].rstrip()
+    end = _CHATTER.search(text, max(0, len(text) - _MAX_CHARS))
+    if end and HAS_DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
+        text = text[: end.start()].rstrip()
     if check := _CHECK.search(text, max(0, len(text) - _MAX_CHARS)):
         found = DIGITS.findall(text, max(0, check.start() - _MAX_CHARS), check.start())
         if found and found[-1] in DIGITS.findall(text, check.end()) and not _GOES_ON.search(text, check.end()):
