@@ -55,8 +55,8 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
     failing += [problem for problem in _absent(problems) if problem not in failing]
     if failing:
         _log.warning(
-            "%s: %d of %d reference answers cannot be matched by any completion; the first is %r of %r. A "
-            "reference must be the final answer alone: correct these rows, or leave them out by `filter`.",
+            "%s: %d of %d reference answers cannot be matched by any completion, or stand for none; the first "
+            "is %r of %r. A reference must be the final answer alone: correct these rows, or leave them out by `filter`.",
             origin,
             len(failing),
             len(problems),
