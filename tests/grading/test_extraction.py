@@ -60,6 +60,8 @@ stated: The answer is 12. => 12 | The answer is 1, 2, and 3. => 1, 2, and 3 | Th
     \boxed{5} was wrong. The final answer is 6. => 6
     answer: \begin{align*} 6 &= 2 + 4 \\ &= 3 + 3 \end{align*} => \begin{align*} 6 &= 2 + 4 \\ &= 3 + 3 \end{align*}
     The answer is: the charge of 2 ions is 3.2 x 10^-19 C. => 3.2 x 10^-19
+    {"answer": "42 apples", "steps": 3} => 42 apples | {"answer": "x = 5", "confidence": 0.9} => x = 5
+    {"why": "1 + 2", "answer": "3/4", "n": 2} => 3/4 | {"answer": "Paris", "score": 1} => Paris
 """
 """A rule, then pairs of a text and its answer; an indented line goes on with the rule before."""
 
