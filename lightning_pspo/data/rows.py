@@ -226,8 +226,8 @@ def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
                     if len(header) == 1 and (marks := re.findall("[;\t|]", header[0])):
                         mend = f"is its `delimiter` {marks[0]!r}? Set that in the source's settings"
                     raise InputError(
-                        f"{file}, row {number}: must have {len(header)} fields as the header has, {str(header):.80}, "
-                        f"got more: {mend}."
+                        f"{file}, row {number}: must have {len(header)} fields as the header has, got more: {mend} "
+                        f"(the header is {delimiter.join(header)!r:.80})."
                     )
                 yield number, {key: value for key, value in row.items() if value is not None}
         except UnicodeDecodeError:

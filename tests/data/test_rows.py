@@ -222,5 +222,5 @@ def test_blank_lines_before_a_header_are_passed_over_and_another_first_line_is_n
     (tmp_path / "a.csv").write_text("\n\r\nquestion,answer\n1?,2\n")
     assert list(read_rows(tmp_path / "a.csv")) == [(1, {"question": "1?", "answer": "2"})]
     (tmp_path / "b.csv").write_text("# made by hand\nquestion,answer\n")
-    with pytest.raises(InputError, match=r"b\.csv, row 1: must have 1 fields as the header has, \['# made by hand'\]"):
+    with pytest.raises(InputError, match=r"b\.csv, row 1: must have 1 fields .* \(the header is '# made by hand'\)"):
         list(read_rows(tmp_path / "b.csv"))
