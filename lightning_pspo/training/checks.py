@@ -35,6 +35,7 @@ _CLIPS = "`model.max_grad_norm` bounds the gradient's norm"
 _FIXED: dict[str, tuple[float | None, str]] = {
     "max_epochs": (1, _LENGTH),
     "max_steps": (-1, _LENGTH),
+    "min_epochs": (0, "an epoch is the run, which EarlyStopping and `trainer.max_time` could not end"),
     "gradient_clip_val": (None, _CLIPS),
     "gradient_clip_algorithm": (None, _CLIPS),
     "accumulate_grad_batches": (1, _ACCUMULATES),

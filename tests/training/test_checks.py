@@ -46,6 +46,7 @@ def validated(fit: Fit, problem_file: Path) -> Fit:
     [
         ({"max_epochs": 2}, "`trainer.max_epochs` must be 1", "data.num_rollouts"),
         ({"max_steps": 5}, "`trainer.max_steps` must be -1", "data.num_rollouts"),
+        ({"min_epochs": 1}, "`trainer.min_epochs` must be 0", "EarlyStopping"),
         ({"precision": "bf16-true"}, "`trainer.precision` must be one of", "32-true"),
         ({"gradient_clip_val": 0.5}, "`trainer.gradient_clip_val` must be null", "model.max_grad_norm"),
         ({"gradient_clip_algorithm": "value"}, "`trainer.gradient_clip_algorithm` must be null", "model.max_grad_norm"),
