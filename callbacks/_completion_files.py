@@ -45,7 +45,8 @@ class CompletionFiles:
 
 
 def lines_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode(errors="backslashreplace")  # half a pair of surrogates, as JSON writes it
 
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:

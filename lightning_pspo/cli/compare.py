@@ -173,5 +173,5 @@ def draw(comparisons: Sequence[ArmComparison], path: Path) -> None:
 
 
 def _plain(name: str) -> str:
-    """Escape the dollars of a name, which would begin a formula in a figure."""
-    return name.replace("$", r"\$")
+    """Escape the dollars of a name, which would begin a formula in a figure, and what no font can show."""
+    return visible(name, lines=True).replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -21,13 +22,18 @@ LINE_BYTES = 1 << 28
 """Of a line; a few bytes on a disk, or in an archive, may stand for one that fills the memory."""
 
 
+class _NotAFileError(OSError):
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 def open_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading, which a link may lead to; OSError for anything else."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
-    raise OSError(f"{path} must be a file, got a device or a pipe")
+    raise _NotAFileError(errno.ENXIO, "it must be a file, but is a device or a pipe", str(path))
 
 
 def read_bounded(path: Path, most: int = DOCUMENT_BYTES) -> bytes:

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_pspo.callbacks import CompletionWriter
-from lightning_pspo.callbacks._completion_files import recordings
+from lightning_pspo.callbacks._completion_files import lines_of, recordings
 from torch.utils.data import DataLoader
 
 from lightning_pspo.cli.main import main
@@ -164,6 +164,12 @@ def test_files_that_are_removed_or_written_by_others(tiny_run, problem_file, tmp
         "10 samples that were written, got 10 and 2 other lines: something else" in str(warning.message)
         for warning in recwarn
     )
+
+
+def test_half_a_pair_of_surrogates_is_written_as_json_has_it() -> None:
+    """Of a file that is gone on with."""
+    content = b'{"completion": "\\ud800"}\n'
+    assert lines_of([json.loads(content)]) == content
 
 
 def test_samples_behind_a_missing_one_are_drawn_again() -> None:

@@ -75,6 +75,13 @@ def test_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "+50.0" in printed
 
 
+def test_a_source_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\ud800\x1b[31m$"
+    (comparison,) = compared(*(write(tmp_path / arm, ["c", "w"], source=name) for arm in "ab"), output=tmp_path)
+    assert comparison["source"] == name
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_links_in_the_output_folder_are_replaced_and_not_followed(tmp_path: Path) -> None:
     paths = [str(write(tmp_path / "a", ["c", "w"])), str(write(tmp_path / "b", ["w", "w"]))]
     (precious := tmp_path / "precious").write_text("kept", encoding="utf-8")

@@ -1,14 +1,16 @@
 """Errors of the file system: one line where ours, a traceback where a user's own code has caused them."""
 
 import errno
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lightning_pspo.cli.failures import describe_failure
+from lightning_pspo.cli.failures import describe_failure, short_path
 from lightning_pspo.cli.main import main
+from lightning_pspo.files import open_file
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,14 @@ def test_a_failing_file_system_is_no_fault_of_the_program(error: Exception, line
     status, message = describe_failure(error, None)
     assert status == 1
     assert message is None if line is None else str(message).startswith(line)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "pipe")
+    with pytest.raises(OSError, match="a device or a pipe") as caught:
+        open_file(path)
+    line = f"`{short_path(path)}` cannot be used: it must be a file, but is a device or a pipe."
+    assert describe_failure(caught.value, None) == (2, line)
 
 
 OWN = """

@@ -39,7 +39,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, read: Callable[[Path]
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     for name in ("pipe", "device"):
-        with pytest.raises(OSError, match=f"{name} must be a file, got a device or a pipe"):
+        with pytest.raises(OSError, match=f"{name}: it must be a file, but is a device or a pipe"):
             read(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none")
