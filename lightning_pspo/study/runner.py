@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoint
+from lightning_pspo.checkpoints.integrity import is_whole
+from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, newest_checkpoint
 from lightning_pspo.errors import InputError, visible
-from lightning_pspo.files import as_size, free_bytes, no_follow, open_file, read_bounded, write_atomically
+from lightning_pspo.files import as_size, free_bytes, no_follow, open_file, read_bounded, remove, write_atomically
 from lightning_pspo.processes import end_with_parent
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done, unmeasured
 
@@ -167,7 +168,10 @@ def drop_checkpoints(cells: Sequence[Cell]) -> None:
     for cell in cells:
         folder = checkpoint_folder(cell.folder)
         if not cell.keep_checkpoints and folder.is_dir() and cell.state == "done":
-            shutil.rmtree(folder.resolve())  # it may be a link to another disk
+            if not folder.is_symlink():
+                shutil.rmtree(folder)
+            for path in find_checkpoints(folder):  # through a link to another disk, where anything may lie beside them
+                remove(path)
 
 
 def bytes_of(folder: Path) -> int:
@@ -193,11 +197,11 @@ def check_disk(folder: Path) -> None:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """Return the SHA-256 of the weights in a run's newest checkpoint; None for one in several files, or none."""
+    """Return the SHA-256 of the weights in a run's newest checkpoint; None if it is damaged or in several files."""
     import torch
 
     newest = newest_checkpoint(folder)
-    if newest is None or newest.is_dir():
+    if newest is None or newest.is_dir() or not is_whole(newest):
         return None
     weights = torch.load(newest, map_location="cpu", weights_only=True)["state_dict"]
     digest = hashlib.sha256()
