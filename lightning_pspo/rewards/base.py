@@ -148,9 +148,12 @@ def as_number(value: Any) -> float:
     >>> as_number(True), as_number(2)
     (1.0, 2.0)
     """
-    if isinstance(value, str | bytes | bytearray):
-        raise TypeError(f"a value must be a number, got {value!r:.40}")
-    return float(value)
+    try:
+        if not isinstance(value, str | bytes | bytearray):
+            return float(value)
+    except TypeError:  # None, a list or an object
+        pass
+    raise TypeError(f"a value must be a number, got {value!r:.40}")
 
 
 def _first_failure(reward: Reward, samples: Sequence[Sample], error: Exception) -> str:

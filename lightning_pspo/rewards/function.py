@@ -8,6 +8,7 @@ import importlib
 import inspect
 import logging
 import math
+import re
 import threading
 import traceback
 import weakref
@@ -28,6 +29,7 @@ MAX_STUCK = 32
 """Calls that never returned, each of which holds a thread; one more stops the run in any case."""
 
 _GRACE_S = 5.0
+_SIGNALS = re.compile(r"\bsignal\b.*\b(main thread|thread)")  # Python's words, and math-verify's
 _OTHER_TYPES = {"str", "int", "float", "bool", "list", "dict", "tuple"}
 _BATCH_ARGUMENTS = {"prompts", "completions", "completion_ids", "prompt", "completion"}
 
@@ -100,6 +102,8 @@ class FunctionReward(Reward):
                 values.append(_number(outcome))
             except Exception as error:
                 message = f"reward `{self._term_name()}` failed in {row_name(row, sample)}: {_describe(error)}"
+                if self.timeout_s is not None and isinstance(error, ValueError) and _SIGNALS.search(str(error)):
+                    message += " Its limit needs the main thread: set `timeout_s: null` of FunctionReward."
                 if self.on_error == "stop":
                     raise InputError(message) from error
                 values.append(self.error_value)

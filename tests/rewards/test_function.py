@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -217,9 +218,22 @@ def test_a_reward_that_is_dropped_takes_its_thread_along():
         assert not thread.is_alive()
 
 
-def test_a_text_is_no_number():
-    with pytest.raises(InputError, match=r"TypeError: a value must be a number, got '0\.5'"):
-        FunctionReward(lambda row: "0.5")(SAMPLES)
+@pytest.mark.parametrize("value", ["0.5", None, {"score": 1.0}, [1.0, 0.5]], ids=str)
+def test_what_is_no_number_is_refused_as_it_is(value):
+    with pytest.raises(InputError, match=rf"TypeError: a value must be a number, got {re.escape(repr(value))}"):
+        FunctionReward(lambda row: value)(SAMPLES)
+
+
+def test_a_function_with_an_alarm_of_its_own_is_told_how_it_runs():
+    """As math-verify's `parse` has one, which only the main thread may set."""
+
+    def alarmed(row):
+        signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+        return 1.0
+
+    with pytest.raises(InputError, match=r"ValueError: signal only .* set `timeout_s: null` of FunctionReward\.$"):
+        FunctionReward(alarmed)(SAMPLES)
+    assert FunctionReward(alarmed, timeout_s=None)(SAMPLES) == [1.0, 1.0, 1.0]
 
 
 def test_a_lambda_has_a_name_for_logs():
