@@ -16,7 +16,7 @@ from lightning_pspo.cli.failures import BAD_INPUT, INTERRUPTED, refusal_within
 from lightning_pspo.cli.help import COMMAND, LIGHTNING, check_subcommand, overview
 from lightning_pspo.cli.main import main
 from lightning_pspo.cli.streams import ignore_output_errors, show_warning
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, visible
 
 
 def command(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if (message := refusal_within(error)) is None:
             raise
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {visible(message)}\n")
         sys.exit(BAD_INPUT)
 
 

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{run.path} has no settings file, so its prompt and grading are unknown" for run in runs if not run.settings
     ]
     for note in [*different, *unknown]:
-        print(f"note: {note}.", file=sys.stderr)
+        print(visible(f"note: {note}."), file=sys.stderr)
     options.output.mkdir(parents=True, exist_ok=True)
     document = {
         "arms": {name: [str(run.path) for run in members] for name, members in arms.items()},

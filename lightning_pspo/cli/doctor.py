@@ -23,7 +23,7 @@ from typing import Any
 from lightning_pspo.cli.failures import ends_in_one_line
 from lightning_pspo.cli.help import own_parser
 from lightning_pspo.cli.streams import log_level
-from lightning_pspo.errors import InputError, check_at_least, check_positive
+from lightning_pspo.errors import InputError, check_at_least, check_positive, visible
 from lightning_pspo.progress import WORK, print_table, shown
 
 _PATIENCE, _PATIENCE_S = 3.0, 120.0  # the worker may take 3 times --seconds, and 120 seconds more
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "refused" in result:
         raise InputError(result["refused"])
     if not result:
-        print(f"The examination ended before its first result:\n{output}", file=sys.stderr)
+        print(visible(f"The examination ended before its first result:\n{output}", lines=True), file=sys.stderr)
         return 4
     return report(result, options)
 

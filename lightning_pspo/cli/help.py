@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from lightning_pspo.cli.config_files import CONFIG_FLAGS
 from lightning_pspo.cli.suggestions.nearest import nearest, suggestion
-from lightning_pspo.errors import InputError
+from lightning_pspo.errors import InputError, visible
 
 COMMAND = "lightning-pspo"
 """The installed command; ``python -m lightning_pspo`` is the same."""
@@ -144,7 +144,7 @@ class _OwnParser(argparse.ArgumentParser):
             message = f"unknown {'option' if match[1].startswith('-') else 'word'} `{match[1]}`{end}"
         else:
             message = f"{message}; `{self.prog} --help` lists the options."
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {visible(message)}\n")
 
     def _options(self) -> list[str]:
         """Return the long options of this parser and of its subcommands."""

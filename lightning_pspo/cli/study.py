@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
             check_search(study, study.search, root, resolve)
         cells: Sequence[Cell] = make_cells(study, root, resolve, variants_of(study, root))
     for note in notes(root, cells):
-        print(f"note: {note}", file=sys.stderr)
+        print(visible(f"note: {note}"), file=sys.stderr)
     trainer = cells[0].config["trainer"]
     devices = [] if trainer.get("accelerator") == "cpu" else gpus_of_workers(visible_devices(), trainer.get("devices"))
     here = len(devices) or max(1, len(os.sched_getaffinity(0)) // study.threads)

@@ -46,6 +46,8 @@ def test_version_and_overview(tmp_path: Path) -> None:
     [
         (["fitt"], "unknown subcommand `fitt`; did you mean `fit`?"),
         (["run_until_done"], "unknown subcommand `run_until_done`; did you mean `run-until-done`?"),
+        (["\x1b[2J"], "unknown subcommand `␛[2J`; choose from"),
+        (["doctor", "--config", "\x1b[2J"], "packaged configuration: ␛[2J; packaged ones are"),
         (["qqq"], "unknown subcommand `qqq`; choose from `fit`, `validate`, "),
         ([], "a subcommand must come first; choose from `fit`, `validate`, "),
         (["--model.group_size=4"], "a subcommand must come first; choose from `fit`, "),

@@ -59,6 +59,7 @@ def test_the_projects_own_subcommands(name: str, capsys: pytest.CaptureFixture[s
         ("show RUN --colums id", "unknown option `--colums`; did you mean `--columns`?"),
         ("export RUN --ouput x.csv", "unknown option `--ouput`; did you mean `--output`?"),
         ("show RUN more", "unknown word `more`."),
+        ("show RUN m\x1b[2J", "unknown word `m␛[2J`."),  # as a pattern of the shell makes of a stranger's files
         ("show", "the following arguments are required: RUN; `lightning-pspo ledger show --help` lists the options."),
     ],
 )
