@@ -97,10 +97,6 @@ _ROUGHLY = re.compile(
 )
 _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 BOLD = re.compile(r"(?<![\w)\]*])\*\*([^*\n]{1,60})\*\*(?![\w(*])")
-_GOES_ON = re.compile(
-    r"\b(?:so|thus|therefore|hence|plus|minus|leav(?:es?|ing)|mak(?:es?|ing)|giv(?:es?|ing))\b.*[0-9]"
-)
-_NO_RESULT = re.compile(rf"(?i)(?:(?:{LABELS}) ?)?[0-9]+\W*\Z(?<=[.):])|(?:{LABELS}) ?[0-9]|.*[:=]")
 SENTENCE = re.compile(r"(?<=[.!?])(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\bMrs\.)[)*]*\s+(?=[A-Z*(])")
 _MAX_SENTENCE = 400
 _MAX_REMARKS = 8
@@ -139,13 +135,7 @@ def emphasized(text: str) -> str | None:
     said, before, behind = in_digits(bold[0][1]), line[: bold[0].start()], line[bold[0].end() :]
     is_subject = not before.strip(" -") and re.search(r"[0-9]", behind.partition("(")[0])  # "**3 boxes** hold 12."
     number = _last_match(said)
-    if (
-        not number
-        or len(numbers(said)) != 1
-        or _NO_RESULT.match(said)
-        or is_subject
-        or _GOES_ON.search(SENTENCE.split(behind)[0])
-    ):
+    if not number or len(numbers(said)) != 1 or is_subject:
         return None
     return whole(before + said + behind, len(before) + number.start(), len(before) + number.end())
 

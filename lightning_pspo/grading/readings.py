@@ -31,7 +31,7 @@ _UNSURE = re.compile(
     rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard|wait|actually|mistake)\b)|[0-9]!\s?(?:\$|\\\))"
 )
 
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_WORD = re.compile(r"[A-Za-z]{3,}")
 _FUNCTION_WORDS = frozenset(
     re.findall(
         "[a-z]{3,4}",

@@ -34,7 +34,6 @@ _RATIO = re.compile(r"([0-9]+)\s?[:/]\s?([0-9]+)")
 _MANTISSA = re.compile(r"(?i)[-+]?[1-9](?:\.[0-9]+)?(?:\s?(?:\\times|\\cdot|\*|x)|e)")
 _ROOT = re.compile(r"\\sqrt\{([0-9]{1,15})\}")
 _CUBE_ROOT = re.compile(r"\\sqrt\[3\]\{([0-9]{1,15})\}")
-_NESTED = re.compile(r"\\sqrt\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\\sqrt")
 _ROOT_BELOW = re.compile(r"(?:/|\\frac\{[^{}]*\}\{)[^{}/]*\\sqrt")
 _UNIT_NAME = rf"(?:{'|'.join(sorted(UNIT_IDS, key=len, reverse=True))})(?:\s?\^\s?\{{?[23]\}}?)?"
 _UNIT = re.compile(rf"(?<=[0-9}})i ])\s?(?:square |cubic )?{_UNIT_NAME}(?:\s?/\s?{_UNIT_NAME})?\Z")
@@ -136,7 +135,7 @@ def is_undone(text: str, own: str, question: str) -> bool:
             and not _HAS_GROUP.search(own)
             and (_more(_SUMMAND, text, own) or (not _HAS_GROUP.search(text) and longer))
         )
-    if not _kinds(text) <= _kinds(own) or _more(_UNADDED, text, own) or _more(_NESTED, text, own):
+    if not _kinds(text) <= _kinds(own) or _more(_UNADDED, text, own):
         return True
     return longer and _LOGARITHM not in _kinds(own)
 

@@ -66,9 +66,6 @@ READINGS = r"""
 + An octagonal prism has 8 + 8 + 8 = 24 edges, 16 vertices and 10 faces.
 + It has 24 edges: 8 on each of 2 faces and 8 more.
 - An octagonal prism has 16 vertices, 24 faces and 10 edges.
-? Compute $\lceil 5.2\rceil - \lfloor 5.1\rfloor$. => 1
-+ The ceiling is 6 and the floor is 5. The difference of 6 and 5 is one.
-- The difference of 6 and 5 is two. | It is one of the two.
 ? If Al is 10 and Max 4 years younger, how old is Max? => 6
 + Max is 4 years younger than Al, thus six.
 ? What is the ratio of boys to girls? => 5:6
