@@ -211,9 +211,11 @@ def _words(text: str, own: str, question: str) -> Iterator[str]:
     is_asked = (
         any(word in question and sentence.count(word) == 1 for word in compared) if compared else says in question
     )
-    others = {*_PROPER_NAME.findall(about.group() if about else "")} & {*_PROPER_NAME.findall(question)} - {
-        *_PROPER_NAME.findall(own)
-    }
+    body, _, asks = question.rpartition(". ")
+    named, in_body, in_question = (
+        {*_PROPER_NAME.findall(text)} for text in (about.group() if about else "", body, asks + own)
+    )
+    others = named & in_body - in_question
     if says[:1].islower() and is_asked and not others and not _RESTRICTS.search(sentence):
         yield name  # "Bo has more." where it is asked who has more
     if re.search(

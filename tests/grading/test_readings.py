@@ -72,8 +72,13 @@ READINGS = r"""
 + There are 5 boys for every 6 girls. | boys : girls = 5 : 6 | 5 boys to every 6 girls
 - There are 6 boys for every 5 girls. | The ratio is 6 to 5, not 5 to 6.
 ? Which of Ann's and Bo's soccer teams has the higher ratio? => Ann's soccer team
-+ So Ann's team has the higher ratio.
-- So Bo's team has the higher ratio. | So Ann's team has the lower ratio. | Ann's team has a higher ratio than Bo's.
++ So Ann's team has the higher ratio. | Ann's team has a higher ratio than Bo's.
+- So Bo's team has the higher ratio. | So Ann's team has the lower ratio.
+? Sara's dog is taller than Tom's. Who has the taller dog? => Sara
++ Sara has the taller dog.
+- Sara's dog is 12 cm taller, so Tom
+? At Al's, they mix oil and Soda. Which shop has the lower ratio of oil to Soda? => Al's pizza shop
++ So Al's pizza shop has a lower ratio of oil to Soda.
 ? Who has the lower ratio, Ann or Bo? => They are equal
 + Neither has a lower ratio; the two are the same. | It's a tie. | 2/5 = 4/10, so the ratios are equal.
 - The two are not equal. | The ratios are unequal. | Ann has the lower ratio.
