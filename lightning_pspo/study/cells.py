@@ -45,7 +45,7 @@ _NOTED: Mapping[str, Any] = {  # at a cell's end -> its kind; a number is at lea
     **{"seconds": float | int | None, "threads": int, "weights": str | None, "files": dict},
     **{"checkpoints": int, "settings": str},  # bytes of those, and the digest
 }
-_LARGEST = 2.0**53  # of a number that is noted
+_LARGEST = {"threads": 1024}  # as a study may have; of the other numbers that are noted, 2**53
 _ROOT = "trainer.default_root_dir"
 _DATE = "2026-01-01"  # that chat templates see, so that a cell which is run again tomorrow has the same prompts
 
@@ -121,13 +121,15 @@ def read_done(folder: Path) -> dict[str, Any]:
         content = None
     note: dict[str, Any] = content if isinstance(content, dict) else {}
     known = {name: note[name] for name in _NOTED if name in note}
-    if not note or not all(isinstance(value, _NOTED[name]) and _is_possible(value) for name, value in known.items()):
+    if not note or not all(
+        isinstance(value, _NOTED[name]) and _is_possible(name, value) for name, value in known.items()
+    ):
         raise InputError(f"{folder / DONE} is damaged: delete it, and the study finishes the cell again.")
     return note
 
 
-def _is_possible(value: Any) -> bool:
-    return not isinstance(value, int | float) or 0 <= value <= _LARGEST
+def _is_possible(name: str, value: Any) -> bool:
+    return not isinstance(value, int | float) or 0 <= value <= _LARGEST.get(name, 2**53)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

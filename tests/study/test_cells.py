@@ -88,9 +88,9 @@ def test_cells_that_are_the_same_and_those_of_no_arm(tmp_path: Path) -> None:
     "content",
     [
         *('{"sec', "[]", '{"threads": "1"}', '{"files": []}', '{"seconds": "x"}', "[" * 9999, "{}", '{"weights": [1]}'),
-        *(f'{{"seconds": {10**400}}}', '{"seconds": NaN}', '{"threads": -1}'),
+        *(f'{{"seconds": {10**400}}}', '{"seconds": NaN}', '{"threads": -1}', '{"threads": 1025}'),
     ],
-    ids=["half", "list", "threads", "files", "seconds", "depth", "empty", "weights", "huge", "nan", "negative"],
+    ids=["half", "list", "threads", "files", "seconds", "depth", "empty", "weights", "huge", "nan", "negative", "many"],
 )
 def test_a_damaged_note_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / DONE).write_text(content, encoding="utf-8")
