@@ -167,17 +167,25 @@ def _render(chat: ChatTemplate, messages: list[Message], *, opened: bool = True)
         return chat.render(messages, opened=opened)
     except Exception as error:  # a template is a program: it raises whatever its expressions do
         reason = f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(".")
-        if messages[0]["role"] == "system":
+        if messages[0]["role"] == "system" and _renders(chat, messages[1:]):
             raise ValueError(
                 f"the chat template refuses the system role ({reason}): set the system prompt to null and put the "
                 "instructions into the questions, or use another chat template."
             ) from error
-        if len(messages) > 1:
+        if len(messages) > 1 and _renders(chat, messages[-1:]):
             raise ValueError(
                 f"the chat template refuses the turns of solved examples ({reason}): set `prompt.few_shot.k` to 0, or "
                 "use another chat template."
             ) from error
         raise ValueError(f"the chat template cannot be rendered: {reason}.") from error
+
+
+def _renders(chat: ChatTemplate, messages: list[Message]) -> bool:
+    """Tell whether a template takes these turns, so that the others are what it refuses."""
+    with contextlib.suppress(Exception):
+        chat.render(messages)
+        return True
+    return False
 
 
 def _check_digits(text: str, encoded: str) -> None:

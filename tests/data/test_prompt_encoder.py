@@ -96,6 +96,7 @@ def test_a_chat_template_without_a_system_role_is_refused_only_with_a_system_pro
         ("{{ messages[0]['role'] }}{{ bos_token }}", {}, "leaves the question out"),
         ("\n{% if %}", {}, "chat template cannot be used: line 2: Expected an expression"),
         ("{{ messages + 1 }}", {}, "chat template cannot be rendered: TypeError"),
+        ("{{ messages + 1 }}", {"system_prompt": "Be brief."}, "chat template cannot be rendered: TypeError"),
         (5, {}, "`chat_template` must be text, got '5'"),
         ({7: CHAT, "rag": CHAT}, {}, r"several chat templates \(7, rag\) and none named `default`"),
         ({"tool_use": CHAT, "rag": CHAT}, {}, r"several chat templates \(rag, tool_use\) and none named `default`"),
