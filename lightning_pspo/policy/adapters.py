@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -92,8 +93,9 @@ def with_adapters(model: PreTrainedModel, lora: LoRA, seed: int) -> nn.Module:
         use_dora=lora.dora,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft's own words
         try:
             return cast(nn.Module, get_peft_model(model, config))
         except ValueError as error:

@@ -75,6 +75,12 @@ def test_switched_off_it_is_the_base(lora: LoRA, tiny_model: Path) -> None:
         assert torch.equal(logits(policy), logits(base))
 
 
+@pytest.mark.filterwarnings("error")
+def test_they_are_made_without_a_warning(tiny_model: Path) -> None:
+    """What one library says of another's names is for neither's user."""
+    built(tiny_model, lora=LoRA(rank=2))
+
+
 def test_the_scale_of_a_rank_stabilised_adapter(tiny_model: Path) -> None:
     """alpha / sqrt(rank) there, alpha / rank elsewhere: 8 / sqrt(16) = 2 = 32 / 16."""
     stabilised = built(tiny_model, lora=LoRA(rank=16, alpha=8.0, rslora=True))
