@@ -49,6 +49,7 @@ _SAID = re.compile(
     r"([-−]?\$)?((?<![\w.,/^)])[-−]?(?<![\w.,/^!}])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)(?![\w/^]|[.,]\d| ?[0-9]|,\\|\{,)"
     r"(%|(?:[ -][a-z]+){0,3})"
 )
+_NO_NOUN = re.compile(r"[ -](?:and|or|of|in|on|at|for|to|from|with|per|by|than|is|are|was|were|each|every|an?|the)\b.*")
 _ASKS_MONEY = re.compile(
     r"(?i)\bhow much (?:money|(?:[a-z0-9]+ ){0,8}(?:costs?|pay|paid|spen[dt]|earn(?:ed|s|ings)?|owe[ds]?|save[ds]?"
     r"|make|made|worth))\b"
@@ -58,7 +59,8 @@ _ASKS_NOUN = re.compile(
     r"\bhow (long) (?:did|does|do|will|would|is|was)\b|\bnumber of ([a-z]{2,})"
 )
 _TIMES = re.compile(r"\b(?:sec(?:ond)?|min(?:ute)?|h(?:ou)?r|day|week|month|year)s?\b")
-_DOLLARS = re.compile(r"\$|\bdollars?\b")
+_DOLLARS, _PERCENT = re.compile(r"\$|\bdollars?\b"), re.compile(r"%|\bpercent\b")
+_ASKS_PERCENT = re.compile(r"(?i)\b(?:what|in) percent")
 _ENDS = [  # what is asked for, and what then stands behind the number
     (re.compile(rf"(?i){asked}"), re.compile(rf" (?:[a-z]+ )?(?:{said})\b"))
     for asked, said in (
@@ -90,6 +92,7 @@ _ASKS_OF = re.compile(  # the one of whom, or what, something is asked
     r"|(?!the|his|her|their|its|there|an?\b|each|it|he|she|they|we|you|I\b)[a-z]{3,})(?:['’]s)?)\b"
 )
 _HAS_SUBJECT = re.compile(r"[A-Z][a-z]+|\b(?:the|his|her|their|its)\b")
+_SEVERAL = re.compile(r"(?i)\b(?:than|and|together|between|each|every|total|altogether|combined|both)\b")
 _CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
 ASKS = re.compile(  # the clauses of the last question, up to what is denied
     rf"(?i)\b(?:how (?:many|much)|what (?:is|was|percent|fraction))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
@@ -192,7 +195,8 @@ def asked_number(question: str, text: str) -> str | None:
     last = _NEXT_SENTENCE.split(question.rpartition("?")[0].strip())[-1]
     if _BY_CASES.search(sentence):
         return None
-    ways = (_of_asked_subject, _of_asked_kind)[:: -1 if _ASKS_MONEY.search(last) else 1]
+    has_sign = _asked_kind(last) in (_DOLLARS, _PERCENT)
+    ways = (_of_asked_kind, _of_asked_subject) if has_sign else (_of_asked_subject, _of_asked_kind)
     for spelled in (sentence, in_digits(sentence)):
         if _ASKS_CLOCK.search(last) and (times := [*_CLOCK.finditer(spelled)]):
             is_first = len(times) > 1 and _SINCE.match(spelled, times[0].end())
@@ -214,12 +218,12 @@ def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> r
             return ends[0] if len(ends) == 1 else None
     if not (kind := _asked_kind(question)):
         return None
-    asked = [number for number in said if kind.search(f"{number[1] or ''}{number[3]}")]
+    asked = [number for number in said if kind.search(_NO_NOUN.sub("", f"{number[1] or ''}{number[3]}"))]
     if not asked:
         return None
     later = [number.start() for number in said if number.start() > asked[0].start()]
     between = sentence[asked[0].end(2) : later[0]] if later else ""
-    explains = _EXPLAINS if kind is _DOLLARS else _LISTS
+    explains = _EXPLAINS if kind in (_DOLLARS, _PERCENT) else _LISTS
     is_explained = asked[0] is said[0] and explains.search(between)
     is_listed = explains is _LISTS and _ENUMERATES.fullmatch(between)
     goes_on = _GOES_ON.search(between) and not is_listed
@@ -229,6 +233,8 @@ def _of_asked_kind(said: list[re.Match[str]], question: str, sentence: str) -> r
 def _asked_kind(question: str) -> re.Pattern[str] | None:
     if _ASKS_MONEY.search(question):
         return _DOLLARS
+    if _ASKS_PERCENT.search(question):
+        return _PERCENT
     if not (asked := _ASKS_NOUN.search(question)):
         return None
     noun = (asked[1] or asked[3] or "").lower().removesuffix("s")
@@ -237,7 +243,9 @@ def _asked_kind(question: str) -> re.Pattern[str] | None:
 
 def _of_asked_subject(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
     """Match the number of the one clause that is about whom, or what, the question is about: ``Ben has 6, Ava 18``."""
-    if not (asks := _ASKS_OF.findall(question)):
+    asking = " ".join(ASKS.findall(question)) or question
+    asks = [] if _SEVERAL.search(asking) else _ASKS_OF.findall(question)
+    if not asks:
         return None
     ends = [*(clause.start() for clause in _SPLIT.finditer(sentence)), len(sentence)]
     about, others, start = [], 0, 0

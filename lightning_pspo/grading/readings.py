@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 
-from lightning_pspo.grading.asked import ASKS, without_scale
+from lightning_pspo.grading.asked import without_scale
 from lightning_pspo.grading.copies import options
 from lightning_pspo.grading.forms import COPULA, THOUSANDS, decide_choice
 from lightning_pspo.grading.last_number import BOLD, SENTENCE, last_number, last_sentence, new_number, numbers
@@ -31,34 +30,19 @@ _UNSURE = re.compile(
     rf"{DOUBT}|(?i:\b(?:may|might|maybe|perhaps|reject|discard|wait|actually|mistake)\b)|[0-9]!\s?(?:\$|\\\))"
 )
 
-_WORD = re.compile(r"[A-Za-z]{3,}")
-_FUNCTION_WORDS = frozenset(
-    re.findall(
-        "[a-z]{3,4}",
-        "how many much what the does did will woul are was were has have had and they that this thei his her she for "
-        "with from been can coul shou than ther thus henc",
-    )
-)
-_CONCLUDES = re.compile(r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b")
-_IS_LIST = re.compile(r"[^=:]*[0-9][^=:]*(?:,|\band\b)[^=:]*[0-9][^=:]*\Z")
-_RESULT = re.compile(r"=|\b(?:is|are|was)\b(?= \\?\$?[0-9][0-9.,/]*(?: [a-z]+)*\W*\Z)")
 _SUBORDINATE = re.compile(
     r"\b(?:so (?:that|each)|in order|because|since|when|if|after|before|while|until|from|to)(?= [a-z]{2,})"
 )
-_SAYS_ANOTHER = re.compile(  # "and has 5", "and 12 pens"
-    r"(?:\b(?:is|are|was|be|has|have)(?: [a-z]+)?"
+_GOES_ON = re.compile(  # "and has 5", "and 12 pens"
+    r"(?i)=|\b(?:so(?! that| each)|thus|therefore|hence|then|now|answer|actually|wait|but)\b"
+    r"|(?:\b(?:is|are|was|be|has|have|left|remains?)(?: [a-z]+)?"
     r"|\A(?!.*\b(?:between|both|than)\b)[^0-9]*\band(?: [a-z]+)?) \\?\$?[0-9]"
 )
 _IS_SENTENCE = re.compile(r"[A-Za-z]{2}\W.*[A-Za-z]{2}")
 _MAX_SENTENCES = 3
 
-_CLAUSE = re.compile(
-    r"(?:[,;]|:(?! \\?\$?[0-9])) (?!or\b)"
-    r"|,? \b(?:i\.e\.|(?:so|thus|hence|therefore|and(?! \\?\$?[0-9])|but|while|of which)\b)",
-    re.IGNORECASE,
-)
-_LAST_CLAUSE = re.compile(r": |\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
-_ASIDES = re.compile(r"\s\((?![^()]*\b(?:all|total|so|not|or)\b)[^()]*[A-Za-z]{2}[^()]*\)")
+_LAST_CLAUSE = re.compile(r": |\b(?:so(?! that| each)|thus|hence|therefore)\b", re.IGNORECASE)
+_ASIDES = re.compile(r"\s\([^()]*[A-Za-z]{2}[^()]*\)")
 _BRACKETS = re.compile(r"(?<![-−\w)}^])[({]([^(){}]*,[^(){}]*)[)}]\W*\Z")
 _IS_RANGE = re.compile(r"\b(?:between|from)\b|[0-9]\s?[-–]\s?[0-9]|[()\[\]]")
 _JOINED = r"(?=[^0-9()\[\]]{0,60}?(?:[,;]|\b(?:and|or)\b))[^0-9()\[\]]{1,60}?"
@@ -71,10 +55,11 @@ _BOLD_ANSWER = re.compile(
 )
 _PROPER_NAME = re.compile(r"\b[A-Z][a-z]+")
 _ARE_EQUAL = re.compile(r"(?i)(?:they|both) are (?:equal|the same)")
-_SAYS_EQUAL = re.compile(
-    r"(?i)(?!.*\b(?:not|un)(?: the | an? )? ?(?:equal|same|tie))(?=.*\b(?:equal|the same|a tie)\b)"
+_SAYS_EQUAL = re.compile(  # in its last clause
+    rf"(?:.*(?:[,;:]|\bso))?(?!.*(?:{DOUBT}|more|less))[^,;:]*\b(?:is|are|was|were|have|has|[Ii]t['’]s)\b"
+    r"[^,;:]*\b(?:equal|the same|a tie)\b(?! to)[^,;:]*\Z"
 )
-_FOR_EVERY = re.compile(r"\b([0-9]+) (?:[a-z]+ )?(?:to|for) every ([0-9]+)?[a-z ]*\W*\Z")
+_FOR_EVERY = re.compile(r"\b([0-9]+) (?:[a-z]+ ){0,3}?(?:to|for) every ([0-9]+)?[a-z ]*\W*\Z")
 _RESTRICTS = re.compile(r"\b(?:only|when|says?|thinks?|would)\b")
 _COMPARES = re.compile(r"\b(?:[a-z]+e(?:r|st)|more|less|fewer|most|least)\b")
 _ENDS_CLAUSE = re.compile(r"[,;.:(]|\b(?:so|but|while|because|which|who|that|only|of)\b")
@@ -84,9 +69,9 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
     """Yield what a text may say instead of the number or the formula that was found in it.
 
     For any reference: a text of one line. For a number: the one word for a number of a sentence without digits, or the
-    only number that the question does not give, of the clause that says most of what is asked. For several: the numbers
-    of the last lines, of brackets at the end or of the last clause. For a word: the one in bold, the last day or month,
-    the subject of the comparison that the question makes, what the last sentence ends in.
+    only number of the last clause that the question does not give, if none behind it is said of itself. For several:
+    the numbers of the last lines, of brackets at the end or of the last clause. For a word: the one in bold, the last
+    day or month, the subject of the comparison that the question makes, what the last sentence ends in.
 
     Args:
         line: A completion without remarks at its end.
@@ -119,55 +104,23 @@ def other_readings(line: str, answer: str, question: str) -> Iterator[str]:
 
 
 def _numbers(text: str, question: str) -> Iterator[str]:
-    spelled = in_digits(text).rstrip()
-    sentences = SENTENCE.split(_ASIDES.sub("", spelled))[-_MAX_SENTENCES:]
+    sentences = [in_digits(sentence) for sentence in SENTENCE.split(text)[-_MAX_SENTENCES:]]
     if not question or not _IS_SENTENCE.search(sentences[-1]) or _UNSURE.search(sentences[-1]):
         return
     if not HAS_DIGIT.search(last_sentence(text)) and len(numbers(sentences[-1])) == 1:
         yield last_number(sentences[-1]) or ""  # "They need just one box."
-    given = {*numbers(question), *numbers(in_digits(question))}
-    while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _SAYS_ANOTHER.search(sentences[-1]):
+    given, size = {*numbers(question), *numbers(in_digits(question))}, len(sentences)
+    while sentences[1:] and given.issuperset(numbers(sentences[-1])) and not _GOES_ON.search(sentences[-1]):
         sentences.pop()  # "She lost 7 of the 15."
-    clause = _told(sentences, question)
-    told = clause if given.issuperset(numbers(clause)) else _RESULT.split(clause)[-1]
-    is_last = told == clause and text.rstrip().endswith(told)
-    if not (new := new_number(told, given)) or _UNSURE.search(sentences[-1]) or _UNSURE.search(told):
+    clause = _LAST_CLAUSE.split(sentences[-1])[-1]
+    told = (clause if numbers(clause) else sentences[-1]).rpartition("=")[2]
+    if not (new := new_number(told, given)) or _UNSURE.search(sentences[-1]):
         return
     behind = told.rpartition(new)[2]
     main = _SUBORDINATE.split(behind)[0]
-    goes_on = HAS_DIGIT.search(main) and (_CONCLUDES.search(main) or _SAYS_ANOTHER.search(main))
-    if not goes_on and (HAS_DIGIT.search(behind) or not is_last):  # else it was found already
+    is_last = not HAS_DIGIT.search(behind) and len(sentences) == size
+    if not is_last and not (HAS_DIGIT.search(main) and _GOES_ON.search(main)):  # else it was found already
         yield without_scale(question, new) or in_terms_of(question, new)
-
-
-def _told(sentences: list[str], question: str) -> str:
-    """Return the clause that has most of the words that are asked for: the last one, unless an earlier one has more.
-
-    The lead that it needs grows with each conclusion behind it, and is never enough for one that says only a number.
-    """
-    asked = _stems(" ".join(ASKS.findall(question)) or question)
-    told, most, lead = "", 0, 0
-    for clause in reversed([clause for sentence in sentences for clause in _split(sentence)]):
-        stems = _stems(clause)
-        if len(asked & stems) >= most + lead:
-            told, most, lead = clause, len(asked & stems), 1
-        if _CONCLUDES.search(clause):
-            lead += 1 if stems - asked else 9
-    return told
-
-
-def _split(sentence: str) -> list[str]:
-    """Return the clauses of a sentence that have numbers."""
-    head, _, parts = sentence.partition(": ")
-    if numbers(head) and _IS_LIST.match(parts):  # "17 bills: 2 of $50 and 5 of $10"
-        sentence = head
-    ends = [0, *(clause.start() for clause in _CLAUSE.finditer(sentence)), len(sentence)]
-    return [clause for start, end in pairwise(ends) if numbers(clause := sentence[start:end])]
-
-
-def _stems(text: str) -> set[str]:
-    """Return the beginnings of a text's words that are no function words."""
-    return {word[:4].lower() for word in _WORD.findall(text)} - _FUNCTION_WORDS
 
 
 def _lists(text: str, size: int) -> Iterator[str]:
@@ -202,15 +155,14 @@ def _words(text: str, own: str, question: str) -> Iterator[str]:
     ends = re.search(rf"(?i)(?:\A[^:]*\banswer: |{_SAYS} ){own}(?: [a-z]+)?\W*\Z", sentence)
     if ends and len(re.findall(r"\b(?:is|was|be|are)\b", sentence)) < 2 and not re.search("[;(]", sentence):
         yield name
-    owner = own.partition("'s ")[0]  # "Ann's team" for Ann's soccer team
+    owner, of, owned = own.partition("'s ")  # "Ann's team" for Ann's soccer team
+    subject = rf"(?:{own}|{owner}'s {owned.rpartition(' ')[2]})" if of else own
     about = re.search(
-        rf"(?i)(?:\A\W*|(?:\b(?:so|thus|therefore|hence),?|,) )(?:the )?{owner}(?:['’]?s)?\W{{1,4}}(.*)", sentence
+        rf"(?i)(?:\A\W*|(?:\b(?:so|thus|therefore|hence),?|,) )(?:the )?{subject}s?(?!['’])\W{{1,4}}(.*)", sentence
     )
     clause = _ENDS_CLAUSE.split(about[1])[0] if about else ""
-    says, compared = " ".join(clause.split()[:2]), _COMPARES.findall(clause)
-    is_asked = (
-        any(word in question and sentence.count(word) == 1 for word in compared) if compared else says in question
-    )
+    says, compared = " ".join(clause.split()[:2]), _COMPARES.search(clause)
+    is_asked = compared.group() in question and sentence.count(compared.group()) == 1 if compared else says in question
     body, _, asks = question.rpartition(". ")
     named, in_body, in_question = (
         {*_PROPER_NAME.findall(text)} for text in (about.group() if about else "", body, asks + own)

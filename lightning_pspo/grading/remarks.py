@@ -19,8 +19,11 @@ _CHECK = re.compile(  # "Check: 4 * 3 = 12", "You can verify this with x = 1: ..
     r" (?:quickly )?(?:double[- ]?check|check|verify|confirm)(?: (?:that|this|it|our|the answer)\b|[,:])"
     r"|(?:(?:sanity )?check|verif(?:y|ication))(?: (?:the|our) (?:answer|result))?[*_]{0,3}:)"
 )
+_HEADING = re.compile(
+    r"\n\s*[*_#]{0,4} ?(?:verification|check(?:ing)?(?: the answer)?)[*_]{0,4}:?[*_]{0,4}\s*\n", re.IGNORECASE
+)
 _TAKES_BACK = re.compile(
-    rf"(?i)\b(?:{WRONG}|mistake|error|actually|wait|does ?n[o'’]t|not (?:match|equal|work|correct|right))\b"
+    rf"(?i)\b(?:{WRONG}|mistake|error|correction|actually|wait|does ?n[o'’]t|not (?:match|equal|work|correct|right))\b"
 )
 _CHATTER = re.compile(
     r"\n\s*(?:(?:is there anything|would you like|let me know|feel free|i hope (?:this|that|it))\b"
@@ -47,7 +50,10 @@ _ASKS_DIFFERENCE = re.compile(
     r"(?i)\b(?:difference|by how|how (?:much|many) (?:more|less|fewer|[a-z]+er)\b|win by|drop|(?:in|de)crease|change)"
 )
 _NAME = re.compile("[A-Z][a-z]+")
-_NOTE = re.compile(r"\((?=[^()]*[a-z]{2}).*\)[\s.*$]*|Note that (?!.*\b(?:so|thus|hence|therefore|then|total)\b).*")
+_NOTE = re.compile(  # "(Note that 20 is not divisible by 0.)"
+    r"\([A-Z][a-z]+[: ].*\)[\s.*$]*"
+    r"|Note that (?!.*\b(?:so|thus|hence|therefore|total|right|correct|should|instead|asked|needed|though|making)\b).*"
+)
 _MAX_CHARS = 400  # of a remark
 
 
@@ -58,9 +64,10 @@ def without_remarks(text: str, question: str = "") -> str:
     ('It is 5', 'She is 7')
     """
     text = text.rstrip()
-    end = _CHATTER.search(text, max(0, len(text) - _MAX_CHARS))
-    if end and HAS_DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
-        text = text[: end.start()].rstrip()
+    for tail in (_CHATTER, _HEADING):
+        end = tail.search(text, max(0, len(text) - _MAX_CHARS))
+        if end and HAS_DIGIT.search(text, 0, end.start()) and not _TAKES_BACK.search(text, end.end()):
+            text = text[: end.start()].rstrip()
     if check := _CHECK.search(text, max(0, len(text) - _MAX_CHARS)):
         found = DIGITS.findall(text, max(0, check.start() - _MAX_CHARS), check.start())
         if found and found[-1] in DIGITS.findall(text, check.end()) and not _GOES_ON.search(text, check.end()):

@@ -12,9 +12,10 @@ REMARKS = r"""
 + x = 65. You can verify this with 10 minutes: 10 * 6.5 = 65 and 6 * 10 = 60.
 - So x = 50.⏎⏎Check: 50, so the answer is 55. | She can stay 50 minutes (not 65).
 ? What is the chance? => \frac{11}{36}
-+ It is 11/36 (not 25/36). | It is $\frac{11}{36}$.⏎⏎(30.6% of the time.)
++ It is 11/36 (not 25/36).
 + It is 11/36. Note that 25/36 is the chance of none.
-- It is 25/36 (not 11/36). | It is 25/36. Note that we want the rest, so 1/36.
+- It is 25/36 (not 11/36). | It is 25/36. Note that we want the rest, so 1/36. | It is 11/36. (I meant 1/36.)
+- It is 11/36. Note that 1/36 is correct. | It is 11/36. Note that 1/36 is what is asked.
 ? How many are there in all? => 48
 + 16⏎32⏎-----⏎Sum: 48 | 48⏎---⏎Is there anything else?
 ? How much will she make? => 50
@@ -54,26 +55,15 @@ READINGS = r"""
 ? She lost 7 of 15 stickers and got 5. How many does she have at the end? => 13
 + She has a total of 13 at the end. She lost 7 and got 5. | 15 - 7 = 8, 8 + 5 = 13. She has 13 in all, not 15.
 - She has a total of 8 at the end. She lost 7. | She has 13. That is wrong, she lost 7. | She has 13 or 14 of the 15.
-? Mrs. Brown's shoes cost $125, less 14%. How much will she pay? => 108
-+ She will pay $108 for the shoes. She saved $17 in total. | She will pay $108. Each of 2 shoes costs $54.
-+ **She will pay $108.** The discount is $17.
-- She will pay $17. She saved $108 in total. | She pays $108 a shoe, so 216. | She will pay $108. Wait, that is $109.
-- She pays $108. So it is $17. | She pays $108, or about $109. | She pays $108 now and then $17.
 ? Kelly has 22 games. How many does she need to buy so that she will have 140 games left? => 118
 + Kelly needs to buy 118 more games so that she will have 140 games left. | She needs 118 more to get to 140.
 - Kelly buys 118 and has 140.
-? How many edges does an octagonal prism have? => 24
-+ An octagonal prism has 8 + 8 + 8 = 24 edges, 16 vertices and 10 faces.
-+ It has 24 edges: 8 on each of 2 faces and 8 more.
-- An octagonal prism has 16 vertices, 24 faces and 10 edges.
-? If Al is 10 and Max 4 years younger, how old is Max? => 6
-+ Max is 4 years younger than Al, thus six.
 ? What is the ratio of boys to girls? => 5:6
 + There are 5 boys for every 6 girls. | boys : girls = 5 : 6 | 5 boys to every 6 girls
 - There are 6 boys for every 5 girls. | The ratio is 6 to 5, not 5 to 6.
 ? Which of Ann's and Bo's soccer teams has the higher ratio? => Ann's soccer team
 + So Ann's team has the higher ratio. | Ann's team has a higher ratio than Bo's.
-- So Bo's team has the higher ratio. | So Ann's team has the lower ratio.
+- Ann's opponents have the higher ratio. | So Bo's team has the higher ratio. | So Ann's team has the lower ratio.
 ? Sara's dog is taller than Tom's. Who has the taller dog? => Sara
 + Sara has the taller dog.
 - Sara's dog is 12 cm taller, so Tom
@@ -81,7 +71,8 @@ READINGS = r"""
 + So Al's pizza shop has a lower ratio of oil to Soda.
 ? Who has the lower ratio, Ann or Bo? => They are equal
 + Neither has a lower ratio; the two are the same. | It's a tie. | 2/5 = 4/10, so the ratios are equal.
-- The two are not equal. | The ratios are unequal. | Ann has the lower ratio.
+- The two are not equal. | The ratios are unequal. | All else being equal, Tom has more. | They aren't equal.
+- Ann has the lower ratio.
 ? Find the two numbers. => 9; 11
 + n = 9 → {9, 11} | (a, b) = (9, 11) | a is 9; b is 11 | The larger: 11; the smaller: 9.
 - -(9, 11) | n = 9 → {9, 12} | [9, 11)
@@ -122,6 +113,9 @@ READINGS = r"""
 """
 GUESSES = r"""
 ? A shop sells 12 pens a day. How many pens in a week? => 84
+- It sells 84 pens a week. With the 7 from before, that makes 91. | It sells 84 pens in a week. Rounded, we get 80.
+- It sells 84 pens in a week. That was wrong. The result is 91. | It sells 84 pens a week, and Bo's shop sells 91.
+- It sells 84 pens in a week. He keeps 7 of these and is left with 77. | It sells 84 pens a week. Sorry, 91.
 - So it is 84. It is 91. | So it is 84 (91). It is 12. | It sells 84 pens. Check: 91. | So 84 pens. In total 91 pens.
 - The shop sells 91 pens (eighty-four). | The shop sells 91 pens, or eighty-four. | It might be 84, perhaps 12.
 - The numbers are 84 and 12. | The shop sells 12 pens in 84 days. | The shop sells 12 pens a day, 84 a month.

@@ -56,7 +56,8 @@ def check_references(origin: str, problems: Collection[Problem]) -> list[Problem
     if failing:
         _log.warning(
             "%s: %d of %d reference answers cannot be matched by any completion, or stand for none; the first "
-            "is %r of %r. A reference must be the final answer alone: correct these rows, or leave them out by `filter`.",
+            "is %r of %r. A reference must be the final answer alone: correct these rows, or leave them out by "
+            "`filter`.",
             origin,
             len(failing),
             len(problems),

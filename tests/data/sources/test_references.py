@@ -12,7 +12,9 @@ def test_references_that_no_completion_can_match_are_kept_and_counted(tmp_path, 
     source.load()
     assert [problem.question for problem in source.unverified] == ["2", "3"]
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "2 of 4 reference answers cannot be matched by any completion, or stand for none; the first is '}'" in message
+    assert (
+        "2 of 4 reference answers cannot be matched by any completion, or stand for none; the first is '}'" in message
+    )
 
 
 @pytest.mark.parametrize(
