@@ -94,7 +94,7 @@ _ASKS_OF = re.compile(  # the one of whom, or what, something is asked
 _HAS_SUBJECT = re.compile(r"[A-Z][a-z]+|\b(?:the|his|her|their|its)\b")
 _SEVERAL = re.compile(r"(?i)\b(?:than|and|together|between|each|every|total|altogether|combined|both)\b")
 _CLAUSE = "and|but|because|since|as|so|or|if|when|after|before|until"
-ASKS = re.compile(  # the clauses of the last question, up to what is denied
+_ASKS = re.compile(  # the clauses of the last question, up to what is denied
     rf"(?i)\b(?:how (?:many|much)|what (?:is|was|percent|fraction))\b(?:(?! (?:{_CLAUSE}|not)\b|(?<!ca)n['’]t)[^.?,])*"
     r"(?=[^?]*\??[^?]*\Z)"
 )
@@ -243,7 +243,7 @@ def _asked_kind(question: str) -> re.Pattern[str] | None:
 
 def _of_asked_subject(said: list[re.Match[str]], question: str, sentence: str) -> re.Match[str] | None:
     """Match the number of the one clause that is about whom, or what, the question is about: ``Ben has 6, Ava 18``."""
-    asking = " ".join(ASKS.findall(question)) or question
+    asking = " ".join(_ASKS.findall(question)) or question
     asks = [] if _SEVERAL.search(asking) else _ASKS_OF.findall(question)
     if not asks:
         return None
@@ -316,5 +316,5 @@ def says_opposite(completion: str, number: str, question: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _other_senses(question: str) -> list[list[re.Pattern[str]]]:
-    asks = " ".join(ASKS.findall(question))
+    asks = " ".join(_ASKS.findall(question))
     return [says for asked, other, *says in _OPPOSITES if asked.search(asks) and not other.search(asks)]
