@@ -23,7 +23,7 @@ from lightning_pspo.files import COMPRESSED, as_size, foreign, lines_of, open_by
 Row = Mapping[str, Any]
 _MAX_ARRAY = 1 << 30  # bytes; a small compressed file may hold one that fills the memory
 _MAX_FIELD = 1 << 28  # characters of CSV, which a quote that is missing lets go on to the file's end
-_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # a first line by which Excel knows the delimiter
+_SEPARATOR = re.compile(r'"?sep=([^\s"]|\t)"?\r?\n?', re.IGNORECASE)  # a first line by which Excel knows the delimiter
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 

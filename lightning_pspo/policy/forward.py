@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 PASS_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a model raises whose config, weights and code do not fit."""
 
-MACHINE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+_ACCELERATOR_ERROR = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # from torch 2.8 on
+MACHINE_ERRORS = (torch.OutOfMemoryError, _ACCELERATOR_ERROR, torch.distributed.DistError)
 """RuntimeErrors for which no model is to blame."""
 
 

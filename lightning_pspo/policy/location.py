@@ -22,6 +22,9 @@ _JSON = (
 )
 SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
 """Files that transformers may read beside the weights; one that the hub lists but does not give would be missing."""
+_TOKENIZER = re.compile(
+    r"(?:tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|spiece).*|.*\.(?:jinja|model|tiktoken)"
+)
 SMALL_BYTES = 2**29
 """Most bytes of all of them: one without an end would fill disk or memory."""
 # What transformers raises about a model's files, whose content it takes to be of the right types.
@@ -66,7 +69,7 @@ def check_folder(location: str) -> None:
             )
         for name in _JSON:
             read_entries(path / name)
-        small = [file for file in path.glob("*") if SMALL.fullmatch(file.name) and file.is_file()]
+        small = [file for file in path.glob("*") if _TOKENIZER.match(file.name) and file.is_file()]
         for file in (*small, *filter(Path.is_file, path.glob("additional_chat_templates/*"))):
             if (size := file.stat().st_size) > SMALL_BYTES:
                 raise InputError(f"{file} must have at most {as_size(SMALL_BYTES)}, got {as_size(size)}.")

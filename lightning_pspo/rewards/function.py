@@ -29,7 +29,7 @@ MAX_STUCK = 32
 """Calls that never returned, each of which holds a thread; one more stops the run in any case."""
 
 _GRACE_S = 5.0
-_SIGNALS = re.compile(r"\bsignal\b.*\b(main thread|thread)")  # Python's words, and math-verify's
+_SIGNALS = re.compile(r"(?=.*\bsignal\b).*thread", re.DOTALL)  # Python's words, and math-verify's
 _OTHER_TYPES = {"str", "int", "float", "bool", "list", "dict", "tuple"}
 _BATCH_ARGUMENTS = {"prompts", "completions", "completion_ids", "prompt", "completion"}
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pspo.checkpoints.integrity import is_whole
-from lightning_pspo.checkpoints.store import checkpoint_folder, find_checkpoints, newest_checkpoint
+from lightning_pspo.checkpoints.store import checkpoint_folder, newest_checkpoint
 from lightning_pspo.errors import InputError, visible
-from lightning_pspo.files import as_size, free_bytes, no_follow, open_file, read_bounded, remove, write_atomically
+from lightning_pspo.files import as_size, free_bytes, no_follow, open_file, read_bounded, write_atomically
 from lightning_pspo.processes import end_with_parent
 from lightning_pspo.study.cells import DONE, Cell, file_digests, read_done, unmeasured
 
@@ -167,11 +167,9 @@ def drop_checkpoints(cells: Sequence[Cell]) -> None:
     """Remove what finished cells do not keep, also of those that ended right before the study did."""
     for cell in cells:
         folder = checkpoint_folder(cell.folder)
-        if not cell.keep_checkpoints and folder.is_dir() and cell.state == "done":
-            if not folder.is_symlink():
-                shutil.rmtree(folder)
-            for path in find_checkpoints(folder):  # through a link to another disk, where anything may lie beside them
-                remove(path)
+        is_linked = any(path.is_symlink() for path in (folder, *folder.parents[:3]))  # to what may be another run's
+        if not cell.keep_checkpoints and folder.is_dir() and cell.state == "done" and not is_linked:
+            shutil.rmtree(folder)
 
 
 def bytes_of(folder: Path) -> int:

@@ -155,6 +155,8 @@ def check_fit(trainer: Trainer) -> None:
     values["inference_mode"] = trainer.validate_loop.inference_mode
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         values["max_steps"] = -1  # its own
+    if trainer.min_steps:
+        values["min_epochs"] = None  # Lightning's, which makes it 1
     for _, message in refusals(values):
         raise InputError(message)
     check_lightning_callbacks(trainer.callbacks)  # type: ignore[attr-defined]

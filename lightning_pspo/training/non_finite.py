@@ -20,7 +20,9 @@ def refusal_of_step(
     """Write the step's rows to ``path`` as JSON Lines, those that are not finite first; return the error to raise."""
     rows = [row for one_pass in passes for row in _rows(one_pass, rollout)]
     rows.sort(key=lambda row: bool(row["finite"]))
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_atomically(
+        path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
+    )
     return FloatingPointError(
         f"The loss is {float(loss)} and the gradient norm {float(grad_norm)}: the step was not taken, and the weights "
         f"are those of before it. Its rows are in {path}."

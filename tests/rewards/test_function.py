@@ -236,6 +236,16 @@ def test_a_function_with_an_alarm_of_its_own_is_told_how_it_runs():
     assert FunctionReward(alarmed, timeout_s=None)(SAMPLES) == [1.0, 1.0, 1.0]
 
 
+def test_a_library_that_names_its_alarm_is_recognised():
+    def alarmed(row):
+        raise ValueError(
+            "Math-Verify 'parse' function doesn't support threaded environment due to usage of signal.alarm()"
+        )
+
+    with pytest.raises(InputError, match=r"set `timeout_s: null` of FunctionReward\.$"):
+        FunctionReward(alarmed)(SAMPLES)
+
+
 def test_a_lambda_has_a_name_for_logs():
     assert list(FunctionReward(lambda row: 1.0).breakdown(SAMPLES)[1]) == ["lambda"]
 

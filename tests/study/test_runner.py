@@ -61,14 +61,17 @@ def test_checkpoints_of_finished_cells_go_where_they_are_not_kept(tmp_path: Path
     assert read_done(all_cells[0].folder) == noted
 
 
-def test_only_checkpoints_go_where_their_folder_is_a_link(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["checkpoints", "."])
+def test_nothing_goes_that_lies_behind_a_link(tmp_path: Path, part: str) -> None:
+    """It may be another run's."""
     (cell, _), elsewhere = cells(tmp_path, "Plain"), tmp_path / "elsewhere"
-    (elsewhere / "photos").mkdir(parents=True)
-    (elsewhere / "rollout=000004.ckpt").touch()
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "checkpoints").symlink_to(elsewhere)
+    kept = elsewhere / ("" if part == "checkpoints" else "checkpoints") / "rollout=000004.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    (cell.folder / part).parent.mkdir(parents=True, exist_ok=True)
+    (cell.folder / part).symlink_to(elsewhere)
     assert not Runner(workers=1, command=COMMAND).run([replace(cell, keep_checkpoints=False)])
-    assert [path.name for path in elsewhere.iterdir()] == ["photos"]
+    assert kept.exists()
 
 
 def test_the_log_of_a_strangers_cell_is_not_written_elsewhere(tmp_path: Path) -> None:
