@@ -70,6 +70,11 @@ def test_what_the_loop_cannot_honour(validated: Fit, settings: dict[str, Any], r
     assert "\n" not in message
 
 
+def test_the_min_epochs_that_lightning_makes_of_min_steps_is_no_setting(validated: Fit) -> None:
+    module, _ = validated(min_steps=1)
+    assert module.trainer.min_epochs == 1
+
+
 def test_the_tuner_is_refused(validated: Fit) -> None:
     module, _ = validated(fast_dev_run=1)
     with pytest.raises(InputError, match=r"must not hold LearningRateFinder: .* set `model.optimizer.lr`"):
