@@ -28,13 +28,21 @@ def is_trial(trainer: Trainer) -> bool:
 def log_rollout(trainer: Trainer) -> None:
     """Give the loggers what was logged in this rollout, before a checkpoint holds it: a resumed run does not repeat it.
 
-    It is for callbacks at the end of ``on_train_batch_end``, after which Lightning would log, and then does not.
+    It is for callbacks at the end of ``on_train_batch_end``, after which Lightning logs, and then only the rest.
     """
     untyped: Any = trainer
     connector, name = untyped._logger_connector, "update_train_step_metrics"
     if name not in vars(connector):
+        logged = {*connector.metrics["log"]}
         connector.update_train_step_metrics()
-        setattr(connector, name, lambda: delattr(connector, name))  # in place of the method, once
+
+        def log_rest() -> None:
+            delattr(connector, name)
+            rest = {key: value for key, value in connector.metrics["log"].items() if key not in logged}
+            if rest and connector.should_update_logs:
+                connector.log_metrics(rest)
+
+        setattr(connector, name, log_rest)  # in place of the method, once
 
 
 def check_file_name(setting: str, path: str) -> None:

@@ -233,11 +233,18 @@ class Crash(Checkpoint):
             raise RuntimeError("killed")
 
 
-def steps_logged(root: Path) -> list[str]:
-    """Return the steps of training in the CSV file of a run."""
+class Late(Checkpoint):
+    """Logs after the checkpoint."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        pl_module.log("late", 1.0)
+
+
+def steps_logged(root: Path, name: str = "train/loss") -> list[str]:
+    """Return the steps with a value of this name in the CSV file of a run."""
     (file,) = root.rglob("metrics.csv")
     with file.open() as lines:
-        return [row["step"] for row in csv.DictReader(lines) if row["train/loss"]]
+        return [row["step"] for row in csv.DictReader(lines) if row[name]]
 
 
 def test_a_rollout_in_a_checkpoint_has_been_logged_once(tmp_path: Path) -> None:
@@ -246,8 +253,9 @@ def test_a_rollout_in_a_checkpoint_has_been_logged_once(tmp_path: Path) -> None:
         fit(tmp_path / "killed", [RolloutCheckpoint(every_n_rollouts=1), Crash()])
     assert rollouts(tmp_path / "killed") == [1, 2]
     assert steps_logged(tmp_path / "killed") == ["1", "2"]
-    fit(tmp_path / "run", [RolloutCheckpoint(every_n_rollouts=2)])
+    fit(tmp_path / "run", [RolloutCheckpoint(every_n_rollouts=2), Late()])
     assert steps_logged(tmp_path / "run") == ["1", "2", "3", "4"]
+    assert steps_logged(tmp_path / "run", "late") == ["1", "2", "3", "4"]
 
 
 def test_a_metric_that_is_not_logged(tmp_path: Path) -> None:
