@@ -44,11 +44,6 @@ class CompletionFiles:
             path.unlink(missing_ok=True)
 
 
-def lines_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return text.encode(errors="backslashreplace")  # half a pair of surrogates, as JSON writes it
-
-
 def _read(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a finished file or of a part, whose last line may have been cut off."""
     for number, line in enumerate(read_lines(file) if file.exists() else (), start=1):

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_pspo.errors import InputError
-from lightning_pspo.files import locked, unlock, write_atomically
+from lightning_pspo.files import as_lines, locked, unlock, write_atomically
 
-from ._completion_files import CompletionFiles, changed_setting, lines_of, merged, recordings, sample_rows
+from ._completion_files import CompletionFiles, changed_setting, merged, recordings, sample_rows
 from ._evaluation_settings import evaluation_settings
 from ._trainer import check_file_name, is_trial, root_folder
 
@@ -106,7 +106,7 @@ class CompletionWriter(Callback):
             files.target.parent.mkdir(parents=True, exist_ok=True)
             if kept:  # parts are started afresh, also those of more ranks than there are now
                 rank_zero_info(f"{files.target} has {len(kept)} completions already; the others are sampled.")
-                write_atomically(files.kept, lines_of(kept))
+                write_atomically(files.kept, as_lines(kept))
             if self.resume:
                 write_atomically(files.settings, json.dumps(settings, indent=2).encode())
             for part in files.parts():
@@ -149,7 +149,7 @@ class CompletionWriter(Callback):
                 raise InputError(problem)
             rank_zero_warn(problem)  # the results do not depend on them
             return
-        write_atomically(files.target, lines_of(rows))
+        write_atomically(files.target, as_lines(rows))
         for part in (*parts, files.kept):
             part.unlink(missing_ok=True)
         self._release(trainer)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import as_lines, write_atomically
 
-from ._completion_files import lines_of, sample_rows
+from ._completion_files import sample_rows
 from ._trainer import finished_rollouts, is_trial, root_folder, validate_now
 
 _FIELDS = ("source", "temperature", "id", "question", "answer", "sample", "verdict", "truncated", "length_tokens")
@@ -58,7 +58,7 @@ class ValidationVerdicts(Callback):
             rows = [row for part in by_rank for row in part]
         if trainer.is_global_zero:
             rows.sort(key=lambda row: row[0])
-            write_atomically(self._path(trainer), lines_of([row for _, row in rows]))
+            write_atomically(self._path(trainer), as_lines([row for _, row in rows]))
 
     def _path(self, trainer: Trainer) -> Any:
         return root_folder(trainer) / "validations" / f"rollout={finished_rollouts(trainer):06d}.jsonl"

@@ -18,7 +18,15 @@ from lightning_pspo.files.atomic import (
     write_atomically,
 )
 from lightning_pspo.files.bounded import digest_bounded, lines_of, open_file, read_bounded, read_lines
-from lightning_pspo.files.json_lines import COMPRESSED, foreign, open_bytes, read_objects, text_value, unique_keys
+from lightning_pspo.files.json_lines import (
+    COMPRESSED,
+    as_lines,
+    foreign,
+    open_bytes,
+    read_objects,
+    text_value,
+    unique_keys,
+)
 from lightning_pspo.files.locks import locked, unlock
 from lightning_pspo.files.plain_yaml import check_yaml, parse_yaml, read_yaml, setting_at
 
@@ -26,6 +34,7 @@ __all__ = [
     "COMPRESSED",
     "PARTIAL",
     "DiskFullError",
+    "as_lines",
     "as_size",
     "check_yaml",
     "digest_bounded",

@@ -7,7 +7,7 @@ import gzip
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -34,6 +34,11 @@ _KINDS = {
 """Beginning of a file that holds no rows as text -> what it is, and what to do."""
 _CSV = re.compile(rb"^[\w \"]+[,;\t]")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+
+
+def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return rows as JSON Lines; half a pair of surrogates is escaped, which UTF-8 has no bytes for."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
 
 
 def open_bytes(path: Path) -> IO[bytes]:

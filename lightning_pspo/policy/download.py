@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from lightning_pspo.errors import InputError, one_line
 from lightning_pspo.files import downloads, is_full
 from lightning_pspo.files.downloads import watched
-from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, SMALL, SMALL_BYTES, index_parts
+from lightning_pspo.policy.location import ADAPTER_CONFIG, EMBEDDED, SMALL_BYTES, index_parts
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ HUB_SECONDS = 3.0
 """Longest wait for the hub's answer."""
 FILE_SECONDS = 15.0
 """Longest wait for a model's config, a small file."""
+# What transformers may read beside the weights: a file that the hub lists but does not give would be missing silently.
+_SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
 
 
 class Download:
@@ -64,7 +67,7 @@ class Download:
             )
             names = {file.rfilename for file in listed.siblings or []}
             self._fetch([CONFIG_NAME], FILE_SECONDS, SMALL_BYTES)
-            self._fetch(sorted(filter(SMALL.fullmatch, names)), downloads.STALL_SECONDS, SMALL_BYTES)
+            self._fetch(sorted(filter(_SMALL.fullmatch, names)), downloads.STALL_SECONDS, SMALL_BYTES)
         except Exception as error:  # of the hub, or of whatever HTTP client its library uses
             if is_full(error):
                 raise

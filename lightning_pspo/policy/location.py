@@ -20,8 +20,6 @@ _JSON = (
     *(CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_MAP_FILE),
     *(ADAPTER_CONFIG, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME),
 )
-SMALL = re.compile(r"(additional_chat_templates/)?[^/]*\.(json|jinja|txt|model|tiktoken)")
-"""Files that transformers may read beside the weights; one that the hub lists but does not give would be missing."""
 _TOKENIZER = re.compile(
     r"(?:tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|spiece).*|.*\.(?:jinja|model|tiktoken)"
 )

@@ -16,7 +16,7 @@ import yaml
 from lightning_pspo.errors import InputError
 from lightning_pspo.files import digest_bounded, read_bounded, read_yaml, setting_at, write_atomically
 from lightning_pspo.report.arms import leaves
-from lightning_pspo.study.design import Study, Variant
+from lightning_pspo.study.design import MOST_THREADS, Study, Variant
 
 Resolve = Callable[[Sequence[str]], dict[str, Any]]
 """Options of ``fit`` -> all its settings; raises InputError for settings that do not exist."""
@@ -45,7 +45,7 @@ _NOTED: Mapping[str, Any] = {  # at a cell's end -> its kind; a number is at lea
     **{"seconds": float | int | None, "threads": int, "weights": str | None, "files": dict},
     **{"checkpoints": int, "settings": str},  # bytes of those, and the digest
 }
-_LARGEST = {"threads": 1024}  # as a study may have; of the other numbers that are noted, 2**53
+_LARGEST = {"threads": MOST_THREADS}  # of the other numbers that are noted, 2**53
 _ROOT = "trainer.default_root_dir"
 _DATE = "2026-01-01"  # that chat templates see, so that a cell which is run again tomorrow has the same prompts
 

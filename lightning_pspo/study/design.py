@@ -20,6 +20,7 @@ Settings = Mapping[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,79}")
 _GROUPS = ("trainer", "model", "data", "callbacks", "seed_everything")
+MOST_THREADS = 1024
 _MOST_CELLS = 100_000
 _LONGEST = 200  # characters of the name of a folder, of which file systems allow 255
 
@@ -189,8 +190,8 @@ def read_study(path: Path) -> Study:
     if control not in names:
         raise reader.error("control", f"one of the arms {', '.join(names)}", control)
     threads = document.get("threads", 1)
-    if type(threads) is not int or not 1 <= threads <= 1024:
-        raise reader.error("threads", "an integer from 1 to 1024", threads)
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise reader.error("threads", f"an integer from 1 to {MOST_THREADS}", threads)
     keep = document.get("keep_checkpoints", True)
     if type(keep) is not bool:
         raise reader.error("keep_checkpoints", "true or false", keep)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_pspo.files import write_atomically
+from lightning_pspo.files import as_lines, write_atomically
 from lightning_pspo.training.passes import Pass
 from lightning_pspo.types import Rollout
 
@@ -20,9 +19,7 @@ def refusal_of_step(
     """Write the step's rows to ``path`` as JSON Lines, those that are not finite first; return the error to raise."""
     rows = [row for one_pass in passes for row in _rows(one_pass, rollout)]
     rows.sort(key=lambda row: bool(row["finite"]))
-    write_atomically(
-        path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
-    )
+    write_atomically(path, as_lines(rows))
     return FloatingPointError(
         f"The loss is {float(loss)} and the gradient norm {float(grad_norm)}: the step was not taken, and the weights "
         f"are those of before it. Its rows are in {path}."

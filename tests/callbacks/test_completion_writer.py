@@ -6,11 +6,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_pspo.callbacks import CompletionWriter
-from lightning_pspo.callbacks._completion_files import lines_of, recordings
+from lightning_pspo.callbacks._completion_files import recordings
 from torch.utils.data import DataLoader
 
 from lightning_pspo.cli.main import main
 from lightning_pspo.errors import InputError
+from lightning_pspo.files import as_lines
 from lightning_pspo.grading import Grade, Verdict
 from lightning_pspo.types import EvaluationOutput, Problem, PromptBatch, Sample
 
@@ -169,7 +170,7 @@ def test_files_that_are_removed_or_written_by_others(tiny_run, problem_file, tmp
 def test_half_a_pair_of_surrogates_is_written_as_json_has_it() -> None:
     """Of a file that is gone on with."""
     content = b'{"completion": "\\ud800"}\n'
-    assert lines_of([json.loads(content)]) == content
+    assert as_lines([json.loads(content)]) == content
 
 
 def test_samples_behind_a_missing_one_are_drawn_again() -> None:
